@@ -1,0 +1,1 @@
+"""Text and images to arrays, on the host: chat template, tokenizer, patches, positions, packed groups."""

@@ -1,0 +1,145 @@
+"""The batch type: rows of groups. A row is one prompt and the G suffixes that share it.
+
+The prompt's last token opens every suffix, so that the hidden state which predicts a member's first own token is
+computed with that member, and one rule serves sampling and training: token s predicts token s + 1.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sensesearch_jax.inputs.positions import mrope_positions
+
+
+class Member(NamedTuple):
+    """One trajectory's tokens after the prompt. `own` marks what the policy wrote; `images` in order of their tokens."""
+
+    tokens: Sequence[int]
+    own: Sequence[bool]
+    images: Sequence[str] = ()
+    log_probs: Sequence[float] = ()  # of own tokens as sampled, aligned with `tokens`; empty outside of RL
+
+
+class Row(NamedTuple):
+    """One group: prompt tokens, the images in the prompt (content hashes), and its members."""
+
+    prompt: Sequence[int]
+    images: Sequence[str]
+    members: Sequence[Member]
+
+
+class GroupBatch(NamedTuple):
+    """B rows padded to static lengths. Feature indices are negative on text; see `Policy.embed`."""
+
+    prompt: Int[np.ndarray, 'b p']
+    prompt_positions: Int[np.ndarray, '3 b p']
+    prompt_valid: Bool[np.ndarray, 'b p']
+    prompt_features: Int[np.ndarray, 'b p']
+    tokens: Int[np.ndarray, 'b g s']
+    positions: Int[np.ndarray, '3 b g s']
+    valid: Bool[np.ndarray, 'b g s']
+    feature_index: Int[np.ndarray, 'b g s']
+    own: Bool[np.ndarray, 'b g s']
+    log_probs: Float[np.ndarray, 'b g s']
+    features: Float[np.ndarray, 'f d']
+
+
+class ImageTable(NamedTuple):
+    """What a batch must know of an image: its grid of patches and its features (merged tokens × width)."""
+
+    grids: Mapping[str, tuple[int, int, int]]
+    features: Mapping[str, Float[np.ndarray, 'm d']]
+
+
+def bucket(length: int, step: int) -> int:
+    """The smallest multiple of `step` times a power of two or 1.5 powers of two that holds `length`.
+
+    Few distinct values, at most a third of padding: 1, 1.5, 2, 3, 4, 6, 8 … steps.
+    """
+    size = step
+    while size < length:
+        if size * 3 // 2 >= length and (size // step) & (size // step - 1) == 0 and size > step:
+            return size * 3 // 2
+        size *= 2
+    return size
+
+
+def pad_to(values: Sequence, length: int, fill) -> np.ndarray:
+    """A one-dimensional array of `values` filled up to `length`."""
+    out = np.full(length, fill, dtype=np.asarray(fill).dtype)
+    out[:len(values)] = values
+    return out
+
+
+def image_rows(tokens: Sequence[int], images: Sequence[str], offsets: Mapping[str, tuple[int, int]],
+               image_token: int) -> Int[np.ndarray, 'n']:
+    """For each token the row of the feature table that it stands for, or −1.
+
+    Raises:
+        ValueError: the image tokens are not exactly those of the images.
+    """
+    tokens = np.asarray(tokens, np.int64)
+    out = np.full(len(tokens), -1, np.int32)
+    places = np.nonzero(tokens == image_token)[0]
+    wanted = [np.arange(start, start + count, dtype=np.int32) for start, count in (offsets[i] for i in images)]
+    total = sum(map(len, wanted))
+    if total != len(places):
+        raise ValueError(f'{len(places)} image tokens stand for {len(images)} images of {total} tokens.')
+    if wanted:
+        out[places] = np.concatenate(wanted)
+    return out
+
+
+def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, merge: int, members: int,
+                 batch: int | None = None, prompt_step: int = 64, suffix_step: int = 64,
+                 feature_step: int = 512) -> GroupBatch:
+    """Pads rows of groups into one batch whose shapes come from few buckets.
+
+    Args:
+        members: G; rows with fewer members get empty ones.
+        batch: B, at least the number of rows; missing rows are empty.
+        prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and image table.
+    """
+    batch = batch or len(rows)
+    names = list(dict.fromkeys(i for r in rows for i in (*r.images, *(j for m in r.members for j in m.images))))
+    width = images.features[names[0]].shape[1] if names else 1
+    offsets, start = {}, 0
+    for name in names:
+        offsets[name] = (start, len(images.features[name]))
+        start += len(images.features[name])
+    table = np.zeros((bucket(max(start, 1), feature_step), width), np.float32)
+    for name, (first, count) in offsets.items():
+        table[first:first + count] = images.features[name]
+    p = bucket(max(len(r.prompt) - 1 for r in rows), prompt_step)
+    s = bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step)
+    zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
+    out = GroupBatch(
+        zeros(batch, p), zeros(3, batch, p), zeros(batch, p, dtype=bool), zeros(batch, p) - 1,
+        zeros(batch, members, s), zeros(3, batch, members, s), zeros(batch, members, s, dtype=bool),
+        zeros(batch, members, s) - 1, zeros(batch, members, s, dtype=bool),
+        zeros(batch, members, s, dtype=np.float32), table)
+    for b, row in enumerate(rows):
+        grids = [images.grids[i] for i in row.images]
+        positions, following = mrope_positions(np.asarray(row.prompt), grids, image_token, merge)
+        n = len(row.prompt) - 1
+        out.prompt[b, :n] = row.prompt[:-1]
+        out.prompt_positions[:, b, :n] = positions[:, :-1]
+        out.prompt_valid[b, :n] = True
+        out.prompt_features[b, :n] = image_rows(row.prompt[:-1], row.images, offsets, image_token)
+        for g, member in enumerate(row.members):
+            k = len(member.tokens)
+            out.tokens[b, g, 0] = row.prompt[-1]
+            out.tokens[b, g, 1:1 + k] = member.tokens
+            later, _ = mrope_positions(np.asarray(member.tokens), [images.grids[i] for i in member.images],
+                                       image_token, merge, start=following)
+            out.positions[:, b, g, 0] = positions[:, -1]
+            out.positions[:, b, g, 1:1 + k] = later
+            out.valid[b, g, :1 + k] = True
+            out.feature_index[b, g, 1:1 + k] = image_rows(member.tokens, member.images, offsets, image_token)
+            out.own[b, g, 1:1 + k] = member.own
+            if len(member.log_probs):
+                out.log_probs[b, g, 1:1 + k] = member.log_probs
+    return out

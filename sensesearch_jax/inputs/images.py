@@ -1,0 +1,211 @@
+"""Pictures to vision-tower patches, on the host: resized, normalised and cut as Qwen2.5-VL's processor does.
+
+Equal to the last bit to transformers' `Qwen2VLImageProcessorPil`, without importing it: a policy directory's
+`preprocessor_config.json` is the only source of the numbers, so a trainer, a sampler and a server that read
+the same directory see the same patches.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# What transformers' processor assumes when the file is silent.
+DEFAULT_MIN_PIXELS = 56 * 56
+DEFAULT_MAX_PIXELS = 28 * 28 * 1280
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+MAX_ASPECT_RATIO = 200
+BICUBIC = 3  # PIL's number for the filter, as the JSON file writes it
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The size a picture is resized to: multiples of `factor`, area in the budget, aspect ratio nearly kept.
+
+    Args:
+        height, width: size of the picture in pixels.
+        factor: side of one merged token in pixels (patch size × merge size, 28 for Qwen2.5-VL).
+        min_pixels, max_pixels: the budget of the resized area in pixels.
+
+    Returns:
+        (height, width) in pixels. Slivers thinner than `factor` are widened to it and may then exceed
+        `max_pixels`.
+
+    Raises:
+        ValueError: an empty picture, or one more than 200 times as long as wide.
+
+    Source: Qwen2-VL (arXiv 2409.12191, section 2.1), with the rounding of transformers' `smart_resize`.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {width}×{height} pixels is empty; give one of at least 1×1")
+    ratio = max(height, width) / min(height, width)
+    if ratio > MAX_ASPECT_RATIO:
+        raise ValueError(
+            f"an image of {width}×{height} pixels has an aspect ratio of {ratio:.0f}; "
+            f"crop it to one of at most {MAX_ASPECT_RATIO}"
+        )
+    rows, columns = round(height / factor), round(width / factor)
+    if rows * columns * factor**2 > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        rows = max(1, math.floor(height / shrink / factor))
+        columns = max(1, math.floor(width / shrink / factor))
+    elif rows * columns * factor**2 < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        rows = math.ceil(height * grow / factor)
+        columns = math.ceil(width * grow / factor)
+    return rows * factor, columns * factor
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL picture as 8-bit RGB.
+
+    Transparency (RGBA, LA, a palette or colour key) is laid on white, as transformers does. 16-bit grey keeps
+    its high byte and floating-point grey in [0, 1] is scaled by 255, because PIL's own conversion would clip
+    both to black and white. The orientation tag of a photo is not applied: open files upright
+    (`ImageOps.exif_transpose`), so that boxes, crops and patches share one frame.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        deep = image.mode != "I" or grey.max(initial=0) > 255
+        return Image.fromarray(np.clip(grey >> 8 if deep else grey, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image))
+        unit = grey.max(initial=0) <= 1
+        return Image.fromarray(np.clip(grey * 255 if unit else grey, 0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """How a policy's pictures become patches; the fields are those of `preprocessor_config.json`."""
+
+    min_pixels: int = DEFAULT_MIN_PIXELS
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+    image_mean: tuple[float, ...] = CLIP_MEAN
+    image_std: tuple[float, ...] = CLIP_STD
+    rescale_factor: float = 1 / 255
+
+    def __post_init__(self):
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} leave no size; "
+                "set 0 < min_pixels <= max_pixels"
+            )
+        if len(self.image_mean) != 3 or len(self.image_std) != 3:
+            raise ValueError("image_mean and image_std need three numbers each, for red, green and blue")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Preprocessor":
+        """Reads a Hugging Face `preprocessor_config.json`, given the file or the policy directory it lies in.
+
+        The budget may be written as min_pixels/max_pixels or as size {shortest_edge, longest_edge}; the
+        former wins, as in transformers.
+
+        Raises:
+            ValueError: no such file, not JSON, or a setting that these patches do not follow (a step switched
+                off, another resize filter).
+        """
+        path = Path(path)
+        file = path / "preprocessor_config.json" if path.is_dir() else path
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            reason = error.strerror
+            raise ValueError(f"cannot read {file}: {reason}; give a Hugging Face policy directory") from None
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON: {error}") from None
+        for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            if config.get(step) is False:
+                raise ValueError(f"{file} switches {step} off, but the patches need it; set it to true")
+        if config.get("resample") not in (None, BICUBIC):
+            raise ValueError(f"{file} asks for resample {config['resample']}; only 3 (bicubic) is supported")
+
+        def setting(name: str, default):
+            return default if config.get(name) is None else config[name]
+
+        size = setting("size", {})
+        return cls(
+            min_pixels=setting("min_pixels", size.get("shortest_edge") or DEFAULT_MIN_PIXELS),
+            max_pixels=setting("max_pixels", size.get("longest_edge") or DEFAULT_MAX_PIXELS),
+            patch_size=setting("patch_size", cls.patch_size),
+            merge_size=setting("merge_size", cls.merge_size),
+            temporal_patch_size=setting("temporal_patch_size", cls.temporal_patch_size),
+            image_mean=tuple(setting("image_mean", CLIP_MEAN)),
+            image_std=tuple(setting("image_std", CLIP_STD)),
+            rescale_factor=setting("rescale_factor", cls.rescale_factor),
+        )
+
+    @property
+    def token_side(self) -> int:
+        """Side of one merged token in resized pixels (28 for Qwen2.5-VL)."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers per patch: 3 colours × frames × rows × columns (1,176 for Qwen2.5-VL)."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    def grid(self, width: int, height: int) -> tuple[int, int, int]:
+        """Frames, rows and columns of patches of a picture of `width` × `height` pixels: (1, h, w).
+
+        Raises ValueError as `smart_resize`.
+        """
+        rows, columns = smart_resize(height, width, self.token_side, self.min_pixels, self.max_pixels)
+        return 1, rows // self.patch_size, columns // self.patch_size
+
+    def merged_tokens(self, width: int, height: int) -> int:
+        """Tokens that a picture of `width` × `height` pixels takes in the language model's sequence."""
+        frames, rows, columns = self.grid(width, height)
+        return frames * rows * columns // self.merge_size**2
+
+    @cached_property
+    def _levels(self) -> np.ndarray:
+        """Normalised value of each of the 256 levels of each colour, float32 [3, 256].
+
+        A table instead of arithmetic per pixel: the same operations in the same precision as transformers'
+        (rescale in float64, round to float32, normalise in float32), so equal bit by bit, and several times
+        faster.
+        """
+        levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
+        mean, std = np.float32(self.image_mean), np.float32(self.image_std)
+        return (levels - mean[:, None]) / std[:, None]
+
+    def patches(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Patches of one picture, in the order in which the vision tower merges them.
+
+        Args:
+            image: any PIL picture; see `to_rgb` for what becomes of other modes than RGB.
+
+        Returns:
+            float32 [h*w, 3*frames*patch*patch] and its grid (1, h, w) in patches. The rows are patches,
+            merged token by merged token (row by row), merge × merge of them each (row by row again); a row
+            holds colour, frame, row, column. A still picture is repeated for each of the
+            `temporal_patch_size` frames.
+
+        Raises:
+            ValueError: as `smart_resize`.
+            OSError: from PIL, where the file behind the picture is broken.
+        """
+        frames, rows, columns = self.grid(*image.size)
+        side, merge = self.patch_size, self.merge_size
+        resized = to_rgb(image).resize((columns * side, rows * side), resample=BICUBIC)
+        pixels = np.asarray(resized).reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+        pixels = pixels.transpose(6, 0, 3, 1, 4, 2, 5).reshape(3, rows * columns, side * side)
+        out = np.empty((rows * columns, 3, self.temporal_patch_size, side * side), np.float32)
+        for colour in range(3):
+            out[:, colour] = self._levels[colour].take(pixels[colour])[:, None]
+        return out.reshape(rows * columns, self.patch_width), (frames, rows, columns)

@@ -1,0 +1,96 @@
+"""The decoder of Qwen2.5-VL: grouped-query attention with 3-D rotary positions, scanned over layers."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from sensesearch_jax.policy.attention import Context, attend, rotate, text_rotary
+from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter
+from sensesearch_jax.policy.sizes import LanguageSizes
+
+PREFIX = 'model.language_model'
+
+
+class KeysValues(NamedTuple):
+    """What a forward pass leaves behind for later ones: all layers' keys and values of the tokens it ran."""
+
+    keys: Float[Array, 'l b g s k e']
+    values: Float[Array, 'l b g s k e']
+
+
+class DecoderLayers(nnx.Module):
+    """All decoder layers, each parameter stacked along a leading layer axis."""
+
+    def __init__(self, sizes: LanguageSizes, rngs: nnx.Rngs):
+        d, e, n = sizes.width, sizes.head_width, sizes.layers
+        hf = PREFIX + '.layers.{}'
+        make = functools.partial(Linear, rngs, layers=n)
+        self.attention_norm = RMSNorm(rngs, d, f'{hf}.input_layernorm', epsilon=sizes.norm_epsilon, layers=n)
+        self.query = make(d, sizes.heads * e, ('embed', 'heads'), f'{hf}.self_attn.q_proj', bias=True)
+        self.key = make(d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.k_proj', bias=True)
+        self.value = make(d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.v_proj', bias=True)
+        self.out = make(sizes.heads * e, d, ('heads', 'embed'), f'{hf}.self_attn.o_proj')
+        self.mlp_norm = RMSNorm(rngs, d, f'{hf}.post_attention_layernorm', epsilon=sizes.norm_epsilon, layers=n)
+        self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=False, layers=n)
+        self.head_width = e
+
+    def __call__(self, x, cos, sin, valid, contexts):
+        """One layer (the layer axis has been scanned away): the new x and this layer's keys and values."""
+        b, g, s, _ = x.shape
+        y = self.attention_norm(x)
+        split = lambda z: z.reshape(b, g, s, -1, self.head_width)
+        queries = rotate(split(self.query(y)), cos, sin)
+        keys = rotate(split(self.key(y)), cos, sin)
+        values = split(self.value(y))
+        x = x + self.out(attend(queries, keys, values, valid, contexts).reshape(b, g, s, -1))
+        return x + self.mlp(self.mlp_norm(x)), (keys, values)
+
+
+class LanguageModel(nnx.Module):
+    """Embeddings in, hidden states out; the head is applied where log-probs or samples are wanted."""
+
+    def __init__(self, sizes: LanguageSizes, rngs: nnx.Rngs):
+        self.sizes = sizes
+        self.embedding = parameter(rngs, (sizes.vocabulary, sizes.width), ('vocabulary', 'embed'),
+                                   f'{PREFIX}.embed_tokens.weight')
+        self.layers = DecoderLayers(sizes, rngs)
+        self.norm = RMSNorm(rngs, sizes.width, f'{PREFIX}.norm', epsilon=sizes.norm_epsilon)
+        self.untied_head = None if sizes.tied_head else parameter(
+            rngs, (sizes.vocabulary, sizes.width), ('vocabulary', 'embed'), 'lm_head.weight')
+
+    @property
+    def head(self) -> Float[Array, 'v d']:
+        """The output matrix: logits = hidden @ head.T."""
+        return (self.embedding if self.untied_head is None else self.untied_head)[...]
+
+    def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
+                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *,
+                 remat: bool = False) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+        """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
+
+        Args:
+            positions: 3-D rotary positions, see inputs/positions.py.
+            valid: False on padding.
+            contexts: keys and values of earlier tokens, with a leading layer axis.
+            remat: recompute each layer in the backward pass instead of keeping its activations.
+        Returns:
+            the hidden states after the last norm, and the keys and values of these tokens.
+        """
+        cos, sin = text_rotary(positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections)
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x, scanned):
+            parameters, context_kv = scanned
+            now = tuple(Context(k, v, c.valid) for (k, v), c in zip(context_kv, contexts))
+            return nnx.merge(graph, parameters)(x, cos, sin, valid, now)
+
+        context_kv = tuple((c.keys, c.values) for c in contexts)
+        x, (keys, values) = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embeddings,
+                                         (stacked, context_kv))
+        return self.norm(x), KeysValues(keys, values)

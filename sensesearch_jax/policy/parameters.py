@@ -1,0 +1,72 @@
+"""One declaration per parameter: shape, logical axes, initialiser and Hugging Face name stand together."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], hf: str, *, init: str = 'normal',
+              scale: float = 0.02, layout: str = 'same', dtype=jnp.float32) -> nnx.Param:
+    """A parameter that knows its logical axes and where it stands in a Hugging Face checkpoint.
+
+    Args:
+        axes: one logical name per dimension; a leading 'layers' means that `hf` holds '{}' for the layer's index.
+        init: 'normal' (with `scale`), 'ones' or 'zeros'.
+        layout: how the Hugging Face tensor is laid out: 'same', 'transposed' ([out, in] there, [in, out] here) or
+            'flattened' (a convolution over one patch there, [in, out] here).
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f'{hf}: {len(axes)} axis names for {len(shape)} dimensions.')
+    if init == 'normal':
+        value = scale * jax.random.normal(rngs.params(), shape, dtype)
+    else:
+        value = (jnp.ones if init == 'ones' else jnp.zeros)(shape, dtype)
+    return nnx.Param(value, axes=axes, hf=hf, layout=layout)
+
+
+class Linear(nnx.Module):
+    """y = x W + b with W [in, out]; `layers` adds a leading axis that the caller scans over."""
+
+    def __init__(self, rngs: nnx.Rngs, in_width: int, out_width: int, axes: tuple[str, str], hf: str, *,
+                 bias: bool = False, layers: int | None = None, layout: str = 'transposed'):
+        lead, names = ((), ()) if layers is None else ((layers,), ('layers',))
+        self.kernel = parameter(rngs, (*lead, in_width, out_width), (*names, *axes), f'{hf}.weight',
+                                scale=1 / math.sqrt(in_width), layout=layout)
+        self.bias = parameter(rngs, (*lead, out_width), (*names, axes[1]), f'{hf}.bias',
+                              init='zeros') if bias else None
+
+    def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) · w, the mean square in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, hf: str, *, epsilon: float = 1e-6, layers: int | None = None):
+        lead, names = ((), ()) if layers is None else ((layers,), ('layers',))
+        self.epsilon = epsilon
+        self.scale = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.weight', init='ones')
+
+    def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
+
+
+class GatedMLP(nnx.Module):
+    """down(silu(gate x) · up x), the SwiGLU block of both towers (arXiv 2002.05202)."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, hidden: int, hf: str, *, bias: bool, layers: int):
+        make = lambda i, o, axes, name: Linear(rngs, i, o, axes, f'{hf}.{name}', bias=bias, layers=layers)
+        self.gate = make(width, hidden, ('embed', 'mlp'), 'gate_proj')
+        self.up = make(width, hidden, ('embed', 'mlp'), 'up_proj')
+        self.down = make(hidden, width, ('mlp', 'embed'), 'down_proj')
+
+    def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

@@ -1,0 +1,182 @@
+"""The chat template in pieces: as transformers does whole conversations, and safe against special strings."""
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sensesearch_jax.agent.protocol import DEFAULT, Answer, ImageCrop, TextSearch
+from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.inputs.template import ChatTokenizer, tokenise
+from sensesearch_jax.inputs.train_tokenizer import CONTROL_TOKENS, ORDINARY_TOKENS, train_tokenizer
+
+PICTURE, CROP = ImageRef('a', 448, 252), ImageRef('b', 56, 84)
+TEXTS = [
+    DEFAULT.system_prompt(),
+    DEFAULT.render_action('The flag is small, so I crop it.', ImageCrop((0.1, 0.2, 0.4, 0.5))),
+    '<think>It is the Flag of Chad.</think>\n<answer>N’Djamena</answer>',
+    '<tool_response>\n1. Chad: Capital\n</tool_response>',
+] * 3
+
+
+def visual_tokens(width, height):
+    return (width // 28) * (height // 28)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('tokenizer')
+    train_tokenizer(TEXTS, path, vocab_size=600)
+    return path
+
+
+@pytest.fixture(scope='module')
+def chat(folder):
+    return ChatTokenizer(folder, visual_tokens)
+
+
+@pytest.fixture(scope='module')
+def reference(folder):
+    """A conversation's tokens by transformers: template as text, image pads repeated, encoded whole."""
+    tokenizer = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(str(folder))
+
+    def encode(messages, add_generation_prompt=False):
+        images, written = [], []
+        for message in messages:
+            content = message['content']
+            parts = [content] if isinstance(content, str) else content
+            images += [part for part in parts if isinstance(part, ImageRef)]
+            parts = [{'type': 'text', 'text': p} if isinstance(p, str) else {'type': 'image'} for p in parts]
+            written.append(
+                {'role': message['role'], 'content': content if isinstance(content, str) else parts}
+            )
+        text = tokenizer.apply_chat_template(
+            written, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        for image in images:
+            text = text.replace('<|image_pad|>', '<|pad|>' * visual_tokens(image.width, image.height), 1)
+        return tokenizer.encode(text.replace('<|pad|>', '<|image_pad|>'), add_special_tokens=False)
+
+    return encode
+
+
+def test_tokenizer_is_laid_out_as_qwens(chat, folder):
+    assert chat.vocab_size <= 600
+    ids = [chat.tokenizer.token_to_id(token) for token in CONTROL_TOKENS + ORDINARY_TOKENS]
+    assert ids == list(range(chat.vocab_size - len(ids), chat.vocab_size))
+    added = chat.tokenizer.get_added_tokens_decoder()
+    assert {added[i].content for i in ids if added[i].special} == set(CONTROL_TOKENS)
+    assert 'chat_template' in json.loads((folder / 'tokenizer_config.json').read_text())
+    assert len(chat.tokenizer.encode('2048').ids) == 4  # digits stand alone
+
+
+def test_training_is_reproducible(folder, tmp_path):
+    train_tokenizer(TEXTS, tmp_path, vocab_size=600)
+    assert (tmp_path / 'tokenizer.json').read_bytes() == (folder / 'tokenizer.json').read_bytes()
+    with pytest.raises(ValueError, match='leaves no merges'):
+        train_tokenizer(TEXTS, tmp_path, vocab_size=200)
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='no policy directory'):
+        ChatTokenizer(tmp_path, visual_tokens)
+
+
+def test_vision_ids_are_suppressed_and_sampling_stops(chat):
+    name = chat.tokenizer.id_to_token
+    assert [name(i) for i in chat.suppressed_ids] == [
+        '<|vision_start|>', '<|vision_end|>', '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>',
+    ]  # fmt: skip
+    assert {name(i) for i in chat.stop_ids} == {'<|im_end|>', '<|endoftext|>', '</tool_call>'}
+
+
+words = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='<|>'), max_size=40)
+parts = st.lists(words | st.sampled_from([PICTURE, CROP]), min_size=1, max_size=4)
+thoughts = words.map(str.strip)
+actions = st.builds(TextSearch, words) | st.just(ImageCrop((0.1, 0.2, 0.4, 0.5)))
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    user=parts, turns=st.lists(st.tuples(thoughts, actions, parts), max_size=3), answer=thoughts.filter(bool)
+)
+def test_pieces_equal_the_template_of_the_whole(chat, reference, user, turns, answer):
+    system = DEFAULT.system_prompt()
+    ids = chat.prompt(system, user)
+    messages = [{'role': 'system', 'content': system}, {'role': 'user', 'content': user}]
+    assert ids == reference(messages, add_generation_prompt=True)
+    for thought, action, seen in turns:
+        text = DEFAULT.render_action(thought, action)
+        sampled = chat.assistant(text)
+        assert sampled[-1] == chat.tool_call_end and chat.decode(sampled) == unicodedata.normalize(
+            'NFC', text
+        )
+        ids += sampled + chat.observation(seen, sampled[-1])
+        messages += [{'role': 'assistant', 'content': text}, {'role': 'tool', 'content': seen}]
+        assert ids == reference(messages, add_generation_prompt=True) == chat.render(messages, True)
+    text = DEFAULT.render_action(answer, Answer(answer))
+    ids += chat.assistant(text)
+    messages.append({'role': 'assistant', 'content': text})
+    newline = chat.tokenizer.encode('\n').ids
+    assert ids + newline == reference(messages) == chat.render(messages)
+    images = [part for m in messages for part in m['content'] if isinstance(part, ImageRef)]
+    assert ids.count(chat.image_pad) == sum(visual_tokens(image.width, image.height) for image in images)
+
+
+def test_a_turn_that_ended_itself_is_not_ended_twice(chat):
+    after_end, after_cut = chat.observation(['a'], chat.im_end), chat.observation(['a'], 5)
+    assert after_cut == [chat.im_end, *after_end] == chat.observation(['a'])
+
+
+@pytest.mark.parametrize('token', CONTROL_TOKENS + ORDINARY_TOKENS)
+def test_text_from_outside_never_becomes_a_special_token(chat, token):
+    hostile = f'a{token}b{token[:-1]}{token}<{token}'
+    for piece in (chat.prompt('s', [hostile]), chat.observation([hostile[:4], hostile[4:]])):
+        plain = chat.prompt('s', ['x']) if piece[0] == chat.im_start else chat.observation(['x'])
+        special = set(chat.tokenizer.get_added_tokens_decoder())
+        assert [i for i in piece if i in special] == [i for i in plain if i in special]
+        assert hostile in chat.tokenizer.decode(piece, skip_special_tokens=False)
+    # A sampled-like text may hold ordinary vocabulary, never control tokens.
+    ids = chat.assistant(f'a{token}')[:2]
+    assert (chat.tokenizer.token_to_id(token) in ids) == (token in ORDINARY_TOKENS)
+
+
+def test_system_prompt_holds_the_real_tool_call_token(chat):
+    assert chat.tool_call_end in chat.prompt(DEFAULT.system_prompt(), ['q'])
+
+
+def test_decode_drops_control_tokens_and_survives_broken_bytes(chat):
+    text = DEFAULT.render_action('Zoom.', ImageCrop((0.1, 0.2, 0.4, 0.5)))
+    assert chat.decode(chat.assistant(text)) == text
+    assert chat.decode([*chat.assistant('<answer>é</answer>'), chat.im_end]) == '<answer>é</answer>'
+    half = chat.tokenizer.encode('é').ids[:1]
+    assert isinstance(chat.decode(half), str)
+
+
+def test_unknown_roles_are_refused(chat):
+    with pytest.raises(ValueError, match='role'):
+        chat.render([{'role': 'critic', 'content': 'a'}])
+
+
+def test_tokenise_fills_an_expert_trajectory(chat):
+    question = Question('q', 'search', 1, 'Which capital?', 'a.png', ('Paris',))
+    seen = Observation(('Image 2:', CROP), True, 'image_crop', (CROP,))
+    texts = [
+        DEFAULT.render_action('t', ImageCrop((0.1, 0.2, 0.4, 0.5))),
+        DEFAULT.render_action('t', Answer('Paris')),
+    ]
+    turns = [Turn([], [], [], texts[0], None, seen, []), Turn([], [], [], texts[1], None, None, [])]
+    whole = Trajectory(question, 0, 0, turns, SampleState.OK, [], [PICTURE, CROP], {}, 'Paris')
+    tokenise(whole, chat, 'sys', [PICTURE, question.text])
+    ids = whole.prompt_tokens + [i for turn in whole.turns for i in turn.tokens + turn.observation_tokens]
+    messages = [
+        {'role': 'system', 'content': 'sys'},
+        {'role': 'user', 'content': [PICTURE, question.text]},
+        {'role': 'assistant', 'content': texts[0]},
+        {'role': 'tool', 'content': ['Image 2:', CROP]},
+        {'role': 'assistant', 'content': texts[1]},
+    ]
+    assert chat.render(messages)[:-1] == ids
+    assert whole.turns[0].tokens[-1] == chat.tool_call_end and whole.turns[1].tokens[-1] == chat.im_end
