@@ -1,0 +1,165 @@
+"""Advantages: how much better a trajectory did than its group, and the normalisation over the batch.
+
+The two layers of BN-GSPO (SenseNova-MARS, arXiv 2512.24330). The group layer is GRPO's (DeepSeekMath, arXiv
+2402.03300); the batch layer rescales what it gives over all trajectories of the batch.
+
+Trajectories that are not valid (the infrastructure failed, nobody could score them) stay out of both layers:
+they neither shift a mean nor widen a spread, and their own advantage is 0.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+GROUP_EPSILON = 1e-6
+BATCH_EPSILON = 1e-9
+
+
+def group_advantages(
+    rewards: Shaped[Array, "trajectories"],
+    group_ids: Int[Array, "trajectories"],
+    valid: Shaped[Array, "trajectories"],
+    *,
+    divide_by_std: bool = True,
+) -> Float[Array, "trajectories"]:
+    r"""Advantage of every trajectory within its group (GRPO, arXiv 2402.03300).
+
+    .. math:: \bar A_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + 10^{-6}}
+
+    with mean and std (one degree of freedom less, "ddof 1") over the *valid* trajectories of i's group. A
+    group whose rewards are all equal gives exactly 0. A group with a single valid trajectory has no
+    statistics: mean 0 and std 1 stand in, so it gives its reward. Without the division this is the estimator
+    of Dr. GRPO (arXiv 2503.20783).
+
+    Args:
+      rewards: [trajectories], any unit; whatever an invalid row holds (NaN too) is not looked at.
+      group_ids: [trajectories] integers, equal for trajectories of one question; any values, in any order.
+      valid: [trajectories], nonzero for trajectories that count.
+      divide_by_std: False leaves the difference from the group's mean as it is.
+
+    Returns:
+      [trajectories] advantages in at least float32, 0 on invalid rows. No gradient flows into the rewards.
+
+    Raises:
+      ValueError: the three arrays are not vectors of one length.
+    """
+    rewards, valid = _vectors("rewards", rewards, valid)
+    group_ids = jnp.asarray(group_ids)
+    if group_ids.shape != rewards.shape:
+        raise ValueError(f"group_ids must have the rewards' shape {rewards.shape}, got {group_ids.shape}.")
+    members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
+    # Distances from a member, not from the mean: a rounded mean of equal numbers can differ from them by an
+    # ulp, and dividing that by a std of the same size would turn "no spread" into advantages of order 1.
+    smallest = _smallest(rewards, members)
+    offset = jnp.where(members, rewards[None, :] - smallest[:, None], 0)
+    count = jnp.sum(members, axis=1)
+    mean = jnp.sum(offset, axis=1) / jnp.maximum(count, 1)
+    deviation = jnp.where(members, offset - mean[:, None], 0)
+    std = jnp.sqrt(jnp.sum(deviation**2, axis=1) / jnp.maximum(count - 1, 1))
+    single = count == 1
+    advantages = jnp.where(single, rewards, rewards - smallest - mean)
+    if divide_by_std:
+        advantages = advantages / (jnp.where(single, 1, std) + GROUP_EPSILON)
+    return jnp.where(valid, advantages, 0)
+
+
+def batch_normalize(
+    advantages: Shaped[Array, "trajectories"], valid: Shaped[Array, "trajectories"]
+) -> Float[Array, "trajectories"]:
+    r"""The batch layer of BN-GSPO (arXiv 2512.24330): zero mean and unit spread over the batch.
+
+    .. math:: \tilde A_i = \frac{\bar A_i - \mu}{\sigma + 10^{-9}}
+
+    with mu and sigma (ddof 0) over the valid trajectories. The caller chooses the scope by what it passes:
+    the whole rollout batch or one minibatch of it. Advantages that are all equal give exactly 0.
+
+    With complete groups of size G this is only a gain, 1 / sqrt(f (G - 1) / G) for a share f of groups with
+    spread (see `spread_share` and `batch_gain`); with single samples and incomplete groups it also recentres.
+
+    Args:
+      advantages: [trajectories], as `group_advantages` gives them.
+      valid: [trajectories], nonzero for trajectories that count.
+
+    Returns:
+      [trajectories] advantages in at least float32, 0 on invalid rows.
+
+    Raises:
+      ValueError: the two arrays are not vectors of one length.
+    """
+    advantages, valid = _vectors("advantages", advantages, valid)
+    offset, mean, sigma = _batch_moments(advantages, valid)
+    return jnp.where(valid, (offset - mean) / (sigma + BATCH_EPSILON), 0)
+
+
+def batch_gain(
+    advantages: Shaped[Array, "trajectories"], valid: Shaped[Array, "trajectories"]
+) -> Float[Array, ""]:
+    """The factor 1 / (sigma + 1e-9) by which `batch_normalize` stretches; 1 if there is no spread.
+
+    Worth logging: as fewer groups have spread it grows, and with it the effective learning rate.
+
+    Args:
+      advantages: [trajectories], what goes into `batch_normalize`.
+      valid: [trajectories], nonzero for trajectories that count.
+
+    Raises:
+      ValueError: the two arrays are not vectors of one length.
+    """
+    advantages, valid = _vectors("advantages", advantages, valid)
+    _, _, sigma = _batch_moments(advantages, valid)
+    return jnp.where(sigma > 0, 1 / (sigma + BATCH_EPSILON), 1)
+
+
+def spread_share(
+    rewards: Shaped[Array, "trajectories"],
+    group_ids: Int[Array, "trajectories"],
+    valid: Shaped[Array, "trajectories"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Groups whose valid rewards differ, out of those with any valid trajectory, as a (sum, weight) pair.
+
+    A group without spread teaches nothing; this share (f in `batch_normalize`) says how much of a batch does.
+
+    Args:
+      rewards, group_ids, valid: [trajectories], as for `group_advantages`.
+
+    Returns:
+      (groups with spread, groups); pairs of disjoint sets of groups add up.
+
+    Raises:
+      ValueError: rewards and valid are not vectors of one length.
+    """
+    rewards, valid = _vectors("rewards", rewards, valid)
+    group_ids = jnp.asarray(group_ids)
+    members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
+    spread = jnp.any(members & (rewards[None, :] != _smallest(rewards, members)[:, None]), axis=1)
+    # A group is counted at its first valid member.
+    first = valid & (jnp.argmax(members, axis=1) == jnp.arange(rewards.shape[0]))
+    return jnp.sum(first & spread, dtype=rewards.dtype), jnp.sum(first, dtype=rewards.dtype)
+
+
+def _vectors(name: str, values: Array, valid: Array) -> tuple[Array, Array]:
+    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans; refuses other shapes."""
+    values, valid = jnp.asarray(values), jnp.asarray(valid)
+    if values.ndim != 1 or values.shape != valid.shape:
+        raise ValueError(
+            f"{name} and valid must be vectors over trajectories of one length, "
+            f"got shapes {values.shape} and {valid.shape}."
+        )
+    values = jax.lax.stop_gradient(values.astype(jnp.promote_types(values.dtype, jnp.float32)))
+    valid = valid.astype(bool)
+    return jnp.where(valid, values, 0), valid
+
+
+def _smallest(rewards: Array, members: Array) -> Array:
+    """Smallest reward among each row's members; 0 for a row that has none."""
+    smallest = jnp.min(jnp.where(members, rewards[None, :], jnp.inf), axis=1, initial=jnp.inf)
+    return jnp.where(jnp.any(members, axis=1), smallest, 0)
+
+
+def _batch_moments(advantages: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """Distances from the smallest valid advantage, their mean and their spread (ddof 0)."""
+    count = jnp.maximum(jnp.sum(valid), 1)
+    offset = jnp.where(valid, advantages - _smallest(advantages, valid[None, :])[0], 0)
+    mean = jnp.sum(offset) / count
+    sigma = jnp.sqrt(jnp.sum(jnp.where(valid, (offset - mean) ** 2, 0)) / count)
+    return offset, mean, sigma

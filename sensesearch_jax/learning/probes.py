@@ -1,0 +1,90 @@
+"""Dense targets for learning to see from nothing: what every visual token should know of the objects in it.
+
+A policy that is only told right boxes in words learns to see very late: one sentence per picture, and no hint where
+to look. So while the base policy is trained, small linear probes read, at each visual token of the prompt, the values
+that one decoder layer offers to later tokens: is an object here, how far are its edges, in which row and column am I.
+The probes are thrown away afterwards; what they taught the policy to write into its values is what answers need.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+
+class VisualTargets(NamedTuple):
+    """Per prompt token; everything but `visual` means something only where the token is visual (`inside`: on an object)."""
+
+    visual: Bool[np.ndarray, 'b p']
+    inside: Bool[np.ndarray, 'b p']
+    edges: Float[np.ndarray, 'b p 4']  # from the token's centre to the object's left, top, right, bottom, fractions
+    row: Int[np.ndarray, 'b p']
+    column: Int[np.ndarray, 'b p']
+
+
+def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tuple[int, int] | None],
+                   starts: Sequence[int], length: int, coverage: float = 0.2) -> VisualTargets:
+    """Targets of one picture per row.
+
+    Args:
+        boxes: objects of each picture, fractions of it.
+        grids: rows and columns of merged tokens, None for a row without a picture.
+        starts: where in the prompt the picture's tokens begin.
+        length: prompt tokens P.
+        coverage: share of a token that an object must cover to be `inside`.
+    """
+    b = len(grids)
+    out = VisualTargets(np.zeros((b, length), bool), np.zeros((b, length), bool), np.zeros((b, length, 4), np.float32),
+                        np.zeros((b, length), np.int32), np.zeros((b, length), np.int32))
+    for i, (objects, grid, start) in enumerate(zip(boxes, grids, starts)):
+        if grid is None:
+            continue
+        rows, columns = grid
+        row, column = np.divmod(np.arange(rows * columns), columns)
+        place = slice(start, start + rows * columns)
+        out.visual[i, place] = True
+        out.row[i, place], out.column[i, place] = row, column
+        if not len(objects):
+            continue
+        x0, y0, x1, y1 = column / columns, row / rows, (column + 1) / columns, (row + 1) / rows
+        wide = np.minimum(x1[:, None], objects[:, 2]) - np.maximum(x0[:, None], objects[:, 0])
+        high = np.minimum(y1[:, None], objects[:, 3]) - np.maximum(y0[:, None], objects[:, 1])
+        covered = np.maximum(wide, 0) * np.maximum(high, 0) * rows * columns
+        # A small object may cover little of any token: the token that holds its centre counts as well.
+        centre = (objects[:, :2] + objects[:, 2:]) / 2
+        holds = ((x0[:, None] <= centre[:, 0]) & (centre[:, 0] < x1[:, None])
+                 & (y0[:, None] <= centre[:, 1]) & (centre[:, 1] < y1[:, None]))
+        score = covered + holds
+        best = score.argmax(1)
+        out.inside[i, place] = score.max(1) > coverage
+        middle = np.stack([(x0 + x1) / 2, (y0 + y1) / 2] * 2, 1)
+        out.edges[i, place] = objects[best] - middle
+    return out
+
+
+class Probes(nnx.Module):
+    """Linear read-outs of one layer's values: objectness, four distances to the object's edges, row, column."""
+
+    def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
+        self.rows = rows
+        self.read = nnx.Linear(width, 5 + rows + columns, rngs=rngs)
+
+    def __call__(self, values: Float[Array, 'b p w'],
+                 targets: VisualTargets) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+        """The mean loss over visual tokens, and its parts."""
+        out = self.read(values)
+        seen, inside = targets.visual.astype(out.dtype), (targets.visual & targets.inside).astype(out.dtype)
+        mean = lambda x, weight: (x * weight).sum() / jnp.maximum(weight.sum(), 1)
+        pick = lambda logits, i: -jnp.take_along_axis(jax.nn.log_softmax(logits), i[..., None], -1)[..., 0]
+        parts = {
+            'objectness': mean(jnp.logaddexp(0, out[..., 0]) - inside * out[..., 0], seen),
+            'edges': mean(jnp.abs(out[..., 1:5] - targets.edges).sum(-1), inside),
+            'place': mean(pick(out[..., 5:5 + self.rows], targets.row)
+                          + pick(out[..., 5 + self.rows:], targets.column), seen),
+        }
+        return 2 * parts['objectness'] + 2 * parts['edges'] + 0.2 * parts['place'], parts

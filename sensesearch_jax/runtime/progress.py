@@ -1,0 +1,121 @@
+"""Progress of a loop: a bar with the time left on a terminal, plain lines from time to time in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TextIO, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Shows how far a loop is, how long it will still take, and a few metrics.
+
+    On a terminal this is tqdm's bar. Elsewhere (CI, nohup) a bar would fill the log with carriage returns, so
+    a plain line is printed every `interval_s` seconds instead, and one at the end:
+
+        rl: 12/100 [01:10<08:33, 5.8s/step] reward=0.61
+
+    Usable as a context manager. Not for several threads.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        total: int | None = None,
+        *,
+        initial: int = 0,
+        unit: str = "step",
+        interval_s: float = 15.0,
+        file: TextIO | None = None,
+    ):
+        """Starts the clock.
+
+        Args:
+          description: what is going on, such as the stage's name.
+          total: number of steps; None if unknown, then there is no time left to show.
+          initial: steps done before, by an earlier process; they do not count for the speed.
+          unit: name of one step.
+          interval_s: seconds between plain lines.
+          file: where to write; standard error by default.
+        """
+        self._file = file or sys.stderr
+        self._description = description
+        self._total = total
+        self._unit = unit
+        self._initial = self._done = initial
+        self._interval_s = interval_s
+        self._metrics: dict[str, Any] = {}
+        self._started = self._printed = time.monotonic()
+        self._bar = None
+        if self._file.isatty():
+            self._bar = tqdm(
+                desc=description, total=total, initial=initial, unit=unit, file=self._file, dynamic_ncols=True
+            )
+
+    def update(self, steps: int = 1, **metrics: float | str) -> None:
+        """Counts steps as done and shows the metrics beside the bar until the next ones.
+
+        Args:
+          steps: how many steps were done since the last call.
+          **metrics: a few numbers or short texts.
+        """
+        self._done += steps
+        if metrics:
+            self._metrics = metrics
+        if self._bar is not None:
+            if metrics:
+                self._bar.set_postfix(metrics, refresh=False)
+            self._bar.update(steps)
+        elif time.monotonic() - self._printed >= self._interval_s:
+            self._print_line()
+
+    def write(self, text: str) -> None:
+        """Prints a line of text without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._file)
+        else:
+            print(text, file=self._file, flush=True)
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items, counting one step after each."""
+        for item in items:
+            yield item
+            self.update()
+
+    def close(self) -> None:
+        """Shows the last state; a second call does nothing."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._started is not None:
+            self._print_line()
+            self._started = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _print_line(self) -> None:
+        self._printed = time.monotonic()
+        line = tqdm.format_meter(
+            self._done,
+            self._total,
+            self._printed - self._started,
+            prefix=self._description,
+            unit=self._unit,
+            initial=self._initial,
+            postfix=", ".join(f"{name}={_short(value)}" for name, value in self._metrics.items()) or None,
+            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+        )
+        print(line, file=self._file, flush=True)
+
+
+def _short(value: float | int | str) -> str:
+    return str(value) if isinstance(value, (str, int)) else f"{value:.3g}"
