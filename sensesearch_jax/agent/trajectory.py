@@ -1,0 +1,171 @@
+"""What an episode leaves behind: question, turns, observations, images, reward; also as JSON."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sensesearch_jax.agent.actions import Action, FormatError, action_from_json, action_to_json
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image by content hash; `width` and `height` in pixels."""
+
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one picture."""
+
+    id: str
+    kind: str  # 'search', 'perception' or 'search_only'
+    level: int  # 1 easy to 3 hard
+    text: str
+    image: str  # path of the image file, absolute or relative to the data set's root
+    answers: tuple[str, ...]  # accepted references, the first is canonical
+    choices: tuple[str, ...] = ()  # multiple choice: options A, B, C, … in order; answers[0] is the letter
+    entity: str = ''
+    split: str = ''
+    # The generator's ground truth, for the scripted expert and for reports, never for policy or tools:
+    # 'box' [x0, y0, x1, y1] (fractions) of the object asked for, its 'title', a good text 'query' and the
+    # fact's name, 'field'.
+    truth: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with one member per field."""
+        value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            **value,
+            'answers': list(self.answers),
+            'choices': list(self.choices),
+            'truth': dict(self.truth),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> 'Question':
+        """The question that `to_json` wrote."""
+        value = {**value, 'answers': tuple(value['answers']), 'choices': tuple(value.get('choices', ()))}
+        return cls(**value)
+
+
+class SampleState(StrEnum):
+    """Whether a trajectory counts: only OK and TRUNCATED enter the loss and the group statistics."""
+
+    OK = 'ok'
+    TRUNCATED = 'truncated'  # turns or tokens ran out before an answer: scored, as wrong
+    INFRA_FAILED = 'infra_failed'  # a tool's infrastructure failed
+    UNSCORABLE = 'unscorable'  # the judge failed
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the environment says after an action."""
+
+    parts: tuple[str | ImageRef, ...]  # text and images in reading order, without the tool-response wrapper
+    ok: bool  # False: an error text the model is to read
+    kind: str  # 'text_search', 'image_search', 'image_crop', 'format_error', 'tool_error'
+    new_images: tuple[ImageRef, ...] = ()  # images that got an image_index (crops)
+    latency_s: float = 0.0  # seconds spent waiting for the tool
+    infra_failed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; an image part becomes an object, a text part stays a string."""
+        return {
+            'parts': [p if isinstance(p, str) else dataclasses.asdict(p) for p in self.parts],
+            'ok': self.ok,
+            'kind': self.kind,
+            'new_images': [dataclasses.asdict(ref) for ref in self.new_images],
+            'latency_s': float(self.latency_s),
+            'infra_failed': self.infra_failed,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> 'Observation':
+        """The observation that `to_json` wrote."""
+        parts = tuple(p if isinstance(p, str) else ImageRef(**p) for p in value['parts'])
+        return cls(
+            **{**value, 'parts': parts, 'new_images': tuple(ImageRef(**r) for r in value['new_images'])}
+        )
+
+
+@dataclass
+class Turn:
+    """One turn: what the policy sampled and what the environment appended."""
+
+    tokens: list[int]  # sampled by the policy, as sampled
+    log_probs: list[float]  # of the distribution really sampled from
+    raw_log_probs: list[float]  # of the model's own distribution
+    text: str
+    action: Action | FormatError
+    observation: Observation | None
+    observation_tokens: list[int]  # includes the closing <|im_end|>, up to the next assistant header
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; numbers are turned into plain Python ints and floats."""
+        return {
+            'tokens': [int(t) for t in self.tokens],
+            'log_probs': [float(x) for x in self.log_probs],
+            'raw_log_probs': [float(x) for x in self.raw_log_probs],
+            'text': self.text,
+            'action': action_to_json(self.action),
+            'observation': None if self.observation is None else self.observation.to_json(),
+            'observation_tokens': [int(t) for t in self.observation_tokens],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> 'Turn':
+        """The turn that `to_json` wrote."""
+        observation = value['observation']
+        return cls(
+            **{
+                **value,
+                'action': action_from_json(value['action']),
+                'observation': None if observation is None else Observation.from_json(observation),
+            }
+        )
+
+
+@dataclass
+class Trajectory:
+    """One episode of one question."""
+
+    question: Question
+    member: int  # which of the group's G trajectories
+    seed: int
+    turns: list[Turn]
+    state: SampleState
+    prompt_tokens: list[int]
+    images: list[ImageRef]  # all whose patches entered the prompt or an observation, in order of appearance
+    reward: dict[str, float]  # 'total', 'accuracy', 'format', 'tool_cost'
+    answer: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything `from_json` needs to give an equal trajectory back."""
+        return {
+            'question': self.question.to_json(),
+            'member': int(self.member),
+            'seed': int(self.seed),
+            'turns': [turn.to_json() for turn in self.turns],
+            'state': self.state.value,
+            'prompt_tokens': [int(t) for t in self.prompt_tokens],
+            'images': [dataclasses.asdict(ref) for ref in self.images],
+            'reward': {name: float(x) for name, x in self.reward.items()},
+            'answer': self.answer,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> 'Trajectory':
+        """The trajectory that `to_json` wrote."""
+        return cls(
+            **{
+                **value,
+                'question': Question.from_json(value['question']),
+                'turns': [Turn.from_json(turn) for turn in value['turns']],
+                'state': SampleState(value['state']),
+                'images': [ImageRef(**ref) for ref in value['images']],
+            }
+        )

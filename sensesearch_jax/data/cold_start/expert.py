@@ -1,0 +1,223 @@
+"""Who writes cold-start trajectories: the interface, and the scripted expert that needs no network."""
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.trajectory import Question, Turn
+from sensesearch_jax.data.boxes import Box, loose_box
+from sensesearch_jax.data.cold_start.frames import WHOLE, crop_frames, fits, holds, relative
+from sensesearch_jax.data.cold_start.seen import contains, observed_text, right_texts, seen_text, states
+
+
+class Expert(Protocol):
+    """Writes one turn at a time, having seen what a policy would have seen."""
+
+    def next_turn(
+        self, question: Question, turns: Sequence[Turn]
+    ) -> tuple[str, Action | FormatError] | ToolFailure:
+        """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not there."""
+
+
+# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'.
+_FIRST_CROP = (
+    'The {thing} is small here. I crop it to see more.',
+    'I need a closer look at that {thing}, so I crop.',
+    'That {thing} is too small to tell. I zoom in.',
+)
+_CROP_AGAIN = (
+    'This crop does not show the whole {thing}. I crop again.',
+    'The {thing} is cut off here. I take a better box.',
+)
+_CROP_CLOSER = (
+    'The crop is too loose. I zoom in on the {thing}.',
+    'The {thing} is still small in this crop. I go closer.',
+)
+_SEARCH_CROP = (
+    'The {thing} is in the crop. I search for its name.',
+    'Now the {thing} is clear. I look for similar pictures.',
+)
+_SEARCH_PICTURE = (
+    'The {thing} fills the picture. I search for its name.',
+    'I must know which {thing} this is, so I search it.',
+)
+_NOT_FOUND = (
+    'These results do not look right. I crop closer and retry.',
+    'The search did not find this {thing}. I zoom in more.',
+)
+_LOOK_UP = (
+    'The search says {title}. I look up the {field}.',
+    'The first result is {title}. Next I search its {field}.',
+)
+_ANOTHER_QUERY = (
+    'The {field} is not in these passages. I ask more precisely.',
+    'That did not help. I search again with a better query.',
+)
+_READ = (
+    'The passage says {text}. That answers the question.',
+    'I read {text} in the results, which is the {field}.',
+)
+_SEE_DIRECTLY = (
+    'I can see this without a crop and answer directly.',
+    'Nothing here needs a closer look, so I answer now.',
+)
+_SEE_IN_CROP = (
+    'Now I see the {thing} clearly and can answer.',
+    'The crop shows the {thing} well, so I answer.',
+)
+_GIVE_UP = ('The tools do not show it, so I cannot tell.',)
+
+# The answer after giving up; validation rejects such a trajectory.
+UNKNOWN = 'unknown'
+
+
+class ScriptedExpert:
+    """Solves questions of the pocket world by rule.
+
+    It may look at `Question.truth`, but its tool calls run for real.
+
+    It crops loosely and searches the crop; after a bad crop or a bad result it crops again; it looks up the
+    fact, now and then with a poor query first; it answers with what it read. Its reasoning names only what
+    was seen by then.
+
+    Args:
+        rng: where every choice comes from.
+        poor_crops: share of first crops that are too loose or off the object.
+        poor_queries: share of first text searches that name the fact but not the object.
+        direct: share of easy perception questions (level 1) that are answered without a crop.
+        max_crops: crops and image searches per trajectory, each, before it gives up.
+        max_queries: text searches per trajectory before it gives up.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        poor_crops: float = 0.2,
+        poor_queries: float = 0.2,
+        direct: float = 0.5,
+        max_crops: int = 4,
+        max_queries: int = 3,
+    ) -> None:
+        self.rng = rng
+        self.poor_crops = poor_crops
+        self.poor_queries = poor_queries
+        self.direct = direct
+        self.max_crops = max_crops
+        self.max_queries = max_queries
+
+    def next_turn(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        """Reasoning (a sentence or two) and one action; see `Expert`."""
+        if question.kind == 'perception':
+            return self._perceive(question, turns)
+        if _calls(turns, TextSearch):
+            return self._after_text_search(question, turns)
+        last = turns[-1].observation if turns else None
+        if last is not None and last.ok and last.kind == 'image_search':
+            return self._after_image_search(question, turns, observed_text(last))
+        if question.kind == 'search_only':
+            if turns:
+                return self._give_up(question)
+            return self._say(_SEARCH_PICTURE, question), ImageSearch()
+        frames = crop_frames(turns)
+        if _calls(turns, ImageSearch) >= self.max_crops:
+            return self._give_up(question)
+        if len(frames) > 1 and fits(frames[-1], question.truth['box']):
+            return self._say(_SEARCH_CROP, question), ImageSearch(len(frames))
+        return self._crop(question, turns)
+
+    def _perceive(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        answer = Answer(question.answers[0])
+        box = question.truth.get('box')
+        whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
+        if whole or (not turns and question.level == 1 and self.rng.random() < self.direct):
+            return self._say(_SEE_DIRECTLY, question), answer
+        frames = crop_frames(turns)
+        if len(frames) > 1 and fits(frames[-1], box):
+            return self._say(_SEE_IN_CROP, question), answer
+        return self._crop(question, turns)
+
+    def _crop(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        """The first crop, or a better one than the last."""
+        box = question.truth['box']
+        good = loose_box(box)
+        if _calls(turns, ImageCrop) >= self.max_crops:
+            return self._give_up(question)
+        if not turns:
+            poor = self.rng.random() < self.poor_crops
+            return self._say(_FIRST_CROP, question), ImageCrop(self._poor_box(good) if poor else good)
+        frames = crop_frames(turns)
+        if len(frames) > 1 and holds(frames[-1], box):
+            return self._zoom(question, frames, _CROP_CLOSER)
+        return self._say(_CROP_AGAIN, question), ImageCrop(good)
+
+    def _zoom(self, question: Question, frames: Sequence[Box], words: Sequence[str]) -> tuple[str, Action]:
+        """A crop within the last crop, which holds the object."""
+        inner = loose_box(relative(question.truth['box'], frames[-1]))
+        if inner == WHOLE:
+            return self._give_up(question)
+        return self._say(words, question), ImageCrop(inner, len(frames))
+
+    def _poor_box(self, good: Box) -> Box:
+        """A first guess that is too loose on every side, or shifted by a fifth so that it may cut into it."""
+        if self.rng.random() < 0.5:
+            grow = self.rng.choice((0.1, 0.2))
+            grown = (good[0] - grow, good[1] - grow, good[2] + grow, good[3] + grow)
+            return tuple(round(min(1.0, max(0.0, v)), 6) for v in grown)
+        axis = self.rng.choice((0, 1))
+        room_before, room_after = good[axis], 1 - good[axis + 2]
+        shift = -min(0.2, room_before) if room_before > room_after else min(0.2, room_after)
+        shifted = list(good)
+        shifted[axis] = round(good[axis] + shift, 6)
+        shifted[axis + 2] = round(good[axis + 2] + shift, 6)
+        return tuple(shifted)
+
+    def _after_image_search(
+        self, question: Question, turns: Sequence[Turn], results: str
+    ) -> tuple[str, Action]:
+        title, box = question.truth['title'], question.truth.get('box')
+        # A title further down the list is taken only where no closer look is left: a policy cannot tell it
+        # from the rest.
+        retried = question.kind == 'search_only' or _calls(turns, ImageSearch) > 1
+        if contains(results.split('\n', 1)[0], title) or (retried and contains(results, title)):
+            return self._look_up(question, turns)
+        frames = crop_frames(turns)
+        closer = box is not None and len(frames) > 1 and _calls(turns, ImageCrop) < self.max_crops
+        if question.kind == 'search_only' or not closer or not holds(frames[-1], box):
+            return self._give_up(question)
+        return self._zoom(question, frames, _NOT_FOUND)
+
+    def _look_up(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        title, field = question.truth['title'], question.truth.get('field', 'fact')
+        asked = [turn.action.query for turn in turns if isinstance(turn.action, TextSearch)]
+        queries = [question.truth['query'], f'{title} {field}', title]
+        if not asked and self.rng.random() < self.poor_queries:
+            queries.insert(0, field)
+        queries = [query for query in queries if query not in asked]
+        if not queries or len(asked) >= self.max_queries:
+            return self._give_up(question)
+        words = _ANOTHER_QUERY if asked else _LOOK_UP
+        return self._say(words, question, title=title, field=field), TextSearch(queries[0])
+
+    def _after_text_search(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        read = seen_text(turns, ['text_search'])
+        title = question.truth['title']
+        found = next((text for text in right_texts(question) if states(read, text, title)), None)
+        if found is None:
+            return self._look_up(question, turns)
+        answer = question.answers[0] if question.choices else found
+        field = question.truth.get('field', 'fact')
+        return self._say(_READ, question, text=found, field=field), Answer(answer)
+
+    def _give_up(self, question: Question) -> tuple[str, Action]:
+        return self._say(_GIVE_UP, question), Answer(UNKNOWN)
+
+    def _say(self, templates: Sequence[str], question: Question, **words: str) -> str:
+        asked = question.text.lower()
+        thing = next((name for name in ('flag', 'painting') if name in asked), 'object')
+        return self.rng.choice(templates).format(thing=thing, **words)
+
+
+def _calls(turns: Sequence[Turn], kind: type) -> int:
+    return sum(isinstance(turn.action, kind) for turn in turns)

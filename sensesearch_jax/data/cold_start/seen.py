@@ -1,0 +1,46 @@
+"""What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in it."""
+
+from collections.abc import Iterable
+
+from sensesearch_jax.agent.trajectory import Observation, Question, Turn
+from sensesearch_jax.rewards.reward import normalise_answer
+
+
+def observed_text(observation: Observation) -> str:
+    """The observation's text without its images."""
+    return ''.join(part for part in observation.parts if isinstance(part, str))
+
+
+def seen_text(turns: Iterable[Turn], kinds: Iterable[str] = ('text_search', 'image_search')) -> str:
+    """The text of all results of the given kinds in `turns`."""
+    wanted = set(kinds)
+    observations = (turn.observation for turn in turns if turn.observation is not None)
+    return '\n'.join(observed_text(o) for o in observations if o.ok and o.kind in wanted)
+
+
+def contains(text: str, phrase: str) -> bool:
+    """Whether `phrase` occurs in `text` as whole words, both normalised like answers."""
+    phrase = normalise_answer(phrase)
+    return bool(phrase) and f' {phrase} ' in f' {normalise_answer(text)} '
+
+
+def content_words(title: str) -> list[str]:
+    """The words of a title by which a text can be known to be about it."""
+    return [word for word in normalise_answer(title).split() if len(word) > 3 and word != 'flag']
+
+
+def states(text: str, fact: str, title: str = '') -> bool:
+    """Whether a line (a result) of `text` holds `fact` and is about `title`, by any content word of it.
+
+    The fact alone would not do: many countries pay in euros.
+    """
+    names = content_words(title)
+    lines = (line for line in text.split('\n') if contains(line, fact))
+    return any(not names or any(contains(line, name) for name in names) for line in lines)
+
+
+def right_texts(question: Question) -> tuple[str, ...]:
+    """The accepted answers as a text would state them: for multiple choice the option behind the letter."""
+    if not question.choices:
+        return question.answers
+    return (question.choices[ord(question.answers[0].strip().upper()) - ord('A')],)

@@ -1,0 +1,149 @@
+"""The scoring function: what counts as right, what format asks for, which trajectories do not count."""
+
+import pytest
+
+from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.protocol import (
+    DEFAULT,
+    RELEASED,
+    Answer,
+    FormatError,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
+from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.rewards.reward import (
+    choice_letter,
+    client_judge,
+    exact_match,
+    normalise_answer,
+    trajectory_reward,
+)
+
+QUESTION = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena", 'Ndjamena'))
+SEEN = Observation(('1. Chad',), True, 'text_search')
+
+
+def turn(action, observation=None, thought='t', protocol=DEFAULT):
+    text = '' if isinstance(action, FormatError) else protocol.render_action(thought, action)
+    return Turn([], [], [], text, action, observation, [])
+
+
+def trajectory(*turns, question=QUESTION, state=SampleState.OK):
+    return Trajectory(question, 0, 0, list(turns), state, [], [], {}, None)
+
+
+GOOD = trajectory(turn(TextSearch('Chad capital'), SEEN), turn(Answer('ndjamena.')))
+
+
+@pytest.mark.parametrize(
+    'text, normal',
+    [
+        ('  The   Eiffel, Tower! ', 'eiffel tower'),
+        ('A', 'a'),
+        ('the', 'the'),
+        ('4.5', '4.5'),
+        ('45.', '45'),
+        ('1,200 m', '1200 m'),
+        ('-5 degrees', '-5 degrees'),
+        ('north-east', 'north east'),
+        ('1990–1995', '1990 1995'),
+        ('N’Djamena', 'ndjamena'),
+        ('“Hope”', 'hope'),
+        ('BRASÍLIA', 'brasília'),
+        ('...', ''),
+    ],
+)
+def test_normalise(text, normal):
+    assert normalise_answer(text) == normal
+
+
+def test_exact_match_needs_something():
+    assert exact_match('The Paris', ['Lyon', 'paris.'])
+    assert not exact_match('', ['']) and not exact_match('?!', ['...']) and not exact_match('45', ['4.5'])
+
+
+@pytest.mark.parametrize(
+    'text, letter',
+    [
+        ('B', 'B'), ('b.', 'B'), ('(B)', 'B'), ('B. blue', 'B'), ('B: blue', 'B'), (' b ', 'B'),
+        ('Blue', 'B'), ('A red thing', None), ('E', None), ('', None), ('maybe B', None), ('red', 'A'),
+    ],
+)  # fmt: skip
+def test_choice_letter(text, letter):
+    assert choice_letter(text, ('red', 'blue', 'green')) == letter
+
+
+def test_a_good_trajectory_gets_everything():
+    scored = trajectory_reward(GOOD)
+    assert scored.state is SampleState.OK
+    assert scored.reward == {'total': 1.5, 'accuracy': 1.0, 'format': 1.0, 'tool_cost': 0.0}
+
+
+def test_prices_are_paid_per_call():
+    prices = {'text_search': 0.1, 'image_crop': 0.25}
+    whole = trajectory(turn(ImageCrop((0, 0, 1, 1)), SEEN), turn(ImageSearch(), SEEN), *GOOD.turns)
+    reward = trajectory_reward(whole, prices=prices).reward
+    assert reward['tool_cost'] == pytest.approx(0.35) and reward['total'] == pytest.approx(1.15)
+    for wrong in ({'web_search': 1.0}, {'text_search': -1.0}, {'text_search': float('nan')}):
+        with pytest.raises(ValueError, match='tool prices'):
+            trajectory_reward(GOOD, prices=wrong)
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        [
+            turn(FormatError('no_action', 'x'), Observation(('x',), False, 'format_error')),
+            turn(Answer("N'Djamena")),
+        ],
+        [turn(ImageSearch(7), Observation(('x',), False, 'tool_error')), turn(Answer("N'Djamena"))],
+        [turn(TextSearch('a'), SEEN, thought=''), turn(Answer("N'Djamena"))],
+        [turn(Answer("N'Djamena"), thought='')],
+        [turn(Answer("N'Djamena"), protocol=RELEASED)],
+    ],
+)
+def test_one_mistake_loses_the_format_reward(bad):
+    scored = trajectory_reward(trajectory(*bad))
+    assert scored.reward['format'] == 0 and scored.reward['accuracy'] == 1 and scored.state is SampleState.OK
+
+
+def test_without_an_answer_it_is_truncated_and_wrong():
+    for turns in ([], [turn(TextSearch('a'), SEEN)]):
+        scored = trajectory_reward(trajectory(*turns), judge=lambda q, r: True)
+        assert scored.state is SampleState.TRUNCATED and scored.reward['total'] == 0
+
+
+def test_the_judge_is_asked_only_where_exact_match_fails():
+    asked = []
+
+    def judge(question, response):
+        asked.append(response)
+        return response == 'the city of Ndjamena'
+
+    assert trajectory_reward(GOOD, judge).reward['accuracy'] == 1 and not asked
+    assert trajectory_reward(trajectory(turn(Answer('the city of Ndjamena'))), judge).reward['accuracy'] == 1
+    assert trajectory_reward(trajectory(turn(Answer('Abéché'))), judge).reward['accuracy'] == 0
+    choice = Question('q', 'perception', 1, 'Which?', 'a.png', ('B',), ('red', 'blue'))
+    assert trajectory_reward(trajectory(turn(Answer('C')), question=choice), judge).reward['accuracy'] == 0
+    assert len(asked) == 2
+
+
+def test_a_dead_judge_makes_it_unscorable():
+    class Client:
+        def judge(self, question, references, response, image=None):
+            assert references == list(QUESTION.answers)
+            return ToolFailure('timeout', 'late')
+
+    judge = client_judge(Client())
+    scored = trajectory_reward(trajectory(turn(Answer('Abéché'))), judge)
+    assert scored.state is SampleState.UNSCORABLE and scored.reward['accuracy'] == 0
+    assert trajectory_reward(GOOD, judge).state is SampleState.OK
+
+
+def test_infrastructure_failures_win_over_everything():
+    dead = turn(TextSearch('a'), Observation(('x',), False, 'tool_error', infra_failed=True))
+    zero = {'total': 0.0, 'accuracy': 0.0, 'format': 0.0, 'tool_cost': 0.0}
+    for whole in (trajectory(dead, *GOOD.turns), trajectory(*GOOD.turns, state=SampleState.INFRA_FAILED)):
+        assert trajectory_reward(whole) == (zero, SampleState.INFRA_FAILED)
