@@ -1,0 +1,231 @@
+"""What the base policy is taught: to see (where, how many, which colour), to read, and to copy, in plain chat turns.
+
+Nothing here knows the protocol, a tool or a held-out entity. A lesson is one row of a group batch: a picture or a
+page as the prompt, and several questions about it as members, so that a picture is encoded once for all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Sequence
+
+import numpy as np
+from PIL import Image
+
+from sensesearch_jax.data.boxes import loose_box, write_box
+from sensesearch_jax.data.pocket.colours import dominant_colour
+from sensesearch_jax.data.pocket.files import PocketFiles
+from sensesearch_jax.data.pocket.questions import SCENE_KINDS
+from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, Renderer, SceneSpec, sample_scene
+from sensesearch_jax.data.pocket.wordings import COLOUR, COUNT, ONLY, PLACES, TALLER
+
+MARGIN = 0.06  # an object is 'farthest left' only if no other comes as near, in fractions of the view
+
+
+class Lesson(NamedTuple):
+    """A picture (or None) or page, and questions with their answers. `boxes`: every object's box in the view."""
+
+    system: str
+    picture: Image.Image | None
+    text: str
+    pairs: list[tuple[str, str]]
+    boxes: np.ndarray
+
+
+def clip_box(box: Sequence[float], view: Sequence[float]) -> tuple[float, float, float, float] | None:
+    """A scene's box in fractions of a view of it, or None where the view shows less than half of it."""
+    x0, y0, x1, y1 = view
+    w, h = x1 - x0, y1 - y0
+    inside = [(box[0] - x0) / w, (box[1] - y0) / h, (box[2] - x0) / w, (box[3] - y0) / h]
+    kept = [min(max(v, 0.0), 1.0) for v in inside]
+    area = (inside[2] - inside[0]) * (inside[3] - inside[1])
+    shown = max(kept[2] - kept[0], 0) * max(kept[3] - kept[1], 0)
+    return tuple(kept) if shown > 0.5 * area else None
+
+
+class SeeingLessons:
+    """Views of random scenes of training entities, with questions on place, number, colour and shape."""
+
+    def __init__(self, files: PocketFiles, questions: int):
+        self.renderer = Renderer(files)
+        self.entities = {'map': files.select('flag', 'train'), 'wall': files.select('painting', 'train')}
+        self.questions = questions
+        self.pages = Pages(files)
+
+    def __call__(self, rng: np.random.Generator) -> Lesson:
+        kind = 'map' if rng.random() < 0.6 else 'wall'
+        level = int(rng.choice(3, p=[0.35, 0.35, 0.3])) + 1
+        low, high = COUNTS[level]
+        spec = sample_scene(rng, self.entities[kind], kind, int(rng.integers(low, high + 1)), SIZES[level])
+        view = (0.0, 0.0, 1.0, 1.0)
+        if rng.random() < 0.4:
+            view = self._zoom(rng, spec)
+        boxes = [clip_box(spec.fractions(p), view) for p in spec.placements]
+        shown = [(p, b) for p, b in zip(spec.placements, boxes) if b is not None]
+        # About the size that the preprocessor brings any picture to, so that little is drawn in vain.
+        aspect = (view[2] - view[0]) * spec.size[0] / ((view[3] - view[1]) * spec.size[1])
+        width = round(400 * min(1.0, (aspect * 9 / 16)**0.5))
+        picture = self.renderer.render(spec, view, (width, round(width / aspect)))
+        boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
+        pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes)
+        return Lesson(self.pages.system(rng), picture, '', pairs, boxes)
+
+    def _zoom(self, rng, spec: SceneSpec):
+        """A box of tenths around one object, of the kind that a crop shows."""
+        target = spec.fractions(spec.placements[rng.integers(len(spec.placements))])
+        x0, y0, x1, y1 = loose_box(target)
+        grow = rng.integers(0, 3, 4) / 10 * (rng.random(4) < 0.6)
+        x0, y0, x1, y1 = max(0, x0 - grow[0]), max(0, y0 - grow[1]), min(1, x1 + grow[2]), min(1, y1 + grow[3])
+        # Views stay between 9:16 and 16:9 in pixels, so that all fit one bucket of the tower.
+        while (x1 - x0) > 1.01 * (y1 - y0) and (y0 > 0 or y1 < 1):
+            y0, y1 = max(0, y0 - 0.05), min(1, y1 + 0.05)
+        return float(x0), float(y0), float(x1), float(y1)
+
+    def _questions(self, rng, kind: str, entities: list[str], boxes: np.ndarray) -> list[tuple[str, str]]:
+        noun, count = SCENE_KINDS[kind], len(entities)
+        pick = lambda phrasings: phrasings[rng.integers(len(phrasings))]
+        how_many = (pick(COUNT.phrasings).format(noun), str(count))
+        pairs = [how_many] if rng.random() < 0.5 else []
+        places = [(0, f'the {noun} {ONLY}')] if count == 1 else []
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        for words, (axis, sign) in PLACES.items():
+            order = np.argsort(sign * centres[:, axis])
+            if count == 1 or count and abs(np.diff(centres[order[:2], axis])[0]) >= MARGIN:
+                places.append((int(order[0]), f'the {noun} {words}'))
+        if not places:
+            return pairs or [how_many]
+        files = self.renderer.files
+        for _ in range(4 * self.questions):
+            if len(pairs) == self.questions:
+                break
+            index, place = places[rng.integers(len(places))]
+            entity, choice, pair = files.entities[entities[index]], rng.random(), None
+            if choice < 0.65:
+                pair = f'Where is {place}?', write_box(loose_box(boxes[index]))
+            elif choice < 0.75:
+                pair = f'In which part of the picture is {place}?', part_of_picture(*centres[index])
+            elif kind == 'map' and (colour := dominant_colour(self.renderer.picture(entity.id)[1])):
+                pair = pick(COLOUR.phrasings).format(place), colour
+            elif kind == 'wall' and not 0.8 < entity.aspect < 1.25:
+                pair = pick(TALLER.phrasings).format(place), 'no' if entity.aspect > 1 else 'yes'
+            if pair and pair not in pairs:
+                pairs.append(pair)
+        return pairs
+
+
+def part_of_picture(x: float, y: float) -> str:
+    """One of nine parts: 'upper left', 'centre' …"""
+    row, column = ('upper', 'middle', 'lower')[min(int(y * 3), 2)], ('left', 'centre', 'right')[min(int(x * 3), 2)]
+    return f'{row} {column}'
+
+
+class Pages:
+    """Reading and copying: numbered results in the style of encyclopaedia entries, questions that quote them.
+
+    Names and values are shuffled among entries and often replaced by invented words, so that nothing but reading the
+    page can answer. Passages that name a held-out entity are left out.
+    """
+
+    FIELD = re.compile(r'([^;:]{3,40}): ([^;:]{1,60})(?:;|$)')
+
+    def __init__(self, files: PocketFiles):
+        held = [e for e in files.entities.values() if e.split != 'train']
+        names = re.compile('|'.join(sorted((re.escape(n) for e in held for n in {e.subject, e.title}),
+                                           key=len, reverse=True)), re.IGNORECASE)
+        held_ids = {p.split('/')[0] for e in held for p in e.passages.values()}
+        self.passages = [p for p in files.passages.values()
+                         if p['id'].split('/')[0] not in held_ids and not names.search(p['title'] + ' ' + p['text'])]
+        self.fields = []
+        for passage in self.passages:
+            found = [(k.strip(), v.strip()) for k, v in self.FIELD.findall(passage['text'])]
+            found = [(k, v) for k, v in found if 1 <= len(v.split()) <= 6]
+            if found:
+                self.fields.append((passage['title'].split(' — ')[0], passage['title'], found))
+        self.titles = [e.title for e in files.entities.values() if e.split == 'train']
+        words = {w for p in self.passages[::7] for w in re.findall(r'[A-Za-z]{4,}', p['text'])}
+        self.words = sorted(words)
+
+    def system(self, rng) -> str:
+        """A system prompt: usually a plain one, sometimes a stretch of text to look past."""
+        if rng.random() < 0.5:
+            return 'You are a helpful assistant.'
+        text = self.passages[rng.integers(len(self.passages))]['text']
+        return text[:int(rng.integers(20, 120))]
+
+    def name(self, rng) -> str:
+        """An invented name of one to three words, from syllables that no reader has seen together."""
+        syllable = lambda: ''.join(rng.choice(list(s)) for s in ('bcdfghjklmnprstvz', 'aeiou', 'nrlstm '[:6]))
+        return ' '.join(''.join(syllable() for _ in range(rng.integers(1, 4))).capitalize()
+                        for _ in range(rng.integers(1, 4)))
+
+    def value(self, rng) -> str:
+        """Something to copy: words, an invented name, a year or a number."""
+        choice = rng.random()
+        if choice < 0.4:
+            return ' '.join(rng.choice(self.words, rng.integers(1, 5)))
+        if choice < 0.7:
+            return self.name(rng)
+        return str(rng.integers(1, 3000)) if choice < 0.9 else f'{rng.integers(1, 99)}.{rng.integers(1, 999)}'
+
+
+class ReadingLessons:
+    """Pages of numbered results; the questions ask for a field of an entry, a title, or an entry again."""
+
+    def __init__(self, files: PocketFiles, questions: int, characters: int = 520):
+        self.pages = Pages(files)
+        self.questions = questions
+        self.characters = characters
+
+    def __call__(self, rng: np.random.Generator) -> Lesson:
+        return self._titles(rng) if rng.random() < 0.25 else self._entries(rng)
+
+    def _entries(self, rng) -> Lesson:
+        pages = self.pages
+        entries = []
+        for _ in range(rng.integers(2, 5)):
+            name, title, found = pages.fields[rng.integers(len(pages.fields))]
+            found = [found[i] for i in rng.permutation(len(found))[:4]]
+            if rng.random() < 0.6:
+                new = pages.name(rng)
+                title, name = title.replace(name, new), new
+            if rng.random() < 0.6:
+                found = [(k, pages.value(rng)) for k, _ in found]
+            entries.append((name, title, found))
+        lines, used = [], []
+        for name, title, found in entries:
+            line = f'{len(lines) + 1}. {title}: ' + '; '.join(f'{k}: {v}' for k, v in found)
+            if sum(map(len, lines)) + len(line) > self.characters and used:
+                break
+            lines.append(line)
+            used.append((name, title, found))
+        pairs = []
+        for _ in range(self.questions):
+            number = int(rng.integers(len(used)))
+            name, title, found = used[number]
+            key, value = found[rng.integers(len(found))]
+            choice = rng.random()
+            if choice < 0.7:
+                ask = (f'What is the {key} of {name}?', f'{key} of {name}?', f'{name}: {key}')[rng.integers(3)]
+                pairs.append((ask, value))
+            elif choice < 0.85:
+                pairs.append((f'Title of result {number + 1}?', title))
+            else:
+                pairs.append((f'Say "{name} {key}" again.', f'{name} {key}'))
+        return Lesson(pages.system(rng), None, '\n'.join(lines), pairs, np.zeros((0, 4), np.float32))
+
+    def _titles(self, rng) -> Lesson:
+        pages = self.pages
+        kind = rng.random() < 0.6
+        title = lambda: (f'Flag of {pages.name(rng)}' if kind else f'{pages.value(rng).capitalize()}, by {pages.name(rng)}')
+        names = [pages.titles[rng.integers(len(pages.titles))] if rng.random() < 0.4 else title()
+                 for _ in range(rng.integers(1, 6))]
+        pairs = []
+        for _ in range(self.questions):
+            number = int(rng.integers(len(names)))
+            if rng.random() < 0.5:
+                pairs.append((f'Title of result {number + 1}?', names[number]))
+            else:
+                subject = names[number].removeprefix('Flag of ').replace(', by ', ' ')
+                pairs.append((f'What does result {number + 1} show?', subject))
+        text = '\n'.join(f'{i}. {n}' for i, n in enumerate(names, 1))
+        return Lesson(pages.system(rng), None, text, pairs, np.zeros((0, 4), np.float32))
