@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, scoring, intervals, and the report a person reads."""

@@ -1,0 +1,252 @@
+"""The numbers of an evaluation: per run, question kind and level, with intervals, and differences of runs.
+
+A *run* is one policy in one setting over the held-out questions ('base', 'sft', 'rl', 'rl without crop'). The
+result is plain JSON (`summary.json`), read by the report and by `format_table`; nothing is computed a second
+time there.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sensesearch_jax.agent.protocol import TOOLS, tool_of
+from sensesearch_jax.agent.trajectory import SampleState, Trajectory
+from sensesearch_jax.evaluation.statistics import Interval, mean_interval, paired_difference
+
+SEARCHES = ('text_search', 'image_search')
+COUNTED = (SampleState.OK, SampleState.TRUNCATED)  # the rest says nothing about the policy
+
+KINDS = ('search', 'search_only', 'perception')  # in the order they are reported; others follow
+
+# What is compared where both runs are there: (a, b) gives a − b.
+COMPARISONS = (('rl', 'sft'), ('sft', 'base'), ('rl', 'rl without crop'))
+
+
+def summarise(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    comparisons: Sequence[tuple[str, str]] = COMPARISONS,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Summarises evaluation runs.
+
+    Questions about one picture are not independent, so every interval is a percentile bootstrap that draws
+    pictures (`Question.image`), not questions.
+
+    Args:
+      runs: run name to its trajectories, each as `Trajectory.to_json` gives it; the order of names is kept.
+      comparisons: pairs (a, b) of run names; a pair of which a run is missing is left out.
+      confidence: of all intervals, in (0, 1).
+      resamples: bootstrap resamples.
+      seed: of the bootstrap; equal seeds give equal summaries.
+
+    Returns:
+      'runs': run name to {'overall': block, 'by_kind': {kind: block}, 'by_level': {level: block},
+        'by_kind_and_level': {kind: {level: block}}}; levels are strings, as JSON's keys are. A block holds
+        'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy' {'mean', 'low', 'high'};
+        'format' (rate); 'turns'; 'calls' {tool: per trajectory}; 'searches' (number of search calls);
+        'search_success' (share of them that returned results); 'states' {state: share}; 'tool_wait_s'
+        (seconds per trajectory). Rates are in [0, 1]. Accuracy, format, turns and calls are over the counted
+        trajectories, those in state ok or truncated; what has nothing to be computed from is None, and so are
+        the ends of an interval over a single picture.
+      'differences': list of {'a', 'b', 'kind' ('overall' or a kind), 'questions', 'mean', 'low', 'high'}:
+        accuracy of a minus accuracy of b over the questions that both runs answered, paired.
+      'confidence', 'resamples', 'seed': as given.
+
+    Raises:
+      ValueError: a run is empty, or a counted trajectory has no accuracy in its reward.
+    """
+    parsed = {
+        name: [Trajectory.from_json(dict(t)) for t in trajectories] for name, trajectories in runs.items()
+    }
+    for name, trajectories in parsed.items():
+        if not trajectories:
+            raise ValueError(f'run {name!r} has no trajectories; leave it out or evaluate it first.')
+
+    bootstrap = {'level': confidence, 'resamples': resamples, 'seed': seed}
+    return {
+        'runs': {name: _slices(trajectories, bootstrap) for name, trajectories in parsed.items()},
+        'differences': [
+            {'a': a, 'b': b, **difference}
+            for a, b in comparisons
+            if a in parsed and b in parsed
+            for difference in _differences(parsed[a], parsed[b], bootstrap)
+        ],
+        'confidence': confidence,
+        'resamples': resamples,
+        'seed': seed,
+    }
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """`summarise`'s result as plain text for a terminal; 113 columns for run names of up to 15 letters."""
+    rows = ['run|kind|n|accuracy||format|turns|crop|i.search|t.search|found|failed'.split('|')]
+    for name, run in summary['runs'].items():
+        overall = [('overall', run['overall'])] if len(run['by_kind']) > 1 else []
+        for kind, block in [*run['by_kind'].items(), *overall]:
+            calls = block['calls'] or {}
+            failed = sum(share for state, share in block['states'].items() if state not in _COUNTED_NAMES)
+            rows.append(
+                (
+                    name,
+                    kind,
+                    str(block['counted']),
+                    _percent((block['accuracy'] or {}).get('mean')),
+                    _range(block['accuracy']),
+                    _percent(block['format']),
+                    _number(block['turns']),
+                    *(_number(calls.get(tool)) for tool in ('image_crop', 'image_search', 'text_search')),
+                    _percent(block['search_success']),
+                    _percent(failed),
+                )
+            )
+    lines = _aligned(rows, left=(0, 1, 4))
+    percent = f'{summary["confidence"]:.0%}'
+    lines += [
+        f'Rates in %, {percent} intervals in brackets; turns and calls per trajectory;',
+        'found: searches that returned results; failed: trajectories that do not count.',
+    ]
+    if summary['differences']:
+        rows = [('difference in accuracy', 'kind', 'n', 'points', '')]
+        for d in summary['differences']:
+            rows.append(
+                (
+                    f'{d["a"]} − {d["b"]}',
+                    d['kind'],
+                    str(d['questions']),
+                    f'{100 * d["mean"]:+.1f}',
+                    _range(d, '+.1f'),
+                )
+            )
+        lines += ['', *_aligned(rows, left=(0, 1, 4))]
+    return '\n'.join(lines)
+
+
+def kind_order(kind: str) -> tuple[int, str]:
+    """Sort key that puts question kinds in the order of `KINDS`, unknown ones after them."""
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
+
+
+_COUNTED_NAMES = {state.value for state in COUNTED}
+
+
+def _slices(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> dict[str, Any]:
+    by_kind = _grouped(trajectories, lambda t: t.question.kind, order=kind_order)
+    return {
+        'overall': _block(trajectories, bootstrap),
+        'by_kind': {kind: _block(members, bootstrap) for kind, members in by_kind.items()},
+        'by_level': {k: _block(v, bootstrap) for k, v in _grouped(trajectories, _level).items()},
+        'by_kind_and_level': {
+            kind: {k: _block(v, bootstrap) for k, v in _grouped(members, _level).items()}
+            for kind, members in by_kind.items()
+        },
+    }
+
+
+def _level(trajectory: Trajectory) -> str:
+    return str(trajectory.question.level)
+
+
+def _grouped(
+    trajectories: Iterable[Trajectory], key: Callable[[Trajectory], str], order: Callable[[str], Any] = str
+) -> dict[str, list[Trajectory]]:
+    groups = defaultdict(list)
+    for trajectory in trajectories:
+        groups[key(trajectory)].append(trajectory)
+    return {name: groups[name] for name in sorted(groups, key=order)}
+
+
+def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> dict[str, Any]:
+    counted = [t for t in trajectories if t.state in COUNTED]
+    states = Counter(t.state for t in trajectories)
+    observations = [
+        (tool_of(turn.action), turn.observation) for t in trajectories for turn in t.turns if turn.observation
+    ]
+    searches = [observation.ok for tool, observation in observations if tool in SEARCHES]
+    calls = Counter(tool_of(turn.action) for t in counted for turn in t.turns)
+    return {
+        'trajectories': len(trajectories),
+        'questions': len({t.question.id for t in trajectories}),
+        'pictures': len({t.question.image for t in trajectories}),
+        'counted': len(counted),
+        'accuracy': _bounds(
+            mean_interval(
+                [_accuracy(t) for t in counted], clusters=[t.question.image for t in counted], **bootstrap
+            )
+        ),
+        'format': _mean([t.reward.get('format', 0) > 0 for t in counted]),
+        'turns': _mean([len(t.turns) for t in counted]),
+        'calls': {tool: calls[tool] / len(counted) for tool in TOOLS} if counted else None,
+        'searches': len(searches),
+        'search_success': _mean(searches),
+        'states': {state.value: states[state] / len(trajectories) for state in SampleState},
+        'tool_wait_s': sum(observation.latency_s for _, observation in observations) / len(trajectories),
+    }
+
+
+def _differences(
+    a: Sequence[Trajectory], b: Sequence[Trajectory], bootstrap: Mapping[str, Any]
+) -> Iterable[dict[str, Any]]:
+    """Accuracy of a minus b, overall and per kind, over the questions that count in both runs."""
+    of_a, of_b = (_grouped((t for t in run if t.state in COUNTED), lambda t: t.question.id) for run in (a, b))
+    shared = [question_id for question_id in of_a if question_id in of_b]
+    questions = {question_id: of_a[question_id][0].question for question_id in shared}
+    kinds = sorted({question.kind for question in questions.values()}, key=kind_order)
+    for kind in ('overall', *kinds) if len(kinds) > 1 else kinds:  # one kind alone is not "overall"
+        chosen = [question_id for question_id in shared if kind in ('overall', questions[question_id].kind)]
+        scores_b, scores_a = (
+            [_mean([_accuracy(t) for t in run[question_id]]) for question_id in chosen]
+            for run in (of_b, of_a)
+        )
+        clusters = [questions[question_id].image for question_id in chosen]
+        difference = paired_difference(scores_b, scores_a, clusters=clusters, **bootstrap)
+        yield {'kind': kind, 'questions': len(chosen), **_bounds(difference)}
+
+
+def _bounds(interval: Interval) -> dict[str, float | None] | None:
+    if not interval.count:
+        return None
+    return {name: value for name, value in interval.to_json().items() if name in ('mean', 'low', 'high')}
+
+
+def _accuracy(trajectory: Trajectory) -> float:
+    if 'accuracy' not in trajectory.reward:
+        raise ValueError(
+            f'the trajectory of question {trajectory.question.id!r} is in state {trajectory.state.value!r} '
+            "but has no 'accuracy' in its reward; score it before summarising."
+        )
+    return float(trajectory.reward['accuracy'])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _percent(value: float | None) -> str:
+    return '–' if value is None else f'{100 * value:.1f}'
+
+
+def _number(value: float | None) -> str:
+    return '–' if value is None else f'{value:.2f}'
+
+
+def _range(bounds: Mapping[str, float | None] | None, spec: str = '.1f') -> str:
+    if not bounds or bounds['low'] is None:
+        return ''
+    return f'[{100 * bounds["low"]:{spec}}, {100 * bounds["high"]:{spec}}]'
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        '  '.join(
+            f'{cell:<{w}}' if i in left else f'{cell:>{w}}'
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return [lines[0].rstrip(), '-' * max(map(len, lines)), *(line.rstrip() for line in lines[1:])]
