@@ -1,6 +1,6 @@
 """How often image search finds an object, by how it was cropped: the table behind configs/tools_pocket.yaml.
 
-    python experiments/image_search_recall.py                        # 2 minutes on one core
+    python experiments/image_search_recall.py                        # 1 minute on one core
     python experiments/image_search_recall.py --scenes=40 --seed=1   # more scenes
 
 Scenes of the pocket world at every level of difficulty are searched whole and in crops at native
@@ -126,9 +126,7 @@ def main() -> None:
             look('empty', f'{kind} –', spec, np.concatenate([low, low + (width, width * 9 / 16)]), None)
             look('whole', f'{kind} –', spec, np.array([0, 0, *spec.size]), None)
 
-    print(
-        f'{len(search)} pictures, ' + ', '.join(f'{name}={getattr(section, name):g}' for name in OPTIONS)
-    )
+    print(f'{len(search)} pictures, ' + ', '.join(f'{name}={getattr(section, name):g}' for name in OPTIONS))
     print(f'{"scene":8}{"query":20}{"searches":>9}{"top 1":>8}{"top 5":>8}')
     for (row, name), rights in found.items():
         first, fifth = np.mean(rights, axis=0)

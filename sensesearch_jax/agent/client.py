@@ -1,0 +1,223 @@
+"""The client of the tool server: every call returns its value or a `ToolFailure`, within a deadline, and
+never raises.
+
+Thread-safe: each thread has its own connections.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+import urllib3
+
+from sensesearch_jax.agent.trajectory import ImageRef
+
+T = TypeVar('T')
+
+KINDS = ('caller', 'refused', 'timeout', 'unavailable')
+RETRY_PAUSE_S = 0.1  # before the one retry after a connection error, in seconds
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class ToolFailure:
+    """A call that gave no result.
+
+    `kind`: 'caller' (the request is wrong and will stay wrong: its author may be told), 'refused' (the back
+    end declined it), 'timeout' (no answer in time) or 'unavailable' (server or back end cannot answer now).
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A result of text search, best first; '…' in the text stands where it was cut."""
+
+    title: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """A result of image search, best first."""
+
+    title: str
+    thumbnail: ImageRef
+    score: float
+
+
+class ToolClient:
+    """Calls a tool server.
+
+    Args:
+      url: the server's address, such as 'http://127.0.0.1:8000'.
+      deadline_s: longest time a call may take, its retry included, in seconds.
+    """
+
+    def __init__(self, url: str, deadline_s: float = 10.0):
+        self.url = url.rstrip('/')
+        self.deadline_s = deadline_s
+        self._local = threading.local()
+
+    def upload(self, image: str | Path | bytes) -> ImageRef | ToolFailure:
+        """Hands an image file (its path or bytes) to the server; from then on its hash names it."""
+        if not isinstance(image, bytes):
+            try:
+                image = Path(image).read_bytes()
+            except OSError as error:
+                return ToolFailure('caller', f'cannot read the image file {image}: {error.strerror}')
+        return self._call('POST', '/images', _image_ref, data=image)
+
+    def image(self, sha256: str) -> bytes | ToolFailure:
+        """The image file (JPEG or PNG, upright, RGB) of a hash."""
+        return self._call('GET', f'/images/{sha256}', None)
+
+    def text_search(self, query: str, top_k: int = 5) -> list[Passage] | ToolFailure:
+        """At most `top_k` passages for a query of any wording; possibly none."""
+        return self._call('POST', '/text_search', _passages, body={'query': query, 'top_k': top_k})
+
+    def image_search(self, sha256: str, top_k: int = 5) -> list[Match] | ToolFailure:
+        """At most `top_k` known pictures that look like an image or something large in it; possibly none."""
+        return self._call('POST', '/image_search', _matches, body={'image': sha256, 'top_k': top_k})
+
+    def crop(self, sha256: str, bbox: Sequence[float]) -> ImageRef | ToolFailure:
+        """Cuts [x0, y0, x1, y1], fractions of an image in [0, 1], out of its full-resolution pixels."""
+        return self._call(
+            'POST', '/crop', _image_ref, body={'image': sha256, 'bbox': [float(value) for value in bbox]}
+        )
+
+    def judge(
+        self, question: str, references: Sequence[str], response: str, image: str | None = None
+    ) -> bool | ToolFailure:
+        """Whether a response answers the question as one of the references does; `image` is a hash."""
+        body = {'question': question, 'references': list(references), 'response': response, 'image': image}
+        return self._call('POST', '/judge', _verdict, body=body)
+
+    def health(self) -> dict[str, Any] | ToolFailure:
+        """`ready`, `backends` per tool and `cache` counts per tool."""
+        return self._call('GET', '/health', lambda answer: dict(answer))
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Any], T] | None,
+        body: dict | None = None,
+        data: bytes | None = None,
+    ) -> T | bytes | ToolFailure:
+        """One request, tried again once when the connection failed: every request of the server may be
+        repeated.
+
+        `read` turns the JSON answer into the value; None returns the bytes as they are.
+        """
+        deadline = time.monotonic() + self.deadline_s
+        headers = {}
+        if body is not None:
+            try:
+                # A lone surrogate, which JSON can express and models do write, is no character: the server
+                # replaces it.
+                data = json.dumps(body, allow_nan=False).encode()
+            except (TypeError, ValueError) as error:
+                return ToolFailure('caller', f'the request cannot be written as JSON: {error}')
+            headers['Content-Type'] = 'application/json'
+        try:
+            try:
+                status, answer = self._exchange(method, path, data, headers, deadline)
+            except requests.ConnectionError as error:
+                if isinstance(error, requests.Timeout) or deadline - time.monotonic() < RETRY_PAUSE_S:
+                    raise
+                time.sleep(
+                    RETRY_PAUSE_S
+                )  # the server may have closed an idle connection, or be starting again
+                status, answer = self._exchange(method, path, data, headers, deadline)
+        except (requests.Timeout, TimeoutError):
+            return ToolFailure('timeout', f'no answer within {self.deadline_s:g} s')
+        except (requests.RequestException, OSError) as error:
+            return ToolFailure('unavailable', f'the tool server cannot be reached ({type(error).__name__})')
+        try:
+            if status == 200 and read is None:
+                return answer
+            content = json.loads(answer)
+            if status == 200:
+                return read(content)
+            if content['kind'] in KINDS:
+                return ToolFailure(content['kind'], str(content['message']))
+        except (ValueError, TypeError, KeyError):
+            pass
+        return ToolFailure('unavailable', f'the tool server sent something unexpected, with status {status}')
+
+    def _exchange(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
+    ) -> tuple[int, bytes]:
+        """Sends a request and reads the whole answer: status and body.
+
+        Raises:
+          TimeoutError, requests.Timeout: the deadline (time.monotonic) passed.
+          requests.RequestException, OSError: no or a broken connection.
+        """
+        session = getattr(self._local, 'session', None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            session.trust_env = False  # no proxy stands between a run and its own server
+        left = _left(deadline)
+        with session.request(
+            method,
+            self.url + path,
+            data=data,
+            headers=headers,
+            timeout=left,
+            stream=True,
+            allow_redirects=False,
+        ) as response:
+            answer = bytearray()
+            try:
+                # The time-out of a socket restarts with each byte, so it is set anew before each read.
+                while chunk := _read_some(response, _left(deadline)):
+                    answer += chunk
+            except urllib3.exceptions.TimeoutError:
+                raise TimeoutError from None
+            except urllib3.exceptions.HTTPError as error:
+                raise requests.ConnectionError(str(error)) from None
+            return response.status_code, bytes(answer)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _read_some(response: requests.Response, timeout_s: float) -> bytes:
+    connection = response.raw.connection
+    if connection is not None and connection.sock is not None:
+        connection.sock.settimeout(timeout_s)
+    return response.raw.read1(CHUNK, decode_content=True)
+
+
+def _image_ref(answer: dict[str, Any]) -> ImageRef:
+    return ImageRef(str(answer['sha256']), int(answer['width']), int(answer['height']))
+
+
+def _passages(answer: dict[str, Any]) -> list[Passage]:
+    return [Passage(str(r['title']), str(r['text']), float(r['score'])) for r in answer['results']]
+
+
+def _matches(answer: dict[str, Any]) -> list[Match]:
+    return [Match(str(r['title']), _image_ref(r['thumbnail']), float(r['score'])) for r in answer['results']]
+
+
+def _verdict(answer: dict[str, Any]) -> bool:
+    if not isinstance(answer['verdict'], bool):
+        raise TypeError('a verdict is true or false')
+    return answer['verdict']

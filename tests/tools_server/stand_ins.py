@@ -1,0 +1,71 @@
+"""Local stand-ins of the services that the tool server can call: right, wrong, slow or failing as a test
+likes."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Answer = tuple[int, bytes]
+
+
+class StandIn:
+    """A local HTTP service whose answers a test sets.
+
+    Attributes:
+        url: its address.
+        requests: path, headers and JSON body of each request so far.
+        answers: path to a function from the JSON body to status and bytes; a test replaces them.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict, dict]] = []
+        self.answers: dict[str, Callable[[dict], Answer]] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers.get('Content-Length', 0))) or b'{}')
+                outer.requests.append((self.path, dict(self.headers), body))
+                self._send(*outer.answers[self.path](body))
+
+            def do_GET(self) -> None:
+                self._send(*outer.answers[self.path]({}))
+
+            def _send(self, status: int, data: bytes) -> None:
+                try:
+                    self.send_response(status)
+                    self.send_header('Content-Length', str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # the caller did not wait
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def as_json(value: object, status: int = 200) -> Callable[[dict], Answer]:
+    return lambda body: (status, json.dumps(value).encode())
+
+
+def chat(reply: str) -> Callable[[dict], Answer]:
+    """An OpenAI-compatible answer with this reply."""
+    return as_json({'choices': [{'message': {'role': 'assistant', 'content': reply}}]})
+
+
+def slow(seconds: float) -> Callable[[dict], Answer]:
+    def answer(body: dict) -> Answer:
+        time.sleep(seconds)
+        return 200, b'{}'
+
+    return answer

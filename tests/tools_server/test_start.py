@@ -1,0 +1,136 @@
+"""Starting and ending the server: bad configurations, ports in use, readiness, and parents that die."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from small_world import encoded, picture
+
+from sensesearch_jax.agent.client import ToolClient
+from tools_server.launch import ToolServer, ToolServerError
+
+ROOT = Path(__file__).parents[2]
+POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, '-m', 'tools_server', *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(fields: object) -> str:
+        (tmp_path / 'config.yaml').write_text(fields if isinstance(fields, str) else yaml.safe_dump(fields))
+        return f'--config={tmp_path / "config.yaml"}'
+
+    return write
+
+
+def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch):
+    """All in this process: what `python -m tools_server` prints comes from these messages."""
+    from tools_server.config import ConfigError, load_config
+
+    monkeypatch.delenv('SERPER_API_KEY', raising=False)
+    cases = {
+        'there is no such field': local_config | {'text_serch': {}},
+        'there is no file': {'text_search': {'backend': 'local', 'passages': 'nowhere.jsonl'}},
+        'SERPER_API_KEY': {'text_search': {'backend': 'serper'}},
+        'text_search': {'text_search': {'backend': 'google'}},
+        'is not a loopback address': {'host': '0.0.0.0'},
+        'port': {'port': 70_000},
+        'judge.model: Field required': {'judge': {'backend': 'openai', 'base_url': 'http://localhost:1/v1'}},
+        'is not an http(s) URL': {'judge': {'backend': 'openai', 'base_url': 'localhost', 'model': 'm'}},
+        'must hold fields': '- a list',
+        'is not YAML': 'a: [',
+    }
+    for words, fields in cases.items():
+        path = write(fields).removeprefix('--config=')
+        with pytest.raises(ConfigError) as error:
+            load_config(path)
+        assert words in str(error.value) and '\n' not in str(error.value)
+    with pytest.raises(ConfigError, match='cannot read the configuration'):
+        load_config('nowhere.yaml')
+
+
+def test_command_ends_with_one_sentence(write, local_config, world):
+    missing = run('--config=nowhere.yaml')
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines() == [
+        'tools_server: cannot read the configuration nowhere.yaml: No such file or directory'
+    ]
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        in_use = run(write(local_config), f'--port={port}')
+    assert in_use.returncode == 1 and in_use.stdout == ''
+    assert len(in_use.stderr.splitlines()) == 1 and f'127.0.0.1:{port}' in in_use.stderr
+
+
+def test_check_says_what_works(write, local_config, world):
+    good = run(write(local_config), '--check')
+    assert good.returncode == 0 and 'text_search: local' in good.stdout and 'judge: rules' in good.stdout
+    (world / 'damaged.jsonl').write_text('{"id": 1}\n')
+    local_config = local_config | {
+        'text_search': {'backend': 'local', 'passages': str(world / 'damaged.jsonl')}
+    }
+    bad = run(write(local_config), '--check')
+    assert bad.returncode == 1 and 'damaged.jsonl, line 1' in bad.stderr and len(bad.stderr.splitlines()) == 1
+
+
+def test_launcher_reports_why_it_did_not_start(world, tmp_path):
+    config = {'text_search': {'backend': 'local', 'passages': str(world / '0.png')}}
+    with pytest.raises(ToolServerError, match='cannot read the passages'):
+        ToolServer.start(config, tmp_path, ready_timeout_s=30)
+
+
+def test_tool_without_back_end_is_unavailable_and_sigterm_is_clean(tmp_path):
+    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+        client = ToolClient(server.url)
+        assert client.text_search('x').kind == 'unavailable'
+        ref = client.upload(encoded(picture(1)))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+    # A later server in the same workdir still has the pictures.
+    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+        assert ToolClient(server.url).crop(ref.sha256, (0, 0, 0.5, 0.5)).width == 180
+
+
+def test_server_ends_when_its_parent_is_killed(tmp_path):
+    program = (
+        'import sys, time; from tools_server.launch import ToolServer; '
+        f'print(ToolServer.start({{}}, {str(tmp_path)!r}).url, flush=True); time.sleep(60)'
+    )
+    parent = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    url = parent.stdout.readline().strip()
+    assert requests.get(url + '/health', timeout=5).json()['ready']
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            requests.get(url + '/health', timeout=1)
+        except requests.ConnectionError:
+            return
+        time.sleep(0.1)
+    pytest.fail('the server outlived its parent')
+
+
+@pytest.mark.skipif(not POCKET.exists(), reason='the pocket world is not there')
+def test_pocket_configuration(tmp_path):
+    with ToolServer.start(POCKET, tmp_path) as server:
+        client = ToolClient(server.url)
+        found = client.text_search('capital of Algeria')
+        assert any('Algiers' in passage.text for passage in found)
+        gallery = ROOT / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'gallery'
+        ref = client.upload(gallery / 'flag-ad.png')
+        assert client.image_search(ref.sha256)[0].title == 'Flag of Andorra'

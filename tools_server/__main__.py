@@ -1,0 +1,155 @@
+"""Starts the tool server.
+
+    python -m tools_server --config=configs/tools_pocket.yaml            # a free port, printed when ready
+    python -m tools_server --config=configs/tools_pocket.yaml --check    # load, say what works, end
+
+The API's page is under /docs of the address it prints. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
+port is in use or the data cannot be used, 2 when the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Calls run side by side already; libraries that also spread each small operation over all cores only get in
+# each other's way: an image search took five times as long on two busy cores. They read it when imported.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+
+import argparse
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import uvicorn
+
+from tools_server.app import create_app
+from tools_server.config import ConfigError, ServerConfig, load_config
+from tools_server.launch import READY
+from tools_server.service import ToolService
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m tools_server',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--config', required=True, type=Path, help='YAML file, see tools_server/config.py')
+    parser.add_argument('--port', type=int, help="instead of the config's; 0 takes any free port")
+    parser.add_argument('--images', type=Path, help="folder for pictures, instead of the config's")
+    parser.add_argument(
+        '--parent', type=int, help='end when the process with this id, which started this one, is gone'
+    )
+    parser.add_argument('--check', action='store_true', help='load everything, say what works, and end')
+    options = parser.parse_args(arguments)
+    try:
+        config = _with_options(load_config(options.config), options)
+        if options.check:
+            return _check(config)
+        listener = _listen(config.host, config.port)
+        return _serve(config, listener, options.parent)
+    except ConfigError as error:
+        print(f'tools_server: {error}', file=sys.stderr)
+        return 1
+
+
+def _with_options(config: ServerConfig, options: argparse.Namespace) -> ServerConfig:
+    """The config with what the command line says instead."""
+    if options.port is not None:
+        if not 0 <= options.port <= 65535:
+            raise ConfigError(f'--port={options.port} is not a port; ports are 0 to 65535')
+        config = config.model_copy(update={'port': options.port})
+    if options.images is not None:
+        config = config.model_copy(
+            update={'images': config.images.model_copy(update={'directory': options.images})}
+        )
+    return config
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The listening socket, taken before anything is loaded, so that a port in use shows at once."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError as error:
+        raise ConfigError(
+            f'cannot listen on {host}:{port}: {error.strerror}; choose another --port'
+        ) from None
+    return listener
+
+
+def _check(config: ServerConfig) -> int:
+    service = ToolService(config)
+    try:
+        start = time.perf_counter()
+        service.load()
+        for tool, backend in service.backends().items():
+            print(f'{tool}: {backend}')
+        print(f'loaded in {time.perf_counter() - start:.1f} s')
+    finally:
+        service.close()
+    return 0
+
+
+def _serve(config: ServerConfig, listener: socket.socket, parent: int | None) -> int:
+    cv2.setNumThreads(1)
+    service = ToolService(config)
+    app = create_app(service, config.threads, config.deadline_s, config.images.max_bytes)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level='warning', timeout_keep_alive=120, timeout_graceful_shutdown=2, lifespan='on'
+        )
+    )
+    problems: list[BaseException] = []
+
+    def load() -> None:
+        """In a thread of its own: the server answers 'not ready' meanwhile."""
+        try:
+            service.load()
+        except BaseException as error:
+            problems.append(error)
+            server.should_exit = True
+            return
+        host = f'[{config.host}]' if ':' in config.host else config.host
+        print(f'{READY}http://{host}:{listener.getsockname()[1]}', flush=True)
+
+    # uvicorn raises the signal that stopped it again once it is done; these handlers make that a clean end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, 'should_exit', True))
+    threading.Thread(target=load, daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=_end_with_parent, args=(parent, server), daemon=True).start()
+    server.run(sockets=[listener])
+    service.close()
+    status = 0
+    if problems:
+        expected = isinstance(problems[0], ConfigError)
+        print(
+            f'tools_server: {problems[0]}' if expected else f'tools_server failed: {problems[0]!r}',
+            file=sys.stderr,
+        )
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread that still waits for a back end would hold the process until that answers.
+    os._exit(status)
+
+
+def _end_with_parent(parent: int, server: uvicorn.Server) -> None:
+    """Stops the server when its parent is gone, also when that was killed and could not say so."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    server.should_exit = True
+
+
+if __name__ == '__main__':
+    sys.exit(main())

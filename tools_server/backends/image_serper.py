@@ -1,0 +1,61 @@
+"""Image search on the web: Google Lens by Serper, given the address where this server shows the picture."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import cv2
+
+from tools_server.backends.outbound import serper_service
+from tools_server.backends.pages import fetch
+from tools_server.config import SerperLens
+from tools_server.failures import ToolError
+from tools_server.images import ImageStore, StoredImage, encode, read_rgb
+from tools_server.schemas import Image, Match
+
+MAX_THUMBNAIL_PIXELS = 4_000_000
+
+
+class SerperImageSearch:
+    """`POST /lens {url}`; the organic results in their order, those whose thumbnail can be had."""
+
+    name = 'serper'
+
+    def __init__(self, config: SerperLens, store: ImageStore):
+        self._config = config
+        self._store = store
+        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s)
+
+    def search(self, image: StoredImage, top_k: int) -> list[Match]:
+        answer = self._service.post('/lens', {'url': f'{self._config.public_url}/images/{image.sha256}'})
+        results = answer.get('organic', [])
+        if not isinstance(results, list):
+            raise ToolError('unavailable', 'Serper sent results of an unknown form')
+        matches: list[Match] = []
+        for rank, result in enumerate(results[: 2 * top_k]):  # some thumbnails cannot be had
+            thumbnail = self._thumbnail(result) if isinstance(result, dict) else None
+            if thumbnail is not None:
+                matches.append(
+                    Match(title=str(result.get('title', '')), thumbnail=thumbnail, score=1 / (1 + rank))
+                )
+            if len(matches) == top_k:
+                break
+        return matches
+
+    def _thumbnail(self, result: dict[str, Any]) -> Image | None:
+        side = self._config.thumbnail_side
+        try:
+            address = str(result.get('thumbnailUrl') or result.get('imageUrl') or '')
+            if address.startswith('data:'):
+                data = base64.b64decode(address.partition(',')[2], validate=True)
+            else:
+                data = fetch(address, self._config.timeout_s, self._config.allow_private_pages)
+            small = cv2.resize(
+                read_rgb(data, MAX_THUMBNAIL_PIXELS), (side, side), interpolation=cv2.INTER_AREA
+            )
+        except (ToolError, binascii.Error):
+            return None
+        stored = self._store.add_encoded(encode(small), side, side)
+        return Image(sha256=stored.sha256, width=side, height=side)

@@ -1,0 +1,87 @@
+"""A bounded in-memory cache that computes each value once, however many ask for it at the same time.
+
+The samples of a group ask the same things: of G identical requests one does the work, the others wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar('T')
+
+
+class Cache:
+    """Least-recently-used cache with a limit on the summed weight of its values. Safe to share between
+    threads.
+
+    Args:
+        limit: greatest total weight kept (entries by default, bytes where `weigh` returns bytes).
+        weigh: weight of a value; 1 for each by default.
+    """
+
+    def __init__(self, limit: int, weigh: Callable[[Any], int] = lambda value: 1):
+        self._limit = limit
+        self._weigh = weigh
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._pending: dict[Hashable, Future] = {}
+        self._weight = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get_or_compute(self, key: Hashable, compute: Callable[[], T]) -> tuple[T, bool]:
+        """Returns (value, hit). `hit` is also True for a caller that waited for another's computation.
+
+        An exception of `compute` reaches every caller that waited for it and is not kept.
+        """
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                self.hits += 1
+                return self._values[key], True
+            future = self._pending.get(key)
+            owner = future is None
+            if owner:
+                future = self._pending[key] = Future()
+                self.misses += 1
+            else:
+                self.hits += 1
+        if not owner:
+            return future.result(), True
+        try:
+            value = compute()
+        except BaseException as error:
+            with self._lock:
+                del self._pending[key]
+            future.set_exception(error)
+            raise
+        with self._lock:
+            del self._pending[key]
+            self._insert(key, value)
+        future.set_result(value)
+        return value, False
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Keeps a value that was made elsewhere."""
+        with self._lock:
+            self._insert(key, value)
+
+    def _insert(self, key: Hashable, value: Any) -> None:
+        if key in self._values:
+            self._weight -= self._weigh(self._values.pop(key))
+        weight = self._weigh(value)
+        if weight > self._limit:
+            return
+        self._values[key] = value
+        self._weight += weight
+        while self._weight > self._limit:
+            _, oldest = self._values.popitem(last=False)
+            self._weight -= self._weigh(oldest)
+
+    def statistics(self) -> dict[str, int]:
+        """Entries kept, and how often a value was there or had to be computed."""
+        return {'entries': len(self._values), 'hits': self.hits, 'misses': self.misses}
