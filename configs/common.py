@@ -1,0 +1,75 @@
+"""Settings that the pocket configs share: the agent, its tools, sampling. Not a config to start by itself."""
+
+from ml_collections import ConfigDict
+
+
+def common(task: str) -> dict:
+    """Fields every task with an agent has."""
+    return {
+        'task': task,
+        'seed': 0,
+        'policy': '',  # a Hugging Face directory; '' is the base policy that comes with the project
+        'tools': {
+            'config': 'configs/tools_pocket.yaml',
+            'url': '',  # of a server that runs already; '' starts one on loopback
+            'port': 0,  # of the server that is started; 0 takes a free one
+            'deadline_s': 20.0,
+        },
+        'agent': {
+            'protocol': 'default',
+            'tools': ('text_search', 'image_search', 'image_crop'),
+            'max_turns': 6,
+            'turn_tokens': 96,
+            'text_results': 3,
+            'image_results': 3,
+            'thumbnails': True,
+            'passage_chars': 160,
+        },
+        'rollout': {'groups': 16, 'prompt_capacity': 448, 'suffix_capacity': 1152, 'chunk': 16, 'tool_threads': 4},
+    }
+
+
+def questions(train: int, test: int) -> dict:
+    """How many questions per kind. Test questions use a seed of their own and entities of their own."""
+    return {'train': {'search': train, 'perception': train // 3, 'search_only': train // 3},
+            'test': {'search': test, 'perception': test, 'search_only': test}, 'test_seed': 1}
+
+
+def cold_start() -> dict:
+    """Mining and the expert."""
+    return {
+        'mine': {'samples': 8, 'most_right': 1, 'temperature': 1.0, 'answer_tokens': 24},
+        'expert': {'kind': 'scripted', 'questions': 420, 'threads': 4, 'url': '', 'model': '',
+                   'key_env': 'OPENAI_API_KEY'},
+    }
+
+
+def optimizer(**changes) -> dict:
+    """AdamW as the paper has it, but for the learning rate."""
+    return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.01, 'clip_norm': 1.0,
+            'remat': False, **changes}
+
+
+def sft() -> dict:
+    return optimizer(learning_rate=1e-3, schedule='cosine', warmup=20, b2=0.98, epochs=5, batch=16, micro_batch=8,
+                     checkpoint_every=25, data='')
+
+
+def rl() -> dict:
+    return optimizer(
+        algorithm='bn_gspo',    # bn_gspo | gspo | grpo
+        batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
+        learning_rate=1e-4, steps=36, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=2,
+        temperature=1.0, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=1e-3, format_weight=0.5,
+        tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
+
+
+def evaluation() -> dict:
+    return {'name': 'policy', 'lanes': 48, 'temperature': 0.0}
+
+
+def config(*parts: dict) -> ConfigDict:
+    merged: dict = {}
+    for part in parts:
+        merged |= part
+    return ConfigDict(merged)

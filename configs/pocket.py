@@ -1,0 +1,28 @@
+"""The whole method, end to end, on real pictures and facts: what a newcomer starts first.
+
+    python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
+
+Machine: 2 cores, 12 GB; about 25 minutes. Any step may be interrupted and started again with the same workdir.
+Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
+
+    python -m sensesearch_jax.main --config=configs/pocket.py:smoke --workdir=runs/smoke
+
+goes through the same stages in a few minutes, with too little of each to learn much.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import cold_start, common, config, evaluation, questions, rl, sft  # noqa: E402
+
+
+def get_config(mode: str = 'full'):
+    full = config(common('pocket'), {'questions': questions(train=360, test=220)}, cold_start(),
+                  {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
+    if mode == 'smoke':
+        full.update({'questions': questions(train=24, test=12), 'expert': {'questions': 32},
+                     'sft': {'epochs': 1}, 'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4}})
+    elif mode != 'full':
+        raise ValueError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")
+    return full

@@ -1,0 +1,118 @@
+"""Visual features by content hash: every image goes through the frozen tower once, whoever shows it how often."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+from sensesearch_jax.agent.client import ToolClient, ToolFailure
+from sensesearch_jax.agent.trajectory import ImageRef
+from sensesearch_jax.inputs.groups import ImageTable, bucket
+from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.inputs.windows import batch_images, window_slots
+from sensesearch_jax.policy.qwen import Policy
+
+Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
+
+
+class FeatureStore:
+    """Patches are cut on tool threads (`prepare`), features computed in batches on the device (`table`).
+
+    Args:
+        policy: its tower is used and must stay frozen while the store lives.
+        preprocessor: of the policy's directory.
+        client: fetches an image by its hash.
+        capacity_bytes: features kept; the least recently used go first and are computed again when needed.
+        batch: most images in one pass through the tower.
+    """
+
+    def __init__(self, policy: Policy, preprocessor: Preprocessor, client: ToolClient, *,
+                 capacity_bytes: int = 1 << 30, batch: int = 8):
+        self.sizes, self.preprocessor, self.client, self.batch = policy.sizes.vision, preprocessor, client, batch
+        graph, parameters = nnx.split(policy.vision)
+        encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images))
+        self._encode = lambda images: encode(parameters, images)
+        self._programs = encode._cache_size
+        self._features: OrderedDict[str, tuple[np.ndarray, tuple[int, int, int]]] = OrderedDict()
+        self._patches: dict[str, Patches] = {}
+        self._lock = threading.Lock()
+        self._bytes, self._capacity = 0, capacity_bytes
+        self._seen: set[str] = set()
+        self.images_encoded = 0
+
+    @property
+    def distinct_images(self) -> int:
+        """Different images asked for so far; `images_encoded` / this is the vision amplification."""
+        return len(self._seen)
+
+    @property
+    def compiles(self) -> int:
+        """Programs compiled for the tower so far."""
+        return self._programs()
+
+    def prepare(self, image: ImageRef) -> ToolFailure | None:
+        """Fetches an image and cuts its patches, unless its features are known; safe to call from threads."""
+        with self._lock:
+            if image.sha256 in self._features or image.sha256 in self._patches:
+                return None
+        data = self.client.image(image.sha256)
+        if isinstance(data, ToolFailure):
+            return data
+        with Image.open(io.BytesIO(data)) as picture:
+            patches = self.preprocessor.patches(ImageOps.exif_transpose(picture))
+        with self._lock:
+            self._patches.setdefault(image.sha256, patches)
+        return None
+
+    def table(self, images: Iterable[ImageRef]) -> ImageTable:
+        """Grids and features of the images, computing what is missing.
+
+        Raises:
+            ValueError: an image is gone and cannot be fetched again.
+        """
+        refs = {image.sha256: image for image in images}
+        with self._lock:
+            missing = [name for name in refs if name not in self._features]
+        for name in missing:
+            if failure := self.prepare(refs[name]):
+                raise ValueError(f'Image {name[:12]} cannot be fetched: {failure.message}')
+        self._compute(missing)
+        self._seen.update(refs)
+        grids, features = {}, {}
+        with self._lock:
+            for name in refs:
+                self._features.move_to_end(name)
+                features[name], grids[name] = self._features[name]
+            while self._bytes > self._capacity and len(self._features) > len(refs):
+                _, (old, _) = self._features.popitem(last=False)
+                self._bytes -= old.nbytes
+        return ImageTable(grids, features)
+
+    def _compute(self, names: list[str]) -> None:
+        """Runs the tower on prepared images, those of like size together, in few shapes."""
+        merge = self.sizes.merge_size
+        slots = lambda name: bucket(window_slots(*(n // merge for n in self._patches[name][1][1:]),
+                                                 self.sizes.window_tokens), self.sizes.window_tokens**2)
+        by_slots: dict[int, list[str]] = {}
+        for name in names:
+            by_slots.setdefault(slots(name), []).append(name)
+        for size, group in by_slots.items():
+            for first in range(0, len(group), self.batch):
+                part = group[first:first + self.batch]
+                images = batch_images([self._patches[name] for name in part], self.sizes, slots=size,
+                                      count=1 if len(part) == 1 else self.batch)
+                out = np.asarray(self._encode(images[:4]))
+                with self._lock:
+                    for name, values, count in zip(part, out, images.counts):
+                        features = values[:count].copy()
+                        self._features[name] = features, self._patches.pop(name)[1]
+                        self._bytes += features.nbytes
+                self.images_encoded += len(part)

@@ -1,0 +1,1 @@
+"""The tasks that a config can start; each is one linear `run(config, workdir)`."""

@@ -1,0 +1,63 @@
+"""Asks a policy one question about one picture, and prints the trajectory as it happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from PIL import Image, UnidentifiedImageError
+
+from sensesearch_jax.agent.actions import Answer
+from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
+from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.session import load_student, open_session
+
+
+def run(config: ConfigDict, workdir: Workdir) -> None:
+    """Samples one trajectory for `config.question` about `config.image`.
+
+    Raises:
+        ValueError: no question, no such image, or a file that is none.
+    """
+    if not config.question:
+        raise ValueError("There is no question; give --config.question='…'.")
+    check_image(config.image)
+    student = load_student(config.policy)
+    question = Question('ask', 'search', 1, config.question, config.image, ())
+    with open_session(config, workdir) as session:
+        engine = session.engine(student, groups=1, members=1, temperature=config.temperature)
+        print(f'Question: {config.question}\n', flush=True)
+        groups, cost = rollout([Task(question, (config.seed,))], engine, student.chat, session.environment(),
+                               session.features(student),
+                               RolloutLimits(config.agent.max_turns, config.agent.turn_tokens),
+                               on_turn=print_turn)
+    print_end(groups[0][0], cost.seconds)
+
+
+def check_image(path: str) -> None:
+    """A picture that opens, or a ValueError in one sentence."""
+    if not path or not Path(path).is_file():
+        raise ValueError(f"There is no image file at '{path}'; give --config.image=FILE.")
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f'{path} is not a readable image: {error}.') from None
+
+
+def print_turn(trajectory: Trajectory, turn: Turn) -> None:
+    """A turn and what came back."""
+    print(f'── turn {len(trajectory.turns)} ──\n{turn.text.strip()}')
+    if turn.observation is not None:
+        shown = (p if isinstance(p, str) else f'[image {p.width}×{p.height}, {p.sha256[:8]}]'
+                 for p in turn.observation.parts)
+        print('→ ' + ' '.join(shown).strip().replace('\n', '\n  '))
+    print(flush=True)
+
+
+def print_end(trajectory: Trajectory, seconds: float) -> None:
+    """The answer, or that there is none."""
+    last = trajectory.turns[-1].action if trajectory.turns else None
+    answer = last.text if isinstance(last, Answer) else f'none ({trajectory.state.value})'
+    print(f'Answer: {answer}\n({len(trajectory.turns)} turns, {seconds:.1f} s)')

@@ -1,0 +1,275 @@
+"""Trains the pocket base policy from nothing: it learns to see, read and copy, and neither protocol nor test entities."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax import nnx
+
+from sensesearch_jax.agent.protocol import DEFAULT
+from sensesearch_jax.agent.trajectory import ImageRef
+from sensesearch_jax.data.lessons import Lesson, Pages, ReadingLessons, SeeingLessons
+from sensesearch_jax.data.pocket.files import PocketFiles
+from sensesearch_jax.data.pocket.wordings import FACT_FIELDS
+from sensesearch_jax.inputs.groups import GroupBatch, ImageTable, Member, Row, build_groups
+from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
+from sensesearch_jax.inputs.windows import batch_images, window_slots
+from sensesearch_jax.learning.log_probs import token_log_probs
+from sensesearch_jax.learning.probes import Probes, VisualTargets, visual_targets
+from sensesearch_jax.policy.checkpoint import save_policy
+from sensesearch_jax.policy.groups import group_hidden
+from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.policy.sizes import LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.runtime.checkpoints import Checkpoints
+from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.runtime.progress import Progress
+
+
+class Batch(NamedTuple):
+    """A group batch; `images` and `targets` are None for a batch of pages."""
+
+    groups: GroupBatch
+    images: tuple[np.ndarray, ...] | None
+    targets: VisualTargets | None
+
+
+def write_tokenizer(folder: Path, files: PocketFiles, vocabulary: int) -> None:
+    """The pocket tokenizer, from passages and titles of training entities, the questions' words and the protocol's.
+
+    That `<think>` or a tool's name is one token tells the policy nothing of how to use it.
+    """
+    pages = Pages(files)
+    words = [p.format(thing) for fields in FACT_FIELDS.values() for f in fields for p in (*f.phrasings, f.query)
+             for thing in ('the country whose flag is farthest left', 'the painting nearest the top', 'this painting')]
+    turn = ('<think>The flag farthest right is small. I crop it.</think>\n<tool_call>\n{"name": "image_crop", '
+            '"arguments": {"bbox": [0.1, 0.3, 0.4, 0.6]}}\n</tool_call><tool_response>\n\n</tool_response>\n<answer></answer>')
+    lessons = ReadingLessons(files, 8)
+    rng = np.random.default_rng(0)
+    asked = [question for _ in range(300) for question, _ in lessons(rng).pairs]
+    texts = [f"{p['title']}: {p['text'][:400]}" for p in pages.passages]
+    train_tokenizer([*texts, *pages.titles * 5, *words * 5, *asked, *[DEFAULT.system_prompt(), turn] * 300], folder,
+                    vocabulary)
+
+
+def write_untrained(folder: Path, config: ml_collections.ConfigDict) -> Policy:
+    """A policy directory with tokenizer, preprocessor and random weights of the config's sizes."""
+    write_tokenizer(folder, PocketFiles(), config.language.vocabulary)
+    preprocessor = {'image_processor_type': 'Qwen2VLImageProcessor', 'min_pixels': config.min_pixels,
+                    'max_pixels': config.max_pixels, 'patch_size': 14, 'temporal_patch_size': 2, 'merge_size': 2}
+    (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor, indent=2) + '\n')
+    chat = ChatTokenizer(folder, lambda w, h: 0)
+    ids = chat.tokenizer.token_to_id
+    sizes = PolicySizes(
+        VisionSizes(**config.vision, out_width=config.language.width), LanguageSizes(**config.language),
+        image_token=chat.image_pad, vision_start_token=chat.vision_start, vision_end_token=chat.vision_end,
+        video_token=ids('<|video_pad|>'), end_tokens=(chat.im_end, chat.end_of_text))
+    policy = Policy(sizes, nnx.Rngs(config.seed))
+    save_policy(policy, folder)
+    return policy
+
+
+class Lessons:
+    """Batches of lessons as arrays, in static shapes: every third batch a page to read, the others pictures."""
+
+    def __init__(self, config: ml_collections.ConfigDict, folder: Path, sizes: PolicySizes):
+        files = PocketFiles()
+        self.config, self.sizes = config, sizes
+        self.preprocessor = Preprocessor.read(folder)
+        self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
+        self.seeing = SeeingLessons(files, config.questions)
+        self.reading = ReadingLessons(files, config.questions)
+
+    def batches(self, seed: int, start: int) -> Iterator[Batch]:
+        """Endless; batch i depends on the seed and i only, so that a restart goes on where it stopped."""
+        while True:
+            rng = np.random.default_rng([seed, start])
+            yield self.page_batch(rng) if start % 3 == 2 else self.picture_batch(rng)
+            start += 1
+
+    def page_batch(self, rng: np.random.Generator) -> Batch:
+        rows = []
+        while len(rows) < self.config.pages:
+            row = self._row(self.reading(rng), ())
+            if self._fits(row, self.config.page_tokens, self.config.page_answer_tokens):
+                rows.append(row)
+        return Batch(self._groups(rows, {}, self.config.page_tokens,
+                                       self.config.page_answer_tokens), None, None)
+
+    def picture_batch(self, rng: np.random.Generator) -> Batch:
+        lessons, rows = [], []
+        while len(rows) < self.config.pictures:
+            lesson = self.seeing(rng)
+            row = self._row(lesson, (str(len(rows)),))
+            _, high, wide = self.preprocessor.grid(*lesson.picture.size)
+            slots = window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens)
+            if slots <= self.config.picture_slots and self._fits(row, self.config.picture_tokens,
+                                                                 self.config.picture_answer_tokens):
+                lessons.append(lesson)
+                rows.append(row)
+        names = [row.images[0] for row in rows]
+        pixels = [self.preprocessor.patches(lesson.picture) for lesson in lessons]
+        images = batch_images(pixels, self.sizes.vision, slots=self.config.picture_slots)
+        # The tower's output is one table, a fixed number of rows per picture.
+        slots, width = images.order.shape[1], self.sizes.language.width
+        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), self.config.picture_tokens,
+                              self.config.picture_answer_tokens)
+        offset = np.cumsum([0, *images.counts[:-1]])[:, None]
+        shift = np.arange(len(rows))[:, None] * slots - offset
+        groups = groups._replace(prompt_features=np.where(groups.prompt_features >= 0, groups.prompt_features + shift,
+                                                          -1), features=np.zeros((1, width), np.float32))
+        starts = [int(np.nonzero(row >= 0)[0][0]) for row in groups.prompt_features]
+        grids = [(grid[1] // 2, grid[2] // 2) for _, grid in pixels]
+        targets = visual_targets([lesson.boxes for lesson in lessons], grids, starts, groups.prompt.shape[1])
+        return Batch(groups, images[:4], targets)
+
+    def _row(self, lesson: Lesson, images: tuple[str, ...]) -> Row:
+        picture = lesson.picture and ImageRef('', *lesson.picture.size)
+        parts = [picture, lesson.text] if picture else [lesson.text + '\n']
+        whole = [self.chat.prompt(lesson.system, [*parts, question]) for question, _ in lesson.pairs]
+        # What all questions share is the prompt; at least the last token of each prompt is left to its member.
+        shared = next(i for i, column in enumerate(zip(*(w[:-1] for w in whole), strict=False))
+                      if len(set(column)) > 1 or i == min(map(len, whole)) - 2)
+        members = []
+        for prompt, (_, answer) in zip(whole, lesson.pairs):
+            ids = self.chat.assistant(answer)
+            members.append(Member([*prompt[shared:], *ids], [False] * (len(prompt) - shared) + [True] * len(ids)))
+        return Row(whole[0][:shared], images, members)
+
+    def _fits(self, row: Row, prompt_tokens: int, answer_tokens: int) -> bool:
+        """Whether the row stays within the static shapes; a rare lesson with a long text does not."""
+        return len(row.prompt) <= prompt_tokens and max(len(m.tokens) for m in row.members) < answer_tokens
+
+    def _groups(self, rows, grids, prompt_tokens: int, answer_tokens: int) -> GroupBatch:
+        features = {name: np.zeros((grid[1] * grid[2] // 4, 1), np.float32) for name, grid in grids.items()}
+        batch = build_groups(rows, ImageTable(grids, features), image_token=self.sizes.image_token, merge=2,
+                             members=self.config.questions, prompt_step=prompt_tokens,
+                             suffix_step=answer_tokens)
+        return batch
+
+
+class Student(nnx.Module):
+    """The policy and the probes that are dropped after training."""
+
+    def __init__(self, policy: Policy, layers: tuple[int, ...], seed: int):
+        text = policy.sizes.language
+        self.policy, self.layers = policy, layers
+        self.probes = nnx.List([Probes(text.kv_heads * text.head_width, 24, 24, nnx.Rngs(seed + layer))
+                                for layer in layers])
+
+    def loss(self, batch: Batch, probe_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Cross-entropy of the answers, plus the probes' loss where there are pictures."""
+        groups = batch.groups
+        if batch.images is not None:
+            features = self.policy.vision(*batch.images)
+            groups = groups._replace(features=features.reshape(-1, features.shape[-1]))
+        hidden, prompt = group_hidden(self.policy, groups)
+        log_probs, _ = token_log_probs(hidden[:, :, :-1], self.policy.language.head, groups.tokens[:, :, 1:])
+        own = groups.own[:, :, 1:]
+        loss = -jnp.where(own, log_probs, 0).sum() / jnp.maximum(own.sum(), 1)
+        if batch.images is None:
+            return loss, {'reading_loss': loss}
+        parts, total = {'seeing_loss': loss}, loss
+        for layer, probe in zip(self.layers, self.probes):
+            extra, found = probe(prompt.values[layer][:, 0].reshape(*groups.prompt.shape, -1), batch.targets)
+            total += probe_weight * extra
+            parts |= found
+        return total, parts
+
+    def correct(self, batch: Batch) -> jax.Array:
+        """Which answers are right in every token when each token is predicted from the right ones before, [B, G]."""
+        groups = batch.groups
+        if batch.images is not None:
+            features = self.policy.vision(*batch.images)
+            groups = groups._replace(features=features.reshape(-1, features.shape[-1]))
+        hidden, _ = group_hidden(self.policy, groups)
+        best = self.policy.logits(hidden[:, :, :-1]).argmax(-1)
+        return jnp.where(groups.own[:, :, 1:], best == groups.tokens[:, :, 1:], True).all(-1)
+
+
+def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
+    """Makes batches on a thread while the device works; an error of the thread is raised to the reader."""
+    ready: queue.Queue = queue.Queue(ahead)
+
+    def fill():
+        try:
+            for batch in batches:
+                ready.put(batch)
+        except Exception as error:  # handed over: a silent thread would leave the reader waiting for ever
+            ready.put(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        batch = ready.get()
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains for `config.steps` and writes `workdir`/policy; goes on from the last checkpoint after an interruption."""
+    folder = workdir / 'policy'
+    policy = write_untrained(folder, config)
+    lessons = Lessons(config, folder, policy.sizes)
+    graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
+    schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, config.warmup, config.steps,
+                                                  config.learning_rate * 0.02)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay,
+                    mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)))
+    state = {'parameters': parameters, 'optimizer': optimizer.init(parameters)}
+
+    def step(state, batch, probe_weight):
+        value = lambda p: nnx.merge(graph, p).loss(batch, probe_weight)
+        gradients, parts = jax.grad(value, has_aux=True)(state['parameters'])
+        updates, moments = optimizer.update(gradients, state['optimizer'], state['parameters'])
+        return {'parameters': optax.apply_updates(state['parameters'], updates), 'optimizer': moments}, parts
+
+    step = jax.jit(step, donate_argnums=0)
+    correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
+    checkpoints = Checkpoints(workdir / 'checkpoints', keep=1)
+    start = 0
+    if (restored := checkpoints.restore(state)) is not None:
+        start, state = restored.step, restored.arrays
+    held_rng = np.random.default_rng(config.seed + 1_000_000)
+    held = [lessons.picture_batch(held_rng) for _ in range(6)] + [lessons.page_batch(held_rng) for _ in range(4)]
+    metrics = MetricWriter(workdir / 'metrics.jsonl')
+    mean: dict[str, float] = {}
+    with Progress('base policy', config.steps, start) as bar:
+        for i, batch in zip(range(start, config.steps), prefetch(lessons.batches(config.seed, start))):
+            weight = config.probe_weight * max(0.1, 1 - i / (0.7 * config.steps))
+            state, parts = step(state, batch, weight)
+            for name, value in parts.items():
+                mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
+            bar.update(**mean)
+            if (i + 1) % 100 == 0:
+                metrics.write(i + 1, 'base', mean)
+            if (i + 1) % config.evaluate_every == 0 or i + 1 == config.steps:
+                metrics.write(i + 1, 'base', accuracy(lessons, lambda b: correct(state['parameters'], b), held))
+                checkpoints.save(i + 1, state, {})
+                save_policy(nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype)
+    checkpoints.close()
+
+
+def accuracy(lessons: Lessons, correct, held: list[Batch]) -> dict[str, float]:
+    """Share of answers that are right to the last token, by what is asked, on held lessons of training entities."""
+    found: dict[str, list[bool]] = {}
+    for batch in held:
+        right = np.asarray(correct(batch))
+        asked = np.asarray(batch.groups.own).any(-1)
+        for b, g in zip(*np.nonzero(asked)):
+            words = lessons.chat.decode(batch.groups.tokens[b, g][batch.groups.valid[b, g]]).split()
+            name = 'read' if batch.images is None else ' '.join(words[:2]).lower().strip('?')
+            found.setdefault(f'right/{name}', []).append(bool(right[b, g]))
+    return {name: float(np.mean(values)) for name, values in sorted(found.items()) if len(values) >= 8}

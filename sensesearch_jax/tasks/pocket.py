@@ -1,0 +1,103 @@
+"""The whole method on real pictures and facts: mine, synthesise, validate, SFT, RL, evaluation, report."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from sensesearch_jax.agent.trajectory import Question, Trajectory
+from sensesearch_jax.evaluation.report import ReportMeta, write_report
+from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.metrics import read_metrics
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.cold_start import cold_start
+from sensesearch_jax.tasks.evaluate import evaluate, write_summary
+from sensesearch_jax.tasks.questions import question_set
+from sensesearch_jax.tasks.rl import rl
+from sensesearch_jax.tasks.session import Session, Student, load_student, open_session
+from sensesearch_jax.tasks.sft import sft
+
+
+def run(config: ConfigDict, workdir: Workdir) -> None:
+    """Every stage in turn; each goes on where an interrupted run stopped. Ends with a table and report.html."""
+    base = load_student(config.policy)
+    with open_session(config, workdir) as session:
+        timed = Stopwatch(workdir)
+        with timed('questions'):
+            train = question_set(workdir, 'train', config.questions.train, config.seed)
+            test = question_set(workdir, 'test', config.questions.test, config.questions.test_seed)
+        features = session.features(base)
+        with timed('cold start'):
+            demonstrations = cold_start(session, base, features, train)
+        with timed('sft'):
+            learned = load_student(sft(session, base, features, demonstrations))
+        # The tower is frozen: its features outlive every update of the decoder.
+        with timed('rl'):
+            tuned = load_student(rl(session, learned, features, train))
+        with timed('evaluation'):
+            runs = evaluate_all(session, features, {'base': base, 'sft': learned, 'rl': tuned}, test)
+        summary = write_summary(workdir, runs)
+        size = write_report(
+            workdir / 'report.html', summary, read_metrics(workdir / 'metrics.jsonl'),
+            {name: [t.to_json() for t in found] for name, found in runs.items()}, session.client.image,
+            report_meta(session, timed.seconds))
+    print(f'\n{workdir / "report.html"} ({size / 1e6:.1f} MB): curves, results, and every kind of trajectory to look at.')
+
+
+def evaluate_all(session: Session, features: FeatureStore, students: dict[str, Student],
+                 questions: Sequence[Question]) -> dict[str, list[Trajectory]]:
+    """The policies with all tools, and the last one without the crop on the questions that need it."""
+    runs = {name: evaluate(session, student, features, questions, name) for name, student in students.items()}
+    tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
+    name, student = list(students.items())[-1]
+    search = [q for q in questions if q.kind == 'search']
+    runs[f'{name} without crop'] = evaluate(session, student, features, search, f'{name} without crop', tools)
+    return runs
+
+
+def report_meta(session: Session, seconds: dict[str, float]) -> ReportMeta:
+    """What was run, on what, how long, and the cold start's funnel."""
+    config, workdir = session.config, session.workdir
+    cold = workdir.stage_result('cold_start')
+    mined = (workdir / 'cold_start' / 'mined.jsonl').read_text().splitlines()
+    hard = sum(json.loads(line)['right'] <= config.mine.most_right for line in mined)
+    return ReportMeta(
+        title='SenseSearch, pocket run', date=datetime.date.today().isoformat(), machine=machine(),
+        command=f'python -m sensesearch_jax.main {" ".join(sys.argv[1:])}', config=config.to_dict(), durations=seconds,
+        funnel={'questions': len(mined), 'hard for the base policy': hard, 'synthesised': cold['synthesised'],
+                'kept': cold['kept']},
+        rejections=cold['rejected'])
+
+
+def machine() -> str:
+    """Processor or accelerator, cores and jax version."""
+    device = jax.devices()[0]
+    what = f'{os.cpu_count()} cores, {platform.machine()}' if device.platform == 'cpu' else device.device_kind
+    return f'{what}, jax {jax.__version__}, Python {platform.python_version()}'
+
+
+class Stopwatch:
+    """Seconds per stage, over all starts of a run."""
+
+    def __init__(self, workdir: Workdir):
+        self.path = workdir / 'durations.json'
+        self.seconds: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def __call__(self, stage: str) -> Stopwatch:
+        self.stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *_) -> None:
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.monotonic() - self.began
+        self.path.write_text(json.dumps(self.seconds))

@@ -1,0 +1,213 @@
+"""RL: BN-GSPO (or GSPO, GRPO) on groups of trajectories sampled with real tools."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sensesearch_jax.agent.protocol import TOOLS, tool_of
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.inputs.trajectories import length
+from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, group_advantages, spread_share
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer
+from sensesearch_jax.policy.checkpoint import save_policy
+from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
+from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.scheduler import RolloutLimits, RolloutStatistics, Task, rollout
+from sensesearch_jax.runtime.checkpoints import Checkpoints
+from sensesearch_jax.runtime.metrics import memory_use
+from sensesearch_jax.runtime.progress import Progress
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.cold_start import hash_seed
+from sensesearch_jax.tasks.questions import question_set
+from sensesearch_jax.tasks.session import (Session, Student, append_trajectories, load_student, open_session,
+                                           read_trajectories)
+from sensesearch_jax.tasks.sft import resume, row_batch, suppressed_mask, training_state
+
+# name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
+ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo': ('token', False)}
+LEARNED_FROM = (SampleState.OK, SampleState.TRUNCATED)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> None:
+    """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
+    student = load_student(config.policy)
+    with open_session(config, workdir) as session:
+        questions = question_set(workdir, 'train', config.questions.train, config.seed)
+        rl(session, student, session.features(student), questions)
+
+
+def rl(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> Path:
+    """Trains for `rl.steps` rollout batches and writes a policy directory.
+
+    Step s asks the same questions with the same seeds whenever it runs, and finished groups of an unfinished step are
+    kept on disk, so that a killed run goes on as if nothing had happened.
+    """
+    config, workdir = session.config.rl, session.workdir
+    folder = workdir / 'rl' / 'policy'
+    if workdir.stage_done('rl'):
+        return folder
+    objective = make_objective(config)
+    learner = Learner(student.policy, make_optimizer(config, config.steps), suppressed=suppressed_mask(student),
+                      temperature=config.temperature, objective=objective, remat=config.remat)
+    reference = learner.parameters if config.kl_coefficient else None
+    if reference is not None:  # the update donates the learner's own buffers
+        reference = jax.tree.map(jnp.copy, reference)
+    engine = session.engine(student, groups=config.questions_per_step, members=config.members,
+                            temperature=config.temperature)
+    order = (grain.MapDataset.source(list(range(len(questions)))).seed(session.config.seed).shuffle().repeat()
+             .batch(config.questions_per_step, batch_fn=list))
+    with Checkpoints(workdir / 'rl' / 'checkpoints', keep=1) as checkpoints:
+        start = resume(learner, checkpoints)
+        session.metrics.resume('rl', start)
+        with Progress('rl', config.steps, initial=start) as bar:
+            for step in range(start, config.steps):
+                engine.set_parameters(learner.all_parameters)
+                asked = [questions[i] for i in order[step]]
+                values = rl_step(session, student, features, engine, learner, reference, asked, step)
+                session.metrics.write('rl', step + 1, values)
+                bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+                    checkpoints.save(step + 1, training_state(learner))
+    save_policy(learner.policy, folder, copy_from=student.folder)
+    workdir.mark_done('rl', {'steps': config.steps})
+    return folder
+
+
+def make_objective(config: ConfigDict) -> Objective:
+    """The loss that the config's `rl` names.
+
+    Raises:
+        ValueError: an unknown algorithm, or a batch scope that is none.
+    """
+    if config.algorithm not in ALGORITHMS:
+        raise ValueError(f"rl.algorithm '{config.algorithm}' is unknown; choose from {list(ALGORITHMS)}.")
+    if config.batch_scope not in ('batch', 'minibatch'):
+        raise ValueError(f"rl.batch_scope '{config.batch_scope}' is unknown; choose 'batch' or 'minibatch'.")
+    ratio, _ = ALGORITHMS[config.algorithm]
+    return Objective(ratio=ratio, clip_low=config.clip_low, clip_high=config.clip_high,
+                     dual_clip=config.dual_clip or None if ratio == 'token' else None,
+                     kl_coefficient=config.kl_coefficient)
+
+
+def rl_step(session: Session, student: Student, features: FeatureStore, engine, learner: Learner, reference,
+            asked: Sequence[Question], step: int) -> dict[str, float]:
+    """One rollout batch and the updates on it. Returns the step's metrics."""
+    config, began = session.config.rl, time.monotonic()
+    run_before = engine.counters.tokens_run
+    groups, cost = sample_groups(session, student, features, engine, asked, step)
+    sampled = time.monotonic()
+    values = behaviour(groups)
+    rewards = np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
+    usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
+    ids = np.repeat(np.arange(len(groups)), config.members)
+    advantages = np.asarray(group_advantages(rewards.ravel(), ids, usable.ravel())).reshape(rewards.shape)
+    _, batch_layer = ALGORITHMS[config.algorithm]
+    share, weight = spread_share(rewards.ravel(), ids, usable.ravel())
+    values |= {'spread_share': float(share / max(float(weight), 1)),
+               'batch_gain': float(batch_gain(advantages.ravel(), usable.ravel())) if batch_layer else 1.0}
+    if batch_layer and config.batch_scope == 'batch':
+        advantages = np.asarray(batch_normalize(advantages.ravel(), usable.ravel())).reshape(rewards.shape)
+    # A group without spread has no gradient but through the batch layer's mean and the KL term; all groups stay in.
+    updates: list[dict[str, float]] = []
+    trained_tokens = padded = 0
+    generator = np.random.default_rng([session.config.seed, step])
+    for _ in range(config.epochs):
+        for part in np.array_split(generator.permutation(len(groups)), config.minibatches):
+            now = advantages[part]
+            if batch_layer and config.batch_scope == 'minibatch':
+                now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
+            micro = []
+            by_length = sorted(range(len(part)), key=lambda i: max(map(length, groups[part[i]])))
+            for first in range(0, len(part), config.micro_batch):
+                rows = by_length[first:first + config.micro_batch]
+                batch = row_batch(student, features, [groups[part[i]] for i in rows], config.members,
+                                  config.micro_batch)
+                fill = lambda x: np.concatenate([x[rows], np.zeros((config.micro_batch - len(rows), *x.shape[1:]),
+                                                                   x.dtype)])
+                ref = None if reference is None else learner.log_probs(batch, reference)
+                micro.append((batch, PolicyTargets(fill(now), fill(usable[part]), ref)))
+                trained_tokens += int(batch.valid.sum() + batch.prompt_valid.sum())
+                padded += batch.valid.size + batch.prompt_valid.size
+            updates.append(learner.rl_step(micro))
+    values |= {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in updates]))
+               for name in updates[0]}
+    distinct = sum(len(g[0].prompt_tokens) + sum(map(length, g)) for g in groups if g[0].prompt_tokens)
+    passes = 1 + config.epochs * (2 if reference is not None else 1)
+    run = engine.counters.tokens_run - run_before + trained_tokens * (passes - 1) / config.epochs
+    ended = time.monotonic()
+    return values | memory_use() | {
+        'token_amplification': run / max(passes * distinct, 1),
+        'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
+        'padding_share': 1 - trained_tokens / max(padded, 1),
+        'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
+        'rollouts_per_s': rewards.size / max(sampled - began, 1e-9),
+        'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
+        'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
+        'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
+        'compilations': engine.compiles + features.compiles,
+        'rollout_s': sampled - began, 'step_s': ended - began,
+    }
+
+
+def sample_groups(session: Session, student: Student, features: FeatureStore, engine, asked: Sequence[Question],
+                  step: int) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+    """The step's groups, scored; those that an interrupted run has left on disk are not sampled again."""
+    config = session.config
+    path = session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
+    found: dict[str, list[Trajectory]] = {}
+    for trajectory in read_trajectories(path):
+        found.setdefault(trajectory.question.id, []).append(trajectory)
+    found = {name: group for name, group in found.items() if len(group) == config.rl.members}
+    judge = client_judge(session.client)
+
+    def note(group: list[Trajectory]) -> None:
+        for t in group:
+            t.reward, t.state = trajectory_reward(t, judge, config.rl.tool_prices.to_dict(),
+                                                  format_weight=config.rl.format_weight)
+        append_trajectories(path, group)
+        found[group[0].question.id] = group
+
+    seeds = lambda q: tuple(hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members))
+    tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
+    limits = RolloutLimits(config.agent.max_turns, config.agent.turn_tokens)
+    _, cost = rollout(tasks, engine, student.chat, session.environment(), features, limits,
+                      tool_threads=config.rollout.tool_threads, on_group=note)
+    return [found[q.id] for q in asked], cost
+
+
+def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+    """What the policy did: the statistics that show collapse early."""
+    everyone = list(itertools.chain.from_iterable(groups))
+    counted = [t for t in everyone if t.state in LEARNED_FROM] or everyone
+    mean = lambda values: float(np.mean(list(values)))
+    states = Counter(t.state for t in everyone)
+    values = {
+        'reward': mean(t.reward['total'] for t in counted),
+        'accuracy': mean(t.reward['accuracy'] for t in counted),
+        'format': mean(t.reward['format'] for t in counted),
+        'turns': mean(len(t.turns) for t in counted),
+        'response_tokens': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
+        'repetition': mean(repeats_call(t) for t in counted),
+        **{state.value: states[state] / len(everyone) for state in SampleState if state is not SampleState.OK},
+        **{f'calls/{tool}': mean(sum(tool_of(turn.action) == tool for turn in t.turns) for t in counted)
+           for tool in TOOLS},
+    }
+    for kind in sorted({t.question.kind for t in counted}):
+        values[f'accuracy/{kind}'] = mean(t.reward['accuracy'] for t in counted if t.question.kind == kind)
+    return values
+
+
+def repeats_call(trajectory: Trajectory) -> bool:
+    """Whether some action was taken twice."""
+    actions = [turn.action for turn in trajectory.turns]
+    return len(set(actions)) < len(actions)

@@ -1,0 +1,126 @@
+"""What every task with an agent needs: a tool server, its client, a policy directory, and where results go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sensesearch_jax.agent.client import ToolClient, ToolFailure
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.observations import ObservationLimits
+from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.policy.checkpoint import load_policy
+from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.runtime.workdir import Workdir
+from tools_server.launch import ToolServer
+
+POCKET_POLICY = Path(__file__).parent.parent / 'data' / 'pocket' / 'policy'
+
+
+@dataclass
+class Student:
+    """A policy from its directory, with the tokenizer and preprocessor that lie beside it."""
+
+    folder: Path
+    policy: Policy
+    chat: ChatTokenizer
+    preprocessor: Preprocessor
+
+
+@dataclass
+class Session:
+    """A run's tools and outputs."""
+
+    config: ConfigDict
+    workdir: Workdir
+    client: ToolClient
+    metrics: MetricWriter
+
+    def environment(self, tools: Sequence[str] | None = None) -> Environment:
+        """The agent's environment, with the config's tools or fewer."""
+        agent = self.config.agent
+        limits = ObservationLimits(text_results=agent.text_results, image_results=agent.image_results,
+                                   thumbnails=agent.thumbnails, passage_chars=agent.passage_chars)
+        return Environment(self.client, PROTOCOLS[agent.protocol], agent.tools if tools is None else tools, limits)
+
+    def features(self, student: Student) -> FeatureStore:
+        """A store for the student's (frozen) tower."""
+        return FeatureStore(student.policy, student.preprocessor, self.client)
+
+    def engine(self, student: Student, *, groups: int, members: int, temperature: float) -> Engine:
+        """A sampler with the capacities of the config's `rollout`."""
+        rollout = self.config.rollout
+        return Engine(student.policy, groups=groups, members=members, prompt_capacity=rollout.prompt_capacity,
+                      suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, temperature=temperature,
+                      stop=student.chat.stop_ids, suppressed=unsampled(student))
+
+
+def unsampled(student: Student) -> list[int]:
+    """Ids that are never sampled: vision placeholders, and rows of the embedding that the tokenizer does not know."""
+    vocabulary = student.policy.sizes.language.vocabulary
+    return [*student.chat.suppressed_ids, *range(student.chat.vocab_size, vocabulary)]
+
+
+def load_student(folder: str | Path) -> Student:
+    """A policy directory; '' means the base policy that comes with the project.
+
+    Raises:
+        ValueError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
+    """
+    folder = Path(folder) if str(folder) else POCKET_POLICY
+    policy = load_policy(folder, jnp.float32)
+    preprocessor = Preprocessor.read(folder)
+    return Student(folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor)
+
+
+@contextlib.contextmanager
+def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
+    """Starts the tool server (or takes the one at `config.tools.url`) and stops it at the end.
+
+    Raises:
+        ValueError, ToolServerError: no server; the message says why.
+    """
+    with contextlib.ExitStack() as stack:
+        url = config.tools.url
+        if not url:
+            url = stack.enter_context(ToolServer.start(config.tools.config, workdir / 'tools',
+                                                       port=config.tools.port)).url
+        client = ToolClient(url, config.tools.deadline_s)
+        health = client.health()
+        if isinstance(health, ToolFailure):
+            raise ValueError(f'No tool server answers at {url}: {health.message}')
+        metrics = stack.enter_context(MetricWriter(workdir / 'metrics.jsonl'))
+        yield Session(config, workdir, client, metrics)
+
+
+def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
+    """Adds trajectories to a JSON-lines file, all or none of a call after a crash but for a torn last line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = ''.join(json.dumps(t.to_json()) + '\n' for t in trajectories)
+    with open(path, 'a', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+
+
+def read_trajectories(path: Path) -> list[Trajectory]:
+    """The trajectories of a file, without a last line that a killed process left torn (which is cut off the file)."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b'\n') + 1
+    if whole < len(data):
+        with open(path, 'r+b') as file:
+            file.truncate(whole)
+    return [Trajectory.from_json(json.loads(line)) for line in data[:whole].decode('utf-8').splitlines()]

@@ -1,0 +1,96 @@
+"""SFT: the student imitates the kept expert trajectories, on its own tokens only, vision tower and projector frozen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.inputs.groups import GroupBatch, build_groups
+from sensesearch_jax.inputs.trajectories import length, to_row
+from sensesearch_jax.learning.steps import Learner, make_optimizer
+from sensesearch_jax.policy.checkpoint import save_policy
+from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.checkpoints import Checkpoints
+from sensesearch_jax.runtime.metrics import memory_use
+from sensesearch_jax.runtime.progress import Progress
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.session import Session, Student, load_student, open_session, read_trajectories, unsampled
+
+
+def run(config: ConfigDict, workdir: Workdir) -> None:
+    """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
+    student = load_student(config.policy)
+    path = Path(config.sft.data)
+    trajectories = read_trajectories(path)
+    if not trajectories:
+        raise ValueError(f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.')
+    with open_session(config, workdir) as session:
+        sft(session, student, session.features(student), trajectories)
+
+
+def sft(session: Session, student: Student, features: FeatureStore, trajectories: Sequence[Trajectory]) -> Path:
+    """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint. Returns the directory."""
+    config, workdir = session.config.sft, session.workdir
+    folder = workdir / 'sft' / 'policy'
+    if workdir.stage_done('sft'):
+        return folder
+    order = (grain.MapDataset.source(list(range(len(trajectories)))).seed(session.config.seed).shuffle()
+             .repeat(config.epochs).batch(config.batch, batch_fn=list))
+    steps = len(order)
+    learner = Learner(student.policy, make_optimizer(config, steps), suppressed=suppressed_mask(student),
+                      remat=config.remat)
+    with Checkpoints(workdir / 'sft' / 'checkpoints', keep=1) as checkpoints:
+        start = resume(learner, checkpoints)
+        session.metrics.resume('sft', start)
+        with Progress('sft', steps, initial=start) as bar:
+            for step in range(start, steps):
+                began = time.monotonic()
+                chosen = sorted((trajectories[i] for i in order[step]), key=length)
+                batches = [row_batch(student, features, [[t] for t in chosen[i:i + config.micro_batch]], 1,
+                                     config.micro_batch) for i in range(0, len(chosen), config.micro_batch)]
+                values = learner.sft_step(batches)
+                padding = 1 - sum(b.valid.sum() for b in batches) / sum(b.valid.size for b in batches)
+                session.metrics.write('sft', step + 1, values | memory_use() | {
+                    'padding_share': padding, 'step_s': time.monotonic() - began})
+                bar.update(loss=values['loss'])
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
+                    checkpoints.save(step + 1, training_state(learner))
+    save_policy(learner.policy, folder, copy_from=student.folder)
+    workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
+    return folder
+
+
+def training_state(learner: Learner) -> dict:
+    """What a checkpoint holds of a learner."""
+    return {'parameters': learner.parameters, 'moments': learner.moments}
+
+
+def resume(learner: Learner, checkpoints: Checkpoints) -> int:
+    """Puts the last checkpoint into the learner; returns its step, 0 if there is none."""
+    restored = checkpoints.restore(training_state(learner))
+    if restored is None:
+        return 0
+    learner.parameters, learner.moments = restored.arrays['parameters'], restored.arrays['moments']
+    return restored.step
+
+
+def suppressed_mask(student: Student) -> np.ndarray:
+    """[V] True for ids that are never sampled; the trainer's distribution leaves them out like the sampler's."""
+    mask = np.zeros(student.policy.sizes.language.vocabulary, bool)
+    mask[unsampled(student)] = True
+    return mask
+
+
+def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequence[Trajectory]], members: int,
+              rows: int) -> GroupBatch:
+    """Groups of trajectories as one padded batch of `rows` rows."""
+    sizes = student.policy.sizes
+    table = features.table(image for group in groups for t in group for image in t.images)
+    return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
+                        merge=sizes.vision.merge_size, members=members, batch=rows)
