@@ -13,20 +13,22 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 6000,
+        'steps': 3200,
         'learning_rate': 1e-3,
         'warmup': 200,
         'weight_decay': 0.01,
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps
-        'probe_layers': (0, 1),   # decoder layers whose values are probed
+        'probe_layers': (1, 2),   # decoder layers whose values are probed
+        'easy_steps': 1200,       # close views of large objects give way to whole scenes until here
         'pictures': 8,            # lessons per batch
         'pages': 6,
-        'questions': 6,           # per lesson, at most
+        'questions': 6,           # per picture, at most
+        'page_questions': 10,
         'picture_tokens': 192,    # static lengths; a lesson that does not fit is drawn again
         'picture_slots': 160,
-        'page_tokens': 384,
-        'picture_answer_tokens': 48,
-        'page_answer_tokens': 64,
+        'system_tokens': 96,
+        'page_tokens': 512,
+        'answer_tokens': 48,
         'evaluate_every': 500,
         'dtype': 'bfloat16',      # of the saved weights
         'min_pixels': 3136,

@@ -13,6 +13,7 @@ def common(task: str) -> dict:
             'config': 'configs/tools_pocket.yaml',
             'url': '',  # of a server that runs already; '' starts one on loopback
             'port': 0,  # of the server that is started; 0 takes a free one
+            'folder': '',  # where it keeps its pictures and log; '' is the workdir's own
             'deadline_s': 20.0,
         },
         'agent': {

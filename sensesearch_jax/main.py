@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -22,13 +23,20 @@ def main(arguments: list[str]) -> None:
     """Checks what was asked for, opens the workdir, runs the task."""
     if len(arguments) > 1:
         raise ValueError(f"'{arguments[1]}' is no option; fields are set as --config.field=value.")
-    config = CONFIG.value
+    try:
+        config = CONFIG.value
+    except OSError:
+        given = next((a for a in sys.argv if a.startswith(('--config=', '-config='))), '--config')
+        raise ValueError(f'{given} names no file; give one of configs/*.py.') from None
     if config is None:
         raise ValueError('There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.')
     if config.get('task') not in TASKS:
         raise ValueError(f"The config's task '{config.get('task')}' is unknown; choose from {', '.join(TASKS)}.")
     from sensesearch_jax.runtime.workdir import Workdir
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
+    # Libraries tell at length what they set up; only warnings are for the reader of a run.
+    logging.getLogger('absl').setLevel(logging.WARNING)
+    logging.getLogger('jax').setLevel(logging.WARNING)
     task = importlib.import_module(f'sensesearch_jax.tasks.{config.task}')
     with Workdir.open(path, config.to_dict()) as workdir:
         if not WORKDIR.value:
@@ -55,9 +63,13 @@ def parse_flags(arguments: list[str]) -> list[str]:
     """absl's parsing, with one sentence for a field that the config does not have or a value of another type."""
     try:
         return flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
-        print(f'sensesearch_jax: {" ".join(str(error).split())}', file=sys.stderr)
-        sys.exit(2)
+    except (AttributeError, KeyError) as error:
+        print(f'sensesearch_jax: the config has no field {error}; its fields stand in the --config file.',
+              file=sys.stderr)
+    except (flags.Error, TypeError, OSError, ValueError) as error:
+        # ml_collections wraps what a config raises in its whole traceback; the last line says it.
+        print(f'sensesearch_jax: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
+    sys.exit(2)
 
 
 def guarded(arguments: list[str]) -> None:

@@ -52,13 +52,17 @@ class SeeingLessons:
         self.questions = questions
         self.pages = Pages(files)
 
-    def __call__(self, rng: np.random.Generator) -> Lesson:
+    def __call__(self, rng: np.random.Generator, ease: float = 0.0) -> Lesson:
+        """A lesson; with probability `ease` a close view of something large, where attention is found easily."""
         kind = 'map' if rng.random() < 0.6 else 'wall'
-        level = int(rng.choice(3, p=[0.35, 0.35, 0.3])) + 1
+        close = rng.random() < ease
+        level = 1 if close and rng.random() < 0.7 else int(rng.choice(3, p=[0.35, 0.35, 0.3])) + 1
         low, high = COUNTS[level]
         spec = sample_scene(rng, self.entities[kind], kind, int(rng.integers(low, high + 1)), SIZES[level])
         view = (0.0, 0.0, 1.0, 1.0)
-        if rng.random() < 0.4:
+        if close:
+            view = self._window(rng, spec)
+        elif rng.random() < 0.35:
             view = self._zoom(rng, spec)
         boxes = [clip_box(spec.fractions(p), view) for p in spec.placements]
         shown = [(p, b) for p, b in zip(spec.placements, boxes) if b is not None]
@@ -69,6 +73,14 @@ class SeeingLessons:
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
         pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes)
         return Lesson(self.pages.system(rng), picture, '', pairs, boxes)
+
+    def _window(self, rng, spec: SceneSpec):
+        """A window of two to four times an object's size that shows it anywhere."""
+        x0, y0, x1, y1 = spec.fractions(spec.placements[rng.integers(len(spec.placements))])
+        side = min(1.0, float(rng.uniform(2.0, 4.0)) * max(x1 - x0, y1 - y0))  # of both axes: the scene's own shape
+        left = float(rng.uniform(max(0.0, x1 - side), min(x0, 1 - side)))
+        top = float(rng.uniform(max(0.0, y1 - side), min(y0, 1 - side)))
+        return left, top, min(1.0, left + side), min(1.0, top + side)
 
     def _zoom(self, rng, spec: SceneSpec):
         """A box of tenths around one object, of the kind that a crop shows."""
@@ -150,7 +162,7 @@ class Pages:
         if rng.random() < 0.5:
             return 'You are a helpful assistant.'
         text = self.passages[rng.integers(len(self.passages))]['text']
-        return text[:int(rng.integers(20, 120))]
+        return text[:int(rng.integers(20, 110))]
 
     def name(self, rng) -> str:
         """An invented name of one to three words, from syllables that no reader has seen together."""

@@ -2,7 +2,8 @@
 
 A policy that is only told right boxes in words learns to see very late: one sentence per picture, and no hint where
 to look. So while the base policy is trained, small linear probes read, at each visual token of the prompt, the values
-that one decoder layer offers to later tokens: is an object here, how far are its edges, in which row and column am I.
+that one decoder layer offers to later tokens: is an object here, between which lines of the grid of boxes does it lie, in
+which row and column am I.
 The probes are thrown away afterwards; what they taught the policy to write into its values is what answers need.
 """
 
@@ -16,13 +17,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from sensesearch_jax.data.boxes import loose_box
+
+LINES = 11  # 0.0, 0.1 … 1.0
+
 
 class VisualTargets(NamedTuple):
     """Per prompt token; everything but `visual` means something only where the token is visual (`inside`: on an object)."""
 
     visual: Bool[np.ndarray, 'b p']
     inside: Bool[np.ndarray, 'b p']
-    edges: Float[np.ndarray, 'b p 4']  # from the token's centre to the object's left, top, right, bottom, fractions
+    edges: Int[np.ndarray, 'b p 4']  # grid lines of the object's loose box: left, top, right, bottom
     row: Int[np.ndarray, 'b p']
     column: Int[np.ndarray, 'b p']
 
@@ -39,7 +44,7 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
         coverage: share of a token that an object must cover to be `inside`.
     """
     b = len(grids)
-    out = VisualTargets(np.zeros((b, length), bool), np.zeros((b, length), bool), np.zeros((b, length, 4), np.float32),
+    out = VisualTargets(np.zeros((b, length), bool), np.zeros((b, length), bool), np.zeros((b, length, 4), np.int32),
                         np.zeros((b, length), np.int32), np.zeros((b, length), np.int32))
     for i, (objects, grid, start) in enumerate(zip(boxes, grids, starts)):
         if grid is None:
@@ -62,29 +67,29 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
         score = covered + holds
         best = score.argmax(1)
         out.inside[i, place] = score.max(1) > coverage
-        middle = np.stack([(x0 + x1) / 2, (y0 + y1) / 2] * 2, 1)
-        out.edges[i, place] = objects[best] - middle
+        lines = np.array([loose_box(box) for box in objects]) * (LINES - 1)
+        out.edges[i, place] = np.rint(lines)[best]
     return out
 
 
 class Probes(nnx.Module):
-    """Linear read-outs of one layer's values: objectness, four distances to the object's edges, row, column."""
+    """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box, row, column."""
 
     def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
-        self.rows = rows
-        self.read = nnx.Linear(width, 5 + rows + columns, rngs=rngs)
+        self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows)
+        self.read = nnx.Linear(width, self.cuts[-1] + columns, rngs=rngs)
 
     def __call__(self, values: Float[Array, 'b p w'],
                  targets: VisualTargets) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-        """The mean loss over visual tokens, and its parts."""
-        out = self.read(values)
-        seen, inside = targets.visual.astype(out.dtype), (targets.visual & targets.inside).astype(out.dtype)
+        """The mean loss over visual tokens, and its parts in nats."""
+        here, lines, row, column = jnp.split(self.read(values), self.cuts, axis=-1)
+        seen, inside = (x.astype(here.dtype) for x in (targets.visual, targets.visual & targets.inside))
         mean = lambda x, weight: (x * weight).sum() / jnp.maximum(weight.sum(), 1)
         pick = lambda logits, i: -jnp.take_along_axis(jax.nn.log_softmax(logits), i[..., None], -1)[..., 0]
+        lines = pick(lines.reshape(*lines.shape[:-1], 4, LINES), targets.edges).mean(-1)
         parts = {
-            'objectness': mean(jnp.logaddexp(0, out[..., 0]) - inside * out[..., 0], seen),
-            'edges': mean(jnp.abs(out[..., 1:5] - targets.edges).sum(-1), inside),
-            'place': mean(pick(out[..., 5:5 + self.rows], targets.row)
-                          + pick(out[..., 5 + self.rows:], targets.column), seen),
+            'objectness': mean(jnp.logaddexp(0, here[..., 0]) - inside * here[..., 0], seen),
+            'edges': mean(lines, inside),
+            'place': mean(pick(row, targets.row) + pick(column, targets.column), seen),
         }
-        return 2 * parts['objectness'] + 2 * parts['edges'] + 0.2 * parts['place'], parts
+        return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'], parts

@@ -57,8 +57,8 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping by the global norm; `config` has learning_rate, schedule ('constant' | 'cosine'), warmup,
     b1, b2, weight_decay and clip_norm. Norm scales and biases do not decay."""
     if config.schedule == 'cosine':
-        schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, config.warmup, max(steps, 1),
-                                                      config.learning_rate * 0.05)
+        schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, min(config.warmup, steps // 2),
+                                                      max(steps, 1), config.learning_rate * 0.05)
     elif config.schedule == 'constant':
         schedule = optax.linear_schedule(0, config.learning_rate, max(config.warmup, 1))
     else:
@@ -82,7 +82,8 @@ class Learner:
 
     def __init__(self, policy: Policy, optimizer: optax.GradientTransformation, *, suppressed: np.ndarray | None = None,
                  temperature: float = 1.0, objective: Objective | None = None, remat: bool = False):
-        self.graph, self.parameters, self.frozen = nnx.split(policy, decoder, ...)
+        self.graph, start, self.frozen = nnx.split(policy, decoder, ...)
+        self.parameters = jax.tree.map(jnp.copy, start)  # updates donate their buffers; the policy keeps its own
         self.optimizer, self.objective = optimizer, objective
         self.moments = optimizer.init(self.parameters)
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
@@ -143,8 +144,11 @@ class Learner:
         arrays = (flat(log_probs), flat(batch.log_probs[:, :, 1:]), targets.advantages.reshape(-1), flat(own))
         total, weight = policy_loss(*arrays, **self.objective.clips)
         loss = total / (trajectories if self.objective.ratio == 'sequence' else tokens)
-        metrics = policy_statistics(*arrays, sampler_log_probs=arrays[1], **self.objective.clips)
-        metrics |= {'loss': (total, weight), 'entropy': (jnp.where(own, entropy, 0).sum(), own.sum())}
+        metrics = policy_statistics(*arrays, **self.objective.clips)
+        # Before the first update of a rollout batch this is the gap between sampler and trainer.
+        gap = jnp.where(arrays[3], jnp.abs(arrays[0] - arrays[1]), 0)
+        metrics |= {'loss': (total, weight), 'entropy': (jnp.where(own, entropy, 0).sum(), own.sum()),
+                    'sampler_gap': (gap.sum(), own.sum())}
         if targets.ref_log_probs is not None:
             distance, count = kl(arrays[0], flat(targets.ref_log_probs), arrays[3],
                                  estimator=self.objective.kl_estimator)

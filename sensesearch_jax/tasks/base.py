@@ -36,6 +36,9 @@ from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.progress import Progress
 
 
+PAGE_WEIGHT = 0.3  # of predicting the page itself, where most of a text's repetitions are
+
+
 class Batch(NamedTuple):
     """A group batch; `images` and `targets` are None for a batch of pages."""
 
@@ -88,33 +91,45 @@ class Lessons:
         self.preprocessor = Preprocessor.read(folder)
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
         self.seeing = SeeingLessons(files, config.questions)
-        self.reading = ReadingLessons(files, config.questions)
+        self.reading = ReadingLessons(files, config.page_questions)
+        # Later turns of a dialogue: what stands between an answer's end and the next answer.
+        plain = self.chat.prompt('', [''])
+        self.empty_system = plain.index(self.chat.im_end) + 1
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless; batch i depends on the seed and i only, so that a restart goes on where it stopped."""
         while True:
             rng = np.random.default_rng([seed, start])
-            yield self.page_batch(rng) if start % 3 == 2 else self.picture_batch(rng)
+            ease = max(0.0, 1 - start / self.config.easy_steps)
+            yield self.page_batch(rng) if start % 3 == 2 else self.picture_batch(rng, ease)
             start += 1
 
     def page_batch(self, rng: np.random.Generator) -> Batch:
+        """Pages as whole dialogues: every question of a page in turn, one member per row."""
         rows = []
         while len(rows) < self.config.pages:
-            row = self._row(self.reading(rng), ())
-            if self._fits(row, self.config.page_tokens, self.config.page_answer_tokens):
-                rows.append(row)
-        return Batch(self._groups(rows, {}, self.config.page_tokens,
-                                       self.config.page_answer_tokens), None, None)
+            lesson = self.reading(rng)
+            prompt = self.chat.prompt(lesson.system, [f'{lesson.text}\n{lesson.pairs[0][0]}'])
+            start = prompt.index(self.chat.im_end) + 2  # behind the system turn
+            tokens, own = prompt[start:], [False] * (len(prompt) - start)
+            for i, (question, answer) in enumerate(lesson.pairs):
+                between = self.chat.prompt('', [question])[self.empty_system:] if i else []
+                reply = self.chat.assistant(answer)
+                tokens += [*between, *reply]
+                own += [False] * len(between) + [True] * len(reply)
+            if len(tokens) < self.config.page_tokens:
+                rows.append(Row(prompt[:start], (), [Member(tokens, own)]))
+        return Batch(self._groups(rows, {}, 1, self.config.system_tokens, self.config.page_tokens), None, None)
 
-    def picture_batch(self, rng: np.random.Generator) -> Batch:
+    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0) -> Batch:
         lessons, rows = [], []
         while len(rows) < self.config.pictures:
-            lesson = self.seeing(rng)
+            lesson = self.seeing(rng, ease)
             row = self._row(lesson, (str(len(rows)),))
             _, high, wide = self.preprocessor.grid(*lesson.picture.size)
             slots = window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens)
             if slots <= self.config.picture_slots and self._fits(row, self.config.picture_tokens,
-                                                                 self.config.picture_answer_tokens):
+                                                                 self.config.answer_tokens):
                 lessons.append(lesson)
                 rows.append(row)
         names = [row.images[0] for row in rows]
@@ -122,8 +137,8 @@ class Lessons:
         images = batch_images(pixels, self.sizes.vision, slots=self.config.picture_slots)
         # The tower's output is one table, a fixed number of rows per picture.
         slots, width = images.order.shape[1], self.sizes.language.width
-        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), self.config.picture_tokens,
-                              self.config.picture_answer_tokens)
+        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), self.config.questions,
+                              self.config.picture_tokens, self.config.answer_tokens)
         offset = np.cumsum([0, *images.counts[:-1]])[:, None]
         shift = np.arange(len(rows))[:, None] * slots - offset
         groups = groups._replace(prompt_features=np.where(groups.prompt_features >= 0, groups.prompt_features + shift,
@@ -134,9 +149,8 @@ class Lessons:
         return Batch(groups, images[:4], targets)
 
     def _row(self, lesson: Lesson, images: tuple[str, ...]) -> Row:
-        picture = lesson.picture and ImageRef('', *lesson.picture.size)
-        parts = [picture, lesson.text] if picture else [lesson.text + '\n']
-        whole = [self.chat.prompt(lesson.system, [*parts, question]) for question, _ in lesson.pairs]
+        whole = [self.chat.prompt(lesson.system, [ImageRef('', *lesson.picture.size), question])
+                 for question, _ in lesson.pairs]
         # What all questions share is the prompt; at least the last token of each prompt is left to its member.
         shared = next(i for i, column in enumerate(zip(*(w[:-1] for w in whole), strict=False))
                       if len(set(column)) > 1 or i == min(map(len, whole)) - 2)
@@ -150,11 +164,10 @@ class Lessons:
         """Whether the row stays within the static shapes; a rare lesson with a long text does not."""
         return len(row.prompt) <= prompt_tokens and max(len(m.tokens) for m in row.members) < answer_tokens
 
-    def _groups(self, rows, grids, prompt_tokens: int, answer_tokens: int) -> GroupBatch:
+    def _groups(self, rows, grids, members: int, prompt_tokens: int, suffix_tokens: int) -> GroupBatch:
         features = {name: np.zeros((grid[1] * grid[2] // 4, 1), np.float32) for name, grid in grids.items()}
         batch = build_groups(rows, ImageTable(grids, features), image_token=self.sizes.image_token, merge=2,
-                             members=self.config.questions, prompt_step=prompt_tokens,
-                             suffix_step=answer_tokens)
+                             members=members, prompt_step=prompt_tokens, suffix_step=suffix_tokens)
         return batch
 
 
@@ -168,17 +181,19 @@ class Student(nnx.Module):
                                 for layer in layers])
 
     def loss(self, batch: Batch, probe_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Cross-entropy of the answers, plus the probes' loss where there are pictures."""
+        """Cross-entropy of the answers, plus the probes' loss where there are pictures, and some of the page's own."""
         groups = batch.groups
         if batch.images is not None:
             features = self.policy.vision(*batch.images)
             groups = groups._replace(features=features.reshape(-1, features.shape[-1]))
         hidden, prompt = group_hidden(self.policy, groups)
         log_probs, _ = token_log_probs(hidden[:, :, :-1], self.policy.language.head, groups.tokens[:, :, 1:])
+        mean = lambda mask: -jnp.where(mask, log_probs, 0).sum() / jnp.maximum(mask.sum(), 1)
         own = groups.own[:, :, 1:]
-        loss = -jnp.where(own, log_probs, 0).sum() / jnp.maximum(own.sum(), 1)
+        loss = mean(own)
         if batch.images is None:
-            return loss, {'reading_loss': loss}
+            page = mean(groups.valid[:, :, 1:] & ~own)
+            return loss + PAGE_WEIGHT * page, {'reading_loss': loss, 'page_loss': page}
         parts, total = {'seeing_loss': loss}, loss
         for layer, probe in zip(self.layers, self.probes):
             extra, found = probe(prompt.values[layer][:, 0].reshape(*groups.prompt.shape, -1), batch.targets)
@@ -187,14 +202,14 @@ class Student(nnx.Module):
         return total, parts
 
     def correct(self, batch: Batch) -> jax.Array:
-        """Which answers are right in every token when each token is predicted from the right ones before, [B, G]."""
+        """Which tokens 1 … S−1 are the most likely ones after the right ones before, [B, G, S−1]."""
         groups = batch.groups
         if batch.images is not None:
             features = self.policy.vision(*batch.images)
             groups = groups._replace(features=features.reshape(-1, features.shape[-1]))
         hidden, _ = group_hidden(self.policy, groups)
         best = self.policy.logits(hidden[:, :, :-1]).argmax(-1)
-        return jnp.where(groups.own[:, :, 1:], best == groups.tokens[:, :, 1:], True).all(-1)
+        return best == groups.tokens[:, :, 1:]
 
 
 def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
@@ -267,9 +282,12 @@ def accuracy(lessons: Lessons, correct, held: list[Batch]) -> dict[str, float]:
     found: dict[str, list[bool]] = {}
     for batch in held:
         right = np.asarray(correct(batch))
-        asked = np.asarray(batch.groups.own).any(-1)
-        for b, g in zip(*np.nonzero(asked)):
+        own = np.asarray(batch.groups.own)[:, :, 1:]
+        for b, g in zip(*np.nonzero(own.any(-1))):
             words = lessons.chat.decode(batch.groups.tokens[b, g][batch.groups.valid[b, g]]).split()
             name = 'read' if batch.images is None else ' '.join(words[:2]).lower().strip('?')
-            found.setdefault(f'right/{name}', []).append(bool(right[b, g]))
+            # An answer is a run of own tokens; a dialogue has several.
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], own[b, g].astype(int), [0]])))
+            for first, last in zip(edges[::2], edges[1::2]):
+                found.setdefault(f'right/{name}', []).append(bool(right[b, g, first:last].all()))
     return {name: float(np.mean(values)) for name, values in sorted(found.items()) if len(values) >= 8}

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grain
-import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, group_advantages, spread_share
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.features import FeatureStore
@@ -59,9 +58,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     objective = make_objective(config)
     learner = Learner(student.policy, make_optimizer(config, config.steps), suppressed=suppressed_mask(student),
                       temperature=config.temperature, objective=objective, remat=config.remat)
-    reference = learner.parameters if config.kl_coefficient else None
-    if reference is not None:  # the update donates the learner's own buffers
-        reference = jax.tree.map(jnp.copy, reference)
+    reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
     engine = session.engine(student, groups=config.questions_per_step, members=config.members,
                             temperature=config.temperature)
     order = (grain.MapDataset.source(list(range(len(questions)))).seed(session.config.seed).shuffle().repeat()
@@ -140,7 +137,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine, 
                 padded += batch.valid.size + batch.prompt_valid.size
             updates.append(learner.rl_step(micro))
     values |= {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in updates]))
-               for name in updates[0]}
+               for name in updates[0]} | {'sampler_gap': updates[0]['sampler_gap']}
     distinct = sum(len(g[0].prompt_tokens) + sum(map(length, g)) for g in groups if g[0].prompt_tokens)
     passes = 1 + config.epochs * (2 if reference is not None else 1)
     run = engine.counters.tokens_run - run_before + trained_tokens * (passes - 1) / config.epochs

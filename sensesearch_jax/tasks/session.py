@@ -95,8 +95,8 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         url = config.tools.url
         if not url:
-            url = stack.enter_context(ToolServer.start(config.tools.config, workdir / 'tools',
-                                                       port=config.tools.port)).url
+            folder = config.tools.folder or workdir / 'tools'
+            url = stack.enter_context(ToolServer.start(config.tools.config, folder, port=config.tools.port)).url
         client = ToolClient(url, config.tools.deadline_s)
         health = client.health()
         if isinstance(health, ToolFailure):

@@ -1,0 +1,17 @@
+"""Asks a policy one question about one picture and prints the trajectory as it happens.
+
+    python -m sensesearch_jax.main --config=configs/ask.py --config.policy=runs/pocket/rl/policy \
+        --config.image=FILE --config.question='What is the capital of the country whose flag is in the picture?'
+
+Machine: any; about half a minute, most of it compilation.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import common, config  # noqa: E402
+
+
+def get_config():
+    return config(common('ask'), {'image': '', 'question': '', 'temperature': 0.0})

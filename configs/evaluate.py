@@ -1,0 +1,17 @@
+"""Evaluation alone: a policy directory as an agent on held-out questions.
+
+    python -m sensesearch_jax.main --config=configs/evaluate.py --workdir=runs/evaluate --config.policy=runs/rl/rl/policy
+
+Machine: 2 cores; about 2 minutes. Prints a table and writes summary.json and evaluation/policy.jsonl. Leave a tool out
+with --config.agent.tools="('text_search','image_search')".
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import common, config, evaluation, questions  # noqa: E402
+
+
+def get_config():
+    return config(common('evaluate'), {'questions': questions(train=0, test=220), 'evaluate': evaluation()})

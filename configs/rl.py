@@ -1,0 +1,17 @@
+"""RL alone: BN-GSPO from a policy directory (an SFT policy), with real tools.
+
+    python -m sensesearch_jax.main --config=configs/rl.py --workdir=runs/rl --config.policy=runs/sft/sft/policy
+
+Machine: 2 cores; about 10 minutes. Writes rl/policy and every trajectory of every step. The ablations of the paper are
+--config.rl.algorithm=grpo, gspo or bn_gspo.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import common, config, questions, rl  # noqa: E402
+
+
+def get_config():
+    return config(common('rl'), {'questions': questions(train=360, test=0), 'rl': rl()})
