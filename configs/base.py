@@ -13,13 +13,13 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 3200,
-        'learning_rate': 1e-3,
-        'warmup': 200,
+        'steps': 1500,
+        'learning_rate': 1.2e-3,
+        'warmup': 100,
         'weight_decay': 0.01,
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps
         'probe_layers': (1, 2),   # decoder layers whose values are probed
-        'easy_steps': 1200,       # close views of large objects give way to whole scenes until here
+        'easy_steps': 500,       # until here close views and plain repetition give way to whole scenes and reading
         'pictures': 8,            # lessons per batch
         'pages': 6,
         'questions': 6,           # per picture, at most
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
         'system_tokens': 96,
         'page_tokens': 512,
         'answer_tokens': 48,
-        'evaluate_every': 500,
+        'evaluate_every': 200,
         'dtype': 'bfloat16',      # of the saved weights
         'min_pixels': 3136,
         'max_pixels': 90_000,     # a 4K scene becomes 392 × 224: 14 × 8 visual tokens

@@ -24,9 +24,9 @@ def common(task: str) -> dict:
             'text_results': 3,
             'image_results': 3,
             'thumbnails': True,
-            'passage_chars': 160,
+            'passage_chars': 200,
         },
-        'rollout': {'groups': 16, 'prompt_capacity': 448, 'suffix_capacity': 1152, 'chunk': 16, 'tool_threads': 4},
+        'rollout': {'groups': 8, 'prompt_capacity': 416, 'suffix_capacity': 1152, 'chunk': 16, 'tool_threads': 4},
     }
 
 
@@ -40,7 +40,7 @@ def cold_start() -> dict:
     """Mining and the expert."""
     return {
         'mine': {'samples': 8, 'most_right': 1, 'temperature': 1.0, 'answer_tokens': 24},
-        'expert': {'kind': 'scripted', 'questions': 420, 'threads': 4, 'url': '', 'model': '',
+        'expert': {'kind': 'scripted', 'questions': 320, 'threads': 4, 'url': '', 'model': '',
                    'key_env': 'OPENAI_API_KEY'},
     }
 
@@ -60,7 +60,7 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, steps=36, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=2,
+        learning_rate=2e-4, warmup=3, steps=30, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=2,
         temperature=1.0, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=1e-3, format_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 

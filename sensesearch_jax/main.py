@@ -18,27 +18,33 @@ CONFIG = config_flags.DEFINE_config_file('config', None, 'One of configs/*.py; i
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and where a run that was interrupted goes '
                               'on. A new temporary folder if not given.')
 
+# Where the tools are found has no part in a run's result: these fields may differ when it goes on.
+PLACES = ('tools.url', 'tools.port', 'tools.deadline_s')
+
 
 def main(arguments: list[str]) -> None:
     """Checks what was asked for, opens the workdir, runs the task."""
     if len(arguments) > 1:
         raise ValueError(f"'{arguments[1]}' is no option; fields are set as --config.field=value.")
-    try:
-        config = CONFIG.value
-    except OSError:
-        given = next((a for a in sys.argv if a.startswith(('--config=', '-config='))), '--config')
-        raise ValueError(f'{given} names no file; give one of configs/*.py.') from None
+    config = CONFIG.value
     if config is None:
         raise ValueError('There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.')
-    if config.get('task') not in TASKS:
-        raise ValueError(f"The config's task '{config.get('task')}' is unknown; choose from {', '.join(TASKS)}.")
-    from sensesearch_jax.runtime.workdir import Workdir
-    path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
+    try:
+        name = config.get('task')
+    except OSError:  # only a look at a field tells that there is no such file
+        given = next((a for a in sys.argv if a.startswith(('--config=', '-config='))), '--config')
+        raise ValueError(f'{given} names no file; give one of configs/*.py.') from None
+    if name not in TASKS:
+        raise ValueError(f"The config's task '{name}' is unknown; choose from {', '.join(TASKS)}.")
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
-    task = importlib.import_module(f'sensesearch_jax.tasks.{config.task}')
-    with Workdir.open(path, config.to_dict()) as workdir:
+    from sensesearch_jax.runtime.workdir import Workdir
+    from sensesearch_jax.tasks.checks import check
+    check(config)
+    path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
+    task = importlib.import_module(f'sensesearch_jax.tasks.{name}')
+    with Workdir.open(path, config.to_dict(), ignore=('workdir', *PLACES)) as workdir:
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)
         task.run(config, workdir)

@@ -188,8 +188,18 @@ class ReadingLessons:
         self.questions = questions
         self.characters = characters
 
-    def __call__(self, rng: np.random.Generator) -> Lesson:
+    def __call__(self, rng: np.random.Generator, ease: float = 0.0) -> Lesson:
+        """A lesson; the more `ease`, the more often plain repetition, from which copying is learned first."""
+        if rng.random() < 0.1 + 0.5 * ease:
+            return self._echo(rng)
         return self._titles(rng) if rng.random() < 0.25 else self._entries(rng)
+
+    def _echo(self, rng) -> Lesson:
+        """Words, names and numbers in no order, to be said again."""
+        pages = self.pages
+        text = '; '.join(pages.value(rng) for _ in range(rng.integers(2, 16)))
+        again = ('Say that again.', text)
+        return Lesson(pages.system(rng), None, text, [again] * int(rng.integers(2, 4)), np.zeros((0, 4), np.float32))
 
     def _entries(self, rng) -> Lesson:
         pages = self.pages

@@ -55,9 +55,9 @@ class ImageTable(NamedTuple):
 
 
 def bucket(length: int, step: int) -> int:
-    """The smallest multiple of `step` times a power of two or 1.5 powers of two that holds `length`.
+    """The smallest of 1, 2, 3, 4, 6, 8, 12 … times `step` that holds `length`.
 
-    Few distinct values, at most a third of padding: 1, 1.5, 2, 3, 4, 6, 8 … steps.
+    Few distinct values; beyond two steps at most a third of them is padding.
     """
     size = step
     while size < length:

@@ -58,14 +58,15 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     b1, b2, weight_decay and clip_norm. Norm scales and biases do not decay."""
     if config.schedule == 'cosine':
         schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, min(config.warmup, steps // 2),
-                                                      max(steps, 1), config.learning_rate * 0.05)
+                                                      max(steps, 1) + 1, config.learning_rate * 0.05)
     elif config.schedule == 'constant':
         schedule = optax.linear_schedule(0, config.learning_rate, max(config.warmup, 1))
     else:
         raise ValueError(f"schedule '{config.schedule}' is unknown; choose 'constant' or 'cosine'.")
+    rate = lambda count: schedule(count + 1)  # optax counts updates from 0, where the rate would be 0
     decays = lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree)  # layers are stacked: matrices have three axes
     return optax.chain(optax.clip_by_global_norm(config.clip_norm),
-                       optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decays))
+                       optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=decays))
 
 
 class Learner:

@@ -6,7 +6,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -15,6 +14,7 @@ from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, paramet
 from sensesearch_jax.policy.sizes import LanguageSizes
 
 PREFIX = 'model.language_model'
+UNROLLED = 4  # so few layers are not worth a loop, which XLA on a CPU runs 20 % slower
 
 
 class KeysValues(NamedTuple):
@@ -92,5 +92,5 @@ class LanguageModel(nnx.Module):
 
         context_kv = tuple((c.keys, c.values) for c in contexts)
         x, (keys, values) = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embeddings,
-                                         (stacked, context_kv))
+                                         (stacked, context_kv), unroll=self.sizes.layers <= UNROLLED)
         return self.norm(x), KeysValues(keys, values)

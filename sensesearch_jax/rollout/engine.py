@@ -8,7 +8,6 @@ the first rollouts nothing compiles any more.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple, Sequence
 
 import jax
@@ -22,6 +21,10 @@ from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
+
+
+LENGTH_STEP = 128  # of tool responses
+CACHE_STEP = 384  # of how much of the suffix cache decoding reads
 
 
 class Caches(NamedTuple):
@@ -40,16 +43,8 @@ class Chunk(NamedTuple):
 
     tokens: Int[np.ndarray, 'b g c']
     log_probs: Float[np.ndarray, 'b g c']  # under the distribution that was sampled from
-    raw_log_probs: Float[np.ndarray, 'b g c']  # at temperature 1, without suppressed ids
+    raw_log_probs: Float[np.ndarray, 'b g c']  # at temperature 1 and with no id suppressed
     count: Int[np.ndarray, 'b g']
-
-
-class EngineCounters(NamedTuple):
-    """Tokens through the language model, and those of them that no other pass computes; compiled programs."""
-
-    tokens_run: int = 0
-    distinct_tokens: int = 0
-    compiles: int = 0
 
 
 class Engine:
@@ -60,13 +55,16 @@ class Engine:
         groups, members: B and G.
         prompt_capacity, suffix_capacity: P and S in tokens; `chunk` more are kept free at the end of S.
         chunk: most tokens that `decode` samples between two looks of the host.
+        prefill_rows, extend_lanes: rows and lanes that one pass of prefill or extend takes; fewer are padded, more
+            go in several passes, so that each has one shape.
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
         temperature: of sampling; 0 takes the most likely token.
     """
 
     def __init__(self, policy: Policy, *, groups: int, members: int, prompt_capacity: int, suffix_capacity: int,
-                 chunk: int, stop: Sequence[int], suppressed: Sequence[int], temperature: float = 1.0):
+                 chunk: int, stop: Sequence[int], suppressed: Sequence[int], temperature: float = 1.0,
+                 prefill_rows: int = 4, extend_lanes: int = 16):
         if temperature < 0:
             raise ValueError(f'temperature {temperature} is negative; give 0 for greedy decoding or a positive number.')
         self.graph, self.parameters = nnx.split(policy)
@@ -74,13 +72,15 @@ class Engine:
         self.image_token, self.merge = policy.sizes.image_token, policy.sizes.vision.merge_size
         self.groups, self.members, self.chunk, self.temperature = groups, members, chunk, temperature
         self.prompt_capacity, self.suffix_capacity = prompt_capacity, suffix_capacity
+        self.prefill_rows = min(prefill_rows, groups)
+        self.extend_lanes = min(extend_lanes, groups * members)
         self.stop = jnp.array(list(stop), jnp.int32)
         self.suppressed = np.zeros(self.sizes.vocabulary, bool)
         self.suppressed[list(suppressed)] = True
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
-        self.counters = EngineCounters()
+        self.tokens_run = 0  # through the language model, padding aside
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1)
-        self._extend = jax.jit(self._extend_program, donate_argnums=1, static_argnums=9)
+        self._extend = jax.jit(self._extend_program, donate_argnums=1)
         self._decode = jax.jit(self._decode_program, donate_argnums=1, static_argnums=5)
         self.caches = self._empty()
 
@@ -115,18 +115,19 @@ class Engine:
         if longest > self.prompt_capacity:
             raise ValueError(f'A prompt of {longest + 1} tokens does not fit into {self.prompt_capacity}; raise '
                              'prompt_capacity or lower max_pixels.')
-        # Whole rows of few lengths: a length bucket would save little on a prompt that is mostly one image.
-        n = _power(len(rows), self.groups)
+        if len(rows) > (n := self.prefill_rows):
+            return [position for first in range(0, len(rows), n) for position in self.prefill(
+                rows[first:first + n], prompts[first:first + n], images[first:first + n], table)]
         batch = _pieces([p[:-1] for p in prompts], images, table, self.image_token, self.merge, n,
                         self.prompt_capacity, [0] * len(prompts))
         pending = np.zeros(n, np.int32)
         pending[:len(rows)] = [p[-1] for p in prompts]
-        slots = np.full(n, self.groups, np.int32)
+        slots = np.full(n, self.groups, np.int32)  # out of range: dropped
         slots[:len(rows)] = rows
         self.caches = self._prefill(self.parameters, self.caches, slots, batch.tokens, batch.positions, batch.valid,
                                     batch.rows, batch.features, pending, batch.following)
         self.length[list(rows)] = 0
-        self._count(sum(len(p) - 1 for p in prompts), sum(len(p) - 1 for p in prompts))
+        self._count(sum(len(p) - 1 for p in prompts))
         return [int(v) for v in batch.following[:len(rows)]]
 
     def extend(self, lanes: Sequence[tuple[int, int]], pending: Sequence[int], tokens: Sequence[Sequence[int]],
@@ -141,20 +142,22 @@ class Engine:
         Returns:
             the rotary position of each lane's new pending token.
         """
+        if len(lanes) > (n := self.extend_lanes):
+            parts = (slice(first, first + n) for first in range(0, len(lanes), n))
+            return [position for p in parts for position in self.extend(
+                lanes[p], pending[p], tokens[p], images[p], positions[p], table)]
         runs = [[p, *t[:-1]] for p, t in zip(pending, tokens)]
-        n = _power(len(lanes), self.groups * self.members)
         batch = _pieces(runs, images, table, self.image_token, self.merge, n,
-                        bucket(max(map(len, runs)), 64), positions)
+                        bucket(max(map(len, runs)), LENGTH_STEP), positions)
         where = np.full((2, n), self.groups, np.int32)  # out of range: dropped
         where[:, :len(lanes)] = np.array(lanes).T
         last = np.zeros(n, np.int32)
         last[:len(lanes)] = [t[-1] for t in tokens]
-        used = self._used(max(self.length[lane] for lane in lanes))
         self.caches = self._extend(self.parameters, self.caches, where, batch.tokens, batch.positions, batch.valid,
-                                   batch.rows, batch.features, np.stack([last, batch.following]), used)
+                                   batch.rows, batch.features, np.stack([last, batch.following]))
         for lane, run in zip(lanes, runs):
             self.length[lane] += len(run)
-        self._count(sum(map(len, runs)), sum(map(len, runs)))
+        self._count(sum(map(len, runs)))
         return [int(v) for v in batch.following[:len(lanes)]]
 
     def decode(self, active: Bool[np.ndarray, 'b g'], budget: Int[np.ndarray, 'b g'],
@@ -170,7 +173,7 @@ class Engine:
                                           seeds.astype(np.uint32), used)
         chunk = Chunk(*(np.asarray(x) for x in chunk))
         self.length += chunk.count
-        self._count(int(chunk.count.sum()), int(chunk.count.sum()))
+        self._count(int(chunk.count.sum()))
         return chunk
 
     def room(self, lane: tuple[int, int]) -> int:
@@ -179,11 +182,10 @@ class Engine:
 
     def _used(self, longest: int) -> int:
         """How much of the suffix cache a program reads: few sizes, so that short sequences do not pay for long ones."""
-        return min(bucket(max(int(longest), 1), 128), self.suffix_capacity + self.chunk)
+        return min(bucket(max(int(longest), 1), CACHE_STEP), self.suffix_capacity + self.chunk)
 
-    def _count(self, run: int, distinct: int) -> None:
-        c = self.counters
-        self.counters = EngineCounters(c.tokens_run + run, c.distinct_tokens + distinct, self.compiles)
+    def _count(self, run: int) -> None:
+        self.tokens_run += run
 
     # Device side: the three programs.
 
@@ -203,15 +205,15 @@ class Engine:
                       spread(caches.suffix_length, jnp.zeros_like(pending)), spread(caches.pending, pending),
                       spread(caches.position, following))
 
-    def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features, tail,
-                        used) -> Caches:
+    def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features,
+                        tail) -> Caches:
         b, g = where
         take = jnp.minimum(b, self.groups - 1), jnp.minimum(g, self.members - 1)
         length = caches.suffix_length[take]
         prefix = Context(*(x[:, take[0]] for x in caches.prefix),
                          (jnp.arange(self.prompt_capacity) < caches.prefix_length[take[0]][:, None])[:, None])
-        suffix = Context(*(x[:, :, :, :used][:, take[0], take[1]][:, :, None] for x in caches.suffix),
-                         (jnp.arange(used) < length[:, None])[:, None])
+        suffix = Context(*(x[:, take[0], take[1]][:, :, None] for x in caches.suffix),
+                         (jnp.arange(caches.suffix.keys.shape[3]) < length[:, None])[:, None])
         _, _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
                                 valid[:, None], (prefix, suffix))
         place = length[:, None] + jnp.arange(tokens.shape[1])
@@ -293,7 +295,7 @@ def _pieces(runs, images, table: ImageTable, image_token: int, merge: int, count
         offsets[name] = (total, len(table.features[name]))
         total += offsets[name][1]
     width = table.features[names[0]].shape[1] if names else 1
-    features = np.zeros((bucket(max(total, 1), 256), width), np.float32)
+    features = np.zeros((bucket(max(total, 1), 512 * count), width), np.float32)
     for name, (first, size) in offsets.items():
         features[first:first + size] = table.features[name]
     out = _Pieces(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
@@ -306,8 +308,3 @@ def _pieces(runs, images, table: ImageTable, image_token: int, merge: int, count
             np.asarray(run), [table.grids[name] for name in names], image_token, merge, start=start)
         out.rows[i, :n] = image_rows(run, names, offsets, image_token)
     return out
-
-
-def _power(count: int, limit: int) -> int:
-    """The next power of two, at most `limit`."""
-    return min(1 << (count - 1).bit_length(), limit)

@@ -66,8 +66,11 @@ class FeatureStore:
         data = self.client.image(image.sha256)
         if isinstance(data, ToolFailure):
             return data
-        with Image.open(io.BytesIO(data)) as picture:
-            patches = self.preprocessor.patches(ImageOps.exif_transpose(picture))
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                patches = self.preprocessor.patches(ImageOps.exif_transpose(picture))
+        except (OSError, ValueError) as error:  # damaged, or of a shape that no policy can see
+            return ToolFailure('unavailable', f'the picture cannot be used: {error}')
         with self._lock:
             self._patches.setdefault(image.sha256, patches)
         return None

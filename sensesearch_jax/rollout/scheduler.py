@@ -121,7 +121,7 @@ class _Rollout:
 
     def _fetch(self) -> None:
         """Uploads and prepares the pictures of the next questions ahead of their turn."""
-        while self.waiting and len(self.opening) + len(self.opened) < max(2, self.engine.groups // 2):
+        while self.waiting and len(self.opening) + len(self.opened) < max(2, self.engine.groups):
             index, task = self.waiting.popleft()
             self.opening[self.pool.submit(self._first_image, task.question)] = index, task
         for future in [f for f in self.opening if f.done()]:
@@ -142,10 +142,11 @@ class _Rollout:
     def _open(self) -> None:
         """Starts questions in free rows."""
         free = [row for row in range(self.engine.groups) if row not in self.rows]
-        # The first questions start together, later ones as rows get free.
-        if not self.opened or not free:
+        ready = min(len(free), len(self.opened))
+        # A pass costs the same for one row as for all it has room for: wait for more while there is other work.
+        if not ready or ready < self.engine.prefill_rows and self._decodable() and (self.waiting or self.opening):
             return
-        batch = [(row, *self.opened.popleft()) for row in free[:len(self.opened)]]
+        batch = [(row, *self.opened.popleft()) for row in free[:ready]]
         table = self.features.table(image for *_, image in batch)
         prompts = [self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
                    for _, _, task, image in batch]
@@ -234,7 +235,7 @@ class _Rollout:
 
     def _append(self) -> None:
         """Runs waiting tool responses, when enough are there or nothing else is to do."""
-        enough = max(1, len(self.lanes) // 8)
+        enough = min(self.engine.extend_lanes, max(1, len(self.lanes) // 4))
         if not self.answers or len(self.answers) < enough and self._decodable():
             return
         lanes = list(self.answers)

@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
+from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import load_student, open_session
@@ -42,6 +43,7 @@ def check_image(path: str) -> None:
     try:
         with Image.open(path) as image:
             image.load()
+            Preprocessor().grid(*image.size)  # no policy can see a sliver
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f'{path} is not a readable image: {error}.') from None
 

@@ -34,6 +34,7 @@ from sensesearch_jax.policy.sizes import LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.progress import Progress
+from sensesearch_jax.runtime.workdir import Workdir
 
 
 PAGE_WEIGHT = 0.3  # of predicting the page itself, where most of a text's repetitions are
@@ -83,7 +84,7 @@ def write_untrained(folder: Path, config: ml_collections.ConfigDict) -> Policy:
 
 
 class Lessons:
-    """Batches of lessons as arrays, in static shapes: every third batch a page to read, the others pictures."""
+    """Batches of lessons as arrays, in static shapes: pictures and pages in turn."""
 
     def __init__(self, config: ml_collections.ConfigDict, folder: Path, sizes: PolicySizes):
         files = PocketFiles()
@@ -101,14 +102,14 @@ class Lessons:
         while True:
             rng = np.random.default_rng([seed, start])
             ease = max(0.0, 1 - start / self.config.easy_steps)
-            yield self.page_batch(rng) if start % 3 == 2 else self.picture_batch(rng, ease)
+            yield self.page_batch(rng, ease) if start % 2 else self.picture_batch(rng, ease)
             start += 1
 
-    def page_batch(self, rng: np.random.Generator) -> Batch:
+    def page_batch(self, rng: np.random.Generator, ease: float = 0.0) -> Batch:
         """Pages as whole dialogues: every question of a page in turn, one member per row."""
         rows = []
         while len(rows) < self.config.pages:
-            lesson = self.reading(rng)
+            lesson = self.reading(rng, ease)
             prompt = self.chat.prompt(lesson.system, [f'{lesson.text}\n{lesson.pairs[0][0]}'])
             start = prompt.index(self.chat.im_end) + 2  # behind the system turn
             tokens, own = prompt[start:], [False] * (len(prompt) - start)
@@ -231,7 +232,7 @@ def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
         yield batch
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     """Trains for `config.steps` and writes `workdir`/policy; goes on from the last checkpoint after an interruption."""
     folder = workdir / 'policy'
     policy = write_untrained(folder, config)
@@ -253,28 +254,28 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     step = jax.jit(step, donate_argnums=0)
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
-    checkpoints = Checkpoints(workdir / 'checkpoints', keep=1)
-    start = 0
-    if (restored := checkpoints.restore(state)) is not None:
-        start, state = restored.step, restored.arrays
     held_rng = np.random.default_rng(config.seed + 1_000_000)
     held = [lessons.picture_batch(held_rng) for _ in range(6)] + [lessons.page_batch(held_rng) for _ in range(4)]
-    metrics = MetricWriter(workdir / 'metrics.jsonl')
     mean: dict[str, float] = {}
-    with Progress('base policy', config.steps, start) as bar:
-        for i, batch in zip(range(start, config.steps), prefetch(lessons.batches(config.seed, start))):
-            weight = config.probe_weight * max(0.1, 1 - i / (0.7 * config.steps))
-            state, parts = step(state, batch, weight)
-            for name, value in parts.items():
-                mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
-            bar.update(**mean)
-            if (i + 1) % 100 == 0:
-                metrics.write(i + 1, 'base', mean)
-            if (i + 1) % config.evaluate_every == 0 or i + 1 == config.steps:
-                metrics.write(i + 1, 'base', accuracy(lessons, lambda b: correct(state['parameters'], b), held))
-                checkpoints.save(i + 1, state, {})
-                save_policy(nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype)
-    checkpoints.close()
+    with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
+          MetricWriter(workdir / 'metrics.jsonl') as metrics):
+        start = 0
+        if (restored := checkpoints.restore(state)) is not None:
+            start, state = restored.step, restored.arrays
+        metrics.resume('base', start)
+        with Progress('base policy', config.steps, initial=start) as bar:
+            for i, batch in zip(range(start, config.steps), prefetch(lessons.batches(config.seed, start))):
+                weight = config.probe_weight * max(0.1, 1 - i / (0.7 * config.steps))
+                state, parts = step(state, batch, weight)
+                for name, value in parts.items():
+                    mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
+                bar.update(**mean)
+                if (i + 1) % 100 == 0:
+                    metrics.write('base', i + 1, mean)
+                if (i + 1) % config.evaluate_every == 0 or i + 1 == config.steps:
+                    metrics.write('base', i + 1, accuracy(lessons, lambda b: correct(state['parameters'], b), held))
+                    checkpoints.save(i + 1, state)
+                    save_policy(nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype)
 
 
 def accuracy(lessons: Lessons, correct, held: list[Batch]) -> dict[str, float]:

@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -29,6 +28,7 @@ from sensesearch_jax.tasks.session import (Session, Student, append_trajectories
                                            read_trajectories)
 
 PLAIN_SYSTEM = 'You are a helpful assistant.'
+EXPERTS = ('scripted', 'openai')
 
 
 class PlainEnvironment(Environment):
@@ -59,7 +59,6 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times in `mine.samples`."""
     config, workdir = session.config, session.workdir
     path = workdir / 'cold_start' / 'mined.jsonl'
-    by_id = {q.id: q for q in questions}
     right: dict[str, int] = {}
     if path.is_file():
         right = {r['id']: r['right'] for r in map(json.loads, path.read_text().splitlines())}
@@ -85,7 +84,8 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
                 rollout(part, engine, student.chat, environment, features, limits, on_group=note)
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
-    return [by_id[i] for i, r in right.items() if r <= config.mine.most_right and i in by_id]
+    # In the order of the questions, not in that in which groups happened to finish.
+    return [q for q in questions if right[q.id] <= config.mine.most_right]
 
 
 def plainly_right(trajectory: Trajectory) -> bool:
@@ -101,7 +101,7 @@ def make_expert(session: Session, seed: int) -> Expert:
         return ScriptedExpert(random.Random(seed))
     if expert.kind == 'openai':
         return OpenAIExpert(expert.url, expert.model, session.client, key_env=expert.key_env)
-    raise ValueError(f"expert.kind '{expert.kind}' is unknown; choose 'scripted' or 'openai'.")
+    raise ValueError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
 
 
 def synthesise_all(session: Session, student: Student, questions: Sequence[Question]) -> list[Trajectory]:

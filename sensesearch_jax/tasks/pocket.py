@@ -17,7 +17,7 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.evaluation.report import ReportMeta, write_report
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.metrics import read_metrics
-from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.cold_start import cold_start
 from sensesearch_jax.tasks.evaluate import evaluate, write_summary
 from sensesearch_jax.tasks.questions import question_set
@@ -100,4 +100,4 @@ class Stopwatch:
 
     def __exit__(self, *_) -> None:
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.monotonic() - self.began
-        self.path.write_text(json.dumps(self.seconds))
+        atomic_write(self.path, json.dumps(self.seconds))

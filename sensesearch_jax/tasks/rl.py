@@ -5,21 +5,24 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grain
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, group_advantages, spread_share
 from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
+from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.scheduler import RolloutLimits, RolloutStatistics, Task, rollout
 from sensesearch_jax.runtime.checkpoints import Checkpoints
@@ -56,7 +59,8 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     if workdir.stage_done('rl'):
         return folder
     objective = make_objective(config)
-    learner = Learner(student.policy, make_optimizer(config, config.steps), suppressed=suppressed_mask(student),
+    updates = config.steps * config.epochs * config.minibatches
+    learner = Learner(student.policy, make_optimizer(config, updates), suppressed=suppressed_mask(student),
                       temperature=config.temperature, objective=objective, remat=config.remat)
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
     engine = session.engine(student, groups=config.questions_per_step, members=config.members,
@@ -96,58 +100,29 @@ def make_objective(config: ConfigDict) -> Objective:
                      kl_coefficient=config.kl_coefficient)
 
 
-def rl_step(session: Session, student: Student, features: FeatureStore, engine, learner: Learner, reference,
-            asked: Sequence[Question], step: int) -> dict[str, float]:
+def rl_step(session: Session, student: Student, features: FeatureStore, engine: Engine, learner: Learner,
+            reference: nnx.State | None, asked: Sequence[Question], step: int) -> dict[str, float]:
     """One rollout batch and the updates on it. Returns the step's metrics."""
     config, began = session.config.rl, time.monotonic()
-    run_before = engine.counters.tokens_run
+    run_before = engine.tokens_run
     groups, cost = sample_groups(session, student, features, engine, asked, step)
     sampled = time.monotonic()
-    values = behaviour(groups)
-    rewards = np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
     usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
-    ids = np.repeat(np.arange(len(groups)), config.members)
-    advantages = np.asarray(group_advantages(rewards.ravel(), ids, usable.ravel())).reshape(rewards.shape)
-    _, batch_layer = ALGORITHMS[config.algorithm]
-    share, weight = spread_share(rewards.ravel(), ids, usable.ravel())
-    values |= {'spread_share': float(share / max(float(weight), 1)),
-               'batch_gain': float(batch_gain(advantages.ravel(), usable.ravel())) if batch_layer else 1.0}
-    if batch_layer and config.batch_scope == 'batch':
-        advantages = np.asarray(batch_normalize(advantages.ravel(), usable.ravel())).reshape(rewards.shape)
-    # A group without spread has no gradient but through the batch layer's mean and the KL term; all groups stay in.
-    updates: list[dict[str, float]] = []
-    trained_tokens = padded = 0
-    generator = np.random.default_rng([session.config.seed, step])
-    for _ in range(config.epochs):
-        for part in np.array_split(generator.permutation(len(groups)), config.minibatches):
-            now = advantages[part]
-            if batch_layer and config.batch_scope == 'minibatch':
-                now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
-            micro = []
-            by_length = sorted(range(len(part)), key=lambda i: max(map(length, groups[part[i]])))
-            for first in range(0, len(part), config.micro_batch):
-                rows = by_length[first:first + config.micro_batch]
-                batch = row_batch(student, features, [groups[part[i]] for i in rows], config.members,
-                                  config.micro_batch)
-                fill = lambda x: np.concatenate([x[rows], np.zeros((config.micro_batch - len(rows), *x.shape[1:]),
-                                                                   x.dtype)])
-                ref = None if reference is None else learner.log_probs(batch, reference)
-                micro.append((batch, PolicyTargets(fill(now), fill(usable[part]), ref)))
-                trained_tokens += int(batch.valid.sum() + batch.prompt_valid.sum())
-                padded += batch.valid.size + batch.prompt_valid.size
-            updates.append(learner.rl_step(micro))
-    values |= {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in updates]))
-               for name in updates[0]} | {'sampler_gap': updates[0]['sampler_gap']}
+    advantages, values = shaped_advantages(config, groups, usable)
+    updates, trained, padded = update(config, learner, reference, groups, advantages, usable,
+                                      lambda part: row_batch(student, features, part, config.members,
+                                                             config.micro_batch),
+                                      np.random.default_rng([session.config.seed, step]))
     distinct = sum(len(g[0].prompt_tokens) + sum(map(length, g)) for g in groups if g[0].prompt_tokens)
     passes = 1 + config.epochs * (2 if reference is not None else 1)
-    run = engine.counters.tokens_run - run_before + trained_tokens * (passes - 1) / config.epochs
+    run = engine.tokens_run - run_before + trained * (passes - 1) / config.epochs
     ended = time.monotonic()
-    return values | memory_use() | {
+    return behaviour(groups) | values | updates | memory_use() | {
         'token_amplification': run / max(passes * distinct, 1),
         'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
-        'padding_share': 1 - trained_tokens / max(padded, 1),
+        'padding_share': 1 - trained / max(padded, 1),
         'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
-        'rollouts_per_s': rewards.size / max(sampled - began, 1e-9),
+        'rollouts_per_s': usable.size / max(sampled - began, 1e-9),
         'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
         'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
         'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
@@ -156,15 +131,68 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine, 
     }
 
 
-def sample_groups(session: Session, student: Student, features: FeatureStore, engine, asked: Sequence[Question],
+def shaped_advantages(config: ConfigDict, groups: Sequence[Sequence[Trajectory]],
+                      usable: Bool[np.ndarray, 'b g']) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
+    """The group layer's advantages, through the batch layer where its scope is the rollout batch, and two statistics."""
+    rewards = np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
+    ids = np.repeat(np.arange(len(groups)), config.members)
+    flat = group_advantages(rewards.ravel(), ids, usable.ravel())
+    share, weight = spread_share(rewards.ravel(), ids, usable.ravel())
+    _, batch_layer = ALGORITHMS[config.algorithm]
+    statistics = {'spread_share': float(share) / max(float(weight), 1.0),
+                  'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0}
+    if batch_layer and config.batch_scope == 'batch':
+        flat = batch_normalize(flat, usable.ravel())
+    return np.asarray(flat).reshape(rewards.shape), statistics
+
+
+def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, groups: Sequence[Sequence[Trajectory]],
+           advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],
+           to_batch: Callable[[Sequence[Sequence[Trajectory]]], GroupBatch],
+           generator: np.random.Generator) -> tuple[dict[str, float], int, int]:
+    """All epochs and minibatches of one rollout batch.
+
+    Returns:
+        the updates' statistics (means; maxima of maxima; the sampler's gap of the first update, before which the
+        two policies are one), the tokens trained on, and those with padding.
+    """
+    # A question whose picture could not be had has no tokens. A group without spread stays in: it has no gradient of
+    # its own, but the batch layer's mean and the KL term speak of it as well.
+    trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
+    _, batch_layer = ALGORITHMS[config.algorithm]
+    done: list[dict[str, float]] = []
+    trained = padded = 0
+    for _ in range(config.epochs if len(trainable) else 0):
+        for part in np.array_split(generator.permutation(trainable), min(config.minibatches, len(trainable))):
+            now = advantages[part]
+            if batch_layer and config.batch_scope == 'minibatch':
+                now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
+            micro = []
+            by_length = sorted(range(len(part)), key=lambda i: max(map(length, groups[part[i]])))
+            for first in range(0, len(part), config.micro_batch):
+                rows = by_length[first:first + config.micro_batch]
+                batch = to_batch([groups[part[i]] for i in rows])
+                missing = ((0, config.micro_batch - len(rows)), (0, 0))
+                ref = None if reference is None else learner.log_probs(batch, reference)
+                micro.append((batch, PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)))
+                trained += int(batch.valid.sum() + batch.prompt_valid.sum())
+                padded += batch.valid.size + batch.prompt_valid.size
+            done.append(learner.rl_step(micro))
+    means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in done]))
+             for name in (done[0] if done else ())}
+    return means | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), trained, padded
+
+
+def sample_groups(session: Session, student: Student, features: FeatureStore, engine: Engine, asked: Sequence[Question],
                   step: int) -> tuple[list[list[Trajectory]], RolloutStatistics]:
     """The step's groups, scored; those that an interrupted run has left on disk are not sampled again."""
     config = session.config
     path = session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
-    found: dict[str, list[Trajectory]] = {}
+    members: dict[str, dict[int, Trajectory]] = {}  # a group that was torn is on disk in part, and later as a whole
     for trajectory in read_trajectories(path):
-        found.setdefault(trajectory.question.id, []).append(trajectory)
-    found = {name: group for name, group in found.items() if len(group) == config.rl.members}
+        members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
+    found = {name: [group[g] for g in sorted(group)] for name, group in members.items()
+             if len(group) == config.rl.members}
     judge = client_judge(session.client)
 
     def note(group: list[Trajectory]) -> None:

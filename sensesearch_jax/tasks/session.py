@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
+from flax import nnx
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
@@ -47,6 +49,7 @@ class Session:
     workdir: Workdir
     client: ToolClient
     metrics: MetricWriter
+    engines: dict[Any, Engine] = field(default_factory=dict)
 
     def environment(self, tools: Sequence[str] | None = None) -> Environment:
         """The agent's environment, with the config's tools or fewer."""
@@ -60,11 +63,19 @@ class Session:
         return FeatureStore(student.policy, student.preprocessor, self.client)
 
     def engine(self, student: Student, *, groups: int, members: int, temperature: float) -> Engine:
-        """A sampler with the capacities of the config's `rollout`."""
-        rollout = self.config.rollout
-        return Engine(student.policy, groups=groups, members=members, prompt_capacity=rollout.prompt_capacity,
-                      suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, temperature=temperature,
-                      stop=student.chat.stop_ids, suppressed=unsampled(student))
+        """A sampler of the student, with the capacities of the config's `rollout`.
+
+        Students of one structure share it, so that a stage does not compile what another one has.
+        """
+        key = groups, members, temperature, student.policy.sizes
+        if key not in self.engines:
+            rollout = self.config.rollout
+            self.engines[key] = Engine(
+                student.policy, groups=groups, members=members, prompt_capacity=rollout.prompt_capacity,
+                suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, temperature=temperature,
+                stop=student.chat.stop_ids, suppressed=unsampled(student))
+        self.engines[key].set_parameters(nnx.state(student.policy))
+        return self.engines[key]
 
 
 def unsampled(student: Student) -> list[int]:

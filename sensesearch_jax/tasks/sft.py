@@ -23,6 +23,10 @@ from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import Session, Student, load_student, open_session, read_trajectories, unsampled
 
 
+# Steps of the padded lengths: coarse, since every shape is a program to compile.
+PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 256
+
+
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
     student = load_student(config.policy)
@@ -93,4 +97,5 @@ def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequenc
     sizes = student.policy.sizes
     table = features.table(image for group in groups for t in group for image in t.images)
     return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
-                        merge=sizes.vision.merge_size, members=members, batch=rows)
+                        merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
+                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * rows * members)

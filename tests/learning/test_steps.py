@@ -1,0 +1,311 @@
+"""SFT and RL steps: what moves and what does not, micro-batches that add up, members that do not count."""
+
+import copy
+import functools
+import itertools
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from small_policies import (
+    MERGE,
+    PAD,
+    SUPPRESSED,
+    VOCABULARY,
+    quick_compilation,
+    small_policy,
+    table,
+    tokens_of,
+)
+
+from sensesearch_jax.inputs.groups import Member, Row, build_groups
+from sensesearch_jax.learning.advantages import batch_normalize, group_advantages
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
+from sensesearch_jax.tasks.rl import ALGORITHMS, make_objective
+
+rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
+POLICY = small_policy()
+MASK = np.isin(np.arange(VOCABULARY), SUPPRESSED)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        quick_compilation(monkeypatch)
+        yield
+
+
+def rows_of(layouts, seed=0):
+    """Rows of (prompt, members) in parts: even parts of a member are its own, unless they are pictures."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for prompt, suffixes in layouts:
+        tokens, images = tokens_of(prompt, random)
+        members = []
+        for suffix in suffixes:
+            ids, own, names = [], [], []
+            for i, part in enumerate(suffix):
+                more, pictures = tokens_of([part], random)
+                ids, names = ids + more, names + pictures
+                own += [i % 2 == 0 and not pictures] * len(more)
+            members.append(Member(ids, own, names, random.normal(-3, 1, len(ids)).tolist()))
+        rows.append(Row(tokens, images, members))
+    return rows
+
+
+# Turns of the policy (even places) and responses between them; ragged groups, an empty member.
+LAYOUTS = [
+    ([5, 'scene', 6], [[7], [4, 'crop', 9], [3, 2, 5]]),
+    ([9], [[6], [2, 'thumbnail', 4], [5]]),
+    ([2, 'thumbnail', 3], [[8, 3, 2], [], [3]]),
+    ([7], [[2], [9], [4, 'crop', 3, 5, 2]]),
+]
+ROWS = rows_of(LAYOUTS)
+CLOSE = {'kl_coefficient': 0.1, 'clip_low': 0.1, 'clip_high': 0.1}  # so that some ratios are clipped
+OBJECTIVES = {
+    ratio: make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': name}))
+    for name, (ratio, _) in ALGORITHMS.items()
+}
+
+
+def batch_of(rows, members=3, batch=None):
+    # One length for all, so that few programs are compiled.
+    return build_groups(
+        rows,
+        table(),
+        image_token=PAD,
+        merge=MERGE,
+        members=members,
+        batch=batch,
+        prompt_step=64,
+        suffix_step=64,
+        feature_step=64,
+    )
+
+
+@functools.cache
+def compiled(**options):
+    return Learner(POLICY, optax.sgd(0.1), suppressed=MASK, **options)
+
+
+def learner_of(**options):
+    """A learner at its start; those with the same options share their programs, but not what they learn."""
+    learner = copy.copy(compiled(**options))
+    learner.parameters = jax.tree.map(jax.numpy.copy, nnx.state(POLICY, decoder))
+    learner.moments = learner.optimizer.init(learner.parameters)
+    return learner
+
+
+def values_of(state):
+    return {'.'.join(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+
+
+def moved(learner):
+    """How far each trained parameter went from where it started."""
+    start = values_of(nnx.state(POLICY, decoder))
+    return {name: value - start[name] for name, value in values_of(learner.parameters).items()}
+
+
+def assert_same_moves(one, other, tolerance=1e-5):
+    for name, step in one.items():
+        assert np.abs(step - other[name]).max() <= tolerance * max(np.abs(step).max(), 1e-3), name
+
+
+def test_sft_moves_the_decoder_only():
+    config = ConfigDict(rl_config() | {'learning_rate': 1e-2, 'warmup': 0})
+    learner = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK)
+    before = values_of(nnx.state(POLICY))
+    learner.sft_step([batch_of(ROWS)])
+    after = values_of(nnx.state(learner.policy))
+    assert after.keys() == before.keys()
+    for name, value in after.items():
+        same = np.array_equal(value, before[name])
+        assert same == name.startswith('vision'), name
+        assert np.isfinite(value).all()
+    # The moments are the decoder's alone, and the policy that was given keeps its own arrays.
+    frozen = sum(v.size for name, v in before.items() if name.startswith('vision'))
+    trained = sum(v.size for v in before.values()) - frozen
+    assert sum(np.size(leaf) for leaf in jax.tree.leaves(learner.moments)) <= 2 * trained + 4
+    assert all(np.array_equal(value, before[name]) for name, value in values_of(nnx.state(POLICY)).items())
+    whole = values_of(learner.all_parameters)
+    assert whole.keys() == before.keys() and all(np.array_equal(whole[name], after[name]) for name in whole)
+
+
+def test_sft_loss_is_the_mean_over_own_tokens():
+    """Against log-probs of the very tokens, and it falls when a step is repeated."""
+    learner = learner_of()
+    batch = batch_of(ROWS)
+    log_probs = np.asarray(learner.log_probs(batch))
+    own = batch.own[:, :, 1:]
+    # Vision placeholders have no probability here and are never own.
+    assert np.isfinite(log_probs[own]).all() and own.sum() == sum(sum(m.own) for r in ROWS for m in r.members)
+    first = learner.sft_step([batch])
+    assert first['loss'] == pytest.approx(-log_probs[own].mean(), rel=1e-5)
+    assert 0 < first['entropy'] < np.log(VOCABULARY)
+    for _ in range(3):
+        last = learner.sft_step([batch])
+    assert last['loss'] < first['loss']
+
+
+def test_the_first_update_is_made_with_a_rate_above_zero():
+    """Warm-up begins with its first step, not with nothing; without it the rate is whole at once."""
+    gradients = {'w': np.ones((1, 2, 2), np.float32)}
+    sizes = {}
+    for warmup, schedule in itertools.product((0, 4), ('constant', 'cosine')):
+        config = ConfigDict(
+            rl_config() | {'learning_rate': 1.0, 'warmup': warmup, 'schedule': schedule, 'weight_decay': 0.0}
+        )
+        optimizer = make_optimizer(config, 20)
+        state, found = optimizer.init(gradients), []
+        for _ in range(20):
+            update, state = optimizer.update(gradients, state, gradients)
+            found.append(-float(update['w'][0, 0, 0]))
+        sizes[warmup, schedule] = found
+    assert np.allclose(sizes[0, 'constant'], 1, atol=1e-3)
+    assert np.allclose(sizes[4, 'constant'][:5], [0.25, 0.5, 0.75, 1, 1], atol=1e-3)
+    assert 0.9 < sizes[0, 'cosine'][0] <= 1.001 and np.all(np.diff(sizes[0, 'cosine']) < 0)
+    assert 0 < sizes[4, 'cosine'][0] < sizes[4, 'cosine'][3] and sizes[4, 'cosine'][-1] < 0.1
+    with pytest.raises(ValueError, match="schedule 'linear' is unknown; choose 'constant' or 'cosine'"):
+        make_optimizer(ConfigDict(rl_config() | {'schedule': 'linear'}), 1)
+
+
+def targets_for(learner, rows, algorithm, in_loss=None, seed=3):
+    """Advantages as the algorithm makes them; old log-probs near the policy's, so that some ratios clip."""
+    random = np.random.default_rng(seed)
+    batch = batch_of(rows)
+    own, near = batch.own[:, :, 1:], np.asarray(learner.log_probs(batch))
+    shift = random.normal(0, 0.3, near.shape) + random.normal(0, 0.2, (*near.shape[:2], 1))
+    old = np.where(own, near + shift, 0).astype(np.float32)
+    batch.log_probs[:, :, 1:] = old
+    usable = batch.valid[:, :, 1:].any(-1) if in_loss is None else in_loss
+    rewards, ids = random.normal(size=usable.shape).astype(np.float32), np.repeat(np.arange(len(rows)), 3)
+    advantages = group_advantages(rewards.ravel(), ids, usable.ravel())
+    if ALGORITHMS[algorithm][1]:
+        advantages = batch_normalize(advantages, usable.ravel())
+    reference = np.where(own, near + random.normal(0, 0.2, near.shape), 0).astype(np.float32)
+    return batch, PolicyTargets(np.asarray(advantages).reshape(usable.shape), usable, reference)
+
+
+def pick(batch, rows):
+    """Some rows of a batch, as a batch."""
+    fields = {name: getattr(batch, name) for name in batch._fields}
+    for name, value in fields.items():
+        if name.endswith('positions'):
+            fields[name] = value[:, rows]
+        elif name != 'features':
+            fields[name] = value[rows]
+    return batch._replace(**fields)
+
+
+def test_micro_batches_of_sft_add_up():
+    batch = batch_of(ROWS)
+    whole, parts = learner_of(), learner_of()
+    one = whole.sft_step([batch])
+    two = parts.sft_step([pick(batch, [0, 3]), pick(batch, [2, 1])])
+    assert one == pytest.approx(two, rel=1e-5)
+    assert_same_moves(moved(whole), moved(parts))
+    assert max(np.abs(step).max() for step in moved(whole).values()) > 1e-3
+
+
+@pytest.mark.parametrize('algorithm', sorted(ALGORITHMS))
+def test_micro_batches_of_rl_add_up(algorithm):
+    objective = make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': algorithm}))
+    assert objective.ratio == ALGORITHMS[algorithm][0]
+    whole, parts = learner_of(objective=objective), learner_of(objective=objective)
+    batch, targets = targets_for(whole, ROWS, algorithm)
+    select = lambda rows: (pick(batch, rows), PolicyTargets(*(x[rows] for x in targets)))
+    one = whole.rl_step([(batch, targets)])
+    two = parts.rl_step([select([1, 2]), select([3, 0])])
+    assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
+    assert one['clip_low'] + one['clip_high'] > 0 and one['kl'] > 0
+    assert_same_moves(moved(whole), moved(parts))
+    assert max(np.abs(step).max() for step in moved(whole).values()) > 1e-4
+
+
+@pytest.mark.parametrize('ratio', ['sequence', 'token'])
+def test_a_trajectory_outside_of_the_loss_is_as_if_not_there(ratio):
+    """Whatever its advantage and log-probs are: NaN too."""
+    objective = OBJECTIVES[ratio]
+    with_it, without = learner_of(objective=objective), learner_of(objective=objective)
+    in_loss = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 1], [1, 1, 0]], bool)
+    batch, targets = targets_for(with_it, ROWS, 'gspo', in_loss)
+    dirty = batch._replace(log_probs=np.where(in_loss[..., None], batch.log_probs, np.nan))
+    garbage = PolicyTargets(
+        np.where(in_loss, targets.advantages, np.nan),
+        in_loss,
+        np.where(in_loss[..., None], targets.ref_log_probs, np.nan),
+    )
+    empty = batch._replace(
+        **{name: np.where(in_loss[..., None], getattr(batch, name), False) for name in ('valid', 'own')}
+    )
+    one = with_it.rl_step([(dirty, garbage)])
+    two = without.rl_step([(empty, targets._replace(in_loss=np.ones_like(in_loss)))])
+    assert one == pytest.approx(two, rel=1e-5)
+    assert_same_moves(moved(with_it), moved(without))
+
+
+def test_the_first_minibatch_has_ratio_one():
+    """Old log-probs are the sampler's; where it is the trainer's equal, ratio 1, no clipping, no gap."""
+    for ratio in ('sequence', 'token'):
+        learner = learner_of(objective=OBJECTIVES[ratio])
+        batch = batch_of(ROWS)
+        batch.log_probs[:, :, 1:] = np.where(batch.own[:, :, 1:], learner.log_probs(batch), 0)
+        random = np.random.default_rng(0)
+        targets = PolicyTargets(
+            random.normal(size=(4, 3)).astype(np.float32), np.ones((4, 3), bool), batch.log_probs[:, :, 1:]
+        )
+        values = learner.rl_step([(batch, targets)])
+        assert values['ratio'] == pytest.approx(1, abs=1e-5) and values['ratio_max'] == pytest.approx(
+            1, abs=1e-4
+        )
+        assert values['clip_low'] == values['clip_high'] == 0 and values['kl'] < 1e-6
+        assert values['sampler_gap'] < 1e-5 and values['gradient_norm'] > 0
+        again = learner.rl_step([(batch, targets)])
+        assert again['sampler_gap'] > 1e-4 and again['ratio_max'] > 1
+
+
+def test_one_member_and_empty_rows():
+    """G = 1 is a batch like any other; padding rows and empty members change nothing."""
+    rows = [Row(row.prompt, row.images, row.members[:1]) for row in ROWS[:2]]
+    tight, padded = learner_of(), learner_of()
+    one = tight.sft_step([batch_of(rows, members=1)])
+    two = padded.sft_step([batch_of(rows, members=3, batch=4)])
+    assert one == pytest.approx(two, rel=1e-5)
+    assert_same_moves(moved(tight), moved(padded))
+
+
+def test_a_minibatch_without_any_trajectory():
+    """Nothing to learn from: no gradient, and no NaN; nothing is said of a KL term without a reference."""
+    learner = learner_of(objective=Objective())
+    none = PolicyTargets(np.zeros((2, 3), np.float32), np.zeros((2, 3), bool), None)
+    values = learner.rl_step([(pick(batch_of(ROWS), [0, 1]), none)])
+    assert values['gradient_norm'] == 0 and values['loss'] == 0 and 'kl' not in values
+    assert all(np.isfinite(step).all() and not step.any() for step in moved(learner).values())
+
+
+def test_remat_changes_nothing_but_memory():
+    batch = batch_of(ROWS)
+    plain, remat = learner_of(), learner_of(remat=True)
+    assert plain.sft_step([batch]) == pytest.approx(remat.sft_step([batch]), rel=1e-5)
+    assert_same_moves(moved(plain), moved(remat))
+
+
+def test_log_probs_of_a_reference():
+    """With other parameters than the learner's, which stay as they are."""
+    learner, other = learner_of(), small_policy(seed=4)
+    batch = batch_of(ROWS)
+    own = batch.own[:, :, 1:]
+    mine = np.asarray(learner.log_probs(batch))
+    theirs = np.asarray(learner.log_probs(batch, nnx.state(other, decoder)))
+    assert np.abs(theirs[own] - mine[own]).max() > 0.1
+    assert np.allclose(
+        theirs[own],
+        np.asarray(Learner(other, optax.sgd(0.1), suppressed=MASK).log_probs(batch))[own],
+        atol=1e-5,
+    )
+    assert np.array_equal(mine, np.asarray(learner.log_probs(batch)), equal_nan=True)

@@ -1,0 +1,186 @@
+"""The command line, given what is wrong: one sentence, no traceback, a code other than 0, nothing written."""
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sensesearch_jax.tasks.ask import check_image
+from sensesearch_jax.tasks.checks import check
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments, where=ROOT):
+    environment = {name: value for name, value in os.environ.items() if name != 'SENSESEARCH_TRACEBACK'}
+    environment |= {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(
+        [sys.executable, '-m', 'sensesearch_jax.main', *map(str, arguments)],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def refused(done, *words):
+    """One sentence on stderr with the words in it, nothing on stdout."""
+    assert done.returncode not in (0, None) and done.stdout == ''
+    said, *rest = done.stderr.strip().splitlines()
+    assert said.startswith('sensesearch_jax: ') and 'Traceback' not in done.stderr
+    assert all(line.startswith('(SENSESEARCH_TRACEBACK') for line in rest)
+    for word in words:
+        assert str(word) in said, said
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['--config=configs/rl.py', '--config.nonsense=1'], ['no field', 'nonsense']),
+        (['--config=configs/rl.py', '--config.rl.nonsense=1'], ['no field', 'nonsense']),
+        (['--config=configs/rl.py', '--config.seed=many'], ['config.seed=many']),
+        (['--config=configs/none.py'], ['configs/none.py names no file', 'configs/*.py']),
+        (['--config=configs/pocket.py:huge'], ['configs/pocket.py:huge is unknown', "'full' or 'smoke'"]),
+        (['--config=configs/rl.py', 'stray'], ["'stray' is no option"]),
+        (['--workdir=x'], ['There is no --config']),
+        (['--confg=configs/rl.py'], ['confg']),
+    ],
+)
+def test_what_is_wrong_with_the_command_itself(arguments, words, tmp_path):
+    refused(
+        start(*arguments, *(['--workdir', tmp_path / 'w'] if '--workdir=x' not in arguments else [])), *words
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_policy_directory(tmp_path):
+    refused(
+        start('--config=configs/rl.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}/none'),
+        f'{tmp_path}/none is not a policy directory',
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_another_model_type(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'llama'}))
+    refused(
+        start('--config=configs/evaluate.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}'),
+        "a 'llama' directory",
+        'qwen2_5_vl',
+    )
+    assert not (tmp_path / 'w').exists()
+
+
+def test_a_corrupt_image(tmp_path, policy_folder):
+    picture = tmp_path / 'picture.jpg'
+    picture.write_bytes((ROOT / 'sensesearch_jax/data/pocket/files/relief.jpg').read_bytes()[:2000])
+    refused(
+        start(
+            '--config=configs/ask.py',
+            f'--workdir={tmp_path}/w',
+            f'--config.policy={policy_folder}',
+            f'--config.image={picture}',
+            '--config.question=What is this?',
+        ),
+        picture,
+        'not a readable image',
+    )
+    assert not (tmp_path / 'w').exists()
+
+
+def test_pictures_that_no_policy_can_see(tmp_path):
+    picture = tmp_path / 'picture.png'
+    Image.new('RGB', (4000, 10)).save(picture)
+    with pytest.raises(ValueError, match='aspect ratio of 400; crop it'):
+        check_image(str(picture))
+    with pytest.raises(ValueError, match=r"no image file at 'none.png'; give --config.image=FILE"):
+        check_image('none.png')
+    Image.new('RGB', (40, 10)).save(picture)
+    check_image(str(picture))
+
+
+@pytest.mark.parametrize(
+    'field, value, words',
+    [
+        ('agent.protocol', 'own', "agent.protocol 'own' is unknown"),
+        ('agent.tools', ('hammer',), 'hammer'),
+        ('expert.kind', 'oracle', "expert.kind 'oracle' is unknown"),
+        ('sft.schedule', 'linear', "'linear' is unknown"),
+        ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused_whichever_stage_they_belong_to(
+    field, value, words, policy_folder
+):
+    config = runpy.run_path(str(ROOT / 'configs' / 'pocket.py'))['get_config']()
+    config.policy = str(policy_folder)
+    check(config)
+    with config.unlocked(), pytest.raises(ValueError, match=words):
+        config.update_from_flattened_dict({field: value})
+        check(config)
+
+
+def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(tmp_path, policy_folder):
+    refused(
+        start(
+            '--config=configs/pocket.py',
+            f'--workdir={tmp_path}/w',
+            f'--config.policy={policy_folder}',
+            '--config.rl.algorithm=ppo',
+        ),
+        "rl.algorithm 'ppo' is unknown",
+        'bn_gspo',
+    )
+    assert not (tmp_path / 'w').exists()
+
+
+def test_the_workdir_of_another_run(tmp_path, policy_folder):
+    """Also a folder with files of one's own, which is left alone."""
+    (tmp_path / 'config.json').write_text(json.dumps({'task': 'evaluate', 'seed': 7}))
+    before = sorted(tmp_path.iterdir())
+    refused(
+        start('--config=configs/evaluate.py', f'--workdir={tmp_path}', f'--config.policy={policy_folder}'),
+        f'{tmp_path} belongs to another run',
+    )
+    assert [p for p in sorted(tmp_path.iterdir()) if p.name != '.lock'] == before
+    (tmp_path / 'config.json').rename(tmp_path / 'letters.txt')
+    refused(
+        start('--config=configs/evaluate.py', f'--workdir={tmp_path}', f'--config.policy={policy_folder}'),
+        'holds letters.txt but no run',
+    )
+
+
+def test_a_port_in_use(tmp_path, policy_folder):
+    """No question is drawn; with another port the same workdir is as good as new."""
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(
+            start(
+                '--config=configs/evaluate.py',
+                f'--workdir={tmp_path}/w',
+                f'--config.policy={policy_folder}',
+                f'--config.tools.port={port}',
+            ),
+            f'127.0.0.1:{port}',
+            'in use',
+        )
+    assert sorted(p.name for p in (tmp_path / 'w').iterdir()) == ['.lock', 'config.json', 'tools']
+    refused(
+        start(
+            '--config=configs/evaluate.py',
+            f'--workdir={tmp_path}/w',
+            f'--config.policy={policy_folder}',
+            '--config.tools.url=http://127.0.0.1:9',
+        ),
+        'No tool server answers at http://127.0.0.1:9',
+    )

@@ -1,0 +1,193 @@
+"""A run that is killed again and again ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sensesearch_jax.runtime.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    'questions.train.search': 3,
+    'questions.train.perception': 1,
+    'questions.train.search_only': 1,
+    'questions.test.search': 1,
+    'questions.test.perception': 0,
+    'questions.test.search_only': 0,
+    'mine.samples': 2,
+    'mine.answer_tokens': 4,
+    'agent.turn_tokens': 8,
+    'agent.max_turns': 4,
+    'agent.passage_chars': 120,
+    'rollout.groups': 2,
+    'rollout.chunk': 4,
+    'rollout.prompt_capacity': 384,
+    'rollout.suffix_capacity': 380,
+    'sft.batch': 2,
+    'sft.micro_batch': 1,
+    'sft.epochs': 3,
+    'sft.checkpoint_every': 2,
+    'rl.steps': 3,
+    'rl.questions_per_step': 2,
+    'rl.members': 3,
+    'rl.micro_batch': 1,
+    'rl.learning_rate': 1e-2,
+    'rl.checkpoint_every': 2,
+    'evaluate.lanes': 2,
+}
+
+
+def lines(path):
+    return path.read_text().count('\n') if path.is_file() else 0
+
+
+def steps(workdir, stage):
+    return len(read_metrics(workdir / 'metrics.jsonl', stage))
+
+
+# When the process is killed, in the order in which a run comes by.
+MOMENTS = {
+    'while the expert works': lambda w: lines(w / 'cold_start' / 'expert.jsonl') >= 2,
+    'in SFT, past its checkpoint': lambda w: steps(w, 'sft') >= 3,
+    'while the first groups are sampled': lambda w: lines(w / 'rl' / 'trajectories' / '00000.jsonl') >= 1,
+    'in RL, past its checkpoint': lambda w: lines(w / 'rl' / 'trajectories' / '00002.jsonl') >= 1,
+}
+
+
+@pytest.fixture(scope='module')
+def start(policy_folder, tmp_path_factory):
+    """Starts the run in a workdir; what one start compiled the next ones take from a cache."""
+    folder = tmp_path_factory.mktemp('run')
+    environment = os.environ | {
+        'PYTHONPATH': str(ROOT),
+        'JAX_PLATFORMS': 'cpu',
+        'OMP_NUM_THREADS': '1',
+        'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+        'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
+    }
+
+    def start(workdir):
+        command = [
+            sys.executable,
+            Path(__file__).with_name('lively_run.py'),
+            '--config=configs/pocket.py',
+            f'--workdir={workdir}',
+            f'--config.policy={policy_folder}',
+            *(f'--config.{name}={value}' for name, value in SETTINGS.items()),
+        ]
+        with open(folder / 'output.txt', 'ab') as output:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    start.output = folder / 'output.txt'
+    return start
+
+
+def finish(process, start):
+    code = process.wait(300)
+    assert code == 0, start.output.read_text()[-3000:]
+
+
+def trajectories(path):
+    """By question and member, without clocks and what rounding moves."""
+    found = {}
+    for line in path.read_text().splitlines():
+        value = json.loads(line)
+        for turn in value['turns']:
+            (turn['observation'] or {}).pop('latency_s', None)
+            del turn['log_probs'], turn['raw_log_probs']
+        value['question'].pop('image')
+        key = value['question']['id'], value['member']
+        assert key not in found, f'{key} is in {path} twice'
+        found[key] = value
+    return found
+
+
+def test_killed_at_every_stage(start, policy_folder, tmp_path):
+    """Each step and trajectory is there once, and the policies are those of a run in one go."""
+    whole, torn = tmp_path / 'whole', tmp_path / 'torn'
+    finish(start(whole), start)
+    for moment, reached in MOMENTS.items():
+        process = start(torn)
+        while not reached(torn):
+            assert process.poll() is None, (
+                f'ended before it was killed {moment}: {start.output.read_text()[-3000:]}'
+            )
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (torn / 'summary.json').exists()
+    finish(start(torn), start)
+
+    for stage in ('sft', 'rl'):
+        ours, theirs = (read_metrics(folder / 'metrics.jsonl', stage) for folder in (torn, whole))
+        assert [r['step'] for r in ours] == [r['step'] for r in theirs] == list(range(1, 1 + len(theirs)))
+        assert len(theirs) > 2
+        for one, other in zip(ours, theirs, strict=True):
+            for name in ('loss', 'entropy', 'gradient_norm', *(['reward', 'turns'] if stage == 'rl' else [])):
+                assert one['values'][name] == pytest.approx(other['values'][name], rel=1e-3, abs=1e-6), (
+                    stage,
+                    name,
+                )
+
+    before = load_file(policy_folder / 'model.safetensors')
+    for stage in ('sft', 'rl'):
+        ours, theirs = (
+            load_file(folder / stage / 'policy' / 'model.safetensors') for folder in (torn, whole)
+        )
+        assert ours.keys() == theirs.keys() == before.keys()
+        largest = lambda one, other: max(np.abs(one[name] - other[name]).max() for name in one)
+        # Rounding differs with what happened to share a batch, nothing else; and there was something to lose.
+        assert largest(ours, theirs) < 1e-2 * largest(theirs, before), stage
+        assert largest(theirs, before) > 1e-3
+        before = theirs
+
+    files = sorted(
+        p.relative_to(whole)
+        for part in ('rl/trajectories', 'evaluation', 'cold_start')
+        for p in (whole / part).glob('*.jsonl')
+        if p.name != 'mined.jsonl'
+    )
+    assert len(files) == 3 + 4 + 2
+    called = set()
+    for file in files:
+        ours, theirs = trajectories(torn / file), trajectories(whole / file)
+        assert ours == theirs, file
+        called |= {turn['action']['type'] for value in theirs.values() for turn in value['turns']}
+    assert {'TextSearch', 'ImageSearch', 'ImageCrop', 'Answer', 'FormatError'} <= called
+    runs = [json.loads((folder / 'summary.json').read_text())['runs'] for folder in (torn, whole)]
+    assert runs[0].keys() == runs[1].keys() == {'base', 'sft', 'rl', 'rl without crop'}
+    assert (torn / 'report.html').stat().st_size > 10_000
+
+
+def test_the_tool_servers_of_killed_runs_end_themselves(tmp_path):
+    """Whatever a killed run left behind is gone soon after."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        left = [
+            line
+            for line in subprocess.run(['ps', '-eo', 'args'], capture_output=True, text=True).stdout.split(
+                '\n'
+            )
+            if '-m tools_server' in line and str(tmp_path.parent) in line
+        ]
+        if not left:
+            return
+        time.sleep(0.1)
+    raise AssertionError(left)

@@ -1,0 +1,167 @@
+"""One rollout batch and its updates: what counts, what a restarted step takes from disk, what failures do."""
+
+import math
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from lively_run import by_chance, reward
+from scripted_tools import DOWN, ScriptedTools, noise_file
+from small_policies import quick_compilation
+
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.trajectory import Question, SampleState
+from sensesearch_jax.learning.steps import Learner, decoder, make_optimizer
+from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks import rl
+from sensesearch_jax.tasks.session import Session, load_student, read_trajectories
+from sensesearch_jax.tasks.sft import suppressed_mask
+
+
+@pytest.fixture(scope='module')
+def world(policy_folder, tmp_path_factory):
+    """A student, a learner that every test starts anew, and a function that runs a step with given tools."""
+    config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'rl.py'))['get_config']()
+    config.rl.update(members=3, questions_per_step=3, micro_batch=2, steps=2, warmup=0, learning_rate=1e-2)
+    config.agent.update(max_turns=3, turn_tokens=6, passage_chars=30, text_results=2, image_results=2)
+    config.rollout.update(chunk=4, prompt_capacity=256, suffix_capacity=384)
+    folder = tmp_path_factory.mktemp('world')
+    questions = [
+        Question(
+            f'q{i}',
+            'search',
+            1,
+            f'What is {i}?',
+            noise_file(folder / f'{i}.png', 56 + 28 * i, 56, i),
+            ('it',),
+        )
+        for i in range(3)
+    ]
+    student = load_student(policy_folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        quick_compilation(monkeypatch)
+        monkeypatch.setattr(Environment, 'parse', by_chance)
+        monkeypatch.setattr(rl, 'trajectory_reward', reward)
+        learner = Learner(
+            student.policy,
+            make_optimizer(config.rl, 4),
+            suppressed=suppressed_mask(student),
+            objective=rl.make_objective(config.rl),
+        )
+        reference, engines = nnx.state(student.policy, decoder), {}
+
+        def step(path, tools):
+            with Workdir.open(path, config) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+                session = Session(config, workdir, tools, metrics, engines)
+                learner.parameters = jax.tree.map(jax.numpy.copy, reference)
+                learner.moments = learner.optimizer.init(learner.parameters)
+                engine = session.engine(student, groups=3, members=3, temperature=1.0)
+                features = session.features(student)
+                return rl.rl_step(session, student, features, engine, learner, reference, questions, 0)
+
+        def moved():
+            after, before = (nnx.to_flat_state(state) for state in (learner.parameters, reference))
+            return max(
+                float(np.abs(a[...] - b[...]).max()) for (_, a), (_, b) in zip(after, before, strict=True)
+            )
+
+        step.moved, step.config = moved, config
+        yield step
+
+
+@pytest.fixture(scope='module')
+def whole(world, tmp_path_factory):
+    """A step in which nothing fails: its folder, its tools, its metrics and how far the parameters moved."""
+    folder, tools = tmp_path_factory.mktemp('whole') / 'run', ScriptedTools()
+    return folder, tools, world(folder, tools), world.moved()
+
+
+def assert_same(ours, theirs):
+    """Metrics of what was learned and from what; not those of time, memory and tokens run."""
+    for name in (
+        'reward',
+        'turns',
+        'response_tokens',
+        'spread_share',
+        'batch_gain',
+        'loss',
+        'kl',
+        'ratio',
+        'entropy',
+        'gradient_norm',
+        'sampler_gap',
+        'padding_share',
+        'infra_failed',
+    ):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+
+
+def test_a_step_learns_and_says_what_it_cost(whole):
+    _, tools, values, moved = whole
+    assert moved > 1e-3 and len(tools.calls) > 10
+    assert all(math.isfinite(value) for value in values.values())
+    assert values['infra_failed'] == values['unscorable'] == 0 and 1 < values['turns'] <= 3
+    # Every token is computed once per pass and every picture once: the idea of the group.
+    assert values['token_amplification'] == pytest.approx(1, abs=0.02) and values['vision_amplification'] == 1
+    assert (
+        values['sampler_gap'] < 1e-5 and 0 <= values['padding_share'] < 1 and 0 < values['spread_share'] <= 1
+    )
+
+
+def test_a_restarted_step_takes_finished_groups_from_disk(world, whole):
+    """No tool is called again but for the pictures' files."""
+    folder, tools, values, moved = whole
+    path = folder / 'rl' / 'trajectories' / '00000.jsonl'
+    before = path.read_text()
+    tools.calls.clear()
+    assert_same(world(folder, tools), values)
+    assert {method for method, _ in tools.calls} <= {'image'}
+    assert world.moved() == pytest.approx(moved, rel=1e-3) and path.read_text() == before
+
+
+@pytest.mark.parametrize('kept', [1, 4.5])
+def test_a_group_that_was_torn_is_sampled_again(world, whole, tmp_path, kept):
+    """Whole members and half a line of it may be on disk; later starts are content with what is there."""
+    folder, tools, values, moved = whole
+    text = (folder / 'rl' / 'trajectories' / '00000.jsonl').read_text().splitlines(keepends=True)
+    path = tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl'
+    with Workdir.open(tmp_path / 'run', world.config):
+        path.parent.mkdir(parents=True)
+        path.write_text(''.join(text[: int(kept)]) + text[int(kept)][: int(kept % 1 * 200)])
+    for _ in range(2):
+        tools.calls.clear()
+        assert_same(world(tmp_path / 'run', tools), values)
+        assert world.moved() == pytest.approx(moved, rel=1e-3)
+    assert {method for method, _ in tools.calls} <= {'image'}
+    found = {(t.question.id, t.member) for t in read_trajectories(path)}
+    assert found == {(f'q{i}', g) for i in range(3) for g in range(3)}
+
+
+def test_a_question_whose_picture_cannot_be_had_is_left_out(world, tmp_path):
+    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None)
+    values = world(tmp_path / 'run', tools)
+    assert values['infra_failed'] == pytest.approx(1 / 3) and math.isfinite(values['loss'])
+    assert world.moved() > 1e-3
+    tools.calls.clear()
+    assert_same(world(tmp_path / 'run', tools), values)  # what is on disk of it is read again
+
+
+def test_nothing_is_learned_where_every_tool_is_down(world, tmp_path):
+    """A step without any trajectory that counts neither stops the run nor moves the policy."""
+    values = world(tmp_path / 'run', ScriptedTools(fails=lambda method, what: DOWN))
+    assert values['infra_failed'] == 1
+    assert world.moved() == 0
+
+
+def test_a_judge_that_is_down_makes_answers_unscorable(world, tmp_path):
+    """Such trajectories are no zeros: they are left out of loss and statistics."""
+    values = world(
+        tmp_path / 'run', ScriptedTools(fails=lambda method, what: DOWN if method == 'judge' else None)
+    )
+    states = [t.state for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl')]
+    assert values['unscorable'] == states.count(SampleState.UNSCORABLE) / 9 > 0
+    assert math.isfinite(values['loss'])
