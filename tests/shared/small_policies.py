@@ -109,11 +109,5 @@ def alone(policy, sequences):
 
 def quick_compilation(monkeypatch):
     """From here on jax.jit compiles in less than half of the time, into slower programs."""
-    monkeypatch.setattr(
-        jax,
-        'jit',
-        functools.partial(
-            jax.jit,
-            compiler_options={'xla_llvm_disable_expensive_passes': True, 'xla_backend_optimization_level': 0},
-        ),
-    )
+    options = {'xla_llvm_disable_expensive_passes': True, 'xla_backend_optimization_level': 0}
+    monkeypatch.setattr(jax, 'jit', functools.partial(jax.jit, compiler_options=options))
