@@ -120,9 +120,10 @@ def test_vision_tower_block_by_block(name):
     x = tower.patch_embedding(patches)
     cos, sin = vision_rotary(positions, sizes.width // sizes.heads, sizes.rope_theta)
     graph, states = split_layers(tower.blocks)
-    block = quick_jit(lambda state, x, is_full: nnx.merge(graph, state)(x, cos, sin, valid, is_full))
+    block = {full: quick_jit(lambda state, x, full=full: nnx.merge(graph, state)(x, cos, sin, valid, full))
+             for full in (False, True)}
     for index, (state, expected) in enumerate(zip(states, blocks, strict=True)):
-        x = block(state, x, jnp.array(index in sizes.full_attention_blocks))
+        x = block[index in sizes.full_attention_blocks](state, x)
         assert difference(np.asarray(x)[real], expected) < TOLERANCE, f'block {index}'
 
     index = talk.feature_index(order.shape[1])
