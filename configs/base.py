@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base
 
-Machine: 2 cores; about an hour for the default steps. Writes runs/base/policy, a Hugging Face directory. The one that
+Machine: 2 cores; about 40 minutes. Writes runs/base/policy, a Hugging Face directory. The one that
 the repository ships (sensesearch_jax/data/pocket/policy) was made by this config.
 """
 
