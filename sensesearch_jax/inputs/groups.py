@@ -67,11 +67,18 @@ def bucket(length: int, step: int) -> int:
     return size
 
 
-def pad_to(values: Sequence, length: int, fill) -> np.ndarray:
-    """A one-dimensional array of `values` filled up to `length`."""
-    out = np.full(length, fill, dtype=np.asarray(fill).dtype)
-    out[:len(values)] = values
-    return out
+def feature_table(names: Sequence[str], images: ImageTable,
+                  step: int) -> tuple[Float[np.ndarray, 'f d'], dict[str, tuple[int, int]]]:
+    """The images' features one after another, padded to a bucket of `step`; and each image's first row and count."""
+    offsets, total = {}, 0
+    for name in dict.fromkeys(names):
+        offsets[name] = total, len(images.features[name])
+        total += offsets[name][1]
+    width = images.features[names[0]].shape[1] if names else 1
+    table = np.zeros((bucket(max(total, 1), step), width), np.float32)
+    for name, (first, count) in offsets.items():
+        table[first:first + count] = images.features[name]
+    return table, offsets
 
 
 def image_rows(tokens: Sequence[int], images: Sequence[str], offsets: Mapping[str, tuple[int, int]],
@@ -104,15 +111,8 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
         prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and image table.
     """
     batch = batch or len(rows)
-    names = list(dict.fromkeys(i for r in rows for i in (*r.images, *(j for m in r.members for j in m.images))))
-    width = images.features[names[0]].shape[1] if names else 1
-    offsets, start = {}, 0
-    for name in names:
-        offsets[name] = (start, len(images.features[name]))
-        start += len(images.features[name])
-    table = np.zeros((bucket(max(start, 1), feature_step), width), np.float32)
-    for name, (first, count) in offsets.items():
-        table[first:first + count] = images.features[name]
+    names = [i for r in rows for i in (*r.images, *(j for m in r.members for j in m.images))]
+    table, offsets = feature_table(names, images, feature_step)
     p = bucket(max(len(r.prompt) - 1 for r in rows), prompt_step)
     s = bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step)
     zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)

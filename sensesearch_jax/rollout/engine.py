@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.inputs.groups import ImageTable, bucket, image_rows
+from sensesearch_jax.inputs.groups import ImageTable, bucket, feature_table, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
@@ -289,15 +289,7 @@ class _Pieces(NamedTuple):
 def _pieces(runs, images, table: ImageTable, image_token: int, merge: int, count: int, length: int,
             starts) -> _Pieces:
     """Token runs with their images as padded arrays, and the position that follows each run."""
-    names = list(dict.fromkeys(name for group in images for name in group))
-    offsets, total = {}, 0
-    for name in names:
-        offsets[name] = (total, len(table.features[name]))
-        total += offsets[name][1]
-    width = table.features[names[0]].shape[1] if names else 1
-    features = np.zeros((bucket(max(total, 1), 512 * count), width), np.float32)
-    for name, (first, size) in offsets.items():
-        features[first:first + size] = table.features[name]
+    features, offsets = feature_table([name for group in images for name in group], table, 512 * count)
     out = _Pieces(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
                   np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
                   np.zeros(count, np.int32))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_policies import END, GRIDS, MERGE, PAD, START, table, tokens_of
 
-from sensesearch_jax.inputs.groups import Member, Row, bucket, build_groups, image_rows, pad_to
+from sensesearch_jax.inputs.groups import Member, Row, bucket, build_groups, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 
 
@@ -32,12 +32,6 @@ def test_bucket_holds_the_length_with_a_third_to_spare_at_most(length, step):
 def test_buckets_are_few():
     assert sorted({bucket(n, 64) for n in range(1, 1025)}) == [64, 128, 192, 256, 384, 512, 768, 1024]
     assert bucket(0, 8) == 8
-
-
-def test_pad_to():
-    assert pad_to([1, 2], 4, np.int32(-1)).tolist() == [1, 2, -1, -1]
-    with pytest.raises(ValueError):
-        pad_to([1, 2, 3], 2, 0)
 
 
 def test_image_rows_follow_the_order_of_the_images():
