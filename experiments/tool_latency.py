@@ -25,6 +25,7 @@ CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+LONG = 32  # queries per member from which a CPU takes one head at a time
+TILE = 256  # queries whose scores with all keys stay in a CPU's cache
 MASKED = -1e30  # finite, so that a row without any visible key gives a finite (and unused) result
 
 
@@ -39,6 +41,14 @@ def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
     Returns:
         the attended values, in the queries' dtype. The softmax is in float32.
     """
+    operands = queries, keys, values, valid, contexts
+    if queries.shape[2] < LONG:
+        return _attend_at_once(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=_attend_by_head, default=_attend_at_once)
+
+
+def _attend_at_once(queries, keys, values, valid, contexts):
+    """All scores as one array: what accelerators and short queries want."""
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
     q = (queries * e**-0.5).reshape(b, g, s, k, h // k, e)
@@ -63,6 +73,54 @@ def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
             out += jnp.einsum('bgkrsc,bgcke->bgskre', part, context.values)
     out += jnp.einsum('bgkrst,bgtke->bgskre', weights[..., start:], values)
     return out.reshape(b, g, s, h, e).astype(queries.dtype)
+
+
+def _attend_by_head(queries, keys, values, valid, contexts):
+    """One member's key head at a time, its scores dropped and computed again for the gradient.
+
+    Scores of all at once do not fit a CPU's caches: reading and writing them took four times as long as this.
+    """
+    b, g, s, h, e = queries.shape
+    k = keys.shape[3]
+    by_head = lambda x: jnp.moveaxis(x, 3, 1)  # [b, g, c, k, e] -> [b, k, g, c, e]
+    queries = by_head((queries * e**-0.5).reshape(b, g, s, k, (h // k) * e)).reshape(b, k, g, s, h // k, e)
+    tiles = range(0, s, TILE)
+
+    def row(x):
+        queries, keys, values, valid, contexts = x  # without b; valid: [g, s]
+        shared = tuple(c.keys.shape[1] == 1 for c in contexts)
+
+        def head(x):
+            queries, keys, values, contexts = x
+
+            @jax.checkpoint
+            def member(x):
+                queries, keys, values, valid, own_contexts = x  # [s, r, e], [s, e], [s, e], [s]
+                own_contexts = iter(own_contexts)
+                now = [tuple(part[0] for part in c) if same else next(own_contexts)
+                       for c, same in zip(contexts, shared)]
+                outs = []
+                for first in tiles:  # a tile of queries meets no key behind its own end
+                    last = min(first + TILE, s)
+                    all_keys = jnp.concatenate([*(c[0] for c in now), keys[:last]])
+                    all_values = jnp.concatenate([*(c[1] for c in now), values[:last]])
+                    own = (jnp.arange(first, last)[:, None] >= jnp.arange(last)) & valid[:last]
+                    mask = jnp.concatenate([*(jnp.broadcast_to(c[2], (last - first, len(c[2]))) for c in now), own], 1)
+                    q = jnp.moveaxis(queries[first:last], 1, 0)
+                    scores = jnp.einsum('rse,te->rst', q, all_keys, preferred_element_type=jnp.float32)
+                    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(values.dtype)
+                    outs.append(jnp.einsum('rst,te->sre', weights, all_values))
+                return jnp.concatenate(outs)
+
+            own_contexts = tuple(c for c, same in zip(contexts, shared) if not same)
+            return jax.lax.map(member, (queries, keys, values, valid, own_contexts))
+
+        spread = tuple((c.keys, c.values, jnp.broadcast_to(c.valid, (k, *c.valid.shape))) for c in contexts)
+        return jax.lax.map(head, (queries, keys, values, spread))
+
+    contexts = tuple(Context(by_head(c.keys), by_head(c.values), c.valid) for c in contexts)
+    out = jax.lax.map(row, (queries, by_head(keys), by_head(values), valid, contexts))  # [b, k, g, s, r, e]
+    return jnp.moveaxis(out, 1, 3).reshape(b, g, s, h, e).astype(queries.dtype)
 
 
 def rotate(x: Float[Array, '... s h e'], cos: Float[Array, '... s e'],

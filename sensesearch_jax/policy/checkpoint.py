@@ -58,6 +58,7 @@ class Stored(NamedTuple):
     dtype: str
 
     def read(self) -> np.ndarray:
+        """The tensor, of `shape`, in the type it is stored in."""
         return self.file.get_tensor(self.key)
 
 

@@ -56,6 +56,7 @@ class LanguageSizes:
 
     @property
     def head_width(self) -> int:
+        """Features of one attention head."""
         return self.width // self.heads
 
 
