@@ -21,10 +21,10 @@ def common(task: str) -> dict:
             'tools': ('text_search', 'image_search', 'image_crop'),
             'max_turns': 6,
             'turn_tokens': 96,
-            'text_results': 3,
+            'text_results': 2,
             'image_results': 3,
             'thumbnails': True,
-            'passage_chars': 200,
+            'passage_chars': 160,
         },
         'rollout': {'groups': 8, 'prompt_capacity': 416, 'suffix_capacity': 1152, 'chunk': 16, 'tool_threads': 4},
     }
@@ -40,7 +40,7 @@ def cold_start() -> dict:
     """Mining and the expert."""
     return {
         'mine': {'samples': 8, 'most_right': 1, 'temperature': 1.0, 'answer_tokens': 24},
-        'expert': {'kind': 'scripted', 'questions': 320, 'threads': 4, 'url': '', 'model': '',
+        'expert': {'kind': 'scripted', 'questions': 480, 'threads': 4, 'url': '', 'model': '',
                    'key_env': 'OPENAI_API_KEY'},
     }
 
@@ -53,7 +53,7 @@ def optimizer(**changes) -> dict:
 
 def sft() -> dict:
     """The imitation of the kept expert trajectories."""
-    return optimizer(learning_rate=1e-3, schedule='cosine', warmup=20, b2=0.98, epochs=5, batch=16, micro_batch=8,
+    return optimizer(learning_rate=5e-4, schedule='cosine', warmup=10, b2=0.98, epochs=3, batch=16, micro_batch=4,
                      checkpoint_every=25, data='')
 
 
@@ -62,14 +62,14 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=2e-4, warmup=3, steps=30, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=2,
+        learning_rate=3e-4, warmup=2, steps=12, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=1,
         temperature=1.0, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=1e-3, format_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 
 
 def evaluation() -> dict:
-    """Greedy, as many questions at once as there are lanes."""
-    return {'name': 'policy', 'lanes': 48, 'temperature': 0.0}
+    """Greedy, as many questions at once as there are lanes. Whoever tunes does so on the split 'validation'."""
+    return {'name': 'policy', 'split': 'test', 'lanes': 48, 'temperature': 0.0}
 
 
 def config(*parts: dict) -> ConfigDict:

@@ -17,7 +17,7 @@ from sensesearch_jax.data.pocket.colours import dominant_colour
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.questions import SCENE_KINDS
 from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, Renderer, SceneSpec, sample_scene
-from sensesearch_jax.data.pocket.wordings import COLOUR, COUNT, ONLY, PLACES, TALLER
+from sensesearch_jax.data.pocket.wordings import COLOUR, COUNT, FACT_FIELDS, ONLY, PLACES, TALLER, thing
 
 MARGIN = 0.06  # an object is 'farthest left' only if no other comes as near, in fractions of the view
 
@@ -46,14 +46,17 @@ def clip_box(box: Sequence[float], view: Sequence[float]) -> tuple[float, float,
 class SeeingLessons:
     """Views of random scenes of training entities, with questions on place, number, colour and shape."""
 
-    def __init__(self, files: PocketFiles, questions: int):
+    def __init__(self, files: PocketFiles, pages: Pages, questions: int):
         self.renderer = Renderer(files)
         self.entities = {'map': files.select('flag', 'train'), 'wall': files.select('painting', 'train')}
         self.questions = questions
-        self.pages = Pages(files)
+        self.pages = pages
 
-    def __call__(self, rng: np.random.Generator, ease: float = 0.0) -> Lesson:
-        """A lesson; with probability `ease` a close view of something large, where attention is found easily."""
+    def __call__(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False) -> Lesson:
+        """A lesson; with probability `ease` a close view of something large, where attention is found easily.
+
+        `dressed`: places within longer questions, answers within sentences, longer system prompts.
+        """
         kind = 'map' if rng.random() < 0.6 else 'wall'
         close = rng.random() < ease
         level = 1 if close and rng.random() < 0.7 else int(rng.choice(3, p=[0.35, 0.35, 0.3])) + 1
@@ -71,8 +74,10 @@ class SeeingLessons:
         width = round(400 * min(1.0, (aspect * 9 / 16)**0.5))
         picture = self.renderer.render(spec, view, (width, round(width / aspect)))
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
-        pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes)
-        return Lesson(self.pages.system(rng), picture, '', pairs, boxes)
+        pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed)
+        if dressed:
+            pairs = [self.pages.dress(rng, *pair) for pair in pairs]
+        return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes)
 
     def _window(self, rng, spec: SceneSpec):
         """A window of two to four times an object's size that shows it anywhere."""
@@ -93,27 +98,33 @@ class SeeingLessons:
             y0, y1 = max(0, y0 - 0.05), min(1, y1 + 0.05)
         return float(x0), float(y0), float(x1), float(y1)
 
-    def _questions(self, rng, kind: str, entities: list[str], boxes: np.ndarray) -> list[tuple[str, str]]:
+    def _questions(self, rng, kind: str, entities: list[str], boxes: np.ndarray,
+                   dressed: bool) -> list[tuple[str, str]]:
         noun, count = SCENE_KINDS[kind], len(entities)
         pick = lambda phrasings: phrasings[rng.integers(len(phrasings))]
         how_many = (pick(COUNT.phrasings).format(noun), str(count))
         pairs = [how_many] if rng.random() < 0.5 else []
-        places = [(0, f'the {noun} {ONLY}')] if count == 1 else []
+        places = [(0, ONLY)] if count == 1 else []
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         for words, (axis, sign) in PLACES.items():
             order = np.argsort(sign * centres[:, axis])
             if count == 1 or count and abs(np.diff(centres[order[:2], axis])[0]) >= MARGIN:
-                places.append((int(order[0]), f'the {noun} {words}'))
+                places.append((int(order[0]), words))
         if not places:
             return pairs or [how_many]
         files = self.renderer.files
         for _ in range(4 * self.questions):
             if len(pairs) == self.questions:
                 break
-            index, place = places[rng.integers(len(places))]
+            index, words = places[rng.integers(len(places))]
+            place = f'the {noun} {words}'
             entity, choice, pair = files.entities[entities[index]], rng.random(), None
             if choice < 0.65:
-                pair = f'Where is {place}?', write_box(loose_box(boxes[index]))
+                where = f'Where is {place}?'
+                if dressed and rng.random() < 0.6:
+                    fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
+                    where = f'{pick(fact.phrasings).format(thing(entity.kind, entity.noun, words))} Where is it?'
+                pair = where, write_box(loose_box(boxes[index]))
             elif choice < 0.75:
                 pair = f'In which part of the picture is {place}?', part_of_picture(*centres[index])
             elif kind == 'map' and (colour := dominant_colour(self.renderer.picture(entity.id)[1])):
@@ -155,14 +166,27 @@ class Pages:
                 self.fields.append((passage['title'].split(' — ')[0], passage['title'], found))
         self.titles = [e.title for e in files.entities.values() if e.split == 'train']
         words = {w for p in self.passages[::7] for w in re.findall(r'[A-Za-z]{4,}', p['text'])}
-        self.words = sorted(words)
+        self.words = np.array(sorted(words))
 
-    def system(self, rng) -> str:
-        """A system prompt: usually a plain one, sometimes a stretch of text to look past."""
+    def system(self, rng, characters: int = 110) -> str:
+        """A system prompt: as often as not a plain one, else a stretch of text to look past."""
         if rng.random() < 0.5:
             return 'You are a helpful assistant.'
         text = self.passages[rng.integers(len(self.passages))]['text']
-        return text[:int(rng.integers(20, 110))]
+        return text[:int(rng.integers(20, characters))]
+
+    def dress(self, rng, question: str, answer: str) -> tuple[str, str]:
+        """Usually a blank to fill in: the answer then stands within a sentence that has nothing to do with it.
+
+        Else what was learned holds for answers that follow their question at once, and for no others.
+        """
+        if rng.random() < 0.25:
+            return question, answer
+        before = ' '.join(rng.choice(self.words, rng.integers(1, 10)))
+        after = ('', '.', ', I see.', ' ' + ' '.join(rng.choice(self.words, rng.integers(1, 4))))[rng.integers(4)]
+        opening, closing = (('', ''), ('"', '"'), ('(', ')'), ("'", "'"))[rng.integers(4)]
+        return (f'{question} Fill in: {before} {opening}_{closing}{after}',
+                f'{before} {opening}{answer}{closing}{after}')
 
     def name(self, rng) -> str:
         """An invented name of one to three words, from syllables that no reader has seen together."""
@@ -181,30 +205,55 @@ class Pages:
 
 
 class ReadingLessons:
-    """Pages of numbered results; the questions ask for a field of an entry, a title, or an entry again."""
+    """Pages to say again, to look a key up in, or of numbered results to be asked about; from one line to many.
 
-    def __init__(self, files: PocketFiles, questions: int, characters: int = 520):
-        self.pages = Pages(files)
-        self.questions = questions
-        self.characters = characters
+    Copying is learned from short pages within minutes and from long ones alone not at all; once it is there, it
+    grows with the pages.
+    """
 
-    def __call__(self, rng: np.random.Generator, ease: float = 0.0) -> Lesson:
-        """A lesson; the more `ease`, the more often plain repetition, from which copying is learned first."""
-        if rng.random() < 0.1 + 0.5 * ease:
-            return self._echo(rng)
-        return self._titles(rng) if rng.random() < 0.25 else self._entries(rng)
+    SHORT = 64  # tokens; up to here a page is one line and one question
 
-    def _echo(self, rng) -> Lesson:
+    def __init__(self, pages: Pages):
+        self.pages = pages
+
+    def __call__(self, rng: np.random.Generator, tokens: int, dressed: bool = False) -> Lesson:
+        """A lesson that takes about `tokens` as a dialogue of page, questions and answers, at times more.
+
+        `dressed`: fewer questions, whose answers stand within sentences.
+        """
+        lesson = self._plain(rng, tokens)
+        if not dressed:
+            return lesson
+        return lesson._replace(pairs=[self.pages.dress(rng, *pair) for pair in lesson.pairs[:max(1, tokens // 90)]])
+
+    def _plain(self, rng, tokens: int) -> Lesson:
+        choice = rng.random()
+        if choice < (0.5 if tokens <= self.SHORT else 0.15):
+            return self._echo(rng, tokens)
+        if tokens <= self.SHORT or choice < 0.3:
+            return self._lookup(rng, tokens)
+        return self._titles(rng, tokens) if choice < 0.5 else self._entries(rng, tokens)
+
+    def _lesson(self, rng, tokens: int, text: str, pairs: list[tuple[str, str]]) -> Lesson:
+        return Lesson(self.pages.system(rng, tokens), None, text, pairs, np.zeros((0, 4), np.float32))
+
+    def _echo(self, rng, tokens: int) -> Lesson:
         """Words, names and numbers in no order, to be said again."""
-        pages = self.pages
-        text = '; '.join(pages.value(rng) for _ in range(rng.integers(2, 16)))
-        again = ('Say that again.', text)
-        return Lesson(pages.system(rng), None, text, [again] * int(rng.integers(2, 4)), np.zeros((0, 4), np.float32))
+        text = '; '.join(self.pages.value(rng) for _ in range(rng.integers(1, 1 + tokens // 16)))
+        return self._lesson(rng, tokens, text, [('Say that again.', text)])
 
-    def _entries(self, rng) -> Lesson:
+    def _lookup(self, rng, tokens: int) -> Lesson:
+        """Keys and values in no order; a key asks for its value."""
+        found = [(self.pages.value(rng), self.pages.value(rng)) for _ in range(rng.integers(1, 1 + tokens // 16))]
+        asked = [found[i] for i in rng.integers(len(found), size=max(1, tokens // 50))]
+        text = '; '.join(f'{key}: {value}' for key, value in found)
+        return self._lesson(rng, tokens, text, [(f'{key}?', value) for key, value in asked])
+
+    def _entries(self, rng, tokens: int) -> Lesson:
+        """Numbered results in the manner of an encyclopaedia: a field of one, a title, an entry's name and key again."""
         pages = self.pages
         entries = []
-        for _ in range(rng.integers(2, 5)):
+        for _ in range(rng.integers(1, 5)):
             name, title, found = pages.fields[rng.integers(len(pages.fields))]
             found = [found[i] for i in rng.permutation(len(found))[:4]]
             if rng.random() < 0.6:
@@ -216,12 +265,12 @@ class ReadingLessons:
         lines, used = [], []
         for name, title, found in entries:
             line = f'{len(lines) + 1}. {title}: ' + '; '.join(f'{k}: {v}' for k, v in found)
-            if sum(map(len, lines)) + len(line) > self.characters and used:
+            if sum(map(len, lines)) + len(line) > tokens and used:  # the rest is left to the questions
                 break
             lines.append(line)
             used.append((name, title, found))
         pairs = []
-        for _ in range(self.questions):
+        for _ in range(tokens // 50):
             number = int(rng.integers(len(used)))
             name, title, found = used[number]
             key, value = found[rng.integers(len(found))]
@@ -233,16 +282,17 @@ class ReadingLessons:
                 pairs.append((f'Title of result {number + 1}?', title))
             else:
                 pairs.append((f'Say "{name} {key}" again.', f'{name} {key}'))
-        return Lesson(pages.system(rng), None, '\n'.join(lines), pairs, np.zeros((0, 4), np.float32))
+        return self._lesson(rng, tokens, '\n'.join(lines), pairs)
 
-    def _titles(self, rng) -> Lesson:
+    def _titles(self, rng, tokens: int) -> Lesson:
+        """Numbered titles, as an image search gives them: one again, or what it shows."""
         pages = self.pages
         kind = rng.random() < 0.6
         title = lambda: (f'Flag of {pages.name(rng)}' if kind else f'{pages.value(rng).capitalize()}, by {pages.name(rng)}')
         names = [pages.titles[rng.integers(len(pages.titles))] if rng.random() < 0.4 else title()
-                 for _ in range(rng.integers(1, 6))]
+                 for _ in range(rng.integers(1, 2 + tokens // 100))]
         pairs = []
-        for _ in range(self.questions):
+        for _ in range(tokens // 50):
             number = int(rng.integers(len(names)))
             if rng.random() < 0.5:
                 pairs.append((f'Title of result {number + 1}?', names[number]))
@@ -250,4 +300,4 @@ class ReadingLessons:
                 subject = names[number].removeprefix('Flag of ').replace(', by ', ' ')
                 pairs.append((f'What does result {number + 1} show?', subject))
         text = '\n'.join(f'{i}. {n}' for i, n in enumerate(names, 1))
-        return Lesson(pages.system(rng), None, text, pairs, np.zeros((0, 4), np.float32))
+        return self._lesson(rng, tokens, text, pairs)

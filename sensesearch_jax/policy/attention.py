@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 LONG = 32  # queries per member from which a CPU takes one head at a time
@@ -21,12 +22,19 @@ MASKED = -1e30  # finite, so that a row without any visible key gives a finite (
 class Context(NamedTuple):
     """Keys and values computed earlier. The group axis g is G, or 1 where the whole group shares the context.
 
-    With a leading layer axis on `keys` and `values` it is the context of all layers.
+    With a leading layer axis on `keys` and `values` it is the context of all layers. Heads stand before tokens, and
+    keys the other way round than values: so one query meets them at the speed of memory, on a CPU as well.
     """
 
-    keys: Float[Array, '*layers b g c k e']
-    values: Float[Array, '*layers b g c k e']
+    keys: Float[Array, '*layers b g k e c']
+    values: Float[Array, '*layers b g k c e']
     valid: Bool[Array, 'b g c']
+
+    @classmethod
+    def of(cls, keys: Float[Array, '*layers b g c k e'], values: Float[Array, '*layers b g c k e'],
+           valid: Bool[Array, 'b g c']) -> Context:
+        """From keys and values in the order of tokens, as a forward pass leaves them."""
+        return cls(jnp.moveaxis(keys, -3, -1), jnp.swapaxes(values, -3, -2), valid)
 
 
 def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
@@ -51,27 +59,31 @@ def _attend_at_once(queries, keys, values, valid, contexts):
     """All scores as one array: what accelerators and short queries want."""
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
-    q = (queries * e**-0.5).reshape(b, g, s, k, h // k, e)
-    causal = jnp.tril(jnp.ones((s, s), bool))
-    own = jnp.where(causal & valid[:, :, None, None, None, :],
-                    jnp.einsum('bgskre,bgtke->bgkrst', q, keys, preferred_element_type=jnp.float32), MASKED)
+    # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query heads, S tokens each.
+    q = jnp.moveaxis((queries * e**-0.5).reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
+    of_group = lambda x: jnp.swapaxes(x, 1, 2).reshape(b, k, -1, x.shape[-1])  # the members' queries side by side
+    of_member = lambda x: jnp.swapaxes(x.reshape(b, k, g, -1, x.shape[-1]), 1, 2)
+    shared = [context.keys.shape[1] == 1 for context in contexts]
     scores = []
-    for context in contexts:
-        if context.keys.shape[1] == 1:
-            score = jnp.einsum('bgskre,bcke->bgkrsc', q, context.keys[:, 0], preferred_element_type=jnp.float32)
+    for context, same in zip(contexts, shared):
+        if same:
+            score = of_member(jnp.einsum('bkqe,bkec->bkqc', of_group(q), context.keys[:, 0],
+                                         preferred_element_type=jnp.float32))
         else:
-            score = jnp.einsum('bgskre,bgcke->bgkrsc', q, context.keys, preferred_element_type=jnp.float32)
-        scores.append(jnp.where(context.valid[:, :, None, None, None, :], score, MASKED))
-    weights = jax.nn.softmax(jnp.concatenate([*scores, own], axis=-1), axis=-1).astype(values.dtype)
-    out, start = 0, 0
-    for context in contexts:
-        part = weights[..., start:start + context.keys.shape[2]]
-        start += context.keys.shape[2]
-        if context.values.shape[1] == 1:
-            out += jnp.einsum('bgkrsc,bcke->bgskre', part, context.values[:, 0])
+            score = jnp.einsum('bgkqe,bgkec->bgkqc', q, context.keys, preferred_element_type=jnp.float32)
+        scores.append(jnp.where(context.valid[:, :, None, None, :], score, MASKED))
+    causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (h // k, 1))
+    own = jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
+    scores.append(jnp.where(causal & valid[:, :, None, None, :], own, MASKED))
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(values.dtype)
+    *parts, own = jnp.split(weights, np.cumsum([c.keys.shape[-1] for c in contexts]), axis=-1)
+    out = jnp.einsum('bgkqt,bgtke->bgkqe', own, values)
+    for part, context, same in zip(parts, contexts, shared):
+        if same:
+            out += of_member(jnp.einsum('bkqc,bkce->bkqe', of_group(part), context.values[:, 0]))
         else:
-            out += jnp.einsum('bgkrsc,bgcke->bgskre', part, context.values)
-    out += jnp.einsum('bgkrst,bgtke->bgskre', weights[..., start:], values)
+            out += jnp.einsum('bgkqc,bgkce->bgkqe', part, context.values)
+    out = jnp.moveaxis(out.reshape(b, g, k, h // k, s, e), 4, 2)
     return out.reshape(b, g, s, h, e).astype(queries.dtype)
 
 
@@ -102,12 +114,12 @@ def _attend_by_head(queries, keys, values, valid, contexts):
                 outs = []
                 for first in tiles:  # a tile of queries meets no key behind its own end
                     last = min(first + TILE, s)
-                    all_keys = jnp.concatenate([*(c[0] for c in now), keys[:last]])
+                    all_keys = jnp.concatenate([*(c[0] for c in now), keys[:last].T], axis=1)
                     all_values = jnp.concatenate([*(c[1] for c in now), values[:last]])
                     own = (jnp.arange(first, last)[:, None] >= jnp.arange(last)) & valid[:last]
                     mask = jnp.concatenate([*(jnp.broadcast_to(c[2], (last - first, len(c[2]))) for c in now), own], 1)
                     q = jnp.moveaxis(queries[first:last], 1, 0)
-                    scores = jnp.einsum('rse,te->rst', q, all_keys, preferred_element_type=jnp.float32)
+                    scores = jnp.einsum('rse,et->rst', q, all_keys, preferred_element_type=jnp.float32)
                     weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(values.dtype)
                     outs.append(jnp.einsum('rst,te->sre', weights, all_values))
                 return jnp.concatenate(outs)
@@ -118,7 +130,7 @@ def _attend_by_head(queries, keys, values, valid, contexts):
         spread = tuple((c.keys, c.values, jnp.broadcast_to(c.valid, (k, *c.valid.shape))) for c in contexts)
         return jax.lax.map(head, (queries, keys, values, spread))
 
-    contexts = tuple(Context(by_head(c.keys), by_head(c.values), c.valid) for c in contexts)
+    contexts = tuple(Context(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in contexts)
     out = jax.lax.map(row, (queries, by_head(keys), by_head(values), valid, contexts))  # [b, k, g, s, r, e]
     return jnp.moveaxis(out, 1, 3).reshape(b, g, s, h, e).astype(queries.dtype)
 

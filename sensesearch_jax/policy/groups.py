@@ -24,5 +24,5 @@ def group_hidden(policy: Policy, batch: GroupBatch, *,
     _, cache = policy.language(prompt, batch.prompt_positions[:, :, None], valid, remat=remat)
     suffix = policy.embed(batch.tokens, batch.features, batch.feature_index)
     hidden, _ = policy.language(suffix, batch.positions, batch.valid,
-                                (Context(cache.keys, cache.values, valid),), remat=remat)
+                                (Context.of(cache.keys, cache.values, valid),), remat=remat)
     return hidden, cache

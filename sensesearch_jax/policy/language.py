@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,6 +23,13 @@ class KeysValues(NamedTuple):
 
     keys: Float[Array, 'l b g s k e']
     values: Float[Array, 'l b g s k e']
+
+
+class Unstacked(NamedTuple):
+    """Layers and contexts taken apart once, before a loop over tokens: each layer's own arrays."""
+
+    parameters: tuple[nnx.State, ...]
+    contexts: tuple[tuple[Context, ...], ...]
 
 
 class DecoderLayers(nnx.Module):
@@ -70,8 +78,8 @@ class LanguageModel(nnx.Module):
         return (self.embedding if self.untied_head is None else self.untied_head)[...]
 
     def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
-                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *,
-                 remat: bool = False) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *, remat: bool = False,
+                 unstacked: Unstacked | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
 
         Args:
@@ -79,6 +87,7 @@ class LanguageModel(nnx.Module):
             valid: False on padding.
             contexts: keys and values of earlier tokens, with a leading layer axis.
             remat: recompute each layer in the backward pass instead of keeping its activations.
+            unstacked: what `unstack` gave; its contexts come before the others.
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
@@ -90,7 +99,25 @@ class LanguageModel(nnx.Module):
             now = tuple(Context(k, v, c.valid) for (k, v), c in zip(context_kv, contexts))
             return nnx.merge(graph, parameters)(x, cos, sin, valid, now)
 
+        if unstacked is not None:
+            x, new = embeddings, []
+            for i, (parameters, fixed) in enumerate(zip(*unstacked)):
+                now = (*fixed, *(Context(c.keys[i], c.values[i], c.valid) for c in contexts))
+                x, kv = nnx.merge(graph, parameters)(x, cos, sin, valid, now)
+                new.append(kv)
+            return self.norm(x), KeysValues(*map(jnp.stack, zip(*new)))
+
         context_kv = tuple((c.keys, c.values) for c in contexts)
         x, (keys, values) = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embeddings,
                                          (stacked, context_kv), unroll=self.sizes.layers <= UNROLLED)
         return self.norm(x), KeysValues(keys, values)
+
+    def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:
+        """Layers and contexts as they are best read token by token.
+
+        A slice of a stacked array is a copy in every step of a loop: of all weights and caches for one token each.
+        """
+        _, stacked = nnx.split(self.layers)
+        layers = range(self.sizes.layers)
+        return Unstacked(tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
+                         tuple(tuple(Context(c.keys[i], c.values[i], c.valid) for c in contexts) for i in layers))

@@ -27,12 +27,19 @@ LENGTH_STEP = 128  # of tool responses
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
 
 
+class Cache(NamedTuple):
+    """Keys and values in the order of axes that `Context` has, all layers."""
+
+    keys: Float[Array, 'l b g k e c']
+    values: Float[Array, 'l b g k c e']
+
+
 class Caches(NamedTuple):
     """All keys and values of the lanes in flight; `*_length` say how much of each is real."""
 
-    prefix: KeysValues  # [L, B, 1, P, K, E]
+    prefix: Cache  # [L, B, 1, K, E, P] and [L, B, 1, K, P, E]
     prefix_length: Int[Array, 'b']
-    suffix: KeysValues  # [L, B, G, S, K, E]
+    suffix: Cache  # [L, B, G, K, E, S] and [L, B, G, K, S, E]
     suffix_length: Int[Array, 'b g']
     pending: Int[Array, 'b g']  # the token to run next
     position: Int[Array, 'b g']  # its rotary position
@@ -80,7 +87,7 @@ class Engine:
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
         self.tokens_run = 0  # through the language model, padding aside
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1)
-        self._extend = jax.jit(self._extend_program, donate_argnums=1)
+        self._extend = jax.jit(self._extend_program, donate_argnums=1, static_argnums=9)
         self._decode = jax.jit(self._decode_program, donate_argnums=1, static_argnums=5)
         self.caches = self._empty()
 
@@ -96,8 +103,8 @@ class Engine:
     def _empty(self) -> Caches:
         s, b, g = self.sizes, self.groups, self.members
         dtype = self.parameters['language']['embedding'][...].dtype
-        room = lambda lanes, tokens: jnp.zeros((s.layers, b, lanes, tokens, s.kv_heads, s.head_width), dtype)
-        pair = lambda *shape: KeysValues(room(*shape), room(*shape))
+        room = lambda lanes, *shape: jnp.zeros((s.layers, b, lanes, s.kv_heads, *shape), dtype)
+        pair = lambda lanes, tokens: Cache(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width))
         zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
         return Caches(pair(1, self.prompt_capacity), zeros(b), pair(g, self.suffix_capacity + self.chunk),
                       zeros(b, g), zeros(b, g), zeros(b, g))
@@ -154,7 +161,8 @@ class Engine:
         last = np.zeros(n, np.int32)
         last[:len(lanes)] = [t[-1] for t in tokens]
         self.caches = self._extend(self.parameters, self.caches, where, batch.tokens, batch.positions, batch.valid,
-                                   batch.rows, batch.features, np.stack([last, batch.following]))
+                                   batch.rows, batch.features, np.stack([last, batch.following]),
+                                   self._used(max(self.length[lane] for lane in lanes)))
         for lane, run in zip(lanes, runs):
             self.length[lane] += len(run)
         self._count(sum(map(len, runs)))
@@ -191,35 +199,33 @@ class Engine:
 
     def _run(self, parameters, tokens, features, rows, positions, valid, contexts):
         policy = nnx.merge(self.graph, parameters)
-        return policy, *policy.language(policy.embed(tokens, features, rows), positions, valid, contexts)
+        return policy.language(policy.embed(tokens, features, rows), positions, valid, contexts)
 
     def _prefill_program(self, parameters, caches: Caches, slots, tokens, positions, valid, rows, features, pending,
                          following) -> Caches:
-        _, _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
+        _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
                                 valid[:, None], ())
         put = lambda old, new: old.at[:, slots].set(new, mode='drop')
         spread = lambda old, new: old.at[slots].set(jnp.broadcast_to(new[:, None], (len(slots), self.members)),
                                                     mode='drop')
-        return Caches(KeysValues(*map(put, caches.prefix, fresh)),
+        return Caches(Cache(*map(put, caches.prefix, _by_head(fresh))),
                       caches.prefix_length.at[slots].set(valid.sum(1), mode='drop'), caches.suffix,
                       spread(caches.suffix_length, jnp.zeros_like(pending)), spread(caches.pending, pending),
                       spread(caches.position, following))
 
-    def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features,
-                        tail) -> Caches:
+    def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features, tail,
+                        used) -> Caches:
         b, g = where
         take = jnp.minimum(b, self.groups - 1), jnp.minimum(g, self.members - 1)
         length = caches.suffix_length[take]
         prefix = Context(*(x[:, take[0]] for x in caches.prefix),
                          (jnp.arange(self.prompt_capacity) < caches.prefix_length[take[0]][:, None])[:, None])
-        suffix = Context(*(x[:, take[0], take[1]][:, :, None] for x in caches.suffix),
-                         (jnp.arange(caches.suffix.keys.shape[3]) < length[:, None])[:, None])
-        _, _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
-                                valid[:, None], (prefix, suffix))
-        place = length[:, None] + jnp.arange(tokens.shape[1])
-        place = jnp.where(valid, place, self.suffix_capacity + self.chunk)  # padding is dropped
-        put = lambda old, new: old.at[:, b[:, None], g[:, None], place].set(new[:, :, 0], mode='drop')
-        return caches._replace(suffix=KeysValues(*map(put, caches.suffix, fresh)),
+        suffix = Context(*(x[:, take[0], take[1]][:, :, None] for x in _first(caches.suffix, used)),
+                         (jnp.arange(used) < length[:, None])[:, None])
+        _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
+                             valid[:, None], (prefix, suffix))
+        inside = valid & (b < self.groups)[:, None]
+        return caches._replace(suffix=_write(caches.suffix, take, length, _by_head(fresh), inside),
                                suffix_length=caches.suffix_length.at[b, g].add(valid.sum(1), mode='drop'),
                                pending=caches.pending.at[b, g].set(tail[0], mode='drop'),
                                position=caches.position.at[b, g].set(tail[1], mode='drop'))
@@ -228,8 +234,9 @@ class Engine:
         c, shape, s = self.chunk, (self.groups, self.members), self.sizes
         prefix = Context(*caches.prefix,
                          (jnp.arange(self.prompt_capacity) < caches.prefix_length[:, None])[:, None])
-        suffix = Context(*(x[:, :, :, :used] for x in caches.suffix),
-                         jnp.arange(used) < caches.suffix_length[..., None])
+        suffix = Context(*_first(caches.suffix, used), jnp.arange(used) < caches.suffix_length[..., None])
+        policy = nnx.merge(self.graph, parameters)
+        fixed = policy.language.unstack((prefix, suffix))
         keys = jax.vmap(jax.vmap(jax.random.key))(seeds)
         buffer = lambda dtype: jnp.zeros((*shape, c), dtype)
 
@@ -237,27 +244,29 @@ class Engine:
             i, pending, live, count, kv, out = state
             recent = Context(*kv, jnp.arange(c) < count[..., None])
             position = caches.position + count
-            policy, hidden, fresh = self._run(
-                parameters, pending[..., None], jnp.zeros((1, s.width)), jnp.full((*shape, 1), -1),
-                jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)), jnp.ones((*shape, 1), bool),
-                (prefix, suffix, recent))
+            tokens = policy.embed(pending[..., None], jnp.zeros((1, s.width)), jnp.full((*shape, 1), -1))
+            hidden, fresh = policy.language(tokens, jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),
+                                            jnp.ones((*shape, 1), bool), (recent,), unstacked=fixed)
             token, log_prob, raw = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
-            put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, i, axis=3)
+            fresh = _by_head(fresh)
+            kv = Cache(jax.lax.dynamic_update_slice_in_dim(kv.keys, fresh.keys, i, axis=5),
+                       jax.lax.dynamic_update_slice_in_dim(kv.values, fresh.values, i, axis=4))
             out = tuple(jax.lax.dynamic_update_slice_in_dim(o, v[..., None].astype(o.dtype), i, axis=2)
                         for o, v in zip(out, (token, log_prob, raw)))
             count = count + live
             pending = jnp.where(live, token, pending)
             live = live & ~jnp.isin(token, self.stop) & (count < budget)
-            return i + 1, pending, live, count, KeysValues(*map(put, kv, fresh)), out
+            return i + 1, pending, live, count, kv, out
 
-        room = lambda: jnp.zeros((s.layers, *shape, c, s.kv_heads, s.head_width), caches.suffix.keys.dtype)
-        start = (0, caches.pending, active & (budget > 0), jnp.zeros(shape, jnp.int32), KeysValues(room(), room()),
+        room = lambda *sizes: jnp.zeros((s.layers, *shape, s.kv_heads, *sizes), caches.suffix.keys.dtype)
+        start = (0, caches.pending, active & (budget > 0), jnp.zeros(shape, jnp.int32),
+                 Cache(room(s.head_width, c), room(c, s.head_width)),
                  (buffer(jnp.int32), buffer(jnp.float32), buffer(jnp.float32)))
         _, pending, _, count, kv, out = jax.lax.while_loop(lambda st: (st[0] < c) & st[2].any(), step, start)
-        # A lane's tokens of the chunk go behind its suffix; what stands behind `count` is overwritten later.
-        write = jax.vmap(jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice(old, new, (at, 0, 0))))
-        merged = KeysValues(*(jax.vmap(write, (0, 0, None))(o, n, caches.suffix_length)
-                              for o, n in zip(caches.suffix, kv)))
+        flat = lambda x: x.reshape(len(x), -1, 1, *x.shape[3:])
+        lanes = tuple(x.ravel() for x in jnp.indices(shape))
+        merged = _write(caches.suffix, lanes, caches.suffix_length.ravel(), Cache(*map(flat, kv)),
+                        jnp.arange(c) < count.reshape(-1, 1))
         caches = caches._replace(suffix=merged, suffix_length=caches.suffix_length + count, pending=pending,
                                  position=caches.position + count)
         return caches, Chunk(*out, count)
@@ -275,6 +284,41 @@ class Engine:
             token = jnp.argmax(used + draw(keys, position), -1)
         pick = lambda x: jnp.take_along_axis(x, token[..., None], -1)[..., 0]
         return token.astype(jnp.int32), pick(used), pick(raw)
+
+
+def _by_head(fresh: KeysValues) -> Cache:
+    """What a forward pass left behind, in the caches' order of axes."""
+    return Cache(jnp.moveaxis(fresh.keys, 3, 5), jnp.swapaxes(fresh.values, 3, 4))
+
+
+def _first(cache: Cache, length: int) -> Cache:
+    """The cache's first tokens."""
+    return Cache(cache.keys[..., :length], cache.values[..., :length, :])
+
+
+def _write(cache: Cache, lanes: tuple[Int[Array, 'n'], Int[Array, 'n']], starts: Int[Array, 'n'], fresh: Cache,
+           valid: Bool[Array, 'n t']) -> Cache:
+    """Puts each lane's new tokens, `fresh` [L, N, 1, …], behind its `starts` first ones; only valid ones change anything.
+
+    One lane after the other, in place: a scatter of single tokens takes many times as long on a CPU.
+    """
+    tokens, capacity = valid.shape[1], cache.keys.shape[-1]
+
+    def lane(i, cache):
+        at = jnp.minimum(starts[i], capacity - tokens)  # a slice that would stand out is moved in …
+        shift = starts[i] - at  # … and its content moved back
+        old_at = lambda axis: (0, lanes[0][i], lanes[1][i], 0, *((0, at) if axis == 5 else (at, 0)))
+
+        def put(old, new, axis):
+            new = jnp.roll(jax.lax.dynamic_slice_in_dim(new, i, 1, axis=1), shift, axis)
+            mask = jnp.roll(valid[i], shift)
+            mask = mask if axis == 5 else mask[:, None]
+            before = jax.lax.dynamic_slice(old, old_at(axis), new.shape)
+            return jax.lax.dynamic_update_slice(old, jnp.where(mask, new, before), old_at(axis))
+
+        return Cache(put(cache.keys, fresh.keys, 5), put(cache.values, fresh.values, 4))
+
+    return jax.lax.fori_loop(0, len(starts), lane, cache)
 
 
 class _Pieces(NamedTuple):

@@ -48,27 +48,26 @@ class Batch(NamedTuple):
     targets: VisualTargets | None
 
 
-def write_tokenizer(folder: Path, files: PocketFiles, vocabulary: int) -> None:
+def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
     """The pocket tokenizer, from passages and titles of training entities, the questions' words and the protocol's.
 
     That `<think>` or a tool's name is one token tells the policy nothing of how to use it.
     """
-    pages = Pages(files)
     words = [p.format(thing) for fields in FACT_FIELDS.values() for f in fields for p in (*f.phrasings, f.query)
              for thing in ('the country whose flag is farthest left', 'the painting nearest the top', 'this painting')]
     turn = ('<think>The flag farthest right is small. I crop it.</think>\n<tool_call>\n{"name": "image_crop", '
             '"arguments": {"bbox": [0.1, 0.3, 0.4, 0.6]}}\n</tool_call><tool_response>\n\n</tool_response>\n<answer></answer>')
-    lessons = ReadingLessons(files, 8)
+    lessons = ReadingLessons(pages)
     rng = np.random.default_rng(0)
-    asked = [question for _ in range(300) for question, _ in lessons(rng).pairs]
+    asked = [question for _ in range(300) for question, _ in lessons(rng, 512).pairs]
     texts = [f"{p['title']}: {p['text'][:400]}" for p in pages.passages]
     train_tokenizer([*texts, *pages.titles * 5, *words * 5, *asked, *[DEFAULT.system_prompt(), turn] * 300], folder,
                     vocabulary)
 
 
-def write_untrained(folder: Path, config: ml_collections.ConfigDict) -> Policy:
+def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Pages) -> Policy:
     """A policy directory with tokenizer, preprocessor and random weights of the config's sizes."""
-    write_tokenizer(folder, PocketFiles(), config.language.vocabulary)
+    write_tokenizer(folder, pages, config.language.vocabulary)
     preprocessor = {'image_processor_type': 'Qwen2VLImageProcessor', 'min_pixels': config.min_pixels,
                     'max_pixels': config.max_pixels, 'patch_size': 14, 'temporal_patch_size': 2, 'merge_size': 2}
     (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor, indent=2) + '\n')
@@ -84,15 +83,15 @@ def write_untrained(folder: Path, config: ml_collections.ConfigDict) -> Policy:
 
 
 class Lessons:
-    """Batches of lessons as arrays, in static shapes: pictures and pages in turn."""
+    """Batches of lessons as arrays, in static shapes: short pages first, then pictures and growing pages in turn."""
 
-    def __init__(self, config: ml_collections.ConfigDict, folder: Path, sizes: PolicySizes):
-        files = PocketFiles()
+    def __init__(self, config: ml_collections.ConfigDict, folder: Path, sizes: PolicySizes, files: PocketFiles,
+                 pages: Pages):
         self.config, self.sizes = config, sizes
         self.preprocessor = Preprocessor.read(folder)
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
-        self.seeing = SeeingLessons(files, config.questions)
-        self.reading = ReadingLessons(files, config.page_questions)
+        self.seeing = SeeingLessons(files, pages, max(config.questions))
+        self.reading = ReadingLessons(pages)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
         plain = self.chat.prompt('', [''])
         self.empty_system = plain.index(self.chat.im_end) + 1
@@ -100,16 +99,25 @@ class Lessons:
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless; batch i depends on the seed and i only, so that a restart goes on where it stopped."""
         while True:
-            rng = np.random.default_rng([seed, start])
-            ease = max(0.0, 1 - start / self.config.easy_steps)
-            yield self.page_batch(rng, ease) if start % 2 else self.picture_batch(rng, ease)
+            yield self.batch(np.random.default_rng([seed, start]), start)
             start += 1
 
-    def page_batch(self, rng: np.random.Generator, ease: float = 0.0) -> Batch:
-        """Pages as whole dialogues: every question of a page in turn, one member per row."""
-        rows = []
-        while len(rows) < self.config.pages:
-            lesson = self.reading(rng, ease)
+    def batch(self, rng: np.random.Generator, step: int) -> Batch:
+        """The lessons of one step of the curriculum."""
+        config, lengths = self.config, self.config.page_lengths
+        after, dressed = step - config.reading_steps, step >= config.steps - config.dressed_steps
+        if after < 0:
+            return self.page_batch(rng, lengths[0])
+        if after % 3:
+            return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), dressed)
+        longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
+        return self.page_batch(rng, lengths[rng.integers(longest)], dressed)
+
+    def page_batch(self, rng: np.random.Generator, length: int, dressed: bool = False) -> Batch:
+        """Pages as whole dialogues of `length` tokens: every question of a page in turn, one member per row."""
+        rows, system_tokens = [], length // 2
+        while len(rows) < self.config.page_tokens // length:
+            lesson = self.reading(rng, length, dressed)
             prompt = self.chat.prompt(lesson.system, [f'{lesson.text}\n{lesson.pairs[0][0]}'])
             start = prompt.index(self.chat.im_end) + 2  # behind the system turn
             tokens, own = prompt[start:], [False] * (len(prompt) - start)
@@ -118,19 +126,23 @@ class Lessons:
                 reply = self.chat.assistant(answer)
                 tokens += [*between, *reply]
                 own += [False] * len(between) + [True] * len(reply)
-            if len(tokens) < self.config.page_tokens:
+            if len(tokens) < length and start <= system_tokens:
                 rows.append(Row(prompt[:start], (), [Member(tokens, own)]))
-        return Batch(self._groups(rows, {}, 1, self.config.system_tokens, self.config.page_tokens), None, None)
+        return Batch(self._groups(rows, {}, 1, system_tokens, length), None, None)
 
-    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0) -> Batch:
+    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False) -> Batch:
+        """Pictures with their questions, one picture per row and a member per question, and the probes' targets."""
+        config = self.config
+        questions, prompt_tokens, answer_tokens = (
+            both[dressed] for both in (config.questions, config.picture_tokens, config.answer_tokens))
         lessons, rows = [], []
         while len(rows) < self.config.pictures:
-            lesson = self.seeing(rng, ease)
+            lesson = self.seeing(rng, ease, dressed)
+            lesson = lesson._replace(pairs=lesson.pairs[:questions])
             row = self._row(lesson, (str(len(rows)),))
             _, high, wide = self.preprocessor.grid(*lesson.picture.size)
             slots = window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens)
-            if slots <= self.config.picture_slots and self._fits(row, self.config.picture_tokens,
-                                                                 self.config.answer_tokens):
+            if slots <= config.picture_slots and self._fits(row, prompt_tokens, answer_tokens):
                 lessons.append(lesson)
                 rows.append(row)
         names = [row.images[0] for row in rows]
@@ -138,8 +150,8 @@ class Lessons:
         images = batch_images(pixels, self.sizes.vision, slots=self.config.picture_slots)
         # The tower's output is one table, a fixed number of rows per picture.
         slots, width = images.order.shape[1], self.sizes.language.width
-        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), self.config.questions,
-                              self.config.picture_tokens, self.config.answer_tokens)
+        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), questions,
+                              prompt_tokens, answer_tokens)
         offset = np.cumsum([0, *images.counts[:-1]])[:, None]
         shift = np.arange(len(rows))[:, None] * slots - offset
         groups = groups._replace(prompt_features=np.where(groups.prompt_features >= 0, groups.prompt_features + shift,
@@ -234,12 +246,15 @@ def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
 
 def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     """Trains for `config.steps` and writes `workdir`/policy; goes on from the last checkpoint after an interruption."""
-    folder = workdir / 'policy'
-    policy = write_untrained(folder, config)
-    lessons = Lessons(config, folder, policy.sizes)
+    folder, files = workdir / 'policy', PocketFiles()
+    pages = Pages(files)
+    policy = write_untrained(folder, config, pages)
+    lessons = Lessons(config, folder, policy.sizes, files, pages)
     graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
-    schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, config.warmup, config.steps,
-                                                  config.learning_rate * 0.02)
+    plain_steps = config.steps - config.dressed_steps
+    cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, config.warmup, steps, rate * 0.02)
+    schedule = optax.join_schedules([cycle(config.learning_rate, plain_steps),
+                                     cycle(config.dressed_learning_rate, config.dressed_steps)], [plain_steps])
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay,
@@ -255,7 +270,8 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     step = jax.jit(step, donate_argnums=0)
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
     held_rng = np.random.default_rng(config.seed + 1_000_000)
-    held = [lessons.picture_batch(held_rng) for _ in range(6)] + [lessons.page_batch(held_rng) for _ in range(4)]
+    held = ([lessons.picture_batch(held_rng) for _ in range(8)]
+            + [lessons.page_batch(held_rng, length) for length in config.page_lengths for _ in range(2)])
     mean: dict[str, float] = {}
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):
@@ -265,7 +281,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
         metrics.resume('base', start)
         with Progress('base policy', config.steps, initial=start) as bar:
             for i, batch in zip(range(start, config.steps), prefetch(lessons.batches(config.seed, start))):
-                weight = config.probe_weight * max(0.1, 1 - i / (0.7 * config.steps))
+                weight = config.probe_weight * max(0.1, 1 - i / (0.7 * plain_steps))
                 state, parts = step(state, batch, weight)
                 for name, value in parts.items():
                     mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
@@ -286,7 +302,7 @@ def accuracy(lessons: Lessons, correct, held: list[Batch]) -> dict[str, float]:
         own = np.asarray(batch.groups.own)[:, :, 1:]
         for b, g in zip(*np.nonzero(own.any(-1))):
             words = lessons.chat.decode(batch.groups.tokens[b, g][batch.groups.valid[b, g]]).split()
-            name = 'read' if batch.images is None else ' '.join(words[:2]).lower().strip('?')
+            name = f'read {batch.groups.tokens.shape[-1]}' if batch.images is None else ' '.join(words[:2]).lower().strip('?')
             # An answer is a run of own tokens; a dialogue has several.
             edges = np.flatnonzero(np.diff(np.concatenate([[0], own[b, g].astype(int), [0]])))
             for first, last in zip(edges[::2], edges[1::2]):

@@ -21,10 +21,10 @@ from sensesearch_jax.tasks.session import (Session, Student, append_trajectories
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """Evaluates `config.policy` on the config's test questions; writes trajectories, summary.json and a table."""
+    """Evaluates `config.policy` on questions of `config.evaluate.split`; writes trajectories, summary.json and a table."""
     student = load_student(config.policy)
     with open_session(config, workdir) as session:
-        questions = question_set(workdir, 'test', config.questions.test, config.questions.test_seed)
+        questions = question_set(workdir, config.evaluate.split, config.questions.test, config.questions.test_seed)
         found = evaluate(session, student, session.features(student), questions, config.evaluate.name)
     write_summary(workdir, {config.evaluate.name: found})
 

@@ -1,14 +1,12 @@
 """The base policy's lessons: nothing of a held-out entity, answers that the picture or page bears out."""
 
 import dataclasses
-import functools
 import json
 import re
 
 import numpy as np
 import pytest
 
-from sensesearch_jax.data import lessons
 from sensesearch_jax.data.boxes import loose_box
 from sensesearch_jax.data.lessons import (
     MARGIN,
@@ -43,24 +41,19 @@ def held_out(text):
     return bool(HELD_NAMES.search(text)) and bool(HELD_NAMES.search(TAUGHT_NAMES.sub('…', text)))
 
 
-@pytest.fixture(autouse=True, scope='module')
-def one_set_of_pages():
-    """Reading all passages takes seconds; whoever needs them gets the same ones here."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        pages = functools.cache(Pages)
-        monkeypatch.setattr(lessons, 'Pages', pages)
-        monkeypatch.setattr(base, 'Pages', pages)
-        yield
+@pytest.fixture(scope='module')
+def all_pages():
+    return Pages(FILES)
 
 
 @pytest.fixture(scope='module')
-def seeing():
-    return SeeingLessons(FILES, 6)
+def seeing(all_pages):
+    return SeeingLessons(FILES, all_pages, 6)
 
 
 @pytest.fixture(scope='module')
-def reading():
-    return ReadingLessons(FILES, 8)
+def reading(all_pages):
+    return ReadingLessons(all_pages)
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +71,7 @@ def views(seeing):
 
 @pytest.fixture(scope='module')
 def pages(reading):
-    return [reading(np.random.default_rng(i), ease=(i % 3) / 2) for i in range(400)]
+    return [reading(np.random.default_rng(i), (64, 128, 256, 512)[i % 4]) for i in range(600)]
 
 
 def words_of(lesson):
@@ -110,12 +103,12 @@ def test_no_passage_about_a_held_out_entity(reading):
     assert not any(held_out(title) for title in reading.pages.titles)
 
 
-def test_no_held_out_entity_in_the_tokenizers_texts(monkeypatch, tmp_path):
+def test_no_held_out_entity_in_the_tokenizers_texts(all_pages, monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(
         base, 'train_tokenizer', lambda texts, folder, size: found.update(texts=list(texts), size=size)
     )
-    base.write_tokenizer(tmp_path, FILES, 512)
+    base.write_tokenizer(tmp_path, all_pages, 512)
     texts = set(found['texts'])
     assert found['size'] == 512 and len(texts) > 1000
     named = [text for text in texts if held_out(text)]
@@ -178,6 +171,14 @@ def test_objects_are_where_the_boxes_say(seeing, monkeypatch):
         assert lesson.picture.size == size and 120 <= min(size) and max(size) <= 400
 
 
+def test_pages_grow_with_their_budget(pages):
+    """The shortest are a line with one question; longer ones hold more of both."""
+    short, long = pages[::4], pages[3::4]
+    assert all('\n' not in lesson.text and len(lesson.pairs) == 1 for lesson in short)
+    size = lambda lessons: np.mean([len(lesson.text) for lesson in lessons])
+    assert size(long) > 4 * size(short) and max(len(lesson.pairs) for lesson in long) == 10
+
+
 def test_parts_of_the_picture():
     assert part_of_picture(0.1, 0.1) == 'upper left' and part_of_picture(0.5, 0.5) == 'middle centre'
     assert part_of_picture(1.0, 1.0) == 'lower right' and part_of_picture(0.9, 0.2) == 'upper right'
@@ -217,6 +218,7 @@ def test_answers_stand_on_the_page(pages):
                     re.fullmatch(r'What is the (?P<key>.+?) of (?P<name>.*)\?', question)
                     or re.fullmatch(r'(?P<key>.+?) of (?P<name>.*)\?', question)
                     or re.fullmatch(r'(?P<name>.*): (?P<key>.+)', question)
+                    or re.fullmatch(r'(?P<key>.+)\?', question)
                 )
                 assert match, question
                 assert any(answer in line for line in lines), (question, answer, lesson.text)
@@ -231,7 +233,8 @@ def test_the_same_seed_gives_the_same_lesson(seeing, reading):
         assert (
             np.array_equal(one.boxes, other.boxes) and one.pairs == other.pairs and one.system == other.system
         )
-        one, other = (reading(np.random.default_rng(11), ease) for _ in range(2))
+    for tokens in (64, 512):
+        one, other = (reading(np.random.default_rng(11), tokens) for _ in range(2))
         assert one[:4] == other[:4]
     assert seeing(np.random.default_rng(12)).pairs != seeing(np.random.default_rng(13)).pairs
 
@@ -242,3 +245,27 @@ def test_names_are_invented_without_end(reading):
     names = {pages.name(rng) for _ in range(300)}
     assert len(names) > 250 and all(re.fullmatch(r'[A-Za-z ]+', name) for name in names)
     assert not any(held_out(name) for name in names)
+
+
+def test_dressed_answers_fill_the_blank(seeing, reading):
+    """The answer stands where the blank was, the rest of the sentence around it, and nothing held out comes in."""
+    filled = 0
+    made = [
+        lesson
+        for i in range(40)
+        for lesson in (
+            seeing(np.random.default_rng(i), dressed=True),
+            reading(np.random.default_rng(i), 256, dressed=True),
+        )
+    ]
+    for lesson in made:
+        assert not held_out(words_of(lesson))
+        for question, answer in lesson.pairs:
+            _, found, sentence = question.rpartition(' Fill in: ')
+            if found and '_' in sentence:
+                before, after = sentence.rsplit('_', 1)
+                assert answer.startswith(before) and answer.endswith(after)
+                assert len(answer) > len(before) + len(after)
+                filled += 1
+    assert filled > 60
+    assert any('Where is it?' in question for lesson in made for question, _ in lesson.pairs)

@@ -23,7 +23,7 @@ def operands(length, seed=0):
     normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
     holes = lambda *shape: jnp.asarray(random.random(shape) < 0.7)
     pair = lambda lanes, tokens: (normal(B, lanes, tokens, K, E), normal(B, lanes, tokens, K, E))
-    contexts = Context(*pair(1, 11), holes(B, 1, 11)), Context(*pair(G, 5), holes(B, G, 5))
+    contexts = Context.of(*pair(1, 11), holes(B, 1, 11)), Context.of(*pair(G, 5), holes(B, G, 5))
     return normal(B, G, length, H, E), *pair(G, length), holes(B, G, length), contexts
 
 

@@ -193,8 +193,8 @@ def test_greedy_continuation(name):
 
     def prefill(state):
         policy = nnx.merge(graph, state)
-        hidden, context = run_tokens(policy, table, rows)
-        return jnp.argmax(policy.logits(hidden[0, 0, -1])), context
+        hidden, cache = run_tokens(policy, table, rows)
+        return jnp.argmax(policy.logits(hidden[0, 0, -1])), Context.of(*cache, rows[-1])
 
     def step(state, context, tokens, count):
         policy = nnx.merge(graph, state)
@@ -246,7 +246,7 @@ def test_turn_after_turn_equals_whole():
         part = Conversation(talk.tokens[done:end], talk.grids[picture:picture + 1], [])
         rows = Rows.of(part, 0, size, following)
         rows.index[..., :end - done] = index[done:end]
-        context = Context(*jnp.asarray(store), jnp.arange(length)[None, None] < done)
+        context = Context.of(*jnp.asarray(store), jnp.arange(length)[None, None] < done)
         logits, new = turn(state, context, rows.arrays())
         assert difference(logits[:end - done], theirs[done:end]) < TOLERANCE
         store[:, :, :, :, done:end] = np.stack([new.keys, new.values])[:, :, :, :, :end - done]

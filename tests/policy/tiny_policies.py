@@ -14,7 +14,6 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.inputs.windows import batch_images, window_slots
-from sensesearch_jax.policy.attention import Context
 from sensesearch_jax.policy.checkpoint import load_policy
 
 torch.set_num_threads(1)
@@ -170,10 +169,9 @@ class Rows:
 
 
 def run_tokens(policy, table, rows, contexts=()):
-    """Hidden states [b, g, s, d] of tokens, and the context that they are for later ones."""
+    """Hidden states [b, g, s, d] of tokens, and their keys and values."""
     tokens, index, positions, valid = rows
-    hidden, cache = policy.language(policy.embed(tokens, table, index), positions, valid, contexts)
-    return hidden, Context(cache.keys, cache.values, valid)
+    return policy.language(policy.embed(tokens, table, index), positions, valid, contexts)
 
 
 def quick_jit(function):
