@@ -53,8 +53,8 @@ def optimizer(**changes) -> dict:
 
 def sft() -> dict:
     """The imitation of the kept expert trajectories."""
-    return optimizer(learning_rate=5e-4, schedule='cosine', warmup=10, b2=0.98, epochs=3, batch=16, micro_batch=4,
-                     checkpoint_every=25, data='')
+    return optimizer(learning_rate=1e-3, schedule='cosine', warmup=20, b2=0.98, epochs=3, batch=8, micro_batch=4,
+                     checkpoint_every=50, data='')
 
 
 def rl() -> dict:
