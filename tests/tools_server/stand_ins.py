@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = tuple[int, bytes]
+Answer = tuple  # status, body and, where they matter, headers
 
 
 class StandIn:
@@ -33,10 +33,12 @@ class StandIn:
             def do_GET(self) -> None:
                 self._send(*outer.answers[self.path]({}))
 
-            def _send(self, status: int, data: bytes) -> None:
+            def _send(self, status: int, data: bytes, headers: dict[str, str] = {}) -> None:
                 try:
                     self.send_response(status)
                     self.send_header('Content-Length', str(len(data)))
+                    for name, value in headers.items():
+                        self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(data)
                 except (BrokenPipeError, ConnectionResetError):

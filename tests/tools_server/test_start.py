@@ -77,7 +77,7 @@ def test_command_ends_with_one_sentence(write, local_config, world):
 
 def test_check_says_what_works(write, local_config, world):
     good = run(write(local_config), '--check')
-    assert good.returncode == 0 and 'text_search: local' in good.stdout and 'judge: rules' in good.stdout
+    assert good.returncode == 0 and 'text_search: local works' in good.stdout and 'judge: rules works' in good.stdout
     (world / 'damaged.jsonl').write_text('{"id": 1}\n')
     local_config = local_config | {
         'text_search': {'backend': 'local', 'passages': str(world / 'damaged.jsonl')}
