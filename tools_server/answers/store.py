@@ -22,7 +22,7 @@ KEPT_SHARE = 0.9  # of the size limit, after making room
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
   key TEXT PRIMARY KEY, value BLOB NOT NULL, size INTEGER NOT NULL, made REAL NOT NULL, used REAL NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS by_use ON entries (used);
 CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY CHECK (one = 1), bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO total VALUES (1, 0);
@@ -138,7 +138,7 @@ class AnswerStore:
             total -= size
         for row in gone:
             run('DELETE FROM entries WHERE key = ?', row)
-        run('PRAGMA incremental_vacuum')
+        run('PRAGMA incremental_vacuum').fetchall()  # works in steps, one per page that is given back
 
     def statistics(self) -> dict[str, int]:
         """Entries in the file and their bytes."""

@@ -29,16 +29,22 @@ def dial(address: str, port: int, timeout_s: float) -> socket.socket:
 class _Timed:
     """Ends the wait for an answer's headers at the deadline."""
 
+    _aborted = False
+
     def getresponse(self):
         timer = threading.Timer(max(0.0, min(deadline.left(), threading.TIMEOUT_MAX)), self._abort)
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()
+            response = super().getresponse()
         finally:
             timer.cancel()
+        if self._aborted:  # the end of the connection looks like the end of the headers
+            raise TimeoutError
+        return response
 
     def _abort(self) -> None:
+        self._aborted = True
         if (sock := self.sock) is not None:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
