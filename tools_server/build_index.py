@@ -74,13 +74,10 @@ def build_text(source: Path, folder: Path) -> int:
     index.register_tokenizer(words.NAME, words.analyser())
     writer = index.writer(heap_size=HEAP_BYTES, num_threads=1)
     count = 0
-    # The bar counts bytes where the file's size says how many there are to come, else passages.
-    size = source.stat().st_size if source.suffix != '.xz' else None
-    with tqdm(total=size, unit='B' if size else 'passages', unit_scale=True, desc='text index') as bar:
-        for title, text in text_bm25.read_passages(source):
+    with tqdm(total=source.stat().st_size, unit='B', unit_scale=True, desc='text index') as bar:
+        for title, text in text_bm25.read_passages(source, lambda position: bar.update(position - bar.n)):
             writer.add_document(text_bm25.document(title, text, count))
             count += 1
-            bar.update(len(title.encode()) + len(text.encode()) if size else 1)
     writer.commit()
     writer.wait_merging_threads()
     return count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tantivy
@@ -76,22 +76,29 @@ class BM25:
         ]
 
 
-def read_passages(path: Path) -> Iterator[tuple[str, str]]:
+def read_passages(
+    path: Path, progress: Callable[[int], object] = lambda position: None
+) -> Iterator[tuple[str, str]]:
     """Title and text of each passage in a .jsonl or .jsonl.xz file.
 
     A record has 'title' and 'text', or 'contents' whose first line is the title (the form of Search-R1's
     corpora).
 
+    Args:
+        path: the file.
+        progress: told how many bytes of it have been read, after each line.
+
     Raises:
         ConfigError: the file is damaged or a line is no such object.
     """
-    opener = lzma.open if path.suffix == '.xz' else open
     number = 0  # of the line, for messages
     try:
-        with opener(path, 'rt', encoding='utf-8') as lines:
+        with open(path, 'rb') as file:
+            lines = lzma.open(file) if path.suffix == '.xz' else file
             for number, line in enumerate(lines, 1):
+                progress(file.tell())
                 if line.strip():
-                    record = json.loads(line)
+                    record = json.loads(line.decode('utf-8'))
                     if 'contents' in record:
                         yield split_contents(str(record['contents']))
                     else:
