@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from tools_server import schemas
 from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
-from tools_server.gate import BodyTooLarge, Gate
+from tools_server.gate import Gate
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
 from tools_server.service import ToolService
@@ -56,11 +56,12 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         seconds = config.deadline_s
         if (asked := request.headers.get(DEADLINE)) is not None:
             try:
-                seconds = min(seconds, max(0.0, float(asked)))
+                longest = float(asked)
             except ValueError:
-                raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds') from None
-            if math.isnan(seconds):
+                longest = math.nan
+            if math.isnan(longest):
                 raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds')
+            seconds = min(seconds, longest)
         with deadline.within(seconds):
             return await call()
 
@@ -172,12 +173,6 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     @app.exception_handler(ToolError)
     async def tool_error(request: Request, error: ToolError) -> JSONResponse:
         return _failure(request, error)
-
-    @app.exception_handler(BodyTooLarge)
-    async def too_large(request: Request, error: BodyTooLarge) -> JSONResponse:
-        return _failure(
-            request, ToolError('caller', f'the body has more than the allowed {error.args[0]} bytes', 413)
-        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,10 +70,6 @@ class Gate:
         return 401, 'the bearer token is missing or wrong; send it as "Authorization: Bearer TOKEN"'
 
 
-class BodyTooLarge(Exception):
-    """The body is larger than the limit in bytes that is its argument."""
-
-
 def _limited(receive: Receive, limit: int) -> Callable:
     """`receive`, for bodies of a length that was not declared or not true."""
     seen = 0
@@ -82,7 +79,7 @@ def _limited(receive: Receive, limit: int) -> Callable:
         message = await receive()
         seen += len(message.get('body', b''))
         if seen > limit:
-            raise BodyTooLarge(limit)
+            raise HTTPException(413, f'the body has more than the allowed {limit} bytes')
         return message
 
     return limited
