@@ -39,6 +39,7 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
     from tools_server.config import ConfigError, load_config
 
     monkeypatch.delenv('SERPER_API_KEY', raising=False)
+    monkeypatch.setenv('SHORT_TOKEN', 'short')
     cases = {
         'there is no such field': local_config | {'text_serch': {}},
         'there is no file': {'text_search': {'backend': 'local', 'passages': 'nowhere.jsonl'}},
@@ -48,6 +49,11 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         'port': {'port': 70_000},
         'judge.model: Field required': {'judge': {'backend': 'openai', 'base_url': 'http://localhost:1/v1'}},
         'is not an http(s) URL': {'judge': {'backend': 'openai', 'base_url': 'localhost', 'model': 'm'}},
+        'needs at least 16 characters': {'host': '0.0.0.0', 'token_env': 'SHORT_TOKEN'},
+        "mode 'record' needs the file": {'mode': 'record'},
+        'there is no recording': {'mode': 'replay', 'answers': {'path': 'nowhere.sqlite'}},
+        'OPENSEARCH_KEY': {'text_search': {'backend': 'opensearch', 'base_url': 'http://localhost', 'index': 'i',
+                                           'api_key_env': 'OPENSEARCH_KEY'}},
         'must hold fields': '- a list',
         'is not YAML': 'a: [',
     }
@@ -58,6 +64,20 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         assert words in str(error.value) and '\n' not in str(error.value)
     with pytest.raises(ConfigError, match='cannot read the configuration'):
         load_config('nowhere.yaml')
+
+
+def test_python_configurations(tmp_path, local_config):
+    from tools_server.config import ConfigError, load_config
+
+    path = tmp_path / 'config.py'
+    path.write_text(f'def get_config():\n    return {local_config!r}\n')
+    config = load_config(path, {'images': {'max_pixels': 7}})
+    assert config.text_search.max_chars == 120
+    assert (config.images.max_pixels, config.images.max_bytes) == (7, 30_000_000)
+    for text, words in {'x = 1': 'no get_config', 'def get_config(): return 1 / 0': 'ZeroDivisionError', '(': 'SyntaxError'}.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            load_config(path)
 
 
 def test_command_ends_with_one_sentence(write, local_config, world):
@@ -84,6 +104,14 @@ def test_check_says_what_works(write, local_config, world):
     }
     bad = run(write(local_config), '--check')
     assert bad.returncode == 1 and 'damaged.jsonl, line 1' in bad.stderr and len(bad.stderr.splitlines()) == 1
+
+
+def test_check_names_the_back_end_that_does_not_work(write, local_config, stand_in):
+    stand_in.answers['/retrieve'] = lambda body: (500, b'')
+    retriever = {'backend': 'retriever', 'base_url': stand_in.url, 'limits': {'attempts': 1}}
+    found = run(write(local_config | {'text_search': retriever}), '--check')
+    assert found.returncode == 1 and 'text_search: retriever does NOT work (unavailable' in found.stdout
+    assert 'judge: rules works' in found.stdout
 
 
 def test_launcher_reports_why_it_did_not_start(world, tmp_path):
