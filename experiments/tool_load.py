@@ -1,7 +1,7 @@
 """The tool server under load: requests/s, p50 and p99 of each tool, alone and with injected faults.
 
-    python -m experiments.tool_load                                   # 10,000 mixed requests, 64 clients, 30 % faults
-    python -m experiments.tool_load --requests=300 --each=40          # a small one
+    python -m experiments.tool_load                             # 10,000 mixed, 64 clients, 30 % faults
+    python -m experiments.tool_load --requests=300 --each=40    # a small one
 
 Text search and judge ask local stand-ins (a retriever, an OpenAI-compatible server) that fail in a share of
 calls: too slow, status 500 or 429, half an answer, nonsense. Crop and image search fail by their callers:

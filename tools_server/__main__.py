@@ -1,8 +1,8 @@
 """Starts the tool server.
 
     python -m tools_server --config=configs/tools_pocket.yaml            # a free port, printed when ready
-    python -m tools_server --config=configs/tools_pocket.yaml --check    # try every back end, say what works, end
-    python -m tools_server --config=configs/tools_pocket.yaml --stdio    # an MCP server on standard input and output
+    python -m tools_server --config=configs/tools_pocket.yaml --check    # try every back end, then end
+    python -m tools_server --config=configs/tools_pocket.yaml --stdio    # MCP on standard input and output
 
 The API's page is under /docs of the address it prints. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
 port is in use, the data cannot be used or a checked back end does not work, 2 when the command line is
@@ -37,6 +37,8 @@ from tools_server.config import ConfigError, ServerConfig, load_config
 from tools_server.launch import READY
 from tools_server.service import ToolService
 
+MOST_CONNECTIONS = 4096  # each may hold a request's body in memory
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
@@ -51,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--parent', type=int, help='end when the process with this id, which started this one, is gone'
     )
-    parser.add_argument('--mode', choices=('live', 'record', 'replay', 'offline'), help="instead of the config's")
+    parser.add_argument(
+        '--mode', choices=('live', 'record', 'replay', 'offline'), help="instead of the config's"
+    )
     parser.add_argument('--answers', type=Path, help="file of answers, instead of the config's")
     parser.add_argument('--check', action='store_true', help='try every back end, say what works, and end')
     parser.add_argument('--stdio', action='store_true', help='serve MCP on standard input and output')
@@ -134,7 +138,12 @@ def _serve(config: ServerConfig, listener: socket.socket, parent: int | None) ->
         raise ConfigError("mcp: true needs the mcp package: pip install 'sensesearch_jax[mcp]'") from None
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_level='warning', timeout_keep_alive=120, timeout_graceful_shutdown=2, lifespan='on'
+            app,
+            log_level='warning',
+            timeout_keep_alive=120,
+            timeout_graceful_shutdown=2,
+            lifespan='on',
+            limit_concurrency=MOST_CONNECTIONS,
         )
     )
     problems: list[BaseException] = []

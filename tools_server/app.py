@@ -106,7 +106,10 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         """The image file: JPEG or PNG, upright, RGB."""
         reply = await timed(request, lambda: service.image(sha256))
         kind = 'image/png' if reply.value.startswith(b'\x89PNG') else 'image/jpeg'
-        headers = {'Cache-Control': 'public, max-age=31536000, immutable', 'X-Content-Type-Options': 'nosniff'}
+        headers = {
+            'Cache-Control': 'public, max-age=31536000, immutable',
+            'X-Content-Type-Options': 'nosniff',
+        }
         return Response(reply.value, media_type=kind, headers=headers)
 
     @app.post('/crop', responses=FAILURES)
@@ -145,6 +148,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
             response.status_code = 503
         return schemas.Ready(ready=service.ready)
 
+    # In threads: what they read may be locked for a moment, which must not hold up the calls.
     def health_fields() -> dict[str, Any]:
         return {
             'ready': service.ready,
@@ -154,19 +158,19 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         }
 
     @app.get('/health')
-    async def health() -> schemas.Health:
+    def health() -> schemas.Health:
         """Whether the indexes are loaded, which back ends answer, and what the caches hold."""
         return schemas.Health(**health_fields())
 
     @app.get('/statistics')
-    async def statistics() -> schemas.Statistics:
+    def statistics() -> schemas.Statistics:
         """Health, and what became of all calls so far."""
         return schemas.Statistics(
             **health_fields(), calls=service.statistics(), services=service.service_statistics()
         )
 
     @app.get('/metrics', response_class=Response, responses={200: {'content': {'text/plain': {}}}})
-    async def metrics() -> Response:
+    def metrics() -> Response:
         """The same for Prometheus."""
         return Response(service.metrics.text(), media_type='text/plain; version=0.0.4; charset=utf-8')
 

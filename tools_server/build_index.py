@@ -11,6 +11,7 @@ place and moved there when it is whole. Exit status: 0, or 1 when the data canno
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import sys
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         part.mkdir(parents=True)
         if options.kind == 'text':
             count = build_text(options.source, part)
+        elif importlib.util.find_spec('usearch') is None:
+            raise ConfigError("a picture index needs usearch: pip install 'sensesearch_jax[index]'")
         else:
             count = build_images(options.source, part, options.thumbnail_side)
         part.rename(options.index)

@@ -84,5 +84,3 @@ def upright_rgb(image: Pil.Image) -> Pil.Image:
         return image.convert('RGB')
     except Exception as error:  # decoders raise all kinds of errors on damaged files
         raise ToolError('caller', f'the image is damaged: {" ".join(str(error).split())[:200]}') from None
-
-

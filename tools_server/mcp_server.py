@@ -52,7 +52,9 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         return schemas.ImageAnswer(sha256=image.sha256, width=image.width, height=image.height, **about)
 
     @server.tool()
-    async def upload_image(data: Annotated[str, Field(description='an image file, base64')]) -> schemas.ImageAnswer:
+    async def upload_image(
+        data: Annotated[str, Field(description='an image file, base64')],
+    ) -> schemas.ImageAnswer:
         """Keeps an image; from then on its sha256 names it."""
         try:
             file = base64.b64decode(data, validate=True)

@@ -128,10 +128,14 @@ class Failure(BaseModel):
 
     kind: FailureKind
     message: str = Field(description='one sentence')
-    backend: str | None = Field(description='what was asked; null where the call got no further than this server')
+    backend: str | None = Field(
+        description='what was asked; null where the call got no further than this server'
+    )
     cache_hit: bool = Field(False, description='always false')
     latency_s: float = Field(description='seconds from request to answer')
-    retry_after_s: float | None = Field(None, description='when to come again, in seconds, where that is known')
+    retry_after_s: float | None = Field(
+        None, description='when to come again, in seconds, where that is known'
+    )
 
 
 class Ready(BaseModel):

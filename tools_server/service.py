@@ -96,7 +96,9 @@ class ToolService:
 
     def cache_statistics(self) -> dict[str, dict[str, int]]:
         """Entries, hits and misses of every cache, and the size of the file of answers."""
-        tools = {n: lane.cache_statistics() for n, lane in list(self._lanes.items()) if isinstance(lane, Tool)}
+        tools = {
+            n: lane.cache_statistics() for n, lane in list(self._lanes.items()) if isinstance(lane, Tool)
+        }
         empty = {tool: {'entries': 0, 'hits': 0, 'misses': 0} for tool in TOOLS if tool not in tools}
         disk = {}
         if self._store is not None:

@@ -125,9 +125,7 @@ def test_processes_share_a_file(path):
         'store = AnswerStore(Path(sys.argv[1]), max_bytes=10**6)\n'
         'for n in range(100): store.put(f"{sys.argv[2]}/{n}", b"x" * 100); assert store.get(f"{sys.argv[2]}/{n}")'
     )
-    processes = [
-        subprocess.Popen([sys.executable, '-c', program, path, str(i)], cwd=ROOT) for i in range(4)
-    ]
+    processes = [subprocess.Popen([sys.executable, '-c', program, path, str(i)], cwd=ROOT) for i in range(4)]
     assert [process.wait(60) for process in processes] == [0] * 4
     assert AnswerStore(path).statistics()['entries'] == 400
 

@@ -142,7 +142,9 @@ def test_16_bit_and_cmyk_and_float(store):
 def test_of_an_animation_the_first_frame_counts(store, kind):
     frames = [Image.fromarray(picture(number)) for number in range(2, 6)]
     lossless = {'lossless': True} if kind == 'WEBP' else {}
-    pixels = store.add(saved(frames[0], kind, save_all=True, append_images=frames[1:], **lossless))[0].pixels()
+    pixels = store.add(saved(frames[0], kind, save_all=True, append_images=frames[1:], **lossless))[
+        0
+    ].pixels()
     first, second = (abs(pixels.astype(int) - np.asarray(frame)).mean() for frame in frames[:2])
     assert first < 12 < second
 

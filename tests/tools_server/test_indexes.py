@@ -25,8 +25,17 @@ ROOT = Path(__file__).parents[2]
 def indexes(world, tmp_path_factory):
     """The world's passages and gallery as indexes."""
     folder = tmp_path_factory.mktemp('indexes')
-    command = [sys.executable, '-m', 'tools_server.build_index', 'text', world / 'passages.jsonl', folder / 'text']
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        '-m',
+        'tools_server.build_index',
+        'text',
+        world / 'passages.jsonl',
+        folder / 'text',
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert f'{len(PASSAGES)} passages' in done.stdout and '100%' in done.stderr
     assert main(['images', str(world / 'gallery.jsonl'), str(folder / 'images')]) == 0
@@ -38,7 +47,13 @@ def test_text_index_answers_as_memory_does(world, indexes):
     memory = LocalTextSearch(parse_config({'text_search': fields}).text_search)
     fields = {'backend': 'index', 'index': str(indexes / 'text'), 'max_chars': 120}
     disk = IndexedTextSearch(parse_config({'text_search': fields}).text_search)
-    for query in ('capital of France', 'When was the Eiffel tower built?', "anthem cote d'ivoire", 'xylophone', ''):
+    for query in (
+        'capital of France',
+        'When was the Eiffel tower built?',
+        "anthem cote d'ivoire",
+        'xylophone',
+        '',
+    ):
         assert disk.search(query, 3) == memory.search(query, 3)
 
 
@@ -46,7 +61,9 @@ def test_corpora_of_search_r1_are_read(tmp_path, capsys):
     lines = [{'id': '0', 'contents': '"Eiffel Tower"\nIt is 330 m high.'}, {'title': 'T', 'text': 'other'}]
     (tmp_path / 'c.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     assert main(['text', str(tmp_path / 'c.jsonl'), str(tmp_path / 'index')]) == 0
-    search = IndexedTextSearch(parse_config({'text_search': {'backend': 'index', 'index': str(tmp_path / 'index')}}).text_search)
+    search = IndexedTextSearch(
+        parse_config({'text_search': {'backend': 'index', 'index': str(tmp_path / 'index')}}).text_search
+    )
     (found,) = search.search('how high is the tower', 1)
     assert (found.title, found.text) == ('Eiffel Tower', 'It is 330 m high.')
 

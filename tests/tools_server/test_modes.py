@@ -50,18 +50,24 @@ def test_a_recorded_session_is_replayed_without_keys_and_network(config, stand_i
     search = stand_in.answers['/search']
     stand_in.answers['/search'] = lambda body: (429, b'{}') if body['q'] == 'rate limited' else search(body)
     recording = tmp_path / 'recording.sqlite'
-    with ToolServer.start(config, tmp_path / 'a', mode='record', answers=recording, ready_timeout_s=30) as server:
+    with ToolServer.start(
+        config, tmp_path / 'a', mode='record', answers=recording, ready_timeout_s=30
+    ) as server:
         client = ToolClient(server.url)
         recorded = use(client)
         asked = len(stand_in.requests)
-        assert use(client) == recorded and len(stand_in.requests) == asked + 1  # only what failed is asked again
+        assert (
+            use(client) == recorded and len(stand_in.requests) == asked + 1
+        )  # only what failed is asked again
         server.process.kill()  # a recording needs no orderly end
     assert recorded[3] == ToolFailure('refused', 'Serper is rate-limited with status 429')
     assert recorded[6:] == [True, True] and recorded[4][0].title == 'Picture F'
     stand_in.close()
     monkeypatch.delenv('SERPER_API_KEY')
     monkeypatch.delenv('MODEL_KEY')
-    with ToolServer.start(config, tmp_path / 'b', mode='replay', answers=recording, ready_timeout_s=30) as server:
+    with ToolServer.start(
+        config, tmp_path / 'b', mode='replay', answers=recording, ready_timeout_s=30
+    ) as server:
         client = ToolClient(server.url)
         assert use(client) == recorded
         missing = client.text_search('never asked before')

@@ -162,7 +162,9 @@ def test_reasoning_before_a_verdict_is_skipped(reply):
     assert parse_verdict(reply) is True
 
 
-@pytest.mark.parametrize('reply', ['<think>Yes', 'Yes</think>', '<think>a</think>Yes<think>', '<think>x</think>Yes</think>No, Yes'])
+@pytest.mark.parametrize(
+    'reply', ['<think>Yes', 'Yes</think>', '<think>a</think>Yes<think>', '<think>x</think>Yes</think>No, Yes']
+)
 def test_reasoning_that_does_not_end_is_no_verdict(reply):
     with pytest.raises(ToolError):
         parse_verdict(reply)

@@ -52,8 +52,14 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         'needs at least 16 characters': {'host': '0.0.0.0', 'token_env': 'SHORT_TOKEN'},
         "mode 'record' needs the file": {'mode': 'record'},
         'there is no recording': {'mode': 'replay', 'answers': {'path': 'nowhere.sqlite'}},
-        'OPENSEARCH_KEY': {'text_search': {'backend': 'opensearch', 'base_url': 'http://localhost', 'index': 'i',
-                                           'api_key_env': 'OPENSEARCH_KEY'}},
+        'OPENSEARCH_KEY': {
+            'text_search': {
+                'backend': 'opensearch',
+                'base_url': 'http://localhost',
+                'index': 'i',
+                'api_key_env': 'OPENSEARCH_KEY',
+            }
+        },
         'must hold fields': '- a list',
         'is not YAML': 'a: [',
     }
@@ -74,7 +80,11 @@ def test_python_configurations(tmp_path, local_config):
     config = load_config(path, {'images': {'max_pixels': 7}})
     assert config.text_search.max_chars == 120
     assert (config.images.max_pixels, config.images.max_bytes) == (7, 30_000_000)
-    for text, words in {'x = 1': 'no get_config', 'def get_config(): return 1 / 0': 'ZeroDivisionError', '(': 'SyntaxError'}.items():
+    for text, words in {
+        'x = 1': 'no get_config',
+        'def get_config(): return 1 / 0': 'ZeroDivisionError',
+        '(': 'SyntaxError',
+    }.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=words):
             load_config(path)
@@ -97,7 +107,11 @@ def test_command_ends_with_one_sentence(write, local_config, world):
 
 def test_check_says_what_works(write, local_config, world):
     good = run(write(local_config), '--check')
-    assert good.returncode == 0 and 'text_search: local works' in good.stdout and 'judge: rules works' in good.stdout
+    assert (
+        good.returncode == 0
+        and 'text_search: local works' in good.stdout
+        and 'judge: rules works' in good.stdout
+    )
     (world / 'damaged.jsonl').write_text('{"id": 1}\n')
     local_config = local_config | {
         'text_search': {'backend': 'local', 'passages': str(world / 'damaged.jsonl')}

@@ -54,9 +54,15 @@ def assert_only_the_wrapper_acts(chat, ids, harmless):
     text, expected = (chat.tokenizer.decode(list(i), skip_special_tokens=False) for i in (ids, harmless))
     for tag in TAGS:
         assert text.lower().count(tag) == expected.count(tag), tag
-    for tag in ('</tool_response>', '<tool_response>', '</answer>'):  # written as ordinary tokens, once or never
+    for tag in (
+        '</tool_response>',
+        '<tool_response>',
+        '</answer>',
+    ):  # written as ordinary tokens, once or never
         pattern = chat.tokenizer.encode(tag, add_special_tokens=False).ids
-        found, wanted = (sum(s[n : n + len(pattern)] == pattern for n in range(len(s))) for s in (ids, harmless))
+        found, wanted = (
+            sum(s[n : n + len(pattern)] == pattern for n in range(len(s))) for s in (ids, harmless)
+        )
         assert found == wanted, tag
 
 
@@ -68,10 +74,16 @@ def test_tags_in_a_search_result_are_no_protocol_down_to_token_ids(environment, 
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from([*TAGS, 'tool_call', '<', '>', '</', '|', ' ', '\n', 'a', '‹', '\u200b']), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from([*TAGS, 'tool_call', '<', '>', '</', '|', ' ', '\n', 'a', '‹', '\u200b']), max_size=12
+    )
+)
 def test_no_mixture_of_pieces_makes_a_tag(chat, pieces):
     text = ''.join(pieces)
-    parts = text_search_parts([Passage(text, text, 1.0), Passage('<', 'tool_call>', 1.0)], ObservationLimits())
+    parts = text_search_parts(
+        [Passage(text, text, 1.0), Passage('<', 'tool_call>', 1.0)], ObservationLimits()
+    )
     ids = chat.observation(parts, chat.tool_call_end)
     assert_only_the_wrapper_acts(chat, ids, chat.observation(('x',), chat.tool_call_end))
 

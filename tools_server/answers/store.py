@@ -18,18 +18,20 @@ BUSY_S = 10.0  # how long to wait for another process that writes
 TOUCH_S = 300.0  # a use is noted only if the last one is older: reading should not mean writing
 KEPT_SHARE = 0.9  # of the size limit, after making room
 
-# Triggers keep the total, so that the limit costs no scan of the table.
+# Triggers keep the totals, so that neither the limit nor the statistics cost a scan of the table.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
   key TEXT PRIMARY KEY, value BLOB NOT NULL, size INTEGER NOT NULL, made REAL NOT NULL, used REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_use ON entries (used);
-CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY CHECK (one = 1), bytes INTEGER NOT NULL);
-INSERT OR IGNORE INTO total VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS total (
+  one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER NOT NULL, bytes INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO total VALUES (1, 0, 0);
 CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON entries BEGIN
-  UPDATE total SET bytes = bytes + new.size; END;
+  UPDATE total SET entries = entries + 1, bytes = bytes + new.size; END;
 CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON entries BEGIN
-  UPDATE total SET bytes = bytes - old.size; END;
+  UPDATE total SET entries = entries - 1, bytes = bytes - old.size; END;
 PRAGMA user_version = 1;
 """
 
@@ -143,9 +145,8 @@ class AnswerStore:
     def statistics(self) -> dict[str, int]:
         """Entries in the file and their bytes."""
         with self._lock, self._errors():
-            run = self._connection.execute
-            entries = run('SELECT count(*) FROM entries').fetchone()[0]
-            return {'entries': entries, 'bytes': run('SELECT bytes FROM total').fetchone()[0]}
+            row = self._connection.execute('SELECT entries, bytes FROM total').fetchone()
+            return {'entries': row[0], 'bytes': row[1]}
 
     def close(self) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tools_server import backend_config as sections
+from tools_server.config import ConfigError
 from tools_server.images import ImageStore
 
 
@@ -21,7 +22,7 @@ def choose(section: sections.Backend, store: ImageStore, token: str | None) -> A
         token: the server's bearer token, with which addresses of pictures are signed.
 
     Raises:
-        ConfigError: its data cannot be used.
+        ConfigError: its data cannot be used, or a library that it needs is not installed.
     """
     match section:
         case sections.LocalText():
@@ -49,7 +50,11 @@ def choose(section: sections.Backend, store: ImageStore, token: str | None) -> A
 
             return LocalImageSearch(section, store)
         case sections.IndexedImages():
-            from tools_server.backends.image_index import IndexedImageSearch
+            try:
+                from tools_server.backends.image_index import IndexedImageSearch
+            except ImportError:
+                message = "a picture index needs usearch: pip install 'sensesearch_jax[index]'"
+                raise ConfigError(message) from None
 
             return IndexedImageSearch(section, store)
         case sections.SerperLens():

@@ -66,9 +66,7 @@ class IndexedImageSearch:
         return Image(sha256=stored.sha256, width=self._side, height=self._side)
 
 
-def write_index(
-    folder: Path, pictures: Iterable[tuple[str, np.ndarray, bytes]], thumbnail_side: int
-) -> int:
+def write_index(folder: Path, pictures: Iterable[tuple[str, np.ndarray, bytes]], thumbnail_side: int) -> int:
     """Writes an index of pictures; returns how many there are.
 
     Args:

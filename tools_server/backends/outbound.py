@@ -103,7 +103,9 @@ class Service:
         return answer
 
     def _late(self) -> ToolError:
-        return ToolError('timeout', f'{self.name} did not answer within {self._timeout_s:g} s', retryable=True)
+        return ToolError(
+            'timeout', f'{self.name} did not answer within {self._timeout_s:g} s', retryable=True
+        )
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -44,6 +44,4 @@ class RetrieverTextSearch:
             score = float(item.get('score', 1 / (1 + rank)))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ToolError('unavailable', 'the retriever sent a document of an unknown form') from None
-        return Passage(
-            title=title, text=self._extract.summarise(query, text, self._max_chars), score=score
-        )
+        return Passage(title=title, text=self._extract.summarise(query, text, self._max_chars), score=score)

@@ -64,9 +64,7 @@ class SerperTextSearch:
                 except TimeoutError:
                     text.cancel()
                     shown = self._excerpt(query, result)
-                passages.append(
-                    Passage(title=str(result.get('title', '')), text=shown, score=1 / (1 + rank))
-                )
+                passages.append(Passage(title=str(result.get('title', '')), text=shown, score=1 / (1 + rank)))
         return passages
 
     def _text(self, query: str, result: dict[str, Any]) -> str:

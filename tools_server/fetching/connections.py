@@ -130,7 +130,9 @@ def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, name: str) -> 
                 raise ToolError('unavailable', f'{name} sent more than {max_bytes} bytes')
             deadline.require_time(name)
     except urllib3.exceptions.TimeoutError:
-        raise ToolError('timeout', f'{name} stopped sending before its answer was complete', retryable=True) from None
+        raise ToolError(
+            'timeout', f'{name} stopped sending before its answer was complete', retryable=True
+        ) from None
     except (urllib3.exceptions.HTTPError, OSError):
         if deadline.left() <= 0:
             raise ToolError('timeout', f'{name} was still sending when its time was over') from None

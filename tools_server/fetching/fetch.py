@@ -63,9 +63,7 @@ class Fetcher:
     def _get(self, place: addresses.Target, types: tuple[str, ...]) -> tuple[str | None, bytes]:
         """Where to go on to, or None and the content."""
         seconds = deadline.require_time(place.host)
-        pool = connections.pinned_pool(
-            place.scheme, place.host, place.port, place.addresses, self._dialler
-        )
+        pool = connections.pinned_pool(place.scheme, place.host, place.port, place.addresses, self._dialler)
         try:
             response = pool.urlopen(
                 'GET', place.path, headers=HEADERS, redirect=False, preload_content=False,
