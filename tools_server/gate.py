@@ -87,7 +87,9 @@ def _limited(receive: Receive, limit: int) -> Callable:
 
 def _refuse(status: int, sentence: str, start: float) -> JSONResponse:
     latency = round(time.perf_counter() - start, 6)
-    failure = Failure(kind='caller', message=sentence, backend=None, latency_s=latency)
+    # Who may not call has made no mistake in the call: to a trainer it is its infrastructure that fails.
+    kind = 'refused' if status in (401, 403) else 'caller'
+    failure = Failure(kind=kind, message=sentence, backend=None, latency_s=latency)
     headers = {'Connection': 'close'}  # the rest of the body is not read
     if status == 401:
         headers['WWW-Authenticate'] = 'Bearer'

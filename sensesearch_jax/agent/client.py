@@ -159,6 +159,8 @@ class ToolClient:
             content = json.loads(answer)
             if status == 200:
                 return read(content)
+            if status == 404:  # only images are named: one that was uploaded or made here is gone
+                return ToolFailure('unavailable', str(content['message']))
             if content['kind'] in KINDS:
                 return ToolFailure(content['kind'], str(content['message']))
         except (ValueError, TypeError, KeyError):

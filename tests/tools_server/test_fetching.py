@@ -1,10 +1,16 @@
 """The fetch policy: addresses, names that resolve to them, redirect chains, re-binding, size, type and time."""
 
+import datetime
+import gzip
 import socket
+import ssl
 import threading
 import time
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins import StandIn
@@ -174,20 +180,18 @@ def test_other_types_are_refused(internet, stand_in, kind):
 
 
 def test_size_is_capped_also_when_compressed(internet, stand_in):
-    import gzip
-
     html = {'Content-Type': 'text/html'}
     stand_in.answers |= {
         '/large': lambda body: (200, b'x' * (MAX_BYTES + 1), html),
         '/bomb': lambda body: (
             200,
-            gzip.compress(b'x' * 50 * MAX_BYTES),
+            gzip.compress(b'x' * 3 * MAX_BYTES),
             html | {'Content-Encoding': 'gzip'},
         ),
     }
     for path in ('/large', '/bomb'):
         with pytest.raises(ToolError) as error:
-            internet.fetcher().fetch('http://a.test' + path)
+            internet.fetcher(timeout_s=30).fetch('http://a.test' + path)
         assert error.value.kind == 'unavailable' and 'bytes' in error.value.message
 
 
@@ -229,3 +233,47 @@ def test_stand_in_of_the_internet_refuses_private_addresses():
     with pytest.raises(AssertionError, match='connected to'):
         Internet(service, {}).dial('127.0.0.1', 80, 1)
     service.close()
+
+
+@pytest.fixture(scope='module')
+def certificate(tmp_path_factory):
+    """A self-signed certificate of a.test, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'a.test')])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName('a.test')]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp('tls') / 'a.test.pem'
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(secret + made.public_bytes(pem))
+    return path
+
+
+@pytest.mark.parametrize('trusted, host', [(True, 'a.test'), (False, 'a.test'), (True, 'b.test')])
+def test_certificates_are_those_of_the_name_though_the_address_is_fixed(
+    stand_in, certificate, monkeypatch, trusted, host
+):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    stand_in.use_tls(context)
+    stand_in.answers['/page'] = lambda body: (200, b'secret', {'Content-Type': 'text/html'})
+    if trusted:
+        monkeypatch.setenv('SSL_CERT_FILE', str(certificate))
+    fetcher = Internet(stand_in, {'a.test': [PUBLIC], 'b.test': [PUBLIC]}).fetcher()
+    if trusted and host == 'a.test':
+        assert fetcher.fetch(f'https://{host}/page') == b'secret'
+        return
+    with pytest.raises(ToolError) as error:
+        fetcher.fetch(f'https://{host}/page')
+    assert error.value.kind == 'unavailable'

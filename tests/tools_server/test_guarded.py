@@ -43,7 +43,7 @@ def server(model, local_config, tmp_path_factory):
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('SOME_TOKEN', TOKEN)
-        with ToolServer.start(config, tmp_path_factory.mktemp('guarded'), ready_timeout_s=30) as running:
+        with ToolServer.start(config, tmp_path_factory.mktemp('guarded'), ready_timeout_s=120) as running:
             yield running
 
 
@@ -68,13 +68,13 @@ PATHS = [
 @pytest.mark.parametrize('headers', [{}, {'Authorization': 'Bearer wrong'}, {'Authorization': TOKEN}])
 def test_nothing_is_said_without_the_token(server, path, headers):
     answer = requests.get(server.url + path, headers=headers, timeout=5)
-    assert answer.status_code == 401 and answer.json()['kind'] == 'caller'
+    assert answer.status_code == 401 and answer.json()['kind'] == 'refused'
 
 
 def test_only_whether_the_process_lives_is_open_to_all(server):
     assert requests.get(server.url + '/live', timeout=5).json() == {'live': True}
     assert requests.get(server.url + '/ready', timeout=5).json() == {'ready': True}
-    assert ToolClient(server.url, token='wrong').text_search('q').kind == 'caller'
+    assert ToolClient(server.url, token='wrong').text_search('q').kind == 'refused'
 
 
 def test_a_signed_address_opens_one_picture(server, client):
@@ -177,7 +177,7 @@ def test_an_upload_that_does_not_arrive_ends_at_the_deadline(server):
 
 def test_another_host_name_is_turned_away_where_no_token_is_asked_for(local_config, tmp_path):
     """What a web page does whose own name was made to resolve to this machine."""
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         for host, status in {
             'evil.example': 403,
             'localhost.evil.example:80': 403,

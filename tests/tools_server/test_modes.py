@@ -51,7 +51,7 @@ def test_a_recorded_session_is_replayed_without_keys_and_network(config, stand_i
     stand_in.answers['/search'] = lambda body: (429, b'{}') if body['q'] == 'rate limited' else search(body)
     recording = tmp_path / 'recording.sqlite'
     with ToolServer.start(
-        config, tmp_path / 'a', mode='record', answers=recording, ready_timeout_s=30
+        config, tmp_path / 'a', mode='record', answers=recording, ready_timeout_s=120
     ) as server:
         client = ToolClient(server.url)
         recorded = use(client)
@@ -66,7 +66,7 @@ def test_a_recorded_session_is_replayed_without_keys_and_network(config, stand_i
     monkeypatch.delenv('SERPER_API_KEY')
     monkeypatch.delenv('MODEL_KEY')
     with ToolServer.start(
-        config, tmp_path / 'b', mode='replay', answers=recording, ready_timeout_s=30
+        config, tmp_path / 'b', mode='replay', answers=recording, ready_timeout_s=120
     ) as server:
         client = ToolClient(server.url)
         assert use(client) == recorded
@@ -78,12 +78,12 @@ def test_a_recorded_session_is_replayed_without_keys_and_network(config, stand_i
 
 def test_a_live_server_keeps_answers_over_restarts_and_offline_serves_them(config, stand_in, tmp_path):
     cache = {'answers': {'path': str(tmp_path / 'cache.sqlite')}}
-    with ToolServer.start(config | cache, tmp_path / 'a', ready_timeout_s=30) as server:
+    with ToolServer.start(config | cache, tmp_path / 'a', ready_timeout_s=120) as server:
         first = ToolClient(server.url).text_search('tower')
     asked = len(stand_in.requests)
-    with ToolServer.start(config | cache, tmp_path / 'a', ready_timeout_s=30) as server:
+    with ToolServer.start(config | cache, tmp_path / 'a', ready_timeout_s=120) as server:
         assert ToolClient(server.url).text_search('tower') == first and len(stand_in.requests) == asked
-    with ToolServer.start(config | cache, tmp_path / 'a', mode='offline', ready_timeout_s=30) as server:
+    with ToolServer.start(config | cache, tmp_path / 'a', mode='offline', ready_timeout_s=120) as server:
         client = ToolClient(server.url)
         assert client.text_search('tower') == first
         assert 'offline' in client.text_search('bridge').message and len(stand_in.requests) == asked

@@ -222,7 +222,7 @@ def test_pages_become_text():
 def test_failures_reach_the_client_through_the_server(stand_in, tmp_path):
     """A judge slower than the server's deadline, then one that is rate-limited, then a good one."""
     config = {'deadline_s': 0.5, 'judge': {'backend': 'openai'} | model(stand_in, timeout_s=5.0)}
-    with ToolServer.start(config, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start(config, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url)
         stand_in.answers['/v1/chat/completions'] = slow(1.5)
         assert client.judge('q', ['Paris'], 'the French capital').kind == 'timeout'

@@ -131,18 +131,18 @@ def test_check_names_the_back_end_that_does_not_work(write, local_config, stand_
 def test_launcher_reports_why_it_did_not_start(world, tmp_path):
     config = {'text_search': {'backend': 'local', 'passages': str(world / '0.png')}}
     with pytest.raises(ToolServerError, match='cannot read the passages'):
-        ToolServer.start(config, tmp_path, ready_timeout_s=30)
+        ToolServer.start(config, tmp_path, ready_timeout_s=120)
 
 
 def test_tool_without_back_end_is_unavailable_and_sigterm_is_clean(tmp_path):
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url)
         assert client.text_search('x').kind == 'unavailable'
         ref = client.upload(encoded(picture(1)))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
     # A later server in the same workdir still has the pictures.
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         assert ToolClient(server.url).crop(ref.sha256, (0, 0, 0.5, 0.5)).width == 180
 
 

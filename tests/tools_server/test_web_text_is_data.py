@@ -42,7 +42,7 @@ def environment(tmp_path_factory):
     config = {'text_search': {'backend': 'serper', 'base_url': service.url}}
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('SERPER_API_KEY', 'k')
-        with ToolServer.start(config, tmp_path_factory.mktemp('server'), ready_timeout_s=30) as server:
+        with ToolServer.start(config, tmp_path_factory.mktemp('server'), ready_timeout_s=120) as server:
             yield Environment(ToolClient(server.url), limits=ObservationLimits(text_results=len(ATTACKS)))
     service.close()
 

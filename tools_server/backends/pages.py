@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-SILENT_TAGS = {'script', 'style', 'noscript', 'template', 'svg', 'head', 'nav', 'footer'}
+SILENT_TAGS = {'script', 'style', 'noscript', 'template', 'svg', 'title', 'nav', 'footer'}
 
 
 def text_of(page: bytes) -> str:
