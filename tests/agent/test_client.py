@@ -192,7 +192,7 @@ def test_callers_own_mistakes(tmp_path):
 
 
 def test_killed_server_is_a_value(tmp_path):
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url, deadline_s=5)
         assert client.judge('q', ['Paris'], 'paris') is True
         server.process.kill()

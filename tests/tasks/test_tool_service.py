@@ -56,7 +56,10 @@ def start(policy_folder, tmp_path_factory):
 
 
 def finish(process, start):
-    assert process.wait(300) == 0, start.output.read_text()[-3000:]
+    try:
+        assert process.wait(300) == 0, start.output.read_text()[-3000:]
+    finally:
+        process.kill()
 
 
 def steps_of(workdir, steps=STEPS):
