@@ -15,6 +15,8 @@ def common(task: str) -> dict:
             'port': 0,  # of the server that is started; 0 takes a free one
             'folder': '',  # where it keeps its pictures and log; '' is the workdir's own
             'deadline_s': 20.0,
+            'mode': '',  # of the server that is started: live, record, replay or offline; '' is its config's
+            'answers': '',  # its file of answers, in record and replay the recording; '' is its config's
         },
         'agent': {
             'protocol': 'default',

@@ -3,13 +3,14 @@
     python experiments/tool_latency.py            # half a minute, one core for each of server and client
 
 Every request is a new one (no answer comes from the cache). The picture is a 3840×2160 JPEG of the pocket
-world.
+world. Ends with status 1 where a bar is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,10 +23,14 @@ from sensesearch_jax.data.pocket.scenes import Renderer, sample_scene
 from tools_server.launch import ToolServer
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'
+# Longest median allowed on two cores, in milliseconds: crops of a 4K picture, searches in 41,718 passages and
+# in 401 pictures.
+BARS_MS = {'crop': 50, 'crop of half a 4K': 50, 'text search': 15, 'image search in a crop': 60,
+           'image search in 4K': 60}  # fmt: skip
 
 
-def main() -> None:
-    """Prints the table."""
+def main() -> int:
+    """Prints the table; 1 where a median is beyond its bar."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,11 +74,15 @@ def main() -> None:
         for original in originals:
             measure('image search in 4K', client.image_search, original.sha256)
             measure('crop of half a 4K', client.crop, original.sha256, (0.1, 0.1, 0.8, 0.81))
-    print(f'{"call":26}{"n":>5}{"p50 ms":>9}{"p95 ms":>9}')
+    print(f'{"call":26}{"n":>5}{"p50 ms":>9}{"p95 ms":>9}{"bar, p50":>10}')
+    missed = False
     for name, values in times.items():
         p50, p95 = np.quantile(values, (0.5, 0.95))
-        print(f'{name:26}{len(values):5}{p50:9.1f}{p95:9.1f}')
+        bar = BARS_MS.get(name)
+        missed |= bar is not None and p50 > bar
+        print(f'{name:26}{len(values):5}{p50:9.1f}{p95:9.1f}{"" if bar is None else f"{bar:10.0f}"}')
+    return int(missed)
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -1,10 +1,12 @@
 """Starts the tool server.
 
     python -m tools_server --config=configs/tools_pocket.yaml            # a free port, printed when ready
-    python -m tools_server --config=configs/tools_pocket.yaml --check    # load, say what works, end
+    python -m tools_server --config=configs/tools_pocket.yaml --check    # try every back end, then end
+    python -m tools_server --config=configs/tools_pocket.yaml --stdio    # MCP on standard input and output
 
 The API's page is under /docs of the address it prints. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
-port is in use or the data cannot be used, 2 when the command line is wrong.
+port is in use, the data cannot be used or a checked back end does not work, 2 when the command line is
+wrong.
 """
 
 from __future__ import annotations
@@ -17,20 +19,25 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 import argparse
+import asyncio
 import signal
 import socket
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import uvicorn
 
 from tools_server.app import create_app
+from tools_server.check import check
 from tools_server.config import ConfigError, ServerConfig, load_config
 from tools_server.launch import READY
 from tools_server.service import ToolService
+
+MOST_CONNECTIONS = 4096  # each may hold a request's body in memory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,12 +53,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--parent', type=int, help='end when the process with this id, which started this one, is gone'
     )
-    parser.add_argument('--check', action='store_true', help='load everything, say what works, and end')
+    parser.add_argument(
+        '--mode', choices=('live', 'record', 'replay', 'offline'), help="instead of the config's"
+    )
+    parser.add_argument('--answers', type=Path, help="file of answers, instead of the config's")
+    parser.add_argument('--check', action='store_true', help='try every back end, say what works, and end')
+    parser.add_argument('--stdio', action='store_true', help='serve MCP on standard input and output')
     options = parser.parse_args(arguments)
     try:
-        config = _with_options(load_config(options.config), options)
+        if options.port is not None and not 0 <= options.port <= 65535:
+            raise ConfigError(f'--port={options.port} is not a port; ports are 0 to 65535')
+        config = load_config(options.config, _changes(options))
         if options.check:
             return _check(config)
+        if options.stdio:
+            return _serve_stdio(config)
         listener = _listen(config.host, config.port)
         return _serve(config, listener, options.parent)
     except ConfigError as error:
@@ -59,17 +75,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _with_options(config: ServerConfig, options: argparse.Namespace) -> ServerConfig:
-    """The config with what the command line says instead."""
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the config that the command line replaces."""
+    changes: dict[str, Any] = {}
     if options.port is not None:
-        if not 0 <= options.port <= 65535:
-            raise ConfigError(f'--port={options.port} is not a port; ports are 0 to 65535')
-        config = config.model_copy(update={'port': options.port})
+        changes['port'] = options.port
+    if options.mode is not None:
+        changes['mode'] = options.mode
     if options.images is not None:
-        config = config.model_copy(
-            update={'images': config.images.model_copy(update={'directory': options.images})}
-        )
-    return config
+        changes['images'] = {'directory': options.images.absolute()}
+    if options.answers is not None:
+        changes['answers'] = {'path': options.answers.absolute()}
+    return changes
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -92,9 +109,21 @@ def _check(config: ServerConfig) -> int:
     try:
         start = time.perf_counter()
         service.load()
-        for tool, backend in service.backends().items():
-            print(f'{tool}: {backend}')
         print(f'loaded in {time.perf_counter() - start:.1f} s')
+        return check(service, config.deadline_s)
+    finally:
+        service.close()
+
+
+def _serve_stdio(config: ServerConfig) -> int:
+    try:
+        from tools_server.mcp_server import create_mcp
+    except ImportError:
+        raise ConfigError("--stdio needs the mcp package: pip install 'sensesearch_jax[mcp]'") from None
+    service = ToolService(config)
+    try:
+        service.load()
+        asyncio.run(create_mcp(service, config.deadline_s).run_stdio_async())
     finally:
         service.close()
     return 0
@@ -103,10 +132,18 @@ def _check(config: ServerConfig) -> int:
 def _serve(config: ServerConfig, listener: socket.socket, parent: int | None) -> int:
     cv2.setNumThreads(1)
     service = ToolService(config)
-    app = create_app(service, config.threads, config.deadline_s, config.images.max_bytes)
+    try:
+        app = create_app(service, config)
+    except ImportError:
+        raise ConfigError("mcp: true needs the mcp package: pip install 'sensesearch_jax[mcp]'") from None
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_level='warning', timeout_keep_alive=120, timeout_graceful_shutdown=2, lifespan='on'
+            app,
+            log_level='warning',
+            timeout_keep_alive=120,
+            timeout_graceful_shutdown=2,
+            lifespan='on',
+            limit_concurrency=MOST_CONNECTIONS,
         )
     )
     problems: list[BaseException] = []

@@ -2,74 +2,87 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
-import anyio
-import anyio.to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tools_server import schemas
+from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
+from tools_server.gate import Gate
 from tools_server.images import StoredImage
-from tools_server.service import Reply, ToolService
+from tools_server.limits import deadline
+from tools_server.service import ToolService
+from tools_server.tool import Reply
 
-T = TypeVar('T')
 log = logging.getLogger('tools_server')
 
-FAILURES = {status: {'model': schemas.Failure} for status in (*STATUS.values(), 404, 413)}
+FAILURES = {status: {'model': schemas.Failure} for status in (*STATUS.values(), 401, 404, 413, 429)}
 IMAGE_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {
     "schema": {"type": "string", "format": "binary", "description": "an image file"}}}}}  # fmt: skip
+DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
 
 
-def create_app(service: ToolService, threads: int, deadline_s: float, max_body: int) -> FastAPI:
-    """The application around a service.
+def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
+    """The application around a service, which may still be loading."""
+    mcp = None
+    if config.mcp:
+        from mcp.server.transport_security import TransportSecuritySettings
 
-    Args:
-        service: answers the calls; it may still be loading.
-        threads: calls worked on at the same time; the others wait.
-        deadline_s: longest time a call may take, waiting included, in seconds.
-        max_body: largest upload in bytes.
-    """
+        from tools_server.mcp_server import create_mcp  # the library is an extra
 
-    @asynccontextmanager
+        mcp = create_mcp(service, config.deadline_s)
+
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.limiter = anyio.CapacityLimiter(threads)
-        yield
+        async with mcp.session_manager.run() if mcp else contextlib.nullcontext():
+            yield
 
-    app = FastAPI(title='Tool server', description=__doc__, version='1', lifespan=lifespan)
+    app = FastAPI(title='Tool server', description=__doc__, version='2', lifespan=lifespan)
+    uploads = asyncio.Semaphore(2 * config.images.decoders)  # bodies in memory at the same time
+    waiting_uploads = 0
 
-    async def work(call: Callable[..., T], *arguments: Any) -> T:
-        """Runs blocking work in a thread, so that it holds up neither the event loop nor a call beyond its
-        deadline."""
+    async def timed(request: Request, call: Callable[[], Awaitable[Any]]) -> Any:
+        """`call` within the server's deadline, or the caller's where that is earlier."""
+        seconds = config.deadline_s
+        if (asked := request.headers.get(DEADLINE)) is not None:
+            try:
+                longest = float(asked)
+            except ValueError:
+                longest = math.nan
+            if math.isnan(longest):
+                raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds')
+            seconds = min(seconds, longest)
+        with deadline.within(seconds):
+            return await call()
+
+    async def body(request: Request) -> bytes:
+        """A whole upload, read only when there is room for it."""
+        nonlocal waiting_uploads
+        if waiting_uploads >= config.queue:
+            raise ToolError('unavailable', 'too many uploads are waiting', 429, retry_after_s=1.0)
+        waiting_uploads += 1
         try:
-            with anyio.fail_after(deadline_s):
-                return await anyio.to_thread.run_sync(
-                    lambda: call(*arguments), limiter=app.state.limiter, abandon_on_cancel=True
-                )
+            async with asyncio.timeout(deadline.require_time('the upload')), uploads:
+                return await request.body()
         except TimeoutError:
-            raise ToolError('timeout', f'the call was not done within {deadline_s:g} s') from None
-        except ToolError:
-            raise
-        except (
-            Exception
-        ) as error:  # a mistake in here must not look like one of the caller's, nor stop the server
-            log.exception('a call failed')
-            raise ToolError(
-                'unavailable', f'the server failed ({type(error).__name__}); see its log'
-            ) from error
+            raise ToolError('timeout', 'the upload did not arrive in time') from None
+        finally:
+            waiting_uploads -= 1
 
-    app.add_middleware(_Clock)
+    app.add_middleware(Gate, token=config.token(), max_upload=config.images.max_bytes)
 
     def about(request: Request, reply: Reply) -> dict[str, Any]:
-        return {'backend': reply.backend, 'cache_hit': reply.cache_hit, 'latency_ms': _elapsed(request)}
+        return {'backend': reply.backend, 'cache_hit': reply.cache_hit, 'latency_s': _elapsed(request)}
 
     def image_answer(request: Request, reply: Reply[StoredImage]) -> schemas.ImageAnswer:
         image = reply.value
@@ -80,51 +93,86 @@ def create_app(service: ToolService, threads: int, deadline_s: float, max_body: 
     @app.post('/images', openapi_extra=IMAGE_BODY, responses=FAILURES)
     async def upload(request: Request) -> schemas.ImageAnswer:
         """Keeps an image; from then on it is named by its content hash. Sending it again is cheap."""
-        data = bytearray()
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > max_body:
-                raise ToolError('caller', f'the image has more than the allowed {max_body} bytes', 413)
-        return image_answer(request, await work(service.upload, bytes(data)))
+
+        async def call() -> Reply[StoredImage]:
+            return await service.upload(await body(request))
+
+        return image_answer(request, await timed(request, call))
 
     @app.get(
         '/images/{sha256}', responses=FAILURES | {200: {'content': {'image/*': {}}}}, response_class=Response
     )
-    async def image(sha256: schemas.Sha256) -> Response:
+    async def image(request: Request, sha256: schemas.Sha256) -> Response:
         """The image file: JPEG or PNG, upright, RGB."""
-        data = await work(lambda: service.images.get(sha256).encoded())
-        kind = 'image/png' if data.startswith(b'\x89PNG') else 'image/jpeg'
-        return Response(
-            data, media_type=kind, headers={'Cache-Control': 'public, max-age=31536000, immutable'}
-        )
+        reply = await timed(request, lambda: service.image(sha256))
+        kind = 'image/png' if reply.value.startswith(b'\x89PNG') else 'image/jpeg'
+        headers = {
+            'Cache-Control': 'public, max-age=31536000, immutable',
+            'X-Content-Type-Options': 'nosniff',
+        }
+        return Response(reply.value, media_type=kind, headers=headers)
 
     @app.post('/crop', responses=FAILURES)
     async def crop(request: Request, body: schemas.CropRequest) -> schemas.ImageAnswer:
         """Cuts a part out of an image at full resolution, and keeps it as an image of its own."""
-        return image_answer(request, await work(service.crop, body.image, body.bbox))
+        return image_answer(request, await timed(request, lambda: service.crop(body.image, body.bbox)))
 
     @app.post('/text_search', responses=FAILURES)
     async def text_search(request: Request, body: schemas.TextSearchRequest) -> schemas.TextSearchAnswer:
         """Passages for a query of any wording, best first."""
-        reply = await work(service.text_search, body.query, body.top_k)
+        reply = await timed(request, lambda: service.text_search(body.query, body.top_k))
         return schemas.TextSearchAnswer(results=reply.value, **about(request, reply))
 
     @app.post('/image_search', responses=FAILURES)
     async def image_search(request: Request, body: schemas.ImageSearchRequest) -> schemas.ImageSearchAnswer:
         """Known pictures that look like an image or something large in it, best first."""
-        reply = await work(service.image_search, body.image, body.top_k)
+        reply = await timed(request, lambda: service.image_search(body.image, body.top_k))
         return schemas.ImageSearchAnswer(results=reply.value, **about(request, reply))
 
     @app.post('/judge', responses=FAILURES)
     async def judge(request: Request, body: schemas.JudgeRequest) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
-        reply = await work(service.judge, body.question, body.references, body.response, body.image)
+        case = (body.question, body.references, body.response, body.image, body.choices)
+        reply = await timed(request, lambda: service.judge(*case))
         return schemas.JudgeAnswer(verdict=reply.value, **about(request, reply))
 
+    @app.get('/live')
+    async def live() -> dict[str, bool]:
+        """The process answers."""
+        return {'live': True}
+
+    @app.get('/ready', responses={503: {'model': schemas.Ready}})
+    async def ready(response: Response) -> schemas.Ready:
+        """Whether calls can be answered; status 503 while the indexes are loading."""
+        if not service.ready:
+            response.status_code = 503
+        return schemas.Ready(ready=service.ready)
+
+    # In threads: what they read may be locked for a moment, which must not hold up the calls.
+    def health_fields() -> dict[str, Any]:
+        return {
+            'ready': service.ready,
+            'backends': service.backends(),
+            'mode': service.mode,
+            'cache': service.cache_statistics(),
+        }
+
     @app.get('/health')
-    async def health() -> schemas.Health:
+    def health() -> schemas.Health:
         """Whether the indexes are loaded, which back ends answer, and what the caches hold."""
-        return schemas.Health(ready=service.ready, backends=service.backends(), cache=service.statistics())
+        return schemas.Health(**health_fields())
+
+    @app.get('/statistics')
+    def statistics() -> schemas.Statistics:
+        """Health, and what became of all calls so far."""
+        return schemas.Statistics(
+            **health_fields(), calls=service.statistics(), services=service.service_statistics()
+        )
+
+    @app.get('/metrics', response_class=Response, responses={200: {'content': {'text/plain': {}}}})
+    def metrics() -> Response:
+        """The same for Prometheus."""
+        return Response(service.metrics.text(), media_type='text/plain; version=0.0.4; charset=utf-8')
 
     @app.exception_handler(ToolError)
     async def tool_error(request: Request, error: ToolError) -> JSONResponse:
@@ -141,25 +189,41 @@ def create_app(service: ToolService, threads: int, deadline_s: float, max_body: 
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         return _failure(request, ToolError('caller', str(error.detail), error.status_code))
 
+    @app.exception_handler(Exception)
+    async def mistake(request: Request, error: Exception) -> JSONResponse:
+        """One of this program: it must not look like one of the caller's."""
+        log.error('%s failed', request.url.path, exc_info=error)
+        return _failure(
+            request, ToolError('unavailable', f'the server failed ({type(error).__name__}); see its log')
+        )
+
+    if mcp is not None:
+        # Hosts and tokens are checked by the gate, for these routes as for all others.
+        security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        inner = mcp.streamable_http_app(
+            stateless_http=True,
+            json_response=True,
+            max_request_body_size=2 * config.images.max_bytes,
+            transport_security=security,
+        )
+        app.router.routes += inner.routes
     return app
 
 
-class _Clock:
-    """Notes when a request came in."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault('state', {})['start'] = time.perf_counter()
-        await self._app(scope, receive, send)
-
-
 def _failure(request: Request, error: ToolError) -> JSONResponse:
-    body = schemas.Failure(kind=error.kind, message=error.message, latency_ms=_elapsed(request))
-    return JSONResponse(body.model_dump(), status_code=error.status)
+    body = schemas.Failure(
+        kind=error.kind,
+        message=error.message,
+        backend=error.backend,
+        latency_s=_elapsed(request),
+        retry_after_s=error.retry_after_s,
+    )
+    headers = {}
+    if error.retry_after_s is not None:  # the header knows whole seconds only
+        headers['Retry-After'] = str(math.ceil(error.retry_after_s))
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
 def _elapsed(request: Request) -> float:
-    """Milliseconds since the request came in."""
-    return round(1e3 * (time.perf_counter() - request.state.start), 3)
+    """Seconds since the request came in."""
+    return round(time.perf_counter() - request.state.start, 6)

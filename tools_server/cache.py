@@ -65,6 +65,16 @@ class Cache:
         future.set_result(value)
         return value, False
 
+    def get(self, key: Hashable) -> Any | None:
+        """A value that is kept; None without one. Counts as a hit or a miss."""
+        with self._lock:
+            if key not in self._values:
+                self.misses += 1
+                return None
+            self._values.move_to_end(key)
+            self.hits += 1
+            return self._values[key]
+
     def put(self, key: Hashable, value: Any) -> None:
         """Keeps a value that was made elsewhere."""
         with self._lock:

@@ -12,80 +12,21 @@ import io
 import json
 import os
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image as Pil
-from PIL import ImageOps
 
 from tools_server.cache import Cache
 from tools_server.config import ImageStoreConfig
 from tools_server.failures import ToolError
+from tools_server.imaging import encode, opened, read_rgb, upright_rgb
 
 MIN_CROP_SIDE = 28  # pixels; a smaller picture is less than one visual token
-JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 PLAIN_FORMATS = {'JPEG': 'RGB', 'PNG': 'RGB'}  # kept as they came when upright, with this mode and one frame
 
 Box = tuple[float, float, float, float]
 PixelBox = tuple[int, int, int, int]
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    """[height, width, 3] uint8 RGB as a JPEG of quality 95 without colour subsampling.
-
-    A PNG of a large crop of a photograph takes ten times as long and is four times as large.
-    """
-    return cv2.imencode('.jpg', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), JPEG)[1].tobytes()
-
-
-def read_rgb(data: bytes, max_pixels: int | None = None) -> np.ndarray:
-    """Decodes an image file to upright [height, width, 3] uint8 RGB.
-
-    Transparency is laid on white, 16-bit channels are scaled to 8, of an animation the first frame is taken.
-
-    Raises:
-        ToolError: 'caller'; no image, a damaged one, or one of more than `max_pixels`.
-    """
-    with _opened(data, max_pixels) as image:
-        return np.asarray(_upright_rgb(image))
-
-
-def _opened(data: bytes, max_pixels: int | None) -> Pil.Image:
-    """The image with its header read and its size checked, nothing decoded yet."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                'ignore', Pil.DecompressionBombWarning
-            )  # the limit below is the one that counts
-            image = Pil.open(io.BytesIO(data))
-    except Pil.DecompressionBombError:
-        raise ToolError('caller', 'the image has too many pixels', 413) from None
-    except Exception:
-        raise ToolError('caller', 'the data is not an image of a known format') from None
-    if max_pixels is not None and image.width * image.height > max_pixels:
-        raise ToolError(
-            'caller', f'the image has {image.width}×{image.height} pixels, allowed are {max_pixels}', 413
-        )
-    return image
-
-
-def _upright_rgb(image: Pil.Image) -> Pil.Image:
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith('I;16') or image.mode == 'I':
-            return Pil.fromarray(
-                (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-            ).convert('RGB')
-        if image.has_transparency_data:
-            image = image.convert('RGBA')
-            return Pil.alpha_composite(Pil.new('RGBA', image.size, 'white'), image).convert('RGB')
-        return image.convert('RGB')
-    except Exception as error:  # decoders raise all kinds of errors on damaged files
-        raise ToolError('caller', f'the image is damaged: {" ".join(str(error).split())[:200]}') from None
 
 
 @dataclass(frozen=True)
@@ -156,12 +97,12 @@ class ImageStore:
         return self._uploads.get_or_compute(hashlib.sha256(data).hexdigest(), lambda: self._add_new(data))
 
     def _add_new(self, data: bytes) -> StoredImage:
-        with _opened(data, self._config.max_pixels) as image:
+        with opened(data, self._config.max_pixels) as image:
             if min(image.size) < MIN_CROP_SIDE:
                 raise ToolError(
                     'caller', f'the image has {image.width}×{image.height} pixels; sides must be at least 28'
                 )
-            upright = _upright_rgb(image)  # decodes it, so what follows can rely on a sound file
+            upright = upright_rgb(image)  # decodes it, so what follows can rely on a sound file
             plain = PLAIN_FORMATS.get(image.format) == image.mode and getattr(image, 'n_frames', 1) == 1
             plain = plain and image.getexif().get(0x0112, 1) == 1 and not image.has_transparency_data
             if not plain:

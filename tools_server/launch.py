@@ -15,6 +15,11 @@ import yaml
 READY = 'tools_server ready at '  # starts the line that says so; the address follows
 
 
+# Fields that hold a path, by section.
+PATHS = (('text_search', 'passages'), ('text_search', 'index'), ('image_search', 'gallery'),
+         ('image_search', 'index'), ('images', 'directory'), ('answers', 'path'))  # fmt: skip
+
+
 class ToolServerError(RuntimeError):
     """The server did not start; the message says why, in its own words."""
 
@@ -43,6 +48,8 @@ class ToolServer:
         workdir: str | Path,
         *,
         port: int = 0,
+        mode: str | None = None,
+        answers: str | Path | None = None,
         ready_timeout_s: float = 120.0,
     ) -> ToolServer:
         """Starts a server and waits until it is ready.
@@ -54,6 +61,9 @@ class ToolServer:
             config: a YAML file, or its fields (then relative paths start from the current folder).
             workdir: folder for its log (tools_server.log) and its pictures (images/), which a later start
                 finds again. port: 0 takes any free one. ready_timeout_s: longest time to load, in seconds.
+            mode: 'live', 'record', 'replay' or 'offline', instead of the config's.
+            answers: the file of answers (of modes 'record' and 'replay' the recording), instead of the
+                config's.
 
         Raises:
             ToolServerError: it ended instead, or was not ready in time.
@@ -67,6 +77,8 @@ class ToolServer:
         log_path = workdir / 'tools_server.log'
         command = [sys.executable, '-m', 'tools_server', f'--config={config}', f'--port={port}']
         command += [f'--images={workdir / "images"}', f'--parent={os.getpid()}']
+        command += [f'--mode={mode}'] if mode else []
+        command += [f'--answers={Path(answers).absolute()}'] if answers else []
         with open(log_path, 'ab') as log:
             offset = log.tell()
             process = subprocess.Popen(
@@ -132,7 +144,7 @@ def _environment() -> dict[str, str]:
 def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields with their files as absolute paths, since the written file lies elsewhere."""
     changed = dict(fields)
-    for tool, name in (('text_search', 'passages'), ('image_search', 'gallery'), ('images', 'directory')):
+    for tool, name in PATHS:
         section = changed.get(tool)
         if isinstance(section, Mapping) and section.get(name) is not None:
             changed[tool] = dict(section) | {name: str(Path(section[name]).absolute())}

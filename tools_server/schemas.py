@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tools_server.failures import FailureKind
 
@@ -65,14 +65,25 @@ class JudgeRequest(Request):
     references: Annotated[list[Text], Field(min_length=1, max_length=100)]
     response: LongText
     image: Sha256 | None = None
+    choices: Annotated[list[Text], Field(max_length=26)] | None = Field(
+        None, description='options A, B, … in order; then references are letters, and only the letter counts'
+    )
+
+    @model_validator(mode='after')
+    def _letters(self) -> JudgeRequest:
+        if self.choices:
+            letters = {chr(ord('A') + number) for number in range(len(self.choices))}
+            if not {reference.strip().upper() for reference in self.references} <= letters:
+                raise ValueError('references: with choices given, each must be the letter of one of them')
+        return self
 
 
 class Answer(BaseModel):
     """What every answer says about itself."""
 
-    backend: str
-    cache_hit: bool
-    latency_ms: float
+    backend: str = Field(description='what answered')
+    cache_hit: bool = Field(description='the answer was known already')
+    latency_s: float = Field(description='seconds from request to answer')
 
 
 class Image(BaseModel):
@@ -116,11 +127,31 @@ class Failure(BaseModel):
     'timeout': no answer in time; 'unavailable': cannot be answered now."""
 
     kind: FailureKind
-    message: str
-    latency_ms: float
+    message: str = Field(description='one sentence')
+    backend: str | None = Field(
+        description='what was asked; null where the call got no further than this server'
+    )
+    cache_hit: bool = Field(False, description='always false')
+    latency_s: float = Field(description='seconds from request to answer')
+    retry_after_s: float | None = Field(
+        None, description='when to come again, in seconds, where that is known'
+    )
 
 
-class Health(BaseModel):
+class Ready(BaseModel):
     ready: bool = Field(description='all indexes are loaded')
+
+
+class Health(Ready):
     backends: dict[str, str]
+    mode: str
     cache: dict[str, dict[str, int]] = Field(description='per tool: entries kept, hits, misses')
+
+
+class Statistics(Health):
+    calls: dict[str, dict[str, int]] = Field(
+        description='per tool: calls by outcome, how many are at work and waiting'
+    )
+    services: dict[str, dict[str, int]] = Field(
+        description='per service elsewhere: whether its breaker is open, how often it opened, retries'
+    )

@@ -1,60 +1,60 @@
-"""The tools themselves, without HTTP: which back end answers, what is cached, how long it took."""
+"""The tools themselves, without HTTP: which back end answers, what is kept, what is counted."""
 
 from __future__ import annotations
 
-import logging
+import base64
 import threading
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from tools_server.backends import ImageSearch, Judge, TextSearch
-from tools_server.cache import Cache
-from tools_server.config import (
-    LocalImages,
-    LocalText,
-    ModelJudgeConfig,
-    RuleJudgeConfig,
-    SerperLens,
-    SerperText,
-    ServerConfig,
-)
+from tools_server.answers.modes import Answers
+from tools_server.answers.store import AnswerStore, StoreError
+from tools_server.backend_config import Remote, Section
+from tools_server.backends.choose import choose
+from tools_server.config import ConfigError, ServerConfig
 from tools_server.failures import ToolError
 from tools_server.images import Box, ImageStore, StoredImage
-from tools_server.schemas import Match, Passage
+from tools_server.limits.admission import Admission
+from tools_server.metrics import Metrics
+from tools_server.schemas import Image, Match, Passage
+from tools_server.tool import Lane, Reply, Tool
 
-T = TypeVar('T')
-log = logging.getLogger('tools_server')
-
-
-@dataclass(frozen=True)
-class Reply(Generic[T]):
-    """A tool's result and who gave it."""
-
-    value: T
-    backend: str
-    cache_hit: bool
+TOOLS = ('text_search', 'image_search', 'judge')
+KEPT = {'replay': 'recording', 'offline': 'cache'}  # names of back ends that are not asked
 
 
 class ToolService:
-    """All tools behind plain methods that may be called from many threads.
+    """All tools behind plain coroutines.
 
     Args:
         config: what to serve. Nothing is loaded before `load`.
+
+    Raises:
+        ConfigError: the file of answers cannot be used.
     """
 
     def __init__(self, config: ServerConfig):
         self._config = config
+        self.metrics = Metrics()
         self.images = ImageStore(config.images)
+        self._store = _open_store(config)
         self._backends: dict[str, Any] = {}
-        self._caches = {
-            tool: Cache(config.cache_entries) for tool in ('text_search', 'image_search', 'judge')
+        self._lanes: dict[str, Lane] = {
+            'upload': self._lane('upload', config.images.decoders),
+            'image': self._lane('image', config.threads),
+            'crop': self._lane('crop', config.threads),
         }
         self._loaded = threading.Event()
+        self.metrics.watch('tools_now', 'Calls at work and waiting, by tool', self._now)
+        self.metrics.watch('tools_cache', 'Entries, hits and misses, by tool', self.cache_statistics)
+        self.metrics.watch('tools_services', 'State of services elsewhere', self.service_statistics)
 
     @property
     def ready(self) -> bool:
         return self._loaded.is_set()
+
+    @property
+    def mode(self) -> str:
+        return self._config.mode
 
     def load(self) -> None:
         """Builds the back ends and their indexes.
@@ -62,100 +62,165 @@ class ToolService:
         Raises:
             ConfigError: the data that the configuration names cannot be used.
         """
-        self._backends = {
-            'text_search': _text_search(self._config.text_search),
-            'image_search': _image_search(self._config.image_search, self.images),
-            'judge': _judge(self._config.judge),
-        }
+        for tool in TOOLS:
+            section = getattr(self._config, tool)
+            if section is None:
+                continue
+            # What this mode never asks is not loaded: it needs neither keys nor, in a replay, data.
+            asked = not (self.mode == 'replay' or (self.mode == 'offline' and online(section)))
+            backend = choose(section, self.images, self._config.token()) if asked else None
+            self._backends[tool] = backend
+            self._lanes[tool] = self._tool(tool, section, backend.name if asked else KEPT[self.mode])
         self._loaded.set()
 
     def close(self) -> None:
-        """Removes what was kept for this process only."""
+        """Starts no more calls, and removes what was kept for this process only."""
+        for lane in self._lanes.values():
+            lane.close()
+        if self._store is not None:
+            self._store.close()
         self.images.close()
 
     def backends(self) -> dict[str, str]:
         """Tool to the name of its back end; 'none' where a tool is not configured."""
-        names = {tool: getattr(backend, 'name', 'none') for tool, backend in self._backends.items()}
+        names = {tool: self._lanes[tool].backend if tool in self._lanes else 'none' for tool in TOOLS}
         return names | {'crop': 'local'}
 
+    def backend(self, tool: str) -> Any | None:
+        """The back end itself, once loaded; None without one."""
+        return self._backends.get(tool)
+
     def statistics(self) -> dict[str, dict[str, int]]:
-        """Entries, hits and misses of every cache."""
-        return {tool: cache.statistics() for tool, cache in self._caches.items()} | self.images.statistics()
+        """Calls by outcome, at work and waiting, of every tool."""
+        return {name: lane.statistics() for name, lane in list(self._lanes.items())}
 
-    def upload(self, data: bytes) -> Reply[StoredImage]:
-        return Reply(*_with_name(self.images.add(data)))
+    def cache_statistics(self) -> dict[str, dict[str, int]]:
+        """Entries, hits and misses of every cache, and the size of the file of answers."""
+        tools = {
+            n: lane.cache_statistics() for n, lane in list(self._lanes.items()) if isinstance(lane, Tool)
+        }
+        empty = {tool: {'entries': 0, 'hits': 0, 'misses': 0} for tool in TOOLS if tool not in tools}
+        disk = {}
+        if self._store is not None:
+            try:
+                disk = {'answers': self._store.statistics()}
+            except StoreError:
+                pass  # a health page that fails helps nobody; calls say what is wrong
+        return empty | tools | self.images.statistics() | disk
 
-    def crop(self, sha256: str, box: Box) -> Reply[StoredImage]:
-        return Reply(*_with_name(self.images.crop(sha256, box)))
+    def service_statistics(self) -> dict[str, dict[str, int]]:
+        """Breaker and retries of every service elsewhere."""
+        found: dict[str, dict[str, int]] = {}
+        for tool, backend in list(self._backends.items()):
+            for service in getattr(backend, 'services', ()):
+                found[f'{tool}: {service.name}'] = service.limits.statistics()
+        return found
 
-    def text_search(self, query: str, top_k: int) -> Reply[list[Passage]]:
-        backend: TextSearch = self._backend('text_search')
-        return self._cached('text_search', backend.name, (query, top_k), lambda: backend.search(query, top_k))
+    async def upload(self, data: bytes) -> Reply[StoredImage]:
+        return await self._lanes['upload'].run(lambda: self.images.add(data))
 
-    def image_search(self, sha256: str, top_k: int) -> Reply[list[Match]]:
-        backend: ImageSearch = self._backend('image_search')
+    async def image(self, sha256: str) -> Reply[bytes]:
+        return await self._lanes['image'].run(lambda: (self.images.get(sha256).encoded(), True))
+
+    async def crop(self, sha256: str, box: Box) -> Reply[StoredImage]:
+        return await self._lanes['crop'].run(lambda: self.images.crop(sha256, box))
+
+    async def text_search(self, query: str, top_k: int) -> Reply[list[Passage]]:
+        tool, backend = self._chosen('text_search')
+        request = {'query': query, 'top_k': top_k}
+        return await tool.ask(request, lambda: backend.search(query, top_k))
+
+    async def image_search(self, sha256: str, top_k: int) -> Reply[list[Match]]:
+        tool, backend = self._chosen('image_search')
         image = self.images.get(sha256)
-        return self._cached(
-            'image_search', backend.name, (sha256, top_k), lambda: backend.search(image, top_k)
-        )
+        request = {'image': sha256, 'top_k': top_k}
+        return await tool.ask(request, lambda: backend.search(image, top_k))
 
-    def judge(self, question: str, references: list[str], response: str, sha256: str | None) -> Reply[bool]:
-        backend: Judge = self._backend('judge')
+    async def judge(
+        self,
+        question: str,
+        references: list[str],
+        response: str,
+        sha256: str | None = None,
+        choices: list[str] | None = None,
+    ) -> Reply[bool]:
+        tool, backend = self._chosen('judge')
         image = self.images.get(sha256) if sha256 is not None else None
-        key = (question, tuple(references), response, sha256)
-        return self._cached(
-            'judge', backend.name, key, lambda: backend.judge(question, references, response, image)
+        request = {'question': question, 'references': references, 'response': response, 'image': sha256}
+        request['choices'] = choices
+        return await tool.ask(
+            request, lambda: backend.judge(question, references, response, image, choices or [])
         )
 
-    def _backend(self, tool: str) -> Any:
+    def _chosen(self, name: str) -> tuple[Tool, Any]:
         if not self.ready:
-            raise ToolError('unavailable', 'the server is still loading its indexes')
-        backend = self._backends[tool]
-        if backend is None:
-            raise ToolError('unavailable', f"the server's configuration has no {tool}")
-        return backend
+            raise ToolError('unavailable', 'the server is still loading its indexes', retry_after_s=1.0)
+        tool = self._lanes.get(name)
+        if not isinstance(tool, Tool):
+            raise ToolError('unavailable', f"the server's configuration has no {name}")
+        return tool, self._backends[name]
 
-    def _cached(self, tool: str, name: str, key: Hashable, compute: Callable[[], T]) -> Reply[T]:
-        value, hit = self._caches[tool].get_or_compute(key, compute)
-        return Reply(value, name, hit)
+    def _lane(self, name: str, threads: int) -> Lane:
+        return Lane(name, 'local', Admission(name, threads, self._config.queue), self.metrics)
+
+    def _tool(self, name: str, section: Any, backend: str) -> Tool:
+        write, read = self._forms()[name]
+        answers = Answers(name, section.identity(), online(section), self.mode, self._store, write, read)
+        return Tool(
+            name,
+            backend,
+            Admission(name, self._config.threads, self._config.queue),
+            self.metrics,
+            self._config.cache_entries,
+            self._config.answers.max_age_s if online(section) and self.mode == 'live' else None,
+            answers,
+        )
+
+    def _forms(self) -> dict[str, tuple[Any, Any]]:
+        """How each tool's results are written to the file of answers and read from it."""
+        return {
+            'text_search': (
+                lambda passages: [passage.model_dump() for passage in passages],
+                lambda values: [Passage(**value) for value in values],
+            ),
+            'image_search': (
+                lambda matches: [self._written(match) for match in matches],
+                lambda values: [self._read(value) for value in values],
+            ),
+            'judge': (lambda verdict: verdict, lambda value: value),
+        }
+
+    def _written(self, match: Match) -> dict[str, Any]:
+        """A match with its thumbnail's file, so that a recording needs no folder of pictures beside it."""
+        data = self.images.encoded(match.thumbnail.sha256)
+        return match.model_dump() | {'file': base64.b64encode(data).decode()}
+
+    def _read(self, value: dict[str, Any]) -> Match:
+        match = Match(title=value['title'], thumbnail=Image(**value['thumbnail']), score=value['score'])
+        data = base64.b64decode(value['file'])
+        self.images.add_encoded(data, match.thumbnail.width, match.thumbnail.height)
+        return match
+
+    def _now(self) -> dict[str, dict[str, int]]:
+        lanes = self._lanes.items()
+        return {n: {'working': a.admission.working, 'waiting': a.admission.waiting} for n, a in list(lanes)}
 
 
-def _with_name(result: tuple[StoredImage, bool]) -> tuple[StoredImage, str, bool]:
-    image, known = result
-    return image, 'local', known
+def online(section: Section) -> bool:
+    """Whether a back end is somewhere else."""
+    return isinstance(section, Remote)
 
 
-# A back end's libraries are imported only where it is configured: one that serves the web needs no index
-# library.
-def _text_search(config: LocalText | SerperText | None) -> TextSearch | None:
-    if isinstance(config, LocalText):
-        from tools_server.backends.text_local import LocalTextSearch
-
-        return LocalTextSearch(config)
-    if isinstance(config, SerperText):
-        from tools_server.backends.text_serper import SerperTextSearch
-
-        return SerperTextSearch(config)
-    return None
-
-
-def _image_search(config: LocalImages | SerperLens | None, store: ImageStore) -> ImageSearch | None:
-    if isinstance(config, LocalImages):
-        from tools_server.backends.image_local import LocalImageSearch
-
-        return LocalImageSearch(config, store)
-    if isinstance(config, SerperLens):
-        from tools_server.backends.image_serper import SerperImageSearch
-
-        return SerperImageSearch(config, store)
-    return None
-
-
-def _judge(config: RuleJudgeConfig | ModelJudgeConfig) -> Judge:
-    if isinstance(config, ModelJudgeConfig):
-        from tools_server.backends.judge_openai import ModelJudge
-
-        return ModelJudge(config)
-    from tools_server.backends.judge_rules import RuleJudge
-
-    return RuleJudge()
+def _open_store(config: ServerConfig) -> AnswerStore | None:
+    if config.answers.path is None:
+        return None
+    # A recording is complete or worthless: it neither expires nor loses its oldest part.
+    cache = config.mode == 'live'
+    try:
+        return AnswerStore(
+            config.answers.path,
+            max_bytes=config.answers.max_bytes if cache else None,
+            max_age_s=config.answers.max_age_s if cache else None,
+        )
+    except StoreError as error:
+        raise ConfigError(f'answers.path: {error}') from None

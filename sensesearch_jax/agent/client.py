@@ -7,6 +7,8 @@ Thread-safe: each thread has its own connections.
 from __future__ import annotations
 
 import json
+import os
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ T = TypeVar('T')
 
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
 RETRY_PAUSE_S = 0.1  # before the one retry after a connection error, in seconds
+TOKEN_VARIABLE = 'TOOLS_SERVER_TOKEN'  # environment variable with the server's bearer token, if it asks for one
 CHUNK = 1 << 16
 
 
@@ -61,12 +64,16 @@ class ToolClient:
 
     Args:
       url: the server's address, such as 'http://127.0.0.1:8000'.
-      deadline_s: longest time a call may take, its retry included, in seconds.
+      deadline_s: longest time a call may take, its retries included, in seconds.
+      token: the server's bearer token; None takes it from TOOLS_SERVER_TOKEN in the environment, if it is
+        there.
     """
 
-    def __init__(self, url: str, deadline_s: float = 10.0):
+    def __init__(self, url: str, deadline_s: float = 10.0, token: str | None = None):
         self.url = url.rstrip('/')
         self.deadline_s = deadline_s
+        token = os.environ.get(TOKEN_VARIABLE, '').strip() if token is None else token
+        self._headers = {'Authorization': f'Bearer {token}'} if token else {}
         self._local = threading.local()
 
     def upload(self, image: str | Path | bytes) -> ImageRef | ToolFailure:
@@ -97,14 +104,24 @@ class ToolClient:
         )
 
     def judge(
-        self, question: str, references: Sequence[str], response: str, image: str | None = None
+        self,
+        question: str,
+        references: Sequence[str],
+        response: str,
+        image: str | None = None,
+        choices: Sequence[str] = (),
     ) -> bool | ToolFailure:
-        """Whether a response answers the question as one of the references does; `image` is a hash."""
+        """Whether a response answers the question as one of the references does.
+
+        `image` is a hash. With `choices` (options A, B, … in order) references are letters.
+        """
         body = {'question': question, 'references': list(references), 'response': response, 'image': image}
+        if choices:
+            body['choices'] = list(choices)
         return self._call('POST', '/judge', _verdict, body=body)
 
     def health(self) -> dict[str, Any] | ToolFailure:
-        """`ready`, `backends` per tool and `cache` counts per tool."""
+        """`ready`, `mode`, `backends` per tool and `cache` counts per tool."""
         return self._call('GET', '/health', lambda answer: dict(answer))
 
     def _call(
@@ -115,13 +132,13 @@ class ToolClient:
         body: dict | None = None,
         data: bytes | None = None,
     ) -> T | bytes | ToolFailure:
-        """One request, tried again once when the connection failed: every request of the server may be
-        repeated.
+        """One request, tried again once when the connection failed, and while the server is too busy to take
+        it: every request of the server may be repeated.
 
         `read` turns the JSON answer into the value; None returns the bytes as they are.
         """
         deadline = time.monotonic() + self.deadline_s
-        headers = {}
+        headers = dict(self._headers)
         if body is not None:
             try:
                 # A lone surrogate, which JSON can express and models do write, is no character: the server
@@ -131,15 +148,7 @@ class ToolClient:
                 return ToolFailure('caller', f'the request cannot be written as JSON: {error}')
             headers['Content-Type'] = 'application/json'
         try:
-            try:
-                status, answer = self._exchange(method, path, data, headers, deadline)
-            except requests.ConnectionError as error:
-                if isinstance(error, requests.Timeout) or deadline - time.monotonic() < RETRY_PAUSE_S:
-                    raise
-                time.sleep(
-                    RETRY_PAUSE_S
-                )  # the server may have closed an idle connection, or be starting again
-                status, answer = self._exchange(method, path, data, headers, deadline)
+            status, answer = self._patiently(method, path, data, headers, deadline)
         except (requests.Timeout, TimeoutError):
             return ToolFailure('timeout', f'no answer within {self.deadline_s:g} s')
         except (requests.RequestException, OSError) as error:
@@ -150,16 +159,40 @@ class ToolClient:
             content = json.loads(answer)
             if status == 200:
                 return read(content)
+            if status == 404:  # only images are named: one that was uploaded or made here is gone
+                return ToolFailure('unavailable', str(content['message']))
             if content['kind'] in KINDS:
                 return ToolFailure(content['kind'], str(content['message']))
         except (ValueError, TypeError, KeyError):
             pass
         return ToolFailure('unavailable', f'the tool server sent something unexpected, with status {status}')
 
-    def _exchange(
+    def _patiently(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
     ) -> tuple[int, bytes]:
-        """Sends a request and reads the whole answer: status and body.
+        """`_exchange`, again when the connection failed (once), or when the server says to come again later
+        and there is time for that."""
+        failed = False
+        while True:
+            try:
+                status, answer, again_s = self._exchange(method, path, data, headers, deadline)
+            except requests.ConnectionError as error:
+                late = deadline - time.monotonic() < RETRY_PAUSE_S
+                if failed or isinstance(error, requests.Timeout) or late:
+                    raise
+                failed = True
+                time.sleep(RETRY_PAUSE_S)  # the server may have closed an idle connection, or be starting again
+                continue
+            # The members of a group are sent away together; they should not come back together.
+            pause = None if again_s is None else again_s * random.uniform(0.5, 1.5) + RETRY_PAUSE_S
+            if status != 429 or pause is None or time.monotonic() + pause >= deadline:
+                return status, answer
+            time.sleep(pause)
+
+    def _exchange(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
+    ) -> tuple[int, bytes, float | None]:
+        """Sends a request and reads the whole answer: status, body, and the seconds of Retry-After.
 
         Raises:
           TimeoutError, requests.Timeout: the deadline (time.monotonic) passed.
@@ -174,7 +207,7 @@ class ToolClient:
             method,
             self.url + path,
             data=data,
-            headers=headers,
+            headers=headers | {'X-Deadline-S': f'{left:.3f}'},  # nobody works on for a caller that has gone
             timeout=left,
             stream=True,
             allow_redirects=False,
@@ -188,7 +221,12 @@ class ToolClient:
                 raise TimeoutError from None
             except urllib3.exceptions.HTTPError as error:
                 raise requests.ConnectionError(str(error)) from None
-            return response.status_code, bytes(answer)
+            return response.status_code, bytes(answer), _retry_after(response)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    value = response.headers.get('Retry-After', '')
+    return float(value) if value.isdigit() and len(value) < 6 else None
 
 
 def _left(deadline: float) -> float:

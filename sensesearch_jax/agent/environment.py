@@ -7,7 +7,7 @@ from sensesearch_jax.agent import observations
 from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn, Protocol, shorten
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn, Protocol, disarm, shorten
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 
 
@@ -97,7 +97,7 @@ class Environment:
 
     def _failure(self, failure: ToolFailure, latency: float) -> Observation:
         if failure.kind == 'caller':
-            text = observations.cut_text(failure.message, self.limits.max_chars)
+            text = observations.cut_text(disarm(failure.message), self.limits.max_chars)
             return Observation((text,), ok=False, kind='tool_error', latency_s=latency)
         text = f'The tool failed ({failure.kind}).'
         return Observation((text,), ok=False, kind='tool_error', latency_s=latency, infra_failed=True)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+from sensesearch_jax.agent.protocol import disarm
 from sensesearch_jax.agent.trajectory import ImageRef
 
 Parts = tuple[str | ImageRef, ...]
@@ -77,4 +78,5 @@ def cut_text(text: str, max_chars: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    return ' '.join(text.split())
+    """Text from elsewhere on one line, and as data: no tag in it can act as protocol."""
+    return disarm(' '.join(text.split()))

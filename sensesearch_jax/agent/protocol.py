@@ -17,12 +17,15 @@ from sensesearch_jax.agent.trajectory import Question
 
 __all__ = [
     'DEFAULT', 'PROTOCOLS', 'RELEASED', 'TOOLS', 'Action', 'Answer', 'FormatError', 'ImageCrop',
-    'ImageSearch', 'ParsedTurn', 'Protocol', 'TextSearch', 'fold_tags', 'shorten', 'tool_of', 'user_text',
+    'ImageSearch', 'ParsedTurn', 'Protocol', 'TextSearch', 'disarm', 'fold_tags', 'shorten', 'tool_of', 'user_text',
 ]  # fmt: skip
 
 # The tools by the names that configs, observations and statistics use; a protocol may write them differently.
 TOOLS = ('text_search', 'image_search', 'image_crop')
 
+_TAG = re.compile(
+    r'<(?=\s*/?\s*(?:think|thinking|tools|tool_call|tool_response|answer)\b|\s*\|)', re.IGNORECASE
+)
 _CALL_OPEN, _CALL_CLOSE = '<tool_call>', '</tool_call>'
 _ANSWER_OPEN, _ANSWER_CLOSE = '<answer>', '</answer>'
 
@@ -268,6 +271,15 @@ def tool_of(action: Action | FormatError) -> str | None:
 def fold_tags(text: str) -> str:
     """JSON text in which no string can be taken for a tag: the `<` of one becomes its JSON escape."""
     return re.sub(r'<(?=[/|a-z])', r'\\u003c', text)
+
+
+def disarm(text: str) -> str:
+    """Text from elsewhere in which nothing reads as a tag of a protocol or a control token: its `<` becomes `‹`.
+
+    The tokenizer makes no control tokens of a tool's text; but tags that are ordinary text, such as
+    `</tool_response>`, would end the response in the policy's eyes.
+    """
+    return _TAG.sub('‹', text)
 
 
 def shorten(value: Any, length: int = 40) -> str:

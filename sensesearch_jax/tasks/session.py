@@ -107,7 +107,9 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         url = config.tools.url
         if not url:
             folder = config.tools.folder or workdir / 'tools'
-            url = stack.enter_context(ToolServer.start(config.tools.config, folder, port=config.tools.port)).url
+            url = stack.enter_context(ToolServer.start(config.tools.config, folder, port=config.tools.port,
+                                                       mode=config.tools.mode or None,
+                                                       answers=config.tools.answers or None)).url
         client = ToolClient(url, config.tools.deadline_s)
         health = client.health()
         if isinstance(health, ToolFailure):

@@ -78,6 +78,47 @@ def test_failures_of_the_server_keep_their_kind(kind, status):
         assert ToolClient(peer.url).text_search('q') == ToolFailure(kind, 'why')
 
 
+def test_an_image_that_the_server_lost_is_no_mistake_of_the_policy():
+    with Peer(respond(b'{"kind": "caller", "message": "there is no such image"}', '404 X')) as peer:
+        assert ToolClient(peer.url).crop('a' * 64, (0, 0, 1, 1)).kind == 'unavailable'
+
+
+def busy(retry_after: bytes) -> Callable[[socket.socket, int], None]:
+    def handle(connection: socket.socket, number: int) -> None:
+        if number > 2:
+            return respond(b'{"results": []}')(connection, number)
+        connection.recv(65_536)
+        body = b'{"kind": "unavailable", "message": "too many calls"}'
+        head = b'HTTP/1.1 429 X\r\nRetry-After: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n'
+        connection.sendall(head % (retry_after, len(body)) + body)
+
+    return handle
+
+
+def test_a_busy_server_is_asked_again_while_there_is_time():
+    with Peer(busy(b'0')) as peer:
+        assert ToolClient(peer.url).text_search('q') == [] and peer.connections == 3
+    for wait in (b'60', b'soon', b'9' * 400):
+        with Peer(busy(wait)) as peer:
+            assert ToolClient(peer.url, deadline_s=2).text_search('q').kind == 'unavailable'
+            assert peer.connections == 1
+
+
+def test_token_and_deadline_are_sent(monkeypatch):
+    seen = []
+
+    def handle(connection: socket.socket, number: int) -> None:
+        seen.append(connection.recv(65_536))
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{"results": []}')
+
+    monkeypatch.setenv('TOOLS_SERVER_TOKEN', 'from-the-environment')
+    with Peer(handle) as peer:
+        ToolClient(peer.url).text_search('q')
+        ToolClient(peer.url, deadline_s=3, token='given').text_search('q')
+    assert b'Bearer from-the-environment' in seen[0] and b'Bearer given' in seen[1]
+    assert b'X-Deadline-S: 2.9' in seen[1] or b'X-Deadline-S: 3.0' in seen[1]
+
+
 @pytest.mark.parametrize(
     'body, status',
     [(b'<html>', '200 OK'), (b'{}', '200 OK'), (b'[]', '200 OK'), (b'{"results": 3}', '200 OK'),
@@ -151,7 +192,7 @@ def test_callers_own_mistakes(tmp_path):
 
 
 def test_killed_server_is_a_value(tmp_path):
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url, deadline_s=5)
         assert client.judge('q', ['Paris'], 'paris') is True
         server.process.kill()

@@ -2,12 +2,14 @@
 likes."""
 
 import json
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
-Answer = tuple[int, bytes]
+Answer = tuple  # status, body and, where they matter, headers
 
 
 class StandIn:
@@ -33,10 +35,14 @@ class StandIn:
             def do_GET(self) -> None:
                 self._send(*outer.answers[self.path]({}))
 
-            def _send(self, status: int, data: bytes) -> None:
+            def _send(
+                self, status: int, data: bytes, headers: Mapping[str, str] = MappingProxyType({})
+            ) -> None:
                 try:
                     self.send_response(status)
                     self.send_header('Content-Length', str(len(data)))
+                    for name, value in headers.items():
+                        self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(data)
                 except (BrokenPipeError, ConnectionResetError):
@@ -48,6 +54,10 @@ class StandIn:
         self._server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """From the next connection on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
         self._server.shutdown()

@@ -57,7 +57,7 @@ def test_answers_say_back_end_cache_hit_and_latency(server):
         requests.post(server.url + '/text_search', json=body, timeout=5).json() for _ in range(2)
     )
     assert (first['backend'], first['cache_hit'], second['cache_hit']) == ('local', False, True)
-    assert first['results'] == second['results'] and first['latency_ms'] > 0
+    assert first['results'] == second['results'] and first['latency_s'] > 0
 
 
 def jpeg_with_orientation() -> bytes:

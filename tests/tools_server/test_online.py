@@ -11,7 +11,7 @@ from stand_ins import as_json, chat, slow
 from sensesearch_jax.agent.client import ToolClient
 from tools_server.backends.image_serper import SerperImageSearch
 from tools_server.backends.judge_openai import ModelJudge, parse_verdict
-from tools_server.backends.pages import fetch, text_of
+from tools_server.backends.pages import text_of
 from tools_server.backends.text_serper import SerperTextSearch
 from tools_server.config import ImageStoreConfig, parse_config
 from tools_server.failures import ToolError
@@ -43,6 +43,7 @@ def model(stand_in, **fields) -> dict:
         'model': 'm',
         'api_key_env': 'MODEL_KEY',
         'timeout_s': 0.5,
+        'limits': {'retry_pause_s': 0.01},
     } | fields
 
 
@@ -51,6 +52,7 @@ def text_search(stand_in, **fields) -> SerperTextSearch:
         'backend': 'serper',
         'base_url': stand_in.url,
         'timeout_s': 0.5,
+        'limits': {'retry_pause_s': 0.01},
         'allow_private_pages': True,
     } | fields
     return SerperTextSearch(parse_config({'text_search': fields}).text_search)
@@ -76,7 +78,7 @@ def test_pages_are_summarised_and_excerpts_stand_in_for_them(stand_in, summarise
                {'title': 'Gone', 'snippet': 'excerpt two', 'link': stand_in.url + '/gone'}]  # fmt: skip
     stand_in.answers |= {
         '/search': as_json({'organic': results}),
-        '/page': lambda body: (200, PAGE),
+        '/page': lambda body: (200, PAGE, {'Content-Type': 'text/html'}),
         '/gone': lambda body: (404, b''),
         '/v1/chat/completions': chat('It is 330 m high.'),
     }
@@ -123,7 +125,7 @@ def test_serper_lens(stand_in, store):
                                       {'title': 'one', 'thumbnailUrl': inline},
                                       {'title': 'two', 'imageUrl': stand_in.url + '/two'}]}),
         '/broken': lambda body: (200, b'no image'),
-        '/two': lambda body: (200, data),
+        '/two': lambda body: (200, data, {'Content-Type': 'image/jpeg'}),
     }  # fmt: skip
     fields = {
         'backend': 'serper',
@@ -213,27 +215,14 @@ def test_model_that_says_nothing(stand_in, answer):
     assert error.value.kind == 'unavailable'
 
 
-@pytest.mark.parametrize(
-    'url', ['http://127.0.0.1:9/', 'http://localhost/', 'http://169.254.169.254/', 'http://[::1]/', 'http://10.0.0.1/',
-            'file:///etc/passwd', 'gopher://example.org/', 'http://']
-)  # fmt: skip
-def test_pages_on_this_network_are_not_fetched(url):
-    with pytest.raises(ToolError) as error:
-        fetch(url, 1.0)
-    assert error.value.kind == 'refused'
-
-
-def test_redirects_are_not_followed_and_pages_become_text(stand_in):
-    stand_in.answers['/moved'] = lambda body: (302, b'')
-    with pytest.raises(ToolError):
-        fetch(stand_in.url + '/moved', 1.0, allow_private=True)
+def test_pages_become_text():
     assert text_of(PAGE) == 'The tower is 330 m high.\nMore.'
 
 
 def test_failures_reach_the_client_through_the_server(stand_in, tmp_path):
     """A judge slower than the server's deadline, then one that is rate-limited, then a good one."""
     config = {'deadline_s': 0.5, 'judge': {'backend': 'openai'} | model(stand_in, timeout_s=5.0)}
-    with ToolServer.start(config, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start(config, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url)
         stand_in.answers['/v1/chat/completions'] = slow(1.5)
         assert client.judge('q', ['Paris'], 'the French capital').kind == 'timeout'

@@ -39,6 +39,7 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
     from tools_server.config import ConfigError, load_config
 
     monkeypatch.delenv('SERPER_API_KEY', raising=False)
+    monkeypatch.setenv('SHORT_TOKEN', 'short')
     cases = {
         'there is no such field': local_config | {'text_serch': {}},
         'there is no file': {'text_search': {'backend': 'local', 'passages': 'nowhere.jsonl'}},
@@ -48,6 +49,17 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         'port': {'port': 70_000},
         'judge.model: Field required': {'judge': {'backend': 'openai', 'base_url': 'http://localhost:1/v1'}},
         'is not an http(s) URL': {'judge': {'backend': 'openai', 'base_url': 'localhost', 'model': 'm'}},
+        'needs at least 16 characters': {'host': '0.0.0.0', 'token_env': 'SHORT_TOKEN'},
+        "mode 'record' needs the file": {'mode': 'record'},
+        'there is no recording': {'mode': 'replay', 'answers': {'path': 'nowhere.sqlite'}},
+        'OPENSEARCH_KEY': {
+            'text_search': {
+                'backend': 'opensearch',
+                'base_url': 'http://localhost',
+                'index': 'i',
+                'api_key_env': 'OPENSEARCH_KEY',
+            }
+        },
         'must hold fields': '- a list',
         'is not YAML': 'a: [',
     }
@@ -58,6 +70,24 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         assert words in str(error.value) and '\n' not in str(error.value)
     with pytest.raises(ConfigError, match='cannot read the configuration'):
         load_config('nowhere.yaml')
+
+
+def test_python_configurations(tmp_path, local_config):
+    from tools_server.config import ConfigError, load_config
+
+    path = tmp_path / 'config.py'
+    path.write_text(f'def get_config():\n    return {local_config!r}\n')
+    config = load_config(path, {'images': {'max_pixels': 7}})
+    assert config.text_search.max_chars == 120
+    assert (config.images.max_pixels, config.images.max_bytes) == (7, 30_000_000)
+    for text, words in {
+        'x = 1': 'no get_config',
+        'def get_config(): return 1 / 0': 'ZeroDivisionError',
+        '(': 'SyntaxError',
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            load_config(path)
 
 
 def test_command_ends_with_one_sentence(write, local_config, world):
@@ -77,7 +107,11 @@ def test_command_ends_with_one_sentence(write, local_config, world):
 
 def test_check_says_what_works(write, local_config, world):
     good = run(write(local_config), '--check')
-    assert good.returncode == 0 and 'text_search: local' in good.stdout and 'judge: rules' in good.stdout
+    assert (
+        good.returncode == 0
+        and 'text_search: local works' in good.stdout
+        and 'judge: rules works' in good.stdout
+    )
     (world / 'damaged.jsonl').write_text('{"id": 1}\n')
     local_config = local_config | {
         'text_search': {'backend': 'local', 'passages': str(world / 'damaged.jsonl')}
@@ -86,21 +120,29 @@ def test_check_says_what_works(write, local_config, world):
     assert bad.returncode == 1 and 'damaged.jsonl, line 1' in bad.stderr and len(bad.stderr.splitlines()) == 1
 
 
+def test_check_names_the_back_end_that_does_not_work(write, local_config, stand_in):
+    stand_in.answers['/retrieve'] = lambda body: (500, b'')
+    retriever = {'backend': 'retriever', 'base_url': stand_in.url, 'limits': {'attempts': 1}}
+    found = run(write(local_config | {'text_search': retriever}), '--check')
+    assert found.returncode == 1 and 'text_search: retriever does NOT work (unavailable' in found.stdout
+    assert 'judge: rules works' in found.stdout
+
+
 def test_launcher_reports_why_it_did_not_start(world, tmp_path):
     config = {'text_search': {'backend': 'local', 'passages': str(world / '0.png')}}
     with pytest.raises(ToolServerError, match='cannot read the passages'):
-        ToolServer.start(config, tmp_path, ready_timeout_s=30)
+        ToolServer.start(config, tmp_path, ready_timeout_s=120)
 
 
 def test_tool_without_back_end_is_unavailable_and_sigterm_is_clean(tmp_path):
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url)
         assert client.text_search('x').kind == 'unavailable'
         ref = client.upload(encoded(picture(1)))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
     # A later server in the same workdir still has the pictures.
-    with ToolServer.start({}, tmp_path, ready_timeout_s=30) as server:
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         assert ToolClient(server.url).crop(ref.sha256, (0, 0, 0.5, 0.5)).width == 180
 
 

@@ -1,21 +1,27 @@
 """Back ends of the tools: one small interface per tool, several ways to answer it.
 
 A back end is called from several threads at once, keeps no state of a call, and raises `ToolError` when it
-has no answer. Its `name` appears in every answer.
+has no answer. It works until the current deadline (`limits.deadline`) and no longer. Its `name` appears in
+every answer; `services` lists the services elsewhere that it asks, for the statistics.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from tools_server.images import StoredImage
 from tools_server.schemas import Match, Passage
+
+if TYPE_CHECKING:
+    from tools_server.backends.outbound import Service
 
 
 class TextSearch(Protocol):
     """Finds passages for a query of any wording."""
 
     name: str
+    services: Sequence[Service]
 
     def search(self, query: str, top_k: int) -> list[Passage]:
         """At most `top_k` passages, best first; none is an answer too."""
@@ -25,6 +31,7 @@ class ImageSearch(Protocol):
     """Finds known pictures that look like (a part of) a picture."""
 
     name: str
+    services: Sequence[Service]
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
         """At most `top_k` matches, best first; empty when nothing is alike."""
@@ -34,10 +41,18 @@ class Judge(Protocol):
     """Says whether a response answers a question as the references do."""
 
     name: str
+    services: Sequence[Service]
 
     def judge(
-        self, question: str, references: list[str], response: str, image: StoredImage | None
-    ) -> bool: ...
+        self,
+        question: str,
+        references: list[str],
+        response: str,
+        image: StoredImage | None,
+        choices: Sequence[str] = (),
+    ) -> bool:
+        """The verdict; with `choices` (options A, B, … in order) a reference is a letter and only that
+        counts."""
 
 
 class Summariser(Protocol):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 SIDE = 16
+MOST_SIDE = 2_800  # pixels; sums over a larger picture do not fit into 32 bits
 # An entity seldom fills a proposed rectangle exactly: frames, mats and borders of equal width lie around
 # it. These are the widths tried, as fractions of the rectangle's shorter side.
 INSETS = (0.0, 0.02, 0.04, 0.07, 0.10, 0.13, 0.16, 0.20, 0.24)

@@ -8,12 +8,14 @@ from typing import Any
 
 import cv2
 
+from tools_server.backend_config import SerperLens
 from tools_server.backends.outbound import serper_service
-from tools_server.backends.pages import fetch
-from tools_server.config import SerperLens
 from tools_server.failures import ToolError
-from tools_server.images import ImageStore, StoredImage, encode, read_rgb
+from tools_server.fetching.fetch import PICTURES, Fetcher
+from tools_server.images import ImageStore, StoredImage
+from tools_server.imaging import encode, read_rgb
 from tools_server.schemas import Image, Match
+from tools_server.signatures import picture_path
 
 MAX_THUMBNAIL_PIXELS = 4_000_000
 
@@ -23,13 +25,17 @@ class SerperImageSearch:
 
     name = 'serper'
 
-    def __init__(self, config: SerperLens, store: ImageStore):
+    def __init__(self, config: SerperLens, store: ImageStore, token: str | None = None):
         self._config = config
         self._store = store
-        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s)
+        self._token = token
+        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s, config.limits)
+        self.services = (self._service,)
+        self._fetcher = Fetcher(config.timeout_s, config.allow_private_pages)
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
-        answer = self._service.post('/lens', {'url': f'{self._config.public_url}/images/{image.sha256}'})
+        path = picture_path(image.sha256, self._token)
+        answer = self._service.post('/lens', {'url': self._config.public_url + path})
         results = answer.get('organic', [])
         if not isinstance(results, list):
             raise ToolError('unavailable', 'Serper sent results of an unknown form')
@@ -51,7 +57,7 @@ class SerperImageSearch:
             if address.startswith('data:'):
                 data = base64.b64decode(address.partition(',')[2], validate=True)
             else:
-                data = fetch(address, self._config.timeout_s, self._config.allow_private_pages)
+                data = self._fetcher.fetch(address, PICTURES)
             small = cv2.resize(
                 read_rgb(data, MAX_THUMBNAIL_PIXELS), (side, side), interpolation=cv2.INTER_AREA
             )

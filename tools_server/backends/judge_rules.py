@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 
 from tools_server.images import StoredImage
@@ -48,12 +49,23 @@ class RuleJudge:
     """Right when the normalised response equals a normalised reference.
 
     A reference that is a single capital letter is the option of a multiple-choice question; then the letter
-    counts.
+    counts. With the options themselves given, a response may also be an option's text.
     """
 
     name = 'rules'
+    services = ()
 
-    def judge(self, question: str, references: list[str], response: str, image: StoredImage | None) -> bool:
+    def judge(
+        self,
+        question: str,
+        references: list[str],
+        response: str,
+        image: StoredImage | None,
+        choices: Sequence[str] = (),
+    ) -> bool:
+        if choices:
+            chosen = chosen_option(response, choices)
+            return chosen is not None and chosen in {reference.strip().upper() for reference in references}
         return any(self._matches(reference, response) for reference in references)
 
     def _matches(self, reference: str, response: str) -> bool:
@@ -61,3 +73,18 @@ class RuleJudge:
             return choice_letter(response) == reference.strip()
         wanted = normalise(reference)
         return bool(wanted) and normalise(response) == wanted
+
+
+def chosen_option(response: str, choices: Sequence[str]) -> str | None:
+    """The letter of the option that a response names by letter or in full; None for none, or for several."""
+    letters = [chr(ord('A') + number) for number in range(len(choices))]
+    answer = normalise(response)
+    named = [
+        letter
+        for letter, choice in zip(letters, choices, strict=True)
+        if answer and normalise(choice) == answer
+    ]
+    if named:
+        return named[0] if len(named) == 1 else None
+    letter = choice_letter(response)
+    return letter if letter in letters else None

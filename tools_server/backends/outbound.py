@@ -3,101 +3,130 @@ kind."""
 
 from __future__ import annotations
 
+import email.utils
 import json
+import math
 import os
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import requests
 import urllib3
 
+from tools_server.backend_config import Limits
 from tools_server.failures import ToolError
+from tools_server.fetching.connections import read_body, timed_out, timed_pools
+from tools_server.limits import deadline
+from tools_server.limits.service import ServiceLimits
 
 MAX_ANSWER_BYTES = 8 * 2**20
-CHUNK = 65_536
+MAX_RETRY_AFTER_S = 3600.0
 
 
 class Service:
-    """An HTTP service that speaks JSON. Safe to share between threads: each has its own connections.
+    """An HTTP service that speaks JSON, within its limits. Safe to share between threads.
 
     Args:
         name: what failures call it.
         base_url: start of its addresses, without a slash at the end.
-        timeout_s: longest time one call may take, in seconds.
+        timeout_s: longest time one attempt may take, in seconds.
         headers: sent with every call (the keys).
+        limits: concurrency, rate, retries, circuit breaker.
     """
 
-    def __init__(self, name: str, base_url: str, timeout_s: float, headers: Mapping[str, str]):
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        timeout_s: float,
+        headers: Mapping[str, str],
+        limits: Limits = Limits(),
+    ):
         self.name = name
         self._base_url = base_url
         self._timeout_s = timeout_s
-        self._headers = dict(headers)
-        self._local = threading.local()
+        self._headers = {**headers, 'Content-Type': 'application/json'}
+        self._pools = timed_pools(limits.concurrency)
+        self.limits = ServiceLimits(name, limits, timeout_s)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Sends a JSON object and returns the JSON object that comes back.
+        """Sends a JSON object and returns the JSON object that comes back, tried again where that may help.
 
         Raises:
             ToolError: 'timeout', 'refused' (the service says no: 4xx) or 'unavailable' (no connection, 5xx,
                 nonsense).
         """
-        session = getattr(self._local, 'session', None)
-        if session is None:
-            session = self._local.session = requests.Session()
-        deadline = time.monotonic() + self._timeout_s
+        data = json.dumps(body, ensure_ascii=False).encode()
+        return self.limits.run(lambda: self._post(path, data))
+
+    def _post(self, path: str, data: bytes) -> dict[str, Any]:
+        seconds = min(deadline.require_time(self.name), threading.TIMEOUT_MAX)
         try:
-            with session.post(
-                self._base_url + path,
-                json=body,
-                headers=self._headers,
-                timeout=self._timeout_s,
-                stream=True,
-                allow_redirects=False,
-            ) as response:
-                data = read_body(response, deadline, MAX_ANSWER_BYTES, self.name)
-        except requests.Timeout:
-            raise ToolError('timeout', f'{self.name} did not answer within {self._timeout_s:g} s') from None
-        except requests.RequestException as error:
+            response = self._pools.urlopen(
+                'POST', self._base_url + path, body=data, headers=self._headers, redirect=False, retries=False,
+                preload_content=False, timeout=urllib3.Timeout(connect=seconds, read=seconds),
+            )  # fmt: skip
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if timed_out(error) or deadline.left() <= 0:  # at the deadline a timer closes the connection
+                raise self._late() from None
             raise ToolError(
-                'unavailable', f'{self.name} cannot be reached ({type(error).__name__})'
+                'unavailable', f'{self.name} cannot be reached ({type(error).__name__})', retryable=True
             ) from None
-        if response.status_code >= 500:
-            raise ToolError('unavailable', f'{self.name} failed with status {response.status_code}')
-        if response.status_code >= 300:
-            raise ToolError('refused', f'{self.name} refused the request with status {response.status_code}')
+        try:
+            answer = read_body(response, MAX_ANSWER_BYTES, self.name)
+        except BaseException:
+            response.close()  # what is still to come must not be taken for the next answer
+            raise
+        response.release_conn()
+        return self._read(response, answer)
+
+    def _read(self, response: urllib3.BaseHTTPResponse, data: bytes) -> dict[str, Any]:
+        status = response.status
+        if status == 429 or status >= 500:
+            raise ToolError(
+                'refused' if status == 429 else 'unavailable',
+                f'{self.name} {"is rate-limited" if status == 429 else "failed"} with status {status}',
+                retryable=True,
+                retry_after_s=_retry_after(response.headers.get('Retry-After')),
+            )
+        if status >= 300:
+            raise ToolError('refused', f'{self.name} refused the request with status {status}')
         try:
             answer = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise ToolError('unavailable', f'{self.name} answered with something other than a JSON object')
+            raise ToolError(
+                'unavailable', f'{self.name} answered with something other than a JSON object', retryable=True
+            )
         return answer
 
+    def _late(self) -> ToolError:
+        return ToolError(
+            'timeout', f'{self.name} did not answer within {self._timeout_s:g} s', retryable=True
+        )
 
-def read_body(response: requests.Response, deadline: float, max_bytes: int, name: str) -> bytes:
-    """Reads a streamed answer until `deadline` (time.monotonic) and no further than `max_bytes`.
 
-    Raises:
-        ToolError: 'timeout' or 'unavailable'.
-    """
-    data = bytearray()
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds seconds or a date; None for neither."""
+    if value is None:
+        return None
     try:
-        # read1 returns what has come: a service that sends a byte at a time cannot hold a call for long.
-        while chunk := response.raw.read1(CHUNK, decode_content=True):
-            data += chunk
-            if len(data) > max_bytes:
-                raise ToolError('unavailable', f'{name} sent more than {max_bytes} bytes')
-            if time.monotonic() > deadline:
-                raise ToolError('timeout', f'{name} was still sending when its time was over')
-    except urllib3.exceptions.TimeoutError:
-        raise ToolError('timeout', f'{name} stopped sending before its answer was complete') from None
-    except urllib3.exceptions.HTTPError:
-        raise ToolError('unavailable', f'{name} broke off its answer') from None
-    return bytes(data)
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 
 
-def serper_service(base_url: str, api_key_env: str, timeout_s: float) -> Service:
+def bearer(variable: str | None) -> dict[str, str]:
+    """The header with the key that an environment variable holds; none without a variable."""
+    return {'Authorization': f'Bearer {os.environ[variable]}'} if variable else {}
+
+
+def serper_service(base_url: str, api_key_env: str, timeout_s: float, limits: Limits) -> Service:
     """Serper's search API, https://serper.dev; the key comes from the environment."""
-    return Service('Serper', base_url, timeout_s, {'X-API-KEY': os.environ[api_key_env]})
+    return Service('Serper', base_url, timeout_s, {'X-API-KEY': os.environ[api_key_env]}, limits)

@@ -1,27 +1,17 @@
-"""Text search over passages on disk: BM25 by tantivy, results cut to what the query asks."""
+"""Text search on this machine: over passages indexed at the start, or an index on disk."""
 
 from __future__ import annotations
 
-import json
-import lzma
-from collections.abc import Iterator
-from pathlib import Path
-
 import tantivy
 
-from tools_server.backends import words
-from tools_server.backends.snippet import snippet
-from tools_server.config import ConfigError, LocalText
+from tools_server.backend_config import IndexedText, LocalText
+from tools_server.backends import text_bm25, words
+from tools_server.config import ConfigError
 from tools_server.schemas import Passage
-
-MOST_WORDS = 64  # of a query; further ones are ignored
 
 
 class LocalTextSearch:
-    """BM25 over title and text.
-
-    The query is split into words exactly as the passages are, and any of them may match: there is no query
-    language that a strange query could break.
+    """BM25 over passages that are indexed in memory at the start.
 
     Args:
         config: the passages, the longest text of a result, and the weight of titles.
@@ -31,73 +21,48 @@ class LocalTextSearch:
     """
 
     name = 'local'
+    services = ()
 
     def __init__(self, config: LocalText):
-        self._config = config
-        self._analyser = words.analyser()
-        schema = tantivy.SchemaBuilder()
-        schema.add_text_field('title', stored=True, tokenizer_name=words.NAME, index_option='freq')
-        schema.add_text_field('text', stored=True, tokenizer_name=words.NAME, index_option='freq')
-        schema.add_unsigned_field('number', stored=True)
-        self._schema = schema.build()
-        index = tantivy.Index(self._schema)
-        index.register_tokenizer(words.NAME, self._analyser)
+        index = tantivy.Index(text_bm25.schema())
+        index.register_tokenizer(words.NAME, words.analyser())
         writer = index.writer(heap_size=64_000_000, num_threads=1)
         self._size = 0
-        for title, text in read_passages(config.passages):
-            writer.add_document(tantivy.Document(title=title, text=text, number=self._size))
+        for title, text in text_bm25.read_passages(config.passages):
+            writer.add_document(text_bm25.document(title, text, self._size))
             self._size += 1
         writer.commit()
         writer.wait_merging_threads()
         index.reload()
-        self._index = index
+        self._search = text_bm25.BM25(index, config.max_chars, config.title_boost)
 
     def __len__(self) -> int:
         return self._size
 
     def search(self, query: str, top_k: int) -> list[Passage]:
-        terms = list(dict.fromkeys(self._analyser.analyze(query)))[:MOST_WORDS]
-        if not terms:
-            return []
-        clauses = []
-        for term in terms:
-            title = tantivy.Query.term_query(self._schema, 'title', term, index_option='freq')
-            text = tantivy.Query.term_query(self._schema, 'text', term, index_option='freq')
-            clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, self._config.title_boost)))
-            clauses.append((tantivy.Occur.Should, text))
-        searcher = self._index.searcher()
-        # A few more than asked for: equal scores are then ordered by place in the corpus, the same in every
-        # run.
-        hits = searcher.search(tantivy.Query.boolean_query(clauses), limit=2 * top_k + 10).hits
-        found = [(round(score, 4), searcher.doc(address)) for score, address in hits]
-        found.sort(key=lambda hit: (-hit[0], hit[1]['number'][0]))
-        return [
-            Passage(
-                title=document['title'][0],
-                text=snippet(document['text'][0], query, self._config.max_chars, self._analyser.analyze),
-                score=score,
-            )
-            for score, document in found[:top_k]
-        ]
+        return self._search.search(query, top_k)
 
 
-def read_passages(path: Path) -> Iterator[tuple[str, str]]:
-    """Title and text of each passage in a .jsonl or .jsonl.xz file.
+class IndexedTextSearch:
+    """BM25 over an index on disk, which the operating system keeps in memory as far as there is room.
 
     Raises:
-        ConfigError: the file is damaged or a line is not an object with 'title' and 'text'.
+        ConfigError: no index that `python -m tools_server.build_index text` finished.
     """
-    opener = lzma.open if path.suffix == '.xz' else open
-    number = 0  # of the line, for messages
-    try:
-        with opener(path, 'rt', encoding='utf-8') as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    record = json.loads(line)
-                    yield str(record['title']), str(record['text'])
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise ConfigError(f"{path}, line {number}: expected an object with 'title' and 'text'") from None
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise ConfigError(f'cannot read the passages {path}: {error}') from None
-    if number == 0:
-        raise ConfigError(f'{path} holds no passages')
+
+    name = 'index'
+    services = ()
+
+    def __init__(self, config: IndexedText):
+        try:
+            index = tantivy.Index.open(str(config.index))
+        except ValueError:
+            raise ConfigError(
+                f'{config.index} is no text index; build one with python -m tools_server.build_index text'
+            ) from None
+        if not index.searcher().num_docs:
+            raise ConfigError(f'the text index {config.index} is empty or was not finished; build it again')
+        self._search = text_bm25.BM25(index, config.max_chars, config.title_boost)
+
+    def search(self, query: str, top_k: int) -> list[Passage]:
+        return self._search.search(query, top_k)

@@ -3,16 +3,23 @@ configured."""
 
 from __future__ import annotations
 
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from tools_server.backend_config import SerperText
 from tools_server.backends import Summariser
 from tools_server.backends.openai_compatible import ChatModel
 from tools_server.backends.outbound import serper_service
-from tools_server.backends.pages import fetch, text_of
+from tools_server.backends.pages import text_of
 from tools_server.backends.summarise import ExtractiveSummariser, ModelSummariser
-from tools_server.config import SerperText
 from tools_server.failures import ToolError
+from tools_server.fetching.fetch import Fetcher
+from tools_server.limits import deadline
 from tools_server.schemas import Passage
+
+PAGES_SHARE = 0.8  # of the time that is left, for the pages
 
 
 class SerperTextSearch:
@@ -22,13 +29,19 @@ class SerperTextSearch:
 
     def __init__(self, config: SerperText):
         self._config = config
-        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s)
+        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s, config.limits)
+        self.services = [self._service]
+        self._fetcher = Fetcher(config.timeout_s, config.allow_private_pages)
         self._extract = ExtractiveSummariser()
         self._summariser: Summariser | None = None
         if config.summariser == 'extractive':
             self._summariser = self._extract
         elif config.summariser is not None:
-            self._summariser = ModelSummariser(ChatModel(config.summariser))
+            model = ChatModel(config.summariser)
+            self._summariser = ModelSummariser(model)
+            self.services.append(model.service)
+        # Pages of one search are read side by side, and those of all searches within one bound.
+        self._readers = ThreadPoolExecutor(config.limits.concurrency, thread_name_prefix='pages')
 
     def search(self, query: str, top_k: int) -> list[Passage]:
         if not query.strip():
@@ -37,22 +50,33 @@ class SerperTextSearch:
         results = answer.get('organic', [])
         if not isinstance(results, list):
             raise ToolError('unavailable', 'Serper sent results of an unknown form')
-        passages = []
-        for rank, result in enumerate(results[:top_k]):
-            if isinstance(result, dict):
-                text = self._text(query, result)
-                passages.append(Passage(title=str(result.get('title', '')), text=text, score=1 / (1 + rank)))
+        results = [result for result in results[:top_k] if isinstance(result, dict)]
+        # A fifth of the time is kept back, so that slow pages cost their summaries and not the search.
+        with deadline.within(PAGES_SHARE * deadline.left()):
+            texts = [
+                self._readers.submit(contextvars.copy_context().run, self._text, query, result)
+                for result in results
+            ]
+            passages = []
+            for rank, (result, text) in enumerate(zip(results, texts, strict=True)):
+                try:
+                    shown = text.result(min(max(0.0, deadline.left()), threading.TIMEOUT_MAX))
+                except TimeoutError:
+                    text.cancel()
+                    shown = self._excerpt(query, result)
+                passages.append(Passage(title=str(result.get('title', '')), text=shown, score=1 / (1 + rank)))
         return passages
 
     def _text(self, query: str, result: dict[str, Any]) -> str:
         """A summary of the page, or the search engine's own excerpt where the page gives none."""
-        excerpt = str(result.get('snippet', ''))
         if self._summariser is not None and result.get('link'):
             try:
-                page = fetch(str(result['link']), self._config.timeout_s, self._config.allow_private_pages)
-                text = text_of(page)
+                text = text_of(self._fetcher.fetch(str(result['link'])))
                 if text:
                     return self._summariser.summarise(query, text, self._config.max_chars)
             except ToolError:
                 pass  # many pages cannot be had; the excerpt is still an answer
-        return self._extract.summarise(query, excerpt, self._config.max_chars)
+        return self._excerpt(query, result)
+
+    def _excerpt(self, query: str, result: dict[str, Any]) -> str:
+        return self._extract.summarise(query, str(result.get('snippet', '')), self._config.max_chars)

@@ -1,0 +1,224 @@
+"""The file of answers: expiry, size, other processes, kill -9; and what each mode takes from it."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tools_server.answers.modes import Answers
+from tools_server.answers.store import AnswerStore, StoreError
+from tools_server.failures import ToolError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'answers.sqlite'
+
+
+def test_entries_expire(path):
+    now = [1000.0]
+    store = AnswerStore(path, max_age_s=10, clock=lambda: now[0])
+    store.put('k', b'v')
+    now[0] += 9
+    assert store.get('k') == b'v' and store.get('other') is None
+    now[0] += 2
+    assert store.get('k') is None
+    store.put('k', b'new')
+    assert store.get('k') == b'new' and store.statistics()['entries'] == 1
+
+
+def test_least_recently_used_entries_make_room(path):
+    now = [1000.0]
+    store = AnswerStore(path, max_bytes=100_000, clock=lambda: now[0])
+    for number in range(150):
+        now[0] += 1000
+        assert store.get('0') is not None or number == 0
+        store.put(str(number), b'x' * 1000)
+    found = store.statistics()
+    assert found['bytes'] <= 100_000 and found['entries'] > 80
+    assert store.get('0') and store.get('149') and store.get('1') is None
+    store.put('huge', b'x' * 200_000)  # larger than all there is room for: not kept, and nothing lost for it
+    assert store.get('huge') is None and store.get('149')
+    assert path.stat().st_size < 400_000  # space that was freed is given back
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=3), st.binary(max_size=50), st.booleans()), max_size=30))
+def test_total_and_content_follow_any_history(tmp_path_factory, history):
+    store = AnswerStore(tmp_path_factory.mktemp('store') / 'a.sqlite')
+    expected = {}
+    for key, value, replace in history:
+        key = key.encode('utf-8', 'replace').decode()
+        store.put(key, value, replace=replace)
+        if replace or key not in expected:
+            expected[key] = value
+    assert {key: store.get(key) for key in expected} == expected
+    size = sum(len(key) + len(value) for key, value in expected.items())
+    assert store.statistics() == {'entries': len(expected), 'bytes': size}
+    store.close()
+
+
+def test_files_that_are_not_ours(path, tmp_path):
+    path.write_bytes(b'no database at all, but long enough to look at' * 50)
+    with pytest.raises(StoreError, match='cannot be used'):
+        AnswerStore(path)
+    other = tmp_path / 'other.sqlite'
+    with sqlite3.connect(other) as connection:
+        connection.execute('CREATE TABLE letters (text)')
+    with pytest.raises(StoreError, match='something else'):
+        AnswerStore(other)
+
+
+def test_nothing_is_lost_over_200_kills(path):
+    """Two writers at a time, killed at random moments; all that was acknowledged is there, and sound."""
+    rng = random.Random(0)
+    acknowledged: set[str] = set()
+    for number in range(100):
+        writers = [_fork_writer(path, 2 * number + i) for i in range(2)]
+        time.sleep(rng.uniform(0.0, 0.04))
+        for pid, _ in writers:
+            os.kill(pid, signal.SIGKILL)
+        for pid, pipe in writers:
+            os.waitpid(pid, 0)
+            with os.fdopen(pipe) as lines:
+                acknowledged.update(line[:-1] for line in lines if line.endswith('\n'))
+    store = AnswerStore(path)
+    missing = [key for key in acknowledged if store.get(key) != key.encode() * 50]
+    assert len(acknowledged) > 200 and not missing
+    with sqlite3.connect(path) as connection:
+        assert connection.execute('PRAGMA integrity_check').fetchone() == ('ok',)
+        rows = connection.execute('SELECT count(*), sum(size) FROM entries').fetchone()
+    assert store.statistics() == {'entries': rows[0], 'bytes': rows[1]} and rows[0] >= len(acknowledged)
+
+
+def _fork_writer(path, number):
+    """A process that writes entries and says so after each; returns its id and the pipe."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, reader
+    try:
+        store = AnswerStore(path)
+        for entry in range(10**6):
+            key = f'{number}/{entry}'
+            store.put(key, key.encode() * 50)
+            os.write(writer, f'{key}\n'.encode())
+    finally:
+        os._exit(1)
+
+
+def test_processes_share_a_file(path):
+    program = (
+        'import sys; from pathlib import Path; from tools_server.answers.store import AnswerStore\n'
+        'store = AnswerStore(Path(sys.argv[1]), max_bytes=10**6)\n'
+        'for n in range(100): store.put(f"{sys.argv[2]}/{n}", b"x" * 100); assert store.get(f"{sys.argv[2]}/{n}")'
+    )
+    processes = [subprocess.Popen([sys.executable, '-c', program, path, str(i)], cwd=ROOT) for i in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert AnswerStore(path).statistics()['entries'] == 400
+
+
+def test_threads_share_a_store(path):
+    store = AnswerStore(path)
+    problems = []
+
+    def work(number):
+        try:
+            for entry in range(50):
+                store.put(f'{number}/{entry}', b'x')
+                assert store.get(f'{number}/{entry}') == b'x'
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems and store.statistics()['entries'] == 400
+
+
+class Backend:
+    """Counts how often it is asked; fails as often as it is told."""
+
+    def __init__(self, failures=0):
+        self.asked, self.failures = 0, failures
+
+    def __call__(self):
+        self.asked += 1
+        if self.failures:
+            self.failures -= 1
+            raise ToolError('timeout', 'too slow')
+        return ['a', 1]
+
+
+def answers(mode, store, online=True, identity='m'):
+    return Answers('tool', {'model': identity}, online, mode, store, lambda v: v, lambda v: v)
+
+
+def kind_of(answers, request, backend):
+    with pytest.raises(ToolError) as error:
+        answers.answer(request, backend)
+    return error.value.kind
+
+
+def test_recorded_answers_are_replayed_and_nothing_else(path):
+    store, backend, failing = AnswerStore(path), Backend(), Backend(failures=1)
+    record = answers('record', store, online=False)
+    assert record.answer({'q': 1}, backend) == (['a', 1], False)
+    assert record.answer({'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
+    assert kind_of(record, {'q': 2}, failing) == 'timeout'
+    replay = answers('replay', store, online=False)
+    assert replay.answer({'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
+    assert kind_of(replay, {'q': 2}, backend) == 'timeout'  # a failure is replayed as well
+    assert kind_of(replay, {'q': 3}, backend) == 'unavailable' and backend.asked == 1  # never a live call
+    assert kind_of(answers('replay', store, identity='other'), {'q': 1}, backend) == 'unavailable'
+
+
+def test_a_result_stands_for_a_request_that_failed_at_first(path):
+    store, backend = AnswerStore(path), Backend(failures=1)
+    record = answers('record', store)
+    assert kind_of(record, {'q': 1}, backend) == 'timeout'
+    assert record.answer({'q': 1}, backend) == (['a', 1], False)
+    assert answers('replay', store).answer({'q': 1}, backend) == (['a', 1], True)
+
+
+def test_live_keeps_answers_of_online_back_ends_only(path):
+    store, backend = AnswerStore(path), Backend()
+    live = answers('live', store)
+    assert live.answer({'q': 1}, backend)[1] is False and live.answer({'q': 1}, backend)[1] is True
+    local = answers('live', store, online=False, identity='local')
+    assert local.answer({'q': 1}, backend)[1] is False and local.answer({'q': 1}, backend)[1] is False
+    assert kind_of(live, {'q': 2}, Backend(failures=1)) == 'timeout'
+    assert live.answer({'q': 2}, backend)[1] is False  # no failure was kept
+
+
+def test_offline_asks_local_back_ends_only(path):
+    store, backend = AnswerStore(path), Backend()
+    answers('live', store).answer({'q': 1}, backend)
+    offline = answers('offline', store)
+    assert offline.answer({'q': 1}, backend) == (['a', 1], True)
+    assert kind_of(offline, {'q': 2}, backend) == 'unavailable' and backend.asked == 1
+    assert answers('offline', store, online=False).answer({'q': 2}, backend) == (['a', 1], False)
+
+
+def test_a_full_disk_fails_a_recording_and_not_a_live_call(path):
+    class Full(AnswerStore):
+        def put(self, *args, **options):
+            raise StoreError('disk full')
+
+    store = Full(path)
+    assert answers('live', store).answer({'q': 1}, Backend())[0] == ['a', 1]
+    assert kind_of(answers('record', store), {'q': 1}, Backend()) == 'unavailable'

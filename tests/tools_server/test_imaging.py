@@ -1,0 +1,171 @@
+"""Image files from anywhere: what is too large is refused before it is decoded, what is odd becomes upright RGB."""
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from small_world import encoded, picture
+
+from tools_server.config import ImageStoreConfig
+from tools_server.failures import ToolError
+from tools_server.images import ImageStore
+from tools_server.imaging import read_rgb
+
+LIMIT = 4_000_000
+SMOOTH = Image.fromarray(picture(2))
+
+
+@pytest.fixture(scope='module')
+def store():
+    store = ImageStore(ImageStoreConfig(max_pixels=LIMIT, max_bytes=3_000_000))
+    yield store
+    store.close()
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+
+def png(width, height, rows, extra=b''):
+    """A PNG whose header says one thing and whose pixels may say another."""
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + extra + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
+
+
+def bombs():
+    zeros = zlib.compress(bytes(30_000_000), 9)
+    text = chunk(b'zTXt', b'Comment\0\0' + zlib.compress(bytes(200_000_000), 9))
+    profile = chunk(b'iCCP', b'p\0\0' + zlib.compress(bytes(200_000_000), 9))
+    row = zlib.compress(bytes((64 * 3 + 1) * 64))
+    gif = bytearray(saved(SMOOTH, 'GIF'))
+    gif[6:10] = struct.pack('<HH', 65_535, 65_535)
+    bmp = bytearray(saved(SMOOTH, 'BMP'))
+    bmp[18:26] = struct.pack('<ii', 50_000, 50_000)
+    return {
+        'png of 3.6 gigapixels': png(60_000, 60_000, zeros),
+        'png of 4 gigapixels in one row': png(2**31 - 1, 2, zeros),
+        'png with more than it declares': png(64, 64, zeros),
+        'png with a compressed comment': png(64, 64, row, text),
+        'png with a compressed profile': png(64, 64, row, profile),
+        'png of five megapixels': saved(Image.new('RGB', (2500, 2000)), 'PNG'),
+        'gif with a huge canvas': bytes(gif),
+        'bmp of 2.5 gigapixels': bytes(bmp),
+        'webp of 12 megapixels': saved(Image.new('RGB', (4000, 3000)), 'WEBP'),
+        'tiff of 12 megapixels': saved(Image.new('1', (4000, 3000)), 'TIFF', compression='group4'),
+        'jpeg of 12 megapixels': saved(Image.new('L', (4000, 3000)), 'JPEG'),
+    }
+
+
+BOMBS = bombs()
+
+
+@pytest.mark.parametrize('name', BOMBS)
+def test_bombs_cost_neither_time_nor_memory(store, name):
+    start = time.monotonic()
+    tracemalloc.start()
+    try:
+        store.add(BOMBS[name])
+    except ToolError as error:
+        assert error.kind == 'caller'
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - start < 2 and peak < 80_000_000
+
+
+@pytest.mark.parametrize('name', [name for name in BOMBS if 'pixels' in name or 'canvas' in name])
+def test_too_many_pixels_are_refused(store, name):
+    with pytest.raises(ToolError) as error:
+        store.add(BOMBS[name])
+    assert error.value.kind == 'caller' and error.value.status in (400, 413)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
+@pytest.mark.parametrize('share', [0.02, 0.3, 0.9])
+def test_truncated_files_are_refused(store, kind, share):
+    data = saved(SMOOTH, kind)
+    with pytest.raises(ToolError) as error:
+        store.add(data[: int(len(data) * share)])
+    assert error.value.kind == 'caller'
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n', b'8BPS\0\1' + bytes(60),
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', b'%PDF-1.7\n', b'PK\3\4' + bytes(60),
+        b'SIMPLE  =                    T' + bytes(2880), b'P6 99 99 255\n' + bytes(99 * 99 * 3), b'\xff\xd8\xff', b'\0' * 999,
+    ],
+    ids=['eps', 'psd', 'svg', 'pdf', 'zip', 'fits', 'ppm', 'jpeg start', 'zeros'],
+)  # fmt: skip
+def test_other_formats_are_not_even_tried(store, data):
+    with pytest.raises(ToolError) as error:
+        store.add(data)
+    assert error.value.kind == 'caller'
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_exif_orientation(store, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = store.add(saved(SMOOTH, 'PNG', exif=exif))[0]
+    rotated = SMOOTH.copy()
+    rotated.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(rotated))
+    assert (image.height, image.width) == expected.shape[:2]
+    np.testing.assert_array_equal(image.pixels(), expected)
+
+
+def test_16_bit_and_cmyk_and_float(store):
+    gray = picture(2)[..., 0].astype(np.uint16)
+    sixteen = store.add(saved(Image.fromarray(gray * 257), 'PNG'))[0].pixels()
+    np.testing.assert_array_equal(sixteen[..., 0], gray)
+    cmyk = store.add(saved(SMOOTH.convert('CMYK'), 'JPEG', quality=95))[0].pixels()
+    assert abs(cmyk.astype(int) - np.asarray(SMOOTH)).mean() < 8
+    floats = store.add(saved(Image.fromarray(gray.astype(np.float32)), 'TIFF'))[0].pixels()
+    np.testing.assert_array_equal(floats[..., 0], gray)
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'PNG', 'WEBP', 'TIFF'])
+def test_of_an_animation_the_first_frame_counts(store, kind):
+    frames = [Image.fromarray(picture(number)) for number in range(2, 6)]
+    lossless = {'lossless': True} if kind == 'WEBP' else {}
+    pixels = store.add(saved(frames[0], kind, save_all=True, append_images=frames[1:], **lossless))[
+        0
+    ].pixels()
+    first, second = (abs(pixels.astype(int) - np.asarray(frame)).mean() for frame in frames[:2])
+    assert first < 12 < second
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(['JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF']), st.data())
+def test_damaged_files_are_images_or_failures(kind, data):
+    """Whatever bytes are changed: an image within the limit or one kind of failure, never another exception."""
+    file = bytearray(saved(SMOOTH.resize((60, 45)), kind))
+    for place in data.draw(st.lists(st.integers(0, len(file) - 1), max_size=8)):
+        file[place] = data.draw(st.integers(0, 255))
+    try:
+        pixels = read_rgb(bytes(file), LIMIT)
+    except ToolError as error:
+        assert error.kind == 'caller'
+    else:
+        assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.shape[0] * pixels.shape[1] <= LIMIT
+
+
+def test_crop_is_exact(store):
+    """The pixels of a crop are those of the original, cut and not resampled."""
+    image = store.add(encoded(picture(4)))[0]
+    crop = store.crop(image.sha256, (0.25, 0.5, 0.75, 1.0))[0]
+    np.testing.assert_array_equal(crop.pixels(), picture(4)[135:270, 90:270])

@@ -1,0 +1,172 @@
+"""Answers and small files in one SQLite file, safe when killed at any moment and shared by processes.
+
+SQLite's write-ahead log gives both: a transaction is in the file whole or not at all, readers never wait for
+a writer, and writers of other processes wait for each other. What `put` has returned from is there after a
+kill -9 of the process (after a power failure the last moments may be missing, never the file's consistency).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+BUSY_S = 10.0  # how long to wait for another process that writes
+TOUCH_S = 300.0  # a use is noted only if the last one is older: reading should not mean writing
+KEPT_SHARE = 0.9  # of the size limit, after making room
+
+# Triggers keep the totals, so that neither the limit nor the statistics cost a scan of the table.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+  key TEXT PRIMARY KEY, value BLOB NOT NULL, size INTEGER NOT NULL, made REAL NOT NULL, used REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_use ON entries (used);
+CREATE TABLE IF NOT EXISTS total (
+  one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER NOT NULL, bytes INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO total VALUES (1, 0, 0);
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON entries BEGIN
+  UPDATE total SET entries = entries + 1, bytes = bytes + new.size; END;
+CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON entries BEGIN
+  UPDATE total SET entries = entries - 1, bytes = bytes - old.size; END;
+PRAGMA user_version = 1;
+"""
+
+
+class StoreError(Exception):
+    """The file cannot be used; the message says why."""
+
+
+class AnswerStore:
+    """Bytes by key, with expiry and a size limit. Safe to share between threads and processes.
+
+    Args:
+        path: of the SQLite file, made if it is not there.
+        max_bytes: summed size of keys and values above which the entries used longest ago go; None: no limit.
+        max_age_s: age in seconds from which an entry is no longer there; None: it stays.
+        clock: seconds since the epoch.
+
+    Raises:
+        StoreError: the file cannot be opened, or is none of ours.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int | None = None,
+        max_age_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        run = self._connection.execute
+        if run('PRAGMA user_version').fetchone()[0] == 0:
+            if run('SELECT count(*) FROM sqlite_master').fetchone()[0]:
+                raise StoreError(f'{self._path} is a database of something else')
+            run('PRAGMA auto_vacuum = INCREMENTAL')
+        # Several processes that start at once wait for each other here as everywhere.
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                run('PRAGMA journal_mode = WAL')
+                break
+            except sqlite3.OperationalError as error:
+                if 'locked' not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        run('PRAGMA synchronous = NORMAL')
+        run(f'PRAGMA journal_size_limit = {2**24}')
+        self._connection.executescript(f'BEGIN IMMEDIATE;{SCHEMA}COMMIT;')
+
+    def get(self, key: str) -> bytes | None:
+        """The value of a key; None if there is none, or it is too old.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        now = self._clock()
+        with self._lock, self._errors():
+            row = self._connection.execute(
+                'SELECT value, made, used FROM entries WHERE key = ?', (key,)
+            ).fetchone()
+            if row is None or (self._max_age_s is not None and now - row[1] > self._max_age_s):
+                return None
+            if self._max_bytes is not None and now - row[2] > TOUCH_S:
+                self._connection.execute('UPDATE entries SET used = ? WHERE key = ?', (now, key))
+            return row[0]
+
+    def put(self, key: str, value: bytes, *, replace: bool = True) -> None:
+        """Keeps a value; once this returns it survives the process.
+
+        Args:
+            key: any text. value: its bytes.
+            replace: whether it takes the place of a value that is there already.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        size = len(key) + len(value)
+        if self._max_bytes is not None and size > KEPT_SHARE * self._max_bytes:
+            return
+        now = self._clock()
+        with self._lock, self._errors(), self._transaction() as run:
+            if replace:
+                run('DELETE FROM entries WHERE key = ?', (key,))  # by hand: REPLACE fires no delete trigger
+            run('INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?)', (key, value, size, now, now))
+            if self._max_bytes is not None:
+                self._make_room(run)
+
+    def _make_room(self, run: Callable[..., sqlite3.Cursor]) -> None:
+        total = run('SELECT bytes FROM total').fetchone()[0]
+        if total <= self._max_bytes:
+            return
+        gone = []
+        for key, size in run('SELECT key, size FROM entries ORDER BY used'):
+            if total <= KEPT_SHARE * self._max_bytes:
+                break
+            gone.append((key,))
+            total -= size
+        for row in gone:
+            run('DELETE FROM entries WHERE key = ?', row)
+        run('PRAGMA incremental_vacuum').fetchall()  # works in steps, one per page that is given back
+
+    def statistics(self) -> dict[str, int]:
+        """Entries in the file and their bytes."""
+        with self._lock, self._errors():
+            row = self._connection.execute('SELECT entries, bytes FROM total').fetchone()
+            return {'entries': row[0], 'bytes': row[1]}
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        run = self._connection.execute
+        run('BEGIN IMMEDIATE')
+        try:
+            yield run
+            run('COMMIT')
+        except BaseException:
+            if self._connection.in_transaction:
+                run('ROLLBACK')
+            raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f'the file of answers {self._path} cannot be used: {error}') from None

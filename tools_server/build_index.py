@@ -1,0 +1,115 @@
+"""Builds an index on disk for the back ends named 'index'.
+
+    python -m tools_server.build_index text passages.jsonl runs/text_index
+    python -m tools_server.build_index images FOLDER runs/picture_index
+
+Text: a .jsonl or .jsonl.xz file of {"title", "text"} (or Search-R1's {"contents"}). Images: a folder, whose
+pictures are named by their file names, or a .jsonl list of {"title", "file"}. The index is written beside its
+place and moved there when it is whole. Exit status: 0, or 1 when the data cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tools_server.config import ConfigError
+from tools_server.failures import ToolError
+
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif'}
+HEAP_BYTES = 256 * 2**20  # that tantivy fills before it writes a segment
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m tools_server.build_index',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('kind', choices=('text', 'images'))
+    parser.add_argument('source', type=Path, help='file or folder to index')
+    parser.add_argument('index', type=Path, help='folder to write; it must not exist')
+    parser.add_argument('--thumbnail_side', type=int, default=56, help='pixels (images)')
+    options = parser.parse_args(arguments)
+    part = options.index.with_name(f'{options.index.name}.part{os.getpid()}')
+    try:
+        if options.index.exists():
+            raise ConfigError(f'{options.index} exists; remove it or choose another folder')
+        if not options.source.exists():
+            raise ConfigError(f'there is no {options.source}')
+        part.mkdir(parents=True)
+        if options.kind == 'text':
+            count = build_text(options.source, part)
+        elif importlib.util.find_spec('usearch') is None:
+            raise ConfigError("a picture index needs usearch: pip install 'sensesearch_jax[index]'")
+        else:
+            count = build_images(options.source, part, options.thumbnail_side)
+        part.rename(options.index)
+    except ConfigError as error:
+        print(f'build_index: {error}', file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    print(f'{options.index}: {count} {"passages" if options.kind == "text" else "pictures"}')
+    return 0
+
+
+def build_text(source: Path, folder: Path) -> int:
+    """Indexes passages; returns how many. Memory does not grow with their number.
+
+    Raises:
+        ConfigError: the passages cannot be read.
+    """
+    import tantivy
+
+    from tools_server.backends import text_bm25, words
+
+    index = tantivy.Index(text_bm25.schema(), path=str(folder))
+    index.register_tokenizer(words.NAME, words.analyser())
+    writer = index.writer(heap_size=HEAP_BYTES, num_threads=1)
+    count = 0
+    with tqdm(total=source.stat().st_size, unit='B', unit_scale=True, desc='text index') as bar:
+        for title, text in text_bm25.read_passages(source, lambda position: bar.update(position - bar.n)):
+            writer.add_document(text_bm25.document(title, text, count))
+            count += 1
+    writer.commit()
+    writer.wait_merging_threads()
+    return count
+
+
+def build_images(source: Path, folder: Path, thumbnail_side: int) -> int:
+    """Indexes pictures; returns how many. Files that are no pictures are named and left out.
+
+    Raises:
+        ConfigError: there are no pictures.
+    """
+    from tools_server.backends.image_index import write_index
+    from tools_server.backends.image_local import describe_picture, read_gallery
+
+    if source.is_dir():
+        files = sorted(p for p in source.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
+        entries = [(path.stem.replace('_', ' '), path) for path in files]
+    else:
+        entries = read_gallery(source)
+
+    def described() -> Iterator[tuple[str, np.ndarray, bytes]]:
+        for title, path in tqdm(entries, unit='pictures', desc='picture index'):
+            try:
+                yield title, *describe_picture(path.read_bytes(), thumbnail_side)
+            except (ToolError, OSError) as error:
+                tqdm.write(f'{path} is left out: {error}', file=sys.stderr)
+
+    return write_index(folder, described(), thumbnail_side)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Fetches what a search result points to: public addresses, few redirects, bounded in bytes, time and type."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin
+
+import urllib3
+
+from tools_server.failures import ToolError
+from tools_server.fetching import addresses, connections
+from tools_server.fetching.connections import Dial
+from tools_server.limits import deadline
+
+MAX_BYTES = 4 * 2**20
+MAX_REDIRECTS = 5
+PAGES = ('text/html', 'application/xhtml+xml', 'text/plain')
+PICTURES = ('image/',)
+HEADERS = {'User-Agent': 'tools_server/1', 'Accept-Encoding': 'identity'}
+
+
+class Fetcher:
+    """Fetches pages and pictures under one policy. Safe to share between threads.
+
+    Args:
+        timeout_s: longest time of one fetch with all its redirects, in seconds.
+        allow_private: also fetch from this machine and its network; for tests.
+        resolver: host and port to IP addresses.
+        dialler: connects to a checked address.
+    """
+
+    def __init__(
+        self,
+        timeout_s: float,
+        allow_private: bool = False,
+        resolver: addresses.Resolve = addresses.resolve,
+        dialler: Dial = connections.dial,
+    ):
+        self._timeout_s = timeout_s
+        self._allow_private = allow_private
+        self._resolver = resolver
+        self._dialler = dialler
+
+    def fetch(self, url: str, types: tuple[str, ...] = PAGES) -> bytes:
+        """The bytes behind an http(s) address.
+
+        Args:
+            url: comes from the web and may point anywhere.
+            types: beginnings of the content types that are taken.
+
+        Raises:
+            ToolError: 'refused' for an address that may not be fetched (also after a redirect), another type,
+                or a status other than 200; 'timeout'; 'unavailable'.
+        """
+        with deadline.within(self._timeout_s):
+            for _ in range(MAX_REDIRECTS + 1):
+                place = addresses.target(url, allow_private=self._allow_private, resolver=self._resolver)
+                moved, data = self._get(place, types)
+                if moved is None:
+                    return data
+                url = urljoin(url, moved)
+        raise ToolError('refused', f'{place.host} redirects more than {MAX_REDIRECTS} times')
+
+    def _get(self, place: addresses.Target, types: tuple[str, ...]) -> tuple[str | None, bytes]:
+        """Where to go on to, or None and the content."""
+        seconds = deadline.require_time(place.host)
+        pool = connections.pinned_pool(place.scheme, place.host, place.port, place.addresses, self._dialler)
+        try:
+            response = pool.urlopen(
+                'GET', place.path, headers=HEADERS, redirect=False, preload_content=False,
+                timeout=urllib3.Timeout(connect=seconds, read=seconds),
+            )  # fmt: skip
+            location = response.headers.get('Location')
+            if response.status in (301, 302, 303, 307, 308) and location:
+                return location, b''
+            if response.status != 200:
+                raise ToolError('refused', f'{place.host} answered with status {response.status}')
+            kind = response.headers.get('Content-Type', '').strip().lower()
+            if not kind.startswith(types):
+                raise ToolError('refused', f'{place.host} sent content of the type {kind[:60]!r}')
+            return None, connections.read_body(response, MAX_BYTES, place.host)
+        except (urllib3.exceptions.HTTPError, OSError, UnicodeError, ValueError) as error:
+            if connections.timed_out(error) or deadline.left() <= 0:
+                raise ToolError('timeout', f'{place.host} did not answer in time') from None
+            raise ToolError(
+                'unavailable', f'{place.host} cannot be reached ({type(error).__name__})'
+            ) from None
+        finally:
+            pool.close()

@@ -1,0 +1,1 @@
+"""What keeps calls in bounds: deadlines, waiting rooms, rates, retries and circuit breakers."""

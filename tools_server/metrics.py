@@ -1,0 +1,61 @@
+"""Prometheus metrics of a server: calls by outcome, latencies, waiting rooms, memory of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+Statistics = Mapping[str, Mapping[str, float]]
+
+
+class Metrics:
+    """Counts of one server; several servers in a process do not mix."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._calls = Counter(
+            'tools_calls', 'Calls by outcome: ok or a kind of failure',
+            ['tool', 'backend', 'outcome', 'cache_hit'], registry=self._registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            'tools_call_seconds', 'Time from request to answer', ['tool'], buckets=BUCKETS_S,
+            registry=self._registry,
+        )  # fmt: skip
+
+    def observe(self, tool: str, backend: str, outcome: str, cache_hit: bool, seconds: float) -> None:
+        """Counts one call."""
+        self._calls.labels(tool, backend, outcome, str(cache_hit).lower()).inc()
+        self._seconds.labels(tool).observe(seconds)
+
+    def watch(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
+        """Adds a gauge per member of what `read` gives: {tool: {what: value}}."""
+        self._registry.register(_Watched(name, help_text, read))
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _Watched(Collector):
+    def __init__(self, name: str, help_text: str, read: Callable[[], Statistics]):
+        self._name, self._help, self._read = name, help_text, read
+
+    def collect(self):
+        family = GaugeMetricFamily(self._name, self._help, labels=['tool', 'what'])
+        for tool, values in self._read().items():
+            for what, value in values.items():
+                family.add_metric([tool, what], value)
+        yield family

@@ -1,0 +1,164 @@
+"""One tool as it is served: waiting room, memory of answers, the file of answers, and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from tools_server.answers.modes import Answers
+from tools_server.cache import Cache
+from tools_server.failures import ToolError
+from tools_server.limits import deadline
+from tools_server.limits.admission import Admission
+from tools_server.metrics import Metrics
+
+T = TypeVar('T')
+log = logging.getLogger('tools_server')
+
+
+@dataclass(frozen=True)
+class Reply(Generic[T]):
+    """A tool's result and who gave it."""
+
+    value: T
+    backend: str
+    cache_hit: bool
+
+
+class Lane:
+    """What every tool has: a name, a waiting room, and counts of what became of its calls.
+
+    Args:
+        name: of the tool. backend: name of its back end.
+        admission: its waiting room.
+        metrics: where calls are counted.
+    """
+
+    def __init__(self, name: str, backend: str, admission: Admission, metrics: Metrics):
+        self.name = name
+        self.backend = backend
+        self.admission = admission
+        self._metrics = metrics
+        self._outcomes: Counter[str] = Counter()
+
+    async def run(self, call: Callable[[], tuple[T, bool]]) -> Reply[T]:
+        """Runs a call that gives its value and whether it was known; counts what became of it.
+
+        Raises:
+            ToolError: the call's, with the back end's name; 'unavailable' for a mistake in this program.
+        """
+        return await self._counted(lambda: self._work(call))
+
+    async def _counted(self, answer: Callable[[], Any]) -> Reply[T]:
+        start, hit, outcome = time.perf_counter(), False, 'unavailable'
+        try:
+            value, hit = await answer()
+            outcome = 'ok'
+        except ToolError as error:
+            outcome = error.kind
+            error.backend = self.backend
+            raise
+        finally:
+            self._outcomes[outcome] += 1
+            self._metrics.observe(self.name, self.backend, outcome, hit, time.perf_counter() - start)
+        return Reply(value, self.backend, hit)
+
+    async def _work(self, call: Callable[[], T]) -> T:
+        try:
+            return await self.admission.run(call)
+        except ToolError:
+            raise
+        except Exception as error:
+            # A mistake in here must not look like one of the caller's, nor stop the server.
+            log.exception('a call of %s failed', self.name)
+            raise ToolError(
+                'unavailable', f'the server failed ({type(error).__name__}); see its log'
+            ) from error
+
+    def statistics(self) -> dict[str, int]:
+        """Calls by outcome, and how many are at work and waiting now."""
+        now = {'working': self.admission.working, 'waiting': self.admission.waiting}
+        return dict(self._outcomes) | now
+
+    def close(self) -> None:
+        self.admission.close()
+
+
+class Tool(Lane, Generic[T]):
+    """A tool whose answers are kept: equal requests at once are worked on once, later ones not at all.
+
+    Args:
+        entries: answers kept in memory.
+        max_age_s: for how long one of those holds, in seconds; None: for ever.
+        answers: its part of the file of answers, and the mode.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: str,
+        admission: Admission,
+        metrics: Metrics,
+        entries: int,
+        max_age_s: float | None,
+        answers: Answers[T],
+    ):
+        super().__init__(name, backend, admission, metrics)
+        self._answers = answers
+        self._max_age_s = max_age_s
+        self._memory = Cache(entries)
+        self._pending: dict[str, asyncio.Future] = {}
+        self._joined = 0  # calls that waited for another's answer
+
+    async def ask(self, request: dict[str, Any], compute: Callable[[], T]) -> Reply[T]:
+        """The answer to a request; `compute` asks the back end, on one of the tool's threads.
+
+        Raises:
+            ToolError: see `Lane.run`.
+        """
+        return await self._counted(lambda: self._answer(request, compute))
+
+    async def _answer(self, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool]:
+        key = self._answers.key(request)
+        while True:
+            if (pending := self._pending.get(key)) is not None:
+                self._joined += 1
+                done, _ = await asyncio.wait({pending}, timeout=deadline.require_time(self.name))
+                if not done:
+                    raise ToolError('timeout', f'{self.name} was not done in time')
+                problem = pending.exception()
+                if problem is None:
+                    return pending.result(), True
+                if isinstance(problem, ToolError) and problem.kind == 'timeout' and deadline.left() > 0.05:
+                    continue  # the other caller had less time than this one
+                raise problem
+            kept = self._memory.get(key)
+            if kept is not None and (self._max_age_s is None or time.time() - kept[0] < self._max_age_s):
+                return kept[1], True
+            return await self._own(key, request, compute)
+
+    async def _own(self, key: str, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool]:
+        future = self._pending[key] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if none waits
+        try:
+            value, hit = await self._work(lambda: self._answers.answer(request, compute))
+        except BaseException as error:
+            stopped = not isinstance(error, Exception)  # a caller that left must not stop those that wait
+            future.set_exception(ToolError('timeout', 'the first caller left') if stopped else error)
+            raise
+        finally:
+            del self._pending[key]
+        self._memory.put(key, (time.time(), value))
+        future.set_result(value)
+        return value, hit
+
+    def cache_statistics(self) -> dict[str, int]:
+        """Answers kept in memory; calls answered without the back end, and with it."""
+        memory = self._memory.statistics()
+        known = memory['hits'] + self._joined + self._answers.hits
+        return {'entries': memory['entries'], 'hits': known, 'misses': memory['misses'] - self._answers.hits}
