@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 12 GB; not yet measured to its end (SFT alone is about 15 minutes). Any step may be
+Machine: 2 cores, 12 GB; not yet measured to its end (cold start and SFT are about 11 minutes). Any step may be
 interrupted and started again with the same workdir.
 Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
 
