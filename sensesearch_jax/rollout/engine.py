@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.inputs.groups import ImageTable, bucket, feature_table, image_rows
+from sensesearch_jax.inputs.groups import ImageTable, bucket, feature_tables, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
@@ -238,7 +238,7 @@ class Engine:
             recent = Context(*kv, jnp.arange(c) < count[..., None])
             position = caches.position + count
             policy, hidden, fresh = self._run(
-                parameters, pending[..., None], jnp.zeros((1, s.width)), jnp.full((*shape, 1), -1),
+                parameters, pending[..., None], None, None,
                 jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)), jnp.ones((*shape, 1), bool),
                 (prefix, suffix, recent))
             token, log_prob, raw = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
@@ -289,11 +289,11 @@ class _Pieces(NamedTuple):
 def _pieces(runs, images, table: ImageTable, image_token: int, merge: int, count: int, length: int,
             starts) -> _Pieces:
     """Token runs with their images as padded arrays, and the position that follows each run."""
-    features, offsets = feature_table([name for group in images for name in group], table, 512 * count)
+    features, places = feature_tables(images, table, 512, count)
     out = _Pieces(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
                   np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
                   np.zeros(count, np.int32))
-    for i, (run, names, start) in enumerate(zip(runs, images, starts)):
+    for i, (run, names, start, offsets) in enumerate(zip(runs, images, starts, places)):
         n = len(run)
         out.tokens[i, :n], out.valid[i, :n] = run, True
         out.positions[:, i, :n], out.following[i] = mrope_positions(

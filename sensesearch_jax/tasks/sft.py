@@ -98,4 +98,4 @@ def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequenc
     table = features.table(image for group in groups for t in group for image in t.images)
     return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
                         merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
-                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * rows * members)
+                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members)

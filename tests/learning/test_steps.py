@@ -197,7 +197,7 @@ def pick(batch, rows):
     for name, value in fields.items():
         if name.endswith('positions'):
             fields[name] = value[:, rows]
-        elif name != 'features':
+        else:
             fields[name] = value[rows]
     return batch._replace(**fields)
 

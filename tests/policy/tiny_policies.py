@@ -172,7 +172,7 @@ class Rows:
 def run_tokens(policy, table, rows, contexts=()):
     """Hidden states [b, g, s, d] of tokens, and the context that they are for later ones."""
     tokens, index, positions, valid = rows
-    hidden, cache = policy.language(policy.embed(tokens, table, index), positions, valid, contexts)
+    hidden, cache = policy.language(policy.embed(tokens, table[None], index), positions, valid, contexts)
     return hidden, Context(cache.keys, cache.values, valid)
 
 
