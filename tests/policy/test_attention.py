@@ -41,7 +41,7 @@ def test_by_head_equals_at_once(kept):
             return (out * jnp.cos(jnp.arange(E))).sum(), out
         return jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))(queries, keys, values, contexts)
 
-    ours, theirs = run(attention._attend_by_head), run(attention._attend_at_once)
+    ours, theirs = run(attention.attend_by_head), run(attention.attend_at_once)
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         if one.dtype == jnp.float32:
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-5)
@@ -50,7 +50,7 @@ def test_by_head_equals_at_once(kept):
 @pytest.mark.parametrize('length', [LONG - 1, LONG])
 def test_attend_is_the_same_on_both_sides_of_the_threshold(length):
     inputs = operands(length)
-    np.testing.assert_allclose(jax.jit(attend)(*inputs), attention._attend_at_once(*inputs), atol=2e-6)
+    np.testing.assert_allclose(jax.jit(attend)(*inputs), attention.attend_at_once(*inputs), atol=2e-6)
 
 
 def test_bfloat16_stays_bfloat16():
@@ -59,5 +59,5 @@ def test_bfloat16_stays_bfloat16():
     out = attend(*half, valid)
     assert out.dtype == jnp.bfloat16
     sees = np.asarray(valid.cumsum(-1) > 0)
-    exact = attention._attend_at_once(queries, keys, values, valid, ())
+    exact = attention.attend_at_once(queries, keys, values, valid, ())
     np.testing.assert_allclose(np.asarray(out, np.float32)[sees], np.asarray(exact)[sees], atol=0.05)
