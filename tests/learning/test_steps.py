@@ -247,6 +247,24 @@ def test_remat_changes_nothing_but_memory(name):
     assert_same_moves(moved(plain), moved(remat))
 
 
+def test_half_precision_computes_but_does_not_remember():
+    """bfloat16 forward and backward; parameters, moments and the gradient's sums stay float32."""
+    config = ConfigDict(rl_config() | {'learning_rate': 1e-4, 'warmup': 0})
+    half = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK, dtype=jax.numpy.bfloat16)
+    full = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK)
+    batch = batch_of(ROWS)
+    near, exact = half.sft_step([batch]), full.sft_step([batch])
+    assert near['loss'] != exact['loss'] and near['loss'] == pytest.approx(exact['loss'], rel=0.02)
+    assert near['gradient_norm'] == pytest.approx(exact['gradient_norm'], rel=0.05)
+    leaves = jax.tree.leaves((half.parameters, half.moments))
+    assert {leaf.dtype.name for leaf in leaves} == {'float32', 'int32'}
+    # A step too small for bfloat16 is remembered all the same, and the sampler is given what the loss saw.
+    assert all(np.abs(step).max() > 0 for name, step in moved(half).items() if 'key.bias' not in name)
+    assert half.all_parameters['language']['embedding'].dtype == jax.numpy.bfloat16
+    program = str(jax.make_jaxpr(half._sft_loss)(half.parameters, batch, 1.0))
+    assert 'bf16' in program and 'bf16' not in str(jax.make_jaxpr(full._sft_loss)(full.parameters, batch, 1.0))
+
+
 def test_log_probs_of_a_reference():
     """With other parameters than the learner's, which stay as they are."""
     learner, other = learner_of(), small_policy(seed=4)
