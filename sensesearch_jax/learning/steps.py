@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -33,6 +32,7 @@ from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh, rows_sharding, shardings
+from sensesearch_jax.runtime.multihost import total
 
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -137,7 +137,7 @@ class Learner:
 
     def sft_step(self, batches: list[GroupBatch]) -> dict[str, float]:
         """One update on the mean cross-entropy of all own tokens of the micro-batches."""
-        weight, = self._summed(sum(b.own.sum() for b in batches))
+        weight, = total(sum(b.own.sum() for b in batches))
         with jax.set_mesh(self.mesh):
             return self._apply([self._sft(self.parameters, self._placed(b), weight) for b in batches])
 
@@ -148,7 +148,7 @@ class Learner:
             the means of the policy statistics, and the gradient's norm.
         """
         own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
-        trajectories, tokens = self._summed(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
+        trajectories, tokens = total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
         with jax.set_mesh(self.mesh):
             return self._apply([self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0),
                                          max(tokens, 1.0)) for pair in batches])
@@ -168,13 +168,6 @@ class Learner:
             return jax.make_array_from_process_local_data(rows_sharding(self.mesh, x.ndim, axis), np.asarray(x))
 
         return jax.tree_util.tree_map_with_path(place, batch)
-
-    def _summed(self, *counts: int) -> list[float]:
-        """Counts of this process's batches, added up over all processes."""
-        counts = np.array(counts, np.float32)
-        if jax.process_count() > 1:
-            counts = multihost_utils.process_allgather(counts).sum(0)
-        return [float(count) for count in counts]
 
     def _computed(self, parameters):
         return jax.tree.map(lambda x: x.astype(self.dtype), parameters)

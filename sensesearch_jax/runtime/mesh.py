@@ -80,6 +80,31 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
+def local(tree: Any) -> Any:
+    """The tree on this process's own devices, cut over them as it was: what a rollout samples with.
+
+    In a program of one process every device is its own and nothing moves. Else each array is put together from the
+    parts that other processes hold, by one program of all processes and no server in between.
+    """
+    if jax.process_count() == 1:
+        return tree
+    count, devices = jax.local_device_count(), jax.local_devices()
+    everywhere = Mesh(np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
+                      ('processes', 'devices'))
+    here = Mesh(np.array(devices), ('devices',))
+
+    def one(x):
+        # Over the longest axis that the devices divide, as every device has the same share of memory.
+        sizes = [size if size % count == 0 else 0 for size in x.shape]
+        axis = int(np.argmax(sizes)) if any(sizes) else None
+        cut = PartitionSpec(*('devices' if i == axis else None for i in range(x.ndim)))
+        x = jax.device_put(x, NamedSharding(everywhere, cut))
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(here, cut), parts)
+
+    return jax.tree.map(one, tree)
+
+
 def rows_sharding(mesh: Mesh, dimensions: int, axis: int = 0) -> NamedSharding:
     """The sharding of a batch's array whose `axis` counts rows."""
     parts: list[Any] = [None] * dimensions

@@ -34,8 +34,8 @@ LAYOUTS = [
 ROWS = rows_of(LAYOUTS)
 
 
-def batch_of(rows, members=3, batch=None):
-    # One length for all, so that few programs are compiled.
+def batch_of(rows, members=3, batch=None, prompt_step=64, suffix_step=64, feature_step=64):
+    """Rows as a batch; one length for all by default, so that few programs are compiled."""
     return build_groups(
         rows,
         table(),
@@ -43,7 +43,7 @@ def batch_of(rows, members=3, batch=None):
         merge=MERGE,
         members=members,
         batch=batch,
-        prompt_step=64,
-        suffix_step=64,
-        feature_step=64,
+        prompt_step=prompt_step,
+        suffix_step=suffix_step,
+        feature_step=feature_step,
     )
