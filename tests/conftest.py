@@ -10,3 +10,4 @@ import jax
 
 jax.config.update('jax_num_cpu_devices', 8)
 sys.path.append(str(Path(__file__).parent / 'shared'))
+sys.path.append(str(Path(__file__).parents[1]))  # for experiments

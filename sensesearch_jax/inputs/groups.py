@@ -127,7 +127,7 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
     batch = batch or len(rows)
     tables, places = feature_tables([[*r.images, *(i for m in r.members for i in m.images)] for r in rows], images,
                                     feature_step, batch)
-    p = bucket(max(len(r.prompt) - 1 for r in rows), prompt_step)
+    p = bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step)
     s = bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step)
     zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
     out = GroupBatch(

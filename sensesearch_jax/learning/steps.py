@@ -83,7 +83,8 @@ class Learner:
     """The trained parameters, their optimiser, and the jitted programs on them.
 
     Args:
-        policy: what training starts from.
+        policy: what training starts from; a policy of mere shapes (`abstract_policy`) gives a learner that can only
+            `lower` its programs.
         optimizer: over the decoder's parameters.
         suppressed: ids that the sampler cannot draw; the trainer's distribution leaves them out as well.
         temperature: that trajectories are sampled at; 1 for SFT.
@@ -107,12 +108,9 @@ class Learner:
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
-        # Updates donate their buffers, so these are copies: the policy keeps its own.
-        master = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
-                         out_shardings=places)
-        self.parameters = master(jax.device_put(start, places))
+        self.parameters = self._master(start, places)
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
-        self.moments = jax.jit(optimizer.init, out_shardings=moments)(self.parameters)
+        self.moments = self._first_moments(moments)
         self._sft = jax.jit(jax.grad(self._sft_loss, has_aux=True), out_shardings=(places, whole))
         self._rl = jax.jit(jax.grad(self._rl_loss, has_aux=True), out_shardings=(places, whole))
         self._log_probs = jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
@@ -153,6 +151,36 @@ class Learner:
             return self._apply([self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0),
                                          max(tokens, 1.0)) for pair in batches])
 
+    def lower(self, batch: GroupBatch, targets: PolicyTargets | None = None) -> dict[str, jax.stages.Lowered]:
+        """The programs of a step on such a batch, not yet compiled and never run: for devices that are not here too.
+
+        Args:
+            batch, targets: arrays or `jax.ShapeDtypeStruct`s; with targets the step is RL's, else SFT's.
+        """
+        with jax.set_mesh(self.mesh):
+            if targets is None:
+                gradient = self._sft.lower(self.parameters, self._placed(batch), 1.0)
+            else:
+                gradient = self._rl.lower(self.parameters, *self._placed((batch, targets)), 1.0, 1.0)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                                  self.parameters)
+            return {'gradient': gradient, 'update': self._update.lower(self.parameters, self.moments, shapes)}
+
+    def _master(self, start, places):
+        """The parameters in float32, on their devices; shapes where the policy has no more than shapes."""
+        if _abstract(start):
+            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place), start, places)
+        # Updates donate their buffers, so these are copies: the policy keeps its own.
+        master = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
+                         out_shardings=places)
+        return master(jax.device_put(start, places))
+
+    def _first_moments(self, places):
+        if _abstract(self.parameters):
+            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                                jax.eval_shape(self.optimizer.init, self.parameters), places)
+        return jax.jit(self.optimizer.init, out_shardings=places)(self.parameters)
+
     def _placed(self, batch: Any) -> Any:
         """A batch's arrays, of this process's rows, as arrays over the mesh, of all rows."""
         shards = math.prod(self.mesh.shape[axis] for axis in ROWS)
@@ -165,7 +193,10 @@ class Learner:
             if rows % shards:
                 raise ValueError(f'{rows} rows in a micro-batch cannot be cut over data × fsdp = {shards} devices; '
                                  'make micro_batch a multiple of it.')
-            return jax.make_array_from_process_local_data(rows_sharding(self.mesh, x.ndim, axis), np.asarray(x))
+            place = rows_sharding(self.mesh, len(x.shape), axis)
+            if isinstance(x, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+            return jax.make_array_from_process_local_data(place, np.asarray(x))
 
         return jax.tree_util.tree_map_with_path(place, batch)
 
@@ -224,6 +255,10 @@ class Learner:
     def _update_program(self, parameters, moments, gradients):
         updates, moments = self.optimizer.update(gradients, moments, parameters)
         return optax.apply_updates(parameters, updates), moments, optax.global_norm(gradients)
+
+
+def _abstract(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:

@@ -6,12 +6,8 @@ a causal mask moved by the contexts' length.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
 
 LANES = 128  # of a TPU's vector unit: lengths and head width come in multiples of it
 BLOCK = 512  # queries and keys that the kernel takes at once, where there are as many
@@ -23,7 +19,11 @@ def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = F
     Args:
         interpret: run the kernel's program step by step, on any platform; for tests.
     """
-    b, g, s, h, e = queries.shape
+    # Here and not above: Pallas takes long to import, and most programs that import this module never need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
+
+    _, _, s, h, e = queries.shape
     keys, values, seen = joined(keys, values, valid, contexts)
     length = keys.shape[2] - s
     pad = lambda x, axis: _padded(x, axis, LANES)
@@ -32,7 +32,7 @@ def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = F
     keys, values, seen = pad(pad(keys, 2), 4), pad(pad(values, 2), 4), pad(seen, 2)
     mask = splash_attention_mask.CausalMask((queries.shape[2], keys.shape[2]), offset=length)
     kernel = splash.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([mask] * h), block_sizes=_blocks(queries.shape[2], keys.shape[2]),
+        splash_attention_mask.MultiHeadMask([mask] * h), block_sizes=splash.BlockSizes(**_blocks(queries.shape[2], keys.shape[2])),
         head_shards=1, q_seq_shards=1, interpret=interpret)
 
     def member(queries, keys, values, seen):
@@ -74,10 +74,9 @@ def _padded(x, axis: int, step: int):
     return jnp.pad(x, widths)
 
 
-@functools.cache
-def _blocks(queries: int, keys: int) -> splash.BlockSizes:
-    """The largest blocks up to BLOCK that divide both lengths."""
+def _blocks(queries: int, keys: int) -> dict[str, int]:
+    """The largest blocks up to BLOCK that divide both lengths, for the forward and the two backward kernels."""
     largest = lambda length: max(size for size in range(LANES, BLOCK + 1, LANES) if length % size == 0)
     q, kv = largest(queries), largest(keys)
-    return splash.BlockSizes(block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv,
-                             block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv)
+    return dict(block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
+                block_q_dq=q, block_kv_dq=kv)

@@ -39,7 +39,7 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Devi
         devices: all of the program's by default. Fewer than these are used only in a program of one process.
 
     Raises:
-        ValueError: an unknown axis, or sizes that do not fit the devices.
+        ValueError: an unknown axis, sizes that do not fit the devices, or a tensor axis across processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = dict(sizes or {})
@@ -54,10 +54,12 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Devi
     count = math.prod(shape)
     if count > len(devices) or len(devices) % count or (count < len(devices) and jax.process_count() > 1):
         raise ValueError(f'The mesh {shown} does not fit {len(devices)} devices; change the config\'s mesh.')
-    axis_types = (AxisType.Auto,) * len(AXES)
-    if count < len(devices):
-        return Mesh(np.array(devices[:count]).reshape(shape), AXES, axis_types)
-    return jax.make_mesh(shape, AXES, axis_types, devices=devices)
+    if jax.local_device_count() % shape[2] and jax.process_count() > 1:
+        raise ValueError(f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
+                         'of a process, but a row of a batch must lie within one; choose one that does.')
+    # By process, so that the innermost axis stays on one host, whose links are the fastest.
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
+    return Mesh(np.array(ordered).reshape(shape), AXES, (AxisType.Auto,) * len(AXES))
 
 
 def spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
@@ -91,16 +93,16 @@ def local(tree: Any) -> Any:
     count, devices = jax.local_device_count(), jax.local_devices()
     everywhere = Mesh(np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
                       ('processes', 'devices'))
-    here = Mesh(np.array(devices), ('devices',))
+    here = Mesh(np.array(devices).reshape(1, count, 1), AXES, (AxisType.Auto,) * len(AXES))
 
     def one(x):
         # Over the longest axis that the devices divide, as every device has the same share of memory.
         sizes = [size if size % count == 0 else 0 for size in x.shape]
         axis = int(np.argmax(sizes)) if any(sizes) else None
-        cut = PartitionSpec(*('devices' if i == axis else None for i in range(x.ndim)))
-        x = jax.device_put(x, NamedSharding(everywhere, cut))
-        parts = [shard.data for shard in x.addressable_shards]
-        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(here, cut), parts)
+        cut = lambda name: PartitionSpec(*(name if i == axis else None for i in range(x.ndim)))
+        spread = jax.device_put(x, NamedSharding(everywhere, cut('devices')))
+        parts = [shard.data for shard in spread.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(here, cut('fsdp')), parts)
 
     return jax.tree.map(one, tree)
 
@@ -121,7 +123,7 @@ def current() -> AbstractMesh | None:
 def platform() -> str:
     """What the current program is compiled for ('cpu', 'tpu', 'gpu'): not always the machine that compiles it."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else {'cuda': 'gpu'}.get(device.platform, device.platform)
+    return jax.default_backend() if device is None else device.platform
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:

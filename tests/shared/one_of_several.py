@@ -30,7 +30,8 @@ def step(folder, processes=1, index=0):
     from sensesearch_jax.runtime.multihost import together
     from sensesearch_jax.tasks.sft import resume, training_state
 
-    mesh = make_mesh({'fsdp': 2, 'tensor': -1}, jax.devices()[:DEVICES])
+    # A row of a batch lies on one process.
+    mesh = make_mesh({'fsdp': max(2, processes), 'tensor': -1}, jax.devices()[:DEVICES])
     save_policy(small_policy(), folder / 'start')
     policy = load_policy(folder / 'start', mesh=mesh)
     settings = ConfigDict(dict(schedule='constant', learning_rate=1e-3, warmup=0, b1=0.9, b2=0.999, weight_decay=0.01,
