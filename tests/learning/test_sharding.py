@@ -18,7 +18,6 @@ from sensesearch_jax.tasks.sft import resume, training_state
 
 POLICY = small_policy()
 RATE = 1e-3
-SHAPES = [(8, 1, 1), (2, 2, 2), (1, 4, 2)]
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -62,7 +61,7 @@ def alone(kind):
     return take_step(learner_on((1, 1, 1)), kind)
 
 
-@pytest.mark.parametrize(('shape', 'kind'), [*((shape, 'sft') for shape in SHAPES), ((2, 2, 2), 'rl')])
+@pytest.mark.parametrize(('shape', 'kind'), [((8, 1, 1), 'sft'), ((1, 4, 2), 'sft'), ((2, 2, 2), 'rl')])
 def test_a_step_is_the_same_on_every_mesh(shape, kind):
     learner = learner_on(shape)
     ours, theirs = take_step(learner, kind), alone(kind)
