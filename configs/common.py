@@ -8,6 +8,8 @@ def common(task: str) -> dict:
     return {
         'task': task,
         'seed': 0,
+        'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},  # devices that train; -1, once, takes what is left
+        'multi_host': False,  # True where every host of a pod or cluster starts this command; see docs/multi_host.md
         'policy': '',  # a Hugging Face directory; '' is the base policy that comes with the project
         'tools': {
             'config': 'configs/tools_pocket.yaml',
@@ -50,7 +52,7 @@ def cold_start() -> dict:
 def optimizer(**changes) -> dict:
     """AdamW as the paper has it, but for the learning rate."""
     return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.01, 'clip_norm': 1.0,
-            'remat': False, **changes}
+            'remat': 'none', 'dtype': 'float32', **changes}
 
 
 def sft() -> dict:

@@ -18,8 +18,9 @@ CONFIG = config_flags.DEFINE_config_file('config', None, 'One of configs/*.py; i
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and where a run that was interrupted goes '
                               'on. A new temporary folder if not given.')
 
-# Where the tools are found has no part in a run's result: these fields may differ when it goes on.
-PLACES = ('tools.url', 'tools.port', 'tools.deadline_s')
+# Where the tools are found and on what is computed has no part in a run's result: these fields may differ when it goes on.
+PLACES = ('tools.url', 'tools.port', 'tools.deadline_s', 'mesh', 'multi_host')
+MULTI_HOST = ('sft',)
 
 
 def main(arguments: list[str]) -> None:
@@ -39,12 +40,17 @@ def main(arguments: list[str]) -> None:
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
+    from sensesearch_jax.runtime import multihost
     from sensesearch_jax.runtime.workdir import Workdir
+    if config.get('multi_host', False):
+        if name not in MULTI_HOST or not WORKDIR.value:
+            raise ValueError(f"multi_host is for {', '.join(MULTI_HOST)} with a --workdir that all hosts see.")
+        multihost.start()
     from sensesearch_jax.tasks.checks import check
     check(config)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(f'sensesearch_jax.tasks.{name}')
-    with Workdir.open(path, config.to_dict(), ignore=('workdir', *PLACES)) as workdir:
+    with Workdir.open(multihost.own_folder(path), config.to_dict(), ignore=('workdir', *PLACES)) as workdir:
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)
         task.run(config, workdir)

@@ -32,7 +32,10 @@ class Row(NamedTuple):
 
 
 class GroupBatch(NamedTuple):
-    """B rows padded to static lengths. Feature indices are negative on text; see `Policy.embed`."""
+    """B rows padded to static lengths. Feature indices are negative on text; see `Policy.embed`.
+
+    Every array can be cut between rows, images too: each row has its own table of features.
+    """
 
     prompt: Int[np.ndarray, 'b p']
     prompt_positions: Int[np.ndarray, '3 b p']
@@ -44,7 +47,7 @@ class GroupBatch(NamedTuple):
     feature_index: Int[np.ndarray, 'b g s']
     own: Bool[np.ndarray, 'b g s']
     log_probs: Float[np.ndarray, 'b g s']
-    features: Float[np.ndarray, 'f d']
+    features: Float[np.ndarray, 'b f d']
 
 
 class ImageTable(NamedTuple):
@@ -67,23 +70,34 @@ def bucket(length: int, step: int) -> int:
     return size
 
 
-def feature_table(names: Sequence[str], images: ImageTable,
-                  step: int) -> tuple[Float[np.ndarray, 'f d'], dict[str, tuple[int, int]]]:
-    """The images' features one after another, padded to a bucket of `step`; and each image's first row and count."""
-    offsets, total = {}, 0
-    for name in dict.fromkeys(names):
-        offsets[name] = total, len(images.features[name])
-        total += offsets[name][1]
-    width = images.features[names[0]].shape[1] if names else 1
-    table = np.zeros((bucket(max(total, 1), step), width), np.float32)
-    for name, (first, count) in offsets.items():
-        table[first:first + count] = images.features[name]
-    return table, offsets
+def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
+                   count: int) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
+    """Each row's images, their features one after another, and where each image starts and how long it is.
+
+    Args:
+        rows: the names of the images in each row.
+        step: buckets of a table's length, which is the same for all rows.
+        count: tables, at least as many as rows; spare ones are empty.
+    """
+    places: list[dict[str, tuple[int, int]]] = []
+    for names in rows:
+        place, total = {}, 0
+        for name in dict.fromkeys(names):
+            place[name] = total, len(images.features[name])
+            total += place[name][1]
+        places.append(place)
+    longest = max((sum(length for _, length in place.values()) for place in places), default=0)
+    width = next((images.features[name].shape[1] for place in places for name in place), 1)
+    tables = np.zeros((count, bucket(max(longest, 1), step), width), np.float32)
+    for table, place in zip(tables, places):
+        for name, (first, length) in place.items():
+            table[first:first + length] = images.features[name]
+    return tables, places
 
 
 def image_rows(tokens: Sequence[int], images: Sequence[str], offsets: Mapping[str, tuple[int, int]],
                image_token: int) -> Int[np.ndarray, 'n']:
-    """For each token the row of the feature table that it stands for, or −1.
+    """For each token the place in its row's feature table that it stands for, or −1.
 
     Raises:
         ValueError: the image tokens are not exactly those of the images.
@@ -108,20 +122,20 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
     Args:
         members: G; rows with fewer members get empty ones.
         batch: B, at least the number of rows; missing rows are empty.
-        prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and image table.
+        prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and a row's image table.
     """
     batch = batch or len(rows)
-    names = [i for r in rows for i in (*r.images, *(j for m in r.members for j in m.images))]
-    table, offsets = feature_table(names, images, feature_step)
-    p = bucket(max(len(r.prompt) - 1 for r in rows), prompt_step)
+    tables, places = feature_tables([[*r.images, *(i for m in r.members for i in m.images)] for r in rows], images,
+                                    feature_step, batch)
+    p = bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step)
     s = bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step)
     zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
     out = GroupBatch(
         zeros(batch, p), zeros(3, batch, p), zeros(batch, p, dtype=bool), zeros(batch, p) - 1,
         zeros(batch, members, s), zeros(3, batch, members, s), zeros(batch, members, s, dtype=bool),
         zeros(batch, members, s) - 1, zeros(batch, members, s, dtype=bool),
-        zeros(batch, members, s, dtype=np.float32), table)
-    for b, row in enumerate(rows):
+        zeros(batch, members, s, dtype=np.float32), tables)
+    for b, (row, offsets) in enumerate(zip(rows, places)):
         grids = [images.grids[i] for i in row.images]
         positions, following = mrope_positions(np.asarray(row.prompt), grids, image_token, merge)
         n = len(row.prompt) - 1

@@ -2,14 +2,20 @@
 
 At Qwen2.5's vocabulary of 152k one token's float32 logits are 0.6 MB, so 16k tokens would need 10 GB, and as
 much again in the backward pass. Here the tokens go through the output head in pieces; a piece's logits are
-dropped after use and computed again when its gradient is needed.
+dropped after use and computed again when its gradient is needed. The gradient is written out: it needs one
+array of a piece's size where automatic differentiation keeps several, and on a mesh each device sums up its
+head's gradient over all its pieces before any of it is sent.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
+
+from sensesearch_jax.runtime.mesh import current, spec
 
 
 def token_log_probs(
@@ -19,7 +25,7 @@ def token_log_probs(
     *,
     suppressed: Shaped[Array, "V"] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
-    chunk: int = 512,
+    chunk: int = 256,
 ) -> tuple[Float[Array, "*rows tokens"], Float[Array, "*rows tokens"]]:
     r"""Log-probability of each target token, and the entropy of the distribution it is taken from.
 
@@ -27,8 +33,8 @@ def token_log_probs(
               H = -\sum_v p_v \log p_v
 
     Equal to a log-softmax over all logits, values and gradients, in the memory of one piece: logits of at
-    most [rows, chunk, V] exist at a time, forward and backward. Only the last token axis is cut, so that rows
-    may stay sharded over devices.
+    most [chunk, V] exist on a device at a time, forward and backward. On a mesh the first axis is cut over
+    its data and fsdp axes and the vocabulary over its tensor axis.
 
     Args:
       hidden: [..., tokens, D] final hidden states, at the positions that predict the targets.
@@ -38,7 +44,7 @@ def token_log_probs(
       suppressed: [V], nonzero for ids that the sampler cannot draw (vision placeholders); they get
         probability 0, and -inf as log-probability where they are the target. At least one id must remain.
       temperature: the logits are divided by it; above 0. Pass what the sampler used.
-      chunk: most tokens of a row that go through the head at once, at least 1; for memory and speed only.
+      chunk: most tokens that go through the head at once on a device, at least 1; for memory and speed only.
 
     Returns:
       (log_probs, entropy): each [..., tokens], in nats, in at least float32. Both are differentiable with
@@ -48,59 +54,170 @@ def token_log_probs(
       ValueError: shapes do not match, or temperature or chunk is out of range.
     """
     _check(hidden, head, targets, suppressed, temperature, chunk)
-    *rows, tokens, width = hidden.shape
-    if tokens == 0:
-        empty = jnp.zeros(targets.shape, jnp.promote_types(hidden.dtype, jnp.float32))
-        return empty, empty
-
-    # Without the checkpoint the scan would keep every piece's logits for the backward pass: the whole array.
-    @jax.checkpoint
-    def piece(hidden: Array, targets: Array) -> tuple[Array, Array]:
-        return _plain(hidden, head, targets, suppressed, temperature)
-
-    # As few pieces as the limit allows, all of one size: the least padding.
-    pieces = math.ceil(tokens / chunk)
-    if pieces == 1:
-        return piece(hidden, targets)
-    size = math.ceil(tokens / pieces)
-    padding = pieces * size - tokens
-    lead = [(0, 0)] * len(rows)
-    hidden = jnp.pad(hidden, [*lead, (0, padding), (0, 0)]).reshape(*rows, pieces, size, width)
-    targets = jnp.pad(targets, [*lead, (0, padding)]).reshape(*rows, pieces, size)
-    axis = len(rows)
-    log_probs, entropy = jax.lax.map(
-        lambda pair: piece(*pair), (jnp.moveaxis(hidden, axis, 0), jnp.moveaxis(targets, axis, 0))
-    )
-    return _joined(log_probs, axis, tokens), _joined(entropy, axis, tokens)
-
-
-def _plain(
-    hidden: Array, head: Array, targets: Array, suppressed: Array | None, temperature: float | Array
-) -> tuple[Array, Array]:
-    """Log-probs and entropy of one piece, [..., tokens] each."""
     dtype = jnp.promote_types(jnp.result_type(hidden, head), jnp.float32)
-    logits = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=dtype) / temperature
-    ids = jnp.arange(head.shape[0])
-    # 0 * -inf is NaN, so suppressed logits are -inf only where they are exponentiated or picked.
-    allowed = logits
-    if suppressed is not None:
-        suppressed = jnp.asarray(suppressed).astype(bool)
-        allowed = jnp.where(suppressed, -jnp.inf, logits)
-        logits = jnp.where(suppressed, 0, logits)
-    normalizer = jax.nn.logsumexp(allowed, axis=-1)
-    # A masked sum, no gather: it works where the vocabulary is sharded, and its gradient is not a scatter.
-    picked = jnp.sum(jnp.where(ids == targets[..., None], allowed, 0), axis=-1)
-    inside = (targets >= 0) & (targets < head.shape[0])
-    log_probs = jnp.where(inside, picked - normalizer, jnp.nan)
-    # A sum of terms that are never negative; normalizer - sum(p z) would lose digits where logits are large.
-    entropy = jnp.sum(jnp.exp(allowed - normalizer[..., None]) * (normalizer[..., None] - logits), axis=-1)
-    return log_probs, entropy
+    if targets.size == 0:
+        return jnp.zeros(targets.shape, dtype), jnp.zeros(targets.shape, dtype)
+    banned = jnp.zeros(head.shape[0], bool) if suppressed is None else jnp.asarray(suppressed).astype(bool)
+    hidden, head, targets = jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets)
+    return _log_probs(chunk, hidden, head, targets, banned, jnp.asarray(temperature, dtype))
 
 
-def _joined(values: Array, axis: int, tokens: int) -> Array:
-    """[pieces, ..., size] back to [..., tokens], without the padding."""
-    values = jnp.moveaxis(values, 0, axis)
-    return values.reshape(*values.shape[:axis], -1)[..., :tokens]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_probs(chunk: int, hidden: Array, head: Array, targets: Array, banned: Array, temperature: Array):
+    return _forward(chunk, hidden, head, targets, banned, temperature)[0]
+
+
+def _forward(chunk, hidden, head, targets, banned, temperature):
+    rows, vocabulary, _ = _places(hidden, head)
+    local = functools.partial(_forward_pieces, chunk, _cut(vocabulary))
+    if current() is not None:
+        whole = PartitionSpec()
+        local = jax.shard_map(
+            local, in_specs=(rows, vocabulary, rows, vocabulary, whole), out_specs=rows, check_vma=False
+        )
+    log_probs, entropy, normalizer = local(hidden, head, targets, banned, temperature)
+    return (log_probs, entropy), (hidden, head, targets, banned, temperature, entropy, normalizer)
+
+
+def _backward(chunk, residuals, gradients):
+    rows, vocabulary, to_head = _places(*residuals[:2])
+    local = functools.partial(_backward_pieces, chunk, _cut(rows), _cut(vocabulary), len(to_head) > 1)
+    if current() is not None:
+        whole = PartitionSpec()
+        local = jax.shard_map(
+            local,
+            in_specs=(rows, vocabulary, rows, vocabulary, whole, rows, rows, rows, rows),
+            out_specs=(rows, to_head, whole),
+            check_vma=False,
+        )
+    hidden, head, temperature = local(*residuals, *gradients)
+    return hidden, head, None, None, temperature
+
+
+_log_probs.defvjp(_forward, _backward)
+
+
+def _places(hidden: Array, head: Array) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
+    """How rows, the head's vocabulary, and the head's gradient are cut on the current mesh."""
+    mesh = current()
+    if mesh is None:
+        return PartitionSpec(), PartitionSpec(), PartitionSpec()
+    rows = spec(("rows",), hidden.shape[:1], mesh)
+    vocabulary, embed = spec(("vocabulary", "embed"), head.shape, mesh)
+    # What is summed over rows may as well be cut like the parameter; without rows to sum over it is whole.
+    scattered = (embed,) if embed is not None and rows[0] is not None else ()
+    return rows, PartitionSpec(vocabulary), PartitionSpec(vocabulary, *scattered)
+
+
+def _cut(places: PartitionSpec) -> str | tuple[str, ...] | None:
+    """The mesh axes that cut the first dimension."""
+    return places[0] if len(places) else None
+
+
+def _forward_pieces(chunk, cut, hidden, head, targets, banned, temperature):
+    """Log-probs, entropy and normalizer of the tokens of one shard."""
+
+    def piece(hidden: Array, targets: Array) -> tuple[Array, Array, Array]:
+        logits, allowed = _logits(hidden, head, banned, temperature)
+        top = _over(jax.lax.pmax, jnp.max(allowed, axis=-1), cut)
+        normalizer = top + jnp.log(_over(jax.lax.psum, jnp.exp(allowed - top[:, None]).sum(-1), cut))
+        # A masked sum, no gather: it works where the vocabulary is cut.
+        here = _ids(head, cut) == targets[:, None]
+        picked = _over(jax.lax.psum, jnp.where(here, allowed, 0).sum(-1), cut)
+        inside = (targets >= 0) & (targets < _over(jax.lax.psum, head.shape[0], cut))
+        # A sum of terms that are never negative; normalizer - sum(p z) would lose digits where logits are large.
+        terms = jnp.exp(allowed - normalizer[:, None]) * (normalizer[:, None] - logits)
+        entropy = _over(jax.lax.psum, terms.sum(-1), cut)
+        return jnp.where(inside, picked - normalizer, jnp.nan), entropy, normalizer
+
+    flat, cutter = _cutter(chunk, targets)
+    found = jax.lax.map(lambda x: piece(*x), (cutter(hidden.reshape(-1, hidden.shape[-1])), cutter(flat)))
+    return tuple(x.reshape(-1)[: flat.size].reshape(targets.shape) for x in found)
+
+
+def _backward_pieces(
+    chunk,
+    rows,
+    cut,
+    scatter,
+    hidden,
+    head,
+    targets,
+    banned,
+    temperature,
+    entropy,
+    normalizer,
+    to_log_prob,
+    to_entropy,
+):
+    """Gradients of hidden states, head and temperature from those of log-probs and entropy.
+
+    dl/dz = onehot - p and dH/dz = -p (log p + H), with p = 0 for what is suppressed.
+    """
+
+    def piece(sums, x):
+        hidden, targets, entropy, normalizer, to_log_prob, to_entropy = x
+        logits, allowed = _logits(hidden, head, banned, temperature)
+        log_p = logits - normalizer[:, None]
+        here = (_ids(head, cut) == targets[:, None]) & ~banned
+        gradient = jnp.where(here, to_log_prob[:, None], 0) - jnp.exp(allowed - normalizer[:, None]) * (
+            to_log_prob[:, None] + to_entropy[:, None] * (log_p + entropy[:, None])
+        )
+        to_temperature = -(gradient * logits).sum() / temperature
+        gradient = (gradient / temperature).astype(hidden.dtype)
+        product = functools.partial(jnp.einsum, preferred_element_type=normalizer.dtype)
+        to_hidden = product("nv,vd->nd", gradient, head).astype(hidden.dtype)
+        return (sums[0] + product("nv,nd->vd", gradient, hidden), sums[1] + to_temperature), to_hidden
+
+    flat, cutter = _cutter(chunk, targets)
+    known = (flat >= 0) & (flat < _over(jax.lax.psum, head.shape[0], cut))
+    to_log_prob = jnp.where(known, to_log_prob.reshape(-1), 0)
+    pieces = (cutter(x) for x in (flat, entropy.reshape(-1), normalizer.reshape(-1), to_log_prob, to_entropy.reshape(-1)))
+    start = jnp.zeros(head.shape, normalizer.dtype), jnp.zeros((), normalizer.dtype)
+    (to_head, to_temperature), to_hidden = jax.lax.scan(
+        piece, start, (cutter(hidden.reshape(-1, hidden.shape[-1])), *pieces)
+    )
+    to_hidden = to_hidden.reshape(-1, hidden.shape[-1])[: flat.size].reshape(hidden.shape)
+    if scatter:
+        to_head = jax.lax.psum_scatter(to_head, "fsdp", scatter_dimension=1, tiled=True)
+    to_head = _over(jax.lax.psum, to_head, tuple(axis for axis in rows if axis != "fsdp") if scatter else rows)
+    to_temperature = _over(jax.lax.psum, _over(jax.lax.psum, to_temperature, rows), cut)
+    to_hidden = _over(jax.lax.psum, to_hidden, cut)
+    return to_hidden, to_head.astype(head.dtype), to_temperature.astype(temperature.dtype)
+
+
+def _logits(hidden: Array, head: Array, banned: Array, temperature: Array) -> tuple[Array, Array]:
+    """[n, V] logits with 0 where an id is banned, and with -inf there.
+
+    0 * -inf is NaN, so they are -inf only where they are exponentiated or picked.
+    """
+    logits = jnp.einsum("nd,vd->nv", hidden, head, preferred_element_type=temperature.dtype) / temperature
+    return jnp.where(banned, 0, logits), jnp.where(banned, -jnp.inf, logits)
+
+
+def _ids(head: Array, cut: str | None) -> Array:
+    """The ids of this shard's part of the vocabulary."""
+    first = 0 if cut is None else jax.lax.axis_index(cut) * head.shape[0]
+    return first + jnp.arange(head.shape[0])
+
+
+def _over(combine, x, axes):
+    """A collective over mesh axes, nothing where there are none."""
+    return combine(x, axes) if axes else x
+
+
+def _cutter(chunk: int, targets: Array):
+    """The targets in one row, and what cuts such rows into pieces [pieces, size, ...], padded with zeros."""
+    flat = targets.reshape(-1)
+    # As few pieces as the limit allows, all of one size: the least padding.
+    pieces = math.ceil(flat.size / chunk)
+    size = math.ceil(flat.size / pieces)
+
+    def cutter(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, pieces * size - flat.size), *[(0, 0)] * (x.ndim - 1)])
+        return padded.reshape(pieces, size, *x.shape[1:])
+
+    return flat, cutter
 
 
 def _check(

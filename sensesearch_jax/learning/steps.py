@@ -4,10 +4,15 @@ Only the decoder is trained (SenseSearch freezes the vision tower and projector)
 all, its features come with the batch, so frozen parameters carry neither gradients nor optimiser state. Losses are
 (sum, weight) pairs; the weight of a whole minibatch is known on the host beforehand, so the gradients of its
 micro-batches simply add up.
+
+The steps are programs over a mesh (runtime/mesh.py), which may have one device: parameters, gradients and moments are
+cut by their axes, batches by rows. In a program of several processes each gives the rows that it has sampled, and
+all make the same steps.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,13 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.learning.log_probs import token_log_probs
 from sensesearch_jax.learning.losses import cross_entropy, kl, policy_loss, policy_maxima, policy_statistics
 from sensesearch_jax.policy.groups import group_hidden
+from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.runtime.mesh import ROWS, make_mesh, rows_sharding, shardings
+from sensesearch_jax.runtime.multihost import total
 
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -73,26 +83,40 @@ class Learner:
     """The trained parameters, their optimiser, and the jitted programs on them.
 
     Args:
-        policy: what training starts from.
+        policy: what training starts from; a policy of mere shapes (`abstract_policy`) gives a learner that can only
+            `lower` its programs.
         optimizer: over the decoder's parameters.
         suppressed: ids that the sampler cannot draw; the trainer's distribution leaves them out as well.
         temperature: that trajectories are sampled at; 1 for SFT.
         objective: the RL loss; not needed for SFT.
-        remat: recompute layers in the backward pass to save memory.
+        remat: what a layer keeps for the backward pass, a name of `policy.language.REMAT`.
+        mesh: devices that train; the first one alone by default.
+        dtype: of the forward and backward pass. Parameters, their gradients' sums and moments are float32 always.
+
+    Raises:
+        ValueError: an unknown remat policy.
     """
 
     def __init__(self, policy: Policy, optimizer: optax.GradientTransformation, *, suppressed: np.ndarray | None = None,
-                 temperature: float = 1.0, objective: Objective | None = None, remat: bool = False):
+                 temperature: float = 1.0, objective: Objective | None = None, remat: str = 'none',
+                 mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32):
+        if remat not in REMAT:
+            raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
+        self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.graph, start, self.frozen = nnx.split(policy, decoder, ...)
-        self.parameters = jax.tree.map(jnp.copy, start)  # updates donate their buffers; the policy keeps its own
-        self.optimizer, self.objective = optimizer, objective
-        self.moments = optimizer.init(self.parameters)
+        self.optimizer, self.objective, self.dtype = optimizer, objective, dtype
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
-        self._sft = jax.jit(jax.grad(self._sft_loss, has_aux=True))
-        self._rl = jax.jit(jax.grad(self._rl_loss, has_aux=True))
-        self._log_probs = jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0])
-        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
-        self._update = jax.jit(self._update_program, donate_argnums=(0, 1))
+        places = shardings(start, self.mesh)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        self.parameters = self._master(start, places)
+        moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
+        self.moments = self._first_moments(moments)
+        self._sft = jax.jit(jax.grad(self._sft_loss, has_aux=True), out_shardings=(places, whole))
+        self._rl = jax.jit(jax.grad(self._rl_loss, has_aux=True), out_shardings=(places, whole))
+        self._log_probs = jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
+                                  out_shardings=rows_sharding(self.mesh, 3))
+        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
+        self._update = jax.jit(self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole))
 
     @property
     def policy(self) -> Policy:
@@ -101,17 +125,19 @@ class Learner:
 
     @property
     def all_parameters(self) -> nnx.State:
-        """Trained and frozen parameters together, as the sampler takes them."""
-        return nnx.merge_state(self.parameters, self.frozen)
+        """Trained and frozen parameters together, as the sampler takes them: in the type that the loss computes in."""
+        return nnx.merge_state(self._computed(self.parameters), self.frozen)
 
     def log_probs(self, batch: GroupBatch, parameters: nnx.State | None = None) -> Float[Array, 'b g s']:
         """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a reference policy."""
-        return self._log_probs(self.parameters if parameters is None else parameters, batch)
+        with jax.set_mesh(self.mesh):
+            return self._log_probs(self.parameters if parameters is None else parameters, self._placed(batch))
 
     def sft_step(self, batches: list[GroupBatch]) -> dict[str, float]:
         """One update on the mean cross-entropy of all own tokens of the micro-batches."""
-        weight = float(sum(b.own.sum() for b in batches))
-        return self._apply([self._sft(self.parameters, b, weight) for b in batches])
+        weight, = total(sum(b.own.sum() for b in batches))
+        with jax.set_mesh(self.mesh):
+            return self._apply([self._sft(self.parameters, self._placed(b), weight) for b in batches])
 
     def rl_step(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> dict[str, float]:
         """One update on the policy loss of a minibatch, given in micro-batches.
@@ -120,12 +146,65 @@ class Learner:
             the means of the policy statistics, and the gradient's norm.
         """
         own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
-        trajectories, tokens = (float(max(sum(x.sum() for x in part), 1))
-                                for part in ((o.any(-1) for o in own), own))
-        return self._apply([self._rl(self.parameters, b, t, trajectories, tokens) for b, t in batches])
+        trajectories, tokens = total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
+        with jax.set_mesh(self.mesh):
+            return self._apply([self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0),
+                                         max(tokens, 1.0)) for pair in batches])
+
+    def lower(self, batch: GroupBatch, targets: PolicyTargets | None = None) -> dict[str, jax.stages.Lowered]:
+        """The programs of a step on such a batch, not yet compiled and never run: for devices that are not here too.
+
+        Args:
+            batch, targets: arrays or `jax.ShapeDtypeStruct`s; with targets the step is RL's, else SFT's.
+        """
+        with jax.set_mesh(self.mesh):
+            if targets is None:
+                gradient = self._sft.lower(self.parameters, self._placed(batch), 1.0)
+            else:
+                gradient = self._rl.lower(self.parameters, *self._placed((batch, targets)), 1.0, 1.0)
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                                  self.parameters)
+            return {'gradient': gradient, 'update': self._update.lower(self.parameters, self.moments, shapes)}
+
+    def _master(self, start, places):
+        """The parameters in float32, on their devices; shapes where the policy has no more than shapes."""
+        if _abstract(start):
+            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place), start, places)
+        # Updates donate their buffers, so these are copies: the policy keeps its own.
+        master = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
+                         out_shardings=places)
+        return master(jax.device_put(start, places))
+
+    def _first_moments(self, places):
+        if _abstract(self.parameters):
+            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                                jax.eval_shape(self.optimizer.init, self.parameters), places)
+        return jax.jit(self.optimizer.init, out_shardings=places)(self.parameters)
+
+    def _placed(self, batch: Any) -> Any:
+        """A batch's arrays, of this process's rows, as arrays over the mesh, of all rows."""
+        shards = math.prod(self.mesh.shape[axis] for axis in ROWS)
+
+        def place(path, x):
+            if isinstance(x, jax.Array):
+                return x
+            axis = 1 if path[-1].name in ('positions', 'prompt_positions') else 0
+            rows = x.shape[axis] * jax.process_count()
+            if rows % shards:
+                raise ValueError(f'{rows} rows in a micro-batch cannot be cut over data × fsdp = {shards} devices; '
+                                 'make micro_batch a multiple of it.')
+            place = rows_sharding(self.mesh, len(x.shape), axis)
+            if isinstance(x, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+            return jax.make_array_from_process_local_data(place, np.asarray(x))
+
+        return jax.tree_util.tree_map_with_path(place, batch)
+
+    def _computed(self, parameters):
+        return jax.tree.map(lambda x: x.astype(self.dtype), parameters)
 
     def _forward(self, parameters, batch: GroupBatch):
-        policy = nnx.merge(self.graph, parameters, self.frozen)
+        policy = nnx.merge(self.graph, self._computed(parameters), self.frozen)
         hidden, _ = group_hidden(policy, batch, remat=self.remat)
         return token_log_probs(hidden[:, :, :-1], policy.language.head, batch.tokens[:, :, 1:],
                                suppressed=self.suppressed, temperature=self.temperature)
@@ -176,6 +255,10 @@ class Learner:
     def _update_program(self, parameters, moments, gradients):
         updates, moments = self.optimizer.update(gradients, moments, parameters)
         return optax.apply_updates(parameters, updates), moments, optax.global_norm(gradients)
+
+
+def _abstract(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:

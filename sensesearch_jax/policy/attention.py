@@ -1,5 +1,7 @@
 """The one attention of the decoder: own tokens causally, contexts fully, merged under one softmax.
 
+`attend` is the only entrance; what computes it is chosen by the platform that the program is compiled for.
+
 A context is keys and values that were computed before: the prompt of a group (shared by its members), a member's
 earlier turns, or the tokens sampled since the last host look. Decode is one query, a tool response a few,
 training all of them; nothing else changes.
@@ -7,6 +9,7 @@ training all of them; nothing else changes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-LONG = 32  # queries per member from which a CPU takes one head at a time
+from sensesearch_jax.policy import kernels
+from sensesearch_jax.runtime.mesh import current, platform, spec
+
+LONG = 32  # queries per member from which all scores at once are too many to keep
 TILE = 256  # queries whose scores with all keys stay in a CPU's cache
 MASKED = -1e30  # finite, so that a row without any visible key gives a finite (and unused) result
 
@@ -36,6 +42,11 @@ class Context(NamedTuple):
         """From keys and values in the order of tokens, as a forward pass leaves them."""
         return cls(jnp.moveaxis(keys, -3, -1), jnp.swapaxes(values, -3, -2), valid)
 
+    @property
+    def in_order(self) -> tuple[Array, Array, Array]:
+        """Keys, values and validity with tokens before heads, as `of` takes them."""
+        return jnp.moveaxis(self.keys, -1, -3), jnp.swapaxes(self.values, -3, -2), self.valid
+
 
 def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
            values: Float[Array, 'b g s k e'], valid: Bool[Array, 'b g s'],
@@ -50,13 +61,34 @@ def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
         the attended values, in the queries' dtype. The softmax is in float32.
     """
     operands = queries, keys, values, valid, contexts
-    if queries.shape[2] < LONG:
-        return _attend_at_once(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=_attend_by_head, default=_attend_at_once)
+    implementation = choose(queries.shape[2])
+    mesh = current()
+    if mesh is None:
+        return implementation(*operands)
+    # Attention needs nothing of other rows or heads. Said so, no kernel has to be taken apart by the compiler, and a
+    # CPU may map over the rows that it has.
+    place = lambda axes: lambda x: spec(axes, x.shape, mesh)
+    tokens, heads = ('rows', None, None), lambda name: ('rows', None, None, name, None)
+    earlier = place(('rows', None, 'kv_heads', None, None))
+    context = Context(earlier, earlier, place(tokens))
+    where = (place(heads('heads')), *[place(heads('kv_heads'))] * 2, place(tokens), (context,) * len(contexts))
+    specs = jax.tree.map(lambda at, x: at(x), where, operands)
+    if mesh.shape['tensor'] > 1 and specs[1][3] is None:
+        raise ValueError(f"The mesh's tensor axis of {mesh.shape['tensor']} does not divide {keys.shape[3]} key/value "
+                         'heads; choose one that does.')
+    return jax.shard_map(implementation, in_specs=specs, out_specs=specs[0], check_vma=False)(*operands)
 
 
-def _attend_at_once(queries, keys, values, valid, contexts):
-    """All scores as one array: what accelerators and short queries want."""
+def choose(length: int) -> Callable:
+    """The implementation of `attend` for so many queries per member on the current platform."""
+    if length < LONG:
+        return attend_at_once
+    return {'cpu': attend_by_head, 'tpu': kernels.attend_splash, 'gpu': kernels.attend_cudnn}.get(
+        platform(), attend_at_once)
+
+
+def attend_at_once(queries, keys, values, valid, contexts):
+    """All scores as one array: what a few queries want, and any platform without a kernel of its own."""
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
     # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query heads, S tokens each.
@@ -87,7 +119,7 @@ def _attend_at_once(queries, keys, values, valid, contexts):
     return out.reshape(b, g, s, h, e).astype(queries.dtype)
 
 
-def _attend_by_head(queries, keys, values, valid, contexts):
+def attend_by_head(queries, keys, values, valid, contexts):
     """One member's key head at a time, its scores dropped and computed again for the gradient.
 
     Scores of all at once do not fit a CPU's caches: reading and writing them took four times as long as this.

@@ -9,25 +9,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.policy.sizes import PolicySizes
+from sensesearch_jax.policy.tensor_files import Stored, Tensor, open_tensors, replace, write_tensors
+from sensesearch_jax.runtime.mesh import make_mesh, spec
 
-WEIGHTS = 'model.safetensors'
-INDEX = 'model.safetensors.index.json'
+SHARD_BYTES = 2 << 30
 HEAD = 'lm_head.weight'
 EMBEDDING = 'model.language_model.embed_tokens.weight'
 FLOATS = ('F32', 'BF16', 'F16')  # safetensors' names of the number types that are read
@@ -47,19 +46,6 @@ class Row(NamedTuple):
     names: tuple[str, ...]
     shape: tuple[int, ...]  # of each tensor in the file
     stacked: bool
-
-
-class Stored(NamedTuple):
-    """A tensor in an open safetensors file, not yet read."""
-
-    file: Any
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def read(self) -> np.ndarray:
-        """The tensor, of `shape`, in the type it is stored in."""
-        return self.file.get_tensor(self.key)
 
 
 def tensor_table(policy: Policy, state: nnx.State) -> list[Row]:
@@ -97,55 +83,61 @@ def released_name(name: str) -> str:
     return name.replace('model.language_model.', 'model.', 1)
 
 
-def load_policy(folder: str | Path, dtype: DTypeLike = jnp.float32,
-                place: Callable[[np.ndarray, tuple[str, ...]], jax.Array] | None = None) -> Policy:
-    """A policy from a Hugging Face directory.
+def load_policy(folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Policy:
+    """A policy from a Hugging Face directory, each parameter straight onto the devices that hold a part of it.
+
+    A process reads only what its own devices hold, one tensor of the file at a time, so that host memory stays at a
+    small multiple of the largest tensor whatever the policy's size.
 
     Args:
         folder: holds config.json and model.safetensors, or shards with model.safetensors.index.json. Tensors
             are named as in the released Qwen2.5-VL files ('model.layers…', 'visual…') or as the modules of
             transformers 5 ('model.language_model.layers…', 'model.visual…').
         dtype: of the parameters in memory, float32 or bfloat16.
-        place: turns one parameter on the host, given with its logical axes, into a device array, so that a
-            large policy goes straight to its shards; by default everything goes to the default device.
+        mesh: cuts the parameters by its rules; the first device alone by default.
 
     Raises:
         ValueError: not a policy directory, another model type, or a tensor (named) that is missing, unknown,
-            of another shape or no float.
+            truncated, of another shape or no float.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f'{folder} is not a directory; give the directory of a Hugging Face policy.')
     sizes = PolicySizes.from_directory(folder)
-    # A copy, since a buffer that JAX shares with NumPy could not be donated to a training step.
-    place = place or (lambda array, axes: jnp.array(array))
-    policy = nnx.eval_shape(lambda: Policy(sizes, nnx.Rngs(0)))
+    mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
+    policy = abstract_policy(sizes)
     state = nnx.state(policy, nnx.Param)
     rows = tensor_table(policy, state)
     with contextlib.ExitStack() as files:
-        stored = _open_tensors(folder, files)
+        stored: dict[str, Stored] = {}
+        for tensor in open_tensors(folder, files):
+            if module_name(tensor.key) in stored:
+                raise ValueError(f"{folder}: tensor '{tensor.key}' is in the checkpoint twice.")
+            stored[module_name(tensor.key)] = tensor
         _check(folder, rows, stored, sizes.language.tied_head)
         for row in rows:
-            host = np.empty(row.parameter.shape, dtype)
-            for layer, name in enumerate(row.names):
-                tensor = stored[name].read()
-                if row.parameter.layout != 'same':
-                    tensor = tensor.reshape(tensor.shape[0], -1).T
-                host[layer if row.stacked else ...] = tensor
-            row.parameter.set_value(place(host, row.parameter.axes))
+            row.parameter.set_value(_assembled(row, [stored[name] for name in row.names], np.dtype(dtype), mesh))
     nnx.update(policy, state)
     return policy
 
 
+def abstract_policy(sizes: PolicySizes) -> Policy:
+    """A policy of these sizes without numbers: every parameter is a `jax.ShapeDtypeStruct`."""
+    return nnx.eval_shape(lambda: Policy(sizes, nnx.Rngs(0)))
+
+
 def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None = None,
-                dtype: DTypeLike | None = None) -> None:
+                dtype: DTypeLike | None = None, shard_bytes: int = SHARD_BYTES) -> None:
     """Writes a directory that `load_policy` and transformers read back bit-equal.
+
+    In a program of several processes all of them call this together, and the first one writes.
 
     Args:
         folder: made if absent. The config is written last and every file replaces its elder at once, so an
             interrupted write leaves no half-written file under its final name.
         copy_from: a policy directory whose tokenizer, template and preprocessor files go along.
         dtype: of the tensors in the file; the policy's own by default. A tied head is not written.
+        shard_bytes: a policy beyond it is written in several files, none larger but for a tensor that is itself.
 
     Raises:
         ValueError: `copy_from` is not a directory.
@@ -154,59 +146,75 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
     if copy_from is not None and not Path(copy_from).is_dir():
         raise ValueError(f'{copy_from} is not a directory; name the policy whose tokenizer is to be copied.')
     dtype = np.dtype(dtype or policy.language.embedding[...].dtype)
-    tensors = {}
-    for row in tensor_table(policy, nnx.state(policy, nnx.Param)):
-        host = np.asarray(jax.device_get(row.parameter[...])).astype(dtype, copy=False)
-        for name, tensor in zip(row.names, host if row.stacked else (host,), strict=True):
-            tensor = tensor if row.parameter.layout == 'same' else tensor.T
-            tensors[released_name(name)] = np.ascontiguousarray(tensor.reshape(row.shape))
-    folder.mkdir(parents=True, exist_ok=True)
-    # transformers before 5 refuses files that do not say which framework wrote them.
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={'format': 'pt'}))
-    for name in COMPANIONS if copy_from is not None else ():
-        source = Path(copy_from) / name
-        if source.is_file() and source.resolve() != (folder / name).resolve():
-            _replace(folder / name, functools.partial(shutil.copyfile, source))
-    config = json.dumps(policy.sizes.to_hf(dtype.name), indent=2) + '\n'
-    _replace(folder / 'config.json', lambda path: path.write_text(config, encoding='utf-8'))
+    first = jax.process_index() == 0
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+    tensors = [Tensor(released_name(name), row.shape, functools.partial(_in_file_layout, row, layer, dtype))
+               for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for layer, name in enumerate(row.names)]
+    write_tensors(folder, tensors, dtype, shard_bytes, write=first)
+    if first:
+        for name in COMPANIONS if copy_from is not None else ():
+            source = Path(copy_from) / name
+            if source.is_file() and source.resolve() != (folder / name).resolve():
+                replace(folder / name, functools.partial(shutil.copyfile, source))
+        config = json.dumps(policy.sizes.to_hf(dtype.name), indent=2) + '\n'
+        replace(folder / 'config.json', lambda path: path.write_text(config, encoding='utf-8'))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f'saved {folder}')
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(path.name + '.partial')
-    write(partial)
-    os.replace(partial, path)
+def _assembled(row: Row, stored: list[Stored], dtype: np.dtype, mesh: Mesh) -> jax.Array:
+    """A parameter on its devices. Layers go into their stack one by one: the host never holds the whole stack."""
+    parameter = row.parameter
+    sharding = NamedSharding(mesh, spec(parameter.axes, parameter.shape, mesh))
+    if not row.stacked:
+        # A copy, since a buffer that JAX shares with NumPy could not be donated to a training step.
+        return _copied(_placed(stored[0], parameter.layout, parameter.shape, sharding, dtype))
+    each = NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
+    stack = jnp.zeros(parameter.shape, dtype, device=sharding)
+    for layer, tensor in enumerate(stored):
+        value = _placed(tensor, parameter.layout, parameter.shape[1:], each, dtype)
+        stack = _put(stack, value, np.int32(layer))
+        # On the host before the next one is read: dispatch would run ahead and leave all of them waiting in memory.
+        stack.block_until_ready()
+    return stack
 
 
-def _open_tensors(folder: Path, files: contextlib.ExitStack) -> dict[str, Stored]:
-    """All tensors of a directory by their module's name; `files` keeps the files open."""
-    found: dict[str, Stored] = {}
-    for name in _weight_files(folder):
-        try:
-            file = files.enter_context(safe_open(folder / name, framework='numpy'))
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f'{folder / name} cannot be read as safetensors: {error}.') from None
-        for key in file.keys():
-            if module_name(key) in found:
-                raise ValueError(f"{folder / name}: tensor '{key}' is in the checkpoint twice.")
-            part = file.get_slice(key)
-            found[module_name(key)] = Stored(file, key, tuple(part.get_shape()), part.get_dtype())
-    return found
+_put = jax.jit(lambda stack, value, layer: jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0),
+               donate_argnums=0)
+_copied = jax.jit(jnp.copy)
 
 
-def _weight_files(folder: Path) -> list[str]:
-    if (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise ValueError(f'{folder} has neither {WEIGHTS} nor {INDEX}; other weight formats are not read.')
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding='utf-8'))['weight_map'].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f'{folder / INDEX} is not an index of safetensors files.') from None
-    for name in names:
-        # A downloaded index must not lead outside its directory.
-        if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder / INDEX} names the file '{name}', which is not in the directory.")
-    return names
+def _placed(stored: Stored, layout: str, shape: tuple[int, ...], sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
+    """One tensor of the file, each device's part read once however many devices of this process hold it."""
+    parts: dict[tuple, np.ndarray] = {}
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape))
+        if bounds not in parts:
+            cut = [slice(*bound) for bound in bounds]
+            if layout == 'same':
+                value = stored.read(cut)
+            elif layout == 'transposed':
+                value = stored.read(cut[::-1]).T
+            else:  # the patch's dimensions are one here, and several in the file
+                value = stored.read(cut[1:])
+                value = value.reshape(len(value), -1).T[cut[0]]
+            parts[bounds] = np.ascontiguousarray(value, dtype)
+        return parts[bounds]
+
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def _in_file_layout(row: Row, layer: int, dtype: np.dtype) -> np.ndarray:
+    """A tensor as it stands in the file."""
+    value = row.parameter[...]
+    if row.stacked:
+        value = jax.lax.dynamic_index_in_dim(value, np.int32(layer), keepdims=False)
+    if not value.is_fully_addressable:
+        value = jax.device_put(value, NamedSharding(value.sharding.mesh, PartitionSpec()))
+    host = np.asarray(value).astype(dtype, copy=False)
+    return np.ascontiguousarray((host if row.parameter.layout == 'same' else host.T).reshape(row.shape))
 
 
 def _check(folder: Path, rows: list[Row], stored: dict[str, Stored], tied: bool) -> None:

@@ -11,7 +11,7 @@ from sensesearch_jax.policy.qwen import Policy
 
 
 def group_hidden(policy: Policy, batch: GroupBatch, *,
-                 remat: bool = False) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+                 remat: str = 'none') -> tuple[Float[Array, 'b g s d'], KeysValues]:
     """Hidden states of all suffix tokens, equal to those of G separate full sequences.
 
     The state at suffix token s predicts token s + 1 (the prompt's last token is suffix token 0).

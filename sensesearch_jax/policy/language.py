@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.policy.attention import Context, attend, rotate, text_rotary
 from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter
 from sensesearch_jax.policy.sizes import LanguageSizes
+from sensesearch_jax.runtime.mesh import constrain
 
 PREFIX = 'model.language_model'
 UNROLLED = 4  # so few layers are not worth a loop, which XLA on a CPU runs 20 % slower
+
+ATTENDED = 'attended'
+
+# What the backward pass finds of a layer beside its input; the rest is computed again.
+REMAT = {
+    'none': None,  # everything is kept
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # what came out of a matrix of parameters
+    'attention': jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematted(layer: Callable, name: str, unrolled: bool) -> Callable:
+    """The layer under the remat policy of that name; `unrolled` tells whether layers stand in one program in a row.
+
+    Raises:
+        ValueError: there is no such policy.
+    """
+    if name not in REMAT:
+        raise ValueError(f"remat '{name}' is unknown; choose from {', '.join(REMAT)}.")
+    # Between the steps of a loop the compiler cannot undo the recomputation, and need not be kept from trying.
+    return layer if name == 'none' else jax.checkpoint(layer, policy=REMAT[name], prevent_cse=unrolled)
 
 
 class KeysValues(NamedTuple):
@@ -56,8 +81,10 @@ class DecoderLayers(nnx.Module):
         queries = rotate(split(self.query(y)), cos, sin)
         keys = rotate(split(self.key(y)), cos, sin)
         values = split(self.value(y))
-        x = x + self.out(attend(queries, keys, values, valid, contexts).reshape(b, g, s, -1))
-        return x + self.mlp(self.mlp_norm(x)), (keys, values)
+        attended = checkpoint_name(attend(queries, keys, values, valid, contexts), ATTENDED)
+        x = x + self.out(attended.reshape(b, g, s, -1))
+        x = x + self.mlp(self.mlp_norm(x))
+        return constrain(x, ('rows', None, None, None)), (keys, values)
 
 
 class LanguageModel(nnx.Module):
@@ -78,7 +105,7 @@ class LanguageModel(nnx.Module):
         return (self.embedding if self.untied_head is None else self.untied_head)[...]
 
     def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
-                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *, remat: bool = False,
+                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *, remat: str = 'none',
                  unstacked: Unstacked | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
 
@@ -86,7 +113,7 @@ class LanguageModel(nnx.Module):
             positions: 3-D rotary positions, see inputs/positions.py.
             valid: False on padding.
             contexts: keys and values of earlier tokens, with a leading layer axis.
-            remat: recompute each layer in the backward pass instead of keeping its activations.
+            remat: what each layer keeps for the backward pass, by a name of REMAT.
             unstacked: what `unstack` gave; its contexts come before the others.
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
@@ -108,8 +135,9 @@ class LanguageModel(nnx.Module):
             return self.norm(x), KeysValues(*map(jnp.stack, zip(*new)))
 
         context_kv = tuple((c.keys, c.values) for c in contexts)
-        x, (keys, values) = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embeddings,
-                                         (stacked, context_kv), unroll=self.sizes.layers <= UNROLLED)
+        unrolled = self.sizes.layers <= UNROLLED
+        x, (keys, values) = jax.lax.scan(rematted(layer, remat, unrolled), embeddings, (stacked, context_kv),
+                                         unroll=unrolled)
         return self.norm(x), KeysValues(keys, values)
 
     def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:

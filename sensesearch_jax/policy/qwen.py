@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from sensesearch_jax.policy.language import LanguageModel
 from sensesearch_jax.policy.sizes import PolicySizes
 from sensesearch_jax.policy.vision import VisionTower
+from sensesearch_jax.runtime.mesh import constrain
 
 
 class Policy(nnx.Module):
@@ -19,16 +21,20 @@ class Policy(nnx.Module):
         self.vision = VisionTower(sizes.vision, rngs)
         self.language = LanguageModel(sizes.language, rngs)
 
-    def embed(self, tokens: Int[Array, '*n s'], features: Float[Array, 'f d'],
-              feature_index: Int[Array, '*n s']) -> Float[Array, '*n s d']:
+    def embed(self, tokens: Int[Array, 'b *n s'], features: Float[Array, 'b f d'] | None = None,
+              feature_index: Int[Array, 'b *n s'] | None = None) -> Float[Array, 'b *n s d']:
         """Token embeddings, with visual features where a token stands for a piece of an image.
 
         Args:
-            features: a table of merged visual tokens, of any images, one after another.
-            feature_index: row of the table for each token, negative for text.
+            features: each row's table of merged visual tokens, of any images, one after another; None for text alone.
+            feature_index: place in its row's table for each token, negative for text.
         """
-        text = self.language.embedding[...][tokens]
-        visual = features[jnp.maximum(feature_index, 0)].astype(text.dtype)
+        # Looked up in a table that is whole along its width: the tokens are cut over the same devices.
+        table = constrain(self.language.embedding[...], ('vocabulary', None))
+        text = constrain(table[tokens], ('rows', *[None] * tokens.ndim))
+        if features is None:
+            return text
+        visual = jax.vmap(lambda rows, index: rows[index])(features, jnp.maximum(feature_index, 0)).astype(text.dtype)
         return jnp.where((feature_index >= 0)[..., None], visual, text)
 
     def logits(self, hidden: Float[Array, '*n d']) -> Float[Array, '*n v']:

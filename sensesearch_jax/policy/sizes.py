@@ -184,3 +184,18 @@ class PolicySizes:
             return cls.from_hf(config)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from None
+
+
+def _released(language: LanguageSizes, vision_mlp_width: int) -> PolicySizes:
+    vision = VisionSizes(depth=32, width=1280, mlp_width=vision_mlp_width, heads=16, out_width=language.width)
+    return PolicySizes(vision, language, image_token=151_655, vision_start_token=151_652, vision_end_token=151_653,
+                       video_token=151_656, end_tokens=(151_645, 151_643))
+
+
+# The sizes that Qwen released (arXiv 2502.13923, table 1), for what is planned without a checkpoint at hand.
+RELEASED = {
+    '3B': _released(LanguageSizes(36, 2048, 11_008, 16, 2, 151_936, tied_head=True), 3420),
+    '7B': _released(LanguageSizes(28, 3584, 18_944, 28, 4, 152_064), 3420),
+    '32B': _released(LanguageSizes(64, 5120, 27_648, 40, 8, 152_064), 3456),
+    '72B': _released(LanguageSizes(80, 8192, 29_568, 64, 8, 152_064), 3456),
+}

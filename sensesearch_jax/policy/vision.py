@@ -83,7 +83,7 @@ class VisionTower(nnx.Module):
         self.merger = PatchMerger(sizes, rngs)
 
     def __call__(self, patches: Float[Array, 'n i c'], positions: Int[Array, 'n i 2'], valid: Bool[Array, 'n i'],
-                 order: Int[Array, 'n m'], *, remat: bool = False) -> Float[Array, 'n m o']:
+                 order: Int[Array, 'n m']) -> Float[Array, 'n m o']:
         """Features of each image's merged tokens in reading order.
 
         Args:
@@ -104,5 +104,5 @@ class VisionTower(nnx.Module):
             def block(x, parameters, full=full):
                 return nnx.merge(graph, parameters)(x, cos, sin, valid, full), None
 
-            x, _ = jax.lax.scan(jax.checkpoint(block) if remat else block, x, part)
+            x, _ = jax.lax.scan(block, x, part)
         return jnp.take_along_axis(self.merger(x), order[..., None], axis=1)

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.inputs.groups import ImageTable, bucket, feature_table, image_rows
+from sensesearch_jax.inputs.groups import ImageTable, bucket, feature_tables, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.runtime.mesh import make_mesh
 
 
 LENGTH_STEP = 128  # of tool responses
@@ -74,7 +76,8 @@ class Engine:
                  prefill_rows: int = 4, extend_lanes: int = 16):
         if temperature < 0:
             raise ValueError(f'temperature {temperature} is negative; give 0 for greedy decoding or a positive number.')
-        self.graph, self.parameters = nnx.split(policy)
+        self.graph, parameters = nnx.split(policy)
+        self.set_parameters(parameters)
         self.sizes = policy.sizes.language
         self.image_token, self.merge = policy.sizes.image_token, policy.sizes.vision.merge_size
         self.groups, self.members, self.chunk, self.temperature = groups, members, chunk, temperature
@@ -94,6 +97,9 @@ class Engine:
     def set_parameters(self, parameters: nnx.State) -> None:
         """New weights of the same structure; nothing compiles again."""
         self.parameters = parameters
+        place = jax.tree.leaves(parameters)[0].sharding
+        # Programs of a policy that is cut over devices must know of them: kernels run per shard.
+        self.mesh = place.mesh if isinstance(place, NamedSharding) else make_mesh(devices=jax.local_devices()[:1])
 
     @property
     def compiles(self) -> int:
@@ -131,8 +137,9 @@ class Engine:
         pending[:len(rows)] = [p[-1] for p in prompts]
         slots = np.full(n, self.groups, np.int32)  # out of range: dropped
         slots[:len(rows)] = rows
-        self.caches = self._prefill(self.parameters, self.caches, slots, batch.tokens, batch.positions, batch.valid,
-                                    batch.rows, batch.features, pending, batch.following)
+        with jax.set_mesh(self.mesh):
+            self.caches = self._prefill(self.parameters, self.caches, slots, batch.tokens, batch.positions, batch.valid,
+                                        batch.rows, batch.features, pending, batch.following)
         self.length[list(rows)] = 0
         self._count(sum(len(p) - 1 for p in prompts))
         return [int(v) for v in batch.following[:len(rows)]]
@@ -160,9 +167,10 @@ class Engine:
         where[:, :len(lanes)] = np.array(lanes).T
         last = np.zeros(n, np.int32)
         last[:len(lanes)] = [t[-1] for t in tokens]
-        self.caches = self._extend(self.parameters, self.caches, where, batch.tokens, batch.positions, batch.valid,
-                                   batch.rows, batch.features, np.stack([last, batch.following]),
-                                   self._used(max(self.length[lane] for lane in lanes)))
+        with jax.set_mesh(self.mesh):
+            self.caches = self._extend(self.parameters, self.caches, where, batch.tokens, batch.positions, batch.valid,
+                                       batch.rows, batch.features, np.stack([last, batch.following]),
+                                       self._used(max(self.length[lane] for lane in lanes)))
         for lane, run in zip(lanes, runs):
             self.length[lane] += len(run)
         self._count(sum(map(len, runs)))
@@ -177,8 +185,9 @@ class Engine:
                 trajectory is the same whatever runs beside it and whenever its tools answer.
         """
         used = self._used(self.length[active].max())
-        self.caches, chunk = self._decode(self.parameters, self.caches, active, budget.astype(np.int32),
-                                          seeds.astype(np.uint32), used)
+        with jax.set_mesh(self.mesh):
+            self.caches, chunk = self._decode(self.parameters, self.caches, active, budget.astype(np.int32),
+                                              seeds.astype(np.uint32), used)
         chunk = Chunk(*(np.asarray(x) for x in chunk))
         self.length += chunk.count
         self._count(int(chunk.count.sum()))
@@ -244,7 +253,7 @@ class Engine:
             i, pending, live, count, kv, out = state
             recent = Context(*kv, jnp.arange(c) < count[..., None])
             position = caches.position + count
-            tokens = policy.embed(pending[..., None], jnp.zeros((1, s.width)), jnp.full((*shape, 1), -1))
+            tokens = policy.embed(pending[..., None], None, None)
             hidden, fresh = policy.language(tokens, jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),
                                             jnp.ones((*shape, 1), bool), (recent,), unstacked=fixed)
             token, log_prob, raw = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
@@ -333,11 +342,11 @@ class _Pieces(NamedTuple):
 def _pieces(runs, images, table: ImageTable, image_token: int, merge: int, count: int, length: int,
             starts) -> _Pieces:
     """Token runs with their images as padded arrays, and the position that follows each run."""
-    features, offsets = feature_table([name for group in images for name in group], table, 512 * count)
+    features, places = feature_tables(images, table, 512, count)
     out = _Pieces(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
                   np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
                   np.zeros(count, np.int32))
-    for i, (run, names, start) in enumerate(zip(runs, images, starts)):
+    for i, (run, names, start, offsets) in enumerate(zip(runs, images, starts, places)):
         n = len(run)
         out.tokens[i, :n], out.valid[i, :n] = run, True
         out.positions[:, i, :n], out.following[i] = mrope_positions(

@@ -19,6 +19,7 @@ from sensesearch_jax.inputs.groups import ImageTable, bucket
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.runtime.mesh import local
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
@@ -38,6 +39,7 @@ class FeatureStore:
                  capacity_bytes: int = 1 << 30, batch: int = 8):
         self.sizes, self.preprocessor, self.client, self.batch = policy.sizes.vision, preprocessor, client, batch
         graph, parameters = nnx.split(policy.vision)
+        parameters = local(parameters)
         encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images))
         self._encode = lambda images: encode(parameters, images)
         self._programs = encode._cache_size

@@ -148,14 +148,10 @@ class Lessons:
         names = [row.images[0] for row in rows]
         pixels = [self.preprocessor.patches(lesson.picture) for lesson in lessons]
         images = batch_images(pixels, self.sizes.vision, slots=self.config.picture_slots)
-        # The tower's output is one table, a fixed number of rows per picture.
-        slots, width = images.order.shape[1], self.sizes.language.width
-        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), questions,
-                              prompt_tokens, answer_tokens)
-        offset = np.cumsum([0, *images.counts[:-1]])[:, None]
-        shift = np.arange(len(rows))[:, None] * slots - offset
-        groups = groups._replace(prompt_features=np.where(groups.prompt_features >= 0, groups.prompt_features + shift,
-                                                          -1), features=np.zeros((1, width), np.float32))
+        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), questions, prompt_tokens,
+                              answer_tokens)
+        # The tower's output takes this place: one picture per row, each with its own table.
+        groups = groups._replace(features=np.zeros((len(rows), 1, self.sizes.language.width), np.float32))
         starts = [int(np.nonzero(row >= 0)[0][0]) for row in groups.prompt_features]
         grids = [(grid[1] // 2, grid[2] // 2) for _, grid in pixels]
         targets = visual_targets([lesson.boxes for lesson in lessons], grids, starts, groups.prompt.shape[1])
@@ -197,8 +193,7 @@ class Student(nnx.Module):
         """Cross-entropy of the answers, plus the probes' loss where there are pictures, and some of the page's own."""
         groups = batch.groups
         if batch.images is not None:
-            features = self.policy.vision(*batch.images)
-            groups = groups._replace(features=features.reshape(-1, features.shape[-1]))
+            groups = groups._replace(features=self.policy.vision(*batch.images))
         hidden, prompt = group_hidden(self.policy, groups)
         log_probs, _ = token_log_probs(hidden[:, :, :-1], self.policy.language.head, groups.tokens[:, :, 1:])
         mean = lambda mask: -jnp.where(mask, log_probs, 0).sum() / jnp.maximum(mask.sum(), 1)
@@ -218,8 +213,7 @@ class Student(nnx.Module):
         """Which tokens 1 … S−1 are the most likely ones after the right ones before, [B, G, S−1]."""
         groups = batch.groups
         if batch.images is not None:
-            features = self.policy.vision(*batch.images)
-            groups = groups._replace(features=features.reshape(-1, features.shape[-1]))
+            groups = groups._replace(features=self.policy.vision(*batch.images))
         hidden, _ = group_hidden(self.policy, groups)
         best = self.policy.logits(hidden[:, :, :-1]).argmax(-1)
         return best == groups.tokens[:, :, 1:]

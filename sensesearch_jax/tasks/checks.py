@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.learning.steps import make_optimizer
+from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.sizes import PolicySizes
+from sensesearch_jax.runtime.mesh import ROWS, make_mesh
 from sensesearch_jax.tasks.ask import check_image
 from sensesearch_jax.tasks.cold_start import EXPERTS
 from sensesearch_jax.tasks.rl import make_objective
 from sensesearch_jax.tasks.session import POCKET_POLICY
+
+
+def check_mesh(config: ConfigDict) -> None:
+    """Whether the mesh fits the devices, and the policy and the stages' micro-batches the mesh."""
+    shape = make_mesh(config.mesh).shape
+    heads = PolicySizes.from_directory(config.policy or POCKET_POLICY).language.kv_heads
+    if heads % shape['tensor']:
+        raise ValueError(f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
+                         'one that does.')
+    shards = math.prod(shape[axis] for axis in ROWS)
+    for stage in ('sft', 'rl'):
+        if stage in config and config[stage].micro_batch % shards:
+            raise ValueError(f'{stage}.micro_batch {config[stage].micro_batch} cannot be cut over the mesh\'s data × fsdp '
+                             f'= {shards} devices; make it a multiple of that.')
 
 
 def check(config: ConfigDict) -> None:
@@ -24,6 +41,8 @@ def check(config: ConfigDict) -> None:
     """
     if 'policy' in config:
         PolicySizes.from_directory(config.policy or POCKET_POLICY)
+    if 'mesh' in config:
+        check_mesh(config)
     if 'image' in config:
         check_image(config.image)
     if config.task == 'sft' and not Path(config.sft.data).is_file():
@@ -37,5 +56,9 @@ def check(config: ConfigDict) -> None:
     for stage in ('sft', 'rl'):
         if stage in config:
             make_optimizer(config[stage], 1)
+            if config[stage].remat not in REMAT:
+                raise ValueError(f"{stage}.remat '{config[stage].remat}' is unknown; choose from {', '.join(REMAT)}.")
+            if config[stage].dtype not in ('float32', 'bfloat16'):
+                raise ValueError(f"{stage}.dtype '{config[stage].dtype}' is unknown; choose 'float32' or 'bfloat16'.")
     if 'rl' in config:
         make_objective(config.rl)

@@ -26,6 +26,7 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.scheduler import RolloutLimits, RolloutStatistics, Task, rollout
 from sensesearch_jax.runtime.checkpoints import Checkpoints
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
@@ -42,7 +43,7 @@ LEARNED_FROM = (SampleState.OK, SampleState.TRUNCATED)
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
-    student = load_student(config.policy)
+    student = load_student(config.policy, make_mesh(config.mesh))
     with open_session(config, workdir) as session:
         questions = question_set(workdir, 'train', config.questions.train, config.seed)
         rl(session, student, session.features(student), questions)
@@ -61,7 +62,8 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
     learner = Learner(student.policy, make_optimizer(config, updates), suppressed=suppressed_mask(student),
-                      temperature=config.temperature, objective=objective, remat=config.remat)
+                      temperature=config.temperature, objective=objective, remat=config.remat,
+                      mesh=session.mesh, dtype=config.dtype)
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
     engine = session.engine(student, groups=config.questions_per_step, members=config.members,
                             temperature=config.temperature)
@@ -79,7 +81,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                 bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                     checkpoints.save(step + 1, training_state(learner))
-    save_policy(learner.policy, folder, copy_from=student.folder)
+    save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder
 

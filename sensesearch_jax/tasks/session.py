@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
@@ -24,6 +26,7 @@ from sensesearch_jax.policy.checkpoint import load_policy
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.launch import ToolServer
@@ -50,6 +53,7 @@ class Session:
     client: ToolClient
     metrics: MetricWriter
     engines: dict[Any, Engine] = field(default_factory=dict)
+    mesh: Mesh = field(default_factory=lambda: make_mesh(devices=jax.local_devices()[:1]))
 
     def environment(self, tools: Sequence[str] | None = None) -> Environment:
         """The agent's environment, with the config's tools or fewer."""
@@ -84,14 +88,14 @@ def unsampled(student: Student) -> list[int]:
     return [*student.chat.suppressed_ids, *range(student.chat.vocab_size, vocabulary)]
 
 
-def load_student(folder: str | Path) -> Student:
-    """A policy directory; '' means the base policy that comes with the project.
+def load_student(folder: str | Path, mesh: Mesh | None = None) -> Student:
+    """A policy directory; '' means the base policy that comes with the project. `mesh` as for `load_policy`.
 
     Raises:
         ValueError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
     """
     folder = Path(folder) if str(folder) else POCKET_POLICY
-    policy = load_policy(folder, jnp.float32)
+    policy = load_policy(folder, jnp.float32, mesh)
     preprocessor = Preprocessor.read(folder)
     return Student(folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor)
 
@@ -115,7 +119,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         if isinstance(health, ToolFailure):
             raise ValueError(f'No tool server answers at {url}: {health.message}')
         metrics = stack.enter_context(MetricWriter(workdir / 'metrics.jsonl'))
-        yield Session(config, workdir, client, metrics)
+        yield Session(config, workdir, client, metrics, mesh=make_mesh(config.mesh))
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:

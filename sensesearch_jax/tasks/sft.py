@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grain
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,7 +18,9 @@ from sensesearch_jax.learning.steps import Learner, make_optimizer
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.checkpoints import Checkpoints
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
+from sensesearch_jax.runtime.multihost import agreed, share, shared_folder, together, total
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import Session, Student, load_student, open_session, read_trajectories, unsampled
@@ -29,7 +32,7 @@ PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 256
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
-    student = load_student(config.policy)
+    student = load_student(config.policy, make_mesh(config.mesh))
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:
@@ -41,31 +44,33 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 def sft(session: Session, student: Student, features: FeatureStore, trajectories: Sequence[Trajectory]) -> Path:
     """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint. Returns the directory."""
     config, workdir = session.config.sft, session.workdir
-    folder = workdir / 'sft' / 'policy'
-    if workdir.stage_done('sft'):
+    shared = shared_folder(workdir.path) / 'sft'
+    folder = shared / 'policy'
+    if agreed(workdir.stage_done('sft')):
         return folder
     order = (grain.MapDataset.source(list(range(len(trajectories)))).seed(session.config.seed).shuffle()
              .repeat(config.epochs).batch(config.batch, batch_fn=list))
-    steps = len(order)
+    steps, rows = len(order), config.micro_batch
     learner = Learner(student.policy, make_optimizer(config, steps), suppressed=suppressed_mask(student),
-                      remat=config.remat)
-    with Checkpoints(workdir / 'sft' / 'checkpoints', keep=1) as checkpoints:
+                      remat=config.remat, mesh=session.mesh, dtype=config.dtype)
+    with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
         with Progress('sft', steps, initial=start) as bar:
             for step in range(start, steps):
                 began = time.monotonic()
                 chosen = sorted((trajectories[i] for i in order[step]), key=length)
-                batches = [row_batch(student, features, [[t] for t in chosen[i:i + config.micro_batch]], 1,
-                                     config.micro_batch) for i in range(0, len(chosen), config.micro_batch)]
+                batches = [together(row_batch(student, features, [[t] for t in share(chosen[i:i + rows], rows)], 1,
+                                              rows // jax.process_count())) for i in range(0, len(chosen), rows)]
                 values = learner.sft_step(batches)
-                padding = 1 - sum(b.valid.sum() for b in batches) / sum(b.valid.size for b in batches)
+                used, size = total(sum(b.valid.sum() + b.prompt_valid.sum() for b in batches),
+                                   sum(b.valid.size + b.prompt_valid.size for b in batches))
                 session.metrics.write('sft', step + 1, values | memory_use() | {
-                    'padding_share': padding, 'step_s': time.monotonic() - began})
+                    'padding_share': 1 - used / size, 'step_s': time.monotonic() - began})
                 bar.update(loss=values['loss'])
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
                     checkpoints.save(step + 1, training_state(learner))
-    save_policy(learner.policy, folder, copy_from=student.folder)
+    save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
 
@@ -98,4 +103,4 @@ def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequenc
     table = features.table(image for group in groups for t in group for image in t.images)
     return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
                         merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
-                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * rows * members)
+                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members)

@@ -68,7 +68,7 @@ def test_a_batch_holds_the_rows():
     assert (
         batch.prompt.shape == (4, 32)
         and batch.tokens.shape == (4, 3, 24)
-        and batch.features.shape == (32, 32)
+        and batch.features.shape == (4, 32, 32)
     )
     p, s = len(prompt) - 1, 1 + len(later)
     assert batch.prompt[0, :p].tolist() == prompt[:-1] and batch.prompt_valid.sum(1).tolist() == [p, 2, 0, 0]
@@ -78,13 +78,14 @@ def test_a_batch_holds_the_rows():
     assert batch.own[1, 0, :3].tolist() == [False, True, False]
     assert np.allclose(batch.log_probs[0, 0, :s], [0, *log_probs]) and not batch.log_probs[0, 1].any()
 
-    # Feature rows: of the table in order of first use, and those of one picture wherever it is shown.
+    # Features: each row's own table, in order of first use, and those of one picture wherever it is shown.
     expected = np.concatenate([table().features[name] for name in ('scene', 'crop', 'thumbnail')])
     assert (
-        np.array_equal(batch.features[: len(expected)], expected)
-        and not batch.features[len(expected) :].any()
+        np.array_equal(batch.features[0, : len(expected)], expected)
+        and not batch.features[0, len(expected) :].any()
+        and not batch.features[1:].any()
     )
-    shown = lambda tokens, index: batch.features[index[: len(tokens)][np.array(tokens) == PAD]]
+    shown = lambda tokens, index: batch.features[0, index[: len(tokens)][np.array(tokens) == PAD]]
     assert np.array_equal(shown(prompt[:-1], batch.prompt_features[0]), table().features['scene'])
     assert np.array_equal(
         shown(later, batch.feature_index[0, 0, 1:]),

@@ -12,18 +12,10 @@ import optax
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
-from small_policies import (
-    MERGE,
-    PAD,
-    SUPPRESSED,
-    VOCABULARY,
-    quick_compilation,
-    small_policy,
-    table,
-    tokens_of,
-)
+from small_batches import ROWS, batch_of
+from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_policy
 
-from sensesearch_jax.inputs.groups import Member, Row, build_groups
+from sensesearch_jax.inputs.groups import Row
 from sensesearch_jax.learning.advantages import batch_normalize, group_advantages
 from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
 from sensesearch_jax.tasks.rl import ALGORITHMS, make_objective
@@ -40,52 +32,11 @@ def quick():
         yield
 
 
-def rows_of(layouts, seed=0):
-    """Rows of (prompt, members) in parts: even parts of a member are its own, unless they are pictures."""
-    random = np.random.default_rng(seed)
-    rows = []
-    for prompt, suffixes in layouts:
-        tokens, images = tokens_of(prompt, random)
-        members = []
-        for suffix in suffixes:
-            ids, own, names = [], [], []
-            for i, part in enumerate(suffix):
-                more, pictures = tokens_of([part], random)
-                ids, names = ids + more, names + pictures
-                own += [i % 2 == 0 and not pictures] * len(more)
-            members.append(Member(ids, own, names, random.normal(-3, 1, len(ids)).tolist()))
-        rows.append(Row(tokens, images, members))
-    return rows
-
-
-# Turns of the policy (even places) and responses between them; ragged groups, an empty member.
-LAYOUTS = [
-    ([5, 'scene', 6], [[7], [4, 'crop', 9], [3, 2, 5]]),
-    ([9], [[6], [2, 'thumbnail', 4], [5]]),
-    ([2, 'thumbnail', 3], [[8, 3, 2], [], [3]]),
-    ([7], [[2], [9], [4, 'crop', 3, 5, 2]]),
-]
-ROWS = rows_of(LAYOUTS)
 CLOSE = {'kl_coefficient': 0.1, 'clip_low': 0.1, 'clip_high': 0.1}  # so that some ratios are clipped
 OBJECTIVES = {
     ratio: make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': name}))
     for name, (ratio, _) in ALGORITHMS.items()
 }
-
-
-def batch_of(rows, members=3, batch=None):
-    # One length for all, so that few programs are compiled.
-    return build_groups(
-        rows,
-        table(),
-        image_token=PAD,
-        merge=MERGE,
-        members=members,
-        batch=batch,
-        prompt_step=64,
-        suffix_step=64,
-        feature_step=64,
-    )
 
 
 @functools.cache
@@ -197,7 +148,7 @@ def pick(batch, rows):
     for name, value in fields.items():
         if name.endswith('positions'):
             fields[name] = value[:, rows]
-        elif name != 'features':
+        else:
             fields[name] = value[rows]
     return batch._replace(**fields)
 
@@ -288,11 +239,30 @@ def test_a_minibatch_without_any_trajectory():
     assert all(np.isfinite(step).all() and not step.any() for step in moved(learner).values())
 
 
-def test_remat_changes_nothing_but_memory():
+@pytest.mark.parametrize('name', ['dots', 'attention', 'full'])
+def test_remat_changes_nothing_but_memory(name):
     batch = batch_of(ROWS)
-    plain, remat = learner_of(), learner_of(remat=True)
+    plain, remat = learner_of(), learner_of(remat=name)
     assert plain.sft_step([batch]) == pytest.approx(remat.sft_step([batch]), rel=1e-5)
     assert_same_moves(moved(plain), moved(remat))
+
+
+def test_half_precision_computes_but_does_not_remember():
+    """bfloat16 forward and backward; parameters, moments and the gradient's sums stay float32."""
+    config = ConfigDict(rl_config() | {'learning_rate': 1e-4, 'warmup': 0})
+    half = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK, dtype=jax.numpy.bfloat16)
+    full = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK)
+    batch = batch_of(ROWS)
+    near, exact = half.sft_step([batch]), full.sft_step([batch])
+    assert near['loss'] != exact['loss'] and near['loss'] == pytest.approx(exact['loss'], rel=0.02)
+    assert near['gradient_norm'] == pytest.approx(exact['gradient_norm'], rel=0.05)
+    leaves = jax.tree.leaves((half.parameters, half.moments))
+    assert {leaf.dtype.name for leaf in leaves} == {'float32', 'int32'}
+    # A step too small for bfloat16 is remembered all the same, and the sampler is given what the loss saw.
+    assert all(np.abs(step).max() > 0 for name, step in moved(half).items() if 'key.bias' not in name)
+    assert half.all_parameters['language']['embedding'].dtype == jax.numpy.bfloat16
+    program = str(jax.make_jaxpr(half._sft_loss)(half.parameters, batch, 1.0))
+    assert 'bf16' in program and 'bf16' not in str(jax.make_jaxpr(full._sft_loss)(full.parameters, batch, 1.0))
 
 
 def test_log_probs_of_a_reference():

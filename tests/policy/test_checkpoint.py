@@ -1,6 +1,7 @@
 """Hugging Face directories in and out: bit-equal both ways, both naming styles, and clear refusals."""
 
 import json
+import math
 import shutil
 
 import jax.numpy as jnp
@@ -8,12 +9,22 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from jax.sharding import PartitionSpec
 from safetensors.torch import load_file, save_file
 from tiny_policies import PAD, Conversation, both, hf_config, noise_picture
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from sensesearch_jax.policy.checkpoint import load_policy, module_name, released_name, save_policy
-from sensesearch_jax.policy.sizes import PolicySizes
+from sensesearch_jax.policy.checkpoint import (
+    abstract_policy,
+    load_policy,
+    module_name,
+    released_name,
+    save_policy,
+    tensor_table,
+)
+from sensesearch_jax.policy.sizes import RELEASED, PolicySizes
+from sensesearch_jax.policy.tensor_files import Stored
+from sensesearch_jax.runtime.mesh import make_mesh
 
 
 @pytest.fixture
@@ -133,17 +144,59 @@ def test_both_styles_of_names(folder):
     assert_same(load_policy(folder), expected)
 
 
-def test_parameters_can_be_placed_one_by_one(folder):
-    """A large policy goes straight to its shards: each parameter comes with its logical axes."""
+def test_a_policy_goes_straight_to_its_shards(folder, monkeypatch):
+    """Equal to the one on one device; of a tensor that is cut only the parts are read, each once."""
     seen = []
+    read = Stored.read
 
-    def place(array, axes):
-        assert isinstance(array, np.ndarray) and array.ndim == len(axes)
-        seen.append(axes)
-        return jnp.asarray(array)
+    def spy(self, index=()):
+        value = read(self, index)
+        seen.append((self.key, value.size))
+        return value
 
-    assert_same(load_policy(folder, place=place), load_policy(folder))
-    assert ('vocabulary', 'embed') in seen and ('layers', 'embed', 'kv_heads') in seen
+    monkeypatch.setattr(Stored, 'read', spy)
+    mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+    policy = load_policy(folder, mesh=mesh)
+    kernel = policy.language.layers.mlp.gate.kernel[...]
+    assert kernel.sharding.spec == PartitionSpec(None, 'fsdp', 'tensor')
+    name = 'model.layers.0.mlp.gate_proj.weight'
+    assert [size for key, size in seen if key == name] == [kernel[0].size // 4] * 4
+    assert_same(policy, load_policy(folder))
+    save_policy(policy, folder.parent / 'again')
+    assert_same(policy, load_policy(folder.parent / 'again'))
+
+
+def test_shards_that_transformers_reads(tmp_path):
+    """Bit-equal after a round trip; a later, smaller write leaves nothing of the shards."""
+    model, policy = both('untied')
+    save_policy(policy, tmp_path, shard_bytes=40_000)
+    files = sorted(path.name for path in tmp_path.glob('*.safetensors'))
+    assert len(files) > 3 and files[0] == f'model-00001-of-{len(files):05}.safetensors'
+    for name in files:
+        tensors = load_file(tmp_path / name)
+        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 40_000
+    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert_same(policy, load_policy(tmp_path))
+    save_policy(policy, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['config.json', 'model.safetensors']
+    save_policy(policy, tmp_path, shard_bytes=40_000)
+    assert_same(policy, load_policy(tmp_path))
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_released_sizes_have_transformers_parameters(name):
+    """Names, shapes and count, without any numbers."""
+    sizes = RELEASED[name]
+    policy = abstract_policy(sizes)
+    ours = {key: row.shape for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for key in row.names}
+    with torch.device('meta'):
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes.to_hf()))
+    theirs = {key: tuple(tensor.shape) for key, tensor in model.named_parameters()}
+    assert ours == theirs
+    billions = {'3B': 3.75, '7B': 8.29, '32B': 33.45, '72B': 73.41}[name]
+    assert sum(map(math.prod, ours.values())) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
 def test_companion_files_go_along(folder, tmp_path):
@@ -208,6 +261,11 @@ def test_wrong_directories_are_refused(folder, tmp_path):
     weights, index = folder / 'model.safetensors', folder / 'model.safetensors.index.json'
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
+    header = json.loads(whole[8:8 + int.from_bytes(whole[:8], 'little')])
+    last = max((entry['data_offsets'][1], key) for key, entry in header.items() if key != '__metadata__')[1]
+    with complaint(f"is truncated: tensor '{last}' is not whole"):
+        load_policy(folder)
+    weights.write_bytes(whole[:100])
     with complaint('cannot be read as safetensors'):
         load_policy(folder)
     weights.unlink()

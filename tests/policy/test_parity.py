@@ -143,7 +143,7 @@ def test_decoder_layer_by_layer(name):
     language, sizes = policy.language, policy.sizes.language
     table = features_of(name)
     tokens, index, positions, valid = Rows.of(talk, len(table) // len(talk.grids)).arrays()
-    x = policy.embed(tokens, table, index)
+    x = policy.embed(tokens, table[None], index)
     is_text = talk.tokens != PAD
     np.testing.assert_array_equal(np.asarray(x)[0, 0, is_text], embedded[0, is_text])
     cos, sin = text_rotary(positions, sizes.head_width, sizes.rope_theta, sizes.mrope_sections)

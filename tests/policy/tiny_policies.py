@@ -171,7 +171,7 @@ class Rows:
 def run_tokens(policy, table, rows, contexts=()):
     """Hidden states [b, g, s, d] of tokens, and their keys and values."""
     tokens, index, positions, valid = rows
-    return policy.language(policy.embed(tokens, table, index), positions, valid, contexts)
+    return policy.language(policy.embed(tokens, table[None], index), positions, valid, contexts)
 
 
 def quick_jit(function):

@@ -114,6 +114,11 @@ def test_pictures_that_no_policy_can_see(tmp_path):
         ('agent.tools', ('hammer',), 'hammer'),
         ('expert.kind', 'oracle', "expert.kind 'oracle' is unknown"),
         ('sft.schedule', 'linear', "'linear' is unknown"),
+        ('sft.remat', 'some', "sft.remat 'some' is unknown; choose from none"),
+        ('rl.dtype', 'float8', "rl.dtype 'float8' is unknown"),
+        ('mesh.fsdp', 3, 'does not fit 8 devices'),
+        ('mesh.tensor', 2, "mesh.tensor 2 does not divide the policy's 1 key/value heads"),
+        ('mesh.data', 4, 'rl.micro_batch 2 cannot be cut over'),
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
     ],
 )
@@ -140,6 +145,26 @@ def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(t
         'bn_gspo',
     )
     assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize('arguments', [('configs/rl.py', '--workdir=somewhere'), ('configs/sft.py',)])
+def test_several_hosts_where_they_are_of_no_use(arguments):
+    config, *others = arguments
+    refused(
+        start(f'--config={config}', '--config.multi_host=True', *others),
+        'multi_host is for sft with a --workdir that all hosts see',
+    )
+
+
+def test_the_7b_configs_are_whole(policy_folder):
+    """They have every field that their task's pocket config has, and they pass its checks."""
+    for task in ('sft', 'rl', 'evaluate'):
+        pocket, large = (runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
+                         for name in (task, f'{task}_7b'))
+        assert set(large.keys()) == set(pocket.keys())
+        if task != 'sft':  # which wants trajectories
+            large.policy = str(policy_folder)
+            check(large)
 
 
 def test_the_workdir_of_another_run(tmp_path, policy_folder):

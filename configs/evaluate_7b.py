@@ -1,0 +1,21 @@
+"""Evaluation of a 7B policy as an agent with the paper's turns and budgets, on held-out questions, greedy.
+
+    python -m sensesearch_jax.main --config=configs/evaluate_7b.py --workdir=DIR --config.policy=SFT/sft/policy
+
+Mesh: one device that holds the parameters (33 GB in float32) and the caches of `evaluate.lanes` trajectories (3.8 GB
+each for 32,768 tokens). Not run: no machine of this size was at hand.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import config, evaluation, questions  # noqa: E402
+from common_7b import common_7b  # noqa: E402
+
+
+def get_config():
+    settings = config(common_7b('evaluate'), {'questions': questions(train=0, test=220), 'evaluate': evaluation()})
+    settings.mesh.fsdp = 1
+    settings.evaluate.lanes = 8
+    return settings

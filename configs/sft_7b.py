@@ -1,0 +1,25 @@
+"""SFT of Qwen2.5-VL-7B as in the paper, on the kept trajectories of a cold start.
+
+    python -m sensesearch_jax.main --config=configs/sft_7b.py --workdir=DIR --config.policy=QWEN \
+        --config.sft.data=KEPT.jsonl --config.tools.folder=PICTURES
+
+Mesh: every device along fsdp, which cuts parameters, moments and batches. On several hosts add
+--config.multi_host=True (docs/multi_host.md); a batch of 64 rows wants 64 devices or a divisor of that many.
+Memory: float32 parameters, moments and gradients of the decoder are 16 bytes × 7.6 billion = 122 GB over all devices,
+its bfloat16 copy 15 GB more, beside what `remat` keeps; `python -m experiments.tpu_memory` compiles the step for a TPU
+and says what a chip needs. Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import config, sft  # noqa: E402
+from common_7b import common_7b  # noqa: E402
+
+
+def get_config():
+    settings = config(common_7b('sft'), {'sft': sft()})
+    settings.sft.update(learning_rate=1e-5, warmup=10, b2=0.999, epochs=3, batch=64, micro_batch=64, dtype='bfloat16',
+                        remat='full')
+    return settings

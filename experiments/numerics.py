@@ -1,0 +1,236 @@
+"""Our Qwen2.5-VL beside transformers' PyTorch one, block by block on the same input, in float32 and bfloat16.
+
+    python -m experiments.numerics --checkpoint=DIR [--image=FILE] [--picture=numerics.png]
+
+prints a table and draws where the difference grows. `alone` is a block given what transformers' block before it put
+out (but for the first of the tower, whose patches transformers puts in order later), `so far` the same block at the end
+of our own chain; both are root mean squares relative to transformers'. In
+bfloat16 no two programs agree, so each is measured against transformers in float32: ours may be as far from it as
+theirs is, times FACTOR. Exits with 1 above a tolerance. Without --checkpoint a small random policy is made. Needs the
+extras `test` (PyTorch, transformers) and, for the picture, `world` (matplotlib). Machine: a small policy takes half a
+minute on any; the 7B needs 35 GB of host memory and some minutes, in one type at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import nnx
+from PIL import Image
+
+from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.inputs.positions import mrope_positions
+from sensesearch_jax.inputs.windows import batch_images
+from sensesearch_jax.policy.attention import text_rotary, vision_rotary
+from sensesearch_jax.policy.checkpoint import load_policy, save_policy
+from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.policy.sizes import LanguageSizes, PolicySizes, VisionSizes
+
+TOLERANCE = 1e-4  # float32, of every block alone and of the chain
+FACTOR = 2.0  # bfloat16, of transformers' own distance from its float32
+
+CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A Hugging Face directory of a Qwen2.5-VL policy.')
+IMAGE = flags.DEFINE_string('image', None, 'A picture; noise of 300 × 200 by default.')
+PICTURE = flags.DEFINE_string('picture', 'numerics.png', "Where the differences are drawn; '' draws nothing.")
+
+Values = dict[str, np.ndarray]
+
+
+class Example(NamedTuple):
+    """One picture between two texts."""
+
+    tokens: np.ndarray  # [n]
+    patches: np.ndarray  # [i, c]
+    grid: tuple[int, int, int]
+
+
+def random_policy(folder: Path) -> None:
+    """A small policy whose norms and biases matter, as a directory."""
+    sizes = PolicySizes(
+        VisionSizes(depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)),
+        LanguageSizes(layers=6, width=128, mlp_width=192, heads=8, kv_heads=2, vocabulary=512, mrope_sections=(2, 3, 3)),
+        image_token=500, vision_start_token=501, vision_end_token=502, video_token=503, end_tokens=(504,))
+    policy, random = Policy(sizes, nnx.Rngs(0)), np.random.default_rng(0)
+    state = nnx.state(policy, nnx.Param)
+    for path, parameter in nnx.to_flat_state(state):
+        scale = {'scale': 0.2, 'bias': 0.2}.get(path[-1])
+        if scale:
+            parameter.set_value(parameter[...] + scale * random.standard_normal(parameter.shape, np.float32))
+    nnx.update(policy, state)
+    save_policy(policy, folder)
+
+
+def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
+    """The picture as the policy's own preprocessor cuts it, in random text."""
+    own = (folder / 'preprocessor_config.json').is_file()
+    preprocessor = Preprocessor.read(folder) if own else Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
+    patches, grid = preprocessor.patches(image)
+    random = np.random.default_rng(1)
+    special = {sizes.image_token, sizes.video_token, sizes.vision_start_token, sizes.vision_end_token}
+    text = random.integers(0, min(special), 48)
+    seen = [sizes.vision_start_token, *[sizes.image_token] * (grid[1] * grid[2] // sizes.vision.merge_size**2),
+            sizes.vision_end_token]
+    return Example(np.concatenate([text[:16], seen, text[16:]]).astype(np.int32), patches, grid)
+
+
+def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Values:
+    """What every block of transformers' model puts out."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    kind = getattr(torch, dtype)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=kind).eval()
+    visual, text, found = model.model.visual, model.model.language_model, {}
+
+    def keep(name: str) -> Callable:
+        def hook(_, __, out):
+            tensor = out if isinstance(out, torch.Tensor) else out.pooler_output
+            found[name] = tensor.float().numpy().reshape(-1, tensor.shape[-1])
+        return hook
+
+    def keep_input(_, arguments):
+        found['embedding'] = arguments[0].float().numpy().reshape(-1, arguments[0].shape[-1])
+
+    visual.patch_embed.register_forward_hook(keep('patches'))
+    for i, block in enumerate(visual.blocks):
+        block.register_forward_hook(keep(f'vision {i}'))
+    visual.register_forward_hook(keep('merger'))
+    text.layers[0].register_forward_pre_hook(keep_input)
+    for i, layer in enumerate(text.layers):
+        layer.register_forward_hook(keep(f'decoder {i}'))
+    text.norm.register_forward_hook(keep('norm'))
+    ids = torch.tensor(given.tokens[None], dtype=torch.long)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids),
+                       mm_token_type_ids=(ids == sizes.image_token).int(),
+                       pixel_values=torch.tensor(given.patches).to(kind),
+                       image_grid_thw=torch.tensor([given.grid])).logits
+    return found | {'logits': logits[0].float().numpy()}
+
+
+def ours(policy: Policy, given: Example, instead: Values | None = None) -> Values:
+    """What every block of ours puts out, in transformers' order of patches.
+
+    Args:
+        instead: what the next block is given in the place of our own values: each block alone.
+    """
+    sizes, dtype = policy.sizes, policy.language.embedding.dtype
+    found: Values = {}
+
+    def note(name: str, x: jax.Array, place: Callable[[np.ndarray], np.ndarray] = lambda value: value) -> jax.Array:
+        """Keeps `x`; returns what the next block gets. `place` puts transformers' rows where ours are."""
+        flat = np.asarray(x, np.float32).reshape(-1, x.shape[-1])
+        found[name] = flat[used] if name in padded else flat
+        return x if instead is None else jnp.asarray(place(instead[name]), dtype).reshape(x.shape)
+
+    patches, positions, valid, order = batch_images([(given.patches, given.grid)], sizes.vision)[:4]
+    used, padded = np.asarray(valid).reshape(-1), {'patches', *(f'vision {i}' for i in range(sizes.vision.depth))}
+
+    def spread(value: np.ndarray) -> np.ndarray:
+        whole = np.zeros((len(used), value.shape[-1]), np.float32)
+        whole[used] = value
+        return whole
+
+    # transformers embeds patches in the processor's order and cuts windows afterwards.
+    tower = policy.vision
+    flat = tower.patch_embedding(jnp.asarray(given.patches, dtype))
+    found['patches'] = np.asarray(flat, np.float32)
+    x = tower.patch_embedding(jnp.asarray(patches, dtype))
+    cos, sin = vision_rotary(positions, sizes.vision.width // sizes.vision.heads, sizes.vision.rope_theta)
+    graph, stack = nnx.split(tower.blocks)
+    run = jax.jit(lambda state, x, full: nnx.merge(graph, state)(x, cos, sin, jnp.asarray(valid), full),
+                  static_argnums=2)
+    for i in range(sizes.vision.depth):
+        full = i in sizes.vision.full_attention_blocks
+        x = note(f'vision {i}', run(jax.tree.map(lambda p: p[i], stack), x, full), spread)
+    count = given.grid[1] * given.grid[2] // sizes.vision.merge_size**2
+    x = note('merger', jnp.take_along_axis(tower.merger(x), order[..., None], axis=1)[:, :count])
+    index = np.full((1, 1, len(given.tokens)), -1, np.int32)
+    index[0, 0, given.tokens == sizes.image_token] = np.arange(count)
+    x = note('embedding', policy.embed(given.tokens[None, None], x, index))
+    text, language = sizes.language, policy.language
+    places = mrope_positions(given.tokens, [given.grid], sizes.image_token, sizes.vision.merge_size)[0]
+    cos, sin = text_rotary(places[:, None, None], text.head_width, text.rope_theta, text.mrope_sections)
+    graph, stack = nnx.split(language.layers)
+    everything = jnp.ones((1, 1, len(given.tokens)), bool)
+    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, everything, ())[0])
+    for i in range(text.layers):
+        x = note(f'decoder {i}', run(jax.tree.map(lambda p: p[i], stack), x))
+    x = note('norm', language.norm(x))
+    note('logits', policy.logits(x), lambda value: value)
+    return found
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Root mean square of the difference, relative to that of `other`."""
+    return float(np.sqrt(np.mean((one - other)**2) / np.mean(other**2)))
+
+
+def compare(folder: Path, image: Image.Image) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The columns of the table by block, and the sentences that say what is above its tolerance."""
+    sizes = PolicySizes.from_directory(folder)
+    given = example(folder, sizes, image)
+    exact = theirs(folder, sizes, given, 'float32')
+    policy = load_policy(folder, jnp.float32)
+    chain, alone = ours(policy, given), ours(policy, given, exact)
+    del policy
+    rough = theirs(folder, sizes, given, 'bfloat16')
+    half = ours(load_policy(folder, jnp.bfloat16), given)
+    rows, wrong = {}, []
+    for name in chain:
+        rows[name] = {'alone': distance(alone[name], exact[name]), 'so far': distance(chain[name], exact[name]),
+                      'ours bf16': distance(half[name], exact[name]), 'theirs bf16': distance(rough[name], exact[name])}
+        for column in ('alone', 'so far'):
+            if not rows[name][column] <= TOLERANCE:
+                wrong.append(f'{name}: {column} {rows[name][column]:.1e} is above {TOLERANCE:.0e}.')
+        if not rows[name]['ours bf16'] <= FACTOR * rows[name]['theirs bf16'] + TOLERANCE:
+            wrong.append(f'{name}: in bfloat16 {rows[name]["ours bf16"]:.1e} from float32, transformers '
+                         f'{rows[name]["theirs bf16"]:.1e}.')
+    return rows, wrong
+
+
+def draw(rows: dict[str, dict[str, float]], path: str) -> None:
+    """The table's columns over the blocks, on a logarithmic scale."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(max(7, len(rows) / 6), 4.5))
+    for column in next(iter(rows.values())):
+        axes.semilogy([max(row[column], 1e-9) for row in rows.values()], marker='.', label=column)
+    axes.axhline(TOLERANCE, color='grey', linestyle=':', label='tolerance, float32')
+    axes.set_xticks(range(len(rows)), rows, rotation=90, fontsize=7)
+    axes.set_ylabel('difference from transformers in float32')
+    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncol=5, fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main(_: list[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    image = Image.open(IMAGE.value).convert('RGB') if IMAGE.value else Image.fromarray(noise)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(CHECKPOINT.value or made)
+        if not CHECKPOINT.value:
+            random_policy(folder)
+        rows, wrong = compare(folder, image)
+    print(f'{"block":<12}' + ''.join(f'{column:>13}' for column in next(iter(rows.values()))))
+    for name, row in rows.items():
+        print(f'{name:<12}' + ''.join(f'{value:13.1e}' for value in row.values()))
+    if PICTURE.value:
+        draw(rows, PICTURE.value)
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
+    sys.exit(bool(wrong))
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,132 @@
+"""The device mesh, and the one table that says how logical axes lie on it.
+
+Parameters name their axes where they are declared (policy/parameters.py), batches and activations where they are
+used; nothing else in the project names a mesh axis but attention and the output head, which run per shard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp', 'tensor')
+ROWS = ('data', 'fsdp')  # a batch is cut over both: 'fsdp' is data parallelism that also cuts the parameters
+
+RULES = {
+    'rows': ROWS,
+    'embed': 'fsdp',
+    'vocabulary': 'tensor',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'mlp': 'tensor',
+    'layers': None,  # scanned over: every device runs every layer
+    'norm': None,
+    'patch': None,
+}
+
+
+def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of data × fsdp × tensor.
+
+    Args:
+        sizes: devices along each axis, 1 where not given; -1, once, takes what the others leave.
+        devices: all of the program's by default. Fewer than these are used only in a program of one process.
+
+    Raises:
+        ValueError: an unknown axis, sizes that do not fit the devices, or a tensor axis across processes.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    given = dict(sizes or {})
+    if unknown := given.keys() - set(AXES):
+        raise ValueError(f'mesh.{min(unknown)} is no axis of the mesh; choose from {", ".join(AXES)}.')
+    shape = [int(given.get(axis, 1)) for axis in AXES]
+    shown = ' × '.join(f'{axis} {size}' for axis, size in zip(AXES, shape))
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise ValueError(f'The mesh {shown} is none: sizes are positive, and at most one is -1.')
+    if -1 in shape:
+        shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
+    count = math.prod(shape)
+    if count > len(devices) or len(devices) % count or (count < len(devices) and jax.process_count() > 1):
+        raise ValueError(f'The mesh {shown} does not fit {len(devices)} devices; change the config\'s mesh.')
+    if jax.local_device_count() % shape[2] and jax.process_count() > 1:
+        raise ValueError(f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
+                         'of a process, but a row of a batch must lie within one; choose one that does.')
+    # By process, so that the innermost axis stays on one host, whose links are the fastest.
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
+    return Mesh(np.array(ordered).reshape(shape), AXES, (AxisType.Auto,) * len(AXES))
+
+
+def spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """How an array with these logical axes is cut; a dimension that its devices do not divide stays whole."""
+    parts = []
+    for axis, size in zip(axes, shape, strict=True):
+        names = RULES[axis] if axis is not None else None
+        count = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
+        parts.append(names if count > 1 and size % count == 0 else None)
+    return PartitionSpec(*parts)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of every leaf: parameters, their gradients and moments by their axes, anything else whole."""
+    def one(leaf):
+        if isinstance(leaf, nnx.Variable):
+            return leaf.replace(NamedSharding(mesh, spec(leaf.axes, leaf.shape, mesh)))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def local(tree: Any) -> Any:
+    """The tree on this process's own devices, cut over them as it was: what a rollout samples with.
+
+    In a program of one process every device is its own and nothing moves. Else each array is put together from the
+    parts that other processes hold, by one program of all processes and no server in between.
+    """
+    if jax.process_count() == 1:
+        return tree
+    count, devices = jax.local_device_count(), jax.local_devices()
+    everywhere = Mesh(np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
+                      ('processes', 'devices'))
+    here = Mesh(np.array(devices).reshape(1, count, 1), AXES, (AxisType.Auto,) * len(AXES))
+
+    def one(x):
+        # Over the longest axis that the devices divide, as every device has the same share of memory.
+        sizes = [size if size % count == 0 else 0 for size in x.shape]
+        axis = int(np.argmax(sizes)) if any(sizes) else None
+        cut = lambda name: PartitionSpec(*(name if i == axis else None for i in range(x.ndim)))
+        spread = jax.device_put(x, NamedSharding(everywhere, cut('devices')))
+        parts = [shard.data for shard in spread.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(here, cut('fsdp')), parts)
+
+    return jax.tree.map(one, tree)
+
+
+def rows_sharding(mesh: Mesh, dimensions: int, axis: int = 0) -> NamedSharding:
+    """The sharding of a batch's array whose `axis` counts rows."""
+    parts: list[Any] = [None] * dimensions
+    parts[axis] = ROWS
+    return NamedSharding(mesh, PartitionSpec(*parts))
+
+
+def current() -> AbstractMesh | None:
+    """The mesh that the caller has set (`jax.set_mesh`), None where that is none or one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def platform() -> str:
+    """What the current program is compiled for ('cpu', 'tpu', 'gpu'): not always the machine that compiles it."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """Holds an activation to its place on the current mesh, so that the compiler moves weights and not activations."""
+    mesh = current()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))

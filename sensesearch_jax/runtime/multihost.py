@@ -1,0 +1,98 @@
+"""Programs of several processes: their start, what they agree on before a step, and who speaks for all.
+
+Rollouts are local to a process, training is one program of all of them. So before a training step the processes
+agree on its shapes; nothing else of a rollout has to be the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+def start() -> None:
+    """Joins the other processes of a multi-host run by jax's own means, before anything else uses jax.
+
+    On TPU pods, GKE, SLURM and under MPI jax finds the others by itself; elsewhere JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are (docs/multi_host.md).
+
+    Raises:
+        ValueError: nothing says where the other processes are, or they cannot be reached.
+    """
+    number = lambda name: int(os.environ[name]) if name in os.environ else None
+    try:
+        jax.distributed.initialize(num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID'))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f'The other processes of this run cannot be joined, see docs/multi_host.md: {error}') from None
+
+
+def speaks() -> bool:
+    """Whether this process writes what is written once for all: metrics, policies, progress."""
+    return jax.process_index() == 0
+
+
+def own_folder(path: str | os.PathLike[str]) -> Path:
+    """This process's working directory: the one given for the first, and one beside it for each other.
+
+    Metrics, locks and the pictures of a tool server are a process's own; policies and checkpoints are not.
+    """
+    path = Path(path)
+    return path if speaks() else path.with_name(f'{path.name}-process-{jax.process_index()}')
+
+
+def shared_folder(path: Path) -> Path:
+    """The first process's working directory, given this process's own."""
+    return path if speaks() else path.with_name(path.name.removesuffix(f'-process-{jax.process_index()}'))
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says, in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def share(rows: Sequence[Any], count: int) -> Sequence[Any]:
+    """This process's part of a batch of `count` rows, of which the last may be missing.
+
+    Raises:
+        ValueError: the processes do not divide `count`.
+    """
+    processes = jax.process_count()
+    if count % processes:
+        raise ValueError(f'{count} rows cannot be dealt to {processes} processes; make micro_batch a multiple of it.')
+    each = count // processes
+    return rows[jax.process_index() * each:(jax.process_index() + 1) * each]
+
+
+def together(batch: Any) -> Any:
+    """A batch padded to the longest of all processes, so that their rows make one batch.
+
+    Shapes come from few buckets; the largest of several processes' is one of them. Padding is invalid everywhere:
+    zeros, and −1 where an index names a feature.
+    """
+    if jax.process_count() == 1:
+        return batch
+    shapes = np.concatenate([x.shape for x in batch])
+    largest = multihost_utils.process_allgather(shapes).max(0)
+    cuts = np.cumsum([x.ndim for x in batch])[:-1]
+    padded = {}
+    for name, x, shape in zip(batch._fields, batch, np.split(largest, cuts), strict=True):
+        fill = -1 if name in ('prompt_features', 'feature_index') else 0
+        padded[name] = np.pad(x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill)
+    return batch._replace(**padded)
+
+
+def total(*counts: float) -> list[float]:
+    """Each count added up over all processes, exactly up to 2^53."""
+    sums = np.array(counts, np.float64)
+    if jax.process_count() > 1:
+        # As bytes, since arrays of jax are cut to 32 bits.
+        gathered = np.asarray(multihost_utils.process_allgather(sums.view(np.uint32)))
+        sums = np.ascontiguousarray(gathered).view(np.float64).sum(0)
+    return [float(value) for value in sums]

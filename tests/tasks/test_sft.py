@@ -1,0 +1,74 @@
+"""SFT as a task: the same policy from any mesh, and from a run that went on on another one."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from scripted_tools import ScriptedTools, noise_file
+from small_policies import quick_compilation
+
+from sensesearch_jax.agent.actions import Answer
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
+from sensesearch_jax.policy.checkpoint import load_policy
+from sensesearch_jax.runtime.mesh import make_mesh
+from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks import sft
+from sensesearch_jax.tasks.session import Session, load_student
+
+CONFIG = Path(__file__).parents[2] / 'configs' / 'sft.py'
+
+
+def trajectory(student, tools, folder, number):
+    """One turn about a picture of its own, as a cold start leaves it."""
+    image = tools.upload(noise_file(folder / f'{number}.png', 56 + 28 * number, 56, number))
+    tokens = student.chat.assistant(f'<answer>{number}</answer>')
+    question = Question(f'q{number}', 'perception', 1, 'What is it?', '', ('it',))
+    turn = Turn(tokens, [], [], '', Answer('it'), None, [])
+    prompt = student.chat.prompt('Look.', [image, question.text])
+    return Trajectory(question, 0, 0, [turn], SampleState.OK, prompt, [image], {}, 'it')
+
+
+@pytest.fixture(scope='module')
+def train(policy_folder, tmp_path_factory):
+    """A function that runs SFT in a folder, on a mesh, perhaps to be interrupted before a step."""
+    folder, tools = tmp_path_factory.mktemp('pictures'), ScriptedTools()
+    student = load_student(policy_folder)
+    kept = [trajectory(student, tools, folder, number) for number in range(3)]
+    config = runpy.run_path(str(CONFIG))['get_config']()
+    config.sft.update(epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0)
+
+    def run(path, mesh, stop=None):
+        step = sft.Learner.sft_step
+
+        def interrupted(self, batches):
+            if len(read_metrics(path / 'metrics.jsonl', 'sft')) == stop:
+                raise KeyboardInterrupt
+            return step(self, batches)
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            quick_compilation(monkeypatch)
+            monkeypatch.setattr(sft.Learner, 'sft_step', interrupted)
+            with Workdir.open(path, config) as workdir, MetricWriter(path / 'metrics.jsonl') as metrics:
+                session = Session(config, workdir, tools, metrics, mesh=make_mesh(mesh))
+                return sft.sft(session, student, session.features(student), kept)
+
+    return run
+
+
+def test_a_run_goes_on_on_another_mesh(train, tmp_path):
+    whole = train(tmp_path / 'whole', {})
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / 'torn', {}, stop=2)
+    torn = train(tmp_path / 'torn', {'fsdp': 2})
+    ours, theirs = (nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)) for folder in (torn, whole))
+    for (path, one), (_, other) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one[...], other[...], atol=2e-5, err_msg=str(path))
+    losses = [
+        [m['values']['loss'] for m in read_metrics(tmp_path / name / 'metrics.jsonl', 'sft')]
+        for name in ('torn', 'whole')
+    ]
+    assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert train(tmp_path / 'torn', {}) == torn  # done: nothing is trained again
