@@ -64,7 +64,9 @@ def moved(learner):
 
 def assert_same_moves(one, other, tolerance=1e-5):
     for name, step in one.items():
-        assert np.abs(step - other[name]).max() <= tolerance * max(np.abs(step).max(), 1e-3), name
+        # The floor: terms of a key's bias nearly cancel, and what is left of a few of them is rounding.
+        allowed = max(tolerance * np.abs(step).max(), 1e-7)
+        assert np.abs(step - other[name]).max() <= allowed, name
 
 
 def test_sft_moves_the_decoder_only():
