@@ -12,7 +12,7 @@ from sensesearch_jax.tasks import base
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
-def quick_tokenizer(folder, files, vocabulary):
+def quick_tokenizer(folder, pages, vocabulary):
     """In the place of the pocket tokenizer, whose training reads the whole corpus."""
     turn = (
         '<think>The flag is small here. I crop it to see more.</think>\n<tool_call>\n{"name": "image_crop", '
@@ -36,5 +36,5 @@ def policy_folder(tmp_path_factory):
     config.max_pixels = 28 * 28 * 12
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(base, 'write_tokenizer', quick_tokenizer)
-        base.write_untrained(folder, config)
+        base.write_untrained(folder, config, pages=None)
     return folder
