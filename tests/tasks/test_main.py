@@ -118,7 +118,7 @@ def test_pictures_that_no_policy_can_see(tmp_path):
         ('rl.dtype', 'float8', "rl.dtype 'float8' is unknown"),
         ('mesh.fsdp', 3, 'does not fit 8 devices'),
         ('mesh.tensor', 2, "mesh.tensor 2 does not divide the policy's 1 key/value heads"),
-        ('mesh.data', 4, 'rl.micro_batch 2 cannot be cut over'),
+        ('mesh.data', 4, 'rl.micro_batch 1 cannot be cut over'),
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
     ],
 )
