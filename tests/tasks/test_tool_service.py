@@ -3,6 +3,7 @@ only the trajectories whose calls it took with it."""
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tools_server.launch import ToolServer
 
 ROOT = Path(__file__).parents[2]
 POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
-STEPS, QUESTIONS, MEMBERS = 3, 2, 3
+STEPS, QUESTIONS, MEMBERS = 4, 2, 3
 SETTINGS = {
     'questions.train.search': 3, 'questions.train.perception': 1, 'questions.train.search_only': 1,
     'questions.test.search': 0, 'questions.test.perception': 0, 'questions.test.search_only': 0,
@@ -83,11 +84,11 @@ def by_member(trajectories):
 def test_a_recorded_run_is_replayed_token_for_token(start, tmp_path):
     """With a configuration whose data are not there any more: nothing but the recording can have answered."""
     recording = tmp_path / 'recording.sqlite'
-    finish(start(tmp_path / 'one', rl__steps=2, tools__mode='record', tools__answers=recording), start)
+    settings = {'rl__steps': 2, 'tools__answers': recording, 'tools__deadline_s': 100.0}
+    finish(start(tmp_path / 'one', tools__mode='record', **settings), start)
     gone = tmp_path / 'gone.yaml'
     gone.write_text(POCKET.read_text().replace('../sensesearch_jax/data/pocket/files', 'no/such/folder'))
-    replay = {'tools__mode': 'replay', 'tools__answers': recording, 'tools__config': gone}
-    finish(start(tmp_path / 'two', rl__steps=2, **replay), start)
+    finish(start(tmp_path / 'two', tools__mode='replay', tools__config=gone, **settings), start)
     recorded, replayed = steps_of(tmp_path / 'one', 2), steps_of(tmp_path / 'two', 2)
     assert list(map(by_member, recorded)) == list(map(by_member, replayed))
     actions = {type(turn.action).__name__ for step in recorded for t in step for turn in t.turns}
@@ -107,7 +108,7 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
 
     workdir, first = tmp_path / 'run', '00000.jsonl'
     with server() as running:
-        process = start(workdir, tools__url=running.url, tools__deadline_s=3.0)
+        process = start(workdir, tools__url=running.url)
         path = workdir / 'rl' / 'trajectories' / first
         while not (path.exists() and path.read_text()):  # the first group is there, others are in flight
             assert process.poll() is None, start.output.read_text()[-3000:]
@@ -116,8 +117,10 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
         running.process.wait()
     while len(read_metrics(workdir / 'metrics.jsonl', 'rl')) < 2:  # a whole step without tools
         assert process.poll() is None, start.output.read_text()[-3000:]
-        time.sleep(0.02)
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # a step without tools is over sooner than a server has started
     with server():
+        process.send_signal(signal.SIGCONT)
         finish(process, start)
 
     steps, metrics = steps_of(workdir), read_metrics(workdir / 'metrics.jsonl', 'rl')

@@ -22,7 +22,7 @@ POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, '-m', 'tools_server', *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture
