@@ -6,8 +6,8 @@
 Mesh: every device along fsdp, which cuts parameters, moments and batches. On several hosts add
 --config.multi_host=True (docs/multi_host.md); a batch of 64 rows wants 64 devices or a divisor of that many.
 Memory: float32 parameters, moments and gradients of the decoder are 16 bytes × 7.6 billion = 122 GB over all devices,
-its bfloat16 copy 15 GB more, beside what `remat` keeps; `python -m experiments.tpu_memory` compiles the step for a TPU
-and says what a chip needs. Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
+its bfloat16 copy 15 GB more, beside what `remat` keeps.
+Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
 """
 
 import sys

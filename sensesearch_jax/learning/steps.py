@@ -31,8 +31,8 @@ from sensesearch_jax.learning.losses import cross_entropy, kl, policy_loss, poli
 from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh, rows_sharding, shardings
-from sensesearch_jax.runtime.multihost import total
 
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -135,7 +135,7 @@ class Learner:
 
     def sft_step(self, batches: list[GroupBatch]) -> dict[str, float]:
         """One update on the mean cross-entropy of all own tokens of the micro-batches."""
-        weight, = total(sum(b.own.sum() for b in batches))
+        weight, = multihost.total(sum(b.own.sum() for b in batches))
         with jax.set_mesh(self.mesh):
             return self._apply([self._sft(self.parameters, self._placed(b), weight) for b in batches])
 
@@ -146,7 +146,7 @@ class Learner:
             the means of the policy statistics, and the gradient's norm.
         """
         own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
-        trajectories, tokens = total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
+        trajectories, tokens = multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
         with jax.set_mesh(self.mesh):
             return self._apply([self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0),
                                          max(tokens, 1.0)) for pair in batches])
@@ -193,10 +193,10 @@ class Learner:
             if rows % shards:
                 raise ValueError(f'{rows} rows in a micro-batch cannot be cut over data × fsdp = {shards} devices; '
                                  'make micro_batch a multiple of it.')
-            place = rows_sharding(self.mesh, len(x.shape), axis)
+            sharding = rows_sharding(self.mesh, len(x.shape), axis)
             if isinstance(x, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-            return jax.make_array_from_process_local_data(place, np.asarray(x))
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+            return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree_util.tree_map_with_path(place, batch)
 

@@ -83,7 +83,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def local(tree: Any) -> Any:
-    """The tree on this process's own devices, cut over them as it was: what a rollout samples with.
+    """The tree on this process's own devices, cut over them: what is computed without the other processes.
 
     In a program of one process every device is its own and nothing moves. Else each array is put together from the
     parts that other processes hold, by one program of all processes and no server in between.

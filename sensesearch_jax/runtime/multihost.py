@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+
 def start() -> None:
     """Joins the other processes of a multi-host run by jax's own means, before anything else uses jax.
 

@@ -12,6 +12,7 @@ from small_batches import ROWS, batch_of
 from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_policy
 
 from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer
+from sensesearch_jax.policy.checkpoint import abstract_policy
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import AXES, RULES, make_mesh
 from sensesearch_jax.tasks.sft import resume, training_state
@@ -27,12 +28,12 @@ def quick():
         yield
 
 
-def learner_on(shape, **options):
+def learner_on(shape, policy=POLICY, **options):
     config = ConfigDict(dict(schedule='constant', learning_rate=RATE, warmup=0, b1=0.9, b2=0.999, weight_decay=0.01,
                              clip_norm=1e3))
     mesh = make_mesh(dict(zip(AXES, shape)))
     mask = np.isin(np.arange(VOCABULARY), SUPPRESSED)
-    return Learner(POLICY, make_optimizer(config, 1), suppressed=mask, mesh=mesh,
+    return Learner(policy, make_optimizer(config, 1), suppressed=mask, mesh=mesh,
                    objective=Objective(kl_coefficient=0.1), **options)
 
 
@@ -99,6 +100,18 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path):
     assert jax.tree.map(lambda x: x.sharding, second.parameters) == places
     found, saved = flat(second.parameters), flat(first.parameters)
     assert all(np.array_equal(value, saved[name]) for name, value in found.items())
+
+
+def test_a_step_can_be_compiled_without_any_numbers():
+    """From shapes alone, as for a machine that is not here: the memory that is told is that of the true step."""
+    shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    learner = learner_on((1, 4, 2), policy=abstract_policy(POLICY.sizes), remat='full', dtype='bfloat16')
+    programs = learner.lower(shapes(batch_of(ROWS)))
+    assert programs.keys() == {'gradient', 'update'}
+    memory = programs['update'].compile().memory_analysis()
+    # Parameters and two moments, in eighths where all axes are cut.
+    trained = sum(leaf.size for leaf in jax.tree.leaves(learner.parameters))
+    assert 3 * 4 * trained / 8 < memory.output_size_in_bytes < 3 * 4 * trained / 4
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence():

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from PIL import Image
+from small_policies import quick_compilation
 
 from experiments import numerics
 from sensesearch_jax.policy.checkpoint import load_policy
@@ -17,6 +18,7 @@ def test_a_wrong_block_is_named(tmp_path, monkeypatch):
         return policy
 
     numerics.random_policy(tmp_path)
+    quick_compilation(monkeypatch)
     monkeypatch.setattr(numerics, 'load_policy', bent)
     rows, wrong = numerics.compare(tmp_path, Image.new('RGB', (120, 90), 'teal'))
     assert [sentence.split(':')[0] for sentence in wrong if 'alone' in sentence] == ['decoder 3']
