@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 4450,
+        'steps': 5000,
         'learning_rate': 1.5e-3,
-        'dressed_steps': 450,     # the last ones: answers within sentences, places within longer questions
-        'dressed_learning_rate': 7e-4,
+        'dressed_steps': 1000,    # the last ones: answers within sentences, places within longer questions
+        'dressed_learning_rate': 1e-3,
         'warmup': 100,
         'weight_decay': 0.01,
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps
@@ -29,8 +29,9 @@ def get_config() -> ConfigDict:
         'easy_steps': 1000,       # of these from then on: close views give way to whole scenes
         'growing_steps': 1500,    # and pages grow to the longest
         'pictures': 8,            # lessons per batch
-        'page_tokens': 3072,      # per batch
+        'page_tokens': (3072, 4096),  # per batch: plain, dressed
         'page_lengths': (64, 128, 256, 512),
+        'inquiry_lengths': (512, 1024),  # dialogues that want a fact first and get its page later; dressed stage only
         'questions': (6, 4),      # per picture, at most: plain, dressed
         'picture_tokens': (192, 256),  # static lengths; a lesson that does not fit is drawn again
         'picture_slots': 160,

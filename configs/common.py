@@ -24,7 +24,7 @@ def common(task: str) -> dict:
             'protocol': 'default',
             'tools': ('text_search', 'image_search', 'image_crop'),
             'max_turns': 6,
-            'turn_tokens': 96,
+            'turn_tokens': 112,
             'text_results': 2,
             'image_results': 3,
             'thumbnails': True,
@@ -43,8 +43,8 @@ def questions(train: int, test: int) -> dict:
 def cold_start() -> dict:
     """Mining and the expert."""
     return {
-        'mine': {'samples': 8, 'most_right': 1, 'temperature': 1.0, 'answer_tokens': 24},
-        'expert': {'kind': 'scripted', 'questions': 480, 'threads': 4, 'url': '', 'model': '',
+        'mine': {'samples': 8, 'most_right': 1, 'temperature': 1.0, 'answer_tokens': 16},
+        'expert': {'kind': 'scripted', 'questions': 1000, 'threads': 4, 'url': '', 'model': '',
                    'key_env': 'OPENAI_API_KEY'},
     }
 
@@ -57,7 +57,7 @@ def optimizer(**changes) -> dict:
 
 def sft() -> dict:
     """The imitation of the kept expert trajectories."""
-    return optimizer(learning_rate=1e-3, schedule='cosine', warmup=20, b2=0.98, epochs=3, batch=8, micro_batch=4,
+    return optimizer(learning_rate=8e-4, schedule='cosine', warmup=20, b2=0.98, epochs=1, batch=4, micro_batch=4,
                      checkpoint_every=50, data='')
 
 
@@ -67,7 +67,7 @@ def rl() -> dict:
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
         learning_rate=3e-4, warmup=2, steps=12, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=1,
-        temperature=1.0, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=1e-3, format_weight=0.5,
+        temperature=1.0, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0, format_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 
 

@@ -13,13 +13,19 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.data.boxes import loose_box, write_box
-from sensesearch_jax.data.pocket.colours import dominant_colour
+from sensesearch_jax.data.pocket.colours import NAMES, dominant_colour
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.questions import SCENE_KINDS
 from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, Renderer, SceneSpec, sample_scene
 from sensesearch_jax.data.pocket.wordings import COLOUR, COUNT, FACT_FIELDS, ONLY, PLACES, TALLER, thing
 
 MARGIN = 0.06  # an object is 'farthest left' only if no other comes as near, in fractions of the view
+
+
+# What cannot be told from afar is pointed at.
+POINTED = ('It is at {box}.', 'For the {key} I must look at {box}.', '{key} of the {noun} {place}: "{box}"', '{box}',
+           'You want the {key} of the {noun} {place}. It is small; show me ({box}).',
+           'I look at the {noun} {place}, here: {box}', 'The {noun} {place} is at {box}. Its {key} cannot be seen from here.')
 
 
 class Lesson(NamedTuple):
@@ -121,19 +127,34 @@ class SeeingLessons:
             entity, choice, pair = files.entities[entities[index]], rng.random(), None
             if choice < 0.65:
                 where = f'Where is {place}?'
-                if dressed and rng.random() < 0.6:
+                box = write_box(loose_box(boxes[index]))
+                if dressed and rng.random() < 0.7:
                     fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
-                    where = f'{pick(fact.phrasings).format(thing(entity.kind, entity.noun, words))} Where is it?'
-                pair = where, write_box(loose_box(boxes[index]))
+                    asked = pick(fact.phrasings).format(thing(entity.kind, entity.noun, words))
+                    if rng.random() < 0.5:
+                        where = f'{asked} Where is it?'
+                    else:
+                        where, box = asked, pick(POINTED).format(box=box, key=fact.name, noun=noun, place=words)
+                pair = where, box
             elif choice < 0.75:
                 pair = f'In which part of the picture is {place}?', part_of_picture(*centres[index])
             elif kind == 'map' and (colour := dominant_colour(self.renderer.picture(entity.id)[1])):
                 pair = pick(COLOUR.phrasings).format(place), colour
+                if dressed and rng.random() < 0.5:
+                    pair = with_options(rng, *pair)
             elif kind == 'wall' and not 0.8 < entity.aspect < 1.25:
                 pair = pick(TALLER.phrasings).format(place), 'no' if entity.aspect > 1 else 'yes'
             if pair and pair not in pairs:
                 pairs.append(pair)
         return pairs
+
+
+def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[str, str]:
+    """The question with four lettered colours to choose from, and the right one's letter."""
+    others = [name for name in NAMES if name != colour]
+    options = rng.permutation([colour, *rng.permutation(others)[:3]])
+    lines = '\n'.join(f'{letter}. {option}' for letter, option in zip('ABCD', options))
+    return f'{question}\n{lines}', 'ABCD'[list(options).index(colour)]
 
 
 def part_of_picture(x: float, y: float) -> str:
@@ -156,8 +177,9 @@ class Pages:
         names = re.compile('|'.join(sorted((re.escape(n) for e in held for n in {e.subject, e.title}),
                                            key=len, reverse=True)), re.IGNORECASE)
         held_ids = {p.split('/')[0] for e in held for p in e.passages.values()}
-        self.passages = [p for p in files.passages.values()
-                         if p['id'].split('/')[0] not in held_ids and not names.search(p['title'] + ' ' + p['text'])]
+        self.may_show = lambda p: (p['id'].split('/')[0] not in held_ids
+                                   and not names.search(p['title'] + ' ' + p['text']))
+        self.passages = [p for p in files.passages.values() if self.may_show(p)]
         self.fields = []
         for passage in self.passages:
             found = [(k.strip(), v.strip()) for k, v in self.FIELD.findall(passage['text'])]
@@ -170,19 +192,21 @@ class Pages:
 
     def system(self, rng, characters: int = 110) -> str:
         """A system prompt: as often as not a plain one, else a stretch of text to look past."""
-        if rng.random() < 0.5:
-            return 'You are a helpful assistant.'
+        return 'You are a helpful assistant.' if rng.random() < 0.5 else self.filler(rng, characters)
+
+    def filler(self, rng, characters: int = 300) -> str:
+        """The beginning of some passage."""
         text = self.passages[rng.integers(len(self.passages))]['text']
         return text[:int(rng.integers(20, characters))]
 
     def dress(self, rng, question: str, answer: str) -> tuple[str, str]:
-        """Usually a blank to fill in: the answer then stands within a sentence that has nothing to do with it.
+        """Often a blank to fill in: the answer then stands within a sentence that has nothing to do with it.
 
         Else what was learned holds for answers that follow their question at once, and for no others.
         """
-        if rng.random() < 0.25:
+        if rng.random() < 0.5 or '[' in answer and not answer.startswith('['):
             return question, answer
-        before = ' '.join(rng.choice(self.words, rng.integers(1, 10)))
+        before = ' '.join(rng.choice(self.words, rng.integers(1, 6)))
         after = ('', '.', ', I see.', ' ' + ' '.join(rng.choice(self.words, rng.integers(1, 4))))[rng.integers(4)]
         opening, closing = (('', ''), ('"', '"'), ('(', ')'), ("'", "'"))[rng.integers(4)]
         return (f'{question} Fill in: {before} {opening}_{closing}{after}',

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from flax import nnx
 
 from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.agent.trajectory import ImageRef
+from sensesearch_jax.data.inquiries import InquiryLessons
 from sensesearch_jax.data.lessons import Lesson, Pages, ReadingLessons, SeeingLessons
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.wordings import FACT_FIELDS
@@ -91,7 +93,7 @@ class Lessons:
         self.preprocessor = Preprocessor.read(folder)
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
         self.seeing = SeeingLessons(files, pages, max(config.questions))
-        self.reading = ReadingLessons(pages)
+        self.reading, self.inquiries = ReadingLessons(pages), InquiryLessons(files, pages)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
         plain = self.chat.prompt('', [''])
         self.empty_system = plain.index(self.chat.im_end) + 1
@@ -107,18 +109,23 @@ class Lessons:
         config, lengths = self.config, self.config.page_lengths
         after, dressed = step - config.reading_steps, step >= config.steps - config.dressed_steps
         if after < 0:
-            return self.page_batch(rng, lengths[0])
-        if after % 3:
-            return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), dressed)
-        longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
-        return self.page_batch(rng, lengths[rng.integers(longest)], dressed)
+            return self.page_batch(rng, lengths[0], self.reading)
+        if dressed and after % 2 and rng.random() < 0.8:
+            return self.page_batch(rng, config.inquiry_lengths[rng.integers(len(config.inquiry_lengths))],
+                                   self.inquiries, dressed)
+        if after % (2 if dressed else 3) == dressed:
+            longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
+            return self.page_batch(rng, lengths[rng.integers(longest)], partial(self.reading, dressed=dressed),
+                                   dressed)
+        return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), dressed)
 
-    def page_batch(self, rng: np.random.Generator, length: int, dressed: bool = False) -> Batch:
-        """Pages as whole dialogues of `length` tokens: every question of a page in turn, one member per row."""
+    def page_batch(self, rng: np.random.Generator, length: int,
+                   lessons: Callable[[np.random.Generator, int], Lesson], dressed: bool = False) -> Batch:
+        """Texts as whole dialogues of `length` tokens: every question of a lesson in turn, one member per row."""
         rows, system_tokens = [], length // 2
-        while len(rows) < self.config.page_tokens // length:
-            lesson = self.reading(rng, length, dressed)
-            prompt = self.chat.prompt(lesson.system, [f'{lesson.text}\n{lesson.pairs[0][0]}'])
+        while len(rows) < self.config.page_tokens[dressed] // length:
+            lesson = lessons(rng, length)
+            prompt = self.chat.prompt(lesson.system, [f'{lesson.text}\n{lesson.pairs[0][0]}'.lstrip()])
             start = prompt.index(self.chat.im_end) + 2  # behind the system turn
             tokens, own = prompt[start:], [False] * (len(prompt) - start)
             for i, (question, answer) in enumerate(lesson.pairs):
@@ -264,8 +271,10 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     step = jax.jit(step, donate_argnums=0)
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
     held_rng = np.random.default_rng(config.seed + 1_000_000)
-    held = ([lessons.picture_batch(held_rng) for _ in range(8)]
-            + [lessons.page_batch(held_rng, length) for length in config.page_lengths for _ in range(2)])
+    held = [('', lessons.picture_batch(held_rng)) for _ in range(8)]
+    for kind, maker, lengths in (('read', lessons.reading, config.page_lengths),
+                                 ('inquire', lessons.inquiries, config.inquiry_lengths)):
+        held += [(f'{kind} {n}', lessons.page_batch(held_rng, n, maker)) for n in lengths for _ in range(2)]
     mean: dict[str, float] = {}
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):
@@ -288,17 +297,24 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                     save_policy(nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype)
 
 
-def accuracy(lessons: Lessons, correct, held: list[Batch]) -> dict[str, float]:
-    """Share of answers that are right to the last token, by what is asked, on held lessons of training entities."""
-    found: dict[str, list[bool]] = {}
-    for batch in held:
+def accuracy(lessons: Lessons, correct, held: list[tuple[str, Batch]]) -> dict[str, float]:
+    """Share of answers that are right to the last token, by what is asked, on held lessons of training entities.
+
+    Args:
+        held: batches with their name; those without are told apart by how their questions begin. Of inquiries, whose
+            answers may be worded in many ways, single tokens are counted.
+    """
+    found: dict[str, list[float]] = {}
+    for name, batch in held:
         right = np.asarray(correct(batch))
         own = np.asarray(batch.groups.own)[:, :, 1:]
         for b, g in zip(*np.nonzero(own.any(-1))):
             words = lessons.chat.decode(batch.groups.tokens[b, g][batch.groups.valid[b, g]]).split()
-            name = f'read {batch.groups.tokens.shape[-1]}' if batch.images is None else ' '.join(words[:2]).lower().strip('?')
+            label = name or ' '.join(words[:2]).lower().strip('?')
             # An answer is a run of own tokens; a dialogue has several.
             edges = np.flatnonzero(np.diff(np.concatenate([[0], own[b, g].astype(int), [0]])))
             for first, last in zip(edges[::2], edges[1::2]):
-                found.setdefault(f'right/{name}', []).append(bool(right[b, g, first:last].all()))
+                answer = right[b, g, first:last]
+                found.setdefault(f'right/{label}', []).append(
+                    float(answer.mean() if name.startswith('inquire') else answer.all()))
     return {name: float(np.mean(values)) for name, values in sorted(found.items()) if len(values) >= 8}

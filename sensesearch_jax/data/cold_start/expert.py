@@ -10,6 +10,7 @@ from sensesearch_jax.agent.trajectory import Question, Turn
 from sensesearch_jax.data.boxes import Box, loose_box
 from sensesearch_jax.data.cold_start.frames import WHOLE, crop_frames, fits, holds, relative
 from sensesearch_jax.data.cold_start.seen import contains, observed_text, right_texts, seen_text, states
+from sensesearch_jax.data.pocket.wordings import PLACES
 
 
 class Expert(Protocol):
@@ -21,7 +22,10 @@ class Expert(Protocol):
         """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not there."""
 
 
-# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'.
+# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. Its first thought says again what is
+# asked for: what a thought has named is nearer at hand later than the question is.
+_GOAL = 'I want the {field} of the {thing}{place}. '
+_GOAL_COUNT = 'I count the {thing}s. '
 _FIRST_CROP = (
     'The {thing} is small here. I crop it to see more.',
     'I need a closer look at that {thing}, so I crop.',
@@ -47,6 +51,10 @@ _NOT_FOUND = (
     'These results do not look right. I crop closer and retry.',
     'The search did not find this {thing}. I zoom in more.',
 )
+_NOTHING_HERE = (
+    'The search found nothing here. I take a better box.',
+    'These results are of something else. I crop again.',
+)
 _LOOK_UP = (
     'The search says {title}. I look up the {field}.',
     'The first result is {title}. Next I search its {field}.',
@@ -56,8 +64,8 @@ _ANOTHER_QUERY = (
     'That did not help. I search again with a better query.',
 )
 _READ = (
-    'The passage says {text}. That answers the question.',
-    'I read {text} in the results, which is the {field}.',
+    'The passage says the {field} is {text}.',
+    'In the results the {field} is {text}.',
 )
 _SEE_DIRECTLY = (
     'I can see this without a crop and answer directly.',
@@ -68,6 +76,9 @@ _SEE_IN_CROP = (
     'The crop shows the {thing} well, so I answer.',
 )
 _GIVE_UP = ('The tools do not show it, so I cannot tell.',)
+
+# Names of what is seen, where the generator's would not fit a sentence.
+_SEEN_FIELDS = {'taller than wide': 'shape', 'colour choice': 'colour'}
 
 # The answer after giving up; validation rejects such a trajectory.
 UNKNOWN = 'unknown'
@@ -85,6 +96,7 @@ class ScriptedExpert:
     Args:
         rng: where every choice comes from.
         poor_crops: share of first crops that are too loose or off the object.
+        hasty: share of those that are searched before a second look.
         poor_queries: share of first text searches that name the fact but not the object.
         direct: share of easy perception questions (level 1) that are answered without a crop.
         max_crops: crops and image searches per trajectory, each, before it gives up.
@@ -95,13 +107,15 @@ class ScriptedExpert:
         self,
         rng: random.Random,
         poor_crops: float = 0.2,
-        poor_queries: float = 0.2,
+        hasty: float = 0.5,
+        poor_queries: float = 0.05,
         direct: float = 0.5,
         max_crops: int = 4,
         max_queries: int = 3,
     ) -> None:
         self.rng = rng
         self.poor_crops = poor_crops
+        self.hasty = hasty
         self.poor_queries = poor_queries
         self.direct = direct
         self.max_crops = max_crops
@@ -119,11 +133,12 @@ class ScriptedExpert:
         if question.kind == 'search_only':
             if turns:
                 return self._give_up(question)
-            return self._say(_SEARCH_PICTURE, question), ImageSearch()
+            return self._goal(question) + self._say(_SEARCH_PICTURE, question), ImageSearch()
         frames = crop_frames(turns)
         if _calls(turns, ImageSearch) >= self.max_crops:
             return self._give_up(question)
-        if len(frames) > 1 and fits(frames[-1], question.truth['box']):
+        looks_right = len(frames) > 1 and fits(frames[-1], question.truth['box'])
+        if looks_right or (len(frames) == 2 and len(turns) == 1 and self.rng.random() < self.hasty):
             return self._say(_SEARCH_CROP, question), ImageSearch(len(frames))
         return self._crop(question, turns)
 
@@ -132,7 +147,7 @@ class ScriptedExpert:
         box = question.truth.get('box')
         whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
         if whole or (not turns and question.level == 1 and self.rng.random() < self.direct):
-            return self._say(_SEE_DIRECTLY, question), answer
+            return self._goal(question) + self._say(_SEE_DIRECTLY, question), answer
         frames = crop_frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
             return self._say(_SEE_IN_CROP, question), answer
@@ -146,7 +161,8 @@ class ScriptedExpert:
             return self._give_up(question)
         if not turns:
             poor = self.rng.random() < self.poor_crops
-            return self._say(_FIRST_CROP, question), ImageCrop(self._poor_box(good) if poor else good)
+            words = self._goal(question) + self._say(_FIRST_CROP, question)
+            return words, ImageCrop(self._poor_box(good) if poor else good)
         frames = crop_frames(turns)
         if len(frames) > 1 and holds(frames[-1], box):
             return self._zoom(question, frames, _CROP_CLOSER)
@@ -184,9 +200,11 @@ class ScriptedExpert:
             return self._look_up(question, turns)
         frames = crop_frames(turns)
         closer = box is not None and len(frames) > 1 and _calls(turns, ImageCrop) < self.max_crops
-        if question.kind == 'search_only' or not closer or not holds(frames[-1], box):
+        if question.kind == 'search_only' or not closer:
             return self._give_up(question)
-        return self._zoom(question, frames, _NOT_FOUND)
+        if holds(frames[-1], box):
+            return self._zoom(question, frames, _NOT_FOUND)
+        return self._say(_NOTHING_HERE, question), ImageCrop(loose_box(box))
 
     def _look_up(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         title, field = question.truth['title'], question.truth.get('field', 'fact')
@@ -212,6 +230,12 @@ class ScriptedExpert:
 
     def _give_up(self, question: Question) -> tuple[str, Action]:
         return self._say(_GIVE_UP, question), Answer(UNKNOWN)
+
+    def _goal(self, question: Question) -> str:
+        field = question.truth.get('field', 'answer')
+        place = next((f' {words}' for words in PLACES if words in question.text), '')
+        template = _GOAL_COUNT if field == 'count' else _GOAL
+        return self._say((template,), question, field=_SEEN_FIELDS.get(field, field), place=place)
 
     def _say(self, templates: Sequence[str], question: Question, **words: str) -> str:
         asked = question.text.lower()

@@ -33,6 +33,11 @@ class Entity:
     aliases: dict[str, list[str]] = field(hash=False)
 
     @property
+    def name(self) -> str:
+        """What its title names: the owner of a flag, a painting with its painter."""
+        return self.title.removeprefix('Flag of ')
+
+    @property
     def aspect(self) -> float:
         """Width divided by height."""
         return self.size[0] / self.size[1]

@@ -92,7 +92,7 @@ class _Maker:
                     'truth': {
                         'title': entity.title,
                         'field': field.name,
-                        'query': f'{entity.subject} {field.query}',
+                        'query': f'{entity.name} {field.search_words}',
                         'passage': entity.passages[field.name],
                     },
                 }

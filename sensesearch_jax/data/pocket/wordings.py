@@ -17,6 +17,11 @@ class Field:
     query: str
     cap: float = 0.12
 
+    @property
+    def search_words(self) -> str:
+        """The fact's name, then what else the query holds: who has just said the name goes on with the same words."""
+        return ' '.join([self.name, *(word for word in self.query.split() if word not in self.name.split())])
+
 
 FLAG_FIELDS = (
     Field(
