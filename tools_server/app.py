@@ -62,7 +62,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
             if math.isnan(longest):
                 raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds')
             seconds = min(seconds, longest)
-        with deadline.within(seconds):
+        with deadline.within(seconds - _elapsed(request)):  # what was read and checked until now counts too
             return await call()
 
     async def body(request: Request) -> bytes:
