@@ -5,9 +5,10 @@
 
 Text search and judge ask local stand-ins (a retriever, an OpenAI-compatible server) that fail in a share of
 calls: too slow, status 500 or 429, half an answer, nonsense. Crop and image search fail by their callers:
-boxes out of range, unknown images. Every request is a new one and its answer tells which one it answers, so
-that an answer lost, doubled or given to another is seen. Ends with status 1 where a bar is not met: every
-request answered or failed with a kind, none more than 0.5 s beyond its deadline, memory flat.
+boxes out of range, unknown images. Every request is a new one, for image search in a crop that is cut before
+the clock starts. The answers of all other tools tell which request they answer, so that one lost, doubled or
+given to another is seen. Ends with status 1 where a bar is not met: every request answered or failed with a
+kind, none more than 0.5 s beyond its deadline, memory flat.
 
 On a machine with 2 cores the clients take as much of them as the server does.
 """
@@ -25,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,8 +89,17 @@ def serve_stand_ins(port_of: multiprocessing.Queue, share: float, slow_s: float)
 
 
 @dataclass
+class Call:
+    """One request to come."""
+
+    tool: str
+    body: dict
+    right: Callable[[dict], bool]  # whether an answer is one to exactly this request
+
+
+@dataclass
 class Outcome:
-    """One request: its tool, its kind of answer, and seconds it took."""
+    """What became of one request, and after how many seconds."""
 
     tool: str
     outcome: str  # 'ok', a kind of failure, 'lost' or 'wrong'
@@ -112,20 +123,24 @@ class Load:
         self._faults = faults
         self._local = threading.local()
 
-    def run(self, tools: list[str], first: int, clients: int, watch=lambda: None) -> tuple[list[Outcome], float]:
-        """One request per entry of `tools`, numbered from `first`; returns outcomes and seconds in all."""
+    def calls(self, tools: list[str], first: int) -> list[Call]:
+        """One request per entry of `tools`, numbered from `first`; crops to search in are cut now."""
+        return [self._call(number, tool) for number, tool in enumerate(tools, first)]
+
+    def run(self, calls: list[Call], clients: int, watch=lambda: None) -> tuple[list[Outcome], float]:
+        """Sends the requests, `watch` is called now and then; returns outcomes and seconds in all."""
         waiting: queue.SimpleQueue = queue.SimpleQueue()
-        for number, tool in enumerate(tools, first):
-            waiting.put((number, tool))
+        for call in calls:
+            waiting.put(call)
         outcomes: list[Outcome] = []
 
         def client() -> None:
             while True:
                 try:
-                    number, tool = waiting.get_nowait()
+                    call = waiting.get_nowait()
                 except queue.Empty:
                     return
-                outcomes.append(self._request(number, tool))
+                outcomes.append(self._request(call))
                 if len(outcomes) % 250 == 0:
                     watch()
 
@@ -137,46 +152,50 @@ class Load:
             thread.join()
         return outcomes, time.perf_counter() - start
 
-    def _request(self, number: int, tool: str) -> Outcome:
+    def _request(self, call: Call) -> Outcome:
         session = getattr(self._local, 'session', None)
         if session is None:
             session = self._local.session = requests.Session()
-        rng = np.random.default_rng(number)
-        wrong = bool(rng.random() < self._faults)
-        body, right = self._body(number, tool, rng, wrong)
         headers = {'X-Deadline-S': str(self._deadline_s)}
         start = time.perf_counter()
         try:
-            answer = session.post(f'{self._url}/{tool}', json=body, headers=headers, timeout=self._deadline_s + 10)
+            answer = session.post(
+                f'{self._url}/{call.tool}', json=call.body, headers=headers, timeout=self._deadline_s + 10
+            )
             content = answer.json()
         except (requests.RequestException, ValueError):
-            return Outcome(tool, 'lost', time.perf_counter() - start)
+            return Outcome(call.tool, 'lost', time.perf_counter() - start)
         seconds = time.perf_counter() - start
         if answer.status_code == 200:
-            return Outcome(tool, 'ok' if right(content) else 'wrong', seconds)
-        return Outcome(tool, content['kind'] if content.get('kind') in KINDS else 'lost', seconds)
+            return Outcome(call.tool, 'ok' if call.right(content) else 'wrong', seconds)
+        return Outcome(call.tool, content['kind'] if content.get('kind') in KINDS else 'lost', seconds)
 
-    def _body(self, number: int, tool: str, rng: np.random.Generator, wrong: bool):
-        """The request of a number, and what tells a right answer to exactly this one."""
+    def _call(self, number: int, tool: str) -> Call:
+        rng = np.random.default_rng(number)
+        wrong = bool(rng.random() < self._faults)
         if tool == 'text_search':
             query = f'query {number}'
-            return {'query': query}, lambda a: [r['title'] for r in a['results']] == [query]
+            return Call(tool, {'query': query}, lambda a: [r['title'] for r in a['results']] == [query])
         if tool == 'judge':
             body = {'question': f'q {number}', 'references': ['none of these'], 'response': f'response {number}'}
-            return body, lambda a: a['verdict'] is bool(number % 2)
+            return Call(tool, body, lambda a: a['verdict'] is bool(number % 2))
         if tool == 'crop':
             width = 100 + number % 1000  # with the height, different for each of a million numbers
             height = 100 + number // 1000 % 1000
             low = rng.uniform(0, 0.4, 2)
             high = low + (width / self._image['width'], height / self._image['height'])
             box = [*low, *(high + 5 if wrong else high)]
-            return {'image': self._image['sha256'], 'bbox': box}, lambda a: (
-                abs(a['width'] - width) <= 1 and abs(a['height'] - height) <= 1
+            body = {'image': self._image['sha256'], 'bbox': box}
+            return Call(
+                tool, body, lambda a: abs(a['width'] - width) <= 1 and abs(a['height'] - height) <= 1
             )
-        # 50 results asked for at most: equal requests differ in nothing else and come from the cache.
-        return {'image': 'f' * 64 if wrong else self._image['sha256'], 'top_k': 1 + number % 50}, lambda a: (
-            len(a['results']) <= 1 + number % 50
-        )
+        image = 'f' * 64 if wrong else self._part(rng)
+        return Call(tool, {'image': image}, lambda a: len(a['results']) <= 5)
+
+    def _part(self, rng: np.random.Generator) -> str:
+        left, top = rng.uniform(0, 0.8, 2)
+        body = {'image': self._image['sha256'], 'bbox': [left, top, left + 0.15, top + 0.15]}
+        return requests.post(f'{self._url}/crop', json=body, timeout=60).json()['sha256']
 
 
 def memory(url: str) -> float:
@@ -214,30 +233,35 @@ def main() -> int:
             image = requests.post(url + '/images', data=picture.getvalue(), timeout=30).json()
             load, first = Load(url, image, options.deadline_s, faults), 0
             for tool in SHARES:
-                outcomes, seconds = load.run([tool] * options.each, first, options.clients)
+                calls = load.calls([tool] * options.each, first)
+                outcomes, seconds = load.run(calls, options.clients)
                 first += options.each
                 show(f'{tool}, {faults:.0%} faults', outcomes, seconds)
                 failed |= bad(outcomes, options.deadline_s)
             if faults:
-                rng = random.Random(1)
-                tools = rng.choices(list(SHARES), list(SHARES.values()), k=options.requests)
-                before = sum_of_calls(url)
-                used: list[float] = []
-                outcomes, seconds = load.run(tools, first, options.clients, lambda: used.append(memory(url)))
-                show(f'all, {faults:.0%} faults', outcomes, seconds)
-                failed |= bad(outcomes, options.deadline_s)
-                # Calls refused before they reach a tool (a box out of range) are counted by the caller only.
-                counted = sum_of_calls(url) - before
-                refused = sum(o.outcome == 'caller' for o in outcomes)
-                print(f'{len(outcomes)} of {len(tools)} answered; the server counted {counted}, '
-                      f'and refused {refused} requests as wrong')  # fmt: skip
-                failed |= len(outcomes) != len(tools) or not len(outcomes) - refused <= counted <= len(outcomes)
-                if len(used) >= 4:
-                    start, end = np.median(used[: len(used) // 4]), np.median(used[-(len(used) // 4) :])
-                    print(f'memory of the server: {start:.0f} MiB in the first quarter, {end:.0f} MiB in the last')
-                    failed |= bool(end > 1.1 * start + 20)
+                failed |= mixed(load, url, first, options)
     print('a bar is NOT met' if failed else 'all bars are met')
     return int(failed)
+
+
+def mixed(load: Load, url: str, first: int, options: argparse.Namespace) -> bool:
+    """The tools mixed by their shares, numbered from `first`; returns whether a bar was missed."""
+    tools = random.Random(1).choices(list(SHARES), list(SHARES.values()), k=options.requests)
+    calls, before = load.calls(tools, first), sum_of_calls(url)
+    used: list[float] = []
+    outcomes, seconds = load.run(calls, options.clients, lambda: used.append(memory(url)))
+    show(f'all, {options.faults:.0%} faults', outcomes, seconds)
+    # Calls refused before they reach a tool (a box out of range) are counted by the caller only.
+    counted = sum_of_calls(url) - before
+    refused = sum(o.outcome == 'caller' for o in outcomes)
+    print(f'{len(outcomes)} of {len(calls)} answered; the server counted {counted}, '
+          f'and refused {refused} requests as wrong')  # fmt: skip
+    failed = len(outcomes) != len(calls) or not len(outcomes) - refused <= counted <= len(outcomes)
+    if len(used) >= 4:
+        start, end = np.median(used[: len(used) // 4]), np.median(used[-(len(used) // 4) :])
+        print(f'memory of the server: {start:.0f} MiB in the first quarter, {end:.0f} MiB in the last')
+        failed |= bool(end > 1.1 * start + 20)
+    return bad(outcomes, options.deadline_s) or failed
 
 
 def bad(outcomes: list[Outcome], deadline_s: float) -> bool:

@@ -41,7 +41,7 @@ MOST_CONNECTIONS = 4096  # each may hold a request's body in memory
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Runs the command; returns the exit status: 1 after a ConfigError, whose sentence it prints."""
     parser = argparse.ArgumentParser(
         prog='python -m tools_server',
         description=__doc__,

@@ -62,7 +62,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
             if math.isnan(longest):
                 raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds')
             seconds = min(seconds, longest)
-        with deadline.within(seconds):
+        with deadline.within(seconds - _elapsed(request)):  # what was read and checked until now counts too
             return await call()
 
     async def body(request: Request) -> bytes:
@@ -103,13 +103,15 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         '/images/{sha256}', responses=FAILURES | {200: {'content': {'image/*': {}}}}, response_class=Response
     )
     async def image(request: Request, sha256: schemas.Sha256) -> Response:
-        """The image file: JPEG or PNG, upright, RGB."""
+        """The image file: JPEG or PNG, upright, RGB. What other answers say in fields is in X- headers here."""
         reply = await timed(request, lambda: service.image(sha256))
         kind = 'image/png' if reply.value.startswith(b'\x89PNG') else 'image/jpeg'
         headers = {
             'Cache-Control': 'public, max-age=31536000, immutable',
             'X-Content-Type-Options': 'nosniff',
         }
+        for name, value in about(request, reply).items():
+            headers['X-' + name.replace('_', '-').title()] = str(value).lower()
         return Response(reply.value, media_type=kind, headers=headers)
 
     @app.post('/crop', responses=FAILURES)

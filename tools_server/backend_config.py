@@ -105,7 +105,7 @@ class OpenAICompatible(Remote):
     """A chat-completions server."""
 
     base_url: HttpUrl  # up to and including /v1
-    model: str = Field(min_length=1)  # such as gpt-4o, which the paper judges with
+    model: str = Field(min_length=1)
     api_key_env: KeyVariable | None = None  # None: the server asks for no key
     timeout_s: float = Field(30.0, gt=0)
     max_tokens: int = Field(512, ge=1)
@@ -210,6 +210,7 @@ class ModelJudgeConfig(OpenAICompatible):
     """A model says Yes or No; with `rules_first` it is asked only where the rules found no match."""
 
     backend: Literal['openai']
+    model: str = Field('gpt-4o', min_length=1)  # which the paper judges with
     rules_first: bool = True
     max_tokens: int = Field(16, ge=1)
 

@@ -29,7 +29,7 @@ HEAP_BYTES = 256 * 2**20  # that tantivy fills before it writes a segment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
+    """Runs the command; returns the exit status: 1 after a ConfigError, whose sentence it prints."""
     parser = argparse.ArgumentParser(
         prog='python -m tools_server.build_index',
         description=__doc__,

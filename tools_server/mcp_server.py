@@ -90,9 +90,16 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         question: schemas.Text,
         references: Annotated[list[schemas.Text], Field(min_length=1, max_length=100)],
         response: schemas.LongText,
+        image: schemas.Sha256 | None = None,
+        choices: schemas.Choices = None,
     ) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
-        verdict, about = await ask(lambda: service.judge(question, references, response))
+        try:
+            schemas.check_letters(references, choices)
+        except ValueError as error:
+            raise McpToolError(f'caller: {error}') from None
+        case = (question, references, response, image, choices)
+        verdict, about = await ask(lambda: service.judge(*case))
         return schemas.JudgeAnswer(verdict=verdict, **about)
 
     return server

@@ -32,6 +32,8 @@ Text = Annotated[str, BeforeValidator(_without_surrogates), Field(max_length=20_
 LongText = Annotated[
     str, BeforeValidator(_without_surrogates), Field(max_length=1_000_000)
 ]  # a policy may ramble
+Found = Annotated[str, BeforeValidator(_without_surrogates)]  # text of a service elsewhere, which may send any
+Score = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r'^[0-9a-f]{64}$', description='content hash of an uploaded image')]
 Box = Annotated[
     tuple[float, float, float, float],
@@ -39,42 +41,65 @@ Box = Annotated[
     Field(description="[x0, y0, x1, y1] as fractions of the image's width and height"),
 ]
 TopK = Annotated[int, Field(ge=1, le=50)]
+Choices = Annotated[
+    Annotated[list[Text], Field(max_length=26)] | None,
+    Field(
+        description='options A, B, … in order; then references are letters, and only the letter counts'
+    ),
+]
+
+
+def check_letters(references: list[str], choices: list[str] | None) -> None:
+    """With options given, the right ones are named by letter.
+
+    Raises:
+        ValueError: a reference is not the letter of an option.
+    """
+    if choices:
+        letters = {chr(ord('A') + number) for number in range(len(choices))}
+        if not {reference.strip().upper() for reference in references} <= letters:
+            raise ValueError('references: with choices given, each must be the letter of one of them')
 
 
 class Request(BaseModel):
+    """A request; an unknown field is an error, so that a typing mistake is never ignored."""
+
     model_config = ConfigDict(extra='forbid')
 
 
 class TextSearchRequest(Request):
+    """What to look for in words, and how many passages to give at most."""
+
     query: Text
     top_k: TopK = 5
 
 
 class ImageSearchRequest(Request):
+    """Which picture to look for, and how many matches to give at most."""
+
     image: Sha256
     top_k: TopK = 5
 
 
 class CropRequest(Request):
+    """Which part of which picture to cut out."""
+
     image: Sha256
     bbox: Box
 
 
 class JudgeRequest(Request):
+    """A response to judge by references, with the picture that the question is about where that helps."""
+
     question: Text
     references: Annotated[list[Text], Field(min_length=1, max_length=100)]
     response: LongText
     image: Sha256 | None = None
-    choices: Annotated[list[Text], Field(max_length=26)] | None = Field(
-        None, description='options A, B, … in order; then references are letters, and only the letter counts'
-    )
+    choices: Choices = None
 
     @model_validator(mode='after')
     def _letters(self) -> JudgeRequest:
-        if self.choices:
-            letters = {chr(ord('A') + number) for number in range(len(self.choices))}
-            if not {reference.strip().upper() for reference in self.references} <= letters:
-                raise ValueError('references: with choices given, each must be the letter of one of them')
+        check_letters(self.references, self.choices)
         return self
 
 
@@ -87,6 +112,8 @@ class Answer(BaseModel):
 
 
 class Image(BaseModel):
+    """A picture that the server holds, by content hash."""
+
     sha256: str
     width: int = Field(description='pixels, upright')
     height: int = Field(description='pixels, upright')
@@ -97,28 +124,38 @@ class ImageAnswer(Answer, Image):
 
 
 class Passage(BaseModel):
-    title: str
-    text: str = Field(
+    """A text that was found; larger scores are better, and comparable within one answer only."""
+
+    title: Found
+    text: Found = Field(
         description="the parts of the passage nearest to the query; '…' stands where it was cut"
     )
-    score: float
+    score: Score
 
 
 class TextSearchAnswer(Answer):
+    """Passages, best first; none where nothing was found."""
+
     results: list[Passage]
 
 
 class Match(BaseModel):
-    title: str
+    """A known picture that was found; larger scores are better, and comparable within one answer only."""
+
+    title: Found
     thumbnail: Image
-    score: float
+    score: Score
 
 
 class ImageSearchAnswer(Answer):
+    """Known pictures."""
+
     results: list[Match] = Field(description='best first; empty when nothing is alike')
 
 
 class JudgeAnswer(Answer):
+    """Whether the response is right."""
+
     verdict: bool
 
 
@@ -139,16 +176,22 @@ class Failure(BaseModel):
 
 
 class Ready(BaseModel):
+    """Whether calls can be answered."""
+
     ready: bool = Field(description='all indexes are loaded')
 
 
 class Health(Ready):
+    """Which back ends answer, and what the caches hold."""
+
     backends: dict[str, str]
     mode: str
     cache: dict[str, dict[str, int]] = Field(description='per tool: entries kept, hits, misses')
 
 
 class Statistics(Health):
+    """Health, and what became of all calls since the start."""
+
     calls: dict[str, dict[str, int]] = Field(
         description='per tool: calls by outcome, how many are at work and waiting'
     )

@@ -50,10 +50,12 @@ class ToolService:
 
     @property
     def ready(self) -> bool:
+        """Whether `load` is done."""
         return self._loaded.is_set()
 
     @property
     def mode(self) -> str:
+        """'live', 'record', 'replay' or 'offline'."""
         return self._config.mode
 
     def load(self) -> None:
@@ -116,21 +118,49 @@ class ToolService:
                 found[f'{tool}: {service.name}'] = service.limits.statistics()
         return found
 
+    # Every call may also fail as `Admission.run` says: 'timeout' at the deadline, 'unavailable' when too many
+    # calls wait.
+
     async def upload(self, data: bytes) -> Reply[StoredImage]:
+        """Keeps an image file; see `ImageStore.add`.
+
+        Raises:
+            ToolError: 'caller'; it is no sound image, or too large.
+        """
         return await self._lanes['upload'].run(lambda: self.images.add(data))
 
     async def image(self, sha256: str) -> Reply[bytes]:
+        """The file of an image: JPEG or PNG, upright, RGB.
+
+        Raises:
+            ToolError: 'caller'; there is no such image.
+        """
         return await self._lanes['image'].run(lambda: (self.images.get(sha256).encoded(), True))
 
     async def crop(self, sha256: str, box: Box) -> Reply[StoredImage]:
+        """Cuts a part out of an image; `box` is x0, y0, x1, y1 as fractions of it.
+
+        Raises:
+            ToolError: 'caller'; there is no such image, or the part has a side below 28 pixels.
+        """
         return await self._lanes['crop'].run(lambda: self.images.crop(sha256, box))
 
     async def text_search(self, query: str, top_k: int) -> Reply[list[Passage]]:
+        """At most `top_k` passages for a query of any wording, best first.
+
+        Raises:
+            ToolError: the back end's; 'unavailable' without one.
+        """
         tool, backend = self._chosen('text_search')
         request = {'query': query, 'top_k': top_k}
         return await tool.ask(request, lambda: backend.search(query, top_k))
 
     async def image_search(self, sha256: str, top_k: int) -> Reply[list[Match]]:
+        """At most `top_k` known pictures that look like an image or something large in it, best first.
+
+        Raises:
+            ToolError: 'caller' for an unknown image; the back end's; 'unavailable' without one.
+        """
         tool, backend = self._chosen('image_search')
         image = self.images.get(sha256)
         request = {'image': sha256, 'top_k': top_k}
@@ -144,6 +174,16 @@ class ToolService:
         sha256: str | None = None,
         choices: list[str] | None = None,
     ) -> Reply[bool]:
+        """Whether a response answers the question as one of the references does.
+
+        Args:
+            question: what was asked. references: right answers, or their letters where `choices` are given.
+            response: what is judged. sha256: the image that the question is about.
+            choices: the options A, B, … in order; then only the letter counts.
+
+        Raises:
+            ToolError: 'caller' for an unknown image; the back end's, also where it gives no clear verdict.
+        """
         tool, backend = self._chosen('judge')
         image = self.images.get(sha256) if sha256 is not None else None
         request = {'question': question, 'references': references, 'response': response, 'image': sha256}

@@ -86,6 +86,7 @@ class Lane:
         return dict(self._outcomes) | now
 
     def close(self) -> None:
+        """Starts no more calls; does not wait for those at work."""
         self.admission.close()
 
 

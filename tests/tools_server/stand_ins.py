@@ -1,11 +1,13 @@
 """Local stand-ins of the services that the tool server can call: right, wrong, slow or failing as a test
 likes."""
 
+import contextlib
 import json
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 
@@ -62,6 +64,32 @@ class StandIn:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextlib.contextmanager
+def raw_peer(answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """The address of a peer that reads each request and then does with its connection whatever `answer` does."""
+    listener = socket.create_server(('127.0.0.1', 0))
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):  # the other side may have enough at any moment
+            request = b''
+            while b'\r\n\r\n' not in request:
+                request += connection.recv(65_536) or b'\r\n\r\n'
+            head, _, body = request.partition(b'\r\n\r\n')
+            length = head.lower().partition(b'content-length:')[2].split(b'\r\n')[0].strip()
+            while len(body) < int(length or 0) and (more := connection.recv(65_536)):
+                body += more
+            answer(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):  # closed below
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
 
 
 def as_json(value: object, status: int = 200) -> Callable[[dict], Answer]:

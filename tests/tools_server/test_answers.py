@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import signal
 import sqlite3
 import subprocess
@@ -86,6 +87,9 @@ def test_nothing_is_lost_over_200_kills(path):
     acknowledged: set[str] = set()
     for number in range(100):
         writers = [_fork_writer(path, 2 * number + i) for i in range(2)]
+        if number % 4:  # most are killed while they write, however busy the machine; the others while they open
+            for _, pipe in writers:
+                select.select([pipe], [], [], 60)
         time.sleep(rng.uniform(0.0, 0.04))
         for pid, _ in writers:
             os.kill(pid, signal.SIGKILL)
@@ -95,7 +99,7 @@ def test_nothing_is_lost_over_200_kills(path):
                 acknowledged.update(line[:-1] for line in lines if line.endswith('\n'))
     store = AnswerStore(path)
     missing = [key for key in acknowledged if store.get(key) != key.encode() * 50]
-    assert len(acknowledged) > 200 and not missing
+    assert len(acknowledged) >= 150 and not missing
     with sqlite3.connect(path) as connection:
         assert connection.execute('PRAGMA integrity_check').fetchone() == ('ok',)
         rows = connection.execute('SELECT count(*), sum(size) FROM entries').fetchone()
@@ -109,6 +113,7 @@ def _fork_writer(path, number):
     if pid:
         os.close(writer)
         return pid, reader
+    os.close(reader)  # so that the writer ends when nobody listens any more
     try:
         store = AnswerStore(path)
         for entry in range(10**6):

@@ -4,7 +4,6 @@ import datetime
 import gzip
 import socket
 import ssl
-import threading
 import time
 
 import pytest
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import StandIn
+from stand_ins import StandIn, raw_peer
 
 from tools_server.failures import ToolError
 from tools_server.fetching import addresses
@@ -29,7 +28,8 @@ NOT_PUBLIC = [
     '240.0.0.1', '255.255.255.255', '168.63.129.16', '::', '::1', 'fe80::1', 'fe80::1%eth0', 'fc00::1', 'fd00:ec2::254',
     'ff02::1', '::ffff:127.0.0.1', '::ffff:169.254.169.254', '::ffff:10.0.0.1', '64:ff9b::7f00:1',
     '64:ff9b::a9fe:a9fe', '2002:7f00:1::', '2002:a00:1::', '2001:0:4136:e378:8000:63bf:80ff:fffe',
-    '::127.0.0.1', '2001:db8::1', 'not an address',
+    '::127.0.0.1', '2001:db8::1', '192.0.0.8', '192.88.99.1', 'fec0::1', '3fff::1', '64:ff9b:1::a00:1', '100::1',
+    '::ffff:0:10.0.0.1', '2002:a9fe:a9fe::', '169.254.170.2', 'not an address',
 ]  # fmt: skip
 
 
@@ -195,35 +195,21 @@ def test_size_is_capped_also_when_compressed(internet, stand_in):
         assert error.value.kind == 'unavailable' and 'bytes' in error.value.message
 
 
-def dripping(pieces):
-    """A peer that sends these pieces, one every 50 ms, for ever."""
-    listener = socket.create_server(('127.0.0.1', 0))
-
-    def serve():
-        try:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65_536)
-                for piece in pieces:
-                    connection.sendall(piece)
-                    time.sleep(0.05)
-        except OSError:
-            pass  # the other side had enough
-
-    threading.Thread(target=serve, daemon=True).start()
-    return listener
-
-
 @pytest.mark.parametrize('where', ['headers', 'body'])
 def test_a_peer_that_drips_does_not_hold_the_caller(where):
     start = b'HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n'
-    drip = [b'X-Y: z\r\n' if where == 'headers' else b'x'] * 90
     head = start if where == 'headers' else start + b'Content-Length: 100000\r\n\r\n'
-    with dripping([head, *drip]) as listener:
-        port = listener.getsockname()[1]
+
+    def drip(connection):
+        connection.sendall(head)
+        for _ in range(90):
+            connection.sendall(b'X-Y: z\r\n' if where == 'headers' else b'x')
+            time.sleep(0.05)
+
+    with raw_peer(drip) as url:
         began = time.monotonic()
         with pytest.raises(ToolError) as error:
-            Fetcher(0.4, allow_private=True).fetch(f'http://127.0.0.1:{port}/')
+            Fetcher(0.4, allow_private=True).fetch(url)
         assert error.value.kind == 'timeout' and time.monotonic() - began < 2
 
 

@@ -227,9 +227,13 @@ async def use_all_tools(client):
     assert 'Paris' in text.structured_content['results'][0]['text']
     verdict = await client.call_tool('judge', {'question': 'q', 'references': ['Paris'], 'response': 'paris'})
     assert verdict.structured_content['verdict'] is True
+    case = {'question': 'q', 'references': ['B'], 'response': '(b)', 'image': image['sha256']}
+    verdict = await client.call_tool('judge', case | {'choices': ['red', 'blue']})
+    assert verdict.structured_content['verdict'] is True
     for name, arguments in {
         'crop': {'image': 'f' * 64, 'bbox': [0, 0, 1, 1]},
         'upload_image': {'data': '!'},
+        'judge': case | {'choices': ['red']},
     }.items():
         failure = await client.call_tool(name, arguments)
         assert failure.is_error and 'caller: ' in failure.content[0].text

@@ -51,6 +51,14 @@ def test_upload_keeps_a_plain_file_byte_for_byte(client, tmp_path):
     assert client.image(ref.sha256) == data
 
 
+def test_a_served_image_says_back_end_cache_hit_and_latency(server, client):
+    ref = client.upload(encoded(picture(1), '.jpg'))
+    headers = requests.get(f'{server.url}/images/{ref.sha256}', timeout=5).headers
+    assert (headers['X-Backend'], headers['X-Cache-Hit'], headers['Content-Type']) == (
+        'local', 'true', 'image/jpeg')  # fmt: skip
+    assert float(headers['X-Latency-S']) > 0
+
+
 def test_answers_say_back_end_cache_hit_and_latency(server):
     body = {'query': 'the capital of Algeria, once', 'top_k': 2}
     first, second = (

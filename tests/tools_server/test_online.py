@@ -88,6 +88,17 @@ def test_pages_are_summarised_and_excerpts_stand_in_for_them(stand_in, summarise
     assert found[1].text == 'excerpt two'
 
 
+def test_an_extracted_summary_has_five_sentences_at_most(stand_in):
+    sentences = [f'Tower {number} is {number} m high.' for number in range(9)] + ['Nothing of interest here.'] * 9
+    page = ''.join(f'<p>{sentence}</p>' for sentence in sentences).encode()
+    stand_in.answers |= {
+        '/search': as_json({'organic': [{'title': 'Towers', 'link': stand_in.url + '/page'}]}),
+        '/page': lambda body: (200, page, {'Content-Type': 'text/html'}),
+    }
+    found = text_search(stand_in, summariser='extractive').search('How high is tower 7?', 1)[0].text
+    assert 'Tower 7 is 7 m high.' in found and found.count('.') == 5 and 'Nothing' not in found
+
+
 @pytest.mark.parametrize(
     'answer, kind',
     [

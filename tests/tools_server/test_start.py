@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
+from fastapi.testclient import TestClient
 from small_world import encoded, picture
+from stand_ins import as_json, chat
 
 from sensesearch_jax.agent.client import ToolClient
+from tools_server.__main__ import main
+from tools_server.app import create_app
+from tools_server.config import parse_config
 from tools_server.launch import ToolServer, ToolServerError
+from tools_server.service import ToolService
 
 ROOT = Path(__file__).parents[2]
 POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
@@ -47,7 +53,7 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         'text_search': {'text_search': {'backend': 'google'}},
         'is not a loopback address': {'host': '0.0.0.0'},
         'port': {'port': 70_000},
-        'judge.model: Field required': {'judge': {'backend': 'openai', 'base_url': 'http://localhost:1/v1'}},
+        'judge.base_url: Field required': {'judge': {'backend': 'openai'}},
         'is not an http(s) URL': {'judge': {'backend': 'openai', 'base_url': 'localhost', 'model': 'm'}},
         'needs at least 16 characters': {'host': '0.0.0.0', 'token_env': 'SHORT_TOKEN'},
         "mode 'record' needs the file": {'mode': 'record'},
@@ -126,6 +132,36 @@ def test_check_names_the_back_end_that_does_not_work(write, local_config, stand_
     found = run(write(local_config | {'text_search': retriever}), '--check')
     assert found.returncode == 1 and 'text_search: retriever does NOT work (unavailable' in found.stdout
     assert 'judge: rules works' in found.stdout
+
+
+def test_check_names_a_summariser_that_does_not_work(local_config, stand_in, tmp_path, monkeypatch, capsys):
+    """Searches are answered without it, so nothing else would tell."""
+    monkeypatch.setenv('SERPER_API_KEY', 'k')
+    stand_in.answers |= {'/search': as_json({'organic': []}), '/v1/chat/completions': as_json({}, 401)}
+    summariser = {'base_url': stand_in.url + '/v1', 'model': 'm'}
+    serper = {'backend': 'serper', 'base_url': stand_in.url, 'summariser': summariser}
+    (tmp_path / 'config.yaml').write_text(yaml.safe_dump(local_config | {'text_search': serper}))
+    command = [f'--config={tmp_path / "config.yaml"}', '--check']
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert 'text_search: serper works' in out and 'summariser: m does NOT work (refused' in out
+    stand_in.answers['/v1/chat/completions'] = chat('Paris.')
+    assert main(command) == 0 and 'summariser: m works' in capsys.readouterr().out
+
+
+def test_while_it_loads_a_server_says_so_and_when_to_come_again(local_config, tmp_path):
+    config = parse_config(local_config | {'images': {'directory': str(tmp_path)}})
+    service = ToolService(config)
+    with TestClient(create_app(service, config), base_url='http://localhost') as client:
+        assert client.get('/live').status_code == 200
+        assert client.get('/ready').status_code == 503 and not client.get('/health').json()['ready']
+        answer = client.post('/text_search', json={'query': 'capital of France'})
+        assert (answer.status_code, answer.json()['kind']) == (503, 'unavailable')
+        assert answer.json()['retry_after_s'] > 0 and answer.headers['Retry-After'] == '1'
+        service.load()
+        assert client.get('/ready').json() == {'ready': True}
+        assert client.post('/text_search', json={'query': 'capital of France'}).status_code == 200
+    service.close()
 
 
 def test_launcher_reports_why_it_did_not_start(world, tmp_path):

@@ -1,11 +1,14 @@
 """Text of the web with the protocol's own tags in it, from a search result to the token ids of a policy."""
 
+import base64
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_world import encoded, picture
 from stand_ins import StandIn, as_json
 
-from sensesearch_jax.agent.actions import TextSearch
+from sensesearch_jax.agent.actions import ImageSearch, TextSearch
 from sensesearch_jax.agent.client import Passage, ToolClient
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
@@ -35,15 +38,21 @@ def chat(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):
-    """An agent's environment on a server that asks a search service full of such texts."""
+    """An agent's environment on a server that asks search services full of such texts."""
     service = StandIn()
     results = [{'title': f'{attack} title', 'snippet': attack} for attack in ATTACKS]
-    service.answers['/search'] = as_json({'organic': results})
-    config = {'text_search': {'backend': 'serper', 'base_url': service.url}}
+    thumbnail = 'data:image/png;base64,' + base64.b64encode(encoded(picture(1))).decode()
+    pictures = [{'title': attack, 'thumbnailUrl': thumbnail} for attack in ATTACKS]
+    service.answers |= {'/search': as_json({'organic': results}), '/lens': as_json({'organic': pictures})}
+    config = {
+        'text_search': {'backend': 'serper', 'base_url': service.url},
+        'image_search': {'backend': 'serper', 'base_url': service.url, 'public_url': 'https://tools.example'},
+    }
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('SERPER_API_KEY', 'k')
         with ToolServer.start(config, tmp_path_factory.mktemp('server'), ready_timeout_s=120) as server:
-            yield Environment(ToolClient(server.url), limits=ObservationLimits(text_results=len(ATTACKS)))
+            limits = ObservationLimits(text_results=len(ATTACKS), image_results=len(ATTACKS))
+            yield Environment(ToolClient(server.url), limits=limits)
     service.close()
 
 
@@ -71,6 +80,15 @@ def test_tags_in_a_search_result_are_no_protocol_down_to_token_ids(environment, 
     assert seen.ok and 'Height 330 m.' in seen.parts[0] and len(seen.parts[0].splitlines()) == len(ATTACKS)
     ids = chat.observation(seen.parts, chat.tool_call_end)
     assert_only_the_wrapper_acts(chat, ids, chat.observation(('1. a page of text',), chat.tool_call_end))
+
+
+def test_nor_are_those_in_the_titles_of_an_image_search(environment, chat):
+    image = environment.client.upload(encoded(picture(2)))
+    seen = environment.execute(ImageSearch(1), [image])
+    assert seen.ok and len(seen.parts) == 2 * len(ATTACKS) and 'Height 330 m.' in seen.parts[0]
+    harmless = tuple('x' if isinstance(part, str) else part for part in seen.parts)
+    ids = chat.observation(seen.parts, chat.tool_call_end)
+    assert_only_the_wrapper_acts(chat, ids, chat.observation(harmless, chat.tool_call_end))
 
 
 @settings(max_examples=100, deadline=None)

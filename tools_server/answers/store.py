@@ -149,6 +149,7 @@ class AnswerStore:
             return {'entries': row[0], 'bytes': row[1]}
 
     def close(self) -> None:
+        """Closes the file; using the store afterwards is a StoreError."""
         with self._lock:
             self._connection.close()
 

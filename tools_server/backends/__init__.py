@@ -24,7 +24,11 @@ class TextSearch(Protocol):
     services: Sequence[Service]
 
     def search(self, query: str, top_k: int) -> list[Passage]:
-        """At most `top_k` passages, best first; none is an answer too."""
+        """At most `top_k` passages, best first; none is an answer too.
+
+        Raises:
+            ToolError: 'refused', 'timeout' or 'unavailable'; never for a strange query.
+        """
 
 
 class ImageSearch(Protocol):
@@ -34,7 +38,11 @@ class ImageSearch(Protocol):
     services: Sequence[Service]
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
-        """At most `top_k` matches, best first; empty when nothing is alike."""
+        """At most `top_k` matches, best first; empty when nothing is alike.
+
+        Raises:
+            ToolError: 'refused', 'timeout' or 'unavailable'.
+        """
 
 
 class Judge(Protocol):
@@ -52,7 +60,11 @@ class Judge(Protocol):
         choices: Sequence[str] = (),
     ) -> bool:
         """The verdict; with `choices` (options A, B, … in order) a reference is a letter and only that
-        counts."""
+        counts.
+
+        Raises:
+            ToolError: 'refused', 'timeout' or 'unavailable'; what is no clear verdict is none.
+        """
 
 
 class Summariser(Protocol):
@@ -60,4 +72,9 @@ class Summariser(Protocol):
 
     name: str
 
-    def summarise(self, query: str, text: str, max_chars: int) -> str: ...
+    def summarise(self, query: str, text: str, max_chars: int) -> str:
+        """At most `max_chars` characters of what the text says about the query.
+
+        Raises:
+            ToolError: 'refused', 'timeout' or 'unavailable'.
+        """

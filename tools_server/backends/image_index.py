@@ -55,6 +55,7 @@ class IndexedImageSearch:
         self._looks = LookSearch(config, ApproximateNeighbours(index, vectors))
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
+        """See `backends.ImageSearch.search`."""
         return [
             Match(title=self._pictures[index]['title'], thumbnail=self._thumbnail(index), score=likeness)
             for index, likeness in self._looks.search(image.pixels(), top_k)

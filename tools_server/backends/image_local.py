@@ -49,6 +49,7 @@ class LocalImageSearch:
         return len(self._titles)
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
+        """See `backends.ImageSearch.search`."""
         return self.search_pixels(image.pixels(), top_k)
 
     def search_pixels(self, pixels: np.ndarray, top_k: int) -> list[Match]:
@@ -78,7 +79,11 @@ def describe_picture(data: bytes, thumbnail_side: int) -> tuple[np.ndarray, byte
 
 
 def read_gallery(path: Path) -> list[tuple[str, Path]]:
-    """Titles and files of a gallery list."""
+    """Titles and files of a gallery list.
+
+    Raises:
+        ConfigError: a line is no such entry, a picture is missing, or there are none.
+    """
     entries = []
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
         if not line.strip():

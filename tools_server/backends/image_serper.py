@@ -34,6 +34,7 @@ class SerperImageSearch:
         self._fetcher = Fetcher(config.timeout_s, config.allow_private_pages)
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
+        """See `backends.ImageSearch.search`."""
         path = picture_path(image.sha256, self._token)
         answer = self._service.post('/lens', {'url': self._config.public_url + path})
         results = answer.get('organic', [])

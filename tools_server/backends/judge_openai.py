@@ -73,6 +73,7 @@ class ModelJudge:
         image: StoredImage | None,
         choices: Sequence[str] = (),
     ) -> bool:
+        """See `backends.Judge.judge`."""
         if choices:  # a letter is right or wrong; there is nothing to weigh
             return self._rules.judge(question, references, response, image, choices)
         if self._rules_first and self._rules.judge(question, references, response, image):

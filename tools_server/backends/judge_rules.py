@@ -63,6 +63,7 @@ class RuleJudge:
         image: StoredImage | None,
         choices: Sequence[str] = (),
     ) -> bool:
+        """See `backends.Judge.judge`."""
         if choices:
             chosen = chosen_option(response, choices)
             return chosen is not None and chosen in {reference.strip().upper() for reference in references}

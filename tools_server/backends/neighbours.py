@@ -42,6 +42,7 @@ class ExactNeighbours:
     def nearest(
         self, queries: np.ndarray, owner: np.ndarray, count: int, least: float
     ) -> Iterator[tuple[int, int, float]]:
+        """See `Neighbours.nearest`."""
         alike = likeness(queries, self._vectors)
         for number in range(owner[-1] + 1):
             scores = alike[owner == number].max(axis=0)
@@ -66,6 +67,7 @@ class ApproximateNeighbours:
     def nearest(
         self, queries: np.ndarray, owner: np.ndarray, count: int, least: float
     ) -> Iterator[tuple[int, int, float]]:
+        """See `Neighbours.nearest`."""
         found = self._index.search(queries, min(count, len(self._index)), threads=1)
         keys = np.atleast_2d(found.keys)
         for number in range(owner[-1] + 1):

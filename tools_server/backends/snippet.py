@@ -10,19 +10,29 @@ _UNIT = re.compile(r'[^.;!?\n]*(?:[.;!?](?!\s|$)[^.;!?\n]*)*[.;!?\n]?\s*')
 CUT = '…'
 
 
-def snippet(text: str, query: str, max_chars: int, words_of: Callable[[str], list[str]]) -> str:
+def snippet(
+    text: str,
+    query: str,
+    max_chars: int,
+    words_of: Callable[[str], list[str]],
+    most_units: int | None = None,
+) -> str:
     """The parts of a text nearest to a query, in their order, '…' standing for what is left out.
 
     Args:
-        text: the whole text; returned unchanged when short enough.
+        text: the whole text; returned unchanged when short enough in both respects.
         query: what is asked.
         max_chars: greatest length of the result in characters, '…' included.
         words_of: splits a text into words in the form in which they are compared.
+        most_units: greatest number of sentences or fields; None: as many as there is room for.
     """
     text = text.strip()
-    if len(text) <= max_chars:
+    if len(text) <= max_chars and most_units is None:
         return text
     units = [match.group() for match in _UNIT.finditer(text) if match.group().strip()]
+    most = len(units) if most_units is None else most_units
+    if len(text) <= max_chars and len(units) <= most:
+        return text
     wanted = set(words_of(query))
     present = [wanted & set(words_of(unit)) for unit in units]
     commonness = {word: sum(word in words for words in present) for word in wanted}
@@ -30,14 +40,14 @@ def snippet(text: str, query: str, max_chars: int, words_of: Callable[[str], lis
     worth = [sum(1 / commonness[word] for word in words) for words in present]
     chosen: set[int] = set()
     for index in sorted(range(len(units)), key=lambda i: (-worth[i], i)):
-        if worth[index] == 0 and chosen:
+        if (worth[index] == 0 and chosen) or len(chosen) == most:
             break
         if len(_joined(units, chosen | {index})) <= max_chars:
             chosen.add(index)
         elif not chosen:
             return _window(units[index].strip(), wanted, max_chars, index > 0, words_of)
     for index in range(len(units)):  # room that is left goes to what follows from the beginning
-        if len(_joined(units, chosen | {index})) <= max_chars:
+        if len(chosen) < most and len(_joined(units, chosen | {index})) <= max_chars:
             chosen.add(index)
     return _joined(units, chosen)
 

@@ -27,6 +27,7 @@ def schema() -> tantivy.Schema:
 
 
 def document(title: str, text: str, number: int) -> tantivy.Document:
+    """A passage as `schema()` has it; `number` is its place in the corpus."""
     return tantivy.Document(title=title, text=text, number=number)
 
 
@@ -51,6 +52,7 @@ class BM25:
         self._title_boost = title_boost
 
     def search(self, query: str, top_k: int) -> list[Passage]:
+        """See `backends.TextSearch.search`."""
         terms = list(dict.fromkeys(self._analyser.analyze(query)))[:MOST_WORDS]
         if not terms:
             return []

@@ -40,6 +40,7 @@ class LocalTextSearch:
         return self._size
 
     def search(self, query: str, top_k: int) -> list[Passage]:
+        """See `backends.TextSearch.search`."""
         return self._search.search(query, top_k)
 
 
@@ -65,4 +66,5 @@ class IndexedTextSearch:
         self._search = text_bm25.BM25(index, config.max_chars, config.title_boost)
 
     def search(self, query: str, top_k: int) -> list[Passage]:
+        """See `backends.TextSearch.search`."""
         return self._search.search(query, top_k)

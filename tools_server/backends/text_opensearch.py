@@ -27,6 +27,7 @@ class OpenSearchTextSearch:
         self._extract = ExtractiveSummariser()
 
     def search(self, query: str, top_k: int) -> list[Passage]:
+        """See `backends.TextSearch.search`."""
         if not query.strip():
             return []
         fields = [f'{self._config.title_field}^{self._config.title_boost:g}', self._config.text_field]

@@ -25,6 +25,7 @@ class RetrieverTextSearch:
         self._extract = ExtractiveSummariser()
 
     def search(self, query: str, top_k: int) -> list[Passage]:
+        """See `backends.TextSearch.search`."""
         if not query.strip():
             return []
         body = {'queries': [query], 'topk': top_k, 'return_scores': True}
@@ -42,6 +43,7 @@ class RetrieverTextSearch:
             else:
                 title, text = str(document.get('title', '')), str(document['text'])
             score = float(item.get('score', 1 / (1 + rank)))
+            text = self._extract.summarise(query, text, self._max_chars)
+            return Passage(title=title, text=text, score=score)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ToolError('unavailable', 'the retriever sent a document of an unknown form') from None
-        return Passage(title=title, text=self._extract.summarise(query, text, self._max_chars), score=score)

@@ -13,7 +13,7 @@ from tools_server.backends import Summariser
 from tools_server.backends.openai_compatible import ChatModel
 from tools_server.backends.outbound import serper_service
 from tools_server.backends.pages import text_of
-from tools_server.backends.summarise import ExtractiveSummariser, ModelSummariser
+from tools_server.backends.summarise import SENTENCES, ExtractiveSummariser, ModelSummariser
 from tools_server.failures import ToolError
 from tools_server.fetching.fetch import Fetcher
 from tools_server.limits import deadline
@@ -23,7 +23,11 @@ PAGES_SHARE = 0.8  # of the time that is left, for the pages
 
 
 class SerperTextSearch:
-    """`POST /search {q, num}`; the organic results in their order."""
+    """`POST /search {q, num}`; the organic results in their order.
+
+    Attributes:
+        summariser: of the pages behind the results; None where only excerpts are shown.
+    """
 
     name = 'serper'
 
@@ -33,17 +37,18 @@ class SerperTextSearch:
         self.services = [self._service]
         self._fetcher = Fetcher(config.timeout_s, config.allow_private_pages)
         self._extract = ExtractiveSummariser()
-        self._summariser: Summariser | None = None
+        self.summariser: Summariser | None = None
         if config.summariser == 'extractive':
-            self._summariser = self._extract
+            self.summariser = ExtractiveSummariser(SENTENCES)
         elif config.summariser is not None:
             model = ChatModel(config.summariser)
-            self._summariser = ModelSummariser(model)
+            self.summariser = ModelSummariser(model)
             self.services.append(model.service)
         # Pages of one search are read side by side, and those of all searches within one bound.
         self._readers = ThreadPoolExecutor(config.limits.concurrency, thread_name_prefix='pages')
 
     def search(self, query: str, top_k: int) -> list[Passage]:
+        """See `backends.TextSearch.search`."""
         if not query.strip():
             return []
         answer = self._service.post('/search', {'q': query, 'num': top_k})
@@ -69,11 +74,11 @@ class SerperTextSearch:
 
     def _text(self, query: str, result: dict[str, Any]) -> str:
         """A summary of the page, or the search engine's own excerpt where the page gives none."""
-        if self._summariser is not None and result.get('link'):
+        if self.summariser is not None and result.get('link'):
             try:
                 text = text_of(self._fetcher.fetch(str(result['link'])))
                 if text:
-                    return self._summariser.summarise(query, text, self._config.max_chars)
+                    return self.summariser.summarise(query, text, self._config.max_chars)
             except ToolError:
                 pass  # many pages cannot be had; the excerpt is still an answer
         return self._excerpt(query, result)

@@ -9,6 +9,7 @@ NAME = 'words'  # the analyser's name in an index
 
 
 def analyser() -> tantivy.TextAnalyzer:
+    """What splits a text into such words; the same for passages and queries."""
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
         .filter(tantivy.Filter.remove_long(64))

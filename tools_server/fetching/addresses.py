@@ -21,8 +21,14 @@ Resolve = Callable[[str, int], Sequence[str]]
 PORTS = {'http': 80, 'https': 443}
 # Addresses that carry an IPv4 address of their own: what they lead to is what must be public.
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')
-# Reachable by everyone according to the registries, and yet of the network this machine stands in.
-_METADATA = {ipaddress.ip_address('168.63.129.16'), ipaddress.ip_address('fd00:ec2::254')}
+# Public according to the registries or to Python's list of them, and yet of the network this machine stands in:
+# a cloud's metadata, anycast of the next NAT or tunnel, site-local addresses of old, examples in documents.
+_NEARBY = tuple(
+    map(
+        ipaddress.ip_network,
+        ('168.63.129.16/32', '192.0.0.0/24', '192.88.99.0/24', 'fd00:ec2::254/128', 'fec0::/10', '3fff::/20'),
+    )
+)
 
 
 class Target(NamedTuple):
@@ -53,7 +59,9 @@ def is_public(address: str) -> bool:
             embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if embedded is not None:
             return is_public(str(embedded))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _METADATA
+    if any(ip.version == network.version and ip in network for network in _NEARBY):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def target(url: str, *, allow_private: bool = False, resolver: Resolve = resolve) -> Target:

@@ -22,7 +22,11 @@ Dial = Callable[[str, int, float], socket.socket]
 
 
 def dial(address: str, port: int, timeout_s: float) -> socket.socket:
-    """A TCP connection to an IP address."""
+    """A TCP connection to an IP address, made within `timeout_s` seconds.
+
+    Raises:
+        OSError: there is none to be had.
+    """
     return socket.create_connection((address, port), timeout_s)
 
 
@@ -53,11 +57,11 @@ class _Timed:
 
 
 class TimedHTTPConnection(_Timed, HTTPConnection):
-    pass
+    """An HTTP connection that keeps to the current deadline."""
 
 
 class TimedHTTPSConnection(_Timed, HTTPSConnection):
-    pass
+    """An HTTPS connection that keeps to the current deadline."""
 
 
 def timed_pools(connections: int) -> urllib3.PoolManager:

@@ -38,10 +38,12 @@ class Admission:
 
     @property
     def working(self) -> int:
+        """Calls at work, those included that were given up and still hold their thread."""
         return min(self._inside, self._threads)
 
     @property
     def waiting(self) -> int:
+        """Calls that wait for a thread."""
         return max(0, self._inside - self._threads)
 
     async def run(self, call: Callable[[], T]) -> T:

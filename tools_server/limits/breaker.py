@@ -29,6 +29,7 @@ class Breaker:
 
     @property
     def open(self) -> bool:
+        """Whether calls are held back now."""
         return self._failures >= self._limit
 
     def wait_s(self) -> float:
@@ -43,10 +44,12 @@ class Breaker:
             return 0.0
 
     def succeeded(self) -> None:
+        """A call worked: the run of failures is over."""
         with self._lock:
             self._failures = 0
 
     def failed(self) -> None:
+        """A call failed: opens at the limit, and for another pause if it was open."""
         with self._lock:
             self._failures += 1
             if self._failures >= self._limit:

@@ -25,7 +25,7 @@ class Rate:
         self._filled = clock()
 
     def reserve(self, longest_s: float) -> float:
-        """Takes a turn that comes within `longest_s`; returns the seconds to wait for it.
+        """Takes a turn that comes within `longest_s` seconds; returns the seconds to wait for it.
 
         A turn further away is not taken: then the returned wait is longer than `longest_s`.
         """
