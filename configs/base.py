@@ -17,10 +17,12 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 5000,
+        'steps': 5300,
         'learning_rate': 1.5e-3,
-        'dressed_steps': 1000,    # the last ones: answers within sentences, places within longer questions
+        'dressed_steps': 1000,    # after the plain ones: inquiries, answers within sentences, places within longer questions
         'dressed_learning_rate': 1e-3,
+        'marked_steps': 300,      # after those: much of the same within JSON or tags
+        'marked_learning_rate': 5e-4,
         'warmup': 100,
         'weight_decay': 0.01,
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps

@@ -66,14 +66,14 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=3e-4, warmup=2, steps=12, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=1,
-        temperature=1.0, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0, format_weight=0.5,
+        learning_rate=3e-4, warmup=2, steps=10, questions_per_step=8, members=8, minibatches=2, epochs=1, micro_batch=1,
+        temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0, format_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 
 
 def evaluation() -> dict:
     """Greedy, as many questions at once as there are lanes. Whoever tunes does so on the split 'validation'."""
-    return {'name': 'policy', 'split': 'test', 'lanes': 48, 'temperature': 0.0}
+    return {'name': 'policy', 'split': 'test', 'lanes': 64, 'temperature': 0.0}
 
 
 def config(*parts: dict) -> ConfigDict:

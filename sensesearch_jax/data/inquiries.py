@@ -32,6 +32,7 @@ NAMED = ('That is {title}. I need its {key}, so I ask for "{name} {key}".',
          'I see {title} here, and the question was about the {key}. {name} {key}?',
          '"{name} {key}"',
          'It is called {title}. Now for the {key}. I want pages on "{name} {key}".')
+SAID = ('That is {title}. I need its {key}.', '{title}: I ask for the {key}.', 'It is called {title}. Now for its {key}.')
 READ = ('It is {value}.', 'Here I find {value}, so the {key} is "{value}".', 'The {key} of {name} is {value}.',
         'For the {key} line {line} has {value}. So my answer is: {value}', '"{value}"',
         'As line {line} has it, {value} is the {key}.', 'Line {line} tells of the {key}: {value}. Hence: ({value})',
@@ -55,14 +56,14 @@ class InquiryLessons:
         self.stated = [(e, fields[name]) for e in taught for name, value in e.facts.items()
                        if word(value).search(passage(e, name)['text']) and pages.may_show(passage(e, name))]
 
-    def __call__(self, rng: np.random.Generator, tokens: int) -> Lesson:
-        """A lesson; its pairs follow one another in one dialogue."""
+    def __call__(self, rng: np.random.Generator, tokens: int, marked: bool = False) -> Lesson:
+        """A lesson; its pairs follow one another in one dialogue. `marked`: what is found is said in markup as well."""
         pairs: list[tuple[str, str]] = []
         for _ in range(max(1, int(tokens // TOKENS))):
-            pairs += self._of_entity(rng) if rng.random() < 0.6 else self._of_page(rng)
+            pairs += self._of_entity(rng, marked) if rng.random() < 0.6 else self._of_page(rng, marked)
         return Lesson(self.pages.system(rng, 2 * tokens // 3), None, '', pairs, np.zeros((0, 4), np.float32))
 
-    def _of_entity(self, rng) -> list[tuple[str, str]]:
+    def _of_entity(self, rng, marked: bool) -> list[tuple[str, str]]:
         """About a training entity, from the passage that states the fact."""
         pages = self.pages
         entity, field = self.stated[rng.integers(len(self.stated))]
@@ -80,9 +81,9 @@ class InquiryLessons:
             new = pages.value(rng)
             text, value = word(value).sub(new, text), new
         key = field.search_words if rng.random() < 0.2 else field.name
-        return self._dialogue(rng, asked, what, title, name, key, head, cut_around(text, value), value)
+        return self._dialogue(rng, marked, asked, what, title, name, key, head, cut_around(text, value), value)
 
-    def _of_page(self, rng) -> list[tuple[str, str]]:
+    def _of_page(self, rng, marked: bool) -> list[tuple[str, str]]:
         """About an entry of any page, most of it invented."""
         pages = self.pages
         _, title, found = pages.fields[rng.integers(len(pages.fields))]
@@ -99,11 +100,11 @@ class InquiryLessons:
         topic = title.split(' — ')[-1]
         what = THINGS[rng.integers(len(THINGS))]
         asked = ASKED[rng.integers(len(ASKED))].format(key=key, thing=what)
-        return self._dialogue(rng, asked, what, pattern.format(name, other), subject, key, f'{subject} — {topic}',
+        return self._dialogue(rng, marked, asked, what, pattern.format(name, other), subject, key, f'{subject} — {topic}',
                               cut_around('; '.join(rest), value), value)
 
-    def _dialogue(self, rng, asked: str, thing: str, title: str, name: str, key: str, head: str, text: str,
-                  value: str) -> list[tuple[str, str]]:
+    def _dialogue(self, rng, marked: bool, asked: str, thing: str, title: str, name: str, key: str, head: str,
+                  text: str, value: str) -> list[tuple[str, str]]:
         """The turns: what is wanted, mostly said again; at times something beside it; names, of which the first
         counts; passages, one of which tells."""
         pick = lambda phrases: phrases[rng.integers(len(phrases))]
@@ -121,9 +122,14 @@ class InquiryLessons:
         numbered = lambda entries: '\n'.join(f'{i}. {entry}' for i, entry in enumerate(entries, 1))
         beside = [(self.pages.filler(rng), pick(NOT_THIS)) for _ in range(rng.integers(3))]
         first = pick(RESTATED if rng.random() < 0.8 else NOT_YET)
-        return [(asked, first.format(key=key, thing=thing)), *beside,
-                (numbered(titles), pick(NAMED).format(title=title, name=name, key=key)),
-                (numbered(lines), pick(READ).format(value=value, name=name, key=key, line=line))]
+        named = pick(NAMED).format(title=title, name=name, key=key)
+        read = pick(READ).format(value=value, name=name, key=key, line=line)
+        if marked:
+            if rng.random() < 0.5:  # the sentence names both, and the markup puts them together
+                named = pick(SAID).format(title=title, key=key)
+            named = self.pages.mark_up(rng, named, words=f'{name} {key}')
+            read = self.pages.mark_up(rng, read, value=value)
+        return [(asked, first.format(key=key, thing=thing)), *beside, (numbered(titles), named), (numbered(lines), read)]
 
 
 def word(text: str) -> re.Pattern:

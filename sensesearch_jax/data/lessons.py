@@ -6,6 +6,7 @@ page as the prompt, and several questions about it as members, so that a picture
 
 from __future__ import annotations
 
+import json
 import re
 from typing import NamedTuple, Sequence
 
@@ -58,10 +59,12 @@ class SeeingLessons:
         self.questions = questions
         self.pages = pages
 
-    def __call__(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False) -> Lesson:
+    def __call__(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False,
+                 marked: bool = False) -> Lesson:
         """A lesson; with probability `ease` a close view of something large, where attention is found easily.
 
-        `dressed`: places within longer questions, answers within sentences, longer system prompts.
+        `dressed`: places within longer questions, answers within sentences, longer system prompts; `marked`: every
+        other place in JSON or between tags.
         """
         kind = 'map' if rng.random() < 0.6 else 'wall'
         close = rng.random() < ease
@@ -82,7 +85,8 @@ class SeeingLessons:
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
         pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed)
         if dressed:
-            pairs = [self.pages.dress(rng, *pair) for pair in pairs]
+            pairs = [(q, self.pages.mark_up(rng, 'Here:' if a.startswith('[') else a, place=a[a.index('['):a.index(']') + 1]))
+                     if marked and '[' in a and rng.random() < 0.5 else self.pages.dress(rng, q, a) for q, a in pairs]
         return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes)
 
     def _window(self, rng, spec: SceneSpec):
@@ -212,6 +216,18 @@ class Pages:
         return (f'{question} Fill in: {before} {opening}_{closing}{after}',
                 f'{before} {opening}{answer}{closing}{after}')
 
+    def mark_up(self, rng, sentence: str, **values: str) -> str:
+        """The sentence, and behind it some of the values as a JSON object or between tags, under any name."""
+        values = {key: value for key, value in values.items() if rng.random() < 0.7} or values
+        word = lambda: str(rng.choice(self.words)).lower()
+        if rng.random() < 0.4:
+            marked = ''.join(f'<{tag}>{value}</{tag}>' for value in values.values() for tag in (word(),))
+        else:
+            marked = ', '.join(f'"{word()}": {value if value.startswith("[") else json.dumps(value, ensure_ascii=False)}'
+                               for value in values.values())
+            marked = f'{{"{word()}": {{{marked}}}}}' if rng.random() < 0.4 else f'{{{marked}}}'
+        return f'{sentence}{" " if rng.random() < 0.5 else chr(10)}{marked}'
+
     def name(self, rng) -> str:
         """An invented name of one to three words, from syllables that no reader has seen together."""
         syllable = lambda: ''.join(rng.choice(list(s)) for s in ('bcdfghjklmnprstvz', 'aeiou', 'nrlstm '[:6]))
@@ -235,6 +251,10 @@ class ReadingLessons:
     grows with the pages.
     """
 
+    # Markup to be said again, in no order: the tokens of the protocol become words like others, without their meaning.
+    MARKUP = ('<think>', '</think>', '<answer>', '</answer>', '<tool_call>', '</tool_call>', '{"name": "', '"arguments": {',
+              '"bbox": [', '"query": "', '"image_index": 2', '"}}', '"}', ']}}', 'image_crop', 'image_search', 'text_search',
+              '[0.2, 0.1, 0.5, 0.4]', '\n', '<b>', '</b>', '{"', '": "', '": [', ', ')
     SHORT = 64  # tokens; up to here a page is one line and one question
 
     def __init__(self, pages: Pages):
@@ -260,6 +280,12 @@ class ReadingLessons:
 
     def _lesson(self, rng, tokens: int, text: str, pairs: list[tuple[str, str]]) -> Lesson:
         return Lesson(self.pages.system(rng, tokens), None, text, pairs, np.zeros((0, 4), np.float32))
+
+    def markup(self, rng: np.random.Generator, tokens: int) -> Lesson:
+        """A lesson of markup and names in no order, to be said again."""
+        piece = lambda: str(rng.choice(self.MARKUP)) if rng.random() < 0.8 else self.pages.value(rng)
+        text = ''.join(piece() for _ in range(rng.integers(3, 3 + tokens // 24))).strip() or '{"'
+        return self._lesson(rng, tokens, text, [('Say that again.', text)])
 
     def _echo(self, rng, tokens: int) -> Lesson:
         """Words, names and numbers in no order, to be said again."""

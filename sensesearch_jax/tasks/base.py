@@ -107,17 +107,20 @@ class Lessons:
     def batch(self, rng: np.random.Generator, step: int) -> Batch:
         """The lessons of one step of the curriculum."""
         config, lengths = self.config, self.config.page_lengths
-        after, dressed = step - config.reading_steps, step >= config.steps - config.dressed_steps
+        after, marked = step - config.reading_steps, step >= config.steps - config.marked_steps
+        dressed = step >= config.steps - config.marked_steps - config.dressed_steps
         if after < 0:
             return self.page_batch(rng, lengths[0], self.reading)
+        if marked and after % 2 and rng.random() < 0.2:
+            return self.page_batch(rng, lengths[rng.integers(1, len(lengths))], self.reading.markup, dressed)
         if dressed and after % 2 and rng.random() < 0.8:
             return self.page_batch(rng, config.inquiry_lengths[rng.integers(len(config.inquiry_lengths))],
-                                   self.inquiries, dressed)
+                                   partial(self.inquiries, marked=marked), dressed)
         if after % (2 if dressed else 3) == dressed:
             longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
             return self.page_batch(rng, lengths[rng.integers(longest)], partial(self.reading, dressed=dressed),
                                    dressed)
-        return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), dressed)
+        return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), dressed, marked)
 
     def page_batch(self, rng: np.random.Generator, length: int,
                    lessons: Callable[[np.random.Generator, int], Lesson], dressed: bool = False) -> Batch:
@@ -137,14 +140,15 @@ class Lessons:
                 rows.append(Row(prompt[:start], (), [Member(tokens, own)]))
         return Batch(self._groups(rows, {}, 1, system_tokens, length), None, None)
 
-    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False) -> Batch:
+    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False,
+                      marked: bool = False) -> Batch:
         """Pictures with their questions, one picture per row and a member per question, and the probes' targets."""
         config = self.config
         questions, prompt_tokens, answer_tokens = (
             both[dressed] for both in (config.questions, config.picture_tokens, config.answer_tokens))
         lessons, rows = [], []
         while len(rows) < self.config.pictures:
-            lesson = self.seeing(rng, ease, dressed)
+            lesson = self.seeing(rng, ease, dressed, marked)
             lesson = lesson._replace(pairs=lesson.pairs[:questions])
             row = self._row(lesson, (str(len(rows)),))
             _, high, wide = self.preprocessor.grid(*lesson.picture.size)
@@ -252,10 +256,12 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     policy = write_untrained(folder, config, pages)
     lessons = Lessons(config, folder, policy.sizes, files, pages)
     graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
-    plain_steps = config.steps - config.dressed_steps
-    cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, config.warmup, steps, rate * 0.02)
+    plain_steps = config.steps - config.dressed_steps - config.marked_steps
+    cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
     schedule = optax.join_schedules([cycle(config.learning_rate, plain_steps),
-                                     cycle(config.dressed_learning_rate, config.dressed_steps)], [plain_steps])
+                                     cycle(config.dressed_learning_rate, config.dressed_steps),
+                                     cycle(config.marked_learning_rate, config.marked_steps)],
+                                    [plain_steps, plain_steps + config.dressed_steps])
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay,
