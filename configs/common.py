@@ -56,9 +56,9 @@ def optimizer(**changes) -> dict:
 
 
 def sft() -> dict:
-    """The imitation of the kept expert trajectories."""
+    """The imitation of the kept expert trajectories. So many batches in a row share out their items by length."""
     return optimizer(learning_rate=8e-4, schedule='cosine', warmup=20, b2=0.98, epochs=1, batch=4, micro_batch=4,
-                     checkpoint_every=50, data='')
+                     length_window=1, checkpoint_every=50, data='')
 
 
 def rl() -> dict:

@@ -2,9 +2,12 @@
 
     python -m sensesearch_jax.main --config=configs/rl_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
-Mesh: every device of one host along fsdp; a minibatch is one update. Programs of several hosts are for SFT so far, so
-this wants a host whose devices hold 122 GB of float32 state, 30 GB of the reference and the caches (eight GPUs of 80
-GB, or four chips of TPU v5p). Steps: 150 of the paper's 150 to 300. Not run: no such machine was at hand.
+Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
+row (8 trajectories of one question) per four devices: 16 for 64 devices;
+a machine of another size sets `--config.rl.micro_batch` to a quarter of them. Programs of several hosts are for SFT so
+far, so a run wants one host whose devices hold 122 GB of float32 state, 30 GB of the reference and the caches. Steps: 150
+of the paper's 150 to 300. Neither run nor yet compiled for a
+slice: experiments/tpu_table.py has it among its cases.
 """
 
 import sys
@@ -17,6 +20,8 @@ from common_7b import common_7b  # noqa: E402
 
 def get_config():
     settings = config(common_7b('rl'), {'questions': questions(train=240, test=0), 'rl': rl()})
+    settings.mesh.tensor = 4
+    settings.rollout.groups = 4
     settings.rl.update(learning_rate=1e-6, warmup=0, steps=150, questions_per_step=128, members=8, minibatches=1,
-                       micro_batch=8, kl_coefficient=1e-4, checkpoint_every=10, dtype='bfloat16', remat='full')
+                       micro_batch=16, kl_coefficient=1e-4, checkpoint_every=10, dtype='bfloat16', remat='full')
     return settings

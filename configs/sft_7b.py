@@ -3,8 +3,9 @@
     python -m sensesearch_jax.main --config=configs/sft_7b.py --workdir=DIR --config.policy=QWEN \
         --config.sft.data=KEPT.jsonl --config.tools.folder=PICTURES
 
-Mesh: every device along fsdp, which cuts parameters, moments and batches. On several hosts add
---config.multi_host=True (docs/multi_host.md); a batch of 64 rows wants 64 devices or a divisor of that many.
+Mesh: tensor 2, which cuts heads and what a layer keeps, and every other device along fsdp, which cuts parameters,
+moments and batches. On several hosts add --config.multi_host=True (docs/multi_host.md). micro_batch is one row per two
+devices: 32 for 64 devices. With tensor 1 a v5e chip's 16 GiB do not hold the step (docs/tpu_memory.md).
 Memory: float32 parameters, moments and gradients of the decoder are 16 bytes × 7.6 billion = 122 GB over all devices,
 its bfloat16 copy 15 GB more, beside what `remat` keeps.
 Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
@@ -20,6 +21,7 @@ from common_7b import common_7b  # noqa: E402
 
 def get_config():
     settings = config(common_7b('sft'), {'sft': sft()})
-    settings.sft.update(learning_rate=1e-5, warmup=10, b2=0.999, epochs=3, batch=64, micro_batch=64, dtype='bfloat16',
-                        remat='full')
+    settings.mesh.tensor = 2
+    settings.sft.update(learning_rate=1e-5, warmup=10, b2=0.999, epochs=3, batch=64, micro_batch=32, length_window=16,
+                        dtype='bfloat16', remat='full')
     return settings

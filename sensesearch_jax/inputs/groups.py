@@ -57,17 +57,19 @@ class ImageTable(NamedTuple):
     features: Mapping[str, Float[np.ndarray, 'm d']]
 
 
-def bucket(length: int, step: int) -> int:
-    """The smallest of 1, 2, 3, 4, 6, 8, 12 … times `step` that holds `length`.
+FINE = 8  # sizes per doubling of what every layer runs over; padding there costs more than a program does
 
-    Few distinct values; beyond two steps at most a third of them is padding.
+
+def bucket(length: int, step: int, per_doubling: int = 2) -> int:
+    """The smallest of a few multiples of `step` that holds `length`: 1, 2, 3, 4, 6, 8, 12 … times, or finer.
+
+    Args:
+        per_doubling: sizes between one power of two and the next, itself a power of two. Beyond as many steps at most
+            one part in per_doubling + 1 of a size is padding.
     """
-    size = step
-    while size < length:
-        if size * 3 // 2 >= length and (size // step) & (size // step - 1) == 0 and size > step:
-            return size * 3 // 2
-        size *= 2
-    return size
+    steps = max(1, -(-length // step))
+    unit = max(1, (1 << (steps - 1).bit_length() >> 1) // per_doubling)
+    return -(-steps // unit) * unit * step
 
 
 def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
@@ -114,6 +116,12 @@ def image_rows(tokens: Sequence[int], images: Sequence[str], offsets: Mapping[st
     return out
 
 
+def padded_lengths(rows: Sequence[Row], prompt_step: int, suffix_step: int) -> tuple[int, int]:
+    """The lengths P and S that these rows are padded to in one batch; a prompt's last token opens its suffixes."""
+    return (bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step, FINE),
+            bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step, FINE))
+
+
 def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, merge: int, members: int,
                  batch: int | None = None, prompt_step: int = 64, suffix_step: int = 64,
                  feature_step: int = 512) -> GroupBatch:
@@ -127,8 +135,7 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
     batch = batch or len(rows)
     tables, places = feature_tables([[*r.images, *(i for m in r.members for i in m.images)] for r in rows], images,
                                     feature_step, batch)
-    p = bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step)
-    s = bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step)
+    p, s = padded_lengths(rows, prompt_step, suffix_step)
     zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
     out = GroupBatch(
         zeros(batch, p), zeros(3, batch, p), zeros(batch, p, dtype=bool), zeros(batch, p) - 1,

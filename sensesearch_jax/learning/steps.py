@@ -32,7 +32,7 @@ from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
-from sensesearch_jax.runtime.mesh import ROWS, make_mesh, rows_sharding, shardings
+from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
 
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -168,7 +168,7 @@ class Learner:
 
     def _master(self, start, places):
         """The parameters in float32, on their devices; shapes where the policy has no more than shapes."""
-        if _abstract(start):
+        if is_abstract(start):
             return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place), start, places)
         # Updates donate their buffers, so these are copies: the policy keeps its own.
         master = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
@@ -176,7 +176,7 @@ class Learner:
         return master(jax.device_put(start, places))
 
     def _first_moments(self, places):
-        if _abstract(self.parameters):
+        if is_abstract(self.parameters):
             return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
                                 jax.eval_shape(self.optimizer.init, self.parameters), places)
         return jax.jit(self.optimizer.init, out_shardings=places)(self.parameters)
@@ -255,10 +255,6 @@ class Learner:
     def _update_program(self, parameters, moments, gradients):
         updates, moments = self.optimizer.update(gradients, moments, parameters)
         return optax.apply_updates(parameters, updates), moments, optax.global_norm(gradients)
-
-
-def _abstract(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:

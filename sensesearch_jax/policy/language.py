@@ -43,6 +43,11 @@ def rematted(layer: Callable, name: str, unrolled: bool) -> Callable:
     return layer if name == 'none' else jax.checkpoint(layer, policy=REMAT[name], prevent_cse=unrolled)
 
 
+def between_layers(x: Float[Array, 'b g s d']) -> Float[Array, 'b g s d']:
+    """Cut along tokens too: it is what is kept for the backward pass, and every device of the tensor axis would keep it."""
+    return constrain(x, ('rows', None, 'tokens', None))
+
+
 class KeysValues(NamedTuple):
     """What a forward pass leaves behind for later ones: all layers' keys and values of the tokens it ran."""
 
@@ -84,7 +89,7 @@ class DecoderLayers(nnx.Module):
         attended = checkpoint_name(attend(queries, keys, values, valid, contexts), ATTENDED)
         x = x + self.out(attended.reshape(b, g, s, -1))
         x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, ('rows', None, None, None)), (keys, values)
+        return between_layers(x), (keys, values)
 
 
 class LanguageModel(nnx.Module):
@@ -136,8 +141,8 @@ class LanguageModel(nnx.Module):
 
         context_kv = tuple((c.keys, c.values) for c in contexts)
         unrolled = self.sizes.layers <= UNROLLED
-        x, (keys, values) = jax.lax.scan(rematted(layer, remat, unrolled), embeddings, (stacked, context_kv),
-                                         unroll=unrolled)
+        x, (keys, values) = jax.lax.scan(rematted(layer, remat, unrolled), between_layers(embeddings),
+                                         (stacked, context_kv), unroll=unrolled)
         return self.norm(x), KeysValues(keys, values)
 
     def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:

@@ -22,7 +22,7 @@ from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.runtime.mesh import make_mesh
+from sensesearch_jax.runtime.mesh import constrain, is_abstract, make_mesh, spec
 
 
 LENGTH_STEP = 128  # of tool responses
@@ -60,7 +60,8 @@ class Engine:
     """Holds the caches on the device and the compiled programs that work on them.
 
     Args:
-        policy: gives structure and sizes; the parameters to sample with are set by `set_parameters`.
+        policy: gives structure and sizes; the parameters to sample with are set by `set_parameters`. A policy of
+            mere shapes with their places (`abstract_policy`) gives an engine that can only `lower` its programs.
         groups, members: B and G.
         prompt_capacity, suffix_capacity: P and S in tokens; `chunk` more are kept free at the end of S.
         chunk: most tokens that `decode` samples between two looks of the host.
@@ -92,7 +93,7 @@ class Engine:
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1)
         self._extend = jax.jit(self._extend_program, donate_argnums=1, static_argnums=9)
         self._decode = jax.jit(self._decode_program, donate_argnums=1, static_argnums=5)
-        self.caches = self._empty()
+        self.caches: Caches | None = self._empty()
 
     def set_parameters(self, parameters: nnx.State) -> None:
         """New weights of the same structure; nothing compiles again."""
@@ -108,12 +109,40 @@ class Engine:
 
     def _empty(self) -> Caches:
         s, b, g = self.sizes, self.groups, self.members
-        dtype = self.parameters['language']['embedding'][...].dtype
+        dtype = self.parameters['language']['embedding'].dtype
         room = lambda lanes, *shape: jnp.zeros((s.layers, b, lanes, s.kv_heads, *shape), dtype)
         pair = lambda lanes, tokens: Cache(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width))
         zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
-        return Caches(pair(1, self.prompt_capacity), zeros(b), pair(g, self.suffix_capacity + self.chunk),
-                      zeros(b, g), zeros(b, g), zeros(b, g))
+        make = lambda: Caches(pair(1, self.prompt_capacity), zeros(b), pair(g, self.suffix_capacity + self.chunk),
+                              zeros(b, g), zeros(b, g), zeros(b, g))
+        if self.mesh.size == 1 and not is_abstract(self.parameters):
+            return make()
+        shapes = jax.eval_shape(make)
+        places = jax.tree.map(lambda x: NamedSharding(self.mesh, spec(_axes(x), x.shape, self.mesh)), shapes)
+        if is_abstract(self.parameters):
+            return jax.tree.map(lambda x, place: x.update(sharding=place), shapes, places)
+        return jax.jit(make, out_shardings=places)()
+
+    def lower(self, features: int, used: int) -> dict[str, jax.stages.Lowered]:
+        """The programs of prefill and decode, not yet compiled and never run: for devices that are not here too.
+
+        Args:
+            features: rows of a prompt's table of visual tokens.
+            used: tokens of the suffix caches that decoding reads.
+        """
+        n, p, lanes = self.prefill_rows, self.prompt_capacity, (self.groups, self.members)
+        shape = lambda *sizes, dtype=jnp.int32: jax.ShapeDtypeStruct(sizes, dtype)
+        prompts = shape(n, p), shape(3, n, p), shape(n, p, dtype=bool), shape(n, p)
+        table = shape(n, features, self.sizes.width, dtype=jnp.float32)
+        with jax.set_mesh(self.mesh):
+            return {'prefill': self._prefill.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
+                                                   shape(n)),
+                    'decode': self._decode.lower(self.parameters, self.caches, shape(*lanes, dtype=bool), shape(*lanes),
+                                                 shape(*lanes, dtype=jnp.uint32), used)}
+
+    def release(self) -> None:
+        """Gives the caches' memory back, and every lane's content with it, until the next prefill."""
+        self.caches = None
 
     # Host side: arrays out of token lists, in few shapes.
 
@@ -124,6 +153,8 @@ class Engine:
         Raises:
             ValueError: a prompt longer than the capacity.
         """
+        if self.caches is None:
+            self.caches = self._empty()
         longest = max(map(len, prompts)) - 1
         if longest > self.prompt_capacity:
             raise ValueError(f'A prompt of {longest + 1} tokens does not fit into {self.prompt_capacity}; raise '
@@ -217,10 +248,10 @@ class Engine:
         put = lambda old, new: old.at[:, slots].set(new, mode='drop')
         spread = lambda old, new: old.at[slots].set(jnp.broadcast_to(new[:, None], (len(slots), self.members)),
                                                     mode='drop')
-        return Caches(Cache(*map(put, caches.prefix, _by_head(fresh))),
-                      caches.prefix_length.at[slots].set(valid.sum(1), mode='drop'), caches.suffix,
-                      spread(caches.suffix_length, jnp.zeros_like(pending)), spread(caches.pending, pending),
-                      spread(caches.position, following))
+        return _held(Caches(Cache(*map(put, caches.prefix, _by_head(fresh))),
+                            caches.prefix_length.at[slots].set(valid.sum(1), mode='drop'), caches.suffix,
+                            spread(caches.suffix_length, jnp.zeros_like(pending)), spread(caches.pending, pending),
+                            spread(caches.position, following)))
 
     def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features, tail,
                         used) -> Caches:
@@ -234,10 +265,10 @@ class Engine:
         _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
                              valid[:, None], (prefix, suffix))
         inside = valid & (b < self.groups)[:, None]
-        return caches._replace(suffix=_write(caches.suffix, take, length, _by_head(fresh), inside),
-                               suffix_length=caches.suffix_length.at[b, g].add(valid.sum(1), mode='drop'),
-                               pending=caches.pending.at[b, g].set(tail[0], mode='drop'),
-                               position=caches.position.at[b, g].set(tail[1], mode='drop'))
+        return _held(caches._replace(suffix=_write(caches.suffix, take, length, _by_head(fresh), inside),
+                                     suffix_length=caches.suffix_length.at[b, g].add(valid.sum(1), mode='drop'),
+                                     pending=caches.pending.at[b, g].set(tail[0], mode='drop'),
+                                     position=caches.position.at[b, g].set(tail[1], mode='drop')))
 
     def _decode_program(self, parameters, caches: Caches, active, budget, seeds, used) -> tuple[Caches, Chunk]:
         c, shape, s = self.chunk, (self.groups, self.members), self.sizes
@@ -276,8 +307,8 @@ class Engine:
         lanes = tuple(x.ravel() for x in jnp.indices(shape))
         merged = _write(caches.suffix, lanes, caches.suffix_length.ravel(), Cache(*map(flat, kv)),
                         jnp.arange(c) < count.reshape(-1, 1))
-        caches = caches._replace(suffix=merged, suffix_length=caches.suffix_length + count, pending=pending,
-                                 position=caches.position + count)
+        caches = _held(caches._replace(suffix=merged, suffix_length=caches.suffix_length + count, pending=pending,
+                                       position=caches.position + count))
         return caches, Chunk(*out, count)
 
     def _sample(self, logits, keys, position):
@@ -293,6 +324,19 @@ class Engine:
             token = jnp.argmax(used + draw(keys, position), -1)
         pick = lambda x: jnp.take_along_axis(x, token[..., None], -1)[..., 0]
         return token.astype(jnp.int32), pick(used), pick(raw)
+
+
+def _axes(x: jax.Array) -> tuple[str | None, ...]:
+    """How an array of the caches lies on a mesh: keys and values by head, the rest whole.
+
+    Not by row: every pass writes rows of its choice, for which the compiler would fetch all of them.
+    """
+    return tuple('kv_heads' if x.ndim == 6 and i == 3 else None for i in range(x.ndim))
+
+
+def _held(caches: Caches) -> Caches:
+    """The caches where they were before the program, so that the next one finds them as it was compiled for."""
+    return jax.tree.map(lambda x: constrain(x, _axes(x)), caches)
 
 
 def _by_head(fresh: KeysValues) -> Cache:

@@ -21,6 +21,7 @@ ROWS = ('data', 'fsdp')  # a batch is cut over both: 'fsdp' is data parallelism 
 RULES = {
     'rows': ROWS,
     'embed': 'fsdp',
+    'tokens': 'tensor',  # between layers, where each token stands for itself
     'vocabulary': 'tensor',
     'heads': 'tensor',
     'kv_heads': 'tensor',
@@ -80,6 +81,11 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def is_abstract(tree: Any) -> bool:
+    """Whether a tree holds shapes where arrays could be: what programs are compiled from and cannot be run on."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def local(tree: Any) -> Any:

@@ -65,8 +65,9 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                       temperature=config.temperature, objective=objective, remat=config.remat,
                       mesh=session.mesh, dtype=config.dtype)
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
-    engine = session.engine(student, groups=config.questions_per_step, members=config.members,
-                            temperature=config.temperature)
+    # As many groups at once as there is room for; the others wait for a row.
+    engine = session.engine(student, groups=min(config.questions_per_step, session.config.rollout.groups),
+                            members=config.members, temperature=config.temperature)
     order = (grain.MapDataset.source(list(range(len(questions)))).seed(session.config.seed).shuffle().repeat()
              .batch(config.questions_per_step, batch_fn=list))
     with Checkpoints(workdir / 'rl' / 'checkpoints', keep=1) as checkpoints:
@@ -108,6 +109,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine: 
     config, began = session.config.rl, time.monotonic()
     run_before = engine.tokens_run
     groups, cost = sample_groups(session, student, features, engine, asked, step)
+    engine.release()  # the updates want the memory
     sampled = time.monotonic()
     usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)

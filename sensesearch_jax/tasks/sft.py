@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Trajectory
-from sensesearch_jax.inputs.groups import GroupBatch, build_groups
+from sensesearch_jax.inputs.groups import FINE, GroupBatch, bucket, build_groups
+from sensesearch_jax.inputs.order import by_length
 from sensesearch_jax.inputs.trajectories import length, to_row
 from sensesearch_jax.learning.steps import Learner, make_optimizer
 from sensesearch_jax.policy.checkpoint import save_policy
@@ -48,8 +49,10 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
     folder = shared / 'policy'
     if agreed(workdir.stage_done('sft')):
         return folder
-    order = (grain.MapDataset.source(list(range(len(trajectories)))).seed(session.config.seed).shuffle()
-             .repeat(config.epochs).batch(config.batch, batch_fn=list))
+    shuffled = (grain.MapDataset.source(list(range(len(trajectories)))).seed(session.config.seed).shuffle()
+                .repeat(config.epochs).batch(config.batch, batch_fn=list))
+    key = lambda i: row_length(len(trajectories[i].prompt_tokens), length(trajectories[i]))
+    order = by_length(list(shuffled), key, config.length_window, session.config.seed)
     steps, rows = len(order), config.micro_batch
     learner = Learner(student.policy, make_optimizer(config, steps), suppressed=suppressed_mask(student),
                       remat=config.remat, mesh=session.mesh, dtype=config.dtype)
@@ -59,7 +62,7 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
         with Progress('sft', steps, initial=start) as bar:
             for step in range(start, steps):
                 began = time.monotonic()
-                chosen = sorted((trajectories[i] for i in order[step]), key=length)
+                chosen = [trajectories[i] for i in order[step]]
                 batches = [together(row_batch(student, features, [[t] for t in share(chosen[i:i + rows], rows)], 1,
                                               rows // jax.process_count())) for i in range(0, len(chosen), rows)]
                 values = learner.sft_step(batches)
@@ -73,6 +76,11 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
     save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
+
+
+def row_length(prompt: int, suffix: int) -> tuple[int, int]:
+    """What rows are sorted by: the size that the prompt is padded to, and within one size the suffix."""
+    return bucket(prompt - 1, PROMPT_STEP, FINE), suffix
 
 
 def training_state(learner: Learner) -> dict:

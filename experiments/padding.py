@@ -1,0 +1,87 @@
+"""How much of a 7B run's batches is padding, on a mix of lengths as real runs have it: 4K prompts, 1 to 10 turns.
+
+    python -m experiments.padding
+
+The lengths are drawn, not measured: prompts of a 4K picture and a question, per turn a thought with a call and a
+response (passages, thumbnails, or a crop), conversations cut at 32,768 tokens. Batches are cut as the SFT and RL tasks do
+it, with the settings of configs/sft_7b.py and configs/rl_7b.py.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensesearch_jax.inputs.groups import Member, Row, padded_lengths
+from sensesearch_jax.inputs.order import by_length
+from sensesearch_jax.tasks.sft import PROMPT_STEP, SUFFIX_STEP, row_length
+
+LONGEST = 32_768
+
+
+def mix(count: int, seed: int, members: int = 1) -> list[Row]:
+    """Rows of nothing but lengths. The members of one group share the prompt and draw their turns independently."""
+    random = np.random.default_rng(seed)
+    pictures = (10_549, 10_545, 10_500, 10_434, 10_350)  # tokens of 4K pictures of several shapes
+    rows = []
+    for _ in range(count):
+        prompt = int(random.choice(pictures)) + int(random.integers(20, 220))
+        suffixes = []
+        for _ in range(members):
+            turns = int(random.integers(1, 11))
+            own = random.lognormal(5.2, 0.5, turns).sum()  # a median of 180 tokens a turn
+            response = random.choice([random.uniform(600, 2400), random.uniform(700, 1400), random.uniform(64, 2600)],
+                                     turns - 1).sum()
+            suffixes.append(Member(range(min(int(own + response), LONGEST - prompt)), ()))
+        rows.append(Row(range(prompt), (), suffixes))
+    return rows
+
+
+def share_of(batches: Sequence[Sequence[Row]], rows: int) -> tuple[float, int]:
+    """The share of padding over batches of `rows` rows, and how many shapes they have."""
+    used = size = 0
+    shapes = set()
+    for batch in batches:
+        p, s = padded_lengths(batch, PROMPT_STEP, SUFFIX_STEP)
+        members = len(batch[0].members)
+        shapes.add((p, s))
+        size += rows * (p + members * s)
+        used += sum(len(row.prompt) - 1 + sum(1 + len(m.tokens) for m in row.members) for row in batch)
+    return 1 - used / size, len(shapes)
+
+
+def sft(mixed: Sequence[Row], batch: int, rows: int, window: int, epochs: int, seed: int) -> tuple[float, int]:
+    """Padding of SFT on these rows."""
+    random = np.random.default_rng(seed)
+    order = [i for _ in range(epochs) for i in random.permutation(len(mixed))]
+    batches = by_length([order[i:i + batch] for i in range(0, len(order), batch)],
+                        lambda i: row_length(len(mixed[i].prompt), len(mixed[i].members[0].tokens)), window, seed)
+    micro = [[mixed[i] for i in b[first:first + rows]] for b in batches for first in range(0, len(b), rows)]
+    return share_of(micro, rows)
+
+
+def rl(mixed: Sequence[Row], batch: int, rows: int) -> tuple[float, int]:
+    """Padding of RL updates on these groups."""
+    longest = lambda row: max(len(m.tokens) for m in row.members)
+    batches = [sorted(mixed[i:i + batch], key=longest) for i in range(0, len(mixed), batch)]
+    return share_of([b[first:first + rows] for b in batches for first in range(0, len(b), rows)], rows)
+
+
+def main() -> None:
+    settings = runpy.run_path('configs/sft_7b.py')['get_config']().sft
+    rows = mix(3000, 0)
+    tokens = [len(row.members[0].tokens) for row in rows]
+    print(f'trajectories after the prompt: mean {np.mean(tokens):.0f}, 95 % below {np.percentile(tokens, 95):.0f} tokens')
+    for window in sorted({1, settings.length_window, 47}):
+        share, shapes = sft(rows, settings.batch, settings.micro_batch, window, settings.epochs, 0)
+        print(f'SFT, {settings.micro_batch} rows, window of {window} batches: {share:.1%} padding, {shapes} shapes')
+    settings = runpy.run_path('configs/rl_7b.py')['get_config']().rl
+    share, shapes = rl(mix(1280, 1, settings.members), settings.questions_per_step, settings.micro_batch)
+    print(f'RL, {settings.micro_batch} rows of {settings.members}, turns drawn independently: {share:.1%} padding, '
+          f'{shapes} shapes')
+
+
+if __name__ == '__main__':
+    main()

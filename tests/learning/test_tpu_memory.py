@@ -1,0 +1,80 @@
+"""Programs compiled for TPUs that are not here, small ones: what they need and move; and how a program's text is read."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from jax.experimental import topologies
+from small_policies import small_policy
+
+from experiments import tpu_table
+from experiments.compiled import collectives
+from experiments.tpu_memory import CHIPS, measured, shown
+from experiments.tpu_programs import Lengths, sampling, training
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TEXT = """HloModule step
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(%a, %b)
+}
+%body (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %gather = bf16[64,4]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+  %start = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups=mesh['x'=2,'y'=4] {'y'}, a={chain_id="7"}
+  %again = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups=mesh['x'=2,'y'=4] {'y'}, a={chain_id="7"}
+}
+ENTRY %main (p: bf16[8,4]) -> f32[16] {
+  %loop = (s32[], bf16[8,4]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"28"}}
+  ROOT %reduce = f32[16]{0} all-reduce(%z), replica_groups={{0,1}}, to_apply=%sum
+}
+"""
+
+
+@pytest.fixture(scope='module')
+def slice_of_four():
+    pytest.importorskip('libtpu')
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+        monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # tests may run side by side: no device is opened
+        yield topologies.get_topology_desc('v5e:2x2', 'tpu').devices
+
+
+def settings(name, **changes):
+    config = runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_collectives_are_counted_as_often_as_their_loop_runs():
+    moved, unknown = collectives(TEXT)
+    assert moved == {'all-gather': 28 * (64 * 4 * 2 * 3 / 4 + 8 * 4 * 2 * 3 / 4), 'all-reduce': 16 * 4 * 2 * 1 / 2}
+    assert unknown == 0
+    assert collectives(TEXT.replace('known_trip_count', 'none'))[1] == 1
+    condition = '%c (p: s32[]) -> pred[] {\n  %n = s32[]{:T(128)} constant(28)\n  ROOT %lt = pred[] compare(%i, %n), direction=LT\n}\n'
+    assert collectives(condition + TEXT.replace('known_trip_count', 'none')) == (moved, 0)
+
+
+def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
+    """The splash kernel, loops over layers, gradients over a mesh of two axes."""
+    config = settings('sft_7b', **{'mesh.tensor': 2, 'sft.micro_batch': 2, 'sft.batch': 4})
+    words, programs = training(config, 'sft', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
+    assert words.startswith('2 rows of 384 + 1 × 384 tokens')
+    found = {program.name: measured(program, 'training', CHIPS['v5e']) for program in programs}
+    gradient = found['sft gradient']
+    assert gradient['fits'] and 0 < gradient['total'] < gradient['limit'] and gradient['moved']['all-gather'] > 0
+    assert gradient['binds'] in gradient['least_s'] and gradient['unknown_loops'] == 0
+    assert 'binds' in shown(gradient) and found['sft update']['fits']
+    tight = measured(programs[1], 'training', CHIPS['v5e']._replace(size=1.0))
+    assert not tight['fits'] and 'take fewer rows (micro_batch)' in tight['sentence']
+    described = {'topology': 'v5e:2x2', 'date': '2000-01-01', 'what': words}
+    rows = tpu_table.table([{**described, **record} for record in found.values()]).splitlines()
+    assert any(row.startswith('| v5e:2x2 | sft gradient |') for row in rows)
+    assert len({row.count('|') for row in rows if row.startswith('|')}) == 1
+
+
+def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
+    config = settings('rl_7b', **{'mesh.tensor': 2, 'rollout.groups': 2, 'rollout.prompt_capacity': 64,
+                                  'rollout.suffix_capacity': 128, 'rollout.chunk': 4, 'rl.members': 2})
+    _, programs = sampling(config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
+    found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
+    assert [record['program'] for record in found] == ['prefill', 'decode']
+    assert all(record['fits'] and record['moved'] for record in found)
