@@ -1,5 +1,8 @@
 """Inquiries: what is said was shown before, nothing held out comes in, and the value stands in what is cut out."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -23,13 +26,24 @@ def test_names_and_answers_were_shown_before(inquiries, monkeypatch):
         lesson = inquiries(np.random.default_rng(seed), 512)
         assert lesson.picture is None and not held_out(words_of(lesson))
     restated = 0
-    for (_, question, thing, title, name, key, _, _, value), pairs in made:
+    for (_, _, question, thing, title, name, key, _, _, value), pairs in made:
         (asked, first), *beside, (names, named), (passages, read) = pairs
         assert asked == question and len(beside) <= 2
         restated += key in first and thing in first
         assert names.startswith(f'1. {title}') and name in named and key in named
         assert value in passages and value in read
     assert restated > len(made) / 2
+
+
+def test_marked_inquiries_say_name_key_and_value_in_markup(inquiries, monkeypatch):
+    made, plain = [], inquiries._dialogue
+    monkeypatch.setattr(inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1])
+    for seed in range(200):
+        inquiries(np.random.default_rng(seed), 512, marked=True)
+    for (_, _, _, _, _, name, key, _, _, value), pairs in made:
+        for text, reply in ((f'{name} {key}', pairs[-2][1]), (value, pairs[-1][1])):
+            assert reply.endswith((f'{json.dumps(text, ensure_ascii=False)}}}', f'{json.dumps(text, ensure_ascii=False)}}}}}')) \
+                or re.search(rf'<(\w+)>{re.escape(text)}</\1>$', reply), (text, reply)
 
 
 def test_longer_lessons_hold_more_inquiries_and_seeds_decide(inquiries):

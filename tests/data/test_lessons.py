@@ -269,3 +269,12 @@ def test_dressed_answers_fill_the_blank(seeing, reading):
                 filled += 1
     assert filled > 60
     assert any('Where is it?' in question for lesson in made for question, _ in lesson.pairs)
+
+
+def test_markup_is_said_again_and_places_stand_in_it(seeing, reading):
+    for seed in range(40):
+        lesson = reading.markup(np.random.default_rng(seed), 256)
+        assert lesson.pairs == [('Say that again.', lesson.text)] and lesson.text.strip() == lesson.text
+        assert not held_out(words_of(lesson))
+    marked = [answer for seed in range(40) for _, answer in seeing(np.random.default_rng(seed), 0.0, True, True).pairs]
+    assert sum(answer.endswith(('}', '>')) for answer in marked) > 10
