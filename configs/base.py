@@ -2,12 +2,14 @@
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base
 
-Machine: 2 cores; about 80 minutes. Writes runs/base/policy, a Hugging Face directory. The one that
-the repository ships (sensesearch_jax/data/pocket/policy) was made by this config.
+Machine: 2 cores; about 1¾ hours. Writes runs/base/policy, a Hugging Face directory. The one that the
+repository ships (sensesearch_jax/data/pocket/policy) was made by this config.
 
 The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with
-pages that grow; at last places within longer questions and answers within sentences, since what is
-learned on bare answers alone is not found again by an agent that thinks first.
+pages that grow ("plain"); then places within longer questions, answers within sentences and inquiries, dialogues
+that want a fact first and get its page some turns later ("dressed"); at last much of the same within JSON and
+tags, the protocol's own among those that are only said again ("marked"). What is learned on bare answers alone is
+not found again by an agent that thinks first and writes JSON.
 """
 
 from ml_collections import ConfigDict

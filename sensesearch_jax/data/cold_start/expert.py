@@ -23,7 +23,8 @@ class Expert(Protocol):
 
 
 # What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. Its first thought says again what is
-# asked for: what a thought has named is nearer at hand later than the question is.
+# asked for, and wherever the fact is named after that, in thoughts and queries, the same word stands before it: a small
+# policy copies by looking for what followed that word (39 % of its queries held the fact without it).
 _GOAL = 'I want the {field} of the {thing}{place}. '
 _GOAL_COUNT = 'I count the {thing}s. '
 _FIRST_CROP = (
@@ -57,7 +58,7 @@ _NOTHING_HERE = (
 )
 _LOOK_UP = (
     'The search says {title}. I look up the {field}.',
-    'The first result is {title}. Next I search its {field}.',
+    'The first result is {title}. Next I search the {field}.',
 )
 _ANOTHER_QUERY = (
     'The {field} is not in these passages. I ask more precisely.',
@@ -209,7 +210,7 @@ class ScriptedExpert:
     def _look_up(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         title, field = question.truth['title'], question.truth.get('field', 'fact')
         asked = [turn.action.query for turn in turns if isinstance(turn.action, TextSearch)]
-        queries = [question.truth['query'], f'{title} {field}', title]
+        queries = [question.truth['query'], f'the {field} of {title}', title]
         if not asked and self.rng.random() < self.poor_queries:
             queries.insert(0, field)
         queries = [query for query in queries if query not in asked]

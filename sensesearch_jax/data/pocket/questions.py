@@ -92,7 +92,7 @@ class _Maker:
                     'truth': {
                         'title': entity.title,
                         'field': field.name,
-                        'query': f'{entity.name} {field.search_words}',
+                        'query': f'the {field.search_words} of {entity.name}',
                         'passage': entity.passages[field.name],
                     },
                 }
