@@ -30,16 +30,18 @@ from experiments.compiled import collectives
 from experiments.tpu_programs import Lengths, Program, sampling, training
 from sensesearch_jax.policy.sizes import RELEASED, PolicySizes
 
-CONFIG = config_flags.DEFINE_config_file('config', 'configs/sft_7b.py', 'A config with a stage sft or rl.')
-TOPOLOGY = flags.DEFINE_string('topology', 'v5e:8x8', 'Kind and shape of the slice, as v5e:8x8 or v5p:4x4x4.')
-SIZE = flags.DEFINE_enum('size', '7B', list(RELEASED), 'Of the released policies.')
-LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than the policy has, to try; 0 keeps all.')
-PROMPT = flags.DEFINE_integer('prompt', 10_580, 'Prompt tokens of a row: a 4K picture and its question.')
-VISUAL = flags.DEFINE_integer('visual', 10_549, 'Visual tokens of a row.')
-SUFFIX = flags.DEFINE_integer('suffix', 16_000, 'Tokens of one trajectory after the prompt.')
+# The program's own: who imports this file, as the tests do, has flags of another program.
+FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/sft_7b.py', 'A config with a stage sft or rl.', flag_values=FLAGS)
+TOPOLOGY = flags.DEFINE_string('topology', 'v5e:8x8', 'Kind and shape of the slice, as v5e:8x8 or v5p:4x4x4.', flag_values=FLAGS)
+SIZE = flags.DEFINE_enum('size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS)
+LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than the policy has, to try; 0 keeps all.', flag_values=FLAGS)
+PROMPT = flags.DEFINE_integer('prompt', 10_580, 'Prompt tokens of a row: a 4K picture and its question.', flag_values=FLAGS)
+VISUAL = flags.DEFINE_integer('visual', 10_549, 'Visual tokens of a row.', flag_values=FLAGS)
+SUFFIX = flags.DEFINE_integer('suffix', 16_000, 'Tokens of one trajectory after the prompt.', flag_values=FLAGS)
 PARTS = flags.DEFINE_multi_enum('part', ['training', 'sampling'], ['training', 'sampling'],
-                                'Which programs; an SFT config has no sampling.')
-RESULTS = flags.DEFINE_string('results', '', 'A file to which each program adds a line of JSON.')
+                                'Which programs; an SFT config has no sampling.', flag_values=FLAGS)
+RESULTS = flags.DEFINE_string('results', '', 'A file to which each program adds a line of JSON.', flag_values=FLAGS)
 
 
 class Chip(NamedTuple):
@@ -130,7 +132,7 @@ def main(_: list[str]) -> None:
             fits &= found['fits']
             print(shown(found), flush=True)
             if RESULTS.value:
-                record = {'config': Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem, 'what': words,
+                record = {'config': Path(config_flags.get_config_filename(FLAGS['config'])).stem, 'what': words,
                           'topology': TOPOLOGY.value, 'size': SIZE.value, 'layers': sizes.language.layers,
                           'date': datetime.date.today().isoformat(), 'compiler': VERSIONS, **found}
                 with Path(RESULTS.value).open('a') as file:
