@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         'seed': 0,
         'steps': 5300,
         'learning_rate': 1.5e-3,
-        'dressed_steps': 1000,    # after the plain ones: inquiries, answers within sentences, places within longer questions
+        'dressed_steps': 1000,    # after the plain ones: inquiries, answers in sentences, places within longer questions
         'dressed_learning_rate': 1e-3,
         'marked_steps': 300,      # after those: much of the same within JSON or tags
         'marked_learning_rate': 5e-4,
