@@ -85,9 +85,14 @@ class SeeingLessons:
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
         pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed)
         if dressed:
-            pairs = [(q, self.pages.mark_up(rng, 'Here:' if a.startswith('[') else a, place=a[a.index('['):a.index(']') + 1]))
-                     if marked and '[' in a and rng.random() < 0.5 else self.pages.dress(rng, q, a) for q, a in pairs]
+            pairs = [self._dressed(rng, *pair, marked) for pair in pairs]
         return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes)
+
+    def _dressed(self, rng, question: str, answer: str, marked: bool) -> tuple[str, str]:
+        if not (marked and '[' in answer and rng.random() < 0.5):
+            return self.pages.dress(rng, question, answer)
+        place = answer[answer.index('['):answer.index(']') + 1]
+        return question, self.pages.mark_up(rng, 'Here:' if answer == place else answer, place=place)
 
     def _window(self, rng, spec: SceneSpec):
         """A window of two to four times an object's size that shows it anywhere."""

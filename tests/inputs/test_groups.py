@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_batches import batch_of
 from small_policies import END, GRIDS, MERGE, PAD, START, table, tokens_of
 
 from sensesearch_jax.inputs.groups import Member, Row, bucket, build_groups, image_rows
@@ -11,14 +12,7 @@ from sensesearch_jax.inputs.positions import mrope_positions
 
 
 def build(rows, members=2, **options):
-    return build_groups(
-        rows,
-        table(),
-        image_token=PAD,
-        merge=MERGE,
-        members=members,
-        **{'prompt_step': 16, 'suffix_step': 8, 'feature_step': 8} | options,
-    )
+    return batch_of(rows, members, **{'prompt_step': 16, 'suffix_step': 8, 'feature_step': 8} | options)
 
 
 @given(st.integers(1, 1 << 40), st.integers(1, 512))
