@@ -7,9 +7,10 @@ repository ships (sensesearch_jax/data/pocket/policy) was made by this config.
 
 The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with
 pages that grow ("plain"); then places within longer questions, answers within sentences and inquiries, dialogues
-that want a fact first and get its page some turns later ("dressed"); at last much of the same within JSON and
-tags, the protocol's own among those that are only said again ("marked"). What is learned on bare answers alone is
-not found again by an agent that thinks first and writes JSON.
+that want a fact first and get its page some turns later ("dressed"); at last much of the same within formats that are
+made up for each dialogue and given by its system prompt: tags for thoughts and replies, JSON calls of functions
+("formatted"). A model of the true size brings all that along from its instruction tuning. The protocol's own tags and
+tools occur only as strings to be said again.
 """
 
 from ml_collections import ConfigDict
@@ -19,12 +20,12 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 5300,
+        'steps': 6800,
         'learning_rate': 1.5e-3,
         'dressed_steps': 1000,    # after the plain ones: inquiries, answers in sentences, places within longer questions
         'dressed_learning_rate': 1e-3,
-        'marked_steps': 300,      # after those: much of the same within JSON or tags
-        'marked_learning_rate': 5e-4,
+        'formatted_steps': 1800,  # after those: much of the same in a format that the system prompt gives
+        'formatted_learning_rate': 1e-3,
         'warmup': 100,
         'weight_decay': 0.01,
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps
@@ -33,13 +34,13 @@ def get_config() -> ConfigDict:
         'easy_steps': 1000,       # of these from then on: close views give way to whole scenes
         'growing_steps': 1500,    # and pages grow to the longest
         'pictures': 8,            # lessons per batch
-        'page_tokens': (3072, 4096),  # per batch: plain, dressed
+        'page_tokens': (3072, 4096, 3072),  # per batch: plain, dressed, formatted
         'page_lengths': (64, 128, 256, 512),
-        'inquiry_lengths': (512, 1024),  # dialogues that want a fact first and get its page later; dressed stage only
-        'questions': (6, 4),      # per picture, at most: plain, dressed
-        'picture_tokens': (192, 256),  # static lengths; a lesson that does not fit is drawn again
+        'inquiry_lengths': (512, 1024),  # dialogues that want a fact first and get its page later; not in the plain stage
+        'questions': (6, 4, 4),   # per picture, at most
+        'picture_tokens': (192, 256, 272),  # static lengths; a lesson that does not fit is drawn again
         'picture_slots': 160,
-        'answer_tokens': (48, 80),
+        'answer_tokens': (48, 80, 128),
         'evaluate_every': 250,
         'dtype': 'bfloat16',      # of the saved weights
         'min_pixels': 3136,

@@ -19,7 +19,7 @@ from common import cold_start, common, config, evaluation, questions, rl, sft  #
 
 
 def get_config(mode: str = 'full'):
-    full = config(common('pocket'), {'questions': questions(train=630, test=200)}, cold_start(),
+    full = config(common('pocket'), {'questions': questions(train=600, test=200)}, cold_start(),
                   {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
     if mode == 'smoke':
         full.update({'questions': questions(train=24, test=12), 'expert': {'questions': 32},

@@ -10,12 +10,13 @@ import re
 
 import numpy as np
 
+from sensesearch_jax.data.formats import Format
 from sensesearch_jax.data.lessons import Lesson, Pages
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.wordings import FACT_FIELDS, PLACES, shown, thing
 
 PASSAGE = 160  # characters of a passage at most, about what a search result shows
-TOKENS = 400  # of an inquiry, roughly
+TOKENS = 400, 512  # of an inquiry, roughly: plain, in a format
 
 ASKED = ('What is the {key} of {thing}?', 'I want to know the {key} of {thing}.', 'Find the {key} of {thing}.',
          'Which {key} has {thing}?', '{key} of {thing}?')
@@ -32,7 +33,10 @@ NAMED = ('That is {title}. I need its {key}, so I ask for "{name} {key}".',
          'I see {title} here, and the question was about the {key}. {name} {key}?',
          '"{name} {key}"',
          'It is called {title}. Now for the {key}. I want pages on "{name} {key}".')
-SAID = ('That is {title}. I need its {key}.', '{title}: I ask for the {key}.', 'It is called {title}. Now for its {key}.')
+# Before a call for pages; as often as not the words that it asks for.
+SAID = ('That is {title}. I need its {key}.', '{title}: I ask for the {key}.', 'It is called {title}. Now for its {key}.',
+        'It shows {title}. What I look for is {words}.', 'I see {title}. {words}, then.', '{words}', 'So: {words}.')
+WORDS = ('{name} {key}', '{key} of {name}', 'the {key} of {name}', '{key} {name}')
 READ = ('It is {value}.', 'Here I find {value}, so the {key} is "{value}".', 'The {key} of {name} is {value}.',
         'For the {key} line {line} has {value}. So my answer is: {value}', '"{value}"',
         'As line {line} has it, {value} is the {key}.', 'Line {line} tells of the {key}: {value}. Hence: ({value})',
@@ -56,14 +60,18 @@ class InquiryLessons:
         self.stated = [(e, fields[name]) for e in taught for name, value in e.facts.items()
                        if word(value).search(passage(e, name)['text']) and pages.may_show(passage(e, name))]
 
-    def __call__(self, rng: np.random.Generator, tokens: int, marked: bool = False) -> Lesson:
-        """A lesson; its pairs follow one another in one dialogue. `marked`: what is found is said in markup as well."""
+    def __call__(self, rng: np.random.Generator, tokens: int, formatted: bool = False) -> Lesson:
+        """A lesson; its pairs follow one another in one dialogue. `formatted`: in a format that the system prompt gives."""
         pairs: list[tuple[str, str]] = []
-        for _ in range(max(1, int(tokens // TOKENS))):
-            pairs += self._of_entity(rng, marked) if rng.random() < 0.6 else self._of_page(rng, marked)
-        return Lesson(self.pages.system(rng, 2 * tokens // 3), None, '', pairs, np.zeros((0, 4), np.float32))
+        form = Format.draw(rng, self.pages.words) if formatted else None
+        for _ in range(max(1, int(tokens // TOKENS[formatted]))):
+            pairs += self._of_entity(rng, form) if rng.random() < 0.6 else self._of_page(rng, form)
+        system = self.pages.system(rng, 2 * tokens // 3)
+        if form:
+            system = f'{system[:tokens // 2]}\n{form.rule()}' if rng.random() < 0.7 else form.rule()
+        return Lesson(system, None, '', pairs, np.zeros((0, 4), np.float32))
 
-    def _of_entity(self, rng, marked: bool) -> list[tuple[str, str]]:
+    def _of_entity(self, rng, form: Format | None) -> list[tuple[str, str]]:
         """About a training entity, from the passage that states the fact."""
         pages = self.pages
         entity, field = self.stated[rng.integers(len(self.stated))]
@@ -81,9 +89,9 @@ class InquiryLessons:
             new = pages.value(rng)
             text, value = word(value).sub(new, text), new
         key = field.search_words if rng.random() < 0.2 else field.name
-        return self._dialogue(rng, marked, asked, what, title, name, key, head, cut_around(text, value), value)
+        return self._dialogue(rng, form, asked, what, title, name, key, head, cut_around(text, value), value)
 
-    def _of_page(self, rng, marked: bool) -> list[tuple[str, str]]:
+    def _of_page(self, rng, form: Format | None) -> list[tuple[str, str]]:
         """About an entry of any page, most of it invented."""
         pages = self.pages
         _, title, found = pages.fields[rng.integers(len(pages.fields))]
@@ -100,10 +108,10 @@ class InquiryLessons:
         topic = title.split(' — ')[-1]
         what = THINGS[rng.integers(len(THINGS))]
         asked = ASKED[rng.integers(len(ASKED))].format(key=key, thing=what)
-        return self._dialogue(rng, marked, asked, what, pattern.format(name, other), subject, key, f'{subject} — {topic}',
+        return self._dialogue(rng, form, asked, what, pattern.format(name, other), subject, key, f'{subject} — {topic}',
                               cut_around('; '.join(rest), value), value)
 
-    def _dialogue(self, rng, marked: bool, asked: str, thing: str, title: str, name: str, key: str, head: str,
+    def _dialogue(self, rng, form: Format | None, asked: str, thing: str, title: str, name: str, key: str, head: str,
                   text: str, value: str) -> list[tuple[str, str]]:
         """The turns: what is wanted, mostly said again; at times something beside it; names, of which the first
         counts; passages, one of which tells."""
@@ -124,12 +132,14 @@ class InquiryLessons:
         first = pick(RESTATED if rng.random() < 0.8 else NOT_YET)
         named = pick(NAMED).format(title=title, name=name, key=key)
         read = pick(READ).format(value=value, name=name, key=key, line=line)
-        if marked:
-            if rng.random() < 0.5:  # the sentence names both, and the markup puts them together
-                named = pick(SAID).format(title=title, key=key)
-            named = self.pages.mark_up(rng, named, words=f'{name} {key}')
-            read = self.pages.mark_up(rng, read, value=value)
-        return [(asked, first.format(key=key, thing=thing)), *beside, (numbered(titles), named), (numbered(lines), read)]
+        first = first.format(key=key, thing=thing)
+        if form:
+            words = pick(WORDS).format(name=name, key=key)
+            first = form.write_call(first, Format.NAME)
+            beside = [(other, form.write_call(said, Format.NAME)) for other, said in beside]
+            named = form.write_call(pick(SAID).format(title=title, key=key, words=words), Format.FIND, words)
+            read = form.write_reply(read, value)
+        return [(asked, first), *beside, (numbered(titles), named), (numbered(lines), read)]
 
 
 def word(text: str) -> re.Pattern:

@@ -6,7 +6,6 @@ page as the prompt, and several questions about it as members, so that a picture
 
 from __future__ import annotations
 
-import json
 import re
 from typing import NamedTuple, Sequence
 
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.data.boxes import loose_box, write_box
+from sensesearch_jax.data.formats import Format
 from sensesearch_jax.data.pocket.colours import NAMES, dominant_colour
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.questions import SCENE_KINDS
@@ -27,6 +27,10 @@ MARGIN = 0.06  # an object is 'farthest left' only if no other comes as near, in
 POINTED = ('It is at {box}.', 'For the {key} I must look at {box}.', '{key} of the {noun} {place}: "{box}"', '{box}',
            'You want the {key} of the {noun} {place}. It is small; show me ({box}).',
            'I look at the {noun} {place}, here: {box}', 'The {noun} {place} is at {box}. Its {key} cannot be seen from here.')
+
+
+# Said before a place or an answer.
+FROM_AFAR = ('It is far off.', 'Here it is.', 'This one.', 'I look there.', 'Small from here; I go nearer.', 'I see it.')
 
 
 class Lesson(NamedTuple):
@@ -60,11 +64,11 @@ class SeeingLessons:
         self.pages = pages
 
     def __call__(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False,
-                 marked: bool = False) -> Lesson:
+                 formatted: bool = False) -> Lesson:
         """A lesson; with probability `ease` a close view of something large, where attention is found easily.
 
-        `dressed`: places within longer questions, answers within sentences, longer system prompts; `marked`: every
-        other place in JSON or between tags.
+        `dressed`: places within longer questions, answers within sentences, longer system prompts; `formatted`: every
+        other lesson is written in a format that its system prompt gives.
         """
         kind = 'map' if rng.random() < 0.6 else 'wall'
         close = rng.random() < ease
@@ -84,15 +88,20 @@ class SeeingLessons:
         picture = self.renderer.render(spec, view, (width, round(width / aspect)))
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
         pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed)
+        if formatted and rng.random() < 0.6:
+            form = Format.draw(rng, self.pages.words)
+            return Lesson(form.rule((Format.LOOK,)), picture, '', [self._formatted(rng, form, *p) for p in pairs], boxes)
         if dressed:
-            pairs = [self._dressed(rng, *pair, marked) for pair in pairs]
+            pairs = [self.pages.dress(rng, *pair) for pair in pairs]
         return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes)
 
-    def _dressed(self, rng, question: str, answer: str, marked: bool) -> tuple[str, str]:
-        if not (marked and '[' in answer and rng.random() < 0.5):
-            return self.pages.dress(rng, question, answer)
-        place = answer[answer.index('['):answer.index(']') + 1]
-        return question, self.pages.mark_up(rng, 'Here:' if answer == place else answer, place=place)
+    def _formatted(self, rng, form: Format, question: str, answer: str) -> tuple[str, str]:
+        """A place as a call, anything else as a reply; first some words, as often as not the question's."""
+        first = question.split('\n')[0].removesuffix(' Where is it?')
+        thought = first if rng.random() < 0.5 else FROM_AFAR[rng.integers(len(FROM_AFAR))]
+        if '[' not in answer:
+            return question, form.write_reply(thought, answer)
+        return question, form.write_call(thought, Format.LOOK, answer[answer.index('['):answer.index(']') + 1])
 
     def _window(self, rng, spec: SceneSpec):
         """A window of two to four times an object's size that shows it anywhere."""
@@ -221,18 +230,6 @@ class Pages:
         return (f'{question} Fill in: {before} {opening}_{closing}{after}',
                 f'{before} {opening}{answer}{closing}{after}')
 
-    def mark_up(self, rng, sentence: str, **values: str) -> str:
-        """The sentence, and behind it some of the values as a JSON object or between tags, under any name."""
-        values = {key: value for key, value in values.items() if rng.random() < 0.7} or values
-        word = lambda: str(rng.choice(self.words)).lower()
-        if rng.random() < 0.4:
-            marked = ''.join(f'<{tag}>{value}</{tag}>' for value in values.values() for tag in (word(),))
-        else:
-            marked = ', '.join(f'"{word()}": {value if value.startswith("[") else json.dumps(value, ensure_ascii=False)}'
-                               for value in values.values())
-            marked = f'{{"{word()}": {{{marked}}}}}' if rng.random() < 0.4 else f'{{{marked}}}'
-        return f'{sentence}{" " if rng.random() < 0.5 else chr(10)}{marked}'
-
     def name(self, rng) -> str:
         """An invented name of one to three words, from syllables that no reader has seen together."""
         syllable = lambda: ''.join(rng.choice(list(s)) for s in ('bcdfghjklmnprstvz', 'aeiou', 'nrlstm '[:6]))
@@ -291,6 +288,19 @@ class ReadingLessons:
         piece = lambda: str(rng.choice(self.MARKUP)) if rng.random() < 0.8 else self.pages.value(rng)
         text = ''.join(piece() for _ in range(rng.integers(3, 3 + tokens // 24))).strip() or '{"'
         return self._lesson(rng, tokens, text, [('Say that again.', text)])
+
+    def namesakes(self, rng: np.random.Generator, tokens: int) -> Lesson:
+        """Numbered names of few words that come back in each: only all of what came before tells how one goes on."""
+        pool = [*rng.choice(self.pages.words, 5), 'the', 'of', 'de']
+        names = [' '.join(rng.choice(pool, rng.integers(2, 7))) for _ in range(rng.integers(1, 2 + tokens // 40))]
+        values = [self.pages.value(rng) for _ in names]
+        pairs = []
+        for i in rng.integers(len(names), size=max(1, tokens // 50)):
+            asked = (('Title of result {}?', names[i]), ('What is the value of {}?', values[i]),
+                     ('Say result {} again.', f'{names[i]}: {values[i]}'))[rng.integers(3)]
+            pairs.append((asked[0].format(names[i] if asked[1] == values[i] else i + 1), asked[1]))
+        text = '\n'.join(f'{i}. {name}: {value}' for i, (name, value) in enumerate(zip(names, values), 1))
+        return self._lesson(rng, tokens, text, pairs)
 
     def _echo(self, rng, tokens: int) -> Lesson:
         """Words, names and numbers in no order, to be said again."""

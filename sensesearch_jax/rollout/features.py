@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -77,19 +78,25 @@ class FeatureStore:
             self._patches.setdefault(image.sha256, patches)
         return None
 
-    def table(self, images: Iterable[ImageRef]) -> ImageTable:
+    def table(self, images: Iterable[ImageRef], ahead: Iterable[ImageRef] = ()) -> ImageTable:
         """Grids and features of the images, computing what is missing.
 
+        Args:
+            ahead: images that are asked for next, the soonest first: they fill the places that a pass through the
+                tower has left.
         Raises:
             ValueError: an image is gone and cannot be fetched again.
         """
         refs = {image.sha256: image for image in images}
         with self._lock:
-            missing = [name for name in refs if name not in self._features]
-        for name in missing:
-            if failure := self.prepare(refs[name]):
-                raise ValueError(f'Image {name[:12]} cannot be fetched: {failure.message}')
-        self._compute(missing)
+            unknown = lambda found: [image for name, image in found.items() if name not in self._features]
+            missing, later = unknown(refs), unknown({i.sha256: i for i in ahead if i.sha256 not in refs})
+        passes = self._passes(missing, later) if missing else []
+        for image in itertools.chain(*passes):
+            if (failure := self.prepare(image)) and image.sha256 in refs:
+                raise ValueError(f'Image {image.sha256[:12]} cannot be fetched: {failure.message}')
+        for images_of_pass in passes:
+            self._compute(images_of_pass)
         self._seen.update(refs)
         grids, features = {}, {}
         with self._lock:
@@ -101,23 +108,44 @@ class FeatureStore:
                 self._bytes -= old.nbytes
         return ImageTable(grids, features)
 
-    def _compute(self, names: list[str]) -> None:
-        """Runs the tower on prepared images, those of like size together, in few shapes."""
-        merge = self.sizes.merge_size
-        slots = lambda name: bucket(window_slots(*(n // merge for n in self._patches[name][1][1:]),
-                                                 self.sizes.window_tokens), self.sizes.window_tokens**2)
-        by_slots: dict[int, list[str]] = {}
-        for name in names:
-            by_slots.setdefault(slots(name), []).append(name)
-        for size, group in by_slots.items():
-            for first in range(0, len(group), self.batch):
-                part = group[first:first + self.batch]
-                images = batch_images([self._patches[name] for name in part], self.sizes, slots=size,
-                                      count=1 if len(part) == 1 else self.batch)
-                out = np.asarray(self._encode(images[:4]))
-                with self._lock:
-                    for name, values, count in zip(part, out, images.counts):
-                        features = values[:count].copy()
-                        self._features[name] = features, self._patches.pop(name)[1]
-                        self._bytes += features.nbytes
-                self.images_encoded += len(part)
+    def clear(self) -> None:
+        """Forgets all features, as after a change of the tower; they are computed again when asked for."""
+        with self._lock:
+            self._features.clear()
+            self._bytes = 0
+
+    def _passes(self, missing: Sequence[ImageRef], later: Sequence[ImageRef]) -> list[list[ImageRef]]:
+        """The missing images in passes through the tower, those of like size together, and later ones beside them."""
+        passes: list[list[ImageRef]] = []
+        waiting: dict[int, list[ImageRef]] = {}
+        for image in later:
+            waiting.setdefault(self._slots(image), []).append(image)
+        for slots, group in itertools.groupby(sorted(missing, key=self._slots), self._slots):
+            group = list(group)
+            room = -len(group) % self.batch if len(group) > 1 else 0
+            group += waiting.get(slots, [])[:room]
+            passes += [group[i:i + self.batch] for i in range(0, len(group), self.batch)]
+        return passes
+
+    def _slots(self, image: ImageRef) -> int:
+        """The tower's places that an image is padded to: few sizes."""
+        return self._padded(self.preprocessor.grid(image.width, image.height))
+
+    def _padded(self, grid: tuple[int, int, int]) -> int:
+        merge, window = self.sizes.merge_size, self.sizes.window_tokens
+        return bucket(window_slots(grid[1] // merge, grid[2] // merge, window), window**2)
+
+    def _compute(self, images: Sequence[ImageRef]) -> None:
+        """Runs the tower on prepared images of like size."""
+        names = [image.sha256 for image in images if image.sha256 in self._patches]
+        patches = [self._patches[name] for name in names]
+        # A picture that says it is turned has other sides than its reference.
+        slots = max(self._padded(grid) for _, grid in patches)
+        batch = batch_images(patches, self.sizes, slots=slots, count=1 if len(names) == 1 else self.batch)
+        out = np.asarray(self._encode(batch[:4]))
+        with self._lock:
+            for name, values, count in zip(names, out, batch.counts):
+                features = values[:count].copy()
+                self._features[name] = features, self._patches.pop(name)[1]
+                self._bytes += features.nbytes
+        self.images_encoded += len(names)

@@ -147,7 +147,7 @@ class _Rollout:
         if not ready or ready < self.engine.prefill_rows and self._decodable() and (self.waiting or self.opening):
             return
         batch = [(row, *self.opened.popleft()) for row in free[:ready]]
-        table = self.features.table(image for *_, image in batch)
+        table = self.features.table((image for *_, image in batch), (image for *_, image in self.opened))
         prompts = [self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
                    for _, _, task, image in batch]
         positions = self.engine.prefill([row for row, *_ in batch], prompts,

@@ -107,26 +107,28 @@ class Lessons:
     def batch(self, rng: np.random.Generator, step: int) -> Batch:
         """The lessons of one step of the curriculum."""
         config, lengths = self.config, self.config.page_lengths
-        after, marked = step - config.reading_steps, step >= config.steps - config.marked_steps
-        dressed = step >= config.steps - config.marked_steps - config.dressed_steps
+        after, left = step - config.reading_steps, config.steps - step
+        formatted = left <= config.formatted_steps
+        dressed = left <= config.formatted_steps + config.dressed_steps
+        stage = dressed + formatted
         if after < 0:
             return self.page_batch(rng, lengths[0], self.reading)
-        if marked and after % 2 and rng.random() < 0.2:
-            return self.page_batch(rng, lengths[rng.integers(1, len(lengths))], self.reading.markup, dressed)
+        if formatted and after % 2 and (choice := rng.random()) < 0.35:
+            kind = (self.reading.markup, self.reading.namesakes, self.reading)[int(choice > 0.1) + int(choice > 0.2)]
+            return self.page_batch(rng, lengths[rng.integers(1, len(lengths))], kind, stage)
         if dressed and after % 2 and rng.random() < 0.8:
             return self.page_batch(rng, config.inquiry_lengths[rng.integers(len(config.inquiry_lengths))],
-                                   partial(self.inquiries, marked=marked), dressed)
+                                   partial(self.inquiries, formatted=formatted), stage)
         if after % (2 if dressed else 3) == dressed:
             longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
-            return self.page_batch(rng, lengths[rng.integers(longest)], partial(self.reading, dressed=dressed),
-                                   dressed)
-        return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), dressed, marked)
+            return self.page_batch(rng, lengths[rng.integers(longest)], partial(self.reading, dressed=dressed), stage)
+        return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), stage)
 
     def page_batch(self, rng: np.random.Generator, length: int,
-                   lessons: Callable[[np.random.Generator, int], Lesson], dressed: bool = False) -> Batch:
+                   lessons: Callable[[np.random.Generator, int], Lesson], stage: int = 0) -> Batch:
         """Texts as whole dialogues of `length` tokens: every question of a lesson in turn, one member per row."""
         rows, system_tokens = [], length // 2
-        while len(rows) < self.config.page_tokens[dressed] // length:
+        while len(rows) < self.config.page_tokens[stage] // length:
             lesson = lessons(rng, length)
             prompt = self.chat.prompt(lesson.system, [f'{lesson.text}\n{lesson.pairs[0][0]}'.lstrip()])
             start = prompt.index(self.chat.im_end) + 2  # behind the system turn
@@ -140,15 +142,14 @@ class Lessons:
                 rows.append(Row(prompt[:start], (), [Member(tokens, own)]))
         return Batch(self._groups(rows, {}, 1, system_tokens, length), None, None)
 
-    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False,
-                      marked: bool = False) -> Batch:
+    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, stage: int = 0) -> Batch:
         """Pictures with their questions, one picture per row and a member per question, and the probes' targets."""
         config = self.config
         questions, prompt_tokens, answer_tokens = (
-            both[dressed] for both in (config.questions, config.picture_tokens, config.answer_tokens))
+            of_stages[stage] for of_stages in (config.questions, config.picture_tokens, config.answer_tokens))
         lessons, rows = [], []
         while len(rows) < self.config.pictures:
-            lesson = self.seeing(rng, ease, dressed, marked)
+            lesson = self.seeing(rng, ease, stage > 0, stage > 1)
             lesson = lesson._replace(pairs=lesson.pairs[:questions])
             row = self._row(lesson, (str(len(rows)),))
             _, high, wide = self.preprocessor.grid(*lesson.picture.size)
@@ -256,11 +257,11 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     policy = write_untrained(folder, config, pages)
     lessons = Lessons(config, folder, policy.sizes, files, pages)
     graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
-    plain_steps = config.steps - config.dressed_steps - config.marked_steps
+    plain_steps = config.steps - config.dressed_steps - config.formatted_steps
     cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
     schedule = optax.join_schedules([cycle(config.learning_rate, plain_steps),
                                      cycle(config.dressed_learning_rate, config.dressed_steps),
-                                     cycle(config.marked_learning_rate, config.marked_steps)],
+                                     cycle(config.formatted_learning_rate, config.formatted_steps)],
                                     [plain_steps, plain_steps + config.dressed_steps])
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -281,6 +282,9 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     for kind, maker, lengths in (('read', lessons.reading, config.page_lengths),
                                  ('inquire', lessons.inquiries, config.inquiry_lengths)):
         held += [(f'{kind} {n}', lessons.page_batch(held_rng, n, maker)) for n in lengths for _ in range(2)]
+    held += [('inquire in a format', lessons.page_batch(held_rng, max(config.inquiry_lengths),
+                                                        partial(lessons.inquiries, formatted=True))) for _ in range(2)]
+    held += [('picture in a format', lessons.picture_batch(held_rng, stage=2)) for _ in range(4)]
     mean: dict[str, float] = {}
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from sensesearch_jax.tasks.session import Session, Student, load_student, open_s
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.
 PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 256
+LOOK_AHEAD = 4  # batches whose pictures fill up passes through the tower
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -63,8 +65,9 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
             for step in range(start, steps):
                 began = time.monotonic()
                 chosen = [trajectories[i] for i in order[step]]
+                ahead = [trajectories[i] for later in order[step + 1:step + 1 + LOOK_AHEAD] for i in later]
                 batches = [together(row_batch(student, features, [[t] for t in share(chosen[i:i + rows], rows)], 1,
-                                              rows // jax.process_count())) for i in range(0, len(chosen), rows)]
+                                              rows // jax.process_count(), ahead)) for i in range(0, len(chosen), rows)]
                 values = learner.sft_step(batches)
                 used, size = total(sum(b.valid.sum() + b.prompt_valid.sum() for b in batches),
                                    sum(b.valid.size + b.prompt_valid.size for b in batches))
@@ -105,10 +108,11 @@ def suppressed_mask(student: Student) -> np.ndarray:
 
 
 def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequence[Trajectory]], members: int,
-              rows: int) -> GroupBatch:
-    """Groups of trajectories as one padded batch of `rows` rows."""
+              rows: int, ahead: Sequence[Trajectory] = ()) -> GroupBatch:
+    """Groups of trajectories as one padded batch of `rows` rows; `ahead`: those that come next."""
     sizes = student.policy.sizes
-    table = features.table(image for group in groups for t in group for image in t.images)
+    pictures = lambda trajectories: (image for t in trajectories for image in t.images)
+    table = features.table(pictures(itertools.chain(*groups)), pictures(ahead))
     return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
                         merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
                         suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members)

@@ -35,15 +35,16 @@ def test_names_and_answers_were_shown_before(inquiries, monkeypatch):
     assert restated > len(made) / 2
 
 
-def test_marked_inquiries_say_name_key_and_value_in_markup(inquiries, monkeypatch):
+def test_formatted_inquiries_call_for_the_words_and_reply_with_the_value(inquiries, monkeypatch):
     made, plain = [], inquiries._dialogue
     monkeypatch.setattr(inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1])
-    for seed in range(200):
-        inquiries(np.random.default_rng(seed), 512, marked=True)
-    for (_, _, _, _, _, name, key, _, _, value), pairs in made:
-        for text, reply in ((f'{name} {key}', pairs[-2][1]), (value, pairs[-1][1])):
-            assert reply.endswith((f'{json.dumps(text, ensure_ascii=False)}}}', f'{json.dumps(text, ensure_ascii=False)}}}}}')) \
-                or re.search(rf'<(\w+)>{re.escape(text)}</\1>$', reply), (text, reply)
+    systems = [inquiries(np.random.default_rng(seed), 512, formatted=True).system for seed in range(200)]
+    for (_, form, _, _, _, name, key, _, _, value), pairs, system in zip(*zip(*made), systems, strict=True):
+        assert system.endswith(form.rule())
+        call, reply = pairs[-2][1], pairs[-1][1]
+        assert f'"{form.functions[form.FIND].name}"' in call and reply.endswith(form.write_reply('', value)[-len(value):])
+        words = json.loads(re.search(r'\{.*\}', call, re.DOTALL).group())[form.keys[1]].popitem()[1]
+        assert name in words and key in words
 
 
 def test_longer_lessons_hold_more_inquiries_and_seeds_decide(inquiries):

@@ -271,10 +271,28 @@ def test_dressed_answers_fill_the_blank(seeing, reading):
     assert any('Where is it?' in question for lesson in made for question, _ in lesson.pairs)
 
 
-def test_markup_is_said_again_and_places_stand_in_it(seeing, reading):
+def test_markup_is_said_again(reading):
     for seed in range(40):
         lesson = reading.markup(np.random.default_rng(seed), 256)
         assert lesson.pairs == [('Say that again.', lesson.text)] and lesson.text.strip() == lesson.text
         assert not held_out(words_of(lesson))
-    marked = [answer for seed in range(40) for _, answer in seeing(np.random.default_rng(seed), 0.0, True, True).pairs]
-    assert sum(answer.endswith(('}', '>')) for answer in marked) > 10
+
+
+def test_namesakes_share_their_words_and_are_said_again(reading):
+    for seed in range(40):
+        lesson = reading.namesakes(np.random.default_rng(seed), 256)
+        names = [line.split('. ', 1)[1].rsplit(': ', 1)[0] for line in lesson.text.split('\n')]
+        assert len({word for name in names for word in name.split()}) <= 8
+        assert all(answer in lesson.text for _, answer in lesson.pairs) and not held_out(words_of(lesson))
+
+
+def test_formatted_lessons_give_their_format_and_keep_it(seeing):
+    written = 0
+    for seed in range(60):
+        lesson = seeing(np.random.default_rng(seed), 0.0, True, True)
+        if '…' in lesson.system and lesson.system.count('\nor at the end ') == 1:
+            for question, answer in lesson.pairs:
+                tags = re.findall(r'</?(\w+)>', answer)
+                assert set(tags) <= set(re.findall(r'</?(\w+)>', lesson.system)) and len(tags) % 2 == 0
+                written += 'Where' in question and answer.count('[') == 1
+    assert written > 10

@@ -72,7 +72,7 @@ def test_facts_are_stated_in_the_passage_and_found_by_their_entity():
             assert question.answers[0] == entity.facts[question.truth['field']]
             assert question.answers[0] in FILES.passages[question.truth['passage']]['text']
             assert question.truth['title'] == entity.title
-            assert question.truth['query'].endswith(f' of {entity.name}')
+            assert question.truth['query'].endswith(f' of {entity.short_name}')
             # The words of the question do not give away what the picture has to tell.
             assert entity.subject.lower() not in question.text.lower()
 

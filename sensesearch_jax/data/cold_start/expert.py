@@ -22,61 +22,24 @@ class Expert(Protocol):
         """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not there."""
 
 
-# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. Its first thought says again what is
-# asked for, and wherever the fact is named after that, in thoughts and queries, the same word stands before it: a small
-# policy copies by looking for what followed that word (39 % of its queries held the fact without it).
+# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. There is one way of saying each: a small
+# policy learns from a thousand trajectories what to do, and not also how to vary its words. Its first thought says again
+# what is asked for, and a query repeats the words of the thought before it: those it can copy.
 _GOAL = 'I want the {field} of the {thing}{place}. '
 _GOAL_COUNT = 'I count the {thing}s. '
-_FIRST_CROP = (
-    'The {thing} is small here. I crop it to see more.',
-    'I need a closer look at that {thing}, so I crop.',
-    'That {thing} is too small to tell. I zoom in.',
-)
-_CROP_AGAIN = (
-    'This crop does not show the whole {thing}. I crop again.',
-    'The {thing} is cut off here. I take a better box.',
-)
-_CROP_CLOSER = (
-    'The crop is too loose. I zoom in on the {thing}.',
-    'The {thing} is still small in this crop. I go closer.',
-)
-_SEARCH_CROP = (
-    'The {thing} is in the crop. I search for its name.',
-    'Now the {thing} is clear. I look for similar pictures.',
-)
-_SEARCH_PICTURE = (
-    'The {thing} fills the picture. I search for its name.',
-    'I must know which {thing} this is, so I search it.',
-)
-_NOT_FOUND = (
-    'These results do not look right. I crop closer and retry.',
-    'The search did not find this {thing}. I zoom in more.',
-)
-_NOTHING_HERE = (
-    'The search found nothing here. I take a better box.',
-    'These results are of something else. I crop again.',
-)
-_LOOK_UP = (
-    'The search says {title}. I look up the {field}.',
-    'The first result is {title}. Next I search the {field}.',
-)
-_ANOTHER_QUERY = (
-    'The {field} is not in these passages. I ask more precisely.',
-    'That did not help. I search again with a better query.',
-)
-_READ = (
-    'The passage says the {field} is {text}.',
-    'In the results the {field} is {text}.',
-)
-_SEE_DIRECTLY = (
-    'I can see this without a crop and answer directly.',
-    'Nothing here needs a closer look, so I answer now.',
-)
-_SEE_IN_CROP = (
-    'Now I see the {thing} clearly and can answer.',
-    'The crop shows the {thing} well, so I answer.',
-)
-_GIVE_UP = ('The tools do not show it, so I cannot tell.',)
+_FIRST_CROP = 'It is small here, so I crop it.'
+_CROP_AGAIN = 'The {thing} is cut off here. I take a better box.'
+_CROP_CLOSER = 'The crop is too loose. I zoom in on the {thing}.'
+_SEARCH_CROP = 'The {thing} is in the crop. I search for its name.'
+_SEARCH_PICTURE = 'It fills the picture. I search for its name.'
+_NOT_FOUND = 'This is not it. I zoom in on the {thing}.'
+_NOTHING_HERE = 'This is not it. I take a better box.'
+_LOOK_UP = 'I look up {query}.'
+_ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
+_READ = 'The {field} is {text}.'
+_SEE_DIRECTLY = 'I see the {field} from here.'
+_SEE_IN_CROP = 'Now I see the {field}.'
+_GIVE_UP = 'The tools do not show it, so I cannot tell.'
 
 # Names of what is seen, where the generator's would not fit a sentence.
 _SEEN_FIELDS = {'taller than wide': 'shape', 'colour choice': 'colour'}
@@ -169,7 +132,7 @@ class ScriptedExpert:
             return self._zoom(question, frames, _CROP_CLOSER)
         return self._say(_CROP_AGAIN, question), ImageCrop(good)
 
-    def _zoom(self, question: Question, frames: Sequence[Box], words: Sequence[str]) -> tuple[str, Action]:
+    def _zoom(self, question: Question, frames: Sequence[Box], words: str) -> tuple[str, Action]:
         """A crop within the last crop, which holds the object."""
         inner = loose_box(relative(question.truth['box'], frames[-1]))
         if inner == WHOLE:
@@ -208,16 +171,16 @@ class ScriptedExpert:
         return self._say(_NOTHING_HERE, question), ImageCrop(loose_box(box))
 
     def _look_up(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
-        title, field = question.truth['title'], question.truth.get('field', 'fact')
         asked = [turn.action.query for turn in turns if isinstance(turn.action, TextSearch)]
+        title, field = question.truth['title'], _field(question)
         queries = [question.truth['query'], f'the {field} of {title}', title]
         if not asked and self.rng.random() < self.poor_queries:
-            queries.insert(0, field)
+            queries.insert(0, f'the {field}')
         queries = [query for query in queries if query not in asked]
         if not queries or len(asked) >= self.max_queries:
             return self._give_up(question)
-        words = _ANOTHER_QUERY if asked else _LOOK_UP
-        return self._say(words, question, title=title, field=field), TextSearch(queries[0])
+        query = queries[0]
+        return self._say(_ANOTHER_QUERY if asked else _LOOK_UP, question, query=query), TextSearch(query)
 
     def _after_text_search(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         read = seen_text(turns, ['text_search'])
@@ -226,23 +189,27 @@ class ScriptedExpert:
         if found is None:
             return self._look_up(question, turns)
         answer = question.answers[0] if question.choices else found
-        field = question.truth.get('field', 'fact')
-        return self._say(_READ, question, text=found, field=field), Answer(answer)
+        return self._say(_READ, question, text=found), Answer(answer)
 
     def _give_up(self, question: Question) -> tuple[str, Action]:
         return self._say(_GIVE_UP, question), Answer(UNKNOWN)
 
     def _goal(self, question: Question) -> str:
-        field = question.truth.get('field', 'answer')
         place = next((f' {words}' for words in PLACES if words in question.text), '')
-        template = _GOAL_COUNT if field == 'count' else _GOAL
-        return self._say((template,), question, field=_SEEN_FIELDS.get(field, field), place=place)
+        counted = question.truth.get('field') == 'count'
+        return self._say(_GOAL_COUNT if counted else _GOAL, question, place=place)
 
-    def _say(self, templates: Sequence[str], question: Question, **words: str) -> str:
+    def _say(self, template: str, question: Question, **words: str) -> str:
         asked = question.text.lower()
         thing = next((name for name in ('flag', 'painting') if name in asked), 'object')
-        return self.rng.choice(templates).format(thing=thing, **words)
+        return template.format(thing=thing, field=_field(question), **words)
 
 
 def _calls(turns: Sequence[Turn], kind: type) -> int:
     return sum(isinstance(turn.action, kind) for turn in turns)
+
+
+def _field(question: Question) -> str:
+    """The fact asked for, in the expert's words."""
+    name = question.truth.get('sought') or question.truth.get('field', 'fact')
+    return _SEEN_FIELDS.get(name, name)

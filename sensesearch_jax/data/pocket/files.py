@@ -38,6 +38,11 @@ class Entity:
         return self.title.removeprefix('Flag of ')
 
     @property
+    def short_name(self) -> str:
+        """The same without the painter."""
+        return self.name.split(', by ')[0]
+
+    @property
     def aspect(self) -> float:
         """Width divided by height."""
         return self.size[0] / self.size[1]

@@ -92,7 +92,8 @@ class _Maker:
                     'truth': {
                         'title': entity.title,
                         'field': field.name,
-                        'query': f'the {field.search_words} of {entity.name}',
+                        'sought': field.sought,
+                        'query': f'the {field.sought} of {entity.short_name}',
                         'passage': entity.passages[field.name],
                     },
                 }

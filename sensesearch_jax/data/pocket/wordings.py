@@ -7,15 +7,21 @@ from dataclasses import dataclass
 class Field:
     """A fact a question can ask for.
 
-    `phrasings` have one gap for the thing asked about; `query` are the words a text search adds to the
-    thing's name; no answer may be right in more than `cap` of the field's questions, so that guessing does
-    not pay.
+    `phrasings` have one gap for the thing asked about; `query` are words of the passages that state it; no answer
+    may be right in more than `cap` of the field's questions, so that guessing does not pay; `alias` is the name
+    that a text search finds it by, where its own will not do.
     """
 
     name: str
     phrasings: tuple[str, ...]
     query: str
     cap: float = 0.12
+    alias: str = ''
+
+    @property
+    def sought(self) -> str:
+        """The fact's name in thoughts and queries."""
+        return self.alias or self.name
 
     @property
     def search_words(self) -> str:
@@ -33,6 +39,7 @@ FLAG_FIELDS = (
         'currency',
         ('What is the currency of {}?', 'Which currency is used in {}?', 'Name the currency of {}.'),
         'exchange rates currency',
+        alias='currency exchange rates',
     ),
     Field(
         'highest point',
@@ -42,6 +49,7 @@ FLAG_FIELDS = (
             'Name the highest point of {}.',
         ),
         'elevation highest point',
+        alias='highest point elevation',
     ),
     Field(
         'national anthem',
