@@ -421,6 +421,26 @@ def test_pictures_are_encoded_once(store_for, questions):
         store_for(ScriptedTools(fails=lambda *_: DOWN)).table(refs[:1])
 
 
+def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, questions, monkeypatch):
+    """Later pictures of like size ride along and are not computed again; one that is gone stops nobody."""
+    client = ScriptedTools()
+    refs = [client.upload(q.image) for q in questions]
+    alike = [r for r in refs if store_for(client)._slots(r) == store_for(client)._slots(refs[0])]
+    assert len(alike) >= 3
+    store, plain = store_for(client), store_for(client)
+    store.table(alike[:2], ahead=[alike[0], *alike[2:], *[r for r in refs if r not in alike]])
+    assert store.images_encoded == len(alike) and store.distinct_images == 2
+    found, wanted = store.table(alike), plain.table(alike)
+    assert store.images_encoded == store.distinct_images == len(alike)
+    for ref in alike:
+        assert np.allclose(found.features[ref.sha256], wanted.features[ref.sha256], atol=1e-5)
+    store.clear()
+    prepare = store.prepare
+    monkeypatch.setattr(store, 'prepare', lambda image: DOWN if image == alike[2] else prepare(image))
+    assert len(store.table(alike[:2], ahead=alike[2:]).features) == 2
+    assert store.images_encoded == 2 * len(alike) - 1
+
+
 def test_turned_photographs_are_turned_back(store_for, tmp_path):
     """The orientation tag is applied, so that boxes and patches share one frame."""
     upright = Image.open(noise_file(tmp_path / 'a.png', 84, 56, 1))
