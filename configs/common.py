@@ -55,7 +55,7 @@ def cold_start() -> dict:
 def optimizer(**changes) -> dict:
     """AdamW as the paper has it, but for the learning rate."""
     return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.01, 'clip_norm': 1.0,
-            'remat': 'none', 'dtype': 'float32', **changes}
+            'trained': 'all', 'remat': 'none', 'dtype': 'float32', **changes}
 
 
 def sft() -> dict:

@@ -2,8 +2,8 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 12 GB; not yet measured to its end (cold start 4 minutes, SFT 6, RL about 36 s a step). Any step
-may be interrupted and started again with the same workdir.
+Machine: 2 cores, 6 GB; 20 minutes (cold start 4, SFT 6, RL 5, evaluation 6). Any step may be interrupted and
+started again with the same workdir. Expect about 36 % after SFT and 0 before; RL does not change that yet.
 Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
 
     python -m sensesearch_jax.main --config=configs/pocket.py:smoke --workdir=runs/smoke

@@ -30,7 +30,7 @@ def quick():
 
 def learner_on(shape, policy=POLICY, **options):
     config = ConfigDict(dict(schedule='constant', learning_rate=RATE, warmup=0, b1=0.9, b2=0.999, weight_decay=0.01,
-                             clip_norm=1e3))
+                             clip_norm=1e3, trained='all'))
     mesh = make_mesh(dict(zip(AXES, shape)))
     mask = np.isin(np.arange(VOCABULARY), SUPPRESSED)
     return Learner(policy, make_optimizer(config, 1), suppressed=mask, mesh=mesh,

@@ -421,14 +421,14 @@ def test_pictures_are_encoded_once(store_for, questions):
         store_for(ScriptedTools(fails=lambda *_: DOWN)).table(refs[:1])
 
 
-def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, questions, monkeypatch):
+def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_path, monkeypatch):
     """Later pictures of like size ride along and are not computed again; one that is gone stops nobody."""
-    client = ScriptedTools()
-    refs = [client.upload(q.image) for q in questions]
-    alike = [r for r in refs if store_for(client)._slots(r) == store_for(client)._slots(refs[0])]
-    assert len(alike) >= 3
+    client, paths = ScriptedTools(), [tmp_path / f'{i}.png' for i in range(5)]
+    for i, path in enumerate(paths):
+        noise_file(path, *((84, 56) if i < 4 else (280, 224)), i)
+    *alike, other = [client.upload(str(path)) for path in paths]
     store, plain = store_for(client), store_for(client)
-    store.table(alike[:2], ahead=[alike[0], *alike[2:], *[r for r in refs if r not in alike]])
+    store.table(alike[:2], ahead=[alike[0], *alike[2:], other])
     assert store.images_encoded == len(alike) and store.distinct_images == 2
     found, wanted = store.table(alike), plain.table(alike)
     assert store.images_encoded == store.distinct_images == len(alike)

@@ -35,7 +35,7 @@ def step(folder, processes=1, index=0):
     save_policy(small_policy(), folder / 'start')
     policy = load_policy(folder / 'start', mesh=mesh)
     settings = ConfigDict(dict(schedule='constant', learning_rate=1e-3, warmup=0, b1=0.9, b2=0.999, weight_decay=0.01,
-                               clip_norm=1.0))
+                               clip_norm=1.0, trained='all'))
     learner = Learner(policy, make_optimizer(settings, 1), suppressed=np.isin(np.arange(VOCABULARY), SUPPRESSED),
                       mesh=mesh, objective=Objective())
     share = slice(index * 4 // processes, (index + 1) * 4 // processes)
