@@ -81,7 +81,7 @@ def store_for(policy):
     first = FeatureStore(policy, PREPROCESSOR, None)
 
     def make(client, **options):
-        store = FeatureStore(policy, PREPROCESSOR, client, batch=2, **options)
+        store = FeatureStore(policy, PREPROCESSOR, client, **{'batch': 2} | options)
         store._encode = first._encode
         return store
 
@@ -427,7 +427,7 @@ def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_pa
     for i, path in enumerate(paths):
         noise_file(path, *((84, 56) if i < 4 else (280, 224)), i)
     *alike, other = [client.upload(str(path)) for path in paths]
-    store, plain = store_for(client), store_for(client)
+    store, plain = store_for(client, batch=4), store_for(client)
     store.table(alike[:2], ahead=[alike[0], *alike[2:], other])
     assert store.images_encoded == len(alike) and store.distinct_images == 2
     found, wanted = store.table(alike), plain.table(alike)
