@@ -2,15 +2,16 @@
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base
 
-Machine: 2 cores; about 1¾ hours. Writes runs/base/policy, a Hugging Face directory. The one that the
+Machine: 2 cores; about 2 hours. Writes runs/base/policy, a Hugging Face directory. The one that the
 repository ships (sensesearch_jax/data/pocket/policy) was made by this config.
 
 The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with
 pages that grow ("plain"); then places within longer questions, answers within sentences and inquiries, dialogues
 that want a fact first and get its page some turns later ("dressed"); at last much of the same within formats that are
 made up for each dialogue and given by its system prompt: tags for thoughts and replies, JSON calls of functions
-("formatted"). A model of the true size brings all that along from its instruction tuning. The protocol's own tags and
-tools occur only as strings to be said again.
+("formatted"); and zooms among them, dialogues that need a nearer look and get it as a second picture ("zoomed"). A model
+of the true size brings all that along from its instruction tuning. The protocol's own tags and tools occur only as
+strings to be said again.
 """
 
 from ml_collections import ConfigDict
@@ -20,12 +21,17 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 6800,
+        'steps': 7400,
         'learning_rate': 1.5e-3,
         'dressed_steps': 1000,    # after the plain ones: inquiries, answers in sentences, places within longer questions
         'dressed_learning_rate': 1e-3,
         'formatted_steps': 1800,  # after those: much of the same in a format that the system prompt gives
         'formatted_learning_rate': 1e-3,
+        'zoom_steps': 600,        # at last also zooms: a later turn brings a second picture, which tells or does not yet
+        'zoom_learning_rate': 6e-4,
+        'zoom_pictures': 4,       # scenes per batch,
+        'zooms': 4,               # zooms into each,
+        'zoom_tokens': (272, 304),  # static lengths of their prompts and of the rest
         'warmup': 100,
         'weight_decay': 0.01,
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps

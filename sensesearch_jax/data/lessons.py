@@ -82,10 +82,7 @@ class SeeingLessons:
             view = self._zoom(rng, spec)
         boxes = [clip_box(spec.fractions(p), view) for p in spec.placements]
         shown = [(p, b) for p, b in zip(spec.placements, boxes) if b is not None]
-        # About the size that the preprocessor brings any picture to, so that little is drawn in vain.
-        aspect = (view[2] - view[0]) * spec.size[0] / ((view[3] - view[1]) * spec.size[1])
-        width = round(400 * min(1.0, (aspect * 9 / 16)**0.5))
-        picture = self.renderer.render(spec, view, (width, round(width / aspect)))
+        picture = self.draw(spec, view)
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
         pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed)
         if formatted and rng.random() < 0.6:
@@ -94,6 +91,12 @@ class SeeingLessons:
         if dressed:
             pairs = [self.pages.dress(rng, *pair) for pair in pairs]
         return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes)
+
+    def draw(self, spec: SceneSpec, view: Sequence[float]) -> Image.Image:
+        """The view, about as large as the preprocessor makes any picture, so that little is drawn in vain."""
+        aspect = (view[2] - view[0]) * spec.size[0] / ((view[3] - view[1]) * spec.size[1])
+        width = round(400 * min(1.0, (aspect * 9 / 16)**0.5))
+        return self.renderer.render(spec, view, (width, round(width / aspect)))
 
     def _formatted(self, rng, form: Format, question: str, answer: str) -> tuple[str, str]:
         """A place as a call, anything else as a reply; first some words, as often as not the question's."""
@@ -122,18 +125,24 @@ class SeeingLessons:
             y0, y1 = max(0, y0 - 0.05), min(1, y1 + 0.05)
         return float(x0), float(y0), float(x1), float(y1)
 
+    def places(self, boxes: np.ndarray) -> list[tuple[int, str]]:
+        """Objects that words single out beyond doubt, by number, with those words."""
+        if len(boxes) == 1:
+            return [(0, ONLY), *((0, words) for words in PLACES)]
+        centres, found = (boxes[:, :2] + boxes[:, 2:]) / 2, []
+        for words, (axis, sign) in PLACES.items() if len(boxes) else ():
+            order = np.argsort(sign * centres[:, axis])
+            if abs(np.diff(centres[order[:2], axis])[0]) >= MARGIN:
+                found.append((int(order[0]), words))
+        return found
+
     def _questions(self, rng, kind: str, entities: list[str], boxes: np.ndarray,
                    dressed: bool) -> list[tuple[str, str]]:
         noun, count = SCENE_KINDS[kind], len(entities)
         pick = lambda phrasings: phrasings[rng.integers(len(phrasings))]
         how_many = (pick(COUNT.phrasings).format(noun), str(count))
         pairs = [how_many] if rng.random() < 0.5 else []
-        places = [(0, ONLY)] if count == 1 else []
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        for words, (axis, sign) in PLACES.items():
-            order = np.argsort(sign * centres[:, axis])
-            if count == 1 or count and abs(np.diff(centres[order[:2], axis])[0]) >= MARGIN:
-                places.append((int(order[0]), words))
+        places, centres = self.places(boxes), (boxes[:, :2] + boxes[:, 2:]) / 2
         if not places:
             return pairs or [how_many]
         files = self.renderer.files

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import ml_collections
 import numpy as np
 import optax
 from flax import nnx
+from PIL import Image
 
 from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.agent.trajectory import ImageRef
@@ -22,6 +24,7 @@ from sensesearch_jax.data.inquiries import InquiryLessons
 from sensesearch_jax.data.lessons import Lesson, Pages, ReadingLessons, SeeingLessons
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.wordings import FACT_FIELDS
+from sensesearch_jax.data.zooms import ZoomLesson, ZoomLessons
 from sensesearch_jax.inputs.groups import GroupBatch, ImageTable, Member, Row, build_groups
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
@@ -94,6 +97,7 @@ class Lessons:
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
         self.seeing = SeeingLessons(files, pages, max(config.questions))
         self.reading, self.inquiries = ReadingLessons(pages), InquiryLessons(files, pages)
+        self.zooms = ZoomLessons(self.seeing)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
         plain = self.chat.prompt('', [''])
         self.empty_system = plain.index(self.chat.im_end) + 1
@@ -108,8 +112,9 @@ class Lessons:
         """The lessons of one step of the curriculum."""
         config, lengths = self.config, self.config.page_lengths
         after, left = step - config.reading_steps, config.steps - step
-        formatted = left <= config.formatted_steps
-        dressed = left <= config.formatted_steps + config.dressed_steps
+        zoomed = left <= config.zoom_steps
+        formatted = left <= config.zoom_steps + config.formatted_steps
+        dressed = left <= config.zoom_steps + config.formatted_steps + config.dressed_steps
         stage = dressed + formatted
         if after < 0:
             return self.page_batch(rng, lengths[0], self.reading)
@@ -122,6 +127,8 @@ class Lessons:
         if after % (2 if dressed else 3) == dressed:
             longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
             return self.page_batch(rng, lengths[rng.integers(longest)], partial(self.reading, dressed=dressed), stage)
+        if zoomed and rng.random() < 0.75:
+            return self.zoom_batch(rng)
         return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), stage)
 
     def page_batch(self, rng: np.random.Generator, length: int,
@@ -152,34 +159,76 @@ class Lessons:
             lesson = self.seeing(rng, ease, stage > 0, stage > 1)
             lesson = lesson._replace(pairs=lesson.pairs[:questions])
             row = self._row(lesson, (str(len(rows)),))
-            _, high, wide = self.preprocessor.grid(*lesson.picture.size)
-            slots = window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens)
-            if slots <= config.picture_slots and self._fits(row, prompt_tokens, answer_tokens):
+            if self._has_slots(lesson.picture) and self._fits(row, prompt_tokens, answer_tokens):
                 lessons.append(lesson)
                 rows.append(row)
-        names = [row.images[0] for row in rows]
-        pixels = [self.preprocessor.patches(lesson.picture) for lesson in lessons]
-        images = batch_images(pixels, self.sizes.vision, slots=self.config.picture_slots)
-        groups = self._groups(rows, dict(zip(names, (grid for _, grid in pixels))), questions, prompt_tokens,
-                              answer_tokens)
-        # The tower's output takes this place: one picture per row, each with its own table.
-        groups = groups._replace(features=np.zeros((len(rows), 1, self.sizes.language.width), np.float32))
+        return self._pictured(rows, [lesson.boxes for lesson in lessons], [[lesson.picture] for lesson in lessons],
+                              questions, prompt_tokens, answer_tokens)
+
+    def zoom_batch(self, rng: np.random.Generator) -> Batch:
+        """Scenes with their zooms: a row has the scene, and a member for every zoom with a picture of its own."""
+        config, lessons, rows = self.config, [], []
+        prompt_tokens, answer_tokens = config.zoom_tokens
+        while len(rows) < config.zoom_pictures:
+            lesson = self.zooms(rng, config.zooms)
+            pictures = [lesson.picture, *(zoom.picture for zoom in lesson.zooms)]
+            row = self._zoom_row(lesson, [f'{len(rows)}/{i}' for i in range(len(pictures))])
+            if all(map(self._has_slots, pictures)) and self._fits(row, prompt_tokens, answer_tokens):
+                lessons.append((lesson.boxes, pictures))
+                rows.append(row)
+        return self._pictured(rows, *zip(*lessons), config.zooms, prompt_tokens, answer_tokens)
+
+    def _has_slots(self, picture: Image.Image) -> bool:
+        _, high, wide = self.preprocessor.grid(*picture.size)
+        return window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens) <= self.config.picture_slots
+
+    def _pictured(self, rows: Sequence[Row], boxes: Sequence[np.ndarray], pictures: Sequence[Sequence[Image.Image]],
+                  members: int, prompt_tokens: int, answer_tokens: int) -> Batch:
+        """Rows with equally many pictures each, the first of them in the prompt, and the probes' targets of that one."""
+        slots = self.config.picture_slots
+        names = [[*row.images, *(name for member in row.members for name in member.images)] for row in rows]
+        pixels = [[self.preprocessor.patches(picture) for picture in some] for some in pictures]
+        images = batch_images(list(itertools.chain(*pixels)), self.sizes.vision, slots=slots)
+        grids = {name: grid for some, shown in zip(names, pixels) for name, (_, grid) in zip(some, shown)}
+        groups = self._groups(rows, grids, members, prompt_tokens, answer_tokens)
+        # The tower's output takes this place, `slots` rows for every picture, of which its first ones are tokens.
+        counts = np.reshape(images.counts, (len(rows), -1))
+        places = [np.concatenate([i * slots + np.arange(n) for i, n in enumerate(some)]) for some in counts]
+        spread = lambda index: np.stack([np.where(of >= 0, place[of], -1) for of, place in zip(index, places)])
+        groups = groups._replace(features=np.zeros((len(rows), 1, self.sizes.language.width), np.float32),
+                                 prompt_features=spread(groups.prompt_features),
+                                 feature_index=spread(groups.feature_index))
         starts = [int(np.nonzero(row >= 0)[0][0]) for row in groups.prompt_features]
-        grids = [(grid[1] // 2, grid[2] // 2) for _, grid in pixels]
-        targets = visual_targets([lesson.boxes for lesson in lessons], grids, starts, groups.prompt.shape[1])
-        return Batch(groups, images[:4], targets)
+        first = [(grid[1] // 2, grid[2] // 2) for (_, grid), *_ in pixels]
+        return Batch(groups, images[:4], visual_targets(boxes, first, starts, groups.prompt.shape[1]))
 
     def _row(self, lesson: Lesson, images: tuple[str, ...]) -> Row:
-        whole = [self.chat.prompt(lesson.system, [ImageRef('', *lesson.picture.size), question])
-                 for question, _ in lesson.pairs]
-        # What all questions share is the prompt; at least the last token of each prompt is left to its member.
-        shared = next(i for i, column in enumerate(zip(*(w[:-1] for w in whole), strict=False))
-                      if len(set(column)) > 1 or i == min(map(len, whole)) - 2)
+        whole, shared = self._prompts(lesson.system, lesson.picture, [question for question, _ in lesson.pairs])
         members = []
         for prompt, (_, answer) in zip(whole, lesson.pairs):
             ids = self.chat.assistant(answer)
             members.append(Member([*prompt[shared:], *ids], [False] * (len(prompt) - shared) + [True] * len(ids)))
         return Row(whole[0][:shared], images, members)
+
+    def _zoom_row(self, lesson: ZoomLesson, names: Sequence[str]) -> Row:
+        whole, shared = self._prompts(lesson.system, lesson.picture, [zoom.question for zoom in lesson.zooms])
+        members = []
+        for prompt, zoom, name in zip(whole, lesson.zooms, names[1:]):
+            shown = [zoom.shown] * bool(zoom.shown) + [ImageRef('', *zoom.picture.size)]
+            parts = ((prompt[shared:], False), (self.chat.assistant(zoom.first), zoom.right),
+                     (self.chat.prompt('', shown)[self.empty_system:], False), (self.chat.assistant(zoom.second), True))
+            members.append(Member([i for ids, _ in parts for i in ids], [own for ids, own in parts for _ in ids], (name,)))
+        return Row(whole[0][:shared], tuple(names[:1]), members)
+
+    def _prompts(self, system: str, picture: Image.Image, questions: Sequence[str]) -> tuple[list[list[int]], int]:
+        """The prompts of questions about one picture, and how many tokens they share.
+
+        What all questions share is the row's prompt; at least the last token of each is left to its member.
+        """
+        whole = [self.chat.prompt(system, [ImageRef('', *picture.size), question]) for question in questions]
+        shared = next(i for i, column in enumerate(zip(*(w[:-1] for w in whole), strict=False))
+                      if len(set(column)) > 1 or i == min(map(len, whole)) - 2)
+        return whole, shared
 
     def _fits(self, row: Row, prompt_tokens: int, answer_tokens: int) -> bool:
         """Whether the row stays within the static shapes; a rare lesson with a long text does not."""
@@ -205,7 +254,7 @@ class Student(nnx.Module):
         """Cross-entropy of the answers, plus the probes' loss where there are pictures, and some of the page's own."""
         groups = batch.groups
         if batch.images is not None:
-            groups = groups._replace(features=self.policy.vision(*batch.images))
+            groups = groups._replace(features=self._features(batch))
         hidden, prompt = group_hidden(self.policy, groups)
         log_probs, _ = token_log_probs(hidden[:, :, :-1], self.policy.language.head, groups.tokens[:, :, 1:])
         mean = lambda mask: -jnp.where(mask, log_probs, 0).sum() / jnp.maximum(mask.sum(), 1)
@@ -221,11 +270,16 @@ class Student(nnx.Module):
             parts |= found
         return total, parts
 
+    def _features(self, batch: Batch) -> jax.Array:
+        """Every row's table: the tower's output of its pictures, one after another."""
+        features = self.policy.vision(*batch.images)
+        return features.reshape(len(batch.groups.prompt), -1, features.shape[-1])
+
     def correct(self, batch: Batch) -> jax.Array:
         """Which tokens 1 … S−1 are the most likely ones after the right ones before, [B, G, S−1]."""
         groups = batch.groups
         if batch.images is not None:
-            groups = groups._replace(features=self.policy.vision(*batch.images))
+            groups = groups._replace(features=self._features(batch))
         hidden, _ = group_hidden(self.policy, groups)
         best = self.policy.logits(hidden[:, :, :-1]).argmax(-1)
         return best == groups.tokens[:, :, 1:]
@@ -257,12 +311,13 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     policy = write_untrained(folder, config, pages)
     lessons = Lessons(config, folder, policy.sizes, files, pages)
     graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
-    plain_steps = config.steps - config.dressed_steps - config.formatted_steps
+    plain_steps = config.steps - config.dressed_steps - config.formatted_steps - config.zoom_steps
     cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
     schedule = optax.join_schedules([cycle(config.learning_rate, plain_steps),
                                      cycle(config.dressed_learning_rate, config.dressed_steps),
-                                     cycle(config.formatted_learning_rate, config.formatted_steps)],
-                                    [plain_steps, plain_steps + config.dressed_steps])
+                                     cycle(config.formatted_learning_rate, config.formatted_steps),
+                                     cycle(config.zoom_learning_rate, config.zoom_steps)],
+                                    list(itertools.accumulate([plain_steps, config.dressed_steps, config.formatted_steps])))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay,
@@ -285,6 +340,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     held += [('inquire in a format', lessons.page_batch(held_rng, max(config.inquiry_lengths),
                                                         partial(lessons.inquiries, formatted=True))) for _ in range(2)]
     held += [('picture in a format', lessons.picture_batch(held_rng, stage=2)) for _ in range(4)]
+    held += [('zoom', lessons.zoom_batch(held_rng)) for _ in range(4)]
     mean: dict[str, float] = {}
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):

@@ -62,7 +62,7 @@ class ScriptedExpert:
         poor_crops: share of first crops that are too loose or off the object.
         hasty: share of those that are searched before a second look.
         poor_queries: share of first text searches that name the fact but not the object.
-        direct: share of easy perception questions (level 1) that are answered without a crop.
+        direct: share of perception questions that are answered without a crop.
         max_crops: crops and image searches per trajectory, each, before it gives up.
         max_queries: text searches per trajectory before it gives up.
     """
@@ -110,7 +110,7 @@ class ScriptedExpert:
         answer = Answer(question.answers[0])
         box = question.truth.get('box')
         whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
-        if whole or (not turns and question.level == 1 and self.rng.random() < self.direct):
+        if whole or (not turns and self.rng.random() < self.direct):
             return self._goal(question) + self._say(_SEE_DIRECTLY, question), answer
         frames = crop_frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
