@@ -158,7 +158,8 @@ class Learner:
         """One update on the mean cross-entropy of all own tokens of the micro-batches."""
         weight, = multihost.total(sum(b.own.sum() for b in batches))
         with jax.set_mesh(self.mesh):
-            return self._apply([self._sft(self.parameters, self._placed(b), weight) for b in batches])
+            results = [self._sft(self.parameters, self._placed(b), weight) for b in batches]
+        return self._apply(results)
 
     def rl_step(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> dict[str, float]:
         """One update on the policy loss of a minibatch, given in micro-batches.
@@ -166,11 +167,15 @@ class Learner:
         Returns:
             the means of the policy statistics, and the gradient's norm.
         """
+        return self._apply(self.policy_gradients(batches))
+
+    def policy_gradients(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> list[tuple[nnx.State, Metrics]]:
+        """The gradient of each micro-batch's share of the minibatch's policy loss, and its statistics."""
         own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
         trajectories, tokens = multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
         with jax.set_mesh(self.mesh):
-            return self._apply([self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0),
-                                         max(tokens, 1.0)) for pair in batches])
+            return [self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0), max(tokens, 1.0))
+                    for pair in batches]
 
     def lower(self, batch: GroupBatch, targets: PolicyTargets | None = None) -> dict[str, jax.stages.Lowered]:
         """The programs of a step on such a batch, not yet compiled and never run: for devices that are not here too.
@@ -259,10 +264,11 @@ class Learner:
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}
 
     def _apply(self, results: list[tuple[Any, Metrics]]) -> dict[str, float]:
-        gradients = results[0][0]
-        for more, _ in results[1:]:
-            gradients = self._add(gradients, more)
-        self.parameters, self.moments, norm = self._update(self.parameters, self.moments, gradients)
+        with jax.set_mesh(self.mesh):
+            gradients = results[0][0]
+            for more, _ in results[1:]:
+                gradients = self._add(gradients, more)
+            self.parameters, self.moments, norm = self._update(self.parameters, self.moments, gradients)
         found = [jax.device_get(metrics) for _, metrics in results]
         means = {}
         for name in found[0]:
