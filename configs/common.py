@@ -35,12 +35,12 @@ def common(task: str) -> dict:
 
 
 def questions(train: int, test: int) -> dict:
-    """How many questions per kind, in proportion to those of search. Mining drops most of perception's.
+    """How many questions to train on, in proportion to those of search, and how many of each kind to test on.
 
     Test questions use a seed of their own and entities of their own.
     """
     return {'train': {'search': train, 'perception': 2 * train // 3, 'search_only': train // 3},
-            'test': {'search': test, 'perception': test // 2, 'search_only': test // 2}, 'test_seed': 1}
+            'test': dict.fromkeys(('search', 'perception', 'search_only'), test), 'test_seed': 1}
 
 
 def cold_start() -> dict:
@@ -73,7 +73,7 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=5e-5, warmup=2, steps=8, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
+        learning_rate=5e-5, warmup=2, steps=12, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
         temperature=0.4, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0, format_weight=0.2,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 
