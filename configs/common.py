@@ -54,8 +54,8 @@ def cold_start() -> dict:
 
 def optimizer(**changes) -> dict:
     """AdamW as the paper has it, but for the learning rate."""
-    return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.01, 'clip_norm': 1.0,
-            'trained': 'all', 'remat': 'none', 'dtype': 'float32', **changes}
+    return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01,
+            'clip_norm': 1.0, 'remat': 'none', 'dtype': 'float32', **changes}
 
 
 def sft() -> dict:

@@ -141,7 +141,7 @@ class Ours:
                              suffix_capacity=longest + 8, chunk=TURN, stop=(), suppressed=(IMAGE, VIDEO, START, END, STOP),
                              temperature=1.0, prefill_rows=1, extend_lanes=MEMBERS)
         optimizer = ConfigDict({'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'b1': 0.9, 'b2': 0.999,
-                                'weight_decay': 0.01, 'clip_norm': 1.0, 'trained': 'all'})
+                                'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0})
         self.suppressed = np.isin(np.arange(bench.sizes.language.vocabulary), (IMAGE, VIDEO, START, END, STOP))
         self.learner = Learner(bench.policy, make_optimizer(optimizer, 10), suppressed=self.suppressed,
                                objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28,

@@ -37,9 +37,6 @@ from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_shar
 Metrics = dict[str, tuple[Array, Array]]
 
 
-TRAINED = ('all', 'scales')  # which of the decoder's parameters an optimiser moves
-
-
 class PolicyTargets(NamedTuple):
     """What RL knows of a batch beyond its tokens; old log-probs are the sampler's own (`GroupBatch.log_probs`)."""
 
@@ -70,15 +67,13 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping by the global norm.
 
     Args:
-        config: learning_rate, schedule ('constant' | 'cosine'), warmup, b1, b2, weight_decay, clip_norm, and `trained`:
-            'all', or 'scales' for norm scales and biases alone. Those do not decay.
+        config: learning_rate, schedule ('constant' | 'cosine'), warmup, b1, b2, eps, weight_decay, clip_norm. Only
+            matrices decay.
         steps: updates that the cosine comes down over.
 
     Raises:
-        ValueError: an unknown schedule or `trained`.
+        ValueError: an unknown schedule.
     """
-    if config.trained not in TRAINED:
-        raise ValueError(f"trained '{config.trained}' is unknown; choose from {', '.join(TRAINED)}.")
     if config.schedule == 'cosine':
         schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, min(config.warmup, steps // 2),
                                                       max(steps, 1) + 1, config.learning_rate * 0.05)
@@ -87,17 +82,9 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     else:
         raise ValueError(f"schedule '{config.schedule}' is unknown; choose 'constant' or 'cosine'.")
     rate = lambda count: schedule(count + 1)  # optax counts updates from 0, where the rate would be 0
-    everything = config.trained == 'all'
-    decays = lambda tree: jax.tree.map(lambda x: everything and x.ndim > 2, tree)  # stacked matrices have three axes
-    return optax.chain(optax.identity() if everything else optax.stateless(lambda gradients, _: scales_only(gradients)),
-                       optax.clip_by_global_norm(config.clip_norm),
-                       optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=decays))
-
-
-def scales_only(gradients: Any) -> Any:
-    """The gradients, 0 but for those of norm scales and biases."""
-    kept = lambda path: any(getattr(key, 'key', None) in ('scale', 'bias') for key in path)
-    return jax.tree_util.tree_map_with_path(lambda path, x: x if kept(path) else jnp.zeros_like(x), gradients)
+    decays = lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree)  # stacked matrices have three axes
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm),
+                       optax.adamw(rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decays))
 
 
 class Learner:

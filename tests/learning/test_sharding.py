@@ -29,8 +29,8 @@ def quick():
 
 
 def learner_on(shape, policy=POLICY, **options):
-    config = ConfigDict(dict(schedule='constant', learning_rate=RATE, warmup=0, b1=0.9, b2=0.999, weight_decay=0.01,
-                             clip_norm=1e3, trained='all'))
+    config = ConfigDict(dict(schedule='constant', learning_rate=RATE, warmup=0, b1=0.9, b2=0.999, eps=1e-8,
+                             weight_decay=0.01, clip_norm=1e3))
     mesh = make_mesh(dict(zip(AXES, shape)))
     mask = np.isin(np.arange(VOCABULARY), SUPPRESSED)
     return Learner(policy, make_optimizer(config, 1), suppressed=mask, mesh=mesh,

@@ -89,17 +89,6 @@ def test_sft_moves_the_decoder_only():
     assert whole.keys() == before.keys() and all(np.array_equal(whole[name], after[name]) for name in whole)
 
 
-def test_scales_alone_can_be_trained():
-    config = ConfigDict(rl_config() | {'learning_rate': 1e-2, 'warmup': 0, 'weight_decay': 0.1, 'trained': 'scales'})
-    learner = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK)
-    before = values_of(nnx.state(POLICY, decoder))
-    learner.sft_step([batch_of(ROWS)])
-    for name, value in values_of(learner.parameters).items():
-        assert np.array_equal(value, before[name]) != name.endswith(('scale', 'bias')), name
-    with pytest.raises(ValueError, match='choose from all, scales'):
-        make_optimizer(ConfigDict(config.to_dict() | {'trained': 'some'}), 10)
-
-
 def test_sft_loss_is_the_mean_over_own_tokens():
     """Against log-probs of the very tokens, and it falls when a step is repeated."""
     learner = learner_of()

@@ -34,8 +34,8 @@ def step(folder, processes=1, index=0):
     mesh = make_mesh({'fsdp': max(2, processes), 'tensor': -1}, jax.devices()[:DEVICES])
     save_policy(small_policy(), folder / 'start')
     policy = load_policy(folder / 'start', mesh=mesh)
-    settings = ConfigDict(dict(schedule='constant', learning_rate=1e-3, warmup=0, b1=0.9, b2=0.999, weight_decay=0.01,
-                               clip_norm=1.0, trained='all'))
+    settings = ConfigDict(dict(schedule='constant', learning_rate=1e-3, warmup=0, b1=0.9, b2=0.999, eps=1e-8,
+                               weight_decay=0.01, clip_norm=1.0))
     learner = Learner(policy, make_optimizer(settings, 1), suppressed=np.isin(np.arange(VOCABULARY), SUPPRESSED),
                       mesh=mesh, objective=Objective())
     share = slice(index * 4 // processes, (index + 1) * 4 // processes)

@@ -152,10 +152,11 @@ def test_killed_at_every_stage(start, policy_folder, tmp_path):
             load_file(folder / stage / 'policy' / 'model.safetensors') for folder in (torn, whole)
         )
         assert ours.keys() == theirs.keys() == before.keys()
-        largest = lambda one, other: max(np.abs(one[name] - other[name]).max() for name in one)
-        # Rounding differs with what happened to share a batch, nothing else; and there was something to lose.
-        assert largest(ours, theirs) < 1e-2 * largest(theirs, before), stage
-        assert largest(theirs, before) > 1e-3
+        distance = lambda one, other: np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one))
+        # Rounding differs with what happened to share a batch, nothing else; and there was something to lose. Taken over
+        # all parameters: Adam makes steps of full size out of gradients that are themselves only rounding.
+        assert distance(ours, theirs) < 1e-2 * distance(theirs, before), stage
+        assert distance(theirs, before) > 1e-1
         before = theirs
 
     files = sorted(
