@@ -14,4 +14,4 @@ from common import common, config  # noqa: E402
 
 
 def get_config():
-    return config(common('ask'), {'image': '', 'question': '', 'temperature': 0.0})
+    return config(common('ask'), {'image': '', 'question': '', 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0})

@@ -80,7 +80,7 @@ def rl() -> dict:
 
 def evaluation() -> dict:
     """Greedy, as many questions at once as there are lanes. Whoever tunes does so on the split 'validation'."""
-    return {'name': 'policy', 'split': 'test', 'lanes': 64, 'temperature': 0.0}
+    return {'name': 'policy', 'split': 'test', 'lanes': 64, 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0}
 
 
 def config(*parts: dict) -> ConfigDict:

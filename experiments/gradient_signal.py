@@ -16,13 +16,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from absl import app, flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.learning.advantages import group_advantages
-from sensesearch_jax.learning.steps import Learner, PolicyTargets, make_optimizer
+from sensesearch_jax.learning.steps import Learner, PolicyTargets
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.rl import LEARNED_FROM, make_objective
 from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories
@@ -57,7 +58,7 @@ def main(_) -> None:
     config = ConfigDict(json.loads((run / 'config.json').read_text()))
     config.tools.folder = str(run / 'tools')
     student = load_student(run / 'sft' / 'policy')
-    learner = Learner(student.policy, make_optimizer(config.rl, 1), suppressed=suppressed_mask(student),
+    learner = Learner(student.policy, optax.identity(), suppressed=suppressed_mask(student),
                       temperature=config.rl.temperature, objective=make_objective(config.rl))
     kinds, gradients = [], []
     with (tempfile.TemporaryDirectory() as scratch,

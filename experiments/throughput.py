@@ -139,7 +139,7 @@ class Ours:
         longest = max(TURNS * TURN + sum(len(r) for r, _ in member) for member in bench.conversation.responses)
         self.engine = Engine(bench.policy, groups=1, members=MEMBERS, prompt_capacity=len(bench.conversation.prompt),
                              suffix_capacity=longest + 8, chunk=TURN, stop=(), suppressed=(IMAGE, VIDEO, START, END, STOP),
-                             temperature=1.0, prefill_rows=1, extend_lanes=MEMBERS)
+                             prefill_rows=1, extend_lanes=MEMBERS)
         optimizer = ConfigDict({'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'b1': 0.9, 'b2': 0.999,
                                 'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0})
         self.suppressed = np.isin(np.arange(bench.sizes.language.vocabulary), (IMAGE, VIDEO, START, END, STOP))

@@ -17,6 +17,7 @@ from sensesearch_jax.learning.steps import Learner, PolicyTargets, make_optimize
 from sensesearch_jax.policy.checkpoint import abstract_policy
 from sensesearch_jax.policy.sizes import PolicySizes
 from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
 from sensesearch_jax.tasks.rl import make_objective
 from sensesearch_jax.tasks.sft import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
@@ -81,7 +82,7 @@ def sampling(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Length
     room = config.rollout
     engine = Engine(nnx.merge(graph, placed), groups=room.groups, members=config[stage].members,
                     prompt_capacity=room.prompt_capacity, suffix_capacity=room.suffix_capacity, chunk=room.chunk,
-                    stop=sizes.end_tokens, suppressed=(sizes.image_token,), temperature=config[stage].temperature)
+                    stop=sizes.end_tokens, suppressed=(sizes.image_token,), sampling=Sampling(config[stage].temperature))
     used = room.suffix_capacity + room.chunk  # the longest that a lane can be
     programs = engine.lower(bucket(lengths.visual, 512), used)
     text, lanes = sizes.language, engine.groups * engine.members

@@ -22,6 +22,7 @@ from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.runtime.mesh import constrain, is_abstract, make_mesh, spec
 
 
@@ -69,19 +70,17 @@ class Engine:
             go in several passes, so that each has one shape.
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
-        temperature: of sampling; 0 takes the most likely token.
+        sampling: how tokens are drawn.
     """
 
     def __init__(self, policy: Policy, *, groups: int, members: int, prompt_capacity: int, suffix_capacity: int,
-                 chunk: int, stop: Sequence[int], suppressed: Sequence[int], temperature: float = 1.0,
+                 chunk: int, stop: Sequence[int], suppressed: Sequence[int], sampling: Sampling = Sampling(),
                  prefill_rows: int = 4, extend_lanes: int = 16):
-        if temperature < 0:
-            raise ValueError(f'temperature {temperature} is negative; give 0 for greedy decoding or a positive number.')
         self.graph, parameters = nnx.split(policy)
         self.set_parameters(parameters)
         self.sizes = policy.sizes.language
         self.image_token, self.merge = policy.sizes.image_token, policy.sizes.vision.merge_size
-        self.groups, self.members, self.chunk, self.temperature = groups, members, chunk, temperature
+        self.groups, self.members, self.chunk, self.sampling = groups, members, chunk, sampling.check()
         self.prompt_capacity, self.suffix_capacity = prompt_capacity, suffix_capacity
         self.prefill_rows = min(prefill_rows, groups)
         self.extend_lanes = min(extend_lanes, groups * members)
@@ -315,11 +314,10 @@ class Engine:
         """One token per lane, its log-prob under the sampled distribution and under the raw one."""
         raw = jax.nn.log_softmax(logits)
         allowed = jnp.where(self.suppressed, MASKED, logits)
-        if self.temperature == 0:
-            token = jnp.argmax(allowed, -1)
-            used = jax.nn.log_softmax(allowed)
+        used = distribution(allowed, self.sampling)
+        if self.sampling.temperature == 0:
+            token = jnp.argmax(used, -1)
         else:
-            used = jax.nn.log_softmax(allowed / self.temperature)
             draw = jax.vmap(jax.vmap(lambda k, p: jax.random.gumbel(jax.random.fold_in(k, p), logits.shape[-1:])))
             token = jnp.argmax(used + draw(keys, position), -1)
         pick = lambda x: jnp.take_along_axis(x, token[..., None], -1)[..., 0]

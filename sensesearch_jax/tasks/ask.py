@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import load_student, open_session
@@ -27,7 +28,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     student = load_student(config.policy)
     question = Question('ask', 'search', 1, config.question, config.image, ())
     with open_session(config, workdir) as session:
-        engine = session.engine(student, groups=1, members=1, temperature=config.temperature)
+        engine = session.engine(student, groups=1, members=1,
+                                sampling=Sampling(config.temperature, config.top_k, config.top_p))
         print(f'Question: {config.question}\n', flush=True)
         groups, cost = rollout([Task(question, (config.seed,))], engine, student.chat, session.environment(),
                                session.features(student),

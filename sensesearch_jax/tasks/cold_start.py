@@ -20,6 +20,7 @@ from sensesearch_jax.data.cold_start.validate import validate_all
 from sensesearch_jax.inputs.template import tokenise
 from sensesearch_jax.rewards.reward import answer_is_right
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
@@ -66,7 +67,7 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     if left:
         path.parent.mkdir(parents=True, exist_ok=True)
         engine = session.engine(student, groups=config.rollout.groups, members=config.mine.samples,
-                                temperature=config.mine.temperature)
+                                sampling=Sampling(config.mine.temperature))
         limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
         environment = PlainEnvironment(session.client)
         rng = random.Random(f'mine-{config.seed}')

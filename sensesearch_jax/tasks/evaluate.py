@@ -11,6 +11,7 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.evaluation.summary import format_table, summarise
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
@@ -43,7 +44,8 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
     left = [q for q in questions if q.id not in done]
     if left:
         width = min(config.evaluate.lanes, len(left))
-        engine = session.engine(student, groups=width, members=1, temperature=config.evaluate.temperature)
+        sampling = Sampling(config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p)
+        engine = session.engine(student, groups=width, members=1, sampling=sampling)
         judge = client_judge(session.client)
         with Progress(f'evaluate {name}', len(questions), initial=len(done), unit='question') as bar:
             right = [t.reward['accuracy'] for t in done.values()]

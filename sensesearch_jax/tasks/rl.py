@@ -24,6 +24,7 @@ from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, RolloutStatistics, Task, rollout
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import make_mesh
@@ -67,7 +68,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
     # As many groups at once as there is room for; the others wait for a row.
     engine = session.engine(student, groups=min(config.questions_per_step, session.config.rollout.groups),
-                            members=config.members, temperature=config.temperature)
+                            members=config.members, sampling=Sampling(config.temperature))
     order = (grain.MapDataset.source(list(range(len(questions)))).seed(session.config.seed).shuffle().repeat()
              .batch(config.questions_per_step, batch_fn=list))
     with Checkpoints(workdir / 'rl' / 'checkpoints', keep=1) as checkpoints:

@@ -26,6 +26,7 @@ from sensesearch_jax.policy.checkpoint import load_policy
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
@@ -66,17 +67,17 @@ class Session:
         """A store for the student's (frozen) tower."""
         return FeatureStore(student.policy, student.preprocessor, self.client)
 
-    def engine(self, student: Student, *, groups: int, members: int, temperature: float) -> Engine:
+    def engine(self, student: Student, *, groups: int, members: int, sampling: Sampling) -> Engine:
         """A sampler of the student, with the capacities of the config's `rollout`.
 
         Students of one structure share it, so that a stage does not compile what another one has.
         """
-        key = groups, members, temperature, student.policy.sizes
+        key = groups, members, sampling, student.policy.sizes
         if key not in self.engines:
             rollout = self.config.rollout
             self.engines[key] = Engine(
                 student.policy, groups=groups, members=members, prompt_capacity=rollout.prompt_capacity,
-                suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, temperature=temperature,
+                suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, sampling=sampling,
                 stop=student.chat.stop_ids, suppressed=unsampled(student))
         self.engines[key].set_parameters(nnx.state(student.policy))
         return self.engines[key]

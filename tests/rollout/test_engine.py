@@ -24,6 +24,7 @@ from small_policies import (
 from sensesearch_jax.inputs.groups import Member, Row, build_groups
 from sensesearch_jax.learning.steps import Learner
 from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.sampling import Sampling, distribution
 
 POLICY = small_policy()
 MASK = np.isin(np.arange(VOCABULARY), SUPPRESSED)
@@ -42,6 +43,8 @@ def make_engine(
     members=2,
     chunk=4,
     temperature=0.0,
+    top_k=0,
+    top_p=1.0,
     prompt_capacity=40,
     suffix_capacity=160,
     suppressed=SUPPRESSED,
@@ -56,7 +59,7 @@ def make_engine(
         chunk=chunk,
         stop=(STOP,),
         suppressed=suppressed,
-        temperature=temperature,
+        sampling=Sampling(temperature, top_k, top_p),
         prefill_rows=2,
         extend_lanes=2,
     )
@@ -194,7 +197,6 @@ def test_a_turn_stops_at_its_stop_token_or_budget():
         chunk=16,
         stop=range(60),
         suppressed=SUPPRESSED,
-        temperature=1.0,
     )
     driver = Driver(engine)
     driver.open([0], [[7]])
@@ -255,9 +257,10 @@ def test_suppressed_ids_are_never_sampled():
             )
 
 
-def test_sampling_follows_the_distribution():
+@pytest.mark.parametrize('top_k, top_p', [(0, 1.0), (7, 0.8)])
+def test_sampling_follows_the_distribution(top_k, top_p):
     """Over many seeds the first token comes as often as its probability says."""
-    engine = make_engine(groups=1, members=64, chunk=1, temperature=1.0)
+    engine = make_engine(groups=1, members=64, chunk=1, temperature=1.0, top_k=top_k, top_p=top_p)
     prompt, _ = tokens_of([7], np.random.default_rng(3))
     counts = np.zeros(VOCABULARY)
     one = np.ones((1, 64), int)
@@ -266,7 +269,8 @@ def test_sampling_follows_the_distribution():
         chunk = engine.decode(one.astype(bool), one, first + np.arange(64)[None])
         counts += np.bincount(chunk.tokens[..., 0].ravel(), minlength=VOCABULARY)
     logits = np.where(MASK, -np.inf, alone(POLICY, [(prompt, [])])[0, -1])
-    expected = np.asarray(jax.nn.softmax(logits))
+    expected = np.exp(distribution(logits, Sampling(1.0, top_k, top_p)))
+    assert not counts[expected == 0].any()
     error = np.sqrt(expected * (1 - expected) / counts.sum())
     assert (np.abs(counts / counts.sum() - expected) < 5 * error + 1e-3).all()
     assert engine.tokens_run == 32 * (6 + 64)
@@ -358,7 +362,5 @@ def test_refusals():
     with pytest.raises(ValueError, match='prompt of 22 tokens does not fit into 20; raise prompt_capacity'):
         engine.prefill([0], [list(range(22))], [[]], table())
     engine.prefill([0], [list(range(21))], [[]], table())
-    with pytest.raises(ValueError, match='temperature -1 is negative'):
-        make_engine(temperature=-1)
     with pytest.raises(ValueError, match='belong to none'):
         engine.prefill([0], [[1, START, *[PAD] * 3, END, 4]], [['thumbnail']], table())

@@ -71,7 +71,6 @@ def engine(policy, chat):
         chunk=5,
         stop=chat.stop_ids,
         suppressed=chat.suppressed_ids,
-        temperature=1.0,
     )
 
 

@@ -15,6 +15,7 @@ from small_policies import quick_compilation
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
 from sensesearch_jax.learning.steps import Learner, decoder, make_optimizer
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import rl
@@ -59,7 +60,7 @@ def world(policy_folder, tmp_path_factory):
                 session = Session(config, workdir, tools, metrics, engines)
                 learner.parameters = jax.tree.map(jax.numpy.copy, reference)
                 learner.moments = learner.optimizer.init(learner.parameters)
-                engine = session.engine(student, groups=3, members=3, temperature=1.0)
+                engine = session.engine(student, groups=3, members=3, sampling=Sampling())
                 features = session.features(student)
                 return rl.rl_step(session, student, features, engine, learner, reference, questions, 0)
 

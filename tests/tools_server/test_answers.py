@@ -135,6 +135,22 @@ def test_processes_share_a_file(path):
     assert AnswerStore(path).statistics()['entries'] == 400
 
 
+def test_processes_make_a_file_at_once(tmp_path):
+    # All but the first find the tables half made, or made between two looks at them: neither is an error.
+    program = (
+        'import sys, time; from pathlib import Path; from tools_server.answers.store import AnswerStore\n'
+        'start = float(sys.argv[2])\n'
+        'for n in range(40):\n'
+        '    while time.time() < start + n / 20: pass\n'
+        '    AnswerStore(Path(sys.argv[1]) / str(n)).put(sys.argv[3], b"")'
+    )
+    start = str(time.time() + 3)
+    command = [sys.executable, '-c', program, tmp_path, start]
+    processes = [subprocess.Popen([*command, str(i)], cwd=ROOT) for i in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert [AnswerStore(tmp_path / str(n)).statistics()['entries'] for n in range(40)] == [4] * 40
+
+
 def test_threads_share_a_store(path):
     store = AnswerStore(path)
     problems = []

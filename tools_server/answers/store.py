@@ -72,9 +72,13 @@ class AnswerStore:
 
     def _prepare(self) -> None:
         run = self._connection.execute
-        if run('PRAGMA user_version').fetchone()[0] == 0:
-            if run('SELECT count(*) FROM sqlite_master').fetchone()[0]:
-                raise StoreError(f'{self._path} is a database of something else')
+        run('BEGIN')  # both looks see one moment: another process may be making the tables between them
+        version = run('PRAGMA user_version').fetchone()[0]
+        tables = run('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        run('COMMIT')
+        if version == 0 and tables:
+            raise StoreError(f'{self._path} is a database of something else')
+        if version == 0:
             run('PRAGMA auto_vacuum = INCREMENTAL')
         # Several processes that start at once wait for each other here as everywhere.
         deadline = time.monotonic() + BUSY_S

@@ -1,0 +1,95 @@
+"""What slow tools cost a rollout: the same trajectories with tools that answer at once, and with tools that take seconds.
+
+    python -m experiments.slow_tools --workdir=runs/pocket [--groups=48] [--tasks=96]
+
+Takes the SFT policy, questions and tools of a finished pocket run. Waiting times are log-normal with a median of 2 s and a
+99th percentile of 10 s, drawn from what is asked, so that they are the same whatever comes first. While some lanes wait
+the others decode; what is left is the share of lanes that wait and the last ones' tail, so more groups in flight cost
+less. Prints a table; exits with 1 beyond BAR times the time of tools that answer at once. 2 cores, 8 GB: 8 minutes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.runtime.progress import Progress
+from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories
+
+MEDIAN_S, LATE_S, BAR = 2.0, 10.0, 1.15
+SPREAD = math.log(LATE_S / MEDIAN_S) / 2.326  # of a normal distribution's 99th percentile
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/pocket.py.', required=True)
+GROUPS = flags.DEFINE_integer('groups', 48, 'Groups in flight.')
+TASKS = flags.DEFINE_integer('tasks', 96, 'Groups in all; questions come again with other seeds.')
+MEMBERS = flags.DEFINE_integer('members', 8, 'Trajectories of a group.')
+
+
+class SlowEnvironment(Environment):
+    """Every answer comes later than it could."""
+
+    waited: list[float]
+
+    def execute(self, action, images):
+        seconds = random.Random(f'{action} {[i.sha256 for i in images]}').lognormvariate(math.log(MEDIAN_S), SPREAD)
+        self.waited.append(seconds)
+        time.sleep(seconds)
+        return super().execute(action, images)
+
+
+def main(_) -> None:
+    run = Path(WORKDIR.value)
+    if not (run / 'sft' / 'policy').is_dir():
+        raise app.UsageError(f'{run} holds no SFT policy; give the workdir of a finished run of configs/pocket.py.')
+    config = ConfigDict(json.loads((run / 'config.json').read_text()))
+    config.tools.folder = str(run / 'tools')
+    found = {t.question.id: t.question for path in sorted((run / 'rl' / 'trajectories').glob('*.jsonl'))
+             for t in read_trajectories(path)}
+    questions = list(found.values())
+    student = load_student(run / 'sft' / 'policy')
+    seconds: dict[str, float] = {}
+    idle: dict[str, float] = {}  # nothing to decode, only answers to wait for
+    actions: dict[str, list] = {}
+    with (tempfile.TemporaryDirectory() as scratch,
+          open_session(config, Workdir.open(scratch, config.to_dict())) as session):
+        engine = session.engine(student, groups=GROUPS.value, members=MEMBERS.value,
+                                sampling=Sampling(config.rl.temperature))
+        features, plain = session.features(student), session.environment()
+        slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
+        slow.waited = []
+        limits = RolloutLimits(config.agent.max_turns, config.agent.turn_tokens)
+        tasks = [Task(q, tuple(range(i, i + MEMBERS.value)))
+                 for i, q in zip(range(0, TASKS.value * MEMBERS.value, MEMBERS.value), itertools.cycle(questions))]
+        # The first rollout compiles, and embeds the pictures that all have in common.
+        for name, environment in (('warm-up', plain), ('at once', plain), ('slow', slow)):
+            with Progress(name, len(tasks), unit='group') as bar:
+                groups, cost = rollout(tasks, engine, student.chat, environment, features, limits,
+                                       tool_threads=GROUPS.value * MEMBERS.value, on_group=lambda group: bar.update())
+            seconds[name], idle[name] = cost.seconds, cost.waiting_for_tools
+            actions[name] = [[turn.action for turn in t.turns] for group in groups for t in group]
+    waited = sorted(slow.waited)
+    print(f'{len(tasks)} groups of {MEMBERS.value}, {GROUPS.value} in flight; {len(waited)} calls, median '
+          f'{waited[len(waited) // 2]:.1f} s, 99th percentile {waited[int(0.99 * len(waited))]:.1f} s')
+    print('| tools | seconds | of them with nothing to decode | ratio |\n|---|---|---|---|')
+    for name in ('at once', 'slow'):
+        print(f'| {name} | {seconds[name]:.1f} | {idle[name]:.1f} | {seconds[name] / seconds["at once"]:.2f} |')
+    same = sum(a == b for a, b in zip(actions['at once'], actions['slow'], strict=True))
+    print(f'{same} of {len(actions["slow"])} trajectories took the same actions')
+    sys.exit(seconds['slow'] > BAR * seconds['at once'])
+
+
+if __name__ == '__main__':
+    app.run(main)
