@@ -14,4 +14,4 @@ from common import common, config, evaluation, questions  # noqa: E402
 
 
 def get_config():
-    return config(common('evaluate'), {'questions': questions(train=0, test=220), 'evaluate': evaluation()})
+    return config(common('evaluate'), {'questions': questions(test=220), 'evaluate': evaluation()})

@@ -15,7 +15,7 @@ from common_7b import common_7b  # noqa: E402
 
 
 def get_config():
-    settings = config(common_7b('evaluate'), {'questions': questions(train=0, test=220), 'evaluate': evaluation()})
+    settings = config(common_7b('evaluate'), {'questions': questions(test=220), 'evaluate': evaluation()})
     settings.mesh.fsdp = 1
     settings.evaluate.lanes = 8
     return settings

@@ -20,10 +20,10 @@ from common import cold_start, common, config, evaluation, questions, rl, sft  #
 
 
 def get_config(mode: str = 'full'):
-    full = config(common('pocket'), {'questions': questions(train=600, test=200)}, cold_start(),
+    full = config(common('pocket'), {'questions': questions(train=600, rl=120, test=200)}, cold_start(),
                   {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
     if mode == 'smoke':
-        full.update({'questions': questions(train=24, test=8), 'expert': {'questions': 32},
+        full.update({'questions': questions(train=24, rl=6, test=8), 'expert': {'questions': 32},
                      'sft': {'epochs': 1}, 'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4}})
     elif mode != 'full':
         raise ValueError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")

@@ -35,6 +35,7 @@ from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
 
 Metrics = dict[str, tuple[Array, Array]]
+NOTHING = 1e-5  # advantages are of order 1; less is rounding
 
 
 class PolicyTargets(NamedTuple):
@@ -151,14 +152,31 @@ class Learner:
     def rl_step(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> dict[str, float]:
         """One update on the policy loss of a minibatch, given in micro-batches.
 
+        Those that do not `teach` count in the loss's mean and cost no pass.
+
         Returns:
             the means of the policy statistics, and the gradient's norm.
         """
-        return self._apply(self.policy_gradients(batches))
+        teaching = [pair for pair in batches if self.teaches(pair[1])] or batches[:1]
+        return self._apply(self.policy_gradients(teaching, batches))
 
-    def policy_gradients(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> list[tuple[nnx.State, Metrics]]:
-        """The gradient of each micro-batch's share of the minibatch's policy loss, and its statistics."""
-        own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
+    def teaches(self, targets: PolicyTargets) -> bool:
+        """Whether a micro-batch can have a gradient: not where every group's rewards are equal and no KL term pulls.
+
+        Several processes make all passes, so that none waits for another that has nothing to do.
+        """
+        return (targets.ref_log_probs is not None or jax.process_count() > 1
+                or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING))
+
+    def policy_gradients(self, batches: list[tuple[GroupBatch, PolicyTargets]],
+                         minibatch: list[tuple[GroupBatch, PolicyTargets]] | None = None
+                         ) -> list[tuple[nnx.State, Metrics]]:
+        """The gradient of each micro-batch's share of the minibatch's policy loss, and its statistics.
+
+        Args:
+            minibatch: all micro-batches, where `batches` are only some of them.
+        """
+        own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in minibatch or batches]
         trajectories, tokens = multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
         with jax.set_mesh(self.mesh):
             return [self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0), max(tokens, 1.0))

@@ -67,7 +67,7 @@ class Engine:
         prompt_capacity, suffix_capacity: P and S in tokens; `chunk` more are kept free at the end of S.
         chunk: most tokens that `decode` samples between two looks of the host.
         prefill_rows, extend_lanes: rows and lanes that one pass of prefill or extend takes; fewer are padded, more
-            go in several passes, so that each has one shape.
+            go in several passes, so that each has one shape. As few lanes are also decoded apart from the others.
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
         sampling: how tokens are drawn.
@@ -91,7 +91,7 @@ class Engine:
         self.tokens_run = 0  # through the language model, padding aside
         self._prefill = jax.jit(self._prefill_program, donate_argnums=1)
         self._extend = jax.jit(self._extend_program, donate_argnums=1, static_argnums=9)
-        self._decode = jax.jit(self._decode_program, donate_argnums=1, static_argnums=5)
+        self._decode = jax.jit(self._decode_program, donate_argnums=1, static_argnums=6)
         self.caches: Caches | None = self._empty()
 
     def set_parameters(self, parameters: nnx.State) -> None:
@@ -136,8 +136,8 @@ class Engine:
         with jax.set_mesh(self.mesh):
             return {'prefill': self._prefill.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
                                                    shape(n)),
-                    'decode': self._decode.lower(self.parameters, self.caches, shape(*lanes, dtype=bool), shape(*lanes),
-                                                 shape(*lanes, dtype=jnp.uint32), used)}
+                    'decode': self._decode.lower(self.parameters, self.caches, None, shape(*lanes, dtype=bool),
+                                                 shape(*lanes), shape(*lanes, dtype=jnp.uint32), used)}
 
     def release(self) -> None:
         """Gives the caches' memory back, and every lane's content with it, until the next prefill."""
@@ -193,8 +193,7 @@ class Engine:
         runs = [[p, *t[:-1]] for p, t in zip(pending, tokens)]
         batch = _pieces(runs, images, table, self.image_token, self.merge, n,
                         bucket(max(map(len, runs)), LENGTH_STEP), positions)
-        where = np.full((2, n), self.groups, np.int32)  # out of range: dropped
-        where[:, :len(lanes)] = np.array(lanes).T
+        where = self._where(lanes)
         last = np.zeros(n, np.int32)
         last[:len(lanes)] = [t[-1] for t in tokens]
         with jax.set_mesh(self.mesh):
@@ -215,10 +214,21 @@ class Engine:
                 trajectory is the same whatever runs beside it and whenever its tools answer.
         """
         used = self._used(self.length[active].max())
+        operands = active, budget.astype(np.int32), seeds.astype(np.uint32)
+        # When most lanes wait or are done, the last ones should not pay for the caches of all.
+        few = np.argwhere(active) if active.sum() <= self.extend_lanes < active.size else None
+        if few is not None:
+            spare = self.extend_lanes - len(few)
+            operands = (np.pad(x[active], (0, spare))[:, None] for x in operands)
         with jax.set_mesh(self.mesh):
-            self.caches, chunk = self._decode(self.parameters, self.caches, active, budget.astype(np.int32),
-                                              seeds.astype(np.uint32), used)
+            self.caches, chunk = self._decode(self.parameters, self.caches, None if few is None else self._where(few),
+                                              *operands, used)
         chunk = Chunk(*(np.asarray(x) for x in chunk))
+        if few is not None:
+            found = Chunk(*(np.zeros((*active.shape, *x.shape[2:]), x.dtype) for x in chunk))
+            for whole, part in zip(found, chunk):
+                whole[active] = part[:len(few), 0]
+            chunk = found
         self.length += chunk.count
         self._count(int(chunk.count.sum()))
         return chunk
@@ -230,6 +240,12 @@ class Engine:
     def _used(self, longest: int) -> int:
         """How much of the suffix cache a program reads: few sizes, so that short sequences do not pay for long ones."""
         return min(bucket(max(int(longest), 1), CACHE_STEP), self.suffix_capacity + self.chunk)
+
+    def _where(self, lanes: Sequence[tuple[int, int]]) -> Int[np.ndarray, '2 n']:
+        """Rows and members of at most `extend_lanes` lanes; the rest is out of range, and so dropped."""
+        where = np.full((2, self.extend_lanes), self.groups, np.int32)
+        where[:, :len(lanes)] = np.array(lanes).T
+        return where
 
     def _count(self, run: int) -> None:
         self.tokens_run += run
@@ -255,34 +271,46 @@ class Engine:
     def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features, tail,
                         used) -> Caches:
         b, g = where
-        take = jnp.minimum(b, self.groups - 1), jnp.minimum(g, self.members - 1)
-        length = caches.suffix_length[take]
-        prefix = Context(*(x[:, take[0]] for x in caches.prefix),
-                         (jnp.arange(self.prompt_capacity) < caches.prefix_length[take[0]][:, None])[:, None])
-        suffix = Context(*(x[:, take[0], take[1]][:, :, None] for x in _first(caches.suffix, used)),
-                         (jnp.arange(used) < length[:, None])[:, None])
+        take, length, contexts = self._lanes(caches, where, used)
         _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
-                             valid[:, None], (prefix, suffix))
+                             valid[:, None], contexts)
         inside = valid & (b < self.groups)[:, None]
         return _held(caches._replace(suffix=_write(caches.suffix, take, length, _by_head(fresh), inside),
                                      suffix_length=caches.suffix_length.at[b, g].add(valid.sum(1), mode='drop'),
                                      pending=caches.pending.at[b, g].set(tail[0], mode='drop'),
                                      position=caches.position.at[b, g].set(tail[1], mode='drop')))
 
-    def _decode_program(self, parameters, caches: Caches, active, budget, seeds, used) -> tuple[Caches, Chunk]:
-        c, shape, s = self.chunk, (self.groups, self.members), self.sizes
-        prefix = Context(*caches.prefix,
-                         (jnp.arange(self.prompt_capacity) < caches.prefix_length[:, None])[:, None])
-        suffix = Context(*_first(caches.suffix, used), jnp.arange(used) < caches.suffix_length[..., None])
+    def _lanes(self, caches: Caches, where, used):
+        """Some lanes' places, their lengths and their contexts, each lane as a group of one; those out of range repeat."""
+        b, g = take = jnp.minimum(where[0], self.groups - 1), jnp.minimum(where[1], self.members - 1)
+        length = caches.suffix_length[take]
+        prefix = Context(*(x[:, b] for x in caches.prefix),
+                         (jnp.arange(self.prompt_capacity) < caches.prefix_length[b][:, None])[:, None])
+        suffix = Context(*(x[:, b, g][:, :, None] for x in _first(caches.suffix, used)),
+                         (jnp.arange(used) < length[:, None])[:, None])
+        return take, length, (prefix, suffix)
+
+    def _decode_program(self, parameters, caches: Caches, where, active, budget, seeds, used) -> tuple[Caches, Chunk]:
+        """`where`: None for all lanes, in their grid; else some, and the other operands are [N, 1]."""
+        c, shape, s = self.chunk, active.shape, self.sizes
+        if where is None:
+            where = lanes = tuple(x.ravel() for x in jnp.indices(shape))
+            length = caches.suffix_length.ravel()
+            prefix = Context(*caches.prefix,
+                             (jnp.arange(self.prompt_capacity) < caches.prefix_length[:, None])[:, None])
+            contexts = prefix, Context(*_first(caches.suffix, used), jnp.arange(used) < caches.suffix_length[..., None])
+        else:
+            lanes, length, contexts = self._lanes(caches, where, used)
+        first, place = (x[lanes].reshape(shape) for x in (caches.pending, caches.position))
         policy = nnx.merge(self.graph, parameters)
-        fixed = policy.language.unstack((prefix, suffix))
+        fixed = policy.language.unstack(contexts)
         keys = jax.vmap(jax.vmap(jax.random.key))(seeds)
         buffer = lambda dtype: jnp.zeros((*shape, c), dtype)
 
         def step(state):
             i, pending, live, count, kv, out = state
             recent = Context(*kv, jnp.arange(c) < count[..., None])
-            position = caches.position + count
+            position = place + count
             tokens = policy.embed(pending[..., None], None, None)
             hidden, fresh = policy.language(tokens, jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),
                                             jnp.ones((*shape, 1), bool), (recent,), unstacked=fixed)
@@ -298,16 +326,17 @@ class Engine:
             return i + 1, pending, live, count, kv, out
 
         room = lambda *sizes: jnp.zeros((s.layers, *shape, s.kv_heads, *sizes), caches.suffix.keys.dtype)
-        start = (0, caches.pending, active & (budget > 0), jnp.zeros(shape, jnp.int32),
+        start = (0, first, active & (budget > 0), jnp.zeros(shape, jnp.int32),
                  Cache(room(s.head_width, c), room(c, s.head_width)),
                  (buffer(jnp.int32), buffer(jnp.float32), buffer(jnp.float32)))
         _, pending, _, count, kv, out = jax.lax.while_loop(lambda st: (st[0] < c) & st[2].any(), step, start)
         flat = lambda x: x.reshape(len(x), -1, 1, *x.shape[3:])
-        lanes = tuple(x.ravel() for x in jnp.indices(shape))
-        merged = _write(caches.suffix, lanes, caches.suffix_length.ravel(), Cache(*map(flat, kv)),
-                        jnp.arange(c) < count.reshape(-1, 1))
-        caches = _held(caches._replace(suffix=merged, suffix_length=caches.suffix_length + count, pending=pending,
-                                       position=caches.position + count))
+        merged = _write(caches.suffix, lanes, length, Cache(*map(flat, kv)), jnp.arange(c) < count.reshape(-1, 1))
+        b, g = where
+        caches = _held(caches._replace(
+            suffix=merged, suffix_length=caches.suffix_length.at[b, g].add(count.ravel(), mode='drop'),
+            pending=caches.pending.at[b, g].set(pending.ravel(), mode='drop'),
+            position=caches.position.at[b, g].add(count.ravel(), mode='drop')))
         return caches, Chunk(*out, count)
 
     def _sample(self, logits, keys, position):

@@ -21,7 +21,7 @@ from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.cold_start import cold_start
 from sensesearch_jax.tasks.evaluate import evaluate, write_summary
 from sensesearch_jax.tasks.questions import question_set
-from sensesearch_jax.tasks.rl import rl
+from sensesearch_jax.tasks.rl import rl, rl_questions
 from sensesearch_jax.tasks.session import Session, Student, load_student, open_session
 from sensesearch_jax.tasks.sft import sft
 
@@ -33,6 +33,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         timed = Stopwatch(workdir)
         with timed('questions'):
             train = question_set(workdir, 'train', config.questions.train, config.seed)
+            fresh = rl_questions(config, workdir)
             test = question_set(workdir, 'test', config.questions.test, config.questions.test_seed)
         features = session.features(base)
         with timed('cold start'):
@@ -41,7 +42,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             learned = load_student(sft(session, base, features, demonstrations))
         # The tower is frozen: its features outlive every update of the decoder.
         with timed('rl'):
-            tuned = load_student(rl(session, learned, features, train))
+            tuned = load_student(rl(session, learned, features, fresh))
         with timed('evaluation'):
             runs = evaluate_all(session, features, {'base': base, 'sft': learned, 'rl': tuned}, test)
         summary = write_summary(workdir, runs)

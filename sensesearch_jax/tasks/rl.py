@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import grain
@@ -46,8 +47,12 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
     student = load_student(config.policy, make_mesh(config.mesh))
     with open_session(config, workdir) as session:
-        questions = question_set(workdir, 'train', config.questions.train, config.seed)
-        rl(session, student, session.features(student), questions)
+        rl(session, student, session.features(student), rl_questions(config, workdir))
+
+
+def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
+    """Those RL learns from, about entities that nothing before it has learned from."""
+    return question_set(workdir, 'validation', config.questions.rl, config.seed)
 
 
 def rl(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> Path:
@@ -114,18 +119,17 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine: 
     sampled = time.monotonic()
     usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)
-    updates, trained, padded = update(config, learner, reference, groups, advantages, usable,
+    updates, passes = update(config, learner, reference, groups, advantages, usable,
                                       lambda part: row_batch(student, features, part, config.members,
                                                              config.micro_batch),
                                       np.random.default_rng([session.config.seed, step]))
-    distinct = sum(len(g[0].prompt_tokens) + sum(map(length, g)) for g in groups if g[0].prompt_tokens)
-    passes = 1 + config.epochs * (2 if reference is not None else 1)
-    run = engine.tokens_run - run_before + trained * (passes - 1) / config.epochs
+    run = engine.tokens_run - run_before
     ended = time.monotonic()
     return behaviour(groups) | values | updates | memory_use() | {
-        'token_amplification': run / max(passes * distinct, 1),
+        'token_amplification': (run + passes.run) / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
         'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
-        'padding_share': 1 - trained / max(padded, 1),
+        'padding_share': 1 - passes.run / max(passes.padded, 1),
+        'trained_share': passes.groups / max(config.epochs * len(groups), 1),
         'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
         'rollouts_per_s': usable.size / max(sampled - began, 1e-9),
         'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
@@ -151,41 +155,65 @@ def shaped_advantages(config: ConfigDict, groups: Sequence[Sequence[Trajectory]]
     return np.asarray(flat).reshape(rewards.shape), statistics
 
 
+@dataclass
+class Passes:
+    """What the updates of a rollout batch ran, in tokens, the reference's passes included."""
+
+    groups: int = 0
+    run: int = 0
+    padded: int = 0  # of arrays
+    distinct: int = 0  # as many as there were to run
+
+    def add(self, batch: GroupBatch, groups: Sequence[Sequence[Trajectory]], times: int) -> None:
+        self.groups += len(groups)
+        self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
+        self.padded += times * (batch.valid.size + batch.prompt_valid.size)
+        self.distinct += times * sum(map(distinct_tokens, groups))
+
+
+def distinct_tokens(group: Sequence[Trajectory]) -> int:
+    """Tokens of a group, its prompt's counted once."""
+    prompt = len(group[0].prompt_tokens)
+    return prompt + sum(map(length, group)) if prompt else 0
+
+
 def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, groups: Sequence[Sequence[Trajectory]],
            advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],
            to_batch: Callable[[Sequence[Sequence[Trajectory]]], GroupBatch],
-           generator: np.random.Generator) -> tuple[dict[str, float], int, int]:
+           generator: np.random.Generator) -> tuple[dict[str, float], Passes]:
     """All epochs and minibatches of one rollout batch.
 
     Returns:
-        the updates' statistics (means; maxima of maxima; the sampler's gap of the first update, before which the
-        two policies are one), the tokens trained on, and those with padding.
+        the updates' statistics over the groups that teach (means; maxima of maxima; the sampler's gap of the first
+        update, before which the two policies are one), and what they cost.
     """
     # A question whose picture could not be had has no tokens. A group without spread stays in: it has no gradient of
-    # its own, but the batch layer's mean and the KL term speak of it as well.
+    # its own and costs no pass, but the mean over the batch and the KL term speak of it as well.
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
     _, batch_layer = ALGORITHMS[config.algorithm]
     done: list[dict[str, float]] = []
-    trained = padded = 0
+    passes = Passes()
     for _ in range(config.epochs if len(trainable) else 0):
         for part in np.array_split(generator.permutation(trainable), min(config.minibatches, len(trainable))):
             now = advantages[part]
             if batch_layer and config.batch_scope == 'minibatch':
                 now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
             micro = []
-            by_length = sorted(range(len(part)), key=lambda i: max(map(length, groups[part[i]])))
+            longest = lambda i: max(map(length, groups[part[i]]))
+            order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), longest(i)))
             for first in range(0, len(part), config.micro_batch):
-                rows = by_length[first:first + config.micro_batch]
+                rows = order[first:first + config.micro_batch]
                 batch = to_batch([groups[part[i]] for i in rows])
                 missing = ((0, config.micro_batch - len(rows)), (0, 0))
                 ref = None if reference is None else learner.log_probs(batch, reference)
-                micro.append((batch, PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)))
-                trained += int(batch.valid.sum() + batch.prompt_valid.sum())
-                padded += batch.valid.size + batch.prompt_valid.size
+                targets = PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)
+                micro.append((batch, targets))
+                if learner.teaches(targets):
+                    passes.add(batch, [groups[part[i]] for i in rows], times=1 if ref is None else 2)
             done.append(learner.rl_step(micro))
     means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in done]))
              for name in (done[0] if done else ())}
-    return means | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), trained, padded
+    return means | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), passes
 
 
 def sample_groups(session: Session, student: Student, features: FeatureStore, engine: Engine, asked: Sequence[Question],
