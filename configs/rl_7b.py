@@ -18,7 +18,7 @@ from common_7b import common_7b  # noqa: E402
 
 
 def get_config():
-    settings = config(common_7b('rl'), {'questions': questions(rl=240), 'rl': rl()})
+    settings = config(common_7b('rl'), {'questions': questions(rl=160), 'rl': rl()})
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
     settings.rl.update(learning_rate=1e-6, warmup=0, steps=150, questions_per_step=128, members=8, minibatches=1,
