@@ -2,8 +2,8 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 6 GB; 20 minutes (cold start 3, SFT 5, RL 5, evaluation 6). Any step may be interrupted and
-started again with the same workdir. Expect about 38 % after SFT and 0 before; RL adds a point or two, less than 600
+Machine: 2 cores, 6 GB; 25 minutes (cold start 3, SFT 6, RL 9, evaluation 7). Any step may be interrupted and
+started again with the same workdir. Expect about 40 % after SFT and 0 before; RL adds a point or two, less than 600
 test questions can tell from chance.
 Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
 
