@@ -73,7 +73,7 @@ def rl() -> dict:
     But for the temperature: at 1.0 a policy of this size makes a mistake in most of its trajectories, and at 0.4 fewer of
     them are chance; and without a KL term, as in the released code, which saves a pass of the reference.
     It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is
-    to remember names, not to read them: 36 steps then took 5 points from questions about new ones.
+    to remember names, not to read them.
     """
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
