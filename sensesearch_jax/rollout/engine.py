@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.inputs.groups import ImageTable, bucket, feature_tables, image_rows
+from sensesearch_jax.inputs.groups import FINE, ImageTable, bucket, feature_tables, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.attention import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
@@ -26,7 +26,7 @@ from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.runtime.mesh import constrain, is_abstract, make_mesh, spec
 
 
-LENGTH_STEP = 128  # of tool responses
+LENGTH_STEP = 128  # of prompts and tool responses
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
 
 
@@ -162,7 +162,7 @@ class Engine:
             return [position for first in range(0, len(rows), n) for position in self.prefill(
                 rows[first:first + n], prompts[first:first + n], images[first:first + n], table)]
         batch = _pieces([p[:-1] for p in prompts], images, table, self.image_token, self.merge, n,
-                        self.prompt_capacity, [0] * len(prompts))
+                        min(bucket(longest, LENGTH_STEP, FINE), self.prompt_capacity), [0] * len(prompts))
         pending = np.zeros(n, np.int32)
         pending[:len(rows)] = [p[-1] for p in prompts]
         slots = np.full(n, self.groups, np.int32)  # out of range: dropped
@@ -260,10 +260,13 @@ class Engine:
                          following) -> Caches:
         _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
                                 valid[:, None], ())
-        put = lambda old, new: old.at[:, slots].set(new, mode='drop')
+        # A slot's length masks what is behind its prompt's end.
+        free = self.prompt_capacity - tokens.shape[1]
+        whole = lambda new, axis: jnp.pad(new, [(0, free if i == axis else 0) for i in range(new.ndim)])
+        put = lambda old, new, axis: old.at[:, slots].set(whole(new, axis), mode='drop')
         spread = lambda old, new: old.at[slots].set(jnp.broadcast_to(new[:, None], (len(slots), self.members)),
                                                     mode='drop')
-        return _held(Caches(Cache(*map(put, caches.prefix, _by_head(fresh))),
+        return _held(Caches(Cache(*map(put, caches.prefix, _by_head(fresh), (5, 4))),
                             caches.prefix_length.at[slots].set(valid.sum(1), mode='drop'), caches.suffix,
                             spread(caches.suffix_length, jnp.zeros_like(pending)), spread(caches.pending, pending),
                             spread(caches.position, following)))

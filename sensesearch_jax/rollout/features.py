@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 
 import jax
 import numpy as np
@@ -46,6 +47,7 @@ class FeatureStore:
         self._programs = encode._cache_size
         self._features: OrderedDict[str, tuple[np.ndarray, tuple[int, int, int]]] = OrderedDict()
         self._patches: dict[str, Patches] = {}
+        self._preparing: dict[str, Future] = {}
         self._lock = threading.Lock()
         self._bytes, self._capacity = 0, capacity_bytes
         self._seen: set[str] = set()
@@ -62,10 +64,31 @@ class FeatureStore:
         return self._programs()
 
     def prepare(self, image: ImageRef) -> ToolFailure | None:
-        """Fetches an image and cuts its patches, unless its features are known; safe to call from threads."""
+        """Fetches an image and cuts its patches, unless its features are known; safe to call from threads.
+
+        Those who want an image that another thread is at wait for it: questions about one picture come together.
+        """
         with self._lock:
             if image.sha256 in self._features or image.sha256 in self._patches:
                 return None
+            under_way = self._preparing.get(image.sha256)
+            if under_way is None:
+                done = self._preparing[image.sha256] = Future()
+        if under_way is not None:
+            return under_way.result()
+        try:
+            failure = self._cut(image)
+        except BaseException as error:  # whoever waits learns of it too
+            done.set_exception(error)
+            raise
+        else:
+            done.set_result(failure)
+            return failure
+        finally:
+            with self._lock:
+                del self._preparing[image.sha256]
+
+    def _cut(self, image: ImageRef) -> ToolFailure | None:
         data = self.client.image(image.sha256)
         if isinstance(data, ToolFailure):
             return data

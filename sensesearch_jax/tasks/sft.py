@@ -29,7 +29,7 @@ from sensesearch_jax.tasks.session import Session, Student, load_student, open_s
 
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.
-PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 256
+PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
 LOOK_AHEAD = 4  # batches whose pictures fill up passes through the tower
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +53,25 @@ def write_questions(
     if not same:
         plan_file.write_text(plan, encoding='utf-8')
     renderer = Renderer(files)
-    for done, (image, (entity, spec)) in enumerate(pictures.items(), 1):
+
+    def draw(item: tuple[str, tuple[str, SceneSpec | None]]) -> None:
+        image, (entity, spec) = item
         target = folder / image
-        if not (same and target.is_file()):
-            picture = (
-                renderer.render(spec)
-                if spec
-                else renderer.alone(entity, np.random.default_rng(zlib.crc32(image.encode())))
-            )
-            partial = target.with_suffix('.partial')
-            picture.save(partial, 'JPEG', quality=QUALITY)
-            os.replace(partial, target)
-        if progress:
-            progress(done, len(pictures))
+        if same and target.is_file():
+            return
+        picture = (
+            renderer.render(spec)
+            if spec
+            else renderer.alone(entity, np.random.default_rng(zlib.crc32(image.encode())))
+        )
+        partial = target.with_suffix('.partial')
+        picture.save(partial, 'JPEG', quality=QUALITY)
+        os.replace(partial, target)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(draw, pictures.items()), 1):
+            if progress:
+                progress(done, len(pictures))
     lines = ''.join(json.dumps(question.to_json(), ensure_ascii=False) + '\n' for question, _ in questions)
     partial = folder / 'questions.partial'
     partial.write_text(lines, encoding='utf-8')
