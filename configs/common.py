@@ -24,6 +24,7 @@ def common(task: str) -> dict:
             'protocol': 'default',
             'tools': ('text_search', 'image_search', 'image_crop'),
             'max_turns': 6,
+            'max_malformed': 2,  # turns in a row without a valid action, which end a trajectory as well; 0: they do not
             'turn_tokens': 96,
             'text_results': 2,
             'image_results': 3,

@@ -24,10 +24,10 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories
+from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories, rollout_limits
 
 MEDIAN_S, LATE_S, BAR = 2.0, 10.0, 1.15
 SPREAD = math.log(LATE_S / MEDIAN_S) / 2.326  # of a normal distribution's 99th percentile
@@ -70,7 +70,7 @@ def main(_) -> None:
         features, plain = session.features(student), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
         slow.waited = []
-        limits = RolloutLimits(config.agent.max_turns, config.agent.turn_tokens)
+        limits = rollout_limits(config.agent)
         tasks = [Task(q, tuple(range(i, i + MEMBERS.value)))
                  for i, q in zip(range(0, TASKS.value * MEMBERS.value, MEMBERS.value), itertools.cycle(questions))]
         # The first rollout compiles, and embeds the pictures that all have in common.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sensesearch_jax.agent.actions import Answer
+from sensesearch_jax.agent.actions import Answer, FormatError
 from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.protocol import user_text
@@ -35,10 +35,22 @@ class Task:
 
 @dataclass(frozen=True)
 class RolloutLimits:
-    """When a trajectory ends without an answer: after `max_turns` turns; a turn is cut at `turn_tokens` tokens."""
+    """When a trajectory ends without an answer; a turn is cut at `turn_tokens` tokens.
+
+    Args:
+        max_turns: it ends after so many turns,
+        max_malformed: or after so many in a row that are in no valid format; 0: not for that.
+    """
 
     max_turns: int
     turn_tokens: int
+    max_malformed: int = 0
+
+    def reached(self, turns: Sequence[Turn]) -> bool:
+        """Whether a trajectory of these turns has to end."""
+        last = turns[-self.max_malformed:] if self.max_malformed else ()
+        lost = self.max_malformed and len(last) == self.max_malformed
+        return len(turns) >= self.max_turns or bool(lost and all(isinstance(t.action, FormatError) for t in last))
 
 
 @dataclass
@@ -121,7 +133,8 @@ class _Rollout:
 
     def _fetch(self) -> None:
         """Uploads and prepares the pictures of the next questions ahead of their turn."""
-        while self.waiting and len(self.opening) + len(self.opened) < max(2, self.engine.groups):
+        ahead = self.engine.groups + self.features.batch  # enough to fill a pass through the tower with those to come
+        while self.waiting and len(self.opening) + len(self.opened) < ahead:
             index, task = self.waiting.popleft()
             self.opening[self.pool.submit(self._first_image, task.question)] = index, task
         for future in [f for f in self.opening if f.done()]:
@@ -199,7 +212,7 @@ class _Rollout:
         if isinstance(action, Answer):
             trajectory.state, trajectory.answer = SampleState.OK, action.text
             self._close(lane)
-        elif len(trajectory.turns) >= self.limits.max_turns or self.engine.room(lane) <= 0:
+        elif self.limits.reached(trajectory.turns) or self.engine.room(lane) <= 0:
             self._close(lane)  # the state stays TRUNCATED
         else:
             images = indexed_images(trajectory.images[0], trajectory.turns)

@@ -11,9 +11,9 @@ from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.session import load_student, open_session
+from sensesearch_jax.tasks.session import load_student, open_session, rollout_limits
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -32,9 +32,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
                                 sampling=Sampling(config.temperature, config.top_k, config.top_p))
         print(f'Question: {config.question}\n', flush=True)
         groups, cost = rollout([Task(question, (config.seed,))], engine, student.chat, session.environment(),
-                               session.features(student),
-                               RolloutLimits(config.agent.max_turns, config.agent.turn_tokens),
-                               on_turn=print_turn)
+                               session.features(student), rollout_limits(config.agent), on_turn=print_turn)
     print_end(groups[0][0], cost.seconds)
 
 

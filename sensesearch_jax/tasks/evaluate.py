@@ -12,13 +12,13 @@ from sensesearch_jax.evaluation.summary import format_table, summarise
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.cold_start import hash_seed
 from sensesearch_jax.tasks.questions import question_set
 from sensesearch_jax.tasks.session import (Session, Student, append_trajectories, load_student, open_session,
-                                           read_trajectories)
+                                           read_trajectories, rollout_limits)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -59,8 +59,7 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
                 bar.update(accuracy=sum(right) / len(right))
 
             rollout([Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left], engine, student.chat,
-                    session.environment(tools), features,
-                    RolloutLimits(config.agent.max_turns, config.agent.turn_tokens),
+                    session.environment(tools), features, rollout_limits(config.agent),
                     tool_threads=config.rollout.tool_threads, on_group=note)
     return [done[q.id] for q in questions]
 

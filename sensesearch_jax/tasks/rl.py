@@ -26,7 +26,7 @@ from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, RolloutStatistics, Task, rollout
+from sensesearch_jax.rollout.scheduler import RolloutStatistics, Task, rollout
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
@@ -35,7 +35,7 @@ from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.cold_start import hash_seed
 from sensesearch_jax.tasks.questions import question_set
 from sensesearch_jax.tasks.session import (Session, Student, append_trajectories, load_student, open_session,
-                                           read_trajectories)
+                                           read_trajectories, rollout_limits)
 from sensesearch_jax.tasks.sft import resume, row_batch, suppressed_mask, training_state
 
 # name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
@@ -237,8 +237,7 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
 
     seeds = lambda q: tuple(hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members))
     tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
-    limits = RolloutLimits(config.agent.max_turns, config.agent.turn_tokens)
-    _, cost = rollout(tasks, engine, student.chat, session.environment(), features, limits,
+    _, cost = rollout(tasks, engine, student.chat, session.environment(), features, rollout_limits(config.agent),
                       tool_threads=config.rollout.tool_threads, on_group=note)
     return [found[q.id] for q in asked], cost
 

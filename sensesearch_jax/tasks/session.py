@@ -27,6 +27,7 @@ from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
@@ -81,6 +82,11 @@ class Session:
                 stop=student.chat.stop_ids, suppressed=unsampled(student))
         self.engines[key].set_parameters(nnx.state(student.policy))
         return self.engines[key]
+
+
+def rollout_limits(agent: ConfigDict) -> RolloutLimits:
+    """When a trajectory of the config's `agent` ends without an answer."""
+    return RolloutLimits(agent.max_turns, agent.turn_tokens, agent.max_malformed)
 
 
 def unsampled(student: Student) -> list[int]:

@@ -17,7 +17,7 @@ from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import ParsedTurn, user_text
-from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState
+from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Turn
 from sensesearch_jax.inputs.groups import build_groups
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
@@ -126,7 +126,7 @@ class ScriptedEnvironment(Environment):
 def run(chat, engine, store_for, questions):
     """Runs a rollout of the questions; returns its groups, its events, the store and the cost."""
 
-    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, **hooks):
+    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, max_malformed=0, **hooks):
         features = store_for(client)
         events = {'group': [], 'turn': []}
         tasks = [Task(q, tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS))) for q in asked]
@@ -144,7 +144,7 @@ def run(chat, engine, store_for, questions):
             chat,
             ScriptedEnvironment(client, act),
             features,
-            RolloutLimits(max_turns, TURN_TOKENS),
+            RolloutLimits(max_turns, TURN_TOKENS, max_malformed),
             tool_threads=tool_threads,
             on_group=on_group,
             on_turn=on_turn,
@@ -347,6 +347,23 @@ def test_truncation_by_turns(run, questions):
     for t in (t for group in groups for t in group):
         assert t.state is SampleState.TRUNCATED and len(t.turns) == 2
         assert t.turns[0].observation is not None and t.turns[1].observation is None and t.answer is None
+
+
+def test_malformed_turns_in_a_row_end_a_trajectory():
+    """Other turns between them start the count anew; 0 means that none of them ends anything."""
+    wrong, right = (Turn([], [], [], '', action, None, []) for action in (FormatError('x', 'x'), ImageSearch(1)))
+    limits = RolloutLimits(max_turns=6, turn_tokens=8, max_malformed=2)
+    assert limits.reached([right, wrong, wrong]) and limits.reached([wrong, wrong])
+    assert not any(map(limits.reached, ([wrong], [wrong, right, wrong], [wrong, wrong, right], [right] * 5)))
+    assert limits.reached([right] * 6)
+    assert not RolloutLimits(max_turns=6, turn_tokens=8).reached([wrong] * 5)
+
+
+def test_a_policy_that_says_nothing_valid_is_cut_short(run, questions):
+    groups, *_ = run(ScriptedTools(), act=lambda text: FormatError('no_action', 'No action.'), max_malformed=2)
+    for t in (t for group in groups for t in group):
+        assert t.state is SampleState.TRUNCATED and len(t.turns) == 2 and t.answer is None
+        assert t.turns[0].observation is not None and t.turns[1].observation is None
 
 
 def test_truncation_by_room_never_cuts_a_response(run, engine, chat, monkeypatch):
