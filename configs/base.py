@@ -2,16 +2,22 @@
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base
 
-Machine: 2 cores; about 2 hours. Writes runs/base/policy, a Hugging Face directory. The one that the
-repository ships (sensesearch_jax/data/pocket/policy) was made by this config.
+Machine: 2 cores; 3 to 5 hours. Writes runs/base/policy, a Hugging Face directory.
 
 The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with
 pages that grow ("plain"); then places within longer questions, answers within sentences and inquiries, dialogues
 that want a fact first and get its page some turns later ("dressed"); at last much of the same within formats that are
 made up for each dialogue and given by its system prompt: tags for thoughts and replies, JSON calls of functions
-("formatted"); and zooms among them, dialogues that need a nearer look and get it as a second picture ("zoomed"). A model
-of the true size brings all that along from its instruction tuning. The protocol's own tags and tools occur only as
+("formatted"); and zooms among them, dialogues that need a nearer look and get it as a second picture ("zoomed"); and
+colours and shapes, which are a hundredth of all tokens until then and too few to be learned, in all these ways of asking
+("sights"). Most objects are varied pictures of the training entities, lest what they look like be learned by heart. A
+model of the true size brings all that along from its instruction tuning. The protocol's own tags and tools occur only as
 strings to be said again.
+
+The policy that the repository ships is older: it had the first 7,400 steps, without varied pictures. To go on from it:
+
+    python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base \
+        --config.policy=sensesearch_jax/data/pocket/policy --config.first_step=7400
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +27,9 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
-        'steps': 7400,
+        'policy': '',             # one that has had the first `first_step` steps; '' starts from nothing
+        'first_step': 0,
+        'steps': 8100,
         'learning_rate': 1.5e-3,
         'dressed_steps': 1000,    # after the plain ones: inquiries, answers in sentences, places within longer questions
         'dressed_learning_rate': 1e-3,
@@ -29,6 +37,9 @@ def get_config() -> ConfigDict:
         'formatted_learning_rate': 1e-3,
         'zoom_steps': 600,        # at last also zooms: a later turn brings a second picture, which tells or does not yet
         'zoom_learning_rate': 6e-4,
+        'sight_steps': 700,       # and then colours and shapes, which until then were rare
+        'sight_learning_rate': 5e-4,
+        'sight_probe_weight': 0.5,  # the targets say what an object looks like as well as where it is
         'zoom_pictures': 4,       # scenes per batch,
         'zooms': 4,               # zooms into each,
         'zoom_tokens': (272, 304),  # static lengths of their prompts and of the rest

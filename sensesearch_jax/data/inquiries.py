@@ -69,7 +69,7 @@ class InquiryLessons:
         system = self.pages.system(rng, 2 * tokens // 3)
         if form:
             system = f'{system[:tokens // 2]}\n{form.rule()}' if rng.random() < 0.7 else form.rule()
-        return Lesson(system, None, '', pairs, np.zeros((0, 4), np.float32))
+        return Lesson(system, None, '', pairs)
 
     def _of_entity(self, rng, form: Format | None) -> list[tuple[str, str]]:
         """About a training entity, from the passage that states the fact."""

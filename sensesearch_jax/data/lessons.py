@@ -7,19 +7,22 @@ page as the prompt, and several questions about it as members, so that a picture
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from sensesearch_jax.data.boxes import loose_box, write_box
 from sensesearch_jax.data.formats import Format
 from sensesearch_jax.data.pocket.colours import NAMES, dominant_colour
-from sensesearch_jax.data.pocket.files import PocketFiles
+from sensesearch_jax.data.pocket.files import Entity, PocketFiles
 from sensesearch_jax.data.pocket.questions import SCENE_KINDS
-from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, Renderer, SceneSpec, sample_scene
+from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, SceneSpec, sample_scene
 from sensesearch_jax.data.pocket.wordings import COLOUR, COUNT, FACT_FIELDS, ONLY, PLACES, TALLER, thing
+from sensesearch_jax.data.varied import VariedRenderer
 
+LOOKS = (*NAMES, 'tall', 'wide')
 MARGIN = 0.06  # an object is 'farthest left' only if no other comes as near, in fractions of the view
 
 
@@ -33,14 +36,27 @@ POINTED = ('It is at {box}.', 'For the {key} I must look at {box}.', '{key} of t
 FROM_AFAR = ('It is far off.', 'Here it is.', 'This one.', 'I look there.', 'Small from here; I go nearer.', 'I see it.')
 
 
+class Sight(NamedTuple):
+    """A question that a look at one object answers. `seen`: what is seen there, for which options may have a letter."""
+
+    name: str
+    question: str
+    answer: str
+    seen: str
+
+
 class Lesson(NamedTuple):
-    """A picture (or None) or page, and questions with their answers. `boxes`: every object's box in the view."""
+    """A picture (or None) or page, and questions with their answers.
+
+    `boxes`: every object's box in the view; `looks`: what each looks like, by its number in LOOKS, −1 if nothing clear.
+    """
 
     system: str
     picture: Image.Image | None
     text: str
     pairs: list[tuple[str, str]]
-    boxes: np.ndarray
+    boxes: np.ndarray = np.zeros((0, 4), np.float32)
+    looks: np.ndarray = np.zeros(0, np.int32)
 
 
 def clip_box(box: Sequence[float], view: Sequence[float]) -> tuple[float, float, float, float] | None:
@@ -58,39 +74,48 @@ class SeeingLessons:
     """Views of random scenes of training entities, with questions on place, number, colour and shape."""
 
     def __init__(self, files: PocketFiles, pages: Pages, questions: int):
-        self.renderer = Renderer(files)
+        self.renderer = VariedRenderer(files)
         self.entities = {'map': files.select('flag', 'train'), 'wall': files.select('painting', 'train')}
         self.questions = questions
         self.pages = pages
+        self.seen: dict[str, str | None] = {}
 
     def __call__(self, rng: np.random.Generator, ease: float = 0.0, dressed: bool = False,
-                 formatted: bool = False) -> Lesson:
+                 formatted: bool = False, sights: bool = False) -> Lesson:
         """A lesson; with probability `ease` a close view of something large, where attention is found easily.
 
         `dressed`: places within longer questions, answers within sentences, longer system prompts; `formatted`: every
-        other lesson is written in a format that its system prompt gives.
+        other lesson is written in a format that its system prompt gives; `sights`: most questions ask for colour or
+        shape, and most views are near ones.
         """
         kind = 'map' if rng.random() < 0.6 else 'wall'
         close = rng.random() < ease
         level = 1 if close and rng.random() < 0.7 else int(rng.choice(3, p=[0.35, 0.35, 0.3])) + 1
-        low, high = COUNTS[level]
-        spec = sample_scene(rng, self.entities[kind], kind, int(rng.integers(low, high + 1)), SIZES[level])
+        spec = self.scene(rng, kind, level)
         view = (0.0, 0.0, 1.0, 1.0)
         if close:
             view = self._window(rng, spec)
-        elif rng.random() < 0.35:
+        elif rng.random() < (0.6 if sights else 0.35):
             view = self._zoom(rng, spec)
         boxes = [clip_box(spec.fractions(p), view) for p in spec.placements]
         shown = [(p, b) for p, b in zip(spec.placements, boxes) if b is not None]
         picture = self.draw(spec, view)
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
-        pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed)
+        looks = self.looks(p.entity for p, _ in shown)
+        pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed, sights)
         if formatted and rng.random() < 0.6:
             form = Format.draw(rng, self.pages.words)
-            return Lesson(form.rule((Format.LOOK,)), picture, '', [self._formatted(rng, form, *p) for p in pairs], boxes)
+            return Lesson(form.rule((Format.LOOK,)), picture, '', [self._formatted(rng, form, *p) for p in pairs], boxes,
+                          looks)
         if dressed:
             pairs = [self.pages.dress(rng, *pair) for pair in pairs]
-        return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes)
+        return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes, looks)
+
+    def scene(self, rng: np.random.Generator, kind: str, level: int) -> SceneSpec:
+        """A random scene, most of whose objects are varied."""
+        low, high = COUNTS[level]
+        pool = self.renderer.some(rng, self.entities[kind], high)
+        return sample_scene(rng, pool, kind, int(rng.integers(low, high + 1)), SIZES[level])
 
     def draw(self, spec: SceneSpec, view: Sequence[float]) -> Image.Image:
         """The view, about as large as the preprocessor makes any picture, so that little is drawn in vain."""
@@ -103,7 +128,9 @@ class SeeingLessons:
         first = question.split('\n')[0].removesuffix(' Where is it?')
         thought = first if rng.random() < 0.5 else FROM_AFAR[rng.integers(len(FROM_AFAR))]
         if '[' not in answer:
-            return question, form.write_reply(thought, answer)
+            option = re.search(rf'^{answer}\. (.*)$', question, re.MULTILINE)
+            seen = f'It is {option[1] if option else answer}.'
+            return question, form.write_reply(seen if rng.random() < 0.5 else thought, answer)
         return question, form.write_call(thought, Format.LOOK, answer[answer.index('['):answer.index(']') + 1])
 
     def _window(self, rng, spec: SceneSpec):
@@ -136,8 +163,41 @@ class SeeingLessons:
                 found.append((int(order[0]), words))
         return found
 
+    def look(self, entity: Entity) -> str | None:
+        """The main colour of a flag, or whether a painting is 'tall' or 'wide'; None where that is not clear."""
+        if entity.id not in self.seen:
+            if len(self.seen) > 4096:  # variants are without end
+                self.seen.clear()
+            if entity.kind == 'flag':
+                self.seen[entity.id] = dominant_colour(self.renderer.picture(entity.id)[1])
+            else:
+                self.seen[entity.id] = None if 0.8 < entity.aspect < 1.25 else 'tall' if entity.aspect < 1 else 'wide'
+        return self.seen[entity.id]
+
+    def looks(self, entities: Iterable[str]) -> Int[np.ndarray, 'n']:
+        """The numbers in LOOKS of what entities look like, −1 where that is not clear."""
+        seen = (self.look(self.renderer.entity(name)) for name in entities)
+        return np.array([-1 if look is None else LOOKS.index(look) for look in seen], np.int32)
+
+    def sight(self, rng: np.random.Generator, entity: Entity, place: str, options: float) -> Sight | None:
+        """The main colour of a flag or the shape of a painting, if it has a clear one.
+
+        Args:
+            place: what singles the object out.
+            options: how often a colour is to be chosen from lettered ones.
+        """
+        pick = lambda phrasings: phrasings[rng.integers(len(phrasings))]
+        look = self.look(entity)
+        if look is None:
+            return None
+        if entity.kind != 'flag':
+            answer = 'yes' if look == 'tall' else 'no'
+            return Sight('shape', pick(TALLER.phrasings).format(f'the painting {place}'), answer, answer)
+        asked = pick(COLOUR.phrasings).format(f'the flag {place}'), look
+        return Sight('colour', *(with_options(rng, *asked) if rng.random() < options else asked), look)
+
     def _questions(self, rng, kind: str, entities: list[str], boxes: np.ndarray,
-                   dressed: bool) -> list[tuple[str, str]]:
+                   dressed: bool, sights: bool) -> list[tuple[str, str]]:
         noun, count = SCENE_KINDS[kind], len(entities)
         pick = lambda phrasings: phrasings[rng.integers(len(phrasings))]
         how_many = (pick(COUNT.phrasings).format(noun), str(count))
@@ -145,15 +205,19 @@ class SeeingLessons:
         places, centres = self.places(boxes), (boxes[:, :2] + boxes[:, 2:]) / 2
         if not places:
             return pairs or [how_many]
-        files = self.renderer.files
+        shown = [self.renderer.entity(name) for name in entities]
+        where_until, part_until = (0.2, 0.25) if sights else (0.65, 0.75)
+        options = 0.5 if dressed else 0.0
+        telling = [place for place in places if self.look(shown[place[0]])]
         for _ in range(4 * self.questions):
             if len(pairs) == self.questions:
                 break
-            index, words = places[rng.integers(len(places))]
-            place = f'the {noun} {words}'
-            entity, choice, pair = files.entities[entities[index]], rng.random(), None
-            if choice < 0.65:
-                where = f'Where is {place}?'
+            choice, pair = rng.random(), None
+            among = telling if sights and telling and choice >= part_until else places
+            index, words = among[rng.integers(len(among))]
+            entity = shown[index]
+            if choice < where_until:
+                where = f'Where is the {noun} {words}?'
                 box = write_box(loose_box(boxes[index]))
                 if dressed and rng.random() < 0.7:
                     fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
@@ -163,17 +227,13 @@ class SeeingLessons:
                     else:
                         where, box = asked, pick(POINTED).format(box=box, key=fact.name, noun=noun, place=words)
                 pair = where, box
-            elif choice < 0.75:
-                pair = f'In which part of the picture is {place}?', part_of_picture(*centres[index])
-            elif kind == 'map' and (colour := dominant_colour(self.renderer.picture(entity.id)[1])):
-                pair = pick(COLOUR.phrasings).format(place), colour
-                if dressed and rng.random() < 0.5:
-                    pair = with_options(rng, *pair)
-            elif kind == 'wall' and not 0.8 < entity.aspect < 1.25:
-                pair = pick(TALLER.phrasings).format(place), 'no' if entity.aspect > 1 else 'yes'
+            elif choice < part_until:
+                pair = f'In which part of the picture is the {noun} {words}?', part_of_picture(*centres[index])
+            elif sight := self.sight(rng, entity, words, options):
+                pair = sight.question, sight.answer
             if pair and pair not in pairs:
                 pairs.append(pair)
-        return pairs
+        return pairs or [how_many]
 
 
 def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[str, str]:
@@ -290,7 +350,7 @@ class ReadingLessons:
         return self._titles(rng, tokens) if choice < 0.5 else self._entries(rng, tokens)
 
     def _lesson(self, rng, tokens: int, text: str, pairs: list[tuple[str, str]]) -> Lesson:
-        return Lesson(self.pages.system(rng, tokens), None, text, pairs, np.zeros((0, 4), np.float32))
+        return Lesson(self.pages.system(rng, tokens), None, text, pairs)
 
     def markup(self, rng: np.random.Generator, tokens: int) -> Lesson:
         """A lesson of markup and names in no order, to be said again."""

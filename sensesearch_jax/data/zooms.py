@@ -13,14 +13,12 @@ from PIL import Image
 
 from sensesearch_jax.data.boxes import loose_box, write_box
 from sensesearch_jax.data.formats import Format
-from sensesearch_jax.data.lessons import FROM_AFAR, POINTED, SeeingLessons, clip_box, with_options
-from sensesearch_jax.data.pocket.colours import dominant_colour
-from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, sample_scene
-from sensesearch_jax.data.pocket.wordings import COLOUR, FACT_FIELDS, TALLER, thing
+from sensesearch_jax.data.lessons import FROM_AFAR, POINTED, SeeingLessons, Sight, clip_box
+from sensesearch_jax.data.pocket.wordings import FACT_FIELDS, thing
 
 SHOWN = ('', '', 'Here:', 'Nearer:', 'Picture 2', 'Look.')  # before the second picture
 SEEN = ('{answer}', '{answer}', 'It is {answer}.', '{key}: {answer}', 'From here I see it: "{answer}"')
-CLEAR = ('Now it is clear.', 'From here I can tell.', 'I see it well.', 'There it is.')
+CLEAR = ('Now it is clear.', 'I see it well: {seen}.', 'There it is, {seen}.', 'It is {seen}.')
 NEARER = ('Still small.', 'Nearer.', 'More of it, please.', 'I cannot tell yet.')
 NAME_IT = ('There it is, whole.', 'What is it called?', 'Now for its name.', 'That is the one.')
 
@@ -40,12 +38,13 @@ class Zoom(NamedTuple):
 
 
 class ZoomLesson(NamedTuple):
-    """A scene with several zooms; `boxes`: every object's box in the scene."""
+    """A scene with several zooms; `boxes`: every object's box in the scene; `looks` as a `Lesson` has them."""
 
     system: str
     picture: Image.Image
     zooms: list[Zoom]
     boxes: np.ndarray
+    looks: np.ndarray
 
 
 class ZoomLessons:
@@ -54,27 +53,27 @@ class ZoomLessons:
     def __init__(self, seeing: SeeingLessons):
         self.seeing = seeing
 
-    def __call__(self, rng: np.random.Generator, zooms: int) -> ZoomLesson:
-        """A lesson of so many zooms."""
+    def __call__(self, rng: np.random.Generator, zooms: int, sights: float = 0.6) -> ZoomLesson:
+        """A lesson of so many zooms, that share of them for a colour or a shape, where the object has one."""
         seeing = self.seeing
         while True:
             kind = 'map' if rng.random() < 0.6 else 'wall'
             level = int(rng.integers(1, 4))
-            low, high = COUNTS[level]
-            spec = sample_scene(rng, seeing.entities[kind], kind, int(rng.integers(low, high + 1)), SIZES[level])
+            spec = seeing.scene(rng, kind, level)
             boxes = np.array([spec.fractions(p) for p in spec.placements], np.float32)
             places = seeing.places(boxes)
             if places:
                 break
         form = Format.draw(rng, seeing.pages.words) if rng.random() < 0.75 else None
         system = form.rule((Format.LOOK, Format.NAME)) if form else seeing.pages.system(rng, 200)
-        found = [self._zoom(rng, spec, *places[rng.integers(len(places))], form) for _ in range(zooms)]
-        return ZoomLesson(system, seeing.draw(spec, (0.0, 0.0, 1.0, 1.0)), found, boxes)
+        found = [self._zoom(rng, spec, *places[rng.integers(len(places))], form, sights) for _ in range(zooms)]
+        return ZoomLesson(system, seeing.draw(spec, (0.0, 0.0, 1.0, 1.0)), found, boxes,
+                          seeing.looks(p.entity for p in spec.placements))
 
-    def _zoom(self, rng, spec, index: int, words: str, form: Format | None) -> Zoom:
+    def _zoom(self, rng, spec, index: int, words: str, form: Format | None, sights: float) -> Zoom:
         pick = lambda choices: choices[rng.integers(len(choices))]
         placement = spec.placements[index]
-        entity = self.seeing.renderer.files.entities[placement.entity]
+        entity = self.seeing.renderer.entity(placement.entity)
         box = spec.fractions(placement)
         view = good = loose_box(box)
         if rng.random() < 0.5:
@@ -82,12 +81,12 @@ class ZoomLessons:
             view = tuple(round(float(v), 6) for v in (*np.maximum(0, view[:2] - low), *np.minimum(1, view[2:] + high)))
         inner = write_box(loose_box(clip_box(box, view)))
         noun = 'flag' if entity.kind == 'flag' else 'painting'
-        key, question, answer = self._asked(rng, entity, noun, words)
+        key, question, answer, seen = self._asked(rng, entity, words, sights)
         afar, nearer = pick(FROM_AFAR), pick(NEARER)
         again = rng.random() < 0.6
         if form:
             first = form.write_call(question.split('\n')[0] if rng.random() < 0.3 else afar, Format.LOOK, write_box(view))
-            second = (form.write_reply(pick(CLEAR), answer) if answer else
+            second = (form.write_reply(pick(CLEAR).format(seen=seen), answer) if answer else
                       form.write_call(nearer, Format.LOOK, inner) if again else form.write_call(pick(NAME_IT), Format.NAME))
         else:
             first = pick(POINTED).format(box=write_box(view), key=key, noun=noun, place=words)
@@ -95,17 +94,10 @@ class ZoomLessons:
                       f'{nearer} {inner}' if again else pick(NAME_IT))
         return Zoom(question, first, view == good, pick(SHOWN), self.seeing.draw(spec, view), second)
 
-    def _asked(self, rng, entity, noun: str, words: str) -> tuple[str, str, str]:
-        """What is asked for, the question, and the answer where the nearer look gives it, else ''."""
-        phrase = lambda field, what: field.phrasings[rng.integers(len(field.phrasings))].format(what)
-        if rng.random() < 0.6:
-            place = f'the {noun} {words}'
-            if entity.kind != 'flag' and not 0.8 < entity.aspect < 1.25:
-                return 'shape', phrase(TALLER, place), 'no' if entity.aspect > 1 else 'yes'
-            colour = entity.kind == 'flag' and dominant_colour(self.seeing.renderer.picture(entity.id)[1])
-            if colour:
-                question, answer = phrase(COLOUR, place), colour
-                return 'colour', *(with_options(rng, question, answer) if rng.random() < 0.4 else (question, answer))
-        fields = FACT_FIELDS[entity.kind]
-        fact = fields[rng.integers(len(fields))]
-        return fact.name, phrase(fact, thing(entity.kind, entity.noun, words)), ''
+    def _asked(self, rng, entity, words: str, sights: float) -> Sight:
+        """What is asked for; no answer where the nearer look does not give it."""
+        if rng.random() < sights and (sight := self.seeing.sight(rng, entity, words, options=0.4)):
+            return sight
+        fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
+        question = fact.phrasings[rng.integers(len(fact.phrasings))].format(thing(entity.kind, entity.noun, words))
+        return Sight(fact.name, question, '', '')

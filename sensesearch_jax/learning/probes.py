@@ -2,8 +2,8 @@
 
 A policy that is only told right boxes in words learns to see very late: one sentence per picture, and no hint where
 to look. So while the base policy is trained, small linear probes read, at each visual token of the prompt, the values
-that one decoder layer offers to later tokens: is an object here, between which lines of the grid of boxes does it lie, in
-which row and column am I.
+that one decoder layer offers to later tokens: is an object here, between which lines of the grid of boxes does it lie, what
+colour or shape has it, in which row and column am I.
 The probes are thrown away afterwards; what they taught the policy to write into its values is what answers need.
 """
 
@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sensesearch_jax.data.boxes import loose_box
 
 LINES = 11  # 0.0, 0.1 … 1.0
+LOOKS = 9   # colours and shapes an object may have, by number
 
 
 class VisualTargets(NamedTuple):
@@ -30,10 +31,12 @@ class VisualTargets(NamedTuple):
     edges: Int[np.ndarray, 'b p 4']  # grid lines of the object's loose box: left, top, right, bottom
     row: Int[np.ndarray, 'b p']
     column: Int[np.ndarray, 'b p']
+    look: Int[np.ndarray, 'b p']  # of the object, −1 where there is none to tell
 
 
 def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tuple[int, int] | None],
-                   starts: Sequence[int], length: int, coverage: float = 0.2) -> VisualTargets:
+                   starts: Sequence[int], length: int, coverage: float = 0.2,
+                   looks: Sequence[Int[np.ndarray, 'n']] | None = None) -> VisualTargets:
     """Targets of one picture per row.
 
     Args:
@@ -42,10 +45,12 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
         starts: where in the prompt the picture's tokens begin.
         length: prompt tokens P.
         coverage: share of a token that an object must cover to be `inside`.
+        looks: what each object looks like, a number below LOOKS, or −1.
     """
     b = len(grids)
     out = VisualTargets(np.zeros((b, length), bool), np.zeros((b, length), bool), np.zeros((b, length, 4), np.int32),
-                        np.zeros((b, length), np.int32), np.zeros((b, length), np.int32))
+                        np.zeros((b, length), np.int32), np.zeros((b, length), np.int32),
+                        np.full((b, length), -1, np.int32))
     for i, (objects, grid, start) in enumerate(zip(boxes, grids, starts)):
         if grid is None:
             continue
@@ -69,20 +74,22 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
         out.inside[i, place] = score.max(1) > coverage
         lines = np.array([loose_box(box) for box in objects]) * (LINES - 1)
         out.edges[i, place] = np.rint(lines)[best]
+        if looks is not None:
+            out.look[i, place] = np.where(out.inside[i, place], looks[i][best], -1)
     return out
 
 
 class Probes(nnx.Module):
-    """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box, row, column."""
+    """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box, row, column, look."""
 
     def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
-        self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows)
-        self.read = nnx.Linear(width, self.cuts[-1] + columns, rngs=rngs)
+        self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows, 1 + 4 * LINES + rows + columns)
+        self.read = nnx.Linear(width, self.cuts[-1] + LOOKS, rngs=rngs)
 
     def __call__(self, values: Float[Array, 'b p w'],
                  targets: VisualTargets) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
         """The mean loss over visual tokens, and its parts in nats."""
-        here, lines, row, column = jnp.split(self.read(values), self.cuts, axis=-1)
+        here, lines, row, column, look = jnp.split(self.read(values), self.cuts, axis=-1)
         seen, inside = (x.astype(here.dtype) for x in (targets.visual, targets.visual & targets.inside))
         mean = lambda x, weight: (x * weight).sum() / jnp.maximum(weight.sum(), 1)
         pick = lambda logits, i: -jnp.take_along_axis(jax.nn.log_softmax(logits), i[..., None], -1)[..., 0]
@@ -91,5 +98,6 @@ class Probes(nnx.Module):
             'objectness': mean(jnp.logaddexp(0, here[..., 0]) - inside * here[..., 0], seen),
             'edges': mean(lines, inside),
             'place': mean(pick(row, targets.row) + pick(column, targets.column), seen),
+            'look': mean(pick(look, jnp.maximum(targets.look, 0)), (targets.look >= 0).astype(here.dtype)),
         }
-        return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'], parts
+        return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'] + parts['look'], parts

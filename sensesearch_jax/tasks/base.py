@@ -32,7 +32,7 @@ from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.learning.log_probs import token_log_probs
 from sensesearch_jax.learning.probes import Probes, VisualTargets, visual_targets
-from sensesearch_jax.policy.checkpoint import save_policy
+from sensesearch_jax.policy.checkpoint import load_policy, save_policy
 from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.policy.sizes import LanguageSizes, PolicySizes, VisionSizes
@@ -112,24 +112,48 @@ class Lessons:
         """The lessons of one step of the curriculum."""
         config, lengths = self.config, self.config.page_lengths
         after, left = step - config.reading_steps, config.steps - step
+        if left <= config.sight_steps:
+            return self.sight_batch(rng, early=2 * left > config.sight_steps)
+        left -= config.sight_steps
         zoomed = left <= config.zoom_steps
         formatted = left <= config.zoom_steps + config.formatted_steps
         dressed = left <= config.zoom_steps + config.formatted_steps + config.dressed_steps
         stage = dressed + formatted
         if after < 0:
             return self.page_batch(rng, lengths[0], self.reading)
-        if formatted and after % 2 and (choice := rng.random()) < 0.35:
-            kind = (self.reading.markup, self.reading.namesakes, self.reading)[int(choice > 0.1) + int(choice > 0.2)]
-            return self.page_batch(rng, lengths[rng.integers(1, len(lengths))], kind, stage)
+        if formatted and after % 2 and rng.random() < 0.35:
+            return self.plain_pages(rng)
         if dressed and after % 2 and rng.random() < 0.8:
-            return self.page_batch(rng, config.inquiry_lengths[rng.integers(len(config.inquiry_lengths))],
-                                   partial(self.inquiries, formatted=formatted), stage)
+            return self.inquiry_batch(rng, formatted)
         if after % (2 if dressed else 3) == dressed:
             longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
             return self.page_batch(rng, lengths[rng.integers(longest)], partial(self.reading, dressed=dressed), stage)
         if zoomed and rng.random() < 0.75:
             return self.zoom_batch(rng)
         return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), stage)
+
+    def sight_batch(self, rng: np.random.Generator, early: bool) -> Batch:
+        """Of the last stage: colours and shapes, asked plainly in its early half, later in all ways; at times pages."""
+        choice = rng.random()
+        if choice < 0.15:
+            return self.inquiry_batch(rng, formatted=True) if choice < 0.1 else self.plain_pages(rng)
+        if early:
+            return self.picture_batch(rng, stage=0 if choice < 0.85 else 2, sights=True)
+        if choice < 0.5:
+            return self.zoom_batch(rng, sights=0.95)
+        return self.picture_batch(rng, stage=int(rng.choice(3, p=[0.25, 0.25, 0.5])), sights=True)
+
+    def plain_pages(self, rng: np.random.Generator) -> Batch:
+        """Pages of the formatted stage that are in no format: markup, namesakes, entries."""
+        kind = (self.reading.markup, self.reading.namesakes, self.reading)[rng.choice(3, p=[0.3, 0.3, 0.4])]
+        lengths = self.config.page_lengths[1:]
+        return self.page_batch(rng, lengths[rng.integers(len(lengths))], kind, stage=2)
+
+    def inquiry_batch(self, rng: np.random.Generator, formatted: bool) -> Batch:
+        """Inquiries of some length."""
+        lengths = self.config.inquiry_lengths
+        return self.page_batch(rng, lengths[rng.integers(len(lengths))], partial(self.inquiries, formatted=formatted),
+                               stage=1 + formatted)
 
     def page_batch(self, rng: np.random.Generator, length: int,
                    lessons: Callable[[np.random.Generator, int], Lesson], stage: int = 0) -> Batch:
@@ -149,32 +173,32 @@ class Lessons:
                 rows.append(Row(prompt[:start], (), [Member(tokens, own)]))
         return Batch(self._groups(rows, {}, 1, system_tokens, length), None, None)
 
-    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, stage: int = 0) -> Batch:
+    def picture_batch(self, rng: np.random.Generator, ease: float = 0.0, stage: int = 0, sights: bool = False) -> Batch:
         """Pictures with their questions, one picture per row and a member per question, and the probes' targets."""
         config = self.config
         questions, prompt_tokens, answer_tokens = (
             of_stages[stage] for of_stages in (config.questions, config.picture_tokens, config.answer_tokens))
         lessons, rows = [], []
         while len(rows) < self.config.pictures:
-            lesson = self.seeing(rng, ease, stage > 0, stage > 1)
+            lesson = self.seeing(rng, ease, stage > 0, stage > 1, sights)
             lesson = lesson._replace(pairs=lesson.pairs[:questions])
             row = self._row(lesson, (str(len(rows)),))
             if self._has_slots(lesson.picture) and self._fits(row, prompt_tokens, answer_tokens):
                 lessons.append(lesson)
                 rows.append(row)
-        return self._pictured(rows, [lesson.boxes for lesson in lessons], [[lesson.picture] for lesson in lessons],
-                              questions, prompt_tokens, answer_tokens)
+        return self._pictured(rows, lessons, [[lesson.picture] for lesson in lessons], questions, prompt_tokens,
+                              answer_tokens)
 
-    def zoom_batch(self, rng: np.random.Generator) -> Batch:
+    def zoom_batch(self, rng: np.random.Generator, sights: float = 0.6) -> Batch:
         """Scenes with their zooms: a row has the scene, and a member for every zoom with a picture of its own."""
         config, lessons, rows = self.config, [], []
         prompt_tokens, answer_tokens = config.zoom_tokens
         while len(rows) < config.zoom_pictures:
-            lesson = self.zooms(rng, config.zooms)
+            lesson = self.zooms(rng, config.zooms, sights)
             pictures = [lesson.picture, *(zoom.picture for zoom in lesson.zooms)]
             row = self._zoom_row(lesson, [f'{len(rows)}/{i}' for i in range(len(pictures))])
             if all(map(self._has_slots, pictures)) and self._fits(row, prompt_tokens, answer_tokens):
-                lessons.append((lesson.boxes, pictures))
+                lessons.append((lesson, pictures))
                 rows.append(row)
         return self._pictured(rows, *zip(*lessons), config.zooms, prompt_tokens, answer_tokens)
 
@@ -182,7 +206,7 @@ class Lessons:
         _, high, wide = self.preprocessor.grid(*picture.size)
         return window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens) <= self.config.picture_slots
 
-    def _pictured(self, rows: Sequence[Row], boxes: Sequence[np.ndarray], pictures: Sequence[Sequence[Image.Image]],
+    def _pictured(self, rows: Sequence[Row], lessons: Sequence[Lesson | ZoomLesson], pictures: Sequence[Sequence[Image.Image]],
                   members: int, prompt_tokens: int, answer_tokens: int) -> Batch:
         """Rows with equally many pictures each, the first of them in the prompt, and the probes' targets of that one."""
         slots = self.config.picture_slots
@@ -200,7 +224,9 @@ class Lessons:
                                  feature_index=spread(groups.feature_index))
         starts = [int(np.nonzero(row >= 0)[0][0]) for row in groups.prompt_features]
         first = [(grid[1] // 2, grid[2] // 2) for (_, grid), *_ in pixels]
-        return Batch(groups, images[:4], visual_targets(boxes, first, starts, groups.prompt.shape[1]))
+        targets = visual_targets([lesson.boxes for lesson in lessons], first, starts, groups.prompt.shape[1],
+                                 looks=[lesson.looks for lesson in lessons])
+        return Batch(groups, images[:4], targets)
 
     def _row(self, lesson: Lesson, images: tuple[str, ...]) -> Row:
         whole, shared = self._prompts(lesson.system, lesson.picture, [question for question, _ in lesson.pairs])
@@ -305,24 +331,29 @@ def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
 
 
 def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
-    """Trains for `config.steps` and writes `workdir`/policy; goes on from the last checkpoint after an interruption."""
+    """Trains for `config.steps` and writes `workdir`/policy; goes on from the last checkpoint after an interruption.
+
+    A `config.policy` has had the first `config.first_step` steps already: the rest of the curriculum starts from it.
+    """
     folder, files = workdir / 'policy', PocketFiles()
     pages = Pages(files)
     policy = write_untrained(folder, config, pages)
+    if config.policy:
+        policy = load_policy(config.policy)
     lessons = Lessons(config, folder, policy.sizes, files, pages)
     graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
-    plain_steps = config.steps - config.dressed_steps - config.formatted_steps - config.zoom_steps
+    later = [config.dressed_steps, config.formatted_steps, config.zoom_steps, config.sight_steps]
+    plain_steps = config.steps - sum(later)
     cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
-    schedule = optax.join_schedules([cycle(config.learning_rate, plain_steps),
-                                     cycle(config.dressed_learning_rate, config.dressed_steps),
-                                     cycle(config.formatted_learning_rate, config.formatted_steps),
-                                     cycle(config.zoom_learning_rate, config.zoom_steps)],
-                                    list(itertools.accumulate([plain_steps, config.dressed_steps, config.formatted_steps])))
+    rates = [config.learning_rate, config.dressed_learning_rate, config.formatted_learning_rate, config.zoom_learning_rate,
+             config.sight_learning_rate]
+    schedule = optax.join_schedules(list(map(cycle, rates, [plain_steps, *later])),
+                                    list(itertools.accumulate([plain_steps, *later[:-1]])))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay,
                     mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)))
-    state = {'parameters': parameters, 'optimizer': optimizer.init(parameters)}
+    state = {'parameters': parameters, 'optimizer': at_step(optimizer.init(parameters), config.first_step)}
 
     def step(state, batch, probe_weight):
         value = lambda p: nnx.merge(graph, p).loss(batch, probe_weight)
@@ -333,7 +364,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     step = jax.jit(step, donate_argnums=0)
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
     held_rng = np.random.default_rng(config.seed + 1_000_000)
-    held = [('', lessons.picture_batch(held_rng)) for _ in range(8)]
+    held = [('', lessons.picture_batch(held_rng, sights=i % 2 == 1)) for i in range(12)]
     for kind, maker, lengths in (('read', lessons.reading, config.page_lengths),
                                  ('inquire', lessons.inquiries, config.inquiry_lengths)):
         held += [(f'{kind} {n}', lessons.page_batch(held_rng, n, maker)) for n in lengths for _ in range(2)]
@@ -344,13 +375,15 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     mean: dict[str, float] = {}
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):
-        start = 0
+        start = config.first_step
         if (restored := checkpoints.restore(state)) is not None:
             start, state = restored.step, restored.arrays
         metrics.resume('base', start)
         with Progress('base policy', config.steps, initial=start) as bar:
             for i, batch in zip(range(start, config.steps), prefetch(lessons.batches(config.seed, start))):
                 weight = config.probe_weight * max(0.1, 1 - i / (0.7 * plain_steps))
+                if i >= config.steps - config.sight_steps:
+                    weight = config.sight_probe_weight
                 state, parts = step(state, batch, weight)
                 for name, value in parts.items():
                     mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
@@ -361,6 +394,11 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                     metrics.write('base', i + 1, accuracy(lessons, lambda b: correct(state['parameters'], b), held))
                     checkpoints.save(i + 1, state)
                     save_policy(nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype)
+
+
+def at_step(moments: optax.OptState, step: int) -> optax.OptState:
+    """An optimiser's fresh state with its counters at `step`, where its schedules go on."""
+    return jax.tree.map(lambda x: jnp.full_like(x, step) if x.dtype == jnp.int32 else x, moments)
 
 
 def accuracy(lessons: Lessons, correct, held: list[tuple[str, Batch]]) -> dict[str, float]:

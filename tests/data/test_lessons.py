@@ -16,6 +16,7 @@ from sensesearch_jax.data.lessons import (
     clip_box,
     part_of_picture,
 )
+from sensesearch_jax.data.pocket.colours import NAMES, dominant_colour
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.wordings import COUNT, PLACES
 from sensesearch_jax.tasks import base
@@ -88,7 +89,7 @@ def test_no_held_out_entity_in_text_or_picture(views, pages):
         assert not held_out(words_of(lesson)), words_of(lesson)
     shown = set().union(*(drawn for _, drawn in views))
     assert len(shown) > 40
-    assert all(FILES.entities[identity].split == 'train' for identity in shown)
+    assert all(FILES.entities[identity.split('~')[0]].split == 'train' for identity in shown)
 
 
 def test_no_passage_about_a_held_out_entity(reading):
@@ -296,3 +297,34 @@ def test_formatted_lessons_give_their_format_and_keep_it(seeing):
                 assert set(tags) <= set(re.findall(r'</?(\w+)>', lesson.system)) and len(tags) % 2 == 0
                 written += 'Where' in question and answer.count('[') == 1
     assert written > 10
+
+
+def test_sights_ask_for_what_single_objects_look_like(seeing):
+    """Most of their questions are of colour and shape, and an option's letter or a thought names the same colour."""
+    asked = sights = 0
+    for seed in range(60):
+        lesson = seeing(np.random.default_rng(seed), dressed=seed % 2 == 1, sights=True)
+        assert lesson.pairs and not held_out(words_of(lesson))
+        for question, answer in lesson.pairs:
+            asked += 1
+            words = question.split('\n')[0].split(' Fill in')[0]
+            if seed % 2 == 0 and 'colour' in words:
+                assert answer in NAMES
+            sights += any(word in words for word in ('colour', 'taller', 'height'))
+    assert sights > 0.4 * asked  # the rest are places, numbers and what single objects do not show
+
+
+def test_a_sight_is_the_objects_own(seeing):
+    rng = np.random.default_rng(0)
+    found = {}
+    for entity in TAUGHT:
+        sight = seeing.sight(rng, entity, 'farthest left', options=0.5)
+        if sight is None:
+            continue
+        found.setdefault(sight.name, []).append(sight)
+        if sight.name == 'shape':
+            assert sight.answer == sight.seen == ('yes' if entity.aspect < 1 else 'no')
+        else:
+            assert sight.seen == dominant_colour(seeing.renderer.picture(entity.id)[1])
+            assert sight.answer == sight.seen or f'\n{sight.answer}. {sight.seen}' in sight.question
+    assert min(map(len, found.values())) > 20 and len(found) == 2
