@@ -68,7 +68,6 @@ class VariedRenderer(Renderer):
             self._variants.popitem(last=False)
         return variant
 
-
     def like_held_out(self, pixels: np.ndarray) -> bool:
         """Whether a picture looks like a flag outside the split 'train'."""
         return bool(np.abs(self._held - small(pixels)).mean((1, 2, 3)).min() < LIKE)
