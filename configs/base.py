@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
         'seed': 0,
         'policy': '',             # one that has had the first `first_step` steps; '' starts from nothing
         'first_step': 0,
-        'steps': 8100,
+        'steps': 9400,
         'learning_rate': 1.5e-3,
         'dressed_steps': 1000,    # after the plain ones: inquiries, answers in sentences, places within longer questions
         'dressed_learning_rate': 1e-3,
@@ -37,8 +37,8 @@ def get_config() -> ConfigDict:
         'formatted_learning_rate': 1e-3,
         'zoom_steps': 600,        # at last also zooms: a later turn brings a second picture, which tells or does not yet
         'zoom_learning_rate': 6e-4,
-        'sight_steps': 700,       # and then colours and shapes, which until then were rare
-        'sight_learning_rate': 5e-4,
+        'sight_steps': 2000,      # and then colours and shapes, which until then were rare
+        'sight_learning_rate': 1e-3,
         'sight_probe_weight': 0.5,  # the targets say what an object looks like as well as where it is
         'zoom_pictures': 4,       # scenes per batch,
         'zooms': 4,               # zooms into each,

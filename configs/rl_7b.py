@@ -6,7 +6,8 @@ Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other
 row (8 trajectories of one question) per four devices: 16 for 64 devices; a machine of another size sets
 `--config.rl.micro_batch` to a quarter of them. Programs of several hosts are for SFT so far, so a run wants one host
 whose devices hold 122 GB of float32 state, 30 GB of the reference and the caches. Steps: 150 of the paper's 150 to 300.
-Neither run nor yet compiled for a slice: experiments/tpu_table.py has it among its cases.
+Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/padding.py), for two to three times as
+many programs. Neither run nor yet compiled for a slice: experiments/tpu_table.py has it among its cases.
 """
 
 import sys
@@ -22,5 +23,6 @@ def get_config():
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
     settings.rl.update(learning_rate=1e-6, warmup=0, steps=150, questions_per_step=128, members=8, minibatches=1,
-                       micro_batch=16, kl_coefficient=1e-4, temperature=1.0, format_weight=0.5, checkpoint_every=10, dtype='bfloat16', remat='full')
+                       micro_batch=16, pack_step=2048, kl_coefficient=1e-4, temperature=1.0, format_weight=0.5, checkpoint_every=10,
+                       dtype='bfloat16', remat='full')
     return settings

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sensesearch_jax.inputs.groups import Member, Row, padded_lengths
+from sensesearch_jax.inputs.groups import FINE, Member, Row, bucket, padded_lengths
 from sensesearch_jax.inputs.order import by_length
 from sensesearch_jax.tasks.sft import PROMPT_STEP, SUFFIX_STEP, row_length
 
@@ -39,15 +39,17 @@ def mix(count: int, seed: int, members: int = 1) -> list[Row]:
     return rows
 
 
-def share_of(batches: Sequence[Sequence[Row]], rows: int) -> tuple[float, int]:
+def share_of(batches: Sequence[Sequence[Row]], rows: int, pack_step: int = 0) -> tuple[float, int]:
     """The share of padding over batches of `rows` rows, and how many shapes they have."""
     used = size = 0
     shapes = set()
     for batch in batches:
         p, s = padded_lengths(batch, PROMPT_STEP, SUFFIX_STEP)
-        members = len(batch[0].members)
-        shapes.add((p, s))
-        size += rows * (p + members * s)
+        after = s * len(batch[0].members)
+        if pack_step:
+            after = bucket(max(sum(1 + len(m.tokens) for m in row.members) for row in batch), pack_step, FINE)
+        shapes.add((p, s, after))
+        size += rows * (p + after)
         used += sum(len(row.prompt) - 1 + sum(1 + len(m.tokens) for m in row.members) for row in batch)
     return 1 - used / size, len(shapes)
 
@@ -62,11 +64,11 @@ def sft(mixed: Sequence[Row], batch: int, rows: int, window: int, epochs: int, s
     return share_of(micro, rows)
 
 
-def rl(mixed: Sequence[Row], batch: int, rows: int) -> tuple[float, int]:
+def rl(mixed: Sequence[Row], batch: int, rows: int, pack_step: int) -> tuple[float, int]:
     """Padding of RL updates on these groups."""
-    longest = lambda row: max(len(m.tokens) for m in row.members)
-    batches = [sorted(mixed[i:i + batch], key=longest) for i in range(0, len(mixed), batch)]
-    return share_of([b[first:first + rows] for b in batches for first in range(0, len(b), rows)], rows)
+    size = lambda row: (sum if pack_step else max)(len(m.tokens) for m in row.members)
+    batches = [sorted(mixed[i:i + batch], key=size) for i in range(0, len(mixed), batch)]
+    return share_of([b[first:first + rows] for b in batches for first in range(0, len(b), rows)], rows, pack_step)
 
 
 def main() -> None:
@@ -78,9 +80,10 @@ def main() -> None:
         share, shapes = sft(rows, settings.batch, settings.micro_batch, window, settings.epochs, 0)
         print(f'SFT, {settings.micro_batch} rows, window of {window} batches: {share:.1%} padding, {shapes} shapes')
     settings = runpy.run_path('configs/rl_7b.py')['get_config']().rl
-    share, shapes = rl(mix(1280, 1, settings.members), settings.questions_per_step, settings.micro_batch)
-    print(f'RL, {settings.micro_batch} rows of {settings.members}, turns drawn independently: {share:.1%} padding, '
-          f'{shapes} shapes')
+    for pack_step in (0, settings.pack_step):
+        share, shapes = rl(mix(1280, 1, settings.members), settings.questions_per_step, settings.micro_batch, pack_step)
+        print(f'RL, {settings.micro_batch} rows of {settings.members}, turns drawn independently, pack_step {pack_step}: '
+              f'{share:.1%} padding, {shapes} shapes')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sensesearch_jax.inputs.groups import FINE, GroupBatch, bucket
+from sensesearch_jax.inputs.groups import FINE, GroupBatch, Packing, bucket
 from sensesearch_jax.learning.steps import Learner, PolicyTargets, make_optimizer
 from sensesearch_jax.policy.checkpoint import abstract_policy
 from sensesearch_jax.policy.sizes import PolicySizes
@@ -56,10 +56,15 @@ def training(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Length
     reference = number(rows, members, lengths.suffix - 1) if settings.get('kl_coefficient') else None
     targets = None if stage == 'sft' else PolicyTargets(number(rows, members), number(rows, members, dtype=bool),
                                                         reference)
-    programs = learner.lower(group_batch(sizes, rows, members, lengths), targets)
+    batch = group_batch(sizes, rows, members, lengths)
+    if settings.get('pack_step'):
+        run, places = bucket(members * lengths.suffix, settings.pack_step, FINE), members * lengths.suffix
+        number_of = lambda n: jax.ShapeDtypeStruct((rows, n), np.int32)
+        batch = batch._replace(packing=Packing(number_of(run), number_of(places)))
+    programs = learner.lower(batch, targets)
     held, moments = per_device(learner.parameters), per_device(learner.moments)
-    batch = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
-    beside = moments + held * (batch > rows) + held * (reference is not None)  # a sum of gradients, a reference
+    whole_batch = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
+    beside = moments + held * (whole_batch > rows) + held * (reference is not None)  # a sum of gradients, a reference
     whole = held * mesh.shape['data'] * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
     passes = 2 * (2 + (settings.remat != 'none'))  # over prompts and over suffixes: forward, again, backward
     words = (f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '

@@ -206,7 +206,7 @@ class SeeingLessons:
         if not places:
             return pairs or [how_many]
         shown = [self.renderer.entity(name) for name in entities]
-        where_until, part_until = (0.2, 0.25) if sights else (0.65, 0.75)
+        where_until, part_until = (0.35, 0.4) if sights else (0.65, 0.75)
         options = 0.5 if dressed else 0.0
         telling = [place for place in places if self.look(shown[place[0]])]
         for _ in range(4 * self.questions):

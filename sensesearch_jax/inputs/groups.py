@@ -31,6 +31,24 @@ class Row(NamedTuple):
     members: Sequence[Member]
 
 
+class Packing(NamedTuple):
+    """Each row's suffix tokens in one run of N, padding left out; −1 where nothing is."""
+
+    index: Int[np.ndarray, 'b n']  # place among the row's G · S of each token of the run
+    inverse: Int[np.ndarray, 'b m']  # place in the run of each of the G · S
+
+    @classmethod
+    def of(cls, valid: Bool[np.ndarray, 'b g s'], step: int) -> Packing:
+        """Runs of one length out of few, `step` the smallest."""
+        places = [np.flatnonzero(row) for row in valid]
+        index = np.full((len(valid), bucket(max(map(len, places), default=0), step, FINE)), -1, np.int32)
+        inverse = np.full((len(valid), valid[0].size), -1, np.int32)
+        for b, some in enumerate(places):
+            index[b, :len(some)] = some
+            inverse[b, some] = np.arange(len(some))
+        return cls(index, inverse)
+
+
 class GroupBatch(NamedTuple):
     """B rows padded to static lengths. Feature indices are negative on text; see `Policy.embed`.
 
@@ -48,6 +66,12 @@ class GroupBatch(NamedTuple):
     own: Bool[np.ndarray, 'b g s']
     log_probs: Float[np.ndarray, 'b g s']
     features: Float[np.ndarray, 'b f d']
+    packing: Packing | None = None
+
+    @property
+    def places(self) -> int:
+        """Tokens that the layers' matrices run over, padding included."""
+        return self.prompt_valid.size + (self.valid if self.packing is None else self.packing.index).size
 
 
 class ImageTable(NamedTuple):
@@ -124,13 +148,14 @@ def padded_lengths(rows: Sequence[Row], prompt_step: int, suffix_step: int) -> t
 
 def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, merge: int, members: int,
                  batch: int | None = None, prompt_step: int = 64, suffix_step: int = 64,
-                 feature_step: int = 512) -> GroupBatch:
+                 feature_step: int = 512, pack_step: int = 0) -> GroupBatch:
     """Pads rows of groups into one batch whose shapes come from few buckets.
 
     Args:
         members: G; rows with fewer members get empty ones.
         batch: B, at least the number of rows; missing rows are empty.
         prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and a row's image table.
+        pack_step: buckets of a row's tokens after the prompt, which are packed; 0 leaves them in padded suffixes.
     """
     batch = batch or len(rows)
     tables, places = feature_tables([[*r.images, *(i for m in r.members for i in m.images)] for r in rows], images,
@@ -163,4 +188,4 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
             out.own[b, g, 1:1 + k] = member.own
             if len(member.log_probs):
                 out.log_probs[b, g, 1:1 + k] = member.log_probs
-    return out
+    return out._replace(packing=Packing.of(out.valid, pack_step)) if pack_step else out

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.learning.log_probs import token_log_probs
 from sensesearch_jax.learning.losses import cross_entropy, kl, policy_loss, policy_maxima, policy_statistics
-from sensesearch_jax.policy.groups import group_hidden
+from sensesearch_jax.policy.groups import group_hidden, packed, spread
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
@@ -237,8 +237,10 @@ class Learner:
     def _forward(self, parameters, batch: GroupBatch):
         policy = nnx.merge(self.graph, self._computed(parameters), self.frozen)
         hidden, _ = group_hidden(policy, batch, remat=self.remat)
-        return token_log_probs(hidden[:, :, :-1], policy.language.head, batch.tokens[:, :, 1:],
-                               suppressed=self.suppressed, temperature=self.temperature)
+        following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+        found = token_log_probs(hidden, policy.language.head, packed(following, batch), suppressed=self.suppressed,
+                                temperature=self.temperature)
+        return tuple(spread(x, batch)[:, :, :-1] for x in found)
 
     def _sft_loss(self, parameters, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
         log_probs, entropy = self._forward(parameters, batch)

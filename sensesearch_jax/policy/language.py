@@ -12,7 +12,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.policy.attention import Context, attend, rotate, text_rotary
+from sensesearch_jax.inputs.groups import Packing
+from sensesearch_jax.policy.attention import attend, rotate, text_rotary
+from sensesearch_jax.policy.context import Context
+from sensesearch_jax.policy.packing import moved
 from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter
 from sensesearch_jax.policy.sizes import LanguageSizes
 from sensesearch_jax.runtime.mesh import constrain
@@ -78,7 +81,7 @@ class DecoderLayers(nnx.Module):
         self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=False, layers=n)
         self.head_width = e
 
-    def __call__(self, x, cos, sin, valid, contexts):
+    def __call__(self, x, cos, sin, valid, contexts, packing=None):
         """One layer (the layer axis has been scanned away): the new x and this layer's keys and values."""
         b, g, s, _ = x.shape
         y = self.attention_norm(x)
@@ -86,7 +89,13 @@ class DecoderLayers(nnx.Module):
         queries = rotate(split(self.query(y)), cos, sin)
         keys = rotate(split(self.key(y)), cos, sin)
         values = split(self.value(y))
-        attended = checkpoint_name(attend(queries, keys, values, valid, contexts), ATTENDED)
+        if packing is None:
+            attended = attend(queries, keys, values, valid, contexts)
+        else:
+            spread = lambda z: moved(z[:, 0], packing.inverse, packing.index).reshape(*valid.shape, *z.shape[3:])
+            attended = attend(*map(spread, (queries, keys, values)), valid, contexts)
+            attended = moved(attended.reshape(b, -1, *attended.shape[3:]), packing.index, packing.inverse)
+        attended = checkpoint_name(attended, ATTENDED)
         x = x + self.out(attended.reshape(b, g, s, -1))
         x = x + self.mlp(self.mlp_norm(x))
         return between_layers(x), (keys, values)
@@ -111,7 +120,7 @@ class LanguageModel(nnx.Module):
 
     def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
                  valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *, remat: str = 'none',
-                 unstacked: Unstacked | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+                 unstacked: Unstacked | None = None, packing: Packing | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
 
         Args:
@@ -120,6 +129,7 @@ class LanguageModel(nnx.Module):
             contexts: keys and values of earlier tokens, with a leading layer axis.
             remat: what each layer keeps for the backward pass, by a name of REMAT.
             unstacked: what `unstack` gave; its contexts come before the others.
+            packing: where the tokens, given and returned as one run per row [B, 1, N], stand in `valid` [B, G, S].
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
@@ -127,22 +137,22 @@ class LanguageModel(nnx.Module):
         graph, stacked = nnx.split(self.layers)
 
         def layer(x, scanned):
-            parameters, context_kv = scanned
-            now = tuple(Context(k, v, c.valid) for (k, v), c in zip(context_kv, contexts))
-            return nnx.merge(graph, parameters)(x, cos, sin, valid, now)
+            parameters, of_layer = scanned
+            now = tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
+            return nnx.merge(graph, parameters)(x, cos, sin, valid, now, packing)
 
         if unstacked is not None:
             x, new = embeddings, []
             for i, (parameters, fixed) in enumerate(zip(*unstacked)):
-                now = (*fixed, *(Context(c.keys[i], c.values[i], c.valid) for c in contexts))
+                now = (*fixed, *(_of_layer(c, i) for c in contexts))
                 x, kv = nnx.merge(graph, parameters)(x, cos, sin, valid, now)
                 new.append(kv)
             return self.norm(x), KeysValues(*map(jnp.stack, zip(*new)))
 
-        context_kv = tuple((c.keys, c.values) for c in contexts)
+        stacked_contexts = tuple(c._replace(valid=None) for c in contexts)
         unrolled = self.sizes.layers <= UNROLLED
         x, (keys, values) = jax.lax.scan(rematted(layer, remat, unrolled), between_layers(embeddings),
-                                         (stacked, context_kv), unroll=unrolled)
+                                         (stacked, stacked_contexts), unroll=unrolled)
         return self.norm(x), KeysValues(keys, values)
 
     def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:
@@ -153,4 +163,9 @@ class LanguageModel(nnx.Module):
         _, stacked = nnx.split(self.layers)
         layers = range(self.sizes.layers)
         return Unstacked(tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
-                         tuple(tuple(Context(c.keys[i], c.values[i], c.valid) for c in contexts) for i in layers))
+                         tuple(tuple(_of_layer(c, i) for c in contexts) for i in layers))
+
+
+def _of_layer(context: Context, layer: int) -> Context:
+    """One layer's part of all layers' context."""
+    return jax.tree.map(lambda x: x[layer], context._replace(valid=None))._replace(valid=context.valid)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.policy.attention import MASKED, rotate, vision_rotary
+from sensesearch_jax.policy.attention import rotate, vision_rotary
+from sensesearch_jax.policy.context import MASKED
 from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm
 from sensesearch_jax.policy.sizes import VisionSizes
 

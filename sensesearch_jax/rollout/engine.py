@@ -8,6 +8,7 @@ the first rollouts nothing compiles any more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Sequence
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.inputs.groups import FINE, ImageTable, bucket, feature_tables, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
-from sensesearch_jax.policy.attention import MASKED, Context
+from sensesearch_jax.policy.context import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.sampling import Sampling, distribution
@@ -30,19 +31,15 @@ LENGTH_STEP = 128  # of prompts and tool responses
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
 
 
-class Cache(NamedTuple):
-    """Keys and values in the order of axes that `Context` has, all layers."""
-
-    keys: Float[Array, 'l b g k e c']
-    values: Float[Array, 'l b g k c e']
+TOKEN_AXES = Context(5, 4, None, 4, 4)  # of all layers' contexts
 
 
 class Caches(NamedTuple):
-    """All keys and values of the lanes in flight; `*_length` say how much of each is real."""
+    """All keys and values of the lanes in flight, every layer's; `*_length` say how much of each is real."""
 
-    prefix: Cache  # [L, B, 1, K, E, P] and [L, B, 1, K, P, E]
+    prefix: Context  # [L, B, 1, K, E, P] and [L, B, 1, K, P, E]
     prefix_length: Int[Array, 'b']
-    suffix: Cache  # [L, B, G, K, E, S] and [L, B, G, K, S, E]
+    suffix: Context  # [L, B, G, K, E, S] and [L, B, G, K, S, E]
     suffix_length: Int[Array, 'b g']
     pending: Int[Array, 'b g']  # the token to run next
     position: Int[Array, 'b g']  # its rotary position
@@ -71,11 +68,19 @@ class Engine:
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
         sampling: how tokens are drawn.
+        cache_dtype: of the keys and values that wait in the caches: 'policy', the policy's own, or 'int8', a quarter of
+            float32's bytes and half of bfloat16's.
+
+    Raises:
+        ValueError: an unknown cache_dtype.
     """
 
     def __init__(self, policy: Policy, *, groups: int, members: int, prompt_capacity: int, suffix_capacity: int,
                  chunk: int, stop: Sequence[int], suppressed: Sequence[int], sampling: Sampling = Sampling(),
-                 prefill_rows: int = 4, extend_lanes: int = 16):
+                 prefill_rows: int = 4, extend_lanes: int = 16, cache_dtype: str = 'policy'):
+        if cache_dtype not in ('policy', 'int8'):
+            raise ValueError(f"cache_dtype '{cache_dtype}' is unknown; choose 'policy' or 'int8'.")
+        self.quantized = cache_dtype == 'int8'
         self.graph, parameters = nnx.split(policy)
         self.set_parameters(parameters)
         self.sizes = policy.sizes.language
@@ -110,7 +115,8 @@ class Engine:
         s, b, g = self.sizes, self.groups, self.members
         dtype = self.parameters['language']['embedding'].dtype
         room = lambda lanes, *shape: jnp.zeros((s.layers, b, lanes, s.kv_heads, *shape), dtype)
-        pair = lambda lanes, tokens: Cache(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width))
+        pair = lambda lanes, tokens: self._stored(
+            Context(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width), None))
         zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
         make = lambda: Caches(pair(1, self.prompt_capacity), zeros(b), pair(g, self.suffix_capacity + self.chunk),
                               zeros(b, g), zeros(b, g), zeros(b, g))
@@ -263,10 +269,10 @@ class Engine:
         # A slot's length masks what is behind its prompt's end.
         free = self.prompt_capacity - tokens.shape[1]
         whole = lambda new, axis: jnp.pad(new, [(0, free if i == axis else 0) for i in range(new.ndim)])
-        put = lambda old, new, axis: old.at[:, slots].set(whole(new, axis), mode='drop')
+        put = lambda axis, old, new: old.at[:, slots].set(whole(new, axis), mode='drop')
         spread = lambda old, new: old.at[slots].set(jnp.broadcast_to(new[:, None], (len(slots), self.members)),
                                                     mode='drop')
-        return _held(Caches(Cache(*map(put, caches.prefix, _by_head(fresh), (5, 4))),
+        return _held(Caches(_by_field(put, caches.prefix, self._stored(_by_head(fresh))),
                             caches.prefix_length.at[slots].set(valid.sum(1), mode='drop'), caches.suffix,
                             spread(caches.suffix_length, jnp.zeros_like(pending)), spread(caches.pending, pending),
                             spread(caches.position, following)))
@@ -278,7 +284,7 @@ class Engine:
         _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
                              valid[:, None], contexts)
         inside = valid & (b < self.groups)[:, None]
-        return _held(caches._replace(suffix=_write(caches.suffix, take, length, _by_head(fresh), inside),
+        return _held(caches._replace(suffix=_write(caches.suffix, take, length, self._stored(_by_head(fresh)), inside),
                                      suffix_length=caches.suffix_length.at[b, g].add(valid.sum(1), mode='drop'),
                                      pending=caches.pending.at[b, g].set(tail[0], mode='drop'),
                                      position=caches.position.at[b, g].set(tail[1], mode='drop')))
@@ -287,11 +293,15 @@ class Engine:
         """Some lanes' places, their lengths and their contexts, each lane as a group of one; those out of range repeat."""
         b, g = take = jnp.minimum(where[0], self.groups - 1), jnp.minimum(where[1], self.members - 1)
         length = caches.suffix_length[take]
-        prefix = Context(*(x[:, b] for x in caches.prefix),
-                         (jnp.arange(self.prompt_capacity) < caches.prefix_length[b][:, None])[:, None])
-        suffix = Context(*(x[:, b, g][:, :, None] for x in _first(caches.suffix, used)),
-                         (jnp.arange(used) < length[:, None])[:, None])
+        prefix = jax.tree.map(lambda x: x[:, b], caches.prefix)._replace(
+            valid=(jnp.arange(self.prompt_capacity) < caches.prefix_length[b][:, None])[:, None])
+        suffix = jax.tree.map(lambda x: x[:, b, g][:, :, None], _first(caches.suffix, used))._replace(
+            valid=(jnp.arange(used) < length[:, None])[:, None])
         return take, length, (prefix, suffix)
+
+    def _stored(self, fresh: Context) -> Context:
+        """Keys and values as the caches hold them."""
+        return fresh.quantized() if self.quantized else fresh
 
     def _decode_program(self, parameters, caches: Caches, where, active, budget, seeds, used) -> tuple[Caches, Chunk]:
         """`where`: None for all lanes, in their grid; else some, and the other operands are [N, 1]."""
@@ -299,9 +309,10 @@ class Engine:
         if where is None:
             where = lanes = tuple(x.ravel() for x in jnp.indices(shape))
             length = caches.suffix_length.ravel()
-            prefix = Context(*caches.prefix,
-                             (jnp.arange(self.prompt_capacity) < caches.prefix_length[:, None])[:, None])
-            contexts = prefix, Context(*_first(caches.suffix, used), jnp.arange(used) < caches.suffix_length[..., None])
+            contexts = (
+                caches.prefix._replace(
+                    valid=(jnp.arange(self.prompt_capacity) < caches.prefix_length[:, None])[:, None]),
+                _first(caches.suffix, used)._replace(valid=jnp.arange(used) < caches.suffix_length[..., None]))
         else:
             lanes, length, contexts = self._lanes(caches, where, used)
         first, place = (x[lanes].reshape(shape) for x in (caches.pending, caches.position))
@@ -312,15 +323,14 @@ class Engine:
 
         def step(state):
             i, pending, live, count, kv, out = state
-            recent = Context(*kv, jnp.arange(c) < count[..., None])
+            recent = kv._replace(valid=jnp.arange(c) < count[..., None])
             position = place + count
             tokens = policy.embed(pending[..., None], None, None)
             hidden, fresh = policy.language(tokens, jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),
                                             jnp.ones((*shape, 1), bool), (recent,), unstacked=fixed)
             token, log_prob, raw = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
             fresh = _by_head(fresh)
-            kv = Cache(jax.lax.dynamic_update_slice_in_dim(kv.keys, fresh.keys, i, axis=5),
-                       jax.lax.dynamic_update_slice_in_dim(kv.values, fresh.values, i, axis=4))
+            kv = _by_field(lambda axis, old, new: jax.lax.dynamic_update_slice_in_dim(old, new, i, axis), kv, fresh)
             out = tuple(jax.lax.dynamic_update_slice_in_dim(o, v[..., None].astype(o.dtype), i, axis=2)
                         for o, v in zip(out, (token, log_prob, raw)))
             count = count + live
@@ -328,13 +338,15 @@ class Engine:
             live = live & ~jnp.isin(token, self.stop) & (count < budget)
             return i + 1, pending, live, count, kv, out
 
-        room = lambda *sizes: jnp.zeros((s.layers, *shape, s.kv_heads, *sizes), caches.suffix.keys.dtype)
+        dtype = policy.language.head.dtype
+        room = lambda *sizes: jnp.zeros((s.layers, *shape, s.kv_heads, *sizes), dtype)
         start = (0, first, active & (budget > 0), jnp.zeros(shape, jnp.int32),
-                 Cache(room(s.head_width, c), room(c, s.head_width)),
+                 Context(room(s.head_width, c), room(c, s.head_width), None),
                  (buffer(jnp.int32), buffer(jnp.float32), buffer(jnp.float32)))
         _, pending, _, count, kv, out = jax.lax.while_loop(lambda st: (st[0] < c) & st[2].any(), step, start)
         flat = lambda x: x.reshape(len(x), -1, 1, *x.shape[3:])
-        merged = _write(caches.suffix, lanes, length, Cache(*map(flat, kv)), jnp.arange(c) < count.reshape(-1, 1))
+        merged = _write(caches.suffix, lanes, length, self._stored(jax.tree.map(flat, kv)),
+                        jnp.arange(c) < count.reshape(-1, 1))
         b, g = where
         caches = _held(caches._replace(
             suffix=merged, suffix_length=caches.suffix_length.at[b, g].add(count.ravel(), mode='drop'),
@@ -361,7 +373,7 @@ def _axes(x: jax.Array) -> tuple[str | None, ...]:
 
     Not by row: every pass writes rows of its choice, for which the compiler would fetch all of them.
     """
-    return tuple('kv_heads' if x.ndim == 6 and i == 3 else None for i in range(x.ndim))
+    return tuple('kv_heads' if x.ndim >= 5 and i == 3 else None for i in range(x.ndim))
 
 
 def _held(caches: Caches) -> Caches:
@@ -369,18 +381,23 @@ def _held(caches: Caches) -> Caches:
     return jax.tree.map(lambda x: constrain(x, _axes(x)), caches)
 
 
-def _by_head(fresh: KeysValues) -> Cache:
+def _by_head(fresh: KeysValues) -> Context:
     """What a forward pass left behind, in the caches' order of axes."""
-    return Cache(jnp.moveaxis(fresh.keys, 3, 5), jnp.swapaxes(fresh.values, 3, 4))
+    return Context.of(fresh.keys, fresh.values, None)
 
 
-def _first(cache: Cache, length: int) -> Cache:
+def _by_field(f: Callable[..., Array], *caches: Context) -> Context:
+    """`f` of the axis of tokens and the arrays, for keys, for values and for their scales if there are any."""
+    return Context(*(None if parts[0] is None else f(axis, *parts) for axis, *parts in zip(TOKEN_AXES, *caches)))
+
+
+def _first(cache: Context, length: int) -> Context:
     """The cache's first tokens."""
-    return Cache(cache.keys[..., :length], cache.values[..., :length, :])
+    return _by_field(lambda axis, x: jax.lax.slice_in_dim(x, 0, length, axis=axis), cache)
 
 
-def _write(cache: Cache, lanes: tuple[Int[Array, 'n'], Int[Array, 'n']], starts: Int[Array, 'n'], fresh: Cache,
-           valid: Bool[Array, 'n t']) -> Cache:
+def _write(cache: Context, lanes: tuple[Int[Array, 'n'], Int[Array, 'n']], starts: Int[Array, 'n'], fresh: Context,
+           valid: Bool[Array, 'n t']) -> Context:
     """Puts each lane's new tokens, `fresh` [L, N, 1, …], behind its `starts` first ones; only valid ones change anything.
 
     One lane after the other, in place: a scatter of single tokens takes many times as long on a CPU.
@@ -390,16 +407,15 @@ def _write(cache: Cache, lanes: tuple[Int[Array, 'n'], Int[Array, 'n']], starts:
     def lane(i, cache):
         at = jnp.minimum(starts[i], capacity - tokens)  # a slice that would stand out is moved in …
         shift = starts[i] - at  # … and its content moved back
-        old_at = lambda axis: (0, lanes[0][i], lanes[1][i], 0, *((0, at) if axis == 5 else (at, 0)))
 
-        def put(old, new, axis):
+        def put(axis, old, new):
+            place = tuple({1: lanes[0][i], 2: lanes[1][i], axis: at}.get(a, 0) for a in range(old.ndim))
             new = jnp.roll(jax.lax.dynamic_slice_in_dim(new, i, 1, axis=1), shift, axis)
-            mask = jnp.roll(valid[i], shift)
-            mask = mask if axis == 5 else mask[:, None]
-            before = jax.lax.dynamic_slice(old, old_at(axis), new.shape)
-            return jax.lax.dynamic_update_slice(old, jnp.where(mask, new, before), old_at(axis))
+            mask = jnp.expand_dims(jnp.roll(valid[i], shift), tuple(range(1, old.ndim - axis)))
+            before = jax.lax.dynamic_slice(old, place, new.shape)
+            return jax.lax.dynamic_update_slice(old, jnp.where(mask, new, before), place)
 
-        return Cache(put(cache.keys, fresh.keys, 5), put(cache.values, fresh.values, 4))
+        return _by_field(put, cache, fresh)
 
     return jax.lax.fori_loop(0, len(starts), lane, cache)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sensesearch_jax.policy.attention import MASKED
+from sensesearch_jax.policy.context import MASKED
 
 
 class Sampling(NamedTuple):

@@ -75,15 +75,16 @@ def together(batch: Any) -> Any:
     """A batch padded to the longest of all processes, so that their rows make one batch.
 
     Shapes come from few buckets; the largest of several processes' is one of them. Padding is invalid everywhere:
-    zeros, and −1 where an index names a feature.
+    zeros, and −1 where an index names a feature. Not for packed batches.
     """
     if jax.process_count() == 1:
         return batch
-    shapes = np.concatenate([x.shape for x in batch])
+    arrays = {name: x for name, x in batch._asdict().items() if x is not None}
+    shapes = np.concatenate([x.shape for x in arrays.values()])
     largest = multihost_utils.process_allgather(shapes).max(0)
-    cuts = np.cumsum([x.ndim for x in batch])[:-1]
+    cuts = np.cumsum([x.ndim for x in arrays.values()])[:-1]
     padded = {}
-    for name, x, shape in zip(batch._fields, batch, np.split(largest, cuts), strict=True):
+    for (name, x), shape in zip(arrays.items(), np.split(largest, cuts), strict=True):
         fill = -1 if name in ('prompt_features', 'feature_index') else 0
         padded[name] = np.pad(x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill)
     return batch._replace(**padded)

@@ -135,11 +135,11 @@ class Lessons:
     def sight_batch(self, rng: np.random.Generator, early: bool) -> Batch:
         """Of the last stage: colours and shapes, asked plainly in its early half, later in all ways; at times pages."""
         choice = rng.random()
-        if choice < 0.15:
-            return self.inquiry_batch(rng, formatted=True) if choice < 0.1 else self.plain_pages(rng)
+        if choice < (0.2 if early else 0.35):
+            return self.inquiry_batch(rng, formatted=True) if choice < 0.12 else self.plain_pages(rng)
         if early:
             return self.picture_batch(rng, stage=0 if choice < 0.85 else 2, sights=True)
-        if choice < 0.5:
+        if choice < 0.6:
             return self.zoom_batch(rng, sights=0.95)
         return self.picture_batch(rng, stage=int(rng.choice(3, p=[0.25, 0.25, 0.5])), sights=True)
 

@@ -121,7 +121,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine: 
     advantages, values = shaped_advantages(config, groups, usable)
     updates, passes = update(config, learner, reference, groups, advantages, usable,
                                       lambda part: row_batch(student, features, part, config.members,
-                                                             config.micro_batch),
+                                                             config.micro_batch, pack_step=config.pack_step),
                                       np.random.default_rng([session.config.seed, step]))
     run = engine.tokens_run - run_before
     ended = time.monotonic()
@@ -167,7 +167,7 @@ class Passes:
     def add(self, batch: GroupBatch, groups: Sequence[Sequence[Trajectory]], times: int) -> None:
         self.groups += len(groups)
         self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
-        self.padded += times * (batch.valid.size + batch.prompt_valid.size)
+        self.padded += times * batch.places
         self.distinct += times * sum(map(distinct_tokens, groups))
 
 
@@ -199,8 +199,9 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
             if batch_layer and config.batch_scope == 'minibatch':
                 now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
             micro = []
-            longest = lambda i: max(map(length, groups[part[i]]))
-            order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), longest(i)))
+            # Rows of a pass have one size: of their longest suffix, or packed of all their suffixes together.
+            size = lambda i: (sum if config.pack_step else max)(map(length, groups[part[i]]))
+            order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
             for first in range(0, len(part), config.micro_batch):
                 rows = order[first:first + config.micro_batch]
                 batch = to_batch([groups[part[i]] for i in rows])

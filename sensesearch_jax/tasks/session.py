@@ -79,7 +79,7 @@ class Session:
             self.engines[key] = Engine(
                 student.policy, groups=groups, members=members, prompt_capacity=rollout.prompt_capacity,
                 suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, sampling=sampling,
-                stop=student.chat.stop_ids, suppressed=unsampled(student))
+                stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
         self.engines[key].set_parameters(nnx.state(student.policy))
         return self.engines[key]
 

@@ -70,7 +70,7 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
                                               rows // jax.process_count(), ahead)) for i in range(0, len(chosen), rows)]
                 values = learner.sft_step(batches)
                 used, size = total(sum(b.valid.sum() + b.prompt_valid.sum() for b in batches),
-                                   sum(b.valid.size + b.prompt_valid.size for b in batches))
+                                   sum(b.places for b in batches))
                 session.metrics.write('sft', step + 1, values | memory_use() | {
                     'padding_share': 1 - used / size, 'step_s': time.monotonic() - began})
                 bar.update(loss=values['loss'])
@@ -108,11 +108,11 @@ def suppressed_mask(student: Student) -> np.ndarray:
 
 
 def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequence[Trajectory]], members: int,
-              rows: int, ahead: Sequence[Trajectory] = ()) -> GroupBatch:
-    """Groups of trajectories as one padded batch of `rows` rows; `ahead`: those that come next."""
+              rows: int, ahead: Sequence[Trajectory] = (), pack_step: int = 0) -> GroupBatch:
+    """Groups of trajectories as one batch of `rows` rows; `ahead`: those that come next; `pack_step`: see `build_groups`."""
     sizes = student.policy.sizes
     pictures = lambda trajectories: (image for t in trajectories for image in t.images)
     table = features.table(pictures(itertools.chain(*groups)), pictures(ahead))
     return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
                         merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
-                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members)
+                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members, pack_step=pack_step)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_batches import batch_of
 from small_policies import END, GRIDS, MERGE, PAD, START, table, tokens_of
 
-from sensesearch_jax.inputs.groups import Member, Row, bucket, build_groups, image_rows
+from sensesearch_jax.inputs.groups import FINE, Member, Packing, Row, bucket, build_groups, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 
 
@@ -130,3 +130,14 @@ def test_shapes_come_from_few_buckets():
         batch = build([Row([1] * (n + 1), [], [Member([2] * n, [True] * n)])], batch=2)
         shapes.add((batch.prompt.shape, batch.tokens.shape))
     assert len(shapes) <= 12
+
+
+def test_packing_leaves_out_padding_and_nothing_else():
+    random = np.random.default_rng(0)
+    valid = random.random((3, 2, 50)) < 0.4
+    valid[1] = False  # a row without anything
+    packing = Packing.of(valid, 16)
+    assert packing.index.shape == (3, bucket(int(valid.sum((1, 2)).max()), 16, FINE)) and packing.inverse.shape == (3, 100)
+    for row, index, inverse in zip(valid.reshape(3, -1), *packing):
+        assert (index[index >= 0] == np.flatnonzero(row)).all() and ((inverse >= 0) == row).all()
+        assert (index[inverse[row]] == np.flatnonzero(row)).all()

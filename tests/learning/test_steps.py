@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from small_batches import ROWS, batch_of
 from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_policy
 
-from sensesearch_jax.inputs.groups import Row
+from sensesearch_jax.inputs.groups import Packing, Row
 from sensesearch_jax.learning.advantages import batch_normalize, group_advantages
 from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
 from sensesearch_jax.tasks.rl import ALGORITHMS, make_objective
@@ -149,6 +149,8 @@ def pick(batch, rows):
     """Some rows of a batch, as a batch."""
     fields = {name: getattr(batch, name) for name in batch._fields}
     for name, value in fields.items():
+        if name == 'packing':
+            continue
         if name.endswith('positions'):
             fields[name] = value[:, rows]
         else:
@@ -265,6 +267,24 @@ def test_remat_changes_nothing_but_memory(name):
     plain, remat = learner_of(), learner_of(remat=name)
     assert plain.sft_step([batch]) == pytest.approx(remat.sft_step([batch]), rel=1e-5)
     assert_same_moves(moved(plain), moved(remat))
+
+
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_packed_suffixes_change_nothing_but_size(remat):
+    """Loss, statistics and gradients, in batches of several rows of different lengths and empty members."""
+    learner = learner_of(objective=Objective(kl_coefficient=0.1), remat=remat)
+    batch, targets = targets_for(learner, ROWS, 'bn_gspo')
+    packed = batch._replace(packing=Packing.of(batch.valid, 8))
+    assert packed.packing.index.shape[1] < batch.valid[0].size and packed.places < batch.places
+    (ours, values), = learner.policy_gradients([(packed, targets)])
+    (theirs, expected), = learner.policy_gradients([(batch, targets)])
+    for name in expected:
+        np.testing.assert_allclose(values[name], expected[name], rtol=2e-5, atol=1e-6, err_msg=name)
+    for (path, one), (_, other) in zip(nnx.to_flat_state(ours), nnx.to_flat_state(theirs), strict=True):
+        one, other = np.asarray(one[...]), np.asarray(other[...])
+        assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max() + 1e-9, path
+    own = batch.own[:, :, 1:]
+    assert np.abs(learner.log_probs(packed) - learner.log_probs(batch))[own].max() < 1e-5
 
 
 def test_half_precision_computes_but_does_not_remember():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from sensesearch_jax.policy import attention, kernels
-from sensesearch_jax.policy.attention import LONG, Context, attend
+from sensesearch_jax.policy import attention, kernels, tiles
+from sensesearch_jax.policy.attention import LONG, attend
+from sensesearch_jax.policy.context import Context
 from sensesearch_jax.runtime.mesh import AXES, make_mesh
 
 B, G, H, K, E = 2, 3, 4, 2, 8
@@ -18,7 +19,7 @@ B, G, H, K, E = 2, 3, 4, 2, 8
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles and a torn last one."""
-    monkeypatch.setattr(attention, 'TILE', 16)
+    monkeypatch.setattr(tiles, 'TILE', 16)
 
 
 def operands(length, seed=0):
@@ -34,9 +35,7 @@ def operands(length, seed=0):
 def value_and_gradients(how, queries, keys, values, valid, contexts):
     def loss(queries, keys, values, contexts):
         out = how(queries, keys, values, valid, contexts)
-        # A query without any key to see gives whatever it gives.
-        sees = valid.cumsum(-1) > 0
-        out = jnp.where(sees[..., None, None], out, 0)
+        out = jnp.where(valid[..., None, None], out, 0)  # what padding gives is its own affair
         return (out * jnp.cos(jnp.arange(E))).sum(), out
 
     gradients, out = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))(
@@ -54,6 +53,12 @@ def assert_equal(how, operands, tolerance=1e-5):
 def test_by_head_equals_at_once(kept):
     *own, contexts = operands(40)
     assert_equal(attention.attend_by_head, (*own, tuple(contexts[i] for i in kept)))
+
+
+def test_tiles_of_padding_cost_nothing_and_change_nothing():
+    *own, contexts = operands(40)
+    short = own[3].at[0, 1, 7:].set(False).at[1, 2].set(False)
+    assert_equal(attention.attend_by_head, (*own[:3], short, contexts))
 
 
 def test_the_kernels_of_accelerators_equal_at_once():
@@ -86,6 +91,24 @@ def test_rows_and_heads_may_be_cut(shape):
 def test_attend_is_the_same_on_both_sides_of_the_threshold(length):
     inputs = operands(length)
     np.testing.assert_allclose(jax.jit(attend)(*inputs), attention.attend_at_once(*inputs), atol=2e-6)
+
+
+@pytest.mark.parametrize('length', [LONG - 1, LONG])
+def test_int8_contexts_are_the_rounded_ones(length):
+    """Few queries scale the products, many the keys and values: the same, and near the exact one."""
+    queries, keys, values, valid, contexts = operands(length)
+    rounded = tuple(context.quantized() for context in contexts)
+    for before, after in zip(contexts, rounded):
+        assert after.keys.dtype == after.values.dtype == jnp.int8
+        for exact, near, axis in ((before.keys, after.plain(jnp.float32).keys, -2),
+                                  (before.values, after.plain(jnp.float32).values, -1)):
+            largest = jnp.abs(exact).max(axis, keepdims=True)
+            assert (jnp.abs(exact - near) <= largest * (0.5 / 127 + 1e-6)).all()
+    found = jax.jit(attend)(queries, keys, values, valid, rounded)
+    plain = tuple(context.plain(jnp.float32) for context in rounded)
+    np.testing.assert_allclose(found, attention.attend_at_once(queries, keys, values, valid, plain), atol=2e-6)
+    exact = attention.attend_at_once(queries, keys, values, valid, contexts)
+    assert 0 < jnp.abs(found - exact).mean() < 0.01
 
 
 def test_bfloat16_stays_bfloat16():

@@ -21,7 +21,8 @@ from tiny_policies import (
     run_tokens,
 )
 
-from sensesearch_jax.policy.attention import Context, text_rotary, vision_rotary
+from sensesearch_jax.policy.attention import text_rotary, vision_rotary
+from sensesearch_jax.policy.context import Context
 from sensesearch_jax.policy.checkpoint import tensor_table
 
 NAMES = ('tied', 'untied', 'grouped')
