@@ -84,7 +84,7 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=28, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
+        learning_rate=1e-4, warmup=2, steps=22, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0, format_weight=0.0,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)

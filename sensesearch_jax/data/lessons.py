@@ -85,8 +85,8 @@ class SeeingLessons:
         """A lesson; with probability `ease` a close view of something large, where attention is found easily.
 
         `dressed`: places within longer questions, answers within sentences, longer system prompts; `formatted`: every
-        other lesson is written in a format that its system prompt gives; `sights`: most questions ask for colour or
-        shape, and most views are near ones.
+        other lesson is written in a format that its system prompt gives; `sights`: three of five questions ask for
+        colour or shape where an object shows one, and most views are near ones.
         """
         kind = 'map' if rng.random() < 0.6 else 'wall'
         close = rng.random() < ease

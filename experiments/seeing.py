@@ -1,0 +1,68 @@
+"""What a policy sees of pictures when asked plainly, on entities of one split: share of answers right to the last token.
+
+    python -m experiments.seeing --policy=DIR --split=validation
+
+Plain lessons of configs/base.py, most of them on colours and shapes and near views; of 'train' most pictures are varied
+ones, as in its training, of other splits none is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sensesearch_jax.data.pocket.files import PocketFiles
+from sensesearch_jax.policy.checkpoint import load_policy
+from sensesearch_jax.runtime.progress import Progress
+from sensesearch_jax.tasks.base import Lessons, Pages, Student
+from sensesearch_jax.tasks.session import POCKET_POLICY
+
+
+def asked(question: str, answer: str) -> str:
+    """What a lesson's question is about."""
+    if answer.startswith('['):
+        return 'box'
+    if answer in ('yes', 'no'):
+        return 'shape'
+    return 'count' if answer.isdigit() else 'part of the picture' if 'which part' in question else 'colour'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--policy', default=str(POCKET_POLICY), help='directory of a pocket policy')
+    parser.add_argument('--split', default='validation', choices=['train', 'validation'])
+    parser.add_argument('--batches', type=int, default=16, help='of 8 pictures each')
+    options = parser.parse_args()
+    config, files = runpy.run_path('configs/base.py')['get_config'](), PocketFiles()
+    folder = Path(options.policy)
+    policy = load_policy(folder)
+    lessons = Lessons(config, folder, policy.sizes, files, Pages(files))
+    seeing = lessons.seeing
+    if options.split != 'train':
+        seeing.entities = {'map': files.select('flag', options.split), 'wall': files.select('painting', options.split)}
+        seeing.renderer.some = lambda rng, entities, count: [
+            entities[i] for i in rng.choice(len(entities), min(count, len(entities)), replace=False)]
+    graph, parameters = nnx.split(Student(policy, (), 0))
+    correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
+    random, found = np.random.default_rng(0), {}
+    with Progress('look', options.batches, unit='batch') as bar:
+        for _ in range(options.batches):
+            batch = lessons.picture_batch(random, sights=True)
+            right, groups = np.asarray(correct(parameters, batch)), batch.groups
+            for b, g in zip(*np.nonzero(groups.own.any(-1))):
+                own, valid = groups.own[b, g], groups.valid[b, g]
+                say = lambda mask: lessons.chat.decode(groups.tokens[b, g][mask]).replace('<|im_end|>', '').strip()
+                found.setdefault(asked(say(valid & ~own), say(own)), []).append(right[b, g][own[1:]].all())
+            bar.update()
+    print(f'| asked for ({options.split}) | answers | right |\n|---|---|---|')
+    for name, values in sorted(found.items()):
+        print(f'| {name} | {len(values)} | {np.mean(values):.0%} |')
+
+
+if __name__ == '__main__':
+    main()
