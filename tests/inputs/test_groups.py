@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_batches import batch_of
 from small_policies import END, GRIDS, MERGE, PAD, START, table, tokens_of
 
-from sensesearch_jax.inputs.groups import FINE, Member, Packing, Row, bucket, build_groups, image_rows
+from sensesearch_jax.inputs.groups import FINE, Member, Packing, Row, bucket, image_rows
 from sensesearch_jax.inputs.positions import mrope_positions
 
 
