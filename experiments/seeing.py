@@ -45,8 +45,7 @@ def main() -> None:
     seeing = lessons.seeing
     if options.split != 'train':
         seeing.entities = {'map': files.select('flag', options.split), 'wall': files.select('painting', options.split)}
-        seeing.renderer.some = lambda rng, entities, count: [
-            entities[i] for i in rng.choice(len(entities), min(count, len(entities)), replace=False)]
+        seeing.varied = 0.0
     graph, parameters = nnx.split(Student(policy, (), 0))
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
     random, found = np.random.default_rng(0), {}

@@ -77,6 +77,7 @@ class SeeingLessons:
         self.renderer = VariedRenderer(files)
         self.entities = {'map': files.select('flag', 'train'), 'wall': files.select('painting', 'train')}
         self.questions = questions
+        self.varied = 0.7  # share of objects that are variants of their entity
         self.pages = pages
         self.seen: dict[str, str | None] = {}
 
@@ -112,9 +113,9 @@ class SeeingLessons:
         return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes, looks)
 
     def scene(self, rng: np.random.Generator, kind: str, level: int) -> SceneSpec:
-        """A random scene, most of whose objects are varied."""
+        """A random scene, that share of whose objects is varied."""
         low, high = COUNTS[level]
-        pool = self.renderer.some(rng, self.entities[kind], high)
+        pool = self.renderer.some(rng, self.entities[kind], high, self.varied)
         return sample_scene(rng, pool, kind, int(rng.integers(low, high + 1)), SIZES[level])
 
     def draw(self, spec: SceneSpec, view: Sequence[float]) -> Image.Image:

@@ -44,7 +44,7 @@ class VariedRenderer(Renderer):
         """The picture [height, width, 3] of an entity or a variant, and its halvings."""
         return self._variants[entity][1] if entity in self._variants else super().picture(entity)
 
-    def some(self, rng: np.random.Generator, entities: Sequence[Entity], count: int, share: float = 0.7) -> list[Entity]:
+    def some(self, rng: np.random.Generator, entities: Sequence[Entity], count: int, share: float) -> list[Entity]:
         """`count` of the entities, or all if there are fewer, that share of them varied."""
         chosen = rng.choice(len(entities), min(count, len(entities)), replace=False)
         return [self.vary(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen]

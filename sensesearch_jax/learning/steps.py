@@ -28,8 +28,9 @@ from jaxtyping import Array, Bool, Float
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.learning.log_probs import token_log_probs
 from sensesearch_jax.learning.losses import cross_entropy, kl, policy_loss, policy_maxima, policy_statistics
-from sensesearch_jax.policy.groups import group_hidden, packed, spread
+from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.language import REMAT
+from sensesearch_jax.policy.packing import packed, spread
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
@@ -238,9 +239,9 @@ class Learner:
         policy = nnx.merge(self.graph, self._computed(parameters), self.frozen)
         hidden, _ = group_hidden(policy, batch, remat=self.remat)
         following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
-        found = token_log_probs(hidden, policy.language.head, packed(following, batch), suppressed=self.suppressed,
+        found = token_log_probs(hidden, policy.language.head, packed(following, batch.packing), suppressed=self.suppressed,
                                 temperature=self.temperature)
-        return tuple(spread(x, batch)[:, :, :-1] for x in found)
+        return tuple(spread(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
 
     def _sft_loss(self, parameters, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
         log_probs, entropy = self._forward(parameters, batch)

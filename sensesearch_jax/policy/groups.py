@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.policy.context import Context
 from sensesearch_jax.policy.language import KeysValues
-from sensesearch_jax.policy.packing import moved
+from sensesearch_jax.policy.packing import packed
 from sensesearch_jax.policy.qwen import Policy
 
 
@@ -25,22 +25,9 @@ def group_hidden(policy: Policy, batch: GroupBatch, *,
     prompt = policy.embed(batch.prompt, batch.features, batch.prompt_features)[:, None]
     valid = batch.prompt_valid[:, None]
     _, cache = policy.language(prompt, batch.prompt_positions[:, :, None], valid, remat=remat)
-    suffix = policy.embed(packed(batch.tokens, batch), batch.features, packed(batch.feature_index + 1, batch) - 1)
-    positions = jnp.stack([packed(axis, batch) for axis in batch.positions])
+    packing = batch.packing
+    suffix = policy.embed(packed(batch.tokens, packing), batch.features, packed(batch.feature_index + 1, packing) - 1)
+    positions = jnp.stack([packed(axis, packing) for axis in batch.positions])
     hidden, _ = policy.language(suffix, positions, batch.valid, (Context.of(cache.keys, cache.values, valid),),
-                                remat=remat, packing=batch.packing)
+                                remat=remat, packing=packing)
     return hidden, cache
-
-
-def packed(x: Shaped[Array, 'b g s'], batch: GroupBatch) -> Shaped[Array, 'b g s']:
-    """What the suffixes' tokens have, as one run per row [B, 1, N] if the batch is packed; spare places get 0."""
-    if batch.packing is None:
-        return x
-    return moved(x.reshape(len(x), -1), *batch.packing)[:, None]
-
-
-def spread(x: Shaped[Array, 'b g s'], batch: GroupBatch) -> Shaped[Array, 'b g s']:
-    """`packed` undone."""
-    if batch.packing is None:
-        return x
-    return moved(x[:, 0], batch.packing.inverse, batch.packing.index).reshape(batch.valid.shape)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sensesearch_jax.inputs.groups import Packing
 from sensesearch_jax.policy.attention import attend, rotate, text_rotary
 from sensesearch_jax.policy.context import Context
-from sensesearch_jax.policy.packing import moved
+from sensesearch_jax.policy.packing import packed, spread
 from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter
 from sensesearch_jax.policy.sizes import LanguageSizes
 from sensesearch_jax.runtime.mesh import constrain
@@ -89,13 +89,8 @@ class DecoderLayers(nnx.Module):
         queries = rotate(split(self.query(y)), cos, sin)
         keys = rotate(split(self.key(y)), cos, sin)
         values = split(self.value(y))
-        if packing is None:
-            attended = attend(queries, keys, values, valid, contexts)
-        else:
-            spread = lambda z: moved(z[:, 0], packing.inverse, packing.index).reshape(*valid.shape, *z.shape[3:])
-            attended = attend(*map(spread, (queries, keys, values)), valid, contexts)
-            attended = moved(attended.reshape(b, -1, *attended.shape[3:]), packing.index, packing.inverse)
-        attended = checkpoint_name(attended, ATTENDED)
+        attended = attend(*(spread(z, packing, valid.shape[1:]) for z in (queries, keys, values)), valid, contexts)
+        attended = checkpoint_name(packed(attended, packing), ATTENDED)
         x = x + self.out(attended.reshape(b, g, s, -1))
         x = x + self.mlp(self.mlp_norm(x))
         return between_layers(x), (keys, values)
@@ -120,7 +115,8 @@ class LanguageModel(nnx.Module):
 
     def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
                  valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *, remat: str = 'none',
-                 unstacked: Unstacked | None = None, packing: Packing | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+                 unstacked: Unstacked | None = None,
+                 packing: Packing | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
 
         Args:
