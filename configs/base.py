@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
         'zoom_learning_rate': 6e-4,
         'sight_steps': 2000,      # and then colours and shapes, which until then were rare
         'sight_learning_rate': 1e-3,
+        'sight_shares': ((0.2, 0.0), (0.35, 0.25)),  # of its batches: pages and zooms, in its early and its later half
         'sight_probe_weight': 0.5,  # the targets say what an object looks like as well as where it is
         'zoom_pictures': 4,       # scenes per batch,
         'zooms': 4,               # zooms into each,

@@ -18,25 +18,13 @@ from sensesearch_jax.agent.actions import ImageCrop
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.data.boxes import loose_box
 from sensesearch_jax.data.cold_start.frames import holds
-from sensesearch_jax.data.cold_start.seen import contains, observed_text, right_texts, seen_text, states
+from sensesearch_jax.rewards.evidence import fact_shown, object_named
 from sensesearch_jax.tasks.session import read_trajectories
 
 RUN = flags.DEFINE_string('run', 'runs/pocket', 'workdir of a run that has been evaluated')
 POLICY = flags.DEFINE_string('policy', 'sft', 'whose evaluation: base, sft or rl')
 
 BOXES = ('exact', 'holds it', 'shows most of it', 'shows some of it', 'beside it')
-
-
-def found(trajectory: Trajectory) -> bool:
-    """Whether an image search named the object first."""
-    searches = (t.observation for t in trajectory.turns if t.observation and t.observation.kind == 'image_search')
-    return any(contains(observed_text(o).split('\n', 1)[0], trajectory.question.truth['title']) for o in searches)
-
-
-def shown(trajectory: Trajectory) -> bool:
-    """Whether a text search showed the fact."""
-    question, read = trajectory.question, seen_text(trajectory.turns, ['text_search'])
-    return any(states(read, text, question.truth['title']) for text in right_texts(question))
 
 
 def box_kind(box: Sequence[float], target: Sequence[float]) -> str:
@@ -58,8 +46,8 @@ def stages(trajectories: Iterable[Trajectory]) -> dict[str, list[int]]:
     for t in trajectories:
         if t.question.kind == 'perception':
             continue
-        there = found(t)
-        passed = 1, there, there and shown(t), t.reward['accuracy'] == 1
+        there = object_named(t)
+        passed = 1, there, there and fact_shown(t), t.reward['accuracy'] == 1
         counts[t.question.kind] = [a + int(b) for a, b in zip(counts.get(t.question.kind, (0,) * 4), passed)]
     return counts
 

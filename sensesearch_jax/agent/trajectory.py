@@ -30,7 +30,7 @@ class Question:
     choices: tuple[str, ...] = ()  # multiple choice: options A, B, C, … in order; answers[0] is the letter
     entity: str = ''
     split: str = ''
-    # The generator's ground truth, for the scripted expert and for reports, never for policy or tools:
+    # The generator's ground truth, for the scripted expert, rewards and reports, never for policy or tools:
     # 'box' [x0, y0, x1, y1] (fractions) of the object asked for, its 'title', a good text 'query' and the
     # fact's name, 'field'.
     truth: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -140,7 +140,7 @@ class Trajectory:
     state: SampleState
     prompt_tokens: list[int]
     images: list[ImageRef]  # all whose patches entered the prompt or an observation, in order of appearance
-    reward: dict[str, float]  # 'total', 'accuracy', 'format', 'tool_cost'
+    reward: dict[str, float]  # 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
     answer: str | None
 
     def to_json(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart('Accuracy', {'accuracy': ''}, share=True),
         Chart('Accuracy by kind', {f'accuracy/{k}': v for k, v in _KINDS.items()}, share=True),
         _single('Format', 'format', share=True),
+        _single('Evidence shown by tools', 'evidence', share=True),
         Chart('Tool calls per trajectory', {f'calls/{k}': v for k, v in _TOOLS.items()}),
         _single('Turns per trajectory', 'turns'),
         _single('Response length', 'response_tokens', unit='tokens'),

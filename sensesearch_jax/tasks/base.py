@@ -133,15 +133,15 @@ class Lessons:
         return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), stage)
 
     def sight_batch(self, rng: np.random.Generator, early: bool) -> Batch:
-        """Of the last stage: colours and shapes, asked plainly in its early half, later in all ways; at times pages."""
+        """Of the last stage: pages; colours and shapes, asked plainly in its early half, later in all ways; zooms."""
+        pages, zooms = self.config.sight_shares[not early]
         choice = rng.random()
-        if choice < (0.2 if early else 0.35):
-            return self.inquiry_batch(rng, formatted=True) if choice < 0.12 else self.plain_pages(rng)
-        if early:
-            return self.picture_batch(rng, stage=0 if choice < 0.85 else 2, sights=True)
-        if choice < 0.6:
+        if choice < pages:
+            return self.inquiry_batch(rng, formatted=True) if choice < pages / 3 else self.plain_pages(rng)
+        if choice < pages + zooms:
             return self.zoom_batch(rng, sights=0.95)
-        return self.picture_batch(rng, stage=int(rng.choice(3, p=[0.25, 0.25, 0.5])), sights=True)
+        of_stages = (0.8, 0, 0.2) if early else (0.25, 0.25, 0.5)
+        return self.picture_batch(rng, stage=int(rng.choice(3, p=of_stages)), sights=True)
 
     def plain_pages(self, rng: np.random.Generator) -> Batch:
         """Pages of the formatted stage that are in no format: markup, namesakes, entries."""

@@ -232,7 +232,8 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
     def note(group: list[Trajectory]) -> None:
         for t in group:
             t.reward, t.state = trajectory_reward(t, judge, config.rl.tool_prices.to_dict(),
-                                                  format_weight=config.rl.format_weight)
+                                                  format_weight=config.rl.format_weight,
+                                                  evidence_weight=config.rl.evidence_weight)
         append_trajectories(path, group)
         found[group[0].question.id] = group
 
@@ -253,6 +254,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         'reward': mean(t.reward['total'] for t in counted),
         'accuracy': mean(t.reward['accuracy'] for t in counted),
         'format': mean(t.reward['format'] for t in counted),
+        'evidence': mean(t.reward['evidence'] for t in counted),
         'turns': mean(len(t.turns) for t in counted),
         'response_tokens': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
         'repetition': mean(repeats_call(t) for t in counted),

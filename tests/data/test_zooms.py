@@ -1,5 +1,6 @@
 """Zooms: boxes that show the object, second answers that the nearer picture bears out, pictures where their tokens say."""
 
+import itertools
 import json
 import re
 
@@ -62,3 +63,14 @@ def test_every_token_of_a_picture_finds_its_own_features(pages):
             assert len(used) > 20 and (used == picture * slots + np.arange(len(used))).all()
     assert all(groups.own[b, g].any() for b in range(rows) for g in range(members))
     assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), batch.targets))
+
+
+def test_the_last_stage_has_the_shares_that_the_config_gives(pages):
+    config, policy = base_config.get_config(), load_policy(POCKET_POLICY)
+    lessons = Lessons(config, POCKET_POLICY, policy.sizes, FILES, pages)
+    for early, shares in itertools.product((True, False), ((1, 0), (0, 1), (0, 0))):
+        config.sight_shares = (shares, (0.5, 0.5)) if early else ((0.5, 0.5), shares)
+        batch = lessons.sight_batch(np.random.default_rng(0), early)
+        assert (batch.images is None) == (shares == (1, 0))
+        # In a zoom each member has a picture of its own.
+        assert (batch.groups.feature_index >= 0).any() == (shares == (0, 1))

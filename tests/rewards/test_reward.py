@@ -13,13 +13,9 @@ from sensesearch_jax.agent.protocol import (
     TextSearch,
 )
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
-from sensesearch_jax.rewards.reward import (
-    choice_letter,
-    client_judge,
-    exact_match,
-    normalise_answer,
-    trajectory_reward,
-)
+from sensesearch_jax.rewards.answers import choice_letter, exact_match, normalise_answer
+from sensesearch_jax.rewards.evidence import evidence
+from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 
 QUESTION = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena", 'Ndjamena'))
 SEEN = Observation(('1. Chad',), True, 'text_search')
@@ -78,7 +74,29 @@ def test_choice_letter(text, letter):
 def test_a_good_trajectory_gets_everything():
     scored = trajectory_reward(GOOD)
     assert scored.state is SampleState.OK
-    assert scored.reward == {'total': 1.5, 'accuracy': 1.0, 'format': 1.0, 'tool_cost': 0.0}
+    assert scored.reward == {'total': 1.5, 'accuracy': 1.0, 'format': 1.0, 'evidence': 0.0, 'tool_cost': 0.0}
+
+
+def test_evidence_is_what_the_tools_showed_of_what_a_search_is_for():
+    about_chad = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena",), truth={'title': 'Flag of Chad'})
+    names = lambda *titles: Observation(tuple(f'{i}. {t}\n' for i, t in enumerate(titles, 1)), True, 'image_search')
+    page = lambda text, ok=True: Observation((text,), ok, 'text_search')
+    share = lambda *observations, question=about_chad: evidence(
+        trajectory(*(turn(TextSearch('a'), o) for o in observations), turn(Answer('x')), question=question))
+    named, told = names('Flag of Chad', 'Flag of Mali'), page('1. Mali: Bamako\n2. Chad: capital: N\'Djamena')
+    assert share() == 0 and share(named) == share(told) == 0.5 and share(named, told) == 1
+    assert share(names('Flag of Mali', 'Flag of Chad')) == 0  # only the first result counts
+    assert share(page("1. Mali: N'Djamena")) == share(page("1. Chad: N'Djamena", ok=False)) == 0
+    assert share(told, question=QUESTION) == 1  # whose title is not known
+    seen = Question('q', 'perception', 1, 'Which colour?', 'a.png', ("N'Djamena",))
+    assert share(told, question=seen) == 0
+
+
+def test_evidence_counts_as_much_as_it_is_weighted():
+    told = Observation(("Chad: N'Djamena",), True, 'text_search')
+    wrong = trajectory(turn(TextSearch('Chad capital'), told), turn(Answer('Abéché')))
+    assert trajectory_reward(wrong).reward['total'] == 0.5
+    assert trajectory_reward(wrong, format_weight=0.0, evidence_weight=0.25).reward['total'] == 0.25
 
 
 def test_prices_are_paid_per_call():
@@ -144,6 +162,6 @@ def test_a_dead_judge_makes_it_unscorable():
 
 def test_infrastructure_failures_win_over_everything():
     dead = turn(TextSearch('a'), Observation(('x',), False, 'tool_error', infra_failed=True))
-    zero = {'total': 0.0, 'accuracy': 0.0, 'format': 0.0, 'tool_cost': 0.0}
+    zero = dict.fromkeys(('total', 'accuracy', 'format', 'evidence', 'tool_cost'), 0.0)
     for whole in (trajectory(dead, *GOOD.turns), trajectory(*GOOD.turns, state=SampleState.INFRA_FAILED)):
         assert trajectory_reward(whole) == (zero, SampleState.INFRA_FAILED)

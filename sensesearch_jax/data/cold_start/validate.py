@@ -7,14 +7,9 @@ from sensesearch_jax.agent.actions import ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import indexed_images
 from sensesearch_jax.agent.protocol import DEFAULT, Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
-from sensesearch_jax.data.cold_start.seen import contains, content_words, right_texts, seen_text, states
-from sensesearch_jax.rewards.reward import (
-    Judge,
-    answer_is_right,
-    final_answer,
-    format_is_right,
-    normalise_answer,
-)
+from sensesearch_jax.rewards.answers import normalise_answer
+from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
+from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
 
 
 def validate(trajectory: Trajectory, protocol: Protocol = DEFAULT, judge: Judge | None = None) -> list[str]:

@@ -1,9 +1,14 @@
-"""What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in it."""
+"""What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in it.
+
+As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that searched for the right
+thing from the one that did not. Rewards for what a search brings to light are known from text search agents; ours counts
+images too.
+"""
 
 from collections.abc import Iterable
 
-from sensesearch_jax.agent.trajectory import Observation, Question, Turn
-from sensesearch_jax.rewards.reward import normalise_answer
+from sensesearch_jax.agent.trajectory import Observation, Question, Trajectory, Turn
+from sensesearch_jax.rewards.answers import normalise_answer
 
 
 def observed_text(observation: Observation) -> str:
@@ -44,3 +49,30 @@ def right_texts(question: Question) -> tuple[str, ...]:
     if not question.choices:
         return question.answers
     return (question.choices[ord(question.answers[0].strip().upper()) - ord('A')],)
+
+
+def evidence(trajectory: Trajectory) -> float:
+    """The share of what a search should bring to light that tools showed: the object's name, the right answer.
+
+    The name counts where the question's truth tells it, and only as an image search's first result. 0 for questions of
+    perception, whose answers a text might hold by chance.
+    """
+    question = trajectory.question
+    if question.kind == 'perception':
+        return 0.0
+    shown = [fact_shown(trajectory)]
+    if question.truth.get('title'):
+        shown.append(object_named(trajectory))
+    return sum(shown) / len(shown)
+
+
+def object_named(trajectory: Trajectory) -> bool:
+    """Whether an image search named the object first."""
+    searches = (t.observation for t in trajectory.turns if t.observation and t.observation.kind == 'image_search')
+    return any(contains(observed_text(o).split('\n', 1)[0], trajectory.question.truth['title']) for o in searches)
+
+
+def fact_shown(trajectory: Trajectory) -> bool:
+    """Whether a text search showed the right answer, about the object where its title is known."""
+    question, read = trajectory.question, seen_text(trajectory.turns, ['text_search'])
+    return any(states(read, text, question.truth.get('title', '')) for text in right_texts(question))
