@@ -78,8 +78,8 @@ def rl() -> dict:
     But for the temperature: at 1.0 a policy of this size makes a mistake in most of its trajectories, and at 0.4 it tries
     nothing new; without a KL term, as in the released code, which saves a pass of the reference; and with a reward for
     evidence (rewards/evidence.py) in place of one for format. After a short SFT most groups of search are all wrong. With
-    accuracy alone they teach nothing; with format, that an answer at once is the surest way to be well-formed; with
-    evidence, to look for the right thing.
+    accuracy alone they teach nothing; with format, that an answer at once is the surest way to be well-formed; evidence
+    tells the trajectory that searched for the right thing from the one that did not.
     It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is
     to remember names, not to read them.
     """
