@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 7 GB; 36 minutes on a slow machine (cold start 3, SFT 6, RL 16, evaluation 10), less on a
+Machine: 2 cores, 8 GB; 36 minutes on a slow machine (cold start 3, SFT 6, RL 16, evaluation 10), less on a
 faster one. Any step may be interrupted and started again with the same workdir. Expect about 34 % after SFT and 0
 before; RL adds some three points, most of them in perception, about what 600 test questions can tell from chance.
 Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.

@@ -16,9 +16,9 @@ from sensesearch_jax.data.boxes import loose_box
 from sensesearch_jax.data.cold_start.expert import UNKNOWN, ScriptedExpert
 from sensesearch_jax.data.cold_start.frames import WHOLE, absolute, crop_frames, fits, holds, relative
 from sensesearch_jax.data.cold_start.openai_expert import OpenAIExpert
-from sensesearch_jax.rewards.evidence import states
 from sensesearch_jax.data.cold_start.synthesise import synthesise
 from sensesearch_jax.data.cold_start.validate import validate, validate_all
+from sensesearch_jax.rewards.evidence import states
 
 BOX = (0.42, 0.31, 0.45, 0.35)
 TRUTH = {'box': BOX, 'title': 'Flag of Chad', 'query': 'Chad capital', 'field': 'capital'}
