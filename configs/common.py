@@ -32,18 +32,20 @@ def common(task: str) -> dict:
             'passage_chars': 160,
         },
         'rollout': {'groups': 8, 'prompt_capacity': 416, 'suffix_capacity': 1152, 'chunk': 16, 'tool_threads': 4,
+                    'engines': 2,  # that share out the groups, each in a thread: one alone does not fill two cores
                     'cache_dtype': 'policy'},  # or 'int8': of keys and values while a trajectory grows
     }
 
 
 def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
-    """How many questions the cold start and RL learn from, so many of search and others in proportion, and how many of
+    """How many questions the cold start (of search), RL (of perception) learn from, others in proportion, and how many of
     each kind to test on.
 
-    Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
+    Half of RL's are of perception; seven in ten are in the paper. Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
     """
     mixed = lambda search: {'search': search, 'perception': 2 * search // 3, 'search_only': search // 3}
-    return {'train': mixed(train), 'rl': mixed(rl), 'test': dict.fromkeys(('search', 'perception', 'search_only'), test),
+    return {'train': mixed(train), 'rl': {'search': 3 * rl // 4, 'perception': rl, 'search_only': rl // 4},
+            'test': dict.fromkeys(('search', 'perception', 'search_only'), test),
             'test_seed': 1}
 
 
@@ -63,12 +65,14 @@ def cold_start() -> dict:
 def optimizer(**changes) -> dict:
     """AdamW as the paper has it, but for the learning rate."""
     return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01,
-            'clip_norm': 1.0, 'remat': 'none', 'dtype': 'float32', **changes}
+            'clip_norm': 1.0, 'remat': 'none', 'dtype': 'float32',
+            'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
+            **changes}
 
 
 def sft() -> dict:
     """The imitation of the kept expert trajectories. So many batches in a row share out their items by length."""
-    return optimizer(learning_rate=8e-4, schedule='cosine', warmup=20, b2=0.98, epochs=1, batch=4, micro_batch=4,
+    return optimizer(learning_rate=8e-4, schedule='cosine', warmup=20, b2=0.98, epochs=1, batch=4, micro_batch=2,
                      length_window=1, checkpoint_every=50, data='')
 
 
@@ -80,13 +84,16 @@ def rl() -> dict:
     evidence (rewards/evidence.py) in place of one for format. After a short SFT most groups of search are all wrong. With
     accuracy alone they teach nothing; with format, that an answer at once is the surest way to be well-formed; evidence
     tells the trajectory that searched for the right thing from the one that did not.
+    What is kept is the mean of the parameters after every step, also unlike the paper: with so few trajectories most of
+    a gradient is noise, and the mean keeps what the steps have in common.
     It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is
     to remember names, not to read them.
     """
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=24, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
+        learning_rate=1e-4, warmup=2, steps=22, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
+        averaged=True,          # the policy that is kept is the mean of those after each step
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,
         format_weight=0.0, evidence_weight=0.5,

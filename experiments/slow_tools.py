@@ -65,8 +65,8 @@ def main(_) -> None:
     actions: dict[str, list] = {}
     with (tempfile.TemporaryDirectory() as scratch,
           open_session(config, Workdir.open(scratch, config.to_dict())) as session):
-        engine = session.engine(student, groups=GROUPS.value, members=MEMBERS.value,
-                                sampling=Sampling(config.rl.temperature))
+        engines = session.engines(student, groups=GROUPS.value, members=MEMBERS.value,
+                                  sampling=Sampling(config.rl.temperature))
         features, plain = session.features(student), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
         slow.waited = []
@@ -76,7 +76,7 @@ def main(_) -> None:
         # The first rollout compiles, and embeds the pictures that all have in common.
         for name, environment in (('warm-up', plain), ('at once', plain), ('slow', slow)):
             with Progress(name, len(tasks), unit='group') as bar:
-                groups, cost = rollout(tasks, engine, student.chat, environment, features, limits,
+                groups, cost = rollout(tasks, engines, student.chat, environment, features, limits,
                                        tool_threads=GROUPS.value * MEMBERS.value, on_group=lambda group: bar.update())
             seconds[name], idle[name] = cost.seconds, cost.waiting_for_tools
             actions[name] = [[turn.action for turn in t.turns] for group in groups for t in group]

@@ -13,6 +13,7 @@ all make the same steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from sensesearch_jax.policy.packing import packed, spread
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
+from sensesearch_jax.runtime.threads import SharedProgram, side_by_side
 
 Metrics = dict[str, tuple[Array, Array]]
 NOTHING = 1e-5  # advantages are of order 1; less is rounding
@@ -102,6 +104,8 @@ class Learner:
         remat: what a layer keeps for the backward pass, a name of `policy.language.REMAT`.
         mesh: devices that train; the first one alone by default.
         dtype: of the forward and backward pass. Parameters, their gradients' sums and moments are float32 always.
+        threads: micro-batches that are run side by side, of one process.
+        averaged: keeps the mean of the parameters too, which `average` moves on.
 
     Raises:
         ValueError: an unknown remat policy.
@@ -109,29 +113,41 @@ class Learner:
 
     def __init__(self, policy: Policy, optimizer: optax.GradientTransformation, *, suppressed: np.ndarray | None = None,
                  temperature: float = 1.0, objective: Objective | None = None, remat: str = 'none',
-                 mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32):
+                 mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32, threads: int = 1, averaged: bool = False):
         if remat not in REMAT:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.graph, start, self.frozen = nnx.split(policy, decoder, ...)
         self.optimizer, self.objective, self.dtype = optimizer, objective, dtype
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
+        self.threads = threads if jax.process_count() == 1 else 1
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
         self.parameters = self._master(start, places)
+        self.mean = self._master(start, places) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
-        self._sft = jax.jit(jax.grad(self._sft_loss, has_aux=True), out_shardings=(places, whole))
-        self._rl = jax.jit(jax.grad(self._rl_loss, has_aux=True), out_shardings=(places, whole))
+        self._sft = SharedProgram(jax.jit(jax.grad(self._sft_loss, has_aux=True), out_shardings=(places, whole)))
+        self._rl = SharedProgram(jax.jit(jax.grad(self._rl_loss, has_aux=True), out_shardings=(places, whole)))
         self._log_probs = jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
                                   out_shardings=rows_sharding(self.mesh, 3))
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
+        self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
         self._update = jax.jit(self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole))
 
     @property
     def policy(self) -> Policy:
-        """The policy with the trained parameters."""
-        return nnx.merge(self.graph, self.parameters, self.frozen)
+        """The policy with the trained parameters, or with their mean where one is kept."""
+        return nnx.merge(self.graph, self.parameters if self.mean is None else self.mean, self.frozen)
+
+    def average(self, share: float) -> None:
+        """Takes the parameters as they are into the mean, with that share; 1/n at the n-th time makes all count alike.
+
+        With gradients that are mostly noise, parameters wander as well as move on; their mean wanders less (Polyak and
+        Juditsky, Acceleration of stochastic approximation by averaging, 1992).
+        """
+        with jax.set_mesh(self.mesh):
+            self.mean = self._average(self.parameters, self.mean, share)
 
     @property
     def all_parameters(self) -> nnx.State:
@@ -146,9 +162,7 @@ class Learner:
     def sft_step(self, batches: list[GroupBatch]) -> dict[str, float]:
         """One update on the mean cross-entropy of all own tokens of the micro-batches."""
         weight, = multihost.total(sum(b.own.sum() for b in batches))
-        with jax.set_mesh(self.mesh):
-            results = [self._sft(self.parameters, self._placed(b), weight) for b in batches]
-        return self._apply(results)
+        return self._apply(self._gradients(self._sft, [(b,) for b in batches], weight))
 
     def rl_step(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> dict[str, float]:
         """One update on the policy loss of a minibatch, given in micro-batches.
@@ -179,9 +193,18 @@ class Learner:
         """
         own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in minibatch or batches]
         trajectories, tokens = multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
-        with jax.set_mesh(self.mesh):
-            return [self._rl(self.parameters, *self._placed(pair), max(trajectories, 1.0), max(tokens, 1.0))
-                    for pair in batches]
+        return self._gradients(self._rl, batches, max(trajectories, 1.0), max(tokens, 1.0))
+
+    def _gradients(self, program: Callable, batches: Sequence[tuple],
+                   *weights: float) -> list[tuple[nnx.State, Metrics]]:
+        """The program's gradient of each micro-batch."""
+        def gradient(batch):
+            with jax.set_mesh(self.mesh):
+                found = program(self.parameters, *self._placed(batch), *weights)
+            # A thread has to wait for its own, or it would hand in the next one behind the same queue.
+            return jax.block_until_ready(found) if self.threads > 1 else found
+
+        return side_by_side(gradient, batches, min(self.threads, len(batches)))
 
     def lower(self, batch: GroupBatch, targets: PolicyTargets | None = None) -> dict[str, jax.stages.Lowered]:
         """The programs of a step on such a batch, not yet compiled and never run: for devices that are not here too.
@@ -191,9 +214,9 @@ class Learner:
         """
         with jax.set_mesh(self.mesh):
             if targets is None:
-                gradient = self._sft.lower(self.parameters, self._placed(batch), 1.0)
+                gradient = self._sft.program.lower(self.parameters, self._placed(batch), 1.0)
             else:
-                gradient = self._rl.lower(self.parameters, *self._placed((batch, targets)), 1.0, 1.0)
+                gradient = self._rl.program.lower(self.parameters, *self._placed((batch, targets)), 1.0, 1.0)
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
                                   self.parameters)
             return {'gradient': gradient, 'update': self._update.lower(self.parameters, self.moments, shapes)}

@@ -8,6 +8,7 @@ the first rollouts nothing compiles any more.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple, Sequence
 
@@ -25,6 +26,7 @@ from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.runtime.mesh import constrain, is_abstract, make_mesh, spec
+from sensesearch_jax.runtime.threads import SharedProgram
 
 
 LENGTH_STEP = 128  # of prompts and tool responses
@@ -94,10 +96,16 @@ class Engine:
         self.suppressed[list(suppressed)] = True
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
         self.tokens_run = 0  # through the language model, padding aside
-        self._prefill = jax.jit(self._prefill_program, donate_argnums=1)
-        self._extend = jax.jit(self._extend_program, donate_argnums=1, static_argnums=9)
-        self._decode = jax.jit(self._decode_program, donate_argnums=1, static_argnums=6)
+        self._prefill = SharedProgram(jax.jit(self._prefill_program, donate_argnums=1))
+        self._extend = SharedProgram(jax.jit(self._extend_program, donate_argnums=1, static_argnums=9))
+        self._decode = SharedProgram(jax.jit(self._decode_program, donate_argnums=1, static_argnums=6))
         self.caches: Caches | None = self._empty()
+
+    def twin(self) -> Engine:
+        """Another engine with caches of its own and the same compiled programs, to be used from another thread."""
+        other = copy.copy(self)
+        other.length, other.tokens_run, other.caches = np.zeros_like(self.length), 0, None
+        return other
 
     def set_parameters(self, parameters: nnx.State) -> None:
         """New weights of the same structure; nothing compiles again."""
@@ -109,7 +117,7 @@ class Engine:
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
-        return sum(f._cache_size() for f in (self._prefill, self._extend, self._decode))
+        return sum(f.program._cache_size() for f in (self._prefill, self._extend, self._decode))
 
     def _empty(self) -> Caches:
         s, b, g = self.sizes, self.groups, self.members
@@ -140,9 +148,9 @@ class Engine:
         prompts = shape(n, p), shape(3, n, p), shape(n, p, dtype=bool), shape(n, p)
         table = shape(n, features, self.sizes.width, dtype=jnp.float32)
         with jax.set_mesh(self.mesh):
-            return {'prefill': self._prefill.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
+            return {'prefill': self._prefill.program.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
                                                    shape(n)),
-                    'decode': self._decode.lower(self.parameters, self.caches, None, shape(*lanes, dtype=bool),
+                    'decode': self._decode.program.lower(self.parameters, self.caches, None, shape(*lanes, dtype=bool),
                                                  shape(*lanes), shape(*lanes, dtype=jnp.uint32), used)}
 
     def release(self) -> None:

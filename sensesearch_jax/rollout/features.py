@@ -48,7 +48,7 @@ class FeatureStore:
         self._features: OrderedDict[str, tuple[np.ndarray, tuple[int, int, int]]] = OrderedDict()
         self._patches: dict[str, Patches] = {}
         self._preparing: dict[str, Future] = {}
-        self._lock = threading.Lock()
+        self._lock, self._computing = threading.Lock(), threading.Lock()
         self._bytes, self._capacity = 0, capacity_bytes
         self._seen: set[str] = set()
         self.images_encoded = 0
@@ -102,7 +102,7 @@ class FeatureStore:
         return None
 
     def table(self, images: Iterable[ImageRef], ahead: Iterable[ImageRef] = ()) -> ImageTable:
-        """Grids and features of the images, computing what is missing.
+        """Grids and features of the images, computing what is missing; safe to call from threads, one at a time.
 
         Args:
             ahead: images that are asked for next, the soonest first: they fill the places that a pass through the
@@ -111,9 +111,13 @@ class FeatureStore:
             ValueError: an image is gone and cannot be fetched again.
         """
         refs = {image.sha256: image for image in images}
+        with self._computing:
+            return self._table(refs, {image.sha256: image for image in ahead if image.sha256 not in refs})
+
+    def _table(self, refs: dict[str, ImageRef], ahead: dict[str, ImageRef]) -> ImageTable:
         with self._lock:
             unknown = lambda found: [image for name, image in found.items() if name not in self._features]
-            missing, later = unknown(refs), unknown({i.sha256: i for i in ahead if i.sha256 not in refs})
+            missing, later = unknown(refs), unknown(ahead)
         passes = self._passes(missing, later) if missing else []
         for image in itertools.chain(*passes):
             if (failure := self.prepare(image)) and image.sha256 in refs:

@@ -2,11 +2,12 @@
 
 Between two chunks the scheduler reads finished turns, hands their calls to the tool threads, appends the answers that
 have come in, and opens a row for the next question as soon as all members of one are done. Nothing waits for the
-slowest but the very end.
+slowest but the very end. Several engines take their questions from one queue, each in a thread of its own.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, Sa
 from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.threads import side_by_side
 
 
 @dataclass(frozen=True)
@@ -71,96 +73,160 @@ class RolloutStatistics:
     """What a call of `rollout` cost; times in seconds."""
 
     seconds: float = 0.0
-    waiting_for_tools: float = 0.0  # nothing to decode, only answers to wait for
+    waiting_for_tools: float = 0.0  # nothing to decode, only answers to wait for; the mean of the engines
     sampled_tokens: int = 0
     turn_seconds: list[float] = field(default_factory=list)
 
 
-def rollout(tasks: Iterable[Task], engine: Engine, chat: ChatTokenizer, environment: Environment, features: FeatureStore,
-            limits: RolloutLimits, *, tool_threads: int = 8,
+def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: ChatTokenizer, environment: Environment,
+            features: FeatureStore, limits: RolloutLimits, *, tool_threads: int = 8,
             on_group: Callable[[list[Trajectory]], None] = lambda group: None,
             on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
             ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
     """Samples every task's trajectories.
 
     Args:
-        tasks: each with as many seeds as the engine has members, or fewer.
-        engine: with the parameters to sample from.
-        on_group: called with each finished group, in the order in which they finish.
-        on_turn: called with each finished turn, its observation included.
+        tasks: each with as many seeds as the engines have members, or fewer.
+        engines: one, or several that work through the tasks side by side (`Engine.twin`), with the parameters to
+            sample from.
+        on_group: called with each finished group, in the order in which they finish, one call at a time.
+        on_turn: called with each finished turn, its observation included; likewise.
     Returns:
         the groups in the order of the tasks, unscored: state OK (answered), TRUNCATED or INFRA_FAILED; and what
         it cost.
     """
-    run = _Rollout(list(tasks), engine, chat, environment, features, limits, tool_threads, on_group, on_turn)
+    engines = [engines] if isinstance(engines, Engine) else list(engines)
+    pool = ThreadPoolExecutor(tool_threads, thread_name_prefix='tools')
+    one_at_a_time = threading.RLock()
+
+    def in_turn(hook: Callable) -> Callable:
+        def call(*arguments):
+            with one_at_a_time:
+                hook(*arguments)
+
+        return call
+
+    queue = _Queue(list(tasks), sum(engine.groups for engine in engines) + features.batch, environment, features, pool,
+                   in_turn(on_group))
+    runs = [_Rollout(queue, engine, chat, environment, features, limits, pool, in_turn(on_turn)) for engine in engines]
+    start = time.monotonic()
     try:
-        return run.loop(), run.statistics
+        side_by_side(_Rollout.loop, runs, len(runs), queue.stop)
     finally:
-        run.pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+    parts = [run.statistics for run in runs]
+    return queue.groups, RolloutStatistics(
+        time.monotonic() - start, sum(p.waiting_for_tools for p in parts) / len(parts),
+        sum(p.sampled_tokens for p in parts), [s for p in parts for s in p.turn_seconds])
 
 
-class _Rollout:
-    def __init__(self, tasks: Sequence[Task], engine, chat, environment, features, limits, tool_threads, on_group,
-                 on_turn):
-        self.engine, self.chat, self.environment, self.features = engine, chat, environment, features
-        self.limits, self.on_group, self.on_turn = limits, on_group, on_turn
+class _Queue:
+    """The tasks that no engine has taken yet, their pictures fetched ahead of their turn, and the groups that are done.
+
+    Args:
+        ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass through the tower.
+    """
+
+    def __init__(self, tasks: Sequence[Task], ahead: int, environment: Environment, features: FeatureStore,
+                 pool: ThreadPoolExecutor, on_group: Callable[[list[Trajectory]], None]):
         self.groups: list[list[Trajectory]] = [[] for _ in tasks]
+        self.ahead, self.environment, self.features, self.pool, self.on_group = ahead, environment, features, pool, on_group
         self.waiting = deque(enumerate(tasks))
         self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
         self.opened: deque[tuple[int, Task, ImageRef]] = deque()
-        self.rows: dict[int, int] = {}  # row of the engine -> index of the task
-        self.lanes: dict[tuple[int, int], _Lane] = {}
-        self.calls: dict[Future, tuple[int, int]] = {}
-        self.answers: dict[tuple[int, int], tuple[Observation, list[int]]] = {}
-        self.pool = ThreadPoolExecutor(tool_threads, thread_name_prefix='tools')
-        self.statistics = RolloutStatistics()
+        self.lock = threading.Lock()
+        self.stopped = False
 
-    def loop(self) -> list[list[Trajectory]]:
-        start = time.monotonic()
-        while self.waiting or self.opening or self.opened or self.lanes:
-            self._fetch()
-            self._open()
-            self._collect()
-            self._append()
-            if self._decodable():
-                self._decode()
-            elif self.calls or self.opening:
-                since = time.monotonic()
-                wait([*self.calls, *self.opening], return_when=FIRST_COMPLETED)
-                self.statistics.waiting_for_tools += time.monotonic() - since
-        self.statistics.seconds = time.monotonic() - start
-        return self.groups
+    @property
+    def left(self) -> bool:
+        """Whether tasks are still to be taken."""
+        with self.lock:
+            return bool(self.waiting or self.opening or self.opened) and not self.stopped
 
-    def _fetch(self) -> None:
-        """Uploads and prepares the pictures of the next questions ahead of their turn."""
-        ahead = self.engine.groups + self.features.batch  # enough to fill a pass through the tower with those to come
-        while self.waiting and len(self.opening) + len(self.opened) < ahead:
-            index, task = self.waiting.popleft()
-            self.opening[self.pool.submit(self._first_image, task.question)] = index, task
-        for future in [f for f in self.opening if f.done()]:
-            index, task = self.opening.pop(future)
-            image = future.result()
-            if isinstance(image, ToolFailure):
-                self.groups[index] = [
-                    Trajectory(task.question, g, seed, [], SampleState.INFRA_FAILED, [], [], {}, None)
-                    for g, seed in enumerate(task.seeds)]
-                self.on_group(self.groups[index])
-            else:
-                self.opened.append((index, task, image))
+    @property
+    def more_to_come(self) -> bool:
+        """Whether more tasks will be ready than are now."""
+        return bool(self.waiting or self.opening)
+
+    @property
+    def on_their_way(self) -> list[Future]:
+        """The pictures that are being fetched."""
+        with self.lock:
+            return list(self.opening)
+
+    def stop(self) -> None:
+        """Ends the work of all engines soon, unfinished as it is."""
+        self.stopped = True
+
+    def fetch(self) -> None:
+        """Uploads and prepares the pictures of the next tasks; a task whose picture is not to be had ends here."""
+        failed = []
+        with self.lock:
+            while self.waiting and len(self.opening) + len(self.opened) < self.ahead:
+                index, task = self.waiting.popleft()
+                self.opening[self.pool.submit(self._first_image, task.question)] = index, task
+            for future in [f for f in self.opening if f.done()]:
+                index, task = self.opening.pop(future)
+                image = future.result()
+                if isinstance(image, ToolFailure):
+                    self.groups[index] = [
+                        Trajectory(task.question, g, seed, [], SampleState.INFRA_FAILED, [], [], {}, None)
+                        for g, seed in enumerate(task.seeds)]
+                    failed.append(self.groups[index])
+                else:
+                    self.opened.append((index, task, image))
+        for group in failed:
+            self.on_group(group)
+
+    def take(self, least: int, most: int) -> tuple[list[tuple[int, Task, ImageRef]], list[ImageRef]]:
+        """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of the next ones."""
+        with self.lock:
+            ready = min(most, len(self.opened))
+            taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
+            return taken, [image for *_, image in self.opened]
 
     def _first_image(self, question: Question) -> ImageRef | ToolFailure:
         image = self.environment.client.upload(question.image)
         return image if isinstance(image, ToolFailure) else self.features.prepare(image) or image
 
+
+class _Rollout:
+    """One engine's work."""
+
+    def __init__(self, queue: _Queue, engine: Engine, chat: ChatTokenizer, environment: Environment,
+                 features: FeatureStore, limits: RolloutLimits, pool: ThreadPoolExecutor,
+                 on_turn: Callable[[Trajectory, Turn], None]):
+        self.queue, self.engine, self.chat, self.environment, self.features = queue, engine, chat, environment, features
+        self.limits, self.pool, self.on_turn = limits, pool, on_turn
+        self.rows: dict[int, int] = {}  # row of the engine -> index of the task
+        self.lanes: dict[tuple[int, int], _Lane] = {}
+        self.calls: dict[Future, tuple[int, int]] = {}
+        self.answers: dict[tuple[int, int], tuple[Observation, list[int]]] = {}
+        self.statistics = RolloutStatistics()
+
+    def loop(self) -> None:
+        while self.queue.left or (self.lanes and not self.queue.stopped):
+            self.queue.fetch()
+            self._open()
+            self._collect()
+            self._append()
+            if self._decodable():
+                self._decode()
+            elif pending := [*self.calls, *self.queue.on_their_way]:
+                since = time.monotonic()
+                wait(pending, return_when=FIRST_COMPLETED)
+                self.statistics.waiting_for_tools += time.monotonic() - since
+
     def _open(self) -> None:
         """Starts questions in free rows."""
         free = [row for row in range(self.engine.groups) if row not in self.rows]
-        ready = min(len(free), len(self.opened))
         # A pass costs the same for one row as for all it has room for: wait for more while there is other work.
-        if not ready or ready < self.engine.prefill_rows and self._decodable() and (self.waiting or self.opening):
+        patient = self._decodable() and self.queue.more_to_come
+        taken, ahead = self.queue.take(self.engine.prefill_rows if patient else 1, len(free))
+        if not taken:
             return
-        batch = [(row, *self.opened.popleft()) for row in free[:ready]]
-        table = self.features.table((image for *_, image in batch), (image for *_, image in self.opened))
+        batch = [(row, *task) for row, task in zip(free, taken)]
+        table = self.features.table((image for *_, image in batch), ahead)
         prompts = [self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
                    for _, _, task, image in batch]
         positions = self.engine.prefill([row for row, *_ in batch], prompts,
@@ -170,7 +236,7 @@ class _Rollout:
             self.rows[row] = index
             for g, seed in enumerate(task.seeds):
                 trajectory = Trajectory(task.question, g, seed, [], SampleState.TRUNCATED, prompt, [image], {}, None)
-                self.groups[index].append(trajectory)
+                self.queue.groups[index].append(trajectory)
                 self.lanes[row, g] = _Lane(trajectory, position, prompt[-1], started=now)
 
     def _decodable(self) -> list[tuple[int, int]]:
@@ -267,4 +333,4 @@ class _Rollout:
         self.on_turn(trajectory, trajectory.turns[-1])
         if not any(other[0] == lane[0] for other in self.lanes):
             index = self.rows.pop(lane[0])
-            self.on_group(self.groups[index])
+            self.queue.on_group(self.queue.groups[index])

@@ -28,10 +28,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     student = load_student(config.policy)
     question = Question('ask', 'search', 1, config.question, config.image, ())
     with open_session(config, workdir) as session:
-        engine = session.engine(student, groups=1, members=1,
-                                sampling=Sampling(config.temperature, config.top_k, config.top_p))
+        engines = session.engines(student, groups=1, members=1,
+                                  sampling=Sampling(config.temperature, config.top_k, config.top_p))
         print(f'Question: {config.question}\n', flush=True)
-        groups, cost = rollout([Task(question, (config.seed,))], engine, student.chat, session.environment(),
+        groups, cost = rollout([Task(question, (config.seed,))], engines, student.chat, session.environment(),
                                session.features(student), rollout_limits(config.agent), on_turn=print_turn)
     print_end(groups[0][0], cost.seconds)
 

@@ -66,8 +66,8 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     left = [q for q in questions if q.id not in right]
     if left:
         path.parent.mkdir(parents=True, exist_ok=True)
-        engine = session.engine(student, groups=config.rollout.groups, members=config.mine.samples,
-                                sampling=Sampling(config.mine.temperature))
+        engines = session.engines(student, groups=config.rollout.groups, members=config.mine.samples,
+                                  sampling=Sampling(config.mine.temperature))
         limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
         environment = PlainEnvironment(session.client)
         rng = random.Random(f'mine-{config.seed}')
@@ -82,7 +82,7 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
 
             for first in range(0, len(tasks), 64):
                 part = tasks[first:first + 64]
-                rollout(part, engine, student.chat, environment, features, limits, on_group=note)
+                rollout(part, engines, student.chat, environment, features, limits, on_group=note)
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
     # In the order of the questions, not in that in which groups happened to finish.

@@ -45,7 +45,7 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
     if left:
         width = min(config.evaluate.lanes, len(left))
         sampling = Sampling(config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p)
-        engine = session.engine(student, groups=width, members=1, sampling=sampling)
+        engines = session.engines(student, groups=width, members=1, sampling=sampling)
         judge = client_judge(session.client)
         with Progress(f'evaluate {name}', len(questions), initial=len(done), unit='question') as bar:
             right = [t.reward['accuracy'] for t in done.values()]
@@ -58,7 +58,7 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
                 append_trajectories(path, group)
                 bar.update(accuracy=sum(right) / len(right))
 
-            rollout([Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left], engine, student.chat,
+            rollout([Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left], engines, student.chat,
                     session.environment(tools), features, rollout_limits(config.agent),
                     tool_threads=config.rollout.tool_threads, on_group=note)
     return [done[q.id] for q in questions]

@@ -69,11 +69,11 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     updates = config.steps * config.epochs * config.minibatches
     learner = Learner(student.policy, make_optimizer(config, updates), suppressed=suppressed_mask(student),
                       temperature=config.temperature, objective=objective, remat=config.remat,
-                      mesh=session.mesh, dtype=config.dtype)
+                      mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged)
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
     # As many groups at once as there is room for; the others wait for a row.
-    engine = session.engine(student, groups=min(config.questions_per_step, session.config.rollout.groups),
-                            members=config.members, sampling=Sampling(config.temperature))
+    engines = session.engines(student, groups=min(config.questions_per_step, session.config.rollout.groups),
+                              members=config.members, sampling=Sampling(config.temperature))
     order = (grain.MapDataset.source(list(range(len(questions)))).seed(session.config.seed).shuffle().repeat()
              .batch(config.questions_per_step, batch_fn=list))
     with Checkpoints(workdir / 'rl' / 'checkpoints', keep=1) as checkpoints:
@@ -81,9 +81,12 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
         session.metrics.resume('rl', start)
         with Progress('rl', config.steps, initial=start) as bar:
             for step in range(start, config.steps):
-                engine.set_parameters(learner.all_parameters)
+                for engine in engines:
+                    engine.set_parameters(learner.all_parameters)
                 asked = [questions[i] for i in order[step]]
-                values = rl_step(session, student, features, engine, learner, reference, asked, step)
+                values = rl_step(session, student, features, engines, learner, reference, asked, step)
+                if config.averaged:
+                    learner.average(1 / (step + 1))
                 session.metrics.write('rl', step + 1, values)
                 bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
@@ -109,13 +112,15 @@ def make_objective(config: ConfigDict) -> Objective:
                      kl_coefficient=config.kl_coefficient)
 
 
-def rl_step(session: Session, student: Student, features: FeatureStore, engine: Engine, learner: Learner,
+def rl_step(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine], learner: Learner,
             reference: nnx.State | None, asked: Sequence[Question], step: int) -> dict[str, float]:
     """One rollout batch and the updates on it. Returns the step's metrics."""
     config, began = session.config.rl, time.monotonic()
-    run_before = engine.tokens_run
-    groups, cost = sample_groups(session, student, features, engine, asked, step)
-    engine.release()  # the updates want the memory
+    tokens_run = lambda: sum(engine.tokens_run for engine in engines)
+    run_before = tokens_run()
+    groups, cost = sample_groups(session, student, features, engines, asked, step)
+    for engine in engines:
+        engine.release()  # the updates want the memory
     sampled = time.monotonic()
     usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)
@@ -123,7 +128,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine: 
                                       lambda part: row_batch(student, features, part, config.members,
                                                              config.micro_batch, pack_step=config.pack_step),
                                       np.random.default_rng([session.config.seed, step]))
-    run = engine.tokens_run - run_before
+    run = tokens_run() - run_before
     ended = time.monotonic()
     return behaviour(groups) | values | updates | memory_use() | {
         'token_amplification': (run + passes.run) / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
@@ -135,7 +140,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engine: 
         'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
         'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
         'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
-        'compilations': engine.compiles + features.compiles,
+        'compilations': engines[0].compiles + features.compiles,
         'rollout_s': sampled - began, 'step_s': ended - began,
     }
 
@@ -217,8 +222,8 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
     return means | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), passes
 
 
-def sample_groups(session: Session, student: Student, features: FeatureStore, engine: Engine, asked: Sequence[Question],
-                  step: int) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+def sample_groups(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine],
+                  asked: Sequence[Question], step: int) -> tuple[list[list[Trajectory]], RolloutStatistics]:
     """The step's groups, scored; those that an interrupted run has left on disk are not sampled again."""
     config = session.config
     path = session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
@@ -239,7 +244,7 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
 
     seeds = lambda q: tuple(hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members))
     tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
-    _, cost = rollout(tasks, engine, student.chat, session.environment(), features, rollout_limits(config.agent),
+    _, cost = rollout(tasks, engines, student.chat, session.environment(), features, rollout_limits(config.agent),
                       tool_threads=config.rollout.tool_threads, on_group=note)
     return [found[q.id] for q in asked], cost
 

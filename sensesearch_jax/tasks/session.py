@@ -54,7 +54,7 @@ class Session:
     workdir: Workdir
     client: ToolClient
     metrics: MetricWriter
-    engines: dict[Any, Engine] = field(default_factory=dict)
+    samplers: dict[Any, list[Engine]] = field(default_factory=dict)
     mesh: Mesh = field(default_factory=lambda: make_mesh(devices=jax.local_devices()[:1]))
 
     def environment(self, tools: Sequence[str] | None = None) -> Environment:
@@ -68,20 +68,23 @@ class Session:
         """A store for the student's (frozen) tower."""
         return FeatureStore(student.policy, student.preprocessor, self.client)
 
-    def engine(self, student: Student, *, groups: int, members: int, sampling: Sampling) -> Engine:
-        """A sampler of the student, with the capacities of the config's `rollout`.
+    def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling) -> list[Engine]:
+        """Samplers of the student that share out so many groups, with the capacities of the config's `rollout`.
 
-        Students of one structure share it, so that a stage does not compile what another one has.
+        Students of one structure share them, so that a stage does not compile what another one has.
         """
         key = groups, members, sampling, student.policy.sizes
-        if key not in self.engines:
+        if key not in self.samplers:
             rollout = self.config.rollout
-            self.engines[key] = Engine(
-                student.policy, groups=groups, members=members, prompt_capacity=rollout.prompt_capacity,
+            count = min(rollout.engines, groups)
+            first = Engine(
+                student.policy, groups=-(-groups // count), members=members, prompt_capacity=rollout.prompt_capacity,
                 suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, sampling=sampling,
                 stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
-        self.engines[key].set_parameters(nnx.state(student.policy))
-        return self.engines[key]
+            self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
+        for engine in self.samplers[key]:
+            engine.set_parameters(nnx.state(student.policy))
+        return self.samplers[key]
 
 
 def rollout_limits(agent: ConfigDict) -> RolloutLimits:

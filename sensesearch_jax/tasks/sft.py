@@ -57,7 +57,7 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
     order = by_length(list(shuffled), key, config.length_window, session.config.seed)
     steps, rows = len(order), config.micro_batch
     learner = Learner(student.policy, make_optimizer(config, steps), suppressed=suppressed_mask(student),
-                      remat=config.remat, mesh=session.mesh, dtype=config.dtype)
+                      remat=config.remat, mesh=session.mesh, dtype=config.dtype, threads=config.threads)
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
@@ -88,7 +88,8 @@ def row_length(prompt: int, suffix: int) -> tuple[int, int]:
 
 def training_state(learner: Learner) -> dict:
     """What a checkpoint holds of a learner."""
-    return {'parameters': learner.parameters, 'moments': learner.moments}
+    state = {'parameters': learner.parameters, 'moments': learner.moments}
+    return state if learner.mean is None else state | {'mean': learner.mean}
 
 
 def resume(learner: Learner, checkpoints: Checkpoints) -> int:
@@ -97,6 +98,7 @@ def resume(learner: Learner, checkpoints: Checkpoints) -> int:
     if restored is None:
         return 0
     learner.parameters, learner.moments = restored.arrays['parameters'], restored.arrays['moments']
+    learner.mean = restored.arrays.get('mean')
     return restored.step
 
 

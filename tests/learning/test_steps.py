@@ -183,6 +183,31 @@ def test_micro_batches_of_rl_add_up(algorithm):
     assert max(np.abs(step).max() for step in moved(whole).values()) > 1e-4
 
 
+def test_micro_batches_side_by_side_add_up():
+    one, two = learner_of(objective=OBJECTIVES['sequence']), learner_of(objective=OBJECTIVES['sequence'], threads=2)
+    batch, targets = targets_for(one, ROWS, 'gspo')
+    parts = [(pick(batch, [i]), PolicyTargets(*(x[[i]] for x in targets))) for i in range(4)]
+    assert two.rl_step(parts) == pytest.approx(one.rl_step(parts), rel=1e-6)
+    assert_same_moves(moved(one), moved(two))
+    assert two.sft_step([b for b, _ in parts]) == pytest.approx(one.sft_step([b for b, _ in parts]), rel=1e-6)
+    assert two._rl.program._cache_size() == two._sft.program._cache_size() == 1
+
+
+def test_the_mean_of_the_parameters_is_what_is_kept():
+    learner = learner_of(objective=OBJECTIVES['sequence'], averaged=True)
+    learner.mean = jax.tree.map(jax.numpy.copy, learner.parameters)
+    batch, targets = targets_for(learner, ROWS, 'gspo')
+    seen = []
+    for n in range(1, 4):
+        learner.rl_step([(batch, targets)])
+        learner.average(1 / n)
+        seen.append(values_of(learner.parameters))
+    kept = values_of(nnx.state(learner.policy, decoder))
+    for name, value in kept.items():
+        np.testing.assert_allclose(value, np.mean([s[name] for s in seen], 0), atol=1e-6)
+    assert max(np.abs(seen[0][name] - seen[2][name]).max() for name in kept) > 1e-4
+
+
 @pytest.mark.parametrize('ratio', ['sequence', 'token'])
 def test_groups_without_spread_cost_no_pass(ratio):
     """They count in the mean, though: the move is that of a pass over all."""

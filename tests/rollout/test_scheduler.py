@@ -126,7 +126,7 @@ class ScriptedEnvironment(Environment):
 def run(chat, engine, store_for, questions):
     """Runs a rollout of the questions; returns its groups, its events, the store and the cost."""
 
-    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, max_malformed=0, **hooks):
+    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, max_malformed=0, engines=1, **hooks):
         features = store_for(client)
         events = {'group': [], 'turn': []}
         tasks = [Task(q, tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS))) for q in asked]
@@ -140,7 +140,7 @@ def run(chat, engine, store_for, questions):
 
         groups, cost = rollout(
             tasks,
-            engine,
+            [engine, *(engine.twin() for _ in range(engines - 1))],
             chat,
             ScriptedEnvironment(client, act),
             features,
@@ -260,6 +260,30 @@ def test_the_same_whatever_the_tools_delays(run, plain, seed):
     for ours, theirs in zip(sum(groups, []), sum(plain[0], []), strict=True):
         for one, other in zip(ours.turns, theirs.turns, strict=True):
             assert np.allclose(one.log_probs, other.log_probs, atol=1e-5)
+
+
+def test_the_same_from_engines_side_by_side(run, plain, questions, engine):
+    """Two work through one queue; each group is told once, and nothing compiles again for the second."""
+    compiled = engine.compiles
+    threads = set()
+    groups, events, features, cost = run(
+        ScriptedTools(), engines=2, on_group=lambda group: threads.add(threading.current_thread())
+    )
+    assert len(threads) == 2 and engine.compiles <= compiled + 1
+    assert essence(groups) == essence(plain[0])
+    assert [id(g) for g in sorted(events['group'], key=lambda g: g[0].question.id)] == [id(g) for g in groups]
+    assert features.distinct_images == features.images_encoded
+    assert cost.sampled_tokens == plain[3].sampled_tokens and 0 <= cost.waiting_for_tools <= cost.seconds
+
+
+def test_an_engine_that_fails_ends_the_rollout(run):
+    def broken(group):
+        raise OSError('the disk is full')
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match='disk is full'):
+        run(ScriptedTools(), engines=2, on_group=broken)
+    assert threading.active_count() <= before + 8  # tool threads that end by themselves
 
 
 def test_a_failed_tool_ends_its_trajectory_only(run, plain):

@@ -53,16 +53,16 @@ def world(policy_folder, tmp_path_factory):
             suppressed=suppressed_mask(student),
             objective=rl.make_objective(config.rl),
         )
-        reference, engines = nnx.state(student.policy, decoder), {}
+        reference, samplers = nnx.state(student.policy, decoder), {}
 
         def step(path, tools):
             with Workdir.open(path, config) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
-                session = Session(config, workdir, tools, metrics, engines)
+                session = Session(config, workdir, tools, metrics, samplers)
                 learner.parameters = jax.tree.map(jax.numpy.copy, reference)
                 learner.moments = learner.optimizer.init(learner.parameters)
-                engine = session.engine(student, groups=3, members=3, sampling=Sampling())
+                engines = session.engines(student, groups=3, members=3, sampling=Sampling())
                 features = session.features(student)
-                return rl.rl_step(session, student, features, engine, learner, reference, questions, 0)
+                return rl.rl_step(session, student, features, engines, learner, reference, questions, 0)
 
         def moved():
             after, before = (nnx.to_flat_state(state) for state in (learner.parameters, reference))

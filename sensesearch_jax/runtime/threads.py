@@ -1,0 +1,54 @@
+"""Compiled programs run side by side, from several threads: one alone does not fill the cores of a CPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+In, Out = TypeVar('In'), TypeVar('Out')
+
+
+class SharedProgram:
+    """A function of `jax.jit` for several threads: what one of them compiles, the others wait for and then have."""
+
+    def __init__(self, program: Callable):
+        self.program = program
+        self._known: set[tuple] = set()
+        self._compiling = threading.Lock()
+
+    def __call__(self, *operands: Any) -> Any:
+        shapes = tuple(x if isinstance(x, int) else np.shape(x) for x in jax.tree.leaves(operands))
+        if shapes in self._known:
+            return self.program(*operands)
+        with self._compiling:
+            result = self.program(*operands)
+            self._known.add(shapes)
+        return result
+
+
+def side_by_side(f: Callable[[In], Out], items: Iterable[In], threads: int,
+                 stop: Callable[[], None] = lambda: None) -> list[Out]:
+    """`f` of each item, in the items' order, at most `threads` at a time.
+
+    Args:
+        stop: called when one of them fails or the caller is interrupted: makes the others end soon. The error is raised
+            after that.
+    """
+    if threads == 1:
+        return [f(item) for item in items]
+    with ThreadPoolExecutor(threads, thread_name_prefix='side-by-side') as pool:
+        calls = [pool.submit(f, item) for item in items]
+        try:
+            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+            for call in done:
+                call.result()
+        except BaseException:
+            stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [call.result() for call in calls]
