@@ -38,14 +38,13 @@ def common(task: str) -> dict:
 
 
 def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
-    """How many questions the cold start (of search), RL (of perception) learn from, others in proportion, and how many of
+    """How many questions the cold start and RL learn from, so many of search and others in proportion, and how many of
     each kind to test on.
 
-    Half of RL's are of perception; seven in ten are in the paper. Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
+    Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
     """
     mixed = lambda search: {'search': search, 'perception': 2 * search // 3, 'search_only': search // 3}
-    return {'train': mixed(train), 'rl': {'search': 3 * rl // 4, 'perception': rl, 'search_only': rl // 4},
-            'test': dict.fromkeys(('search', 'perception', 'search_only'), test),
+    return {'train': mixed(train), 'rl': mixed(rl), 'test': dict.fromkeys(('search', 'perception', 'search_only'), test),
             'test_seed': 1}
 
 
@@ -84,16 +83,16 @@ def rl() -> dict:
     evidence (rewards/evidence.py) in place of one for format. After a short SFT most groups of search are all wrong. With
     accuracy alone they teach nothing; with format, that an answer at once is the surest way to be well-formed; evidence
     tells the trajectory that searched for the right thing from the one that did not.
-    What is kept is the mean of the parameters after every step, also unlike the paper: with so few trajectories most of
-    a gradient is noise, and the mean keeps what the steps have in common.
+    What is kept is the mean of the parameters over the later two thirds of the steps, also unlike the paper: with so few
+    trajectories most of a gradient is noise, and the mean keeps what the steps have in common.
     It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is
     to remember names, not to read them.
     """
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=22, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
-        averaged=True,          # the policy that is kept is the mean of those after each step
+        learning_rate=1e-4, warmup=2, steps=18, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
+        averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,
         format_weight=0.0, evidence_weight=0.5,

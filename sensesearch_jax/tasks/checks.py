@@ -36,8 +36,8 @@ def check(config: ConfigDict) -> None:
     """Looks at the fields that name something, whatever task they belong to.
 
     Raises:
-        ValueError: no policy directory of the right type, no readable image, no trajectories to learn from, or a
-            protocol, tool, expert, algorithm or schedule that does not exist.
+        ValueError: no policy directory of the right type, no readable image, no trajectories to learn from, a
+            protocol, tool, expert, algorithm or schedule that does not exist, or no engine or thread.
     """
     if 'policy' in config:
         PolicySizes.from_directory(config.policy or POCKET_POLICY)
@@ -53,6 +53,9 @@ def check(config: ConfigDict) -> None:
         PROTOCOLS[config.agent.protocol].system_prompt(config.agent.tools)
     if 'expert' in config and config.expert.kind not in EXPERTS:
         raise ValueError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
+    for stage, field in (('rollout', 'engines'), ('sft', 'threads'), ('rl', 'threads')):
+        if stage in config and config[stage][field] < 1:
+            raise ValueError(f'{stage}.{field} is {config[stage][field]}; give 1 or more.')
     for stage in ('sft', 'rl'):
         if stage in config:
             make_optimizer(config[stage], 1)

@@ -85,8 +85,8 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                     engine.set_parameters(learner.all_parameters)
                 asked = [questions[i] for i in order[step]]
                 values = rl_step(session, student, features, engines, learner, reference, asked, step)
-                if config.averaged:
-                    learner.average(1 / (step + 1))
+                if config.averaged and (later := step + 1 - config.steps // 3) > 0:
+                    learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
                 bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:

@@ -116,9 +116,11 @@ def test_pictures_that_no_policy_can_see(tmp_path):
         ('sft.schedule', 'linear', "'linear' is unknown"),
         ('sft.remat', 'some', "sft.remat 'some' is unknown; choose from none"),
         ('rl.dtype', 'float8', "rl.dtype 'float8' is unknown"),
+        ('rollout.engines', 0, 'rollout.engines is 0; give 1 or more'),
+        ('sft.threads', -1, 'sft.threads is -1; give 1 or more'),
         ('mesh.fsdp', 3, 'does not fit 8 devices'),
         ('mesh.tensor', 2, "mesh.tensor 2 does not divide the policy's 1 key/value heads"),
-        ('mesh.data', 4, 'rl.micro_batch 1 cannot be cut over'),
+        ('mesh.data', 2, 'rl.micro_batch 1 cannot be cut over'),
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
     ],
 )
