@@ -5,8 +5,7 @@
 Takes the rollouts of a finished pocket run and, at its SFT policy, the gradient of the policy loss for every group whose
 members differ in a reward: accuracy, format and evidence, each alone, and accuracy with evidence as the run weighs it.
 What two questions have in common is the cosine of their gradients; what a policy can learn from N of them is signal where
-N times that is not small against 1. 9 minutes for 32 groups on
-one core beside other work.
+N times that is not small against 1. 9 minutes for 32 groups on one core beside other work.
 """
 
 from __future__ import annotations

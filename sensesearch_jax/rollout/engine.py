@@ -148,10 +148,11 @@ class Engine:
         prompts = shape(n, p), shape(3, n, p), shape(n, p, dtype=bool), shape(n, p)
         table = shape(n, features, self.sizes.width, dtype=jnp.float32)
         with jax.set_mesh(self.mesh):
-            return {'prefill': self._prefill.program.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
-                                                   shape(n)),
-                    'decode': self._decode.program.lower(self.parameters, self.caches, None, shape(*lanes, dtype=bool),
-                                                 shape(*lanes), shape(*lanes, dtype=jnp.uint32), used)}
+            prefill = self._prefill.program.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
+                                                  shape(n))
+            decode = self._decode.program.lower(self.parameters, self.caches, None, shape(*lanes, dtype=bool),
+                                                shape(*lanes), shape(*lanes, dtype=jnp.uint32), used)
+            return {'prefill': prefill, 'decode': decode}
 
     def release(self) -> None:
         """Gives the caches' memory back, and every lane's content with it, until the next prefill."""
