@@ -6,38 +6,47 @@ prints a table and draws where the difference grows. `alone` is a block given wh
 out (but for the first of the tower, whose patches transformers puts in order later), `so far` the same block at the end
 of our own chain; both are root mean squares relative to transformers'. In
 bfloat16 no two programs agree, so each is measured against transformers in float32: ours may be as far from it as
-theirs is, times FACTOR. Exits with 1 above a tolerance. Without --checkpoint a small random policy is made. Needs the
-extras `test` (PyTorch, transformers) and, for the picture, `world` (matplotlib). Machine: a small policy takes half a
-minute on any; the 7B needs 35 GB of host memory and some minutes, in one type at a time.
+theirs is, times FACTOR. Exits with 1 above a tolerance. Without --checkpoint a random policy is made, a small one or of
+a released --size. Both run on the accelerator where jax and PyTorch have one. Needs the extras `test` (PyTorch,
+transformers) and, for the picture, `world` (matplotlib). Machine: a small policy takes half a minute on any; the 7B needs
+35 GB of host or card memory and some minutes, in one type at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from absl import app, flags
-from flax import nnx
-from PIL import Image
+# The card is shared with PyTorch.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
-from sensesearch_jax.inputs.images import Preprocessor
-from sensesearch_jax.inputs.positions import mrope_positions
-from sensesearch_jax.inputs.windows import batch_images
-from sensesearch_jax.policy.attention import text_rotary, vision_rotary
-from sensesearch_jax.policy.checkpoint import load_policy, save_policy
-from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.policy.sizes import LanguageSizes, PolicySizes, VisionSizes
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+from flax import nnx  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from sensesearch_jax.inputs.images import Preprocessor  # noqa: E402
+from sensesearch_jax.inputs.positions import mrope_positions  # noqa: E402
+from sensesearch_jax.inputs.windows import batch_images  # noqa: E402
+from sensesearch_jax.policy.attention import text_rotary, vision_rotary  # noqa: E402
+from sensesearch_jax.policy.checkpoint import load_policy, save_policy  # noqa: E402
+from sensesearch_jax.policy.qwen import Policy  # noqa: E402
+from sensesearch_jax.policy.sizes import RELEASED, LanguageSizes, PolicySizes, VisionSizes  # noqa: E402
 
 TOLERANCE = 1e-4  # float32, of every block alone and of the chain
 FACTOR = 2.0  # bfloat16, of transformers' own distance from its float32
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A Hugging Face directory of a Qwen2.5-VL policy.')
+SIZE = flags.DEFINE_enum('size', None, list(RELEASED), 'Of the random policy, in the place of a small one.')
+LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than that size has; 0 keeps all.')
 IMAGE = flags.DEFINE_string('image', None, 'A picture; noise of 300 × 200 by default.')
 PICTURE = flags.DEFINE_string('picture', 'numerics.png', "Where the differences are drawn; '' draws nothing.")
 
@@ -52,18 +61,22 @@ class Example(NamedTuple):
     grid: tuple[int, int, int]
 
 
-def random_policy(folder: Path) -> None:
-    """A small policy whose norms and biases matter, as a directory."""
-    sizes = PolicySizes(
-        VisionSizes(depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)),
-        LanguageSizes(layers=6, width=128, mlp_width=192, heads=8, kv_heads=2, vocabulary=512, mrope_sections=(2, 3, 3)),
-        image_token=500, vision_start_token=501, vision_end_token=502, video_token=503, end_tokens=(504,))
+SMALL = PolicySizes(
+    VisionSizes(depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)),
+    LanguageSizes(layers=6, width=128, mlp_width=192, heads=8, kv_heads=2, vocabulary=512, mrope_sections=(2, 3, 3)),
+    image_token=500, vision_start_token=501, vision_end_token=502, video_token=503, end_tokens=(504,))
+
+
+def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
+    """A policy whose norms and biases matter, as a directory; a large one in bfloat16."""
     policy, random = Policy(sizes, nnx.Rngs(0)), np.random.default_rng(0)
     state = nnx.state(policy, nnx.Param)
     for path, parameter in nnx.to_flat_state(state):
         scale = {'scale': 0.2, 'bias': 0.2}.get(path[-1])
         if scale:
             parameter.set_value(parameter[...] + scale * random.standard_normal(parameter.shape, np.float32))
+    if sizes is not SMALL:
+        state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
     nnx.update(policy, state)
     save_policy(policy, folder)
 
@@ -86,18 +99,19 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    kind = getattr(torch, dtype)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=kind).eval()
+    kind, device = getattr(torch, dtype), 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.backends.cudnn.allow_tf32 = False  # its own float32 would be rounder than ours
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=kind).to(device).eval()
     visual, text, found = model.model.visual, model.model.language_model, {}
 
     def keep(name: str) -> Callable:
         def hook(_, __, out):
             tensor = out if isinstance(out, torch.Tensor) else out.pooler_output
-            found[name] = tensor.float().numpy().reshape(-1, tensor.shape[-1])
+            found[name] = tensor.float().cpu().numpy().reshape(-1, tensor.shape[-1])
         return hook
 
     def keep_input(_, arguments):
-        found['embedding'] = arguments[0].float().numpy().reshape(-1, arguments[0].shape[-1])
+        found['embedding'] = arguments[0].float().cpu().numpy().reshape(-1, arguments[0].shape[-1])
 
     visual.patch_embed.register_forward_hook(keep('patches'))
     for i, block in enumerate(visual.blocks):
@@ -107,13 +121,17 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
     for i, layer in enumerate(text.layers):
         layer.register_forward_hook(keep(f'decoder {i}'))
     text.norm.register_forward_hook(keep('norm'))
-    ids = torch.tensor(given.tokens[None], dtype=torch.long)
+    ids = torch.tensor(given.tokens[None], dtype=torch.long, device=device)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids),
                        mm_token_type_ids=(ids == sizes.image_token).int(),
-                       pixel_values=torch.tensor(given.patches).to(kind),
-                       image_grid_thw=torch.tensor([given.grid])).logits
-    return found | {'logits': logits[0].float().numpy()}
+                       pixel_values=torch.tensor(given.patches).to(device, kind),
+                       image_grid_thw=torch.tensor([given.grid], device=device)).logits
+    found['logits'] = logits[0].float().cpu().numpy()
+    del model, visual, text, logits  # the hooks hold it in circles
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found
 
 
 def ours(policy: Policy, given: Example, instead: Values | None = None) -> Values:
@@ -215,12 +233,16 @@ def draw(rows: dict[str, dict[str, float]], path: str) -> None:
 
 
 def main(_: list[str]) -> None:
+    jax.config.update('jax_default_matmul_precision', 'highest')  # else a GPU rounds float32 to 10 bits
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     image = Image.open(IMAGE.value).convert('RGB') if IMAGE.value else Image.fromarray(noise)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(CHECKPOINT.value or made)
         if not CHECKPOINT.value:
-            random_policy(folder)
+            sizes = RELEASED[SIZE.value] if SIZE.value else SMALL
+            if LAYERS.value:
+                sizes = dataclasses.replace(sizes, language=dataclasses.replace(sizes.language, layers=LAYERS.value))
+            random_policy(folder, sizes)
         rows, wrong = compare(folder, image)
     print(f'{"block":<12}' + ''.join(f'{column:>13}' for column in next(iter(rows.values()))))
     for name, row in rows.items():

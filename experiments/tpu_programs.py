@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from experiments.work import Lengths, decoder_matrices, forward_flops
 from sensesearch_jax.inputs.groups import FINE, GroupBatch, Packing, bucket
 from sensesearch_jax.learning.steps import Learner, PolicyTargets, make_optimizer
 from sensesearch_jax.policy.checkpoint import abstract_policy
@@ -21,14 +22,6 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
 from sensesearch_jax.tasks.rl import make_objective
 from sensesearch_jax.tasks.sft import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
-
-
-class Lengths(NamedTuple):
-    """Tokens of a row: its prompt, the visual ones among them, and each trajectory after it."""
-
-    prompt: int
-    visual: int
-    suffix: int
 
 
 class Program(NamedTuple):
@@ -112,20 +105,6 @@ def group_batch(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -
                       shape(rows, members, s), shape(rows, members, s, dtype=bool),
                       shape(rows, members, s, dtype=np.float32),
                       shape(rows, lengths.visual, sizes.language.width, dtype=np.float32))
-
-
-def decoder_matrices(sizes: PolicySizes) -> int:
-    """Numbers in the matrices of all layers: each is one multiplication and one addition per token."""
-    text = sizes.language
-    return text.layers * text.width * (2 * text.width + 2 * text.kv_heads * text.head_width + 3 * text.mlp_width)
-
-
-def forward_flops(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -> float:
-    """FLOPs of a forward pass over groups; of causal attention only the half that is not masked, the head on suffixes."""
-    text, p, s = sizes.language, lengths.prompt, lengths.suffix
-    pairs = p * p / 2 + members * (s * p + s * s / 2)
-    return rows * (2 * decoder_matrices(sizes) * (p + members * s) + 2 * text.vocabulary * text.width * members * s
-                   + 4 * text.layers * text.width * pairs)
 
 
 def per_device(tree: Any) -> float:

@@ -103,7 +103,8 @@ class Learner:
         objective: the RL loss; not needed for SFT.
         remat: what a layer keeps for the backward pass, a name of `policy.language.REMAT`.
         mesh: devices that train; the first one alone by default.
-        dtype: of the forward and backward pass. Parameters, their gradients' sums and moments are float32 always.
+        dtype: of the forward and backward pass, and so of a micro-batch's gradient. Parameters, sums of gradients and
+            moments are float32 always.
         threads: micro-batches that are run side by side, of one process.
         averaged: keeps the mean of the parameters too, which `average` moves on.
 
@@ -118,7 +119,7 @@ class Learner:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.graph, start, self.frozen = nnx.split(policy, decoder, ...)
-        self.optimizer, self.objective, self.dtype = optimizer, objective, dtype
+        self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
         self.threads = threads if jax.process_count() == 1 else 1
         places = shardings(start, self.mesh)
@@ -127,10 +128,13 @@ class Learner:
         self.mean = self._master(start, places) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
-        self._sft = SharedProgram(jax.jit(jax.grad(self._sft_loss, has_aux=True), out_shardings=(places, whole)))
-        self._rl = SharedProgram(jax.jit(jax.grad(self._rl_loss, has_aux=True), out_shardings=(places, whole)))
+        gradient = lambda loss: SharedProgram(jax.jit(
+            lambda parameters, *rest: jax.grad(loss, has_aux=True)(self._computed(parameters), *rest),
+            out_shardings=(places, whole)))
+        self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
         self._log_probs = jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
                                   out_shardings=rows_sharding(self.mesh, 3))
+        self._exact = jax.jit(float32, out_shardings=places)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
         self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
         self._update = jax.jit(self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole))
@@ -296,7 +300,7 @@ class Learner:
 
     def _apply(self, results: list[tuple[Any, Metrics]]) -> dict[str, float]:
         with jax.set_mesh(self.mesh):
-            gradients = results[0][0]
+            gradients = results[0][0] if len(results) == 1 or self.dtype == jnp.float32 else self._exact(results[0][0])
             for more, _ in results[1:]:
                 gradients = self._add(gradients, more)
             self.parameters, self.moments, norm = self._update(self.parameters, self.moments, gradients)
@@ -311,8 +315,14 @@ class Learner:
         return means | {'gradient_norm': float(norm)}
 
     def _update_program(self, parameters, moments, gradients):
+        gradients = float32(gradients)
         updates, moments = self.optimizer.update(gradients, moments, parameters)
         return optax.apply_updates(parameters, updates), moments, optax.global_norm(gradients)
+
+
+def float32(tree: Any) -> Any:
+    """The tree with every number in float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.policy import kernels
@@ -31,13 +32,13 @@ def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
 
     Args:
         queries, keys, values: after rotation; H is a multiple of K.
-        valid: which own tokens are real; padding is never attended to.
+        valid: which own tokens are real. They come first: what is behind them is never attended to.
         contexts: each without a layer axis; a context with group axis 1 is read once for all G members.
     Returns:
         the attended values, in the queries' dtype. The softmax is in float32.
     """
-    implementation = choose(queries.shape[2])
-    if implementation is not attend_at_once:  # many queries: what a context costs to make plain is little
+    implementation = choose(queries, contexts)
+    if queries.shape[2] >= LONG:  # what a context costs to make plain is little
         contexts = tuple(context.plain(keys.dtype) for context in contexts)
     operands = queries, keys, values, valid, contexts
     mesh = current()
@@ -58,12 +59,20 @@ def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
     return jax.shard_map(implementation, in_specs=specs, out_specs=specs[0], check_vma=False)(*operands)
 
 
-def choose(length: int) -> Callable:
-    """The implementation of `attend` for so many queries per member on the current platform."""
-    if length < LONG:
+def choose(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) -> Callable:
+    """The implementation of `attend` for these operands on the current platform."""
+    here, few = platform(), queries.shape[2] < LONG
+    if here == 'gpu' and kernels.cudnn_takes(queries.dtype):
+        if not few:
+            return kernels.attend_cudnn
+        try:
+            from sensesearch_jax.policy import decode_kernel  # Pallas takes long to import, and no CPU needs it
+        except ImportError:  # jax 0.11 says that a later one will have no Triton
+            return attend_at_once
+        return decode_kernel.attend_few if decode_kernel.takes(queries, contexts) else attend_at_once
+    if few:
         return attend_at_once
-    return {'cpu': attend_by_head, 'tpu': kernels.attend_splash, 'gpu': kernels.attend_cudnn}.get(
-        platform(), attend_at_once)
+    return {'cpu': attend_by_head, 'tpu': kernels.attend_splash}.get(here, attend_at_once)
 
 
 def attend_at_once(queries, keys, values, valid, contexts):

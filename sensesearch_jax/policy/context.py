@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int8
 
 LARGEST = 127  # of an int8, either way
+ATTENDED = 'attended'  # names what a backward pass needs of attention beside its operands, for remat policies
 MASKED = -1e30  # score of what is not seen; finite, so that a query that sees nothing gives a finite (and unused) result
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from sensesearch_jax.policy.context import ATTENDED
 
 LANES = 128  # of a TPU's vector unit: lengths and head width come in multiples of it
 BLOCK = 512  # queries and keys that the kernel takes at once, where there are as many
@@ -32,8 +35,9 @@ def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = F
     keys, values, seen = pad(pad(keys, 2), 4), pad(pad(values, 2), 4), pad(seen, 2)
     mask = splash_attention_mask.CausalMask((queries.shape[2], keys.shape[2]), offset=length)
     kernel = splash.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([mask] * h), block_sizes=splash.BlockSizes(**_blocks(queries.shape[2], keys.shape[2])),
-        head_shards=1, q_seq_shards=1, interpret=interpret)
+        splash_attention_mask.MultiHeadMask([mask] * h),
+        block_sizes=splash.BlockSizes(**_blocks(queries.shape[2], keys.shape[2])), head_shards=1, q_seq_shards=1,
+        interpret=interpret, residual_checkpoint_name=ATTENDED)
 
     def member(queries, keys, values, seen):
         segments = splash.SegmentIds(jnp.ones(len(queries), jnp.int32), seen.astype(jnp.int32))
@@ -44,20 +48,66 @@ def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = F
     return out[:, :, :s, :, :e].astype(values.dtype)
 
 
+def cudnn_takes(dtype: DTypeLike) -> bool:
+    """Whether cuDNN's attention computes with that type: with halves only."""
+    return jnp.dtype(dtype).itemsize == 2
+
+
 def attend_cudnn(queries, keys, values, valid, contexts, *, implementation: str = 'cudnn'):
-    """`attention.attend` by cuDNN's fused attention; never holds scores, but a mask of a byte and a bias per score.
+    """`attention.attend` by cuDNN's fused attention; never holds scores, but with contexts a bias per score.
 
     Args:
         implementation: 'xla' computes the same on any platform; for tests.
     """
     b, g, s, h, e = queries.shape
-    keys, values, seen = joined(keys, values, valid, contexts)
-    c = keys.shape[2]
-    mask = (jnp.arange(s)[:, None] + c - s >= jnp.arange(c)) & seen[:, :, None]
     flat = lambda x: x.reshape(b * g, *x.shape[2:])
-    out = jax.nn.dot_product_attention(flat(queries), flat(keys), flat(values), mask=flat(mask)[:, None],
-                                       implementation=implementation)
+    if contexts:
+        keys, values, seen = joined(keys, values, valid, contexts)
+        c = keys.shape[2]
+        mask = (jnp.arange(s)[:, None] + c - s >= jnp.arange(c)) & seen[:, :, None]
+        how = {'mask': flat(mask)[:, None]}
+    else:  # what is behind the real tokens is behind every query that counts: half of the work is never begun
+        how = {'is_causal': True}
+    out = jax.nn.dot_product_attention(flat(queries), flat(keys), flat(values), implementation=implementation, **how)
     return out.reshape(b, g, s, h, e)
+
+
+def attend_all_cudnn(queries, keys, values, valid, *, implementation: str = 'cudnn'):
+    """`vision.attend_all` by cuDNN, which counts keys: the valid ones are moved to the front, their order says nothing.
+
+    Args:
+        implementation: as for `attend_cudnn`.
+    """
+    order = jnp.argsort(~valid, axis=1, stable=True)[..., None, None]
+    front = lambda x: jnp.take_along_axis(x, order, axis=1)
+    return jax.nn.dot_product_attention(queries, front(keys), front(values), implementation=implementation,
+                                        key_value_seq_lengths=valid.sum(1, dtype=jnp.int32))
+
+
+def attend_all_splash(queries, keys, values, valid, *, interpret: bool = False):
+    """`vision.attend_all` by the splash kernel.
+
+    Args:
+        interpret: as for `attend_splash`.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
+
+    _, i, h, e = queries.shape
+    pad = lambda x, axis: _padded(x, axis, LANES)
+    queries, keys, values = (pad(pad(x, 1), 3) for x in (queries * e**-0.5, keys, values))
+    valid = pad(valid, 1)
+    length = queries.shape[1]
+    kernel = splash.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([splash_attention_mask.FullMask((length, length))] * h),
+        block_sizes=splash.BlockSizes(**_blocks(length, length)), head_shards=1, q_seq_shards=1, interpret=interpret)
+
+    def image(queries, keys, values, valid):
+        segments = splash.SegmentIds(jnp.ones(length, jnp.int32), valid.astype(jnp.int32))
+        first = lambda x: jnp.moveaxis(x, 1, 0)
+        return first(kernel(first(queries), first(keys), first(values), segment_ids=segments))
+
+    return jax.vmap(image)(queries, keys, values, valid)[:, :i, :, :e].astype(values.dtype)
 
 
 def joined(keys, values, valid, contexts):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.inputs.groups import Packing
 from sensesearch_jax.policy.attention import attend, rotate, text_rotary
-from sensesearch_jax.policy.context import Context
+from sensesearch_jax.policy.context import ATTENDED, Context
 from sensesearch_jax.policy.packing import packed, spread
 from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter
 from sensesearch_jax.policy.sizes import LanguageSizes
@@ -23,13 +23,22 @@ from sensesearch_jax.runtime.mesh import constrain
 PREFIX = 'model.language_model'
 UNROLLED = 4  # so few layers are not worth a loop, which XLA on a CPU runs 20 % slower
 
-ATTENDED = 'attended'
+
+def attention_saveable(primitive, *operands, **parameters) -> bool:
+    """What attention's own backward pass needs: what it gave, and the logarithms of its sums.
+
+    Ours and splash name them (ATTENDED); cuDNN's come out of a primitive of its own.
+    """
+    named = jax.checkpoint_policies.save_only_these_names(ATTENDED)(primitive, *operands, **parameters)
+    return named or primitive.name.startswith('dot_product_attention_fwd')
+
 
 # What the backward pass finds of a layer beside its input; the rest is computed again.
 REMAT = {
     'none': None,  # everything is kept
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # what came out of a matrix of parameters
-    'attention': jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    'dots': jax.checkpoint_policies.save_from_both_policies(  # what came out of a matrix of parameters, and attention
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, attention_saveable),
+    'attention': attention_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
 }
 

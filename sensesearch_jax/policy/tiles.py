@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sensesearch_jax.policy.context import MASKED, Context
+from sensesearch_jax.policy.context import ATTENDED, MASKED, Context
 
 TILE = 256  # queries
 
@@ -76,7 +77,7 @@ def _forward(queries, keys, values, valid):
                                      values[:end], valid[:end])
         outs.append(out)
         sums.append(total)
-    out, sums = jnp.concatenate(outs, 1), jnp.concatenate(sums, 1)
+    out, sums = (checkpoint_name(jnp.concatenate(x, 1), ATTENDED) for x in (outs, sums))
     return out, (queries, keys, values, valid, out, sums)
 
 

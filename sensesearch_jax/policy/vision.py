@@ -8,23 +8,50 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from sensesearch_jax.policy import kernels
 from sensesearch_jax.policy.attention import rotate, vision_rotary
 from sensesearch_jax.policy.context import MASKED
 from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm
 from sensesearch_jax.policy.sizes import VisionSizes
+from sensesearch_jax.runtime.mesh import current, platform, spec
 
 PREFIX = 'model.visual'
+
+
+MANY = 2048  # patches of an image from which all scores at once are too many to keep
 
 
 def attend_all(q: Float[Array, 'n i h e'], k: Float[Array, 'n i h e'], v: Float[Array, 'n i h e'],
                valid: Bool[Array, 'n i']) -> Float[Array, 'n i h e']:
     """Every patch attends to every valid patch of its row (an image, or one window of it)."""
+    if q.shape[1] < MANY:
+        return attend_all_at_once(q, k, v, valid)
+    half = kernels.cudnn_takes(q.dtype)
+    implementation = {'tpu': kernels.attend_all_splash, 'gpu': kernels.attend_all_cudnn if half else attend_all_in_tiles
+                      }.get(platform(), attend_all_in_tiles)
+    mesh = current()
+    if mesh is None:
+        return implementation(q, k, v, valid)
+    cut, rows = spec(('rows', None, 'heads', None), q.shape, mesh), spec(('rows', None), valid.shape, mesh)
+    return jax.shard_map(implementation, in_specs=(cut, cut, cut, rows), out_specs=cut, check_vma=False)(q, k, v, valid)
+
+
+def attend_all_in_tiles(q, k, v, valid):
+    """`attend_all` a few queries at a time: a 4K picture has 42,000 patches, whose scores would be 113 GB."""
+    tiles = lambda x: jnp.swapaxes(x.reshape(len(x), -1, math.gcd(x.shape[1], MANY // 8), *x.shape[2:]), 0, 1)
+    out = jax.lax.map(lambda part: attend_all_at_once(part, k, v, valid), tiles(q))
+    return jnp.swapaxes(out, 0, 1).reshape(q.shape)
+
+
+def attend_all_at_once(q, k, v, valid):
+    """`attend_all` with all scores as one array."""
     scores = jnp.einsum('nihe,njhe->nhij', q * q.shape[-1]**-0.5, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where(valid[:, None, None, :], scores, MASKED), axis=-1)
     return jnp.einsum('nhij,njhe->nihe', weights.astype(v.dtype), v)
@@ -95,7 +122,7 @@ class VisionTower(nnx.Module):
         """
         cos, sin = vision_rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
         graph, stacked = nnx.split(self.blocks)
-        x = self.patch_embedding(patches)
+        x = self.patch_embedding(patches.astype(self.patch_embedding.kernel[...].dtype))
         # Consecutive blocks of one kind are one scan; the kinds stay static, so no program holds a branch.
         is_full = [layer in self.sizes.full_attention_blocks for layer in range(self.sizes.depth)]
         for full, run in itertools.groupby(range(self.sizes.depth), is_full.__getitem__):

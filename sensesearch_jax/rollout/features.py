@@ -12,6 +12,7 @@ from concurrent.futures import Future
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
@@ -21,7 +22,7 @@ from sensesearch_jax.inputs.groups import ImageTable, bucket
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.runtime.mesh import local
+from sensesearch_jax.runtime.mesh import local, make_mesh
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
@@ -43,7 +44,14 @@ class FeatureStore:
         graph, parameters = nnx.split(policy.vision)
         parameters = local(parameters)
         encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images))
-        self._encode = lambda images: encode(parameters, images)
+        place = jax.tree.leaves(parameters)[0].sharding
+        mesh = place.mesh if isinstance(place, NamedSharding) else make_mesh(devices=jax.local_devices()[:1])
+
+        def encoded(images):
+            with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard
+                return encode(parameters, images)
+
+        self._encode = encoded
         self._programs = encode._cache_size
         self._features: OrderedDict[str, tuple[np.ndarray, tuple[int, int, int]]] = OrderedDict()
         self._patches: dict[str, Patches] = {}

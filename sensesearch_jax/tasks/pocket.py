@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
 
-import jax
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.evaluation.report import ReportMeta, write_report
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.machine import machine
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.cold_start import cold_start
@@ -76,13 +74,6 @@ def report_meta(session: Session, seconds: dict[str, float]) -> ReportMeta:
         funnel={'questions': len(mined), 'hard for the base policy': hard, 'synthesised': cold['synthesised'],
                 'kept': cold['kept']},
         rejections=cold['rejected'])
-
-
-def machine() -> str:
-    """Processor or accelerator, cores and jax version."""
-    device = jax.devices()[0]
-    what = f'{os.cpu_count()} cores, {platform.machine()}' if device.platform == 'cpu' else device.device_kind
-    return f'{what}, jax {jax.__version__}, Python {platform.python_version()}'
 
 
 class Stopwatch:

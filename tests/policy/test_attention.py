@@ -1,6 +1,7 @@
 """Every implementation of attention gives what all scores at once give, values and gradients."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from sensesearch_jax.policy import attention, kernels, tiles
+from sensesearch_jax.policy import attention, decode_kernel, kernels, tiles, vision
 from sensesearch_jax.policy.attention import LONG, attend
 from sensesearch_jax.policy.context import Context
+from sensesearch_jax.policy.language import REMAT
+from sensesearch_jax.policy.vision import attend_all_at_once, attend_all_in_tiles
 from sensesearch_jax.runtime.mesh import AXES, make_mesh
 
 B, G, H, K, E = 2, 3, 4, 2, 8
@@ -23,13 +26,14 @@ def small_tiles(monkeypatch):
 
 
 def operands(length, seed=0):
-    """Own tokens, a context shared by the group and one per member, all with holes."""
+    """Own tokens, some behind the real ones, and contexts with holes: one shared by the group and one per member."""
     random = np.random.default_rng(seed)
     normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
     holes = lambda *shape: jnp.asarray(random.random(shape) < 0.7)
     pair = lambda lanes, tokens: (normal(B, lanes, tokens, K, E), normal(B, lanes, tokens, K, E))
     contexts = Context.of(*pair(1, 11), holes(B, 1, 11)), Context.of(*pair(G, 5), holes(B, G, 5))
-    return normal(B, G, length, H, E), *pair(G, length), holes(B, G, length), contexts
+    real = jnp.arange(length) < jnp.asarray(random.integers(1, length + 1, (B, G, 1)))
+    return normal(B, G, length, H, E), *pair(G, length), real, contexts
 
 
 def value_and_gradients(how, queries, keys, values, valid, contexts):
@@ -49,6 +53,12 @@ def assert_equal(how, operands, tolerance=1e-5):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=tolerance)
 
 
+def assert_near(found, expected, valid, tolerance=2e-6):
+    """Equal wherever there is a token; what padding gives is its own affair."""
+    real = lambda x: np.asarray(x, np.float32)[np.asarray(valid)]
+    np.testing.assert_allclose(real(found), real(expected), atol=tolerance)
+
+
 @pytest.mark.parametrize('kept', [(), (0,), (1,), (0, 1)])
 def test_by_head_equals_at_once(kept):
     *own, contexts = operands(40)
@@ -61,22 +71,90 @@ def test_tiles_of_padding_cost_nothing_and_change_nothing():
     assert_equal(attention.attend_by_head, (*own[:3], short, contexts))
 
 
-def test_the_kernels_of_accelerators_equal_at_once():
+@pytest.mark.parametrize('kept', [(), (0, 1)])
+def test_the_kernels_of_accelerators_equal_at_once(kept):
     """The Pallas kernel step by step, and cuDNN's call computed by XLA; a torn last block."""
     *own, contexts = operands(130)
-    seen = own[3].at[:, :, 0].set(True)  # so that every query sees a key
-    given = *own[:3], seen, contexts
+    given = *own, tuple(contexts[i] for i in kept)
     assert_equal(functools.partial(kernels.attend_splash, interpret=True), given)
     assert_equal(functools.partial(kernels.attend_cudnn, implementation='xla'), given)
 
 
+@pytest.mark.parametrize('how', [functools.partial(kernels.attend_all_splash, interpret=True), attend_all_in_tiles,
+                                 functools.partial(kernels.attend_all_cudnn, implementation='xla')])
+def test_all_ways_to_attend_to_a_whole_picture_are_equal(how):
+    """Padding stands between the patches, as windows leave it."""
+    random = np.random.default_rng(0)
+    q, k, v = jnp.asarray(random.normal(size=(3, 2, 192, H, E)), jnp.float32)
+    valid = jnp.asarray(random.random((2, 192)) < 0.7)
+    np.testing.assert_allclose(how(q, k, v, valid), attend_all_at_once(q, k, v, valid), atol=2e-6)
+
+
+@pytest.mark.parametrize('shape', [(2, 1, 2), (1, 1, 1)])
+def test_a_large_picture_is_attended_to_in_pieces(shape, monkeypatch):
+    monkeypatch.setattr(vision, 'MANY', 128)
+    random = np.random.default_rng(0)
+    q, k, v = jnp.asarray(random.normal(size=(3, 2, 192, H, E)), jnp.float32)
+    valid = jnp.asarray(random.random((2, 192)) < 0.7)
+    with jax.set_mesh(make_mesh(dict(zip(AXES, shape)), jax.devices()[:math.prod(shape)])):
+        found = jax.jit(vision.attend_all)(q, k, v, valid)
+    np.testing.assert_allclose(found, attend_all_at_once(q, k, v, valid), atol=2e-6)
+
+
+@pytest.mark.parametrize('name, times', [('full', 2), ('attention', 1), ('dots', 1)])
+def test_remat_may_keep_attention_from_running_twice(name, times):
+    """Only the forward pass of the softmax looks for a largest score."""
+    queries, keys, values, valid, _ = operands(40)
+
+    def loss(queries):
+        again = jax.checkpoint(lambda q: attention.attend_by_head(jnp.sin(q), keys, values, valid, ()), policy=REMAT[name])
+        return (again(queries)**2).sum()
+
+    assert str(jax.make_jaxpr(jax.grad(loss))(queries)).count('reduce_max') == times * len(list(tiles._tiles(
+        jnp.zeros((1, 40, 1)), jnp.zeros((40, 1)))))
+
+
+def few(queries, seed=0):
+    """A few queries behind contexts of several blocks, the last of them torn; heads as wide as the kernel wants."""
+    random = np.random.default_rng(seed)
+    normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
+    holes = lambda *shape: jnp.asarray(random.random(shape) < 0.7)
+    pair = lambda lanes, tokens: (normal(B, lanes, tokens, K, 16), normal(B, lanes, tokens, K, 16))
+    ends = jnp.arange(288) < jnp.asarray([[[250]], [[40]]])
+    contexts = (Context.of(*pair(1, 288), ends), Context.of(*pair(G, 48), holes(B, G, 48)),
+                Context.of(*pair(G, 16), jnp.zeros((B, G, 16), bool)))
+    valid = jnp.arange(queries) < jnp.asarray(random.integers(1, queries + 1, (B, G, 1)))
+    return normal(B, G, queries, H, 16), *pair(G, queries), valid, contexts
+
+
+@pytest.mark.parametrize('queries', [1, 3])
+@pytest.mark.parametrize('quantized', [False, True])
+def test_the_decode_kernel_equals_at_once(queries, quantized, monkeypatch):
+    """Step by step; several pieces of a context, some of them empty, several rows of queries, and a context of nothing."""
+    monkeypatch.setattr(decode_kernel, 'BLOCK', 32)
+    *own, contexts = few(queries)
+    if quantized:
+        contexts = tuple(context.quantized() for context in contexts)
+    for rows in ((16, 32, 64), (16,)):
+        monkeypatch.setattr(decode_kernel, 'ROWS', rows)
+        found = decode_kernel.attend_few(*own, contexts, interpret=True)
+        assert_near(found, attention.attend_at_once(*own, contexts), own[3])
+
+
 def test_the_platform_chooses():
     """By what the mesh's devices are, not by the machine that compiles."""
-    assert attention.choose(LONG) is attention.attend_by_head and attention.choose(1) is attention.attend_at_once
+    *own, contexts = few(LONG)
+    exact, many, one, context = own[0], own[0].astype(jnp.bfloat16), own[0][:, :, :1].astype(jnp.bfloat16), contexts[:1]
+    narrow, torn = one[..., :12], (context[0]._replace(keys=context[0].keys[..., :25]),)
+    choose, at_once = attention.choose, attention.attend_at_once
+    assert choose(many, context) is attention.attend_by_head and choose(one, context) is at_once
     topology = lambda name: AbstractMesh((1,), ('data',), abstract_device=AbstractDevice(name, 1, name))
-    for name, expected in (('tpu', kernels.attend_splash), ('gpu', kernels.attend_cudnn)):
-        with jax.sharding.use_abstract_mesh(topology(name)):
-            assert attention.choose(LONG) is expected
+    with jax.sharding.use_abstract_mesh(topology('tpu')):
+        assert choose(many, context) is kernels.attend_splash and choose(one, context) is at_once
+    with jax.sharding.use_abstract_mesh(topology('gpu')):
+        assert choose(many, context) is kernels.attend_cudnn and choose(one, context) is decode_kernel.attend_few
+        # cuDNN takes no float32; the kernel no heads and contexts whose sizes are no powers of two.
+        assert choose(exact, context) is choose(narrow, context) is choose(one, torn) is at_once
 
 
 @pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1)])
@@ -90,7 +168,7 @@ def test_rows_and_heads_may_be_cut(shape):
 @pytest.mark.parametrize('length', [LONG - 1, LONG])
 def test_attend_is_the_same_on_both_sides_of_the_threshold(length):
     inputs = operands(length)
-    np.testing.assert_allclose(jax.jit(attend)(*inputs), attention.attend_at_once(*inputs), atol=2e-6)
+    assert_near(jax.jit(attend)(*inputs), attention.attend_at_once(*inputs), inputs[3])
 
 
 @pytest.mark.parametrize('length', [LONG - 1, LONG])
@@ -106,9 +184,9 @@ def test_int8_contexts_are_the_rounded_ones(length):
             assert (jnp.abs(exact - near) <= largest * (0.5 / 127 + 1e-6)).all()
     found = jax.jit(attend)(queries, keys, values, valid, rounded)
     plain = tuple(context.plain(jnp.float32) for context in rounded)
-    np.testing.assert_allclose(found, attention.attend_at_once(queries, keys, values, valid, plain), atol=2e-6)
+    assert_near(found, attention.attend_at_once(queries, keys, values, valid, plain), valid)
     exact = attention.attend_at_once(queries, keys, values, valid, contexts)
-    assert 0 < jnp.abs(found - exact).mean() < 0.01
+    assert 0 < jnp.abs(found - exact)[valid].mean() < 0.01
 
 
 def test_bfloat16_stays_bfloat16():
@@ -116,6 +194,4 @@ def test_bfloat16_stays_bfloat16():
     half = [x.astype(jnp.bfloat16) for x in (queries, keys, values)]
     out = attend(*half, valid)
     assert out.dtype == jnp.bfloat16
-    sees = np.asarray(valid.cumsum(-1) > 0)
-    exact = attention.attend_at_once(queries, keys, values, valid, ())
-    np.testing.assert_allclose(np.asarray(out, np.float32)[sees], np.asarray(exact)[sees], atol=0.05)
+    assert_near(out, attention.attend_at_once(queries, keys, values, valid, ()), valid, 0.05)
