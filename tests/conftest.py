@@ -1,13 +1,34 @@
 """Makes the helpers in tests/shared importable for the tests of every room, and a CPU look like eight devices.
 
-Whatever is not told a mesh runs on the first of them alone.
+Whatever is not told a mesh runs on the first of them alone. What one test compiled, the others take from a cache,
+in pytest's other processes and in those that tests start, too.
 """
 
+import gc
+import os
 import sys
+import tempfile
 from pathlib import Path
 
-import jax
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # pytest's workers have it from the process that started them
+    cache = tempfile.TemporaryDirectory()
+    os.environ |= {
+        'JAX_COMPILATION_CACHE_DIR': cache.name,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+    }
+
+import jax  # it reads the environment as it is imported
+import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
 sys.path.append(str(Path(__file__).parent / 'shared'))
 sys.path.append(str(Path(__file__).parents[1]))  # for experiments
+
+
+@pytest.fixture(autouse=True, scope='module')
+def programs_are_released():
+    """Each compiled program holds memory maps, of which Linux gives a process 65,530; past them XLA crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()

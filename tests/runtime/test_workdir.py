@@ -154,6 +154,7 @@ def test_a_living_process_keeps_it_and_a_killed_one_does_not(tmp_path):
         json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started": 1}),
         json.dumps({"pid": os.getppid(), "host": os.uname().nodename, "started": 1}),
     ],
+    ids=["empty", "torn", "list", "own", "parent"],  # the same in every process of pytest
 )
 def test_locks_of_nobody_are_taken_over(tmp_path, lock):
     """Empty, torn, or of an earlier process whose number is in use again."""

@@ -109,5 +109,9 @@ def alone(policy, sequences):
 
 def quick_compilation(monkeypatch):
     """From here on jax.jit compiles in less than half of the time, into slower programs."""
-    options = {'xla_llvm_disable_expensive_passes': True, 'xla_backend_optimization_level': 0}
+    options = {
+        'xla_llvm_disable_expensive_passes': True,
+        'xla_backend_optimization_level': 0,
+        'xla_cpu_use_fusion_emitters': False,
+    }
     monkeypatch.setattr(jax, 'jit', functools.partial(jax.jit, compiler_options=options))

@@ -67,15 +67,12 @@ MOMENTS = {
 
 @pytest.fixture(scope='module')
 def start(policy_folder, tmp_path_factory):
-    """Starts the run in a workdir; what one start compiled the next ones take from a cache."""
+    """Starts the run in a workdir; what one start compiled the next ones take from a cache (tests/conftest.py)."""
     folder = tmp_path_factory.mktemp('run')
     environment = os.environ | {
         'PYTHONPATH': str(ROOT),
         'JAX_PLATFORMS': 'cpu',
         'OMP_NUM_THREADS': '1',
-        'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
         'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
     }
 
@@ -189,7 +186,7 @@ def test_the_tool_servers_of_killed_runs_end_themselves(tmp_path):
             for line in subprocess.run(['ps', '-eo', 'args'], capture_output=True, text=True).stdout.split(
                 '\n'
             )
-            if '-m tools_server' in line and str(tmp_path.parent) in line
+            if '-m tools_server' in line and str(tmp_path.parent / 'test_killed') in line
         ]
         if not left:
             return
