@@ -138,32 +138,35 @@ def batch_of(sizes: PolicySizes, prompt: int, members: int, suffix: int):
 
 
 def train() -> None:
-    """SFT steps under each remat policy, and an RL step on a group; the gradient alone beside the whole step."""
-    sizes, long = released(SIZE.value, LAYERS.value), lambda n: max(64, int(n * SCALE.value) // 64 * 64)
+    """SFT steps under each remat policy, and RL steps on a group under the first."""
+    long = lambda n: max(64, int(n * SCALE.value) // 64 * 64)
+    for remat in REMAT.value:
+        train_on('SFT', long(6144), 1, long(2048), remat)
+        gc.collect()
+    train_on('RL', long(10_560), MEMBERS, long(512), REMAT.value[0])
+
+
+def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> None:
+    """Whole steps on one row, from random weights; says so where there is no room for them."""
+    sizes = released(SIZE.value, LAYERS.value)
     optimizer = ConfigDict({'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'b1': 0.9, 'b2': 0.999,
                             'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0})
-    objective = Objective(ratio='sequence', clip_low=0.2, clip_high=0.28)
-    shapes = {'SFT': (long(6144), 1, long(2048)), 'RL': (long(10_560), MEMBERS, long(512))}
-    for stage, remat in [*(('SFT', remat) for remat in REMAT.value), ('RL', REMAT.value[0])]:
-        prompt, members, suffix = shapes[stage]
-        batch = batch_of(sizes, prompt, members, suffix)
-        targets = PolicyTargets(np.linspace(-1, 1, members, dtype=np.float32)[None], np.ones((1, members), bool), None)
-        learner = Learner(random_policy(sizes), make_optimizer(optimizer, 10), objective=objective, remat=remat,
-                          dtype=jnp.bfloat16)
-        step = (lambda: learner.sft_step([batch])) if stage == 'SFT' else (lambda: learner.rl_step([(batch, targets)]))
-        what = f'{stage}, {prompt} + {members} × {suffix}, remat {remat}'
-        try:
-            began = time.perf_counter()
-            first = step()
-            compiled = time.perf_counter() - began
-            took = seconds(lambda: step() and None, REPEATS.value)
-        except jax.errors.JaxRuntimeError as error:  # most of all, no room
-            note('train', what, failed=str(error).splitlines()[0][:200])
-        else:
-            note('train', what, seconds=took, flops=3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix)),
-                 tokens=prompt + members * suffix, first=compiled, peak=peak_memory(), loss=first['loss'])
-        del learner, step
-        gc.collect()
+    learner = Learner(random_policy(sizes), make_optimizer(optimizer, 10), remat=remat, dtype=jnp.bfloat16,
+                      objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28))
+    batch = batch_of(sizes, prompt, members, suffix)
+    targets = PolicyTargets(np.linspace(-1, 1, members, dtype=np.float32)[None], np.ones((1, members), bool), None)
+    step = (lambda: learner.sft_step([batch])) if stage == 'SFT' else (lambda: learner.rl_step([(batch, targets)]))
+    what = f'{stage}, {prompt} + {members} × {suffix}, remat {remat}'
+    try:
+        began = time.perf_counter()
+        first = step()
+        compiled = time.perf_counter() - began
+        took = seconds(lambda: step() and None, REPEATS.value)
+    except jax.errors.JaxRuntimeError as error:  # most of all, no room
+        note('train', what, failed=str(error).splitlines()[0][:200])
+        return
+    note('train', what, seconds=took, flops=3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix)),
+         tokens=prompt + members * suffix, first=compiled, peak=peak_memory(), loss=first['loss'])
 
 
 class OnePicture:

@@ -154,6 +154,12 @@ class Learner:
             self.mean = self._average(self.parameters, self.mean, share)
 
     @property
+    def compiles(self) -> int:
+        """Programs compiled so far."""
+        programs = self._sft.program, self._rl.program, self._log_probs, self._exact, self._add, self._average, self._update
+        return sum(program._cache_size() for program in programs)
+
+    @property
     def all_parameters(self) -> nnx.State:
         """Trained and frozen parameters together, as the sampler takes them: in the type that the loss computes in."""
         return nnx.merge_state(self._computed(self.parameters), self.frozen)

@@ -79,7 +79,8 @@ def start(policy_folder, tmp_path_factory):
     def start(workdir):
         command = [
             sys.executable,
-            Path(__file__).with_name('lively_run.py'),
+            '-m',
+            'experiments.toy',
             '--config=configs/pocket.py',
             f'--workdir={workdir}',
             f'--config.policy={policy_folder}',

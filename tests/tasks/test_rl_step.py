@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from lively_run import by_chance, reward
 from scripted_tools import DOWN, ScriptedTools, noise_file
 from small_policies import quick_compilation
 
+from experiments.toy import by_chance, reward
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
 from sensesearch_jax.learning.steps import Learner, decoder, make_optimizer

@@ -1,0 +1,70 @@
+"""The command line with a toy policy, whose turns are taken for actions by chance, so that its tools are called.
+
+    python -m experiments.toy --config=configs/rl.py --workdir=runs/toy --config.policy=DIR …
+
+A random policy writes nothing that parses and earns nothing, and where all fail alike nothing is learned. Here action and
+reward follow from the very tokens that were sampled, as in a real run. `write_toy_policy` makes such a policy: for runs
+of many steps, and runs that are killed, in seconds.
+"""
+
+from __future__ import annotations
+
+import runpy
+import zlib
+from pathlib import Path
+from unittest import mock
+
+from absl import app
+
+from sensesearch_jax import main
+from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.protocol import DEFAULT, ParsedTurn
+from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
+from sensesearch_jax.tasks import base, rl
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+ACTIONS = (
+    TextSearch('a flag'),
+    ImageSearch(),
+    ImageCrop((0.0, 0.0, 0.5, 0.5)),
+    ImageCrop((0.2, 0.2, 1.0, 1.0), 2),
+    FormatError('no_action', 'No action.'),
+    Answer('this'),
+)
+TURN = (
+    '<think>The flag is small here. I crop it to see more.</think>\n<tool_call>\n{"name": "image_crop", '
+    '"arguments": {"bbox": [0.1, 0.3, 0.4, 0.6]}}\n</tool_call><tool_response>\n1. Title: What is the '
+    'capital of the country whose flag is farthest left?\n</tool_response>\n<answer></answer>'
+)
+
+
+def write_toy_policy(folder: Path) -> None:
+    """One layer of width 32 with random weights; pictures become at most 12 visual tokens."""
+    config = runpy.run_path(str(CONFIGS / 'base.py'))['get_config']()
+    config.language.update(layers=1, width=32, mlp_width=32, heads=2, kv_heads=1, vocabulary=640,
+                           mrope_sections=(2, 2, 4))
+    config.vision.update(depth=1, width=16, mlp_width=16, heads=1, full_attention_blocks=(0,))
+    config.max_pixels = 28 * 28 * 12
+    # In the place of the pocket tokenizer, whose training reads the whole corpus.
+    quick = lambda folder, pages, vocabulary: train_tokenizer([DEFAULT.system_prompt(), TURN] * 20, folder, vocabulary)
+    with mock.patch.object(base, 'write_tokenizer', quick):
+        base.write_untrained(folder, config, pages=None)
+
+
+def by_chance(self, text):
+    """In the place of `Environment.parse`."""
+    return ParsedTurn('thought', ACTIONS[zlib.crc32(text.encode()) % len(ACTIONS)])
+
+
+def reward(trajectory, *arguments, scored=rl.trajectory_reward, **options):
+    """In the place of `trajectory_reward`, with a share by chance."""
+    values, state = scored(trajectory, *arguments, **options)
+    written = zlib.crc32(repr([turn.tokens for turn in trajectory.turns]).encode())
+    return values | {'total': values['total'] + written % 100 / 100}, state
+
+
+if __name__ == '__main__':
+    Environment.parse = by_chance
+    rl.trajectory_reward = reward
+    app.run(main.guarded, flags_parser=main.parse_flags)
