@@ -96,10 +96,10 @@ def measure(bench: Bench, repeats: int) -> tuple[dict[str, dict[str, list[float]
     for i in range(repeats + 1):
         ours.prepare()
         took, sampled = clock(ours.rollout, i)
-        peer, _ = clock(theirs.rollout, i)
+        peer, _ = clock(theirs.rollout, i) if i else (0.0, None)
         step, _ = clock(ours.train, sampled, advantages)
         peer_step, found = clock(theirs.train, sampled, advantages)
-        if i == 0:  # the first compiles; before it the two policies are one
+        if i == 0:  # ours compiles, the peer has nothing to; and until now the two policies are one
             gap, compiled = found, ours.compiles
             continue
         for work, mine, other in zip(WORK, (took, step), (peer, peer_step)):
