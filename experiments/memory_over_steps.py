@@ -6,7 +6,7 @@ Trains the toy policy (experiments/toy.py) on pocket questions by `configs/rl.py
 pictures, crops and searches that bring more. Every question comes again and again, with other crops. After WARM steps,
 which compile, resident memory must stay within BAR of its median, and the last quarter's median within BAR of the
 second's. Prints both, draws the memory of each step (extra `world`), and exits with 1 beyond the bar. Machine: 2 cores,
-5 minutes.
+2 minutes.
 """
 
 from __future__ import annotations
