@@ -275,7 +275,8 @@ def table(results: list[dict[str, Any]]) -> str:
     for found in newest.values():
         start = f'| {found["machine"]} | {found["part"]}: {found["what"]}' + (
             f', {found["layers"]} layers' if found['layers'] else '') + (
-            f', `XLA_FLAGS={found["xla_flags"]}`' if found['xla_flags'] else '') + f' | {found["date"]} | '
+            f', `XLA_FLAGS={found["xla_flags"]}`' if found['xla_flags'] else '') + (
+            f' ({found["remark"]})' if 'remark' in found else '') + f' | {found["date"]} | '
         if 'failed' in found:
             lines.append(start + f'failed: {found["failed"]} |' + ' |' * 5)
             continue
