@@ -22,30 +22,10 @@ def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = F
     Args:
         interpret: run the kernel's program step by step, on any platform; for tests.
     """
-    # Here and not above: Pallas takes long to import, and most programs that import this module never need it.
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
-
-    _, _, s, h, e = queries.shape
     keys, values, seen = joined(keys, values, valid, contexts)
-    length = keys.shape[2] - s
-    pad = lambda x, axis: _padded(x, axis, LANES)
-    # Keys behind the queries' end are never visible, so padding them at the end leaves the mask as it is.
-    queries = pad(pad(queries * e**-0.5, 2), 4)
-    keys, values, seen = pad(pad(keys, 2), 4), pad(pad(values, 2), 4), pad(seen, 2)
-    mask = splash_attention_mask.CausalMask((queries.shape[2], keys.shape[2]), offset=length)
-    kernel = splash.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([mask] * h),
-        block_sizes=splash.BlockSizes(**_blocks(queries.shape[2], keys.shape[2])), head_shards=1, q_seq_shards=1,
-        interpret=interpret, residual_checkpoint_name=ATTENDED)
-
-    def member(queries, keys, values, seen):
-        segments = splash.SegmentIds(jnp.ones(len(queries), jnp.int32), seen.astype(jnp.int32))
-        first = lambda x: jnp.moveaxis(x, 1, 0)
-        return first(kernel(first(queries), first(keys), first(values), segment_ids=segments))
-
-    out = jax.vmap(jax.vmap(member))(queries, keys, values, seen)
-    return out[:, :, :s, :, :e].astype(values.dtype)
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    out = _splash(*map(flat, (queries, keys, values, seen)), keys.shape[2] - queries.shape[2], interpret)
+    return out.reshape(queries.shape)
 
 
 def cudnn_takes(dtype: DTypeLike) -> bool:
@@ -90,24 +70,32 @@ def attend_all_splash(queries, keys, values, valid, *, interpret: bool = False):
     Args:
         interpret: as for `attend_splash`.
     """
+    return _splash(queries, keys, values, valid, None, interpret)
+
+
+def _splash(queries, keys, values, seen, offset: int | None, interpret: bool):
+    """The splash kernel over sequences [n, s, h, e]: every query sees all keys up to `offset` and its own place, or all."""
+    # Here and not above: Pallas takes long to import, and most programs that import this module never need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    _, i, h, e = queries.shape
+    _, s, h, e = queries.shape
     pad = lambda x, axis: _padded(x, axis, LANES)
+    # Keys behind the queries' end are never visible, so padding them at the end leaves the mask as it is.
     queries, keys, values = (pad(pad(x, 1), 3) for x in (queries * e**-0.5, keys, values))
-    valid = pad(valid, 1)
-    length = queries.shape[1]
+    seen = pad(seen, 1)
+    lengths = queries.shape[1], keys.shape[1]
+    mask = masks.FullMask(lengths) if offset is None else masks.CausalMask(lengths, offset=offset)
     kernel = splash.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([splash_attention_mask.FullMask((length, length))] * h),
-        block_sizes=splash.BlockSizes(**_blocks(length, length)), head_shards=1, q_seq_shards=1, interpret=interpret)
+        masks.MultiHeadMask([mask] * h), block_sizes=splash.BlockSizes(**_blocks(*lengths)), head_shards=1,
+        q_seq_shards=1, interpret=interpret, residual_checkpoint_name=ATTENDED)
 
-    def image(queries, keys, values, valid):
-        segments = splash.SegmentIds(jnp.ones(length, jnp.int32), valid.astype(jnp.int32))
+    def sequence(queries, keys, values, seen):
+        segments = splash.SegmentIds(jnp.ones(len(queries), jnp.int32), seen.astype(jnp.int32))
         first = lambda x: jnp.moveaxis(x, 1, 0)
         return first(kernel(first(queries), first(keys), first(values), segment_ids=segments))
 
-    return jax.vmap(image)(queries, keys, values, valid)[:, :i, :, :e].astype(values.dtype)
+    return jax.vmap(sequence)(queries, keys, values, seen)[:, :s, :, :e].astype(values.dtype)
 
 
 def joined(keys, values, valid, contexts):

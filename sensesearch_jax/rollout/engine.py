@@ -25,7 +25,7 @@ from sensesearch_jax.policy.context import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.sampling import Sampling, distribution
-from sensesearch_jax.runtime.mesh import constrain, is_abstract, make_mesh, spec
+from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, spec
 from sensesearch_jax.runtime.threads import SharedProgram
 
 
@@ -110,9 +110,8 @@ class Engine:
     def set_parameters(self, parameters: nnx.State) -> None:
         """New weights of the same structure; nothing compiles again."""
         self.parameters = parameters
-        place = jax.tree.leaves(parameters)[0].sharding
         # Programs of a policy that is cut over devices must know of them: kernels run per shard.
-        self.mesh = place.mesh if isinstance(place, NamedSharding) else make_mesh(devices=jax.local_devices()[:1])
+        self.mesh = mesh_of(parameters)
 
     @property
     def compiles(self) -> int:

@@ -12,7 +12,6 @@ from concurrent.futures import Future
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
@@ -22,7 +21,7 @@ from sensesearch_jax.inputs.groups import ImageTable, bucket
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.runtime.mesh import local, make_mesh
+from sensesearch_jax.runtime.mesh import local, mesh_of
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
@@ -44,8 +43,7 @@ class FeatureStore:
         graph, parameters = nnx.split(policy.vision)
         parameters = local(parameters)
         encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images))
-        place = jax.tree.leaves(parameters)[0].sharding
-        mesh = place.mesh if isinstance(place, NamedSharding) else make_mesh(devices=jax.local_devices()[:1])
+        mesh = mesh_of(parameters)
 
         def encoded(images):
             with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard

@@ -83,6 +83,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
+def mesh_of(parameters: Any) -> Mesh:
+    """The mesh that parameters lie on; the first device alone where they know of none."""
+    place = jax.tree.leaves(parameters)[0].sharding
+    return place.mesh if isinstance(place, NamedSharding) else make_mesh(devices=jax.local_devices()[:1])
+
+
 def is_abstract(tree: Any) -> bool:
     """Whether a tree holds shapes where arrays could be: what programs are compiled from and cannot be run on."""
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
