@@ -132,8 +132,8 @@ class Learner:
             lambda parameters, *rest: jax.grad(loss, has_aux=True)(self._computed(parameters), *rest),
             out_shardings=(places, whole)))
         self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
-        self._log_probs = jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
-                                  out_shardings=rows_sharding(self.mesh, 3))
+        self._log_probs = SharedProgram(jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
+                                                out_shardings=rows_sharding(self.mesh, 3)))
         self._exact = jax.jit(float32, out_shardings=places)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
         self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
@@ -156,7 +156,7 @@ class Learner:
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
-        programs = self._sft.program, self._rl.program, self._log_probs, self._exact, self._add, self._average, self._update
+        programs = self._sft.program, self._rl.program, self._log_probs.program, self._exact, self._add, self._average, self._update
         return sum(program._cache_size() for program in programs)
 
     @property
@@ -166,8 +166,18 @@ class Learner:
 
     def log_probs(self, batch: GroupBatch, parameters: nnx.State | None = None) -> Float[Array, 'b g s']:
         """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a reference policy."""
-        with jax.set_mesh(self.mesh):
-            return self._log_probs(self.parameters if parameters is None else parameters, self._placed(batch))
+        return self.all_log_probs([batch], parameters)[0]
+
+    def all_log_probs(self, batches: Sequence[GroupBatch],
+                      parameters: nnx.State | None = None) -> list[Float[Array, 'b g s']]:
+        """`log_probs` of several batches, side by side."""
+        parameters = self.parameters if parameters is None else parameters
+
+        def found(batch: GroupBatch) -> Float[Array, 'b g s']:
+            with jax.set_mesh(self.mesh):
+                return jax.block_until_ready(self._log_probs(parameters, self._placed(batch)))
+
+        return side_by_side(found, batches, min(self.threads, len(batches)))
 
     def sft_step(self, batches: list[GroupBatch]) -> dict[str, float]:
         """One update on the mean cross-entropy of all own tokens of the micro-batches."""

@@ -29,7 +29,8 @@ from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, spec
 from sensesearch_jax.runtime.threads import SharedProgram
 
 
-LENGTH_STEP = 128  # of prompts and tool responses
+PROMPT_STEP = 128
+FEATURE_STEP = 512  # of the visual tokens that come with a pass
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
 
 
@@ -67,6 +68,7 @@ class Engine:
         chunk: most tokens that `decode` samples between two looks of the host.
         prefill_rows, extend_lanes: rows and lanes that one pass of prefill or extend takes; fewer are padded, more
             go in several passes, so that each has one shape. As few lanes are also decoded apart from the others.
+        extend_tokens: that one pass of extend takes of a lane; a longer response goes in pieces.
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
         sampling: how tokens are drawn.
@@ -79,7 +81,8 @@ class Engine:
 
     def __init__(self, policy: Policy, *, groups: int, members: int, prompt_capacity: int, suffix_capacity: int,
                  chunk: int, stop: Sequence[int], suppressed: Sequence[int], sampling: Sampling = Sampling(),
-                 prefill_rows: int = 4, extend_lanes: int = 16, cache_dtype: str = 'policy'):
+                 prefill_rows: int = 4, extend_lanes: int = 16, extend_tokens: int = 256,
+                 cache_dtype: str = 'policy'):
         if cache_dtype not in ('policy', 'int8'):
             raise ValueError(f"cache_dtype '{cache_dtype}' is unknown; choose 'policy' or 'int8'.")
         self.quantized = cache_dtype == 'int8'
@@ -91,6 +94,7 @@ class Engine:
         self.prompt_capacity, self.suffix_capacity = prompt_capacity, suffix_capacity
         self.prefill_rows = min(prefill_rows, groups)
         self.extend_lanes = min(extend_lanes, groups * members)
+        self.extend_tokens = min(extend_tokens, suffix_capacity + chunk)
         self.stop = jnp.array(list(stop), jnp.int32)
         self.suppressed = np.zeros(self.sizes.vocabulary, bool)
         self.suppressed[list(suppressed)] = True
@@ -175,8 +179,8 @@ class Engine:
         if len(rows) > (n := self.prefill_rows):
             return [position for first in range(0, len(rows), n) for position in self.prefill(
                 rows[first:first + n], prompts[first:first + n], images[first:first + n], table)]
-        batch = _pieces([p[:-1] for p in prompts], images, table, self.image_token, self.merge, n,
-                        min(bucket(longest, LENGTH_STEP, FINE), self.prompt_capacity), [0] * len(prompts))
+        batch = self._runs([p[:-1] for p in prompts], images, table, n,
+                           min(bucket(longest, PROMPT_STEP, FINE), self.prompt_capacity), [0] * len(prompts))
         pending = np.zeros(n, np.int32)
         pending[:len(rows)] = [p[-1] for p in prompts]
         slots = np.full(n, self.groups, np.int32)  # out of range: dropped
@@ -200,24 +204,35 @@ class Engine:
         Returns:
             the rotary position of each lane's new pending token.
         """
-        if len(lanes) > (n := self.extend_lanes):
-            parts = (slice(first, first + n) for first in range(0, len(lanes), n))
-            return [position for p in parts for position in self.extend(
-                lanes[p], pending[p], tokens[p], images[p], positions[p], table)]
         runs = [[p, *t[:-1]] for p, t in zip(pending, tokens)]
-        batch = _pieces(runs, images, table, self.image_token, self.merge, n,
-                        bucket(max(map(len, runs)), LENGTH_STEP), positions)
-        where = self._where(lanes)
-        last = np.zeros(n, np.int32)
-        last[:len(lanes)] = [t[-1] for t in tokens]
-        with jax.set_mesh(self.mesh):
-            self.caches = self._extend(self.parameters, self.caches, where, batch.tokens, batch.positions, batch.valid,
-                                       batch.rows, batch.features, np.stack([last, batch.following]),
-                                       self._used(max(self.length[lane] for lane in lanes)))
-        for lane, run in zip(lanes, runs):
-            self.length[lane] += len(run)
+        longest = -(-max(map(len, runs)) // self.extend_tokens) * self.extend_tokens
+        batch = self._runs(runs, images, table, len(runs), longest, positions)
+        last = np.array([t[-1] for t in tokens], np.int32)
+        done = np.zeros(len(runs), int)
+        while (left := np.array(list(map(len, runs))) - done).any():
+            # Those that need most passes go first, so that there are as few as can be.
+            now = np.argsort(-left, kind='stable')[:self.extend_lanes]
+            now = now[left[now] > 0]
+            self._extend_piece([lanes[i] for i in now], batch, last, now, done[now])
+            done[now] += np.minimum(left[now], self.extend_tokens)
         self._count(sum(map(len, runs)))
-        return [int(v) for v in batch.following[:len(lanes)]]
+        return [int(v) for v in batch.following]
+
+    def _extend_piece(self, lanes: Sequence[tuple[int, int]], batch: _Runs, last: Int[np.ndarray, 'r'],
+                      chosen: Int[np.ndarray, 'n'], first: Int[np.ndarray, 'n']) -> None:
+        """One pass: of each chosen run, for its lane, the tokens from `first` on."""
+        spare = self.extend_lanes - len(lanes)
+        runs = np.pad(chosen, (0, spare))[:, None]
+        columns = np.pad(first, (0, spare))[:, None] + np.arange(self.extend_tokens)
+        valid = batch.valid[runs, columns] & (np.arange(len(runs)) < len(lanes))[:, None]
+        runs_of = runs[:, 0]
+        with jax.set_mesh(self.mesh):
+            self.caches = self._extend(
+                self.parameters, self.caches, self._where(lanes), batch.tokens[runs, columns],
+                batch.positions[:, runs, columns], valid, batch.rows[runs, columns], batch.features[runs_of],
+                np.stack([last[runs_of], batch.following[runs_of]]), self._used(max(self.length[lane] for lane in lanes)))
+        for lane, count in zip(lanes, valid.sum(1)):
+            self.length[lane] += int(count)
 
     def decode(self, active: Bool[np.ndarray, 'b g'], budget: Int[np.ndarray, 'b g'],
                seeds: Int[np.ndarray, 'b g']) -> Chunk:
@@ -260,6 +275,22 @@ class Engine:
         where = np.full((2, self.extend_lanes), self.groups, np.int32)
         where[:, :len(lanes)] = np.array(lanes).T
         return where
+
+    def _runs(self, runs, images, table: ImageTable, count: int, length: int, starts) -> _Runs:
+        """Token runs with their images as `count` padded arrays, and the position that follows each run."""
+        features, places = feature_tables(images, table, FEATURE_STEP, count)
+        if features.shape[-1] != self.sizes.width:  # no image among them; the programs are those of runs with images
+            features = np.zeros((count, FEATURE_STEP, self.sizes.width), np.float32)
+        out = _Runs(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
+                    np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
+                    np.zeros(count, np.int32))
+        for i, (run, names, start, offsets) in enumerate(zip(runs, images, starts, places)):
+            n = len(run)
+            out.tokens[i, :n], out.valid[i, :n] = run, True
+            out.positions[:, i, :n], out.following[i] = mrope_positions(
+                np.asarray(run), [table.grids[name] for name in names], self.image_token, self.merge, start=start)
+            out.rows[i, :n] = image_rows(run, names, offsets, self.image_token)
+        return out
 
     def _count(self, run: int) -> None:
         self.tokens_run += run
@@ -428,26 +459,10 @@ def _write(cache: Context, lanes: tuple[Int[Array, 'n'], Int[Array, 'n']], start
     return jax.lax.fori_loop(0, len(starts), lane, cache)
 
 
-class _Pieces(NamedTuple):
+class _Runs(NamedTuple):
     tokens: np.ndarray
     positions: np.ndarray
     valid: np.ndarray
     rows: np.ndarray
     features: np.ndarray
     following: np.ndarray
-
-
-def _pieces(runs, images, table: ImageTable, image_token: int, merge: int, count: int, length: int,
-            starts) -> _Pieces:
-    """Token runs with their images as padded arrays, and the position that follows each run."""
-    features, places = feature_tables(images, table, 512, count)
-    out = _Pieces(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
-                  np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
-                  np.zeros(count, np.int32))
-    for i, (run, names, start, offsets) in enumerate(zip(runs, images, starts, places)):
-        n = len(run)
-        out.tokens[i, :n], out.valid[i, :n] = run, True
-        out.positions[:, i, :n], out.following[i] = mrope_positions(
-            np.asarray(run), [table.grids[name] for name in names], image_token, merge, start=start)
-        out.rows[i, :n] = image_rows(run, names, offsets, image_token)
-    return out

@@ -53,7 +53,8 @@ def check(config: ConfigDict) -> None:
         PROTOCOLS[config.agent.protocol].system_prompt(config.agent.tools)
     if 'expert' in config and config.expert.kind not in EXPERTS:
         raise ValueError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
-    for stage, field in (('rollout', 'engines'), ('sft', 'threads'), ('rl', 'threads')):
+    for stage, field in (*(('rollout', field) for field in ('engines', 'extend_lanes', 'extend_tokens', 'tower_batch')),
+                         ('sft', 'threads'), ('rl', 'threads')):
         if stage in config and config[stage][field] < 1:
             raise ValueError(f'{stage}.{field} is {config[stage][field]}; give 1 or more.')
     for stage in ('sft', 'rl'):

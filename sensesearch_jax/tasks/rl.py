@@ -85,7 +85,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                     engine.set_parameters(learner.all_parameters)
                 asked = [questions[i] for i in order[step]]
                 values = rl_step(session, student, features, engines, learner, reference, asked, step)
-                if config.averaged and (later := step + 1 - config.steps // 3) > 0:
+                if config.averaged and (later := step + 1 - 2 * config.steps // 3) > 0:
                     learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
                 bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
@@ -203,15 +203,15 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
             now = advantages[part]
             if batch_layer and config.batch_scope == 'minibatch':
                 now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
-            micro = []
             # Rows of a pass have one size: of their longest suffix, or packed of all their suffixes together.
             size = lambda i: (sum if config.pack_step else max)(map(length, groups[part[i]]))
             order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
-            for first in range(0, len(part), config.micro_batch):
-                rows = order[first:first + config.micro_batch]
-                batch = to_batch([groups[part[i]] for i in rows])
+            rows_of = [order[i:i + config.micro_batch] for i in range(0, len(part), config.micro_batch)]
+            batches = [to_batch([groups[part[i]] for i in rows]) for rows in rows_of]
+            refs = [None] * len(batches) if reference is None else learner.all_log_probs(batches, reference)
+            micro = []
+            for rows, batch, ref in zip(rows_of, batches, refs):
                 missing = ((0, config.micro_batch - len(rows)), (0, 0))
-                ref = None if reference is None else learner.log_probs(batch, reference)
                 targets = PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)
                 micro.append((batch, targets))
                 if learner.teaches(targets):

@@ -66,7 +66,7 @@ class Session:
 
     def features(self, student: Student) -> FeatureStore:
         """A store for the student's (frozen) tower."""
-        return FeatureStore(student.policy, student.preprocessor, self.client)
+        return FeatureStore(student.policy, student.preprocessor, self.client, batch=self.config.rollout.tower_batch)
 
     def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling) -> list[Engine]:
         """Samplers of the student that share out so many groups, with the capacities of the config's `rollout`.
@@ -80,6 +80,7 @@ class Session:
             first = Engine(
                 student.policy, groups=-(-groups // count), members=members, prompt_capacity=rollout.prompt_capacity,
                 suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, sampling=sampling,
+                extend_lanes=rollout.extend_lanes, extend_tokens=rollout.extend_tokens,
                 stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
             self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
         for engine in self.samplers[key]:

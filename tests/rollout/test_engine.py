@@ -50,7 +50,7 @@ def make_engine(
     suppressed=SUPPRESSED,
     cache_dtype='policy',
 ):
-    # Two rows and two lanes a pass, so that prompts and responses take several.
+    # Two rows, two lanes and eight tokens a pass, so that prompts and responses take several.
     return Engine(
         POLICY,
         groups=groups,
@@ -63,6 +63,7 @@ def make_engine(
         sampling=Sampling(temperature, top_k, top_p),
         prefill_rows=2,
         extend_lanes=2,
+        extend_tokens=8,
         cache_dtype=cache_dtype,
     )
 
