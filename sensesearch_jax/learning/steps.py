@@ -59,6 +59,7 @@ class Objective:
     dual_clip: float | None = None
     kl_coefficient: float = 0.0
     kl_estimator: str = 'k3'
+    kl_of_flat_groups: bool = True  # False: no pass, and so no KL term, for a micro-batch whose groups have equal rewards
 
     @property
     def clips(self) -> dict[str, Any]:
@@ -200,7 +201,8 @@ class Learner:
 
         Several processes make all passes, so that none waits for another that has nothing to do.
         """
-        return (targets.ref_log_probs is not None or jax.process_count() > 1
+        pulls = self.objective.kl_coefficient > 0 and self.objective.kl_of_flat_groups
+        return (pulls or jax.process_count() > 1
                 or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING))
 
     def policy_gradients(self, batches: list[tuple[GroupBatch, PolicyTargets]],
