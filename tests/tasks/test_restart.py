@@ -33,7 +33,7 @@ SETTINGS = {
     'rollout.groups': 2,
     'rollout.chunk': 4,
     'rollout.prompt_capacity': 384,
-    'rollout.suffix_capacity': 380,
+    'rollout.suffix_capacity': 768,
     'sft.batch': 2,
     'sft.micro_batch': 1,
     'sft.epochs': 3,
