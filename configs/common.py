@@ -99,7 +99,6 @@ def rl() -> dict:
         averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,
-        kl_of_flat_groups=False,  # those whose rewards are all equal: True pays a pass, and the reference's, for each
         format_weight=0.0, evidence_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 

@@ -96,14 +96,14 @@ def bucket(length: int, step: int, per_doubling: int = 2) -> int:
     return -(-steps // unit) * unit * step
 
 
-def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
-                   count: int) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
+def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int, count: int, width: int = 1) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
     """Each row's images, their features one after another, and where each image starts and how long it is.
 
     Args:
         rows: the names of the images in each row.
         step: buckets of a table's length, which is the same for all rows.
         count: tables, at least as many as rows; spare ones are empty.
+        width: of a feature, where there is no image to tell.
     """
     places: list[dict[str, tuple[int, int]]] = []
     for names in rows:
@@ -113,7 +113,7 @@ def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
             total += place[name][1]
         places.append(place)
     longest = max((sum(length for _, length in place.values()) for place in places), default=0)
-    width = next((images.features[name].shape[1] for place in places for name in place), 1)
+    width = next((images.features[name].shape[1] for place in places for name in place), width)
     tables = np.zeros((count, bucket(max(longest, 1), step), width), np.float32)
     for table, place in zip(tables, places):
         for name, (first, length) in place.items():

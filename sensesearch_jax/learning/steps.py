@@ -59,7 +59,6 @@ class Objective:
     dual_clip: float | None = None
     kl_coefficient: float = 0.0
     kl_estimator: str = 'k3'
-    kl_of_flat_groups: bool = True  # False: no pass, and so no KL term, for a micro-batch whose groups have equal rewards
 
     @property
     def clips(self) -> dict[str, Any]:
@@ -157,8 +156,8 @@ class Learner:
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
-        programs = self._sft.program, self._rl.program, self._log_probs.program, self._exact, self._add, self._average, self._update
-        return sum(program._cache_size() for program in programs)
+        shared = (program.program for program in (self._sft, self._rl, self._log_probs))
+        return sum(p._cache_size() for p in (*shared, self._exact, self._add, self._average, self._update))
 
     @property
     def all_parameters(self) -> nnx.State:
@@ -201,8 +200,7 @@ class Learner:
 
         Several processes make all passes, so that none waits for another that has nothing to do.
         """
-        pulls = self.objective.kl_coefficient > 0 and self.objective.kl_of_flat_groups
-        return (pulls or jax.process_count() > 1
+        return (targets.ref_log_probs is not None or jax.process_count() > 1
                 or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING))
 
     def policy_gradients(self, batches: list[tuple[GroupBatch, PolicyTargets]],

@@ -222,15 +222,14 @@ class Engine:
                       chosen: Int[np.ndarray, 'n'], first: Int[np.ndarray, 'n']) -> None:
         """One pass: of each chosen run, for its lane, the tokens from `first` on."""
         spare = self.extend_lanes - len(lanes)
-        runs = np.pad(chosen, (0, spare))[:, None]
-        columns = np.pad(first, (0, spare))[:, None] + np.arange(self.extend_tokens)
-        valid = batch.valid[runs, columns] & (np.arange(len(runs)) < len(lanes))[:, None]
-        runs_of = runs[:, 0]
+        chosen, first = (np.pad(x, (0, spare)) for x in (chosen, first))
+        at = chosen[:, None], first[:, None] + np.arange(self.extend_tokens)
+        valid = batch.valid[at] & (np.arange(self.extend_lanes) < len(lanes))[:, None]
         with jax.set_mesh(self.mesh):
             self.caches = self._extend(
-                self.parameters, self.caches, self._where(lanes), batch.tokens[runs, columns],
-                batch.positions[:, runs, columns], valid, batch.rows[runs, columns], batch.features[runs_of],
-                np.stack([last[runs_of], batch.following[runs_of]]), self._used(max(self.length[lane] for lane in lanes)))
+                self.parameters, self.caches, self._where(lanes), batch.tokens[at], batch.positions[:, *at],
+                valid, batch.rows[at], batch.features[chosen], np.stack([last[chosen], batch.following[chosen]]),
+                self._used(max(self.length[lane] for lane in lanes)))
         for lane, count in zip(lanes, valid.sum(1)):
             self.length[lane] += int(count)
 
@@ -278,9 +277,8 @@ class Engine:
 
     def _runs(self, runs, images, table: ImageTable, count: int, length: int, starts) -> _Runs:
         """Token runs with their images as `count` padded arrays, and the position that follows each run."""
-        features, places = feature_tables(images, table, FEATURE_STEP, count)
-        if features.shape[-1] != self.sizes.width:  # no image among them; the programs are those of runs with images
-            features = np.zeros((count, FEATURE_STEP, self.sizes.width), np.float32)
+        # Runs without an image have the programs of those with one.
+        features, places = feature_tables(images, table, FEATURE_STEP, count, self.sizes.width)
         out = _Runs(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
                     np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
                     np.zeros(count, np.int32))

@@ -18,7 +18,6 @@ from sensesearch_jax.data.cold_start.openai_expert import OpenAIExpert
 from sensesearch_jax.data.cold_start.synthesise import synthesise
 from sensesearch_jax.data.cold_start.validate import validate_all
 from sensesearch_jax.inputs.template import tokenise
-from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.rewards.reward import answer_is_right
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
@@ -134,10 +133,8 @@ def validated(session: Session, trajectories: Sequence[Trajectory]) -> list[Traj
     """Trajectories whose format, logic and answer hold; why others were rejected is counted in the stage's result."""
     workdir = session.workdir
     environment = session.environment()
-    sound, reasons = validate_all(trajectories, protocol=environment.protocol)
-    # What no rollout has room for is nothing to imitate.
-    kept = [t for t in sound if length(t) <= session.config.rollout.suffix_capacity]
-    reasons['too_long'] = len(sound) - len(kept)
+    kept, reasons = validate_all(trajectories, protocol=environment.protocol,
+                                 room=session.config.rollout.suffix_capacity)
     kept_path = workdir / 'cold_start' / 'kept.jsonl'
     atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
     workdir.mark_done('cold_start', {'synthesised': len(trajectories), 'kept': len(kept), 'rejected': dict(reasons),

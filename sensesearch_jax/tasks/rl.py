@@ -109,7 +109,7 @@ def make_objective(config: ConfigDict) -> Objective:
     ratio, _ = ALGORITHMS[config.algorithm]
     return Objective(ratio=ratio, clip_low=config.clip_low, clip_high=config.clip_high,
                      dual_clip=config.dual_clip or None if ratio == 'token' else None,
-                     kl_coefficient=config.kl_coefficient, kl_of_flat_groups=config.kl_of_flat_groups)
+                     kl_coefficient=config.kl_coefficient)
 
 
 def rl_step(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine], learner: Learner,
@@ -208,17 +208,14 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
             order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
             rows_of = [order[i:i + config.micro_batch] for i in range(0, len(part), config.micro_batch)]
             batches = [to_batch([groups[part[i]] for i in rows]) for rows in rows_of]
+            refs = [None] * len(batches) if reference is None else learner.all_log_probs(batches, reference)
             micro = []
-            for rows, batch in zip(rows_of, batches):
+            for rows, batch, ref in zip(rows_of, batches, refs):
                 missing = ((0, config.micro_batch - len(rows)), (0, 0))
-                micro.append((batch, PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), None)))
-            run = [i for i, (_, targets) in enumerate(micro) if learner.teaches(targets)]
-            for i in run:
-                passes.add(batches[i], [groups[part[j]] for j in rows_of[i]], times=1 if reference is None else 2)
-            if reference is not None:
-                run = run or [0]  # which an update without anything to learn makes do with
-                for i, ref in zip(run, learner.all_log_probs([batches[i] for i in run], reference)):
-                    micro[i] = batches[i], micro[i][1]._replace(ref_log_probs=ref)
+                targets = PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)
+                micro.append((batch, targets))
+                if learner.teaches(targets):
+                    passes.add(batch, [groups[part[i]] for i in rows], times=1 if ref is None else 2)
             done.append(learner.rl_step(micro))
     means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in done]))
              for name in (done[0] if done else ())}

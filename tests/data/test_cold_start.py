@@ -265,6 +265,12 @@ def test_each_fault_has_its_reason(moves, reason):
     assert reason in validate(whole)
 
 
+def test_what_no_rollout_has_room_for_is_too_long():
+    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
+    whole.turns[0].tokens, whole.turns[0].observation_tokens = [1] * 5, [2] * 3
+    assert validate(whole, room=8) == [] and validate(whole, room=7) == ['too_long']
+
+
 def test_validation_counts_the_reasons():
     good = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
     bad = synthesise(SEARCH, Reciter(Answer('Bamako')), environment())

@@ -225,17 +225,15 @@ def test_groups_without_spread_cost_no_pass(ratio):
     assert max(np.abs(step).max() for step in moved(whole).values()) > 1e-4
 
 
-@pytest.mark.parametrize('everywhere, passes', [(True, 4), (False, 2)])
-def test_the_kl_term_takes_in_groups_without_spread_if_asked(everywhere, passes):
-    objective = dataclasses.replace(OBJECTIVES['sequence'], kl_of_flat_groups=everywhere)
-    learner = learner_of(objective=objective)
+def test_the_kl_term_takes_in_groups_without_spread():
+    learner = learner_of(objective=OBJECTIVES['sequence'])
     batch, targets = targets_for(learner, ROWS, 'gspo')
     advantages = targets.advantages * np.array([1, 0, 1, 0], np.float32)[:, None]
     done, gradient = [], learner._rl
     learner._rl = lambda *operands: done.append(1) or gradient(*operands)
     learner.rl_step([(pick(batch, [i]), PolicyTargets(advantages[[i]], targets.in_loss[[i]], targets.ref_log_probs[[i]]))
                      for i in range(4)])
-    assert len(done) == passes
+    assert len(done) == 4
 
 
 @pytest.mark.parametrize('ratio', ['sequence', 'token'])

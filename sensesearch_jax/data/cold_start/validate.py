@@ -7,12 +7,18 @@ from sensesearch_jax.agent.actions import ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import indexed_images
 from sensesearch_jax.agent.protocol import DEFAULT, Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
+from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.rewards.answers import normalise_answer
 from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
 from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
 
 
-def validate(trajectory: Trajectory, protocol: Protocol = DEFAULT, judge: Judge | None = None) -> list[str]:
+def validate(
+    trajectory: Trajectory,
+    protocol: Protocol = DEFAULT,
+    judge: Judge | None = None,
+    room: int | None = None,
+) -> list[str]:
     """The reasons against `trajectory`, each once; an empty list keeps it.
 
     'infra_failed' or 'unscorable': its state. 'format': a turn without reasoning or valid action, a refused
@@ -20,7 +26,8 @@ def validate(trajectory: Trajectory, protocol: Protocol = DEFAULT, judge: Judge 
     'bad_box': a call on an image or a box that does not exist. 'repeated_call': the same call twice.
     'unseen_title': a query names the object before any result or the question did. 'unseen_answer': a search
     question's answer stands in no result about the object before it.
-    'wrong_answer': by the scoring function of the reward.
+    'wrong_answer': by the scoring function of the reward. 'too_long': more tokens after the prompt than `room`, so
+    that no rollout could have brought it.
     """
     if trajectory.state in (SampleState.INFRA_FAILED, SampleState.UNSCORABLE):
         return [trajectory.state.value]
@@ -41,16 +48,21 @@ def validate(trajectory: Trajectory, protocol: Protocol = DEFAULT, judge: Judge 
         texts = right_texts(question) if question.choices else (answer,)
         if question.kind != 'perception' and not any(states(read, text, title) for text in texts):
             reasons.append('unseen_answer')
+    if room is not None and length(trajectory) > room:
+        reasons.append('too_long')
     return list(dict.fromkeys(reasons))
 
 
 def validate_all(
-    trajectories: Iterable[Trajectory], protocol: Protocol = DEFAULT, judge: Judge | None = None
+    trajectories: Iterable[Trajectory],
+    protocol: Protocol = DEFAULT,
+    judge: Judge | None = None,
+    room: int | None = None,
 ) -> tuple[list[Trajectory], Counter[str]]:
     """The trajectories without a reason against them, in order, and how often each reason occurred."""
     kept, reasons = [], Counter()
     for trajectory in trajectories:
-        found = validate(trajectory, protocol, judge)
+        found = validate(trajectory, protocol, judge, room)
         reasons.update(found)
         if not found:
             kept.append(trajectory)
