@@ -34,6 +34,7 @@ from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.packing import packed, spread
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
 from sensesearch_jax.runtime.threads import SharedProgram, side_by_side
 
@@ -124,16 +125,17 @@ class Learner:
         self.threads = threads if jax.process_count() == 1 else 1
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
+        options = compiler_options(self.mesh.devices.flat[0].platform)
         self.parameters = self._master(start, places)
         self.mean = self._master(start, places) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
         gradient = lambda loss: SharedProgram(jax.jit(
             lambda parameters, *rest: jax.grad(loss, has_aux=True)(self._computed(parameters), *rest),
-            out_shardings=(places, whole)))
+            out_shardings=(places, whole), compiler_options=options))
         self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
         self._log_probs = SharedProgram(jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
-                                                out_shardings=rows_sharding(self.mesh, 3)))
+                                                out_shardings=rows_sharding(self.mesh, 3), compiler_options=options))
         self._exact = jax.jit(float32, out_shardings=places)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
         self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)

@@ -9,6 +9,7 @@ the first rollouts nothing compiles any more.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Sequence
 
@@ -25,6 +26,7 @@ from sensesearch_jax.policy.context import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.sampling import Sampling, distribution
+from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, spec
 from sensesearch_jax.runtime.threads import SharedProgram
 
@@ -100,9 +102,11 @@ class Engine:
         self.suppressed[list(suppressed)] = True
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
         self.tokens_run = 0  # through the language model, padding aside
-        self._prefill = SharedProgram(jax.jit(self._prefill_program, donate_argnums=1))
-        self._extend = SharedProgram(jax.jit(self._extend_program, donate_argnums=1, static_argnums=9))
-        self._decode = SharedProgram(jax.jit(self._decode_program, donate_argnums=1, static_argnums=6))
+        program = functools.partial(jax.jit, donate_argnums=1,
+                                    compiler_options=compiler_options(self.mesh.devices.flat[0].platform))
+        self._prefill = SharedProgram(program(self._prefill_program))
+        self._extend = SharedProgram(program(self._extend_program, static_argnums=9))
+        self._decode = SharedProgram(program(self._decode_program, static_argnums=6))
         self.caches: Caches | None = self._empty()
 
     def twin(self) -> Engine:

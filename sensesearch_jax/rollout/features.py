@@ -21,6 +21,7 @@ from sensesearch_jax.inputs.groups import ImageTable, bucket
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import local, mesh_of
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
@@ -42,8 +43,9 @@ class FeatureStore:
         self.sizes, self.preprocessor, self.client, self.batch = policy.sizes.vision, preprocessor, client, batch
         graph, parameters = nnx.split(policy.vision)
         parameters = local(parameters)
-        encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images))
         mesh = mesh_of(parameters)
+        encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images),
+                         compiler_options=compiler_options(mesh.devices.flat[0].platform))
 
         def encoded(images):
             with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard
