@@ -2,10 +2,11 @@
 
     python -m experiments.gradient_signal --workdir=runs/pocket
 
-Takes the rollouts of a finished pocket run and, at its SFT policy, the gradient of the policy loss for every group whose
-members differ in a reward: accuracy, format and evidence, each alone, and accuracy with evidence as the run weighs it.
-What two questions have in common is the cosine of their gradients; what a policy can learn from N of them is signal where
-N times that is not small against 1. 9 minutes for 32 groups on one core beside other work.
+Asks the SFT policy of a finished pocket run RL's own questions, in groups as RL does, and takes the gradient of the policy
+loss for every group whose members differ in a reward: accuracy, format and evidence, each alone, and accuracy with
+evidence as the run weighs it. What two questions have in common is the cosine of their gradients; what a policy can learn
+from N of them is signal where N times that is not small against 1. RL's own rollouts would not do: those of later steps
+come from policies that have moved, and imitating them is common to all. 5 minutes for 32 groups on 2 cores.
 """
 
 from __future__ import annotations
@@ -26,24 +27,28 @@ from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.learning.advantages import group_advantages
 from sensesearch_jax.learning.steps import Learner, PolicyTargets
 from sensesearch_jax.rewards.evidence import evidence
+from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.rl import LEARNED_FROM, make_objective
-from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories
+from sensesearch_jax.tasks.rl import (LEARNED_FROM, make_objective, question_order, rl_engines, rl_questions,
+                                       sample_groups)
+from sensesearch_jax.tasks.session import Session, Student, load_student, open_session
 from sensesearch_jax.tasks.sft import row_batch, suppressed_mask
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/pocket.py.', required=True)
-STEPS = flags.DEFINE_integer('steps', 12, 'RL steps whose rollouts are taken, the first ones.')
+GROUPS = flags.DEFINE_integer('groups', 32, "How many of RL's questions are asked, the first ones of its steps.")
 
 
-def groups_of(folder: Path, steps: int) -> list[list[Trajectory]]:
-    """The groups of the first steps."""
+def sampled(session: Session, student: Student, features: FeatureStore) -> list[list[Trajectory]]:
+    """Groups of the policy as it is."""
+    config = session.config.rl
+    engines = rl_engines(session, student)
+    asked_at = question_order(session.config, rl_questions(session.config, session.workdir))
     groups = []
-    for path in sorted(folder.glob('*.jsonl'))[:steps]:
-        found: dict[str, list[Trajectory]] = {}
-        for trajectory in read_trajectories(path):
-            found.setdefault(trajectory.question.id, []).append(trajectory)
-        groups += found.values()
-    return groups
+    for step in tqdm(range(-(-GROUPS.value // config.questions_per_step)), 'rollouts', unit='step'):
+        groups += sample_groups(session, student, features, engines, asked_at(step), step)[0]
+    for engine in engines:
+        engine.release()  # the gradients want the memory
+    return groups[:GROUPS.value]
 
 
 def cosines(gradients: np.ndarray) -> tuple[float, float]:
@@ -55,13 +60,13 @@ def cosines(gradients: np.ndarray) -> tuple[float, float]:
 
 def main(_) -> None:
     run = Path(WORKDIR.value)
-    if not (run / 'sft' / 'policy').is_dir() or not (groups := groups_of(run / 'rl' / 'trajectories', STEPS.value)):
-        raise app.UsageError(f'{run} holds no SFT policy or no rollouts; give the workdir of a finished run of configs/pocket.py.')
+    if not (run / 'sft' / 'policy').is_dir():
+        raise app.UsageError(f'{run} holds no SFT policy; give the workdir of a finished run of configs/pocket.py.')
     config = ConfigDict(json.loads((run / 'config.json').read_text()))
     config.tools.folder = str(run / 'tools')
     student = load_student(run / 'sft' / 'policy')
     learner = Learner(student.policy, optax.identity(), suppressed=suppressed_mask(student),
-                      temperature=config.rl.temperature, objective=make_objective(config.rl))
+                      temperature=config.rl.temperature, objective=make_objective(config.rl), threads=2)
     weight = config.rl.get('evidence_weight', 0.0)
     rewards = {
         'accuracy': lambda t: t.reward['accuracy'],
@@ -73,25 +78,27 @@ def main(_) -> None:
     with (tempfile.TemporaryDirectory() as scratch,
           open_session(config, Workdir.open(scratch, config.to_dict())) as session):
         features = session.features(student)
+        groups = sampled(session, student, features)
         for group in tqdm(groups, 'gradients', unit='group'):
             usable = np.array([t.state in LEARNED_FROM for t in group])
             batch = row_batch(student, features, [group], len(group), 1)
+            differing: dict[str, tuple] = {}
             for name, reward in rewards.items():
                 value = np.array([reward(t) for t in group], np.float32)
                 advantages = np.asarray(group_advantages(value, np.zeros(len(group), int), usable))
                 if np.abs(advantages).sum():
-                    targets = PolicyTargets(advantages[None], usable[None], None)
-                    (gradient, _), = learner.policy_gradients([(batch, targets)])
-                    found[name, group[0].question.kind].append(
-                        np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient)]))
+                    differing[name] = batch, PolicyTargets(advantages[None], usable[None], None)
+            for name, (gradient, _) in zip(differing, learner.policy_gradients([*differing.values()]) if differing else ()):
+                found[name, group[0].question.kind].append(
+                    np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient)]))
     asked = Counter(group[0].question.kind for group in groups)
     print('| reward | questions | groups | that differ in it | mean cosine of two gradients |\n|---|---|---|---|---|')
     for name in rewards:
         for kinds in (sorted(asked), *([kind] for kind in sorted(asked))):
-            differing = [gradient for kind in kinds for gradient in found[name, kind]]
-            if len(differing) > 1:
-                mean, error = cosines(np.stack(differing))
-                print(f'| {name} | {", ".join(kinds)} | {sum(asked[kind] for kind in kinds)} | {len(differing)} '
+            rows = [gradient for kind in kinds for gradient in found[name, kind]]
+            if len(rows) > 1:
+                mean, error = cosines(np.stack(rows))
+                print(f'| {name} | {", ".join(kinds)} | {sum(asked[kind] for kind in kinds)} | {len(rows)} '
                       f'| {mean:.4f} ± {error:.4f} |')
 
 

@@ -146,6 +146,7 @@ def beside_tunix(bench: Bench, repeats: int, folder: Path) -> dict[str, dict[str
         seconds: dict[str, list[float]] = {'ours': [], 'tunix': []}
         for i in range(repeats + 1):
             engine.prefill([0], [prompt], [[]], ImageTable({}, {}))
+            jax.block_until_ready(engine.caches)  # the peer's seconds are of decoding alone
             took, _ = clock(engine.decode, on, np.full((1, members), TEXT_TOKENS), seeds)
             for side, spent in (('ours', took), ('tunix', peer.seconds())):
                 seconds[side] += [spent] if i else []

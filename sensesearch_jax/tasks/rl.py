@@ -55,6 +55,20 @@ def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
     return question_set(workdir, 'validation', config.questions.rl, config.seed)
 
 
+def rl_engines(session: Session, student: Student) -> list[Engine]:
+    """Samplers for a step: as many groups at once as there is room for; the others wait for a row."""
+    config = session.config.rl
+    return session.engines(student, groups=min(config.questions_per_step, session.config.rollout.groups),
+                           members=config.members, sampling=Sampling(config.temperature))
+
+
+def question_order(config: ConfigDict, questions: Sequence[Question]) -> Callable[[int], list[Question]]:
+    """What each step asks: all questions in the seed's order, again and again, each time in another."""
+    order = (grain.MapDataset.source(list(range(len(questions)))).seed(config.seed).shuffle().repeat()
+             .batch(config.rl.questions_per_step, batch_fn=list))
+    return lambda step: [questions[i] for i in order[step]]
+
+
 def rl(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> Path:
     """Trains for `rl.steps` rollout batches and writes a policy directory.
 
@@ -71,11 +85,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                       temperature=config.temperature, objective=objective, remat=config.remat,
                       mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged)
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
-    # As many groups at once as there is room for; the others wait for a row.
-    engines = session.engines(student, groups=min(config.questions_per_step, session.config.rollout.groups),
-                              members=config.members, sampling=Sampling(config.temperature))
-    order = (grain.MapDataset.source(list(range(len(questions)))).seed(session.config.seed).shuffle().repeat()
-             .batch(config.questions_per_step, batch_fn=list))
+    engines, asked_at = rl_engines(session, student), question_order(session.config, questions)
     with Checkpoints(workdir / 'rl' / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('rl', start)
@@ -83,8 +93,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
             for step in range(start, config.steps):
                 for engine in engines:
                     engine.set_parameters(learner.all_parameters)
-                asked = [questions[i] for i in order[step]]
-                values = rl_step(session, student, features, engines, learner, reference, asked, step)
+                values = rl_step(session, student, features, engines, learner, reference, asked_at(step), step)
                 if config.averaged and (later := step + 1 - config.steps // 3) > 0:
                     learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
