@@ -125,7 +125,7 @@ class Learner:
         self.threads = threads if jax.process_count() == 1 else 1
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
-        options = compiler_options(self.mesh.devices.flat[0].platform)
+        options = compiler_options(self.mesh)
         self.parameters = self._master(start, places)
         self.mean = self._master(start, places) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)

@@ -102,8 +102,7 @@ class Engine:
         self.suppressed[list(suppressed)] = True
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
         self.tokens_run = 0  # through the language model, padding aside
-        program = functools.partial(jax.jit, donate_argnums=1,
-                                    compiler_options=compiler_options(self.mesh.devices.flat[0].platform))
+        program = functools.partial(jax.jit, donate_argnums=1, compiler_options=compiler_options(self.mesh))
         self._prefill = SharedProgram(program(self._prefill_program))
         self._extend = SharedProgram(program(self._extend_program, static_argnums=9))
         self._decode = SharedProgram(program(self._decode_program, static_argnums=6))

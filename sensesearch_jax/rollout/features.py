@@ -45,7 +45,7 @@ class FeatureStore:
         parameters = local(parameters)
         mesh = mesh_of(parameters)
         encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images),
-                         compiler_options=compiler_options(mesh.devices.flat[0].platform))
+                         compiler_options=compiler_options(mesh))
 
         def encoded(images):
             with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard
