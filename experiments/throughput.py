@@ -48,6 +48,7 @@ from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Conversatio
 from sensesearch_jax.inputs.groups import ImageTable  # noqa: E402
 from sensesearch_jax.policy.sizes import RELEASED  # noqa: E402
 from sensesearch_jax.rollout.engine import Engine  # noqa: E402
+from sensesearch_jax.runtime.allocator import keep_memory  # noqa: E402
 from sensesearch_jax.runtime.machine import machine  # noqa: E402
 
 WORK = 'rollout', 'training step'
@@ -257,4 +258,5 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
+    keep_memory('experiments.throughput')  # for both sides, and as runs of sensesearch_jax.main do
     app.run(main)

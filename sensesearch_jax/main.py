@@ -12,6 +12,8 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from sensesearch_jax.runtime.allocator import keep_memory
+
 TASKS = ('pocket', 'base', 'cold_start', 'sft', 'rl', 'evaluate', 'ask')
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'One of configs/*.py; its docstring says what it does.')
@@ -56,21 +58,6 @@ def main(arguments: list[str]) -> None:
         task.run(config, workdir)
 
 
-def keep_memory() -> None:
-    """Starts this process anew with an allocator that keeps its pages.
-
-    On Linux's C library every large temporary of a CPU program is otherwise given back and faulted in again, which
-    costs a small policy 20 to 40 % of its time. Must happen before anything is allocated, hence the new start.
-    """
-    if sys.platform != 'linux' or 'GLIBC_TUNABLES' in os.environ:
-        return
-    large = 1 << 34
-    os.environ['GLIBC_TUNABLES'] = ':'.join((
-        'glibc.malloc.hugetlb=1', f'glibc.malloc.trim_threshold={large}', f'glibc.malloc.mmap_threshold={large >> 2}',
-        f'glibc.malloc.top_pad={1 << 28}'))
-    os.execv(sys.executable, [sys.executable, '-m', 'sensesearch_jax.main', *sys.argv[1:]])
-
-
 def parse_flags(arguments: list[str]) -> list[str]:
     """absl's parsing, with one sentence for a field that the config does not have or a value of another type."""
     try:
@@ -100,5 +87,5 @@ def guarded(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    keep_memory()
+    keep_memory('sensesearch_jax.main')
     app.run(guarded, flags_parser=parse_flags)

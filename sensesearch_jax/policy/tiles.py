@@ -61,6 +61,9 @@ def tiled(queries: Float[Array, 'r s e'], keys: Float[Array, 't e'], values: Flo
 
 
 def _forward(queries, keys, values, valid):
+    # What depends on `valid` alone has no gradient, so that JAX would take it out of the loops around here: masks of
+    # all tiles of all heads and members, computed beforehand, kept and read again.
+    queries, valid = jax.lax.optimization_barrier((queries, valid))
     outs, sums = [], []
     for first, last, end in _tiles(queries, keys):
 
@@ -85,7 +88,8 @@ def _backward(kept, slope):
     """From the slope of the loss by the output, [r, s, e]."""
     queries, keys, values, valid, out, sums = kept
     met = (slope.astype(jnp.float32) * out).sum(-1)
-    by_keys, by_values = (jnp.zeros(x.shape, jnp.float32) for x in (keys, values))
+    # [e, t]: a product that is wide is faster than one that is tall.
+    by_keys, by_values = (jnp.zeros(x.T.shape, jnp.float32) for x in (keys, values))
     by_queries = []
     flat = lambda x: x.reshape(-1, x.shape[-1])
     for first, last, end in _tiles(queries, keys):
@@ -95,8 +99,8 @@ def _backward(kept, slope):
             by_weights = jnp.einsum('rse,te->rst', slope, values[:end], preferred_element_type=jnp.float32)
             by_scores = (weights * (by_weights - met[..., None])).astype(keys.dtype)
             weights = weights.astype(values.dtype)
-            return (by_keys.at[:end].add(flat(by_scores).T @ flat(queries)),
-                    by_values.at[:end].add(flat(weights).T @ flat(slope)),
+            return (by_keys.at[:, :end].add(flat(queries).T @ flat(by_scores)),
+                    by_values.at[:, :end].add(flat(slope).T @ flat(weights)),
                     jnp.einsum('rst,te->rse', by_scores, keys[:end]).astype(queries.dtype))
 
         nothing = lambda by_keys, by_values, queries, *_: (by_keys, by_values, jnp.zeros_like(queries))
@@ -104,7 +108,7 @@ def _backward(kept, slope):
         by_keys, by_values, by_tile = _unless_padding(valid[end - (last - first):end], tile, nothing, by_keys, by_values,
                                                       queries[:, part], slope[:, part], met[:, part], sums[:, part])
         by_queries.append(by_tile)
-    return jnp.concatenate(by_queries, 1), by_keys.astype(keys.dtype), by_values.astype(values.dtype), None
+    return jnp.concatenate(by_queries, 1), by_keys.T.astype(keys.dtype), by_values.T.astype(values.dtype), None
 
 
 tiled.defvjp(_forward, _backward)

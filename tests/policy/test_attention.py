@@ -59,6 +59,24 @@ def assert_near(found, expected, valid, tolerance=2e-6):
     np.testing.assert_allclose(real(found), real(expected), atol=tolerance)
 
 
+def test_masks_of_all_tiles_are_not_kept(monkeypatch):
+    """With a loop over layers around it, JAX would compute beforehand and keep what depends on nothing learned."""
+    monkeypatch.setattr(tiles, 'TILE', 128)
+    members, length, earlier = 4, 512, 1024
+    normal = lambda *shape: jnp.ones(shape, jnp.float32)
+    queries, own = normal(1, members, length, H, E), normal(1, members, length, K, E)
+    context = Context(normal(1, 1, K, E, earlier), normal(1, 1, K, earlier, E), jnp.ones((1, 1, earlier), bool))
+    valid = jnp.ones((1, members, length), bool)
+
+    def loss(queries):
+        layer = lambda x, _: (tiles.attend_by_head(x, own, own, valid, (context,)), None)
+        return jax.lax.scan(layer, queries, None, length=2)[0].sum()
+
+    used = jax.jit(jax.grad(loss)).lower(queries).compile().memory_analysis().temp_size_in_bytes
+    pairs = members * H * length * (earlier + length / 2)  # of a query and a key; nine bytes each if they were kept
+    assert used < 2 * pairs
+
+
 @pytest.mark.parametrize('kept', [(), (0,), (1,), (0, 1)])
 def test_by_head_equals_at_once(kept):
     *own, contexts = operands(40)
