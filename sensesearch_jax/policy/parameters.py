@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sensesearch_jax.runtime.mesh import platform
+
 
 def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], hf: str, *, init: str = 'normal',
               scale: float = 0.02, layout: str = 'same', dtype=jnp.float32) -> nnx.Param:
@@ -29,6 +31,25 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], hf:
     return nnx.Param(value, axes=axes, hf=hf, layout=layout)
 
 
+@jax.custom_vjp
+def product(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
+    """x @ kernel, with its gradient written out for a CPU.
+
+    XLA would have the slopes transposed for the kernel's gradient, and so compute them twice, once in each order.
+    """
+    return x @ kernel
+
+
+def _backward(kept, slope):
+    x, kernel = kept
+    slope = jax.lax.optimization_barrier(slope)
+    flat = lambda a: a.reshape(-1, a.shape[-1])
+    return slope @ kernel.T, jnp.einsum('ni,no->io', flat(x), flat(slope))
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
+
+
 class Linear(nnx.Module):
     """y = x W + b with W [in, out]; `layers` adds a leading axis that the caller scans over."""
 
@@ -41,7 +62,8 @@ class Linear(nnx.Module):
                               init='zeros') if bias else None
 
     def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
-        y = x @ self.kernel[...].astype(x.dtype)
+        multiply = product if platform() == 'cpu' else jnp.matmul
+        y = multiply(x, self.kernel[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
