@@ -4,8 +4,9 @@
 
 Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
 row (8 trajectories of one question) per four devices: 16 for 64 devices; a machine of another size sets
-`--config.rl.micro_batch` to a quarter of them. Programs of several hosts are for SFT so far, so a run wants one host
-whose devices hold 122 GB of float32 state, 30 GB of the reference and the caches. Steps: 150 of the paper's 150 to 300.
+`--config.rl.micro_batch` to a quarter of them. On several hosts add --config.multi_host=True (docs/multi_host.md). All
+devices together hold 122 GB of float32 state and 30 GB of the reference; each host samples with a copy of the policy of
+its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the paper's 150 to 300.
 Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/padding.py), for two to three times as
 many programs. Neither run nor yet compiled for a slice: experiments/tpu_table.py has it among its cases.
 """

@@ -22,7 +22,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and
 
 # Where the tools are found and on what is computed has no part in a run's result: these fields may differ when it goes on.
 PLACES = ('tools.url', 'tools.port', 'tools.deadline_s', 'mesh', 'multi_host')
-MULTI_HOST = ('sft',)
+MULTI_HOST = 'sft', 'rl'
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     from sensesearch_jax.runtime.workdir import Workdir
     if config.get('multi_host', False):
         if name not in MULTI_HOST or not WORKDIR.value:
-            raise ValueError(f"multi_host is for {', '.join(MULTI_HOST)} with a --workdir that all hosts see.")
+            raise ValueError(f"multi_host is for {' and '.join(MULTI_HOST)} with a --workdir that all hosts see.")
         multihost.start()
     from sensesearch_jax.tasks.checks import check
     check(config)

@@ -17,7 +17,8 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+
+from sensesearch_jax.runtime import multihost
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Checkpoints:
             raise ValueError(f"The host state cannot be written as JSON: {error}.") from None
         host = {
             "layout": {name: _layout(leaf) for name, leaf in leaves.items()},
-            "processes": _gather_texts(text),
+            "processes": multihost.texts(text),
         }
         items = {"host": ocp.args.JsonSave(host)}
         if leaves:
@@ -224,15 +225,3 @@ def _template(leaf: Any) -> Any:
         return leaf
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _gather_texts(text: str) -> list[str]:
-    """The texts of all processes, in their order."""
-    if jax.process_count() == 1:
-        return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([len(data)])).ravel()
-    padded = np.zeros(int(lengths.max()), np.uint8)
-    padded[: len(data)] = data
-    everyone = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-    return [bytes(row[:length]).decode() for row, length in zip(everyone, lengths, strict=True)]

@@ -119,6 +119,18 @@ def local(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def replica(parameters: Any, mesh: Mesh) -> Any:
+    """Parameters that are trained on `mesh` as this process samples with them: cut by the rules over its own devices.
+
+    They have a tensor axis as long as the mesh's. In a program of one process nothing moves.
+    """
+    if jax.process_count() == 1:
+        return parameters
+    here = make_mesh({'fsdp': -1, 'tensor': mesh.shape['tensor']}, jax.local_devices())
+    parameters = local(parameters)
+    return jax.device_put(parameters, shardings(parameters, here))
+
+
 def rows_sharding(mesh: Mesh, dimensions: int, axis: int = 0) -> NamedSharding:
     """The sharding of a batch's array whose `axis` counts rows."""
     parts: list[Any] = [None] * dimensions

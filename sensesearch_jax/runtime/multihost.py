@@ -6,8 +6,9 @@ agree on its shapes; nothing else of a rollout has to be the same.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,36 +59,76 @@ def agreed(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def share(rows: Sequence[Any], count: int) -> Sequence[Any]:
-    """This process's part of a batch of `count` rows, of which the last may be missing.
+def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
+    """This process's part of `count` rows, of which the last may be missing.
+
+    Args:
+        field: of the config, which says how many they are.
 
     Raises:
         ValueError: the processes do not divide `count`.
     """
     processes = jax.process_count()
     if count % processes:
-        raise ValueError(f'{count} rows cannot be dealt to {processes} processes; make micro_batch a multiple of it.')
+        raise ValueError(f'{field} {count} cannot be dealt to {processes} processes; make it a multiple of that.')
     each = count // processes
     return rows[jax.process_index() * each:(jax.process_index() + 1) * each]
+
+
+def everyone(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, in their order; each has as many, of one shape and at most 32 bits a number."""
+    return rows if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
+def own(rows: np.ndarray) -> np.ndarray:
+    """This process's part of what `everyone` gave."""
+    return np.split(rows, jax.process_count())[jax.process_index()]
+
+
+def largest(value: int) -> int:
+    """The largest of all processes' values."""
+    return int(everyone(np.array([value])).max())
 
 
 def together(batch: Any) -> Any:
     """A batch padded to the longest of all processes, so that their rows make one batch.
 
     Shapes come from few buckets; the largest of several processes' is one of them. Padding is invalid everywhere:
-    zeros, and −1 where an index names a feature. Not for packed batches.
+    zeros, and −1 where an index names a feature.
     """
     if jax.process_count() == 1:
         return batch
-    arrays = {name: x for name, x in batch._asdict().items() if x is not None}
+    arrays = {name: x for name, x in batch._asdict().items() if name != 'packing'}
     shapes = np.concatenate([x.shape for x in arrays.values()])
-    largest = multihost_utils.process_allgather(shapes).max(0)
+    longest = everyone(shapes[None]).max(0)
     cuts = np.cumsum([x.ndim for x in arrays.values()])[:-1]
     padded = {}
-    for (name, x), shape in zip(arrays.items(), np.split(largest, cuts), strict=True):
+    for (name, x), shape in zip(arrays.items(), np.split(longest, cuts), strict=True):
         fill = -1 if name in ('prompt_features', 'feature_index') else 0
         padded[name] = np.pad(x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill)
+    if batch.packing is not None:  # places among suffixes that are longer now
+        padded['packing'] = batch.packing.of(padded['valid'], largest(batch.packing.index.shape[1]))
     return batch._replace(**padded)
+
+
+def mean(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each value over the processes that have it."""
+    found: dict[str, list[float]] = {}
+    for text in texts(json.dumps({name: float(value) for name, value in values.items()})):
+        for name, value in json.loads(text).items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(those) / len(those) for name, those in found.items()}
+
+
+def texts(text: str) -> list[str]:
+    """The texts of all processes, in their order."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = everyone(np.array([len(data)]))
+    padded = np.zeros((1, int(lengths.max())), np.uint8)
+    padded[0, :len(data)] = data
+    return [bytes(row[:length]).decode() for row, length in zip(everyone(padded), lengths, strict=True)]
 
 
 def total(*counts: float) -> list[float]:

@@ -27,8 +27,9 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutStatistics, Task, rollout
+from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.checkpoints import Checkpoints
-from sensesearch_jax.runtime.mesh import make_mesh
+from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
@@ -58,7 +59,8 @@ def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
 def rl_engines(session: Session, student: Student) -> list[Engine]:
     """Samplers for a step: as many groups at once as there is room for; the others wait for a row."""
     config = session.config.rl
-    return session.engines(student, groups=min(config.questions_per_step, session.config.rollout.groups),
+    asked = multihost.share(range(config.questions_per_step), config.questions_per_step, 'rl.questions_per_step')
+    return session.engines(student, groups=min(len(asked), session.config.rollout.groups),
                            members=config.members, sampling=Sampling(config.temperature))
 
 
@@ -73,11 +75,13 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     """Trains for `rl.steps` rollout batches and writes a policy directory.
 
     Step s asks the same questions with the same seeds whenever it runs, and finished groups of an unfinished step are
-    kept on disk, so that a killed run goes on as if nothing had happened.
+    kept on disk, so that a killed run goes on as if nothing had happened. In a program of several processes each
+    samples its share of the questions and gives them to training as its rows; metrics are the processes' means.
     """
     config, workdir = session.config.rl, session.workdir
-    folder = workdir / 'rl' / 'policy'
-    if workdir.stage_done('rl'):
+    shared = multihost.shared_folder(workdir.path) / 'rl'
+    folder = shared / 'policy'
+    if multihost.agreed(workdir.stage_done('rl')):
         return folder
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
@@ -86,14 +90,16 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                       mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged)
     reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
     engines, asked_at = rl_engines(session, student), question_order(session.config, questions)
-    with Checkpoints(workdir / 'rl' / 'checkpoints', keep=1) as checkpoints:
+    with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('rl', start)
         with Progress('rl', config.steps, initial=start) as bar:
             for step in range(start, config.steps):
+                parameters = replica(learner.all_parameters, session.mesh)
                 for engine in engines:
-                    engine.set_parameters(learner.all_parameters)
-                values = rl_step(session, student, features, engines, learner, reference, asked_at(step), step)
+                    engine.set_parameters(parameters)
+                asked = multihost.share(asked_at(step), config.questions_per_step, 'rl.questions_per_step')
+                values = multihost.mean(rl_step(session, student, features, engines, learner, reference, asked, step))
                 if config.averaged and (later := step + 1 - config.steps // 3) > 0:
                     learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
@@ -134,8 +140,9 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
     usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)
     updates, passes = update(config, learner, reference, groups, advantages, usable,
-                                      lambda part: row_batch(student, features, part, config.members,
-                                                             config.micro_batch, pack_step=config.pack_step),
+                                      lambda part: multihost.together(row_batch(
+                                          student, features, part, config.members, own_rows(config),
+                                          pack_step=config.pack_step)),
                                       np.random.default_rng([session.config.seed, step]))
     run = tokens_run() - run_before
     ended = time.monotonic()
@@ -154,11 +161,20 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
     }
 
 
+def own_rows(config: ConfigDict) -> int:
+    """Rows that this process gives to a micro-batch."""
+    return len(multihost.share(range(config.micro_batch), config.micro_batch, 'rl.micro_batch'))
+
+
 def shaped_advantages(config: ConfigDict, groups: Sequence[Sequence[Trajectory]],
                       usable: Bool[np.ndarray, 'b g']) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
-    """The group layer's advantages, through the batch layer where its scope is the rollout batch, and two statistics."""
-    rewards = np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
-    ids = np.repeat(np.arange(len(groups)), config.members)
+    """The group layer's advantages, through the batch layer where its scope is the rollout batch, and two statistics.
+
+    The rollout batch is that of all processes.
+    """
+    rewards = multihost.everyone(np.array([[t.reward['total'] for t in g] for g in groups], np.float32))
+    usable = multihost.everyone(usable)
+    ids = np.repeat(np.arange(len(rewards)), config.members)
     flat = group_advantages(rewards.ravel(), ids, usable.ravel())
     share, weight = spread_share(rewards.ravel(), ids, usable.ravel())
     _, batch_layer = ALGORITHMS[config.algorithm]
@@ -166,7 +182,7 @@ def shaped_advantages(config: ConfigDict, groups: Sequence[Sequence[Trajectory]]
                   'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0}
     if batch_layer and config.batch_scope == 'batch':
         flat = batch_normalize(flat, usable.ravel())
-    return np.asarray(flat).reshape(rewards.shape), statistics
+    return multihost.own(np.asarray(flat).reshape(rewards.shape)), statistics
 
 
 @dataclass
@@ -202,25 +218,27 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
         update, before which the two policies are one), and what they cost.
     """
     # A question whose picture could not be had has no tokens. A group without spread stays in: it has no gradient of
-    # its own and costs no pass, but the mean over the batch and the KL term speak of it as well.
+    # its own and costs no pass, but the mean over the batch and the KL term speak of it as well. Where a process has
+    # fewer groups than another, it gives empty rows.
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
     _, batch_layer = ALGORITHMS[config.algorithm]
     done: list[dict[str, float]] = []
-    passes = Passes()
-    for _ in range(config.epochs if len(trainable) else 0):
-        for part in np.array_split(generator.permutation(trainable), min(config.minibatches, len(trainable))):
+    passes, rows_each, most = Passes(), own_rows(config), multihost.largest(len(trainable))
+    for _ in range(config.epochs if most else 0):
+        for part in np.array_split(generator.permutation(trainable), min(config.minibatches, most)):
             now = advantages[part]
             if batch_layer and config.batch_scope == 'minibatch':
-                now = np.asarray(batch_normalize(now.ravel(), usable[part].ravel())).reshape(now.shape)
+                now = minibatch_normalized(advantages, usable, part)
             # Rows of a pass have one size: of their longest suffix, or packed of all their suffixes together.
             size = lambda i: (sum if config.pack_step else max)(map(length, groups[part[i]]))
             order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
-            rows_of = [order[i:i + config.micro_batch] for i in range(0, len(part), config.micro_batch)]
+            count = multihost.largest(-(-len(part) // rows_each))
+            rows_of = [order[i * rows_each:(i + 1) * rows_each] for i in range(count)]
             batches = [to_batch([groups[part[i]] for i in rows]) for rows in rows_of]
             refs = [None] * len(batches) if reference is None else learner.all_log_probs(batches, reference)
             micro = []
             for rows, batch, ref in zip(rows_of, batches, refs):
-                missing = ((0, config.micro_batch - len(rows)), (0, 0))
+                missing = ((0, rows_each - len(rows)), (0, 0))
                 targets = PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)
                 micro.append((batch, targets))
                 if learner.teaches(targets):
@@ -229,6 +247,14 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
     means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in done]))
              for name in (done[0] if done else ())}
     return means | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), passes
+
+
+def minibatch_normalized(advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],
+                         part: np.ndarray) -> Float[np.ndarray, 'n g']:
+    """The advantages of these groups through the batch layer of the minibatch, to which all processes give their part."""
+    of_part = np.isin(np.arange(len(usable)), part)[:, None]
+    everyone, counted = multihost.everyone(advantages), multihost.everyone(usable & of_part)
+    return multihost.own(np.asarray(batch_normalize(everyone.ravel(), counted.ravel())).reshape(everyone.shape))[part]
 
 
 def sample_groups(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine],

@@ -28,7 +28,7 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits
-from sensesearch_jax.runtime.mesh import make_mesh
+from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.launch import ToolServer
@@ -71,20 +71,23 @@ class Session:
     def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling) -> list[Engine]:
         """Samplers of the student that share out so many groups, with the capacities of the config's `rollout`.
 
-        Students of one structure share them, so that a stage does not compile what another one has.
+        Students of one structure share them, so that a stage does not compile what another one has. Each process
+        samples on its own devices.
         """
+        graph, parameters = nnx.split(student.policy)
+        parameters = replica(parameters, self.mesh)
         key = groups, members, sampling, student.policy.sizes
         if key not in self.samplers:
             rollout = self.config.rollout
             count = min(rollout.engines, groups)
             first = Engine(
-                student.policy, groups=-(-groups // count), members=members, prompt_capacity=rollout.prompt_capacity,
+                nnx.merge(graph, parameters), groups=-(-groups // count), members=members, prompt_capacity=rollout.prompt_capacity,
                 suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, sampling=sampling,
                 extend_lanes=rollout.extend_lanes, extend_tokens=rollout.extend_tokens,
                 stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
             self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
         for engine in self.samplers[key]:
-            engine.set_parameters(nnx.state(student.policy))
+            engine.set_parameters(parameters)
         return self.samplers[key]
 
 

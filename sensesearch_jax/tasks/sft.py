@@ -66,8 +66,9 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
                 began = time.monotonic()
                 chosen = [trajectories[i] for i in order[step]]
                 ahead = [trajectories[i] for later in order[step + 1:step + 1 + LOOK_AHEAD] for i in later]
-                batches = [together(row_batch(student, features, [[t] for t in share(chosen[i:i + rows], rows)], 1,
-                                              rows // jax.process_count(), ahead)) for i in range(0, len(chosen), rows)]
+                own = lambda i: share(chosen[i:i + rows], rows, 'sft.micro_batch')
+                batches = [together(row_batch(student, features, [[t] for t in own(i)], 1, rows // jax.process_count(),
+                                              ahead)) for i in range(0, len(chosen), rows)]
                 values = learner.sft_step(batches)
                 used, size = total(sum(b.valid.sum() + b.prompt_valid.sum() for b in batches),
                                    sum(b.places for b in batches))

@@ -1,20 +1,17 @@
 """A run that is killed again and again ends as if nothing had happened."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_runs
 from safetensors.numpy import load_file
 
 from sensesearch_jax.runtime.metrics import read_metrics
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = {
     'questions.train.search': 3,
     'questions.train.perception': 1,
@@ -65,46 +62,6 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(scope='module')
-def start(policy_folder, tmp_path_factory):
-    """Starts the run in a workdir; what one start compiled the next ones take from a cache (tests/conftest.py)."""
-    folder = tmp_path_factory.mktemp('run')
-    environment = os.environ | {
-        'PYTHONPATH': str(ROOT),
-        'JAX_PLATFORMS': 'cpu',
-        'OMP_NUM_THREADS': '1',
-        'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
-    }
-
-    def start(workdir):
-        command = [
-            sys.executable,
-            '-m',
-            'experiments.toy',
-            '--config=configs/pocket.py',
-            f'--workdir={workdir}',
-            f'--config.policy={policy_folder}',
-            *(f'--config.{name}={value}' for name, value in SETTINGS.items()),
-        ]
-        with open(folder / 'output.txt', 'ab') as output:
-            return subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    start.output = folder / 'output.txt'
-    return start
-
-
-def finish(process, start):
-    code = process.wait(300)
-    assert code == 0, start.output.read_text()[-3000:]
-
-
 def trajectories(path):
     """By question and member, without clocks and what rounding moves."""
     found = {}
@@ -120,21 +77,23 @@ def trajectories(path):
     return found
 
 
-def test_killed_at_every_stage(start, policy_folder, tmp_path):
+def test_killed_at_every_stage(policy_folder, tmp_path):
     """Each step and trajectory is there once, and the policies are those of a run in one go."""
+    output = tmp_path / 'output.txt'
+    start = lambda workdir: toy_runs.start('pocket', workdir, policy_folder, SETTINGS, output)
     whole, torn = tmp_path / 'whole', tmp_path / 'torn'
-    finish(start(whole), start)
+    toy_runs.finish(start(whole), output)
     for moment, reached in MOMENTS.items():
         process = start(torn)
         while not reached(torn):
             assert process.poll() is None, (
-                f'ended before it was killed {moment}: {start.output.read_text()[-3000:]}'
+                f'ended before it was killed {moment}: {output.read_text()[-3000:]}'
             )
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (torn / 'summary.json').exists()
-    finish(start(torn), start)
+    toy_runs.finish(start(torn), output)
 
     for stage in ('sft', 'rl'):
         ours, theirs = (read_metrics(folder / 'metrics.jsonl', stage) for folder in (torn, whole))

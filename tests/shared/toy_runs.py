@@ -1,0 +1,42 @@
+"""Runs of the command line with a toy policy (experiments/toy.py), as processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+QUICK = {  # to compile; what one start compiled the next ones take from a cache (tests/conftest.py)
+    'PYTHONPATH': str(ROOT),
+    'JAX_PLATFORMS': 'cpu',
+    'OMP_NUM_THREADS': '1',
+    'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
+}
+
+
+def start(config, workdir, policy, settings, output, **environment):
+    """The process; what it says is added to the file `output`."""
+    command = [
+        sys.executable,
+        '-m',
+        'experiments.toy',
+        f'--config=configs/{config}.py',
+        f'--workdir={workdir}',
+        f'--config.policy={policy}',
+        *(f'--config.{name}={value}' for name, value in settings.items()),
+    ]
+    with open(output, 'ab') as file:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | QUICK | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def finish(process, output):
+    """Waits for its end, which must be a good one."""
+    code = process.wait(300)
+    assert code == 0, output.read_text()[-3000:]

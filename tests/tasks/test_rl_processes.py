@@ -1,0 +1,65 @@
+"""RL as two processes, each with its own questions, devices and tool server, is the RL of one."""
+
+import socket
+
+import numpy as np
+import pytest
+import toy_runs
+from safetensors.numpy import load_file
+
+from sensesearch_jax.runtime.metrics import read_metrics
+
+SETTINGS = {
+    'questions.rl.search': 5,
+    'questions.rl.perception': 2,
+    'questions.rl.search_only': 1,
+    'agent.turn_tokens': 8,
+    'agent.max_turns': 4,
+    'agent.passage_chars': 120,
+    'rollout.groups': 2,
+    'rollout.chunk': 4,
+    'rollout.prompt_capacity': 384,
+    'rollout.suffix_capacity': 768,
+    'rl.steps': 2,
+    'rl.epochs': 2,
+    'rl.questions_per_step': 6,
+    'rl.members': 3,
+    'rl.micro_batch': 4,
+    'rl.pack_step': 128,
+    'rl.kl_coefficient': 0.1,
+    'rl.learning_rate': 1e-2,
+    'rl.checkpoint_every': 1,
+}
+
+
+def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
+    output = tmp_path / 'output.txt'
+    toy_runs.finish(toy_runs.start('rl', tmp_path / 'one', policy_folder, SETTINGS, output), output)
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    several = SETTINGS | {'multi_host': True, 'mesh.fsdp': 4}
+    processes = [toy_runs.start('rl', tmp_path / 'two', policy_folder, several, output, JAX_COORDINATOR_ADDRESS=address,
+                                JAX_NUM_PROCESSES='2', JAX_PROCESS_ID=str(i),
+                                JAX_NUM_CPU_DEVICES='2') for i in range(2)]
+    try:
+        for process in processes:
+            toy_runs.finish(process, output)
+    finally:
+        for process in processes:
+            process.kill()
+
+    trajectories = lambda name, step: (tmp_path / name / 'rl' / 'trajectories' / f'{step:05d}.jsonl').read_text().count('\n')
+    for step in range(2):
+        assert trajectories('one', step) == 18
+        assert trajectories('two', step) == trajectories('two-process-1', step) == 9
+    ours, theirs = (read_metrics(tmp_path / name / 'metrics.jsonl', 'rl') for name in ('two', 'one'))
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ('reward', 'turns', 'spread_share', 'batch_gain', 'loss', 'kl', 'gradient_norm', 'sampler_gap'):
+            assert one['values'][name] == pytest.approx(other['values'][name], rel=2e-3, abs=1e-5), name
+    before, *after = (load_file(folder / 'model.safetensors') for folder in (
+        policy_folder, *(tmp_path / name / 'rl' / 'policy' for name in ('one', 'two'))))
+    distance = lambda one, other: np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one))
+    assert distance(*after) < 1e-2 * distance(before, after[0])
+    assert distance(before, after[0]) > 1e-1
