@@ -139,11 +139,10 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
     sampled = time.monotonic()
     usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)
-    updates, passes = update(config, learner, reference, groups, advantages, usable,
-                                      lambda part: multihost.together(row_batch(
-                                          student, features, part, config.members, own_rows(config),
-                                          pack_step=config.pack_step)),
-                                      np.random.default_rng([session.config.seed, step]))
+    to_batch = lambda part: multihost.together(row_batch(student, features, part, config.members, own_rows(config),
+                                                         pack_step=config.pack_step))
+    updates, passes = update(config, learner, reference, groups, advantages, usable, to_batch,
+                             np.random.default_rng([session.config.seed, step]))
     run = tokens_run() - run_before
     ended = time.monotonic()
     return behaviour(groups) | values | updates | memory_use() | {

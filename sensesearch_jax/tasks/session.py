@@ -81,9 +81,9 @@ class Session:
             rollout = self.config.rollout
             count = min(rollout.engines, groups)
             first = Engine(
-                nnx.merge(graph, parameters), groups=-(-groups // count), members=members, prompt_capacity=rollout.prompt_capacity,
-                suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk, sampling=sampling,
-                extend_lanes=rollout.extend_lanes, extend_tokens=rollout.extend_tokens,
+                nnx.merge(graph, parameters), groups=-(-groups // count), members=members,
+                prompt_capacity=rollout.prompt_capacity, suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk,
+                sampling=sampling, extend_lanes=rollout.extend_lanes, extend_tokens=rollout.extend_tokens,
                 stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
             self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
         for engine in self.samplers[key]:
