@@ -59,8 +59,8 @@ def agreed(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
-    """This process's part of `count` rows, of which the last may be missing.
+def share_of(count: int, field: str) -> int:
+    """How many of `count` rows are this process's, and every other one's.
 
     Args:
         field: of the config, which says how many they are.
@@ -68,10 +68,15 @@ def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
     Raises:
         ValueError: the processes do not divide `count`.
     """
-    processes = jax.process_count()
-    if count % processes:
-        raise ValueError(f'{field} {count} cannot be dealt to {processes} processes; make it a multiple of that.')
-    each = count // processes
+    each, left = divmod(count, jax.process_count())
+    if left:
+        raise ValueError(f'{field} {count} cannot be dealt to {jax.process_count()} processes; make it a multiple of that.')
+    return each
+
+
+def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
+    """This process's part of `count` rows, of which the last may be missing; see `share_of`."""
+    each = share_of(count, field)
     return rows[jax.process_index() * each:(jax.process_index() + 1) * each]
 
 

@@ -59,9 +59,9 @@ def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
 def rl_engines(session: Session, student: Student) -> list[Engine]:
     """Samplers for a step: as many groups at once as there is room for; the others wait for a row."""
     config = session.config.rl
-    asked = multihost.share(range(config.questions_per_step), config.questions_per_step, 'rl.questions_per_step')
-    return session.engines(student, groups=min(len(asked), session.config.rollout.groups),
-                           members=config.members, sampling=Sampling(config.temperature))
+    asked = multihost.share_of(config.questions_per_step, 'rl.questions_per_step')
+    return session.engines(student, groups=min(asked, session.config.rollout.groups), members=config.members,
+                           sampling=Sampling(config.temperature))
 
 
 def question_order(config: ConfigDict, questions: Sequence[Question]) -> Callable[[int], list[Question]]:
@@ -162,7 +162,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
 
 def own_rows(config: ConfigDict) -> int:
     """Rows that this process gives to a micro-batch."""
-    return len(multihost.share(range(config.micro_batch), config.micro_batch, 'rl.micro_batch'))
+    return multihost.share_of(config.micro_batch, 'rl.micro_batch')
 
 
 def shaped_advantages(config: ConfigDict, groups: Sequence[Sequence[Trajectory]],

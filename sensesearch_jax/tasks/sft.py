@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,7 +21,7 @@ from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
-from sensesearch_jax.runtime.multihost import agreed, share, shared_folder, together, total
+from sensesearch_jax.runtime.multihost import agreed, share, share_of, shared_folder, together, total
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import Session, Student, load_student, open_session, read_trajectories, unsampled
@@ -66,9 +65,9 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
                 began = time.monotonic()
                 chosen = [trajectories[i] for i in order[step]]
                 ahead = [trajectories[i] for later in order[step + 1:step + 1 + LOOK_AHEAD] for i in later]
-                own = lambda i: share(chosen[i:i + rows], rows, 'sft.micro_batch')
-                batches = [together(row_batch(student, features, [[t] for t in own(i)], 1, rows // jax.process_count(),
-                                              ahead)) for i in range(0, len(chosen), rows)]
+                own = lambda i: [[t] for t in share(chosen[i:i + rows], rows, 'sft.micro_batch')]
+                batches = [together(row_batch(student, features, own(i), 1, share_of(rows, 'sft.micro_batch'), ahead))
+                           for i in range(0, len(chosen), rows)]
                 values = learner.sft_step(batches)
                 used, size = total(sum(b.valid.sum() + b.prompt_valid.sum() for b in batches),
                                    sum(b.places for b in batches))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import one_of_several
 import pytest
 from small_policies import quick_compilation
+from toy_runs import free_address
 
 TESTS = Path(__file__).parents[1]
 
@@ -17,9 +17,7 @@ TESTS = Path(__file__).parents[1]
 def run(folder, processes):
     """What each of so many processes found."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
+    address = free_address()
     path = os.pathsep.join([str(TESTS.parent), str(TESTS / 'shared'), os.environ.get('PYTHONPATH', '')])
     environment = os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS':
                                 '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 '

@@ -1,6 +1,7 @@
 """Runs of the command line with a toy policy (experiments/toy.py), as processes of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,21 @@ QUICK = {  # to compile; what one start compiled the next ones take from a cache
     'OMP_NUM_THREADS': '1',
     'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
 }
+SETTINGS = {  # of short trajectories
+    'agent.turn_tokens': 8,
+    'agent.max_turns': 4,
+    'agent.passage_chars': 120,
+    'rollout.groups': 2,
+    'rollout.chunk': 4,
+    'rollout.prompt_capacity': 384,
+    'rollout.suffix_capacity': 768,
+    'rl.members': 3,
+    'rl.learning_rate': 1e-2,
+}
 
 
 def start(config, workdir, policy, settings, output, **environment):
-    """The process; what it says is added to the file `output`."""
+    """The process, of SETTINGS and these; what it says is added to the file `output`."""
     command = [
         sys.executable,
         '-m',
@@ -23,7 +35,7 @@ def start(config, workdir, policy, settings, output, **environment):
         f'--config=configs/{config}.py',
         f'--workdir={workdir}',
         f'--config.policy={policy}',
-        *(f'--config.{name}={value}' for name, value in settings.items()),
+        *(f'--config.{name}={value}' for name, value in (SETTINGS | settings).items()),
     ]
     with open(output, 'ab') as file:
         return subprocess.Popen(
@@ -34,6 +46,13 @@ def start(config, workdir, policy, settings, output, **environment):
             stdout=file,
             stderr=subprocess.STDOUT,
         )
+
+
+def free_address():
+    """Where the processes of one program can meet."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        return f'localhost:{free.getsockname()[1]}'
 
 
 def finish(process, output):

@@ -1,7 +1,5 @@
 """RL as two processes, each with its own questions, devices and tool server, is the RL of one."""
 
-import socket
-
 import numpy as np
 import pytest
 import toy_runs
@@ -13,21 +11,12 @@ SETTINGS = {
     'questions.rl.search': 5,
     'questions.rl.perception': 2,
     'questions.rl.search_only': 1,
-    'agent.turn_tokens': 8,
-    'agent.max_turns': 4,
-    'agent.passage_chars': 120,
-    'rollout.groups': 2,
-    'rollout.chunk': 4,
-    'rollout.prompt_capacity': 384,
-    'rollout.suffix_capacity': 768,
     'rl.steps': 2,
     'rl.epochs': 2,
     'rl.questions_per_step': 6,
-    'rl.members': 3,
     'rl.micro_batch': 4,
     'rl.pack_step': 128,
     'rl.kl_coefficient': 0.1,
-    'rl.learning_rate': 1e-2,
     'rl.checkpoint_every': 1,
 }
 
@@ -35,10 +24,7 @@ SETTINGS = {
 def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     toy_runs.finish(toy_runs.start('rl', tmp_path / 'one', policy_folder, SETTINGS, output), output)
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
-    several = SETTINGS | {'multi_host': True, 'mesh.fsdp': 4}
+    address, several = toy_runs.free_address(), SETTINGS | {'multi_host': True, 'mesh.fsdp': 4}
     processes = [toy_runs.start('rl', tmp_path / 'two', policy_folder, several, output, JAX_COORDINATOR_ADDRESS=address,
                                 JAX_NUM_PROCESSES='2', JAX_PROCESS_ID=str(i),
                                 JAX_NUM_CPU_DEVICES='2') for i in range(2)]
