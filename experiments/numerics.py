@@ -36,7 +36,7 @@ from PIL import Image  # noqa: E402
 from sensesearch_jax.inputs.images import Preprocessor  # noqa: E402
 from sensesearch_jax.inputs.positions import mrope_positions  # noqa: E402
 from sensesearch_jax.inputs.windows import batch_images  # noqa: E402
-from sensesearch_jax.policy.attention import text_rotary, vision_rotary  # noqa: E402
+from sensesearch_jax.policy.attention import attend, text_rotary, vision_rotary  # noqa: E402
 from sensesearch_jax.policy.checkpoint import load_policy, save_policy  # noqa: E402
 from sensesearch_jax.policy.qwen import Policy  # noqa: E402
 from sensesearch_jax.policy.sizes import RELEASED, LanguageSizes, PolicySizes, VisionSizes  # noqa: E402
@@ -179,7 +179,8 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     cos, sin = text_rotary(places[:, None, None], text.head_width, text.rope_theta, text.mrope_sections)
     graph, stack = nnx.split(language.layers)
     everything = jnp.ones((1, 1, len(given.tokens)), bool)
-    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, everything, ())[0])
+    attention = lambda *qkv: attend(*qkv, everything)
+    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, attention)[0])
     for i in range(text.layers):
         x = note(f'decoder {i}', run(jax.tree.map(lambda p: p[i], stack), x))
     x = note('norm', language.norm(x))

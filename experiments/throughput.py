@@ -159,10 +159,12 @@ def beside_tunix(bench: Bench, repeats: int, folder: Path) -> dict[str, dict[str
 def alone(bench: Bench, side: str, repeats: int) -> dict[str, list[float]]:
     """Seconds by work of one side, all rollouts before all training steps."""
     it = Ours(bench) if side == 'ours' else Transformers(bench)
+    it.warm_up()
     rollouts = []
-    for i in range(repeats + 1):
+    for i in range(repeats):
         it.prepare()
         rollouts.append(clock(it.rollout, i))
+        print(f'{side}: rollout {rollouts[-1][0]:.2f} s', file=sys.stderr, flush=True)
     sampled = rollouts[-1][1]
     if side == 'transformers':
         sampled = sampled._replace(log_probs=[[[-12.0] * TURN] * TURNS] * MEMBERS)  # `generate` gives none
@@ -171,8 +173,11 @@ def alone(bench: Bench, side: str, repeats: int) -> dict[str, list[float]]:
         gc.collect()
         it.torch.cuda.empty_cache()
     advantages = np.linspace(-1, 1, MEMBERS)
-    steps = [clock(it.train, sampled, advantages)[0] for _ in range(repeats + 1)]
-    return dict(zip(WORK, ([took for took, _ in rollouts[1:]], steps[1:])))
+    steps, compiling = [], int(side == 'ours')
+    for _ in range(repeats + compiling):
+        steps.append(clock(it.train, sampled, advantages)[0])
+        print(f'{side}: training step {steps[-1]:.2f} s', file=sys.stderr, flush=True)
+    return dict(zip(WORK, ([took for took, _ in rollouts], steps[compiling:])))
 
 
 def one_after_the_other() -> dict[str, dict[str, list[float]]]:

@@ -43,13 +43,18 @@ class Ours:
         return Learner(policy, make_optimizer(optimizer, 10),
                        suppressed=np.isin(np.arange(bench.sizes.language.vocabulary), bench.suppressed),
                        objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28, kl_coefficient=0.0),
-                       remat='full' if bench.setting.released else 'none',
+                       remat='attention' if bench.setting.released else 'none',
                        dtype=jnp.bfloat16 if bench.setting.released else jnp.float32)
 
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
         return self.engine.compiles + self.features.compiles + self.learner.compiles
+
+    def warm_up(self) -> None:
+        """A rollout, which compiles."""
+        self.prepare()
+        self.rollout(0)
 
     def prepare(self) -> None:
         """Patches of all pictures on the host, and no features: as with new pictures, which tool threads cut."""
@@ -126,6 +131,11 @@ class Transformers:
         cut = lambda ref: bench.preprocessor.patches(Image.open(io.BytesIO(bench.pictures.image(ref.sha256))))
         talk = bench.conversation
         self.patches = {p.sha256: cut(p) for p in [talk.picture, *(p for m in talk.responses for _, p in m)]}
+
+    def warm_up(self) -> None:
+        """A few tokens behind a short text: there is nothing to compile."""
+        ids = self.torch.ones((MEMBERS, 64), dtype=self.torch.long, device=self.device)
+        self.model.generate(input_ids=ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=4)
 
     def prepare(self) -> None:
         """Nothing: the patches are at hand."""

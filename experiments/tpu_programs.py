@@ -59,7 +59,7 @@ def training(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Length
     whole_batch = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
     beside = moments + held * (whole_batch > rows) + held * (reference is not None)  # a sum of gradients, a reference
     whole = held * mesh.shape['data'] * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
-    passes = 2 * (2 + (settings.remat != 'none'))  # over prompts and over suffixes: forward, again, backward
+    passes = 2 + (settings.remat != 'none')  # forward, again, backward
     words = (f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
              + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items()))
     return words, [

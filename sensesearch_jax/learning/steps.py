@@ -32,6 +32,7 @@ from sensesearch_jax.learning.losses import cross_entropy, kl, policy_loss, poli
 from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.packing import packed, spread
+from sensesearch_jax.policy.parameters import read
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options
@@ -131,11 +132,12 @@ class Learner:
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
         gradient = lambda loss: SharedProgram(jax.jit(
-            lambda parameters, *rest: jax.grad(loss, has_aux=True)(self._computed(parameters), *rest),
+            lambda parameters, *rest: jax.grad(loss, has_aux=True)(self._slopes(parameters), parameters, *rest),
             out_shardings=(places, whole), compiler_options=options))
         self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
-        self._log_probs = SharedProgram(jax.jit(lambda parameters, batch: self._forward(parameters, batch)[0],
-                                                out_shardings=rows_sharding(self.mesh, 3), compiler_options=options))
+        self._log_probs = SharedProgram(jax.jit(
+            lambda parameters, batch: self._forward(self._slopes(parameters), parameters, batch)[0],
+            out_shardings=rows_sharding(self.mesh, 3), compiler_options=options))
         self._exact = jax.jit(float32, out_shardings=places)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
         self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
@@ -164,7 +166,8 @@ class Learner:
     @property
     def all_parameters(self) -> nnx.State:
         """Trained and frozen parameters together, as the sampler takes them: in the type that the loss computes in."""
-        return nnx.merge_state(self._computed(self.parameters), self.frozen)
+        computed = jax.tree.map(lambda x: x.astype(self.dtype), self.parameters)
+        return nnx.merge_state(computed, self.frozen)
 
     def log_probs(self, batch: GroupBatch, parameters: nnx.State | None = None) -> Float[Array, 'b g s']:
         """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a reference policy."""
@@ -277,27 +280,31 @@ class Learner:
 
         return jax.tree_util.tree_map_with_path(place, batch)
 
-    def _computed(self, parameters):
-        return jax.tree.map(lambda x: x.astype(self.dtype), parameters)
+    def _slopes(self, parameters):
+        """What gradients are taken by: in the loss's type and never looked at; see `parameters.read`."""
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, self.dtype), parameters)
 
-    def _forward(self, parameters, batch: GroupBatch):
-        policy = nnx.merge(self.graph, self._computed(parameters), self.frozen)
-        hidden, _ = group_hidden(policy, batch, remat=self.remat)
+    def _forward(self, slopes, parameters, batch: GroupBatch):
+        # Layers are read one by one as they are run, the embedding, the head and the last norm here.
+        apart = lambda state: nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
+        (layers, rest), (of_layers, of_rest) = apart(parameters), apart(slopes)
+        policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), self.frozen)
+        hidden, _ = group_hidden(policy, batch, remat=self.remat, slopes=of_layers['language']['layers'])
         following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
         found = token_log_probs(hidden, policy.language.head, packed(following, batch.packing), suppressed=self.suppressed,
                                 temperature=self.temperature)
         return tuple(spread(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
 
-    def _sft_loss(self, parameters, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(parameters, batch)
+    def _sft_loss(self, slopes, parameters, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
+        log_probs, entropy = self._forward(slopes, parameters, batch)
         own = batch.own[:, :, 1:]
         flat = lambda x: x.reshape(-1, x.shape[-1])
         total, count = cross_entropy(flat(log_probs), flat(own))
         return total / weight, {'loss': (total, count), 'entropy': (jnp.where(own, entropy, 0).sum(), count)}
 
-    def _rl_loss(self, parameters, batch: GroupBatch, targets: PolicyTargets, trajectories,
+    def _rl_loss(self, slopes, parameters, batch: GroupBatch, targets: PolicyTargets, trajectories,
                  tokens) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(parameters, batch)
+        log_probs, entropy = self._forward(slopes, parameters, batch)
         own = (batch.own & targets.in_loss[..., None])[:, :, 1:]
         flat = lambda x: x.reshape(-1, x.shape[-1])
         arrays = (flat(log_probs), flat(batch.log_probs[:, :, 1:]), targets.advantages.reshape(-1), flat(own))

@@ -14,10 +14,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.policy import kernels
-from sensesearch_jax.policy.context import MASKED, Context
+from sensesearch_jax.policy.context import ATTENDED, MASKED, Context
 from sensesearch_jax.policy.tiles import attend_by_head
 from sensesearch_jax.runtime.mesh import current, platform, spec
 
@@ -109,7 +110,7 @@ def attend_at_once(queries, keys, values, valid, contexts):
         else:
             out += jnp.einsum('bgkqc,bgkce->bgkqe', part, earlier)
     out = jnp.moveaxis(out.reshape(b, g, k, h // k, s, e), 4, 2)
-    return out.reshape(b, g, s, h, e).astype(queries.dtype)
+    return checkpoint_name(out.reshape(b, g, s, h, e).astype(queries.dtype), ATTENDED)
 
 
 def rotate(x: Float[Array, '... s h e'], cos: Float[Array, '... s e'],

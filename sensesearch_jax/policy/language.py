@@ -9,14 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.inputs.groups import Packing
 from sensesearch_jax.policy.attention import attend, rotate, text_rotary
 from sensesearch_jax.policy.context import ATTENDED, Context
-from sensesearch_jax.policy.packing import packed, spread
-from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter
+from sensesearch_jax.policy.parameters import GatedMLP, Linear, RMSNorm, parameter, read
 from sensesearch_jax.policy.sizes import LanguageSizes
 from sensesearch_jax.runtime.mesh import constrain
 
@@ -60,6 +57,10 @@ def between_layers(x: Float[Array, 'b g s d']) -> Float[Array, 'b g s d']:
     return constrain(x, ('rows', None, 'tokens', None))
 
 
+# Of queries [b, g, s, h, e], keys and values [b, g, s, k, e], all after rotation, the attended values.
+Attention = Callable[[Array, Array, Array], Array]
+
+
 class KeysValues(NamedTuple):
     """What a forward pass leaves behind for later ones: all layers' keys and values of the tokens it ran."""
 
@@ -90,7 +91,7 @@ class DecoderLayers(nnx.Module):
         self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=False, layers=n)
         self.head_width = e
 
-    def __call__(self, x, cos, sin, valid, contexts, packing=None):
+    def __call__(self, x, cos, sin, attention: Attention):
         """One layer (the layer axis has been scanned away): the new x and this layer's keys and values."""
         b, g, s, _ = x.shape
         y = self.attention_norm(x)
@@ -98,9 +99,7 @@ class DecoderLayers(nnx.Module):
         queries = rotate(split(self.query(y)), cos, sin)
         keys = rotate(split(self.key(y)), cos, sin)
         values = split(self.value(y))
-        attended = attend(*(spread(z, packing, valid.shape[1:]) for z in (queries, keys, values)), valid, contexts)
-        attended = checkpoint_name(packed(attended, packing), ATTENDED)
-        x = x + self.out(attended.reshape(b, g, s, -1))
+        x = x + self.out(attention(queries, keys, values).reshape(b, g, s, -1))
         x = x + self.mlp(self.mlp_norm(x))
         return between_layers(x), (keys, values)
 
@@ -123,42 +122,58 @@ class LanguageModel(nnx.Module):
         return (self.embedding if self.untied_head is None else self.untied_head)[...]
 
     def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
-                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *, remat: str = 'none',
-                 unstacked: Unstacked | None = None,
-                 packing: Packing | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *,
+                 unstacked: Unstacked | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
 
         Args:
             positions: 3-D rotary positions, see inputs/positions.py.
             valid: False on padding.
             contexts: keys and values of earlier tokens, with a leading layer axis.
-            remat: what each layer keeps for the backward pass, by a name of REMAT.
             unstacked: what `unstack` gave; its contexts come before the others.
-            packing: where the tokens, given and returned as one run per row [B, 1, N], stand in `valid` [B, G, S].
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
-        cos, sin = text_rotary(positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections)
-        graph, stacked = nnx.split(self.layers)
+        if unstacked is None:
+            bare = tuple(c._replace(valid=None) for c in contexts)
+            known = lambda of_layer: tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
+            return self.run(embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare)
+        rotary, graph = self._rotary(positions), nnx.split(self.layers)[0]
+        x, new = embeddings, []
+        for i, (parameters, fixed) in enumerate(zip(*unstacked)):
+            now = (*fixed, *(_of_layer(c, i) for c in contexts))
+            x, kv = nnx.merge(graph, parameters)(x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now))
+            new.append(kv)
+        return self.norm(x), KeysValues(*map(jnp.stack, zip(*new)))
+
+    def run(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'], attention: Callable[..., Array],
+            per_layer: tuple[Context, ...] = (), *, remat: str = 'none',
+            slopes: nnx.State | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+        """Tokens through all layers, under an attention of the caller's.
+
+        Args:
+            attention: an `Attention` that is also given one layer's part of `per_layer`, as `of_layer`.
+            per_layer: arrays with a leading layer axis.
+            remat: what each layer keeps for the backward pass, by a name of REMAT.
+            slopes: for each parameter of the layers, what takes its gradient, see `parameters.read`.
+        Returns:
+            the hidden states after the last norm, and the keys and values of these tokens.
+        """
+        rotary, (graph, stacked) = self._rotary(positions), nnx.split(self.layers)
 
         def layer(x, scanned):
-            parameters, of_layer = scanned
-            now = tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
-            return nnx.merge(graph, parameters)(x, cos, sin, valid, now, packing)
+            parameters, of_layer, taking = scanned
+            if taking is not None:
+                parameters = jax.tree.map(read, parameters, taking)
+            return nnx.merge(graph, parameters)(x, *rotary, functools.partial(attention, of_layer=of_layer))
 
-        if unstacked is not None:
-            x, new = embeddings, []
-            for i, (parameters, fixed) in enumerate(zip(*unstacked)):
-                now = (*fixed, *(_of_layer(c, i) for c in contexts))
-                x, kv = nnx.merge(graph, parameters)(x, cos, sin, valid, now)
-                new.append(kv)
-            return self.norm(x), KeysValues(*map(jnp.stack, zip(*new)))
-
-        stacked_contexts = tuple(c._replace(valid=None) for c in contexts)
         unrolled = self.sizes.layers <= UNROLLED
         x, (keys, values) = jax.lax.scan(rematted(layer, remat, unrolled), between_layers(embeddings),
-                                         (stacked, stacked_contexts), unroll=unrolled)
+                                         (stacked, per_layer, slopes), unroll=unrolled)
         return self.norm(x), KeysValues(keys, values)
+
+    def _rotary(self, positions: Int[Array, '3 b g s']) -> tuple[Array, Array]:
+        return text_rotary(positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections)
 
     def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:
         """Layers and contexts as they are best read token by token.

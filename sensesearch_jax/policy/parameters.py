@@ -32,6 +32,19 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], hf:
 
 
 @jax.custom_vjp
+def read(parameter: Float[Array, '*n'], slope: Float[Array, '*n']) -> Float[Array, '*n']:
+    """The parameter in the type of `slope`, to which its gradient goes.
+
+    `slope` is never looked at: with zeros in its place, the gradient by it is the parameter's in that type, and the
+    parameter is converted where it is used. A converted copy of all parameters would be as large as their gradient.
+    """
+    return parameter.astype(slope.dtype)
+
+
+read.defvjp(lambda parameter, slope: (parameter.astype(slope.dtype), None), lambda _, slope: (None, slope))
+
+
+@jax.custom_vjp
 def product(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
     """x @ kernel, with its gradient written out for a CPU.
 

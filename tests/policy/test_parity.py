@@ -21,7 +21,7 @@ from tiny_policies import (
     run_tokens,
 )
 
-from sensesearch_jax.policy.attention import text_rotary, vision_rotary
+from sensesearch_jax.policy.attention import attend, text_rotary, vision_rotary
 from sensesearch_jax.policy.context import Context
 from sensesearch_jax.policy.checkpoint import tensor_table
 
@@ -149,7 +149,8 @@ def test_decoder_layer_by_layer(name):
     np.testing.assert_array_equal(np.asarray(x)[0, 0, is_text], embedded[0, is_text])
     cos, sin = text_rotary(positions, sizes.head_width, sizes.rope_theta, sizes.mrope_sections)
     graph, states = split_layers(language.layers)
-    layer = quick_jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, valid, ())[0])
+    attention = lambda *qkv: attend(*qkv, valid)
+    layer = quick_jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, attention)[0])
     for number, (state, expected) in enumerate(zip(states, layers, strict=True)):
         x = layer(state, x)
         assert difference(x[0], expected) < TOLERANCE, f'layer {number}'
