@@ -9,9 +9,10 @@ at each turn, as its users do. The training step is on those trajectories: ours 
 separate sequences, in micro-batches of a few. Both sample exactly TURN tokens a turn. Then a whole step of trl's GRPO
 trainer on one such turn beside ours, and the decoding of tunix's sampler, on text alone, beside ours. Repetitions
 alternate between the two; the table has medians and their ratios, and the machine's own limits as measured in the same
-run. Writes a table and beside it a picture. Needs the extras `test` (PyTorch, transformers) and `world` (matplotlib); trl
-and tunix get environments of their own under --environments, and one that cannot be installed is reported as such.
-Machine: 2 cores and 16 GB take about 25 minutes.
+run. Each peer is measured in a process of its own, which has the memory to itself. Writes a table and beside it a picture.
+Needs the extras `test` (PyTorch, transformers) and `world` (matplotlib); trl and tunix get environments of their own
+under --environments, and one that cannot be installed is reported as such. Machine: 2 cores and 24 GB take 25 minutes or
+more.
 
 With --size the policy is a released one with random weights in bfloat16 on one accelerator, behind a 4K picture of
 10,549 tokens. The two do not fit on a card together, so that each is a process of its own with weights of its own, one
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # A training step of 7B needs nearly all of a card.
@@ -61,7 +62,8 @@ SIZE = flags.DEFINE_enum('size', None, list(RELEASED), 'A released policy in the
 PEERS = flags.DEFINE_multi_enum('peer', ['transformers', 'trl', 'tunix'], ['transformers', 'trl', 'tunix'],
                                 'Beside which the small policy is measured.')
 ENVIRONMENTS = flags.DEFINE_string('environments', 'runs/peers', 'Where trl and tunix are installed.')
-SIDE = flags.DEFINE_enum('side', None, ['ours', 'transformers'], 'Only this side of a released policy, its seconds as JSON.')
+ALONE = flags.DEFINE_enum('alone', None, ['ours', 'transformers', 'trl', 'tunix'], 'Measure this peer, or this side of a '
+                          'released policy, in this process, as the program asks of its own children; prints JSON.')
 
 
 def limits(large: bool) -> dict[str, float]:
@@ -106,7 +108,8 @@ def measure(bench: Bench, repeats: int) -> tuple[dict[str, dict[str, list[float]
         for work, mine, other in zip(WORK, (took, step), (peer, peer_step)):
             seconds[work]['ours'].append(mine)
             seconds[work]['transformers'].append(other)
-        print(f'{i}: rollout {took:.1f} s and {peer:.1f} s, training step {step:.1f} s and {peer_step:.1f} s', flush=True)
+        print(f'{i}: rollout {took:.1f} s and {peer:.1f} s, training step {step:.1f} s and {peer_step:.1f} s',
+              file=sys.stderr, flush=True)
     if ours.compiles > compiled:
         raise RuntimeError(f'{ours.compiles - compiled} programs were compiled after the first repetition.')
     return seconds, gap
@@ -180,15 +183,44 @@ def alone(bench: Bench, side: str, repeats: int) -> dict[str, list[float]]:
     return dict(zip(WORK, ([took for took, _ in rollouts], steps[compiling:])))
 
 
-def one_after_the_other() -> dict[str, dict[str, list[float]]]:
-    """`alone` of both sides, each in a process that has the card to itself."""
-    seconds: dict[str, dict[str, list[float]]] = {work: {} for work in WORK}
-    for side in ('ours', 'transformers'):
-        done = subprocess.run([sys.executable, '-m', 'experiments.throughput', f'--side={side}', *sys.argv[1:]],
+def measured_here(name: str) -> dict:
+    """A row or two of the table: seconds by work and side, and what is to be said beside them."""
+    found: dict = {'seconds': {}, 'gap': None, 'missing': []}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), the_setting())
+        if bench.setting.released:
+            found['seconds'] = {work: {name: took} for work, took in alone(bench, name, REPEATS.value).items()}
+        elif name == 'transformers':
+            found['seconds'], found['gap'] = measure(bench, REPEATS.value)
+        else:
+            environments = Path(ENVIRONMENTS.value).absolute()
+            environments.mkdir(parents=True, exist_ok=True)
+            try:
+                beside = {'trl': beside_trl, 'tunix': beside_tunix}[name]
+                found['seconds'] = beside(bench, REPEATS.value, environments)
+            except Missing as error:
+                found['missing'] = [f'{name} is not in the table: {error}.']
+    return found
+
+
+def one_after_the_other(names: Sequence[str]) -> dict:
+    """`measured_here` of each, in a process that has the machine's memory and its card to itself."""
+    whole: dict = {'seconds': {}, 'gap': None, 'missing': []}
+    passed = [a for a in sys.argv[1:] if not a.startswith('--peer')]
+    for name in names:
+        done = subprocess.run([sys.executable, '-m', 'experiments.throughput', f'--alone={name}', *passed],
                               stdout=subprocess.PIPE, text=True, check=True)
-        for work, took in json.loads(done.stdout.splitlines()[-1]).items():
-            seconds[work][side] = took
-    return seconds
+        found = json.loads(done.stdout.splitlines()[-1])
+        for work, sides in found['seconds'].items():
+            whole['seconds'].setdefault(work, {}).update(sides)
+        whole['gap'] = whole['gap'] or found['gap']
+        whole['missing'] += found['missing']
+    return whole
+
+
+def the_setting() -> Setting:
+    """As the flags say."""
+    return Setting(RELEASED[SIZE.value], (3840, 2160), 21, 64, 1, True) if SIZE.value else small(SCALE.value)
 
 
 def table(bench: Bench, seconds: dict, gap: float | None, missing: list[str], machine_limits: dict[str, float]) -> str:
@@ -233,33 +265,18 @@ def draw(seconds: dict, path: Path) -> None:
 
 
 def main(_) -> None:
-    setting, missing, gap = small(SCALE.value), [], None
-    seconds: dict[str, dict[str, list[float]]] = {}
-    if SIZE.value:
-        setting = Setting(RELEASED[SIZE.value], (3840, 2160), 21, 64, 1, True)
-        # Before jax takes the card for this process.
-        seconds = one_after_the_other() if SIDE.value is None else {}
+    if ALONE.value:
+        print(json.dumps(measured_here(ALONE.value)))
+        return
+    # Before jax takes the card for this process.
+    found = one_after_the_other(('ours', 'transformers') if SIZE.value else PEERS.value)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), setting)
-        if SIDE.value:
-            print(json.dumps(alone(bench, SIDE.value, REPEATS.value)))
-            return
-        if not SIZE.value and 'transformers' in PEERS.value:
-            seconds, gap = measure(bench, REPEATS.value)
-        environments = Path(ENVIRONMENTS.value).absolute()
-        environments.mkdir(parents=True, exist_ok=True)
-        for name, beside in (('trl', beside_trl), ('tunix', beside_tunix)):
-            if SIZE.value or name not in PEERS.value:
-                continue
-            try:
-                seconds |= beside(bench, REPEATS.value, environments)
-            except Missing as error:
-                missing.append(f'{name} is not in the table: {error}.')
-        text = table(bench, seconds, gap, missing, limits(setting.released))
+        bench = Bench(Path(folder), the_setting())
+        text = table(bench, found['seconds'], found['gap'], found['missing'], limits(bench.setting.released))
     print(text)
     out = Path(OUT.value)
     out.write_text(text)
-    draw(seconds, out.with_suffix('.png'))
+    draw(found['seconds'], out.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -121,30 +121,20 @@ class LanguageModel(nnx.Module):
         """The output matrix: logits = hidden @ head.T."""
         return (self.embedding if self.untied_head is None else self.untied_head)[...]
 
-    def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
-                 valid: Bool[Array, 'b g s'], contexts: tuple[Context, ...] = (), *,
-                 unstacked: Unstacked | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+    def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'], valid: Bool[Array, 'b g s'],
+                 contexts: tuple[Context, ...] = ()) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
 
         Args:
             positions: 3-D rotary positions, see inputs/positions.py.
             valid: False on padding.
             contexts: keys and values of earlier tokens, with a leading layer axis.
-            unstacked: what `unstack` gave; its contexts come before the others.
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
-        if unstacked is None:
-            bare = tuple(c._replace(valid=None) for c in contexts)
-            known = lambda of_layer: tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
-            return self.run(embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare)
-        rotary, graph = self._rotary(positions), nnx.split(self.layers)[0]
-        x, new = embeddings, []
-        for i, (parameters, fixed) in enumerate(zip(*unstacked)):
-            now = (*fixed, *(_of_layer(c, i) for c in contexts))
-            x, kv = nnx.merge(graph, parameters)(x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now))
-            new.append(kv)
-        return self.norm(x), KeysValues(*map(jnp.stack, zip(*new)))
+        bare = tuple(c._replace(valid=None) for c in contexts)
+        known = lambda of_layer: tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
+        return self.run(embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare)
 
     def run(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'], attention: Callable[..., Array],
             per_layer: tuple[Context, ...] = (), *, remat: str = 'none',
@@ -184,6 +174,23 @@ class LanguageModel(nnx.Module):
         layers = range(self.sizes.layers)
         return Unstacked(tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
                          tuple(tuple(_of_layer(c, i) for c in contexts) for i in layers))
+
+    def run_unstacked(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
+                      valid: Bool[Array, 'b g s'], unstacked: Unstacked,
+                      recent: tuple[Context, ...]) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
+        """As a call, of layers that stand apart.
+
+        Args:
+            recent: one context more for each layer, with a layer axis of 1.
+        Returns:
+            the hidden states after the last norm, and each layer's keys and values of these tokens, with such an axis.
+        """
+        rotary, graph, x, found = self._rotary(positions), nnx.split(self.layers)[0], embeddings, []
+        for parameters, contexts, more in zip(*unstacked, recent):
+            now = *contexts, _of_layer(more, 0)
+            x, kv = nnx.merge(graph, parameters)(x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now))
+            found.append(KeysValues(*(y[None] for y in kv)))
+        return self.norm(x), tuple(found)
 
 
 def _of_layer(context: Context, layer: int) -> Context:

@@ -363,14 +363,15 @@ class Engine:
 
         def step(state):
             i, pending, live, count, kv, out = state
-            recent = kv._replace(valid=jnp.arange(c) < count[..., None])
+            sampled = jnp.arange(c) < count[..., None]
             position = place + count
             tokens = policy.embed(pending[..., None], None, None)
-            hidden, fresh = policy.language(tokens, jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),
-                                            jnp.ones((*shape, 1), bool), (recent,), unstacked=fixed)
+            hidden, fresh = policy.language.run_unstacked(
+                tokens, jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)), jnp.ones((*shape, 1), bool), fixed,
+                tuple(layer._replace(valid=sampled) for layer in kv))
             token, log_prob, raw = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
-            fresh = _by_head(fresh)
-            kv = _by_field(lambda axis, old, new: jax.lax.dynamic_update_slice_in_dim(old, new, i, axis), kv, fresh)
+            put = lambda axis, old, new: jax.lax.dynamic_update_slice_in_dim(old, new, i, axis)
+            kv = tuple(_by_field(put, layer, _by_head(new)) for layer, new in zip(kv, fresh))
             out = tuple(jax.lax.dynamic_update_slice_in_dim(o, v[..., None].astype(o.dtype), i, axis=2)
                         for o, v in zip(out, (token, log_prob, raw)))
             count = count + live
@@ -379,13 +380,14 @@ class Engine:
             return i + 1, pending, live, count, kv, out
 
         dtype = policy.language.head.dtype
-        room = lambda *sizes: jnp.zeros((s.layers, *shape, s.kv_heads, *sizes), dtype)
+        room = lambda *sizes: jnp.zeros((1, *shape, s.kv_heads, *sizes), dtype)
+        # What is sampled is kept by layer: a layer's part of one array would be copied for every token.
         start = (0, first, active & (budget > 0), jnp.zeros(shape, jnp.int32),
-                 Context(room(s.head_width, c), room(c, s.head_width), None),
+                 (Context(room(s.head_width, c), room(c, s.head_width), None),) * s.layers,
                  (buffer(jnp.int32), buffer(jnp.float32), buffer(jnp.float32)))
         _, pending, _, count, kv, out = jax.lax.while_loop(lambda st: (st[0] < c) & st[2].any(), step, start)
-        flat = lambda x: x.reshape(len(x), -1, 1, *x.shape[3:])
-        merged = _write(caches.suffix, lanes, length, self._stored(jax.tree.map(flat, kv)),
+        stacked = lambda *layers: jnp.concatenate([x.reshape(1, -1, 1, *x.shape[3:]) for x in layers])
+        merged = _write(caches.suffix, lanes, length, self._stored(jax.tree.map(stacked, *kv)),
                         jnp.arange(c) < count.reshape(-1, 1))
         b, g = where
         caches = _held(caches._replace(
