@@ -253,10 +253,11 @@ def sample() -> None:
 
 
 def rate(found: dict[str, Any], kind: str, results: list[dict[str, Any]]) -> str:
-    """A measurement's share of the published rate, and of what the card gave in `limits`."""
+    """A measurement's share of the published rate, and of what the card gave in the `limits` before it."""
     flops, memory = next((v for name, v in CARDS.items() if found['card'].startswith(name)), (None, None))
     published, what = (flops, 'matrix product') if kind == 'flops' else (memory, 'copy')
-    seen = [r[kind] for r in results if r['part'] == 'limits' and r['what'] == what and r['card'] == found['card']]
+    before = results[:results.index(found) + 1]
+    seen = [r[kind] for r in before if r['part'] == 'limits' and r['what'] == what and r['card'] == found['card']]
     per_second = found[kind] / found.get('seconds', 1.0)
     share = lambda limit: f'{100 * per_second / limit:.0f} %' if limit else 'unknown'
     shown = f'{per_second / 1e12:.0f} TFLOP/s' if kind == 'flops' else f'{per_second / 1e12:.2f} TB/s'
@@ -264,8 +265,8 @@ def rate(found: dict[str, Any], kind: str, results: list[dict[str, Any]]) -> str
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown of the newest measurement of each kind on each card."""
-    newest = {(r['card'], r['part'], r['what'], r['layers']): r for r in results}
+    """Markdown of the newest measurement of each kind on each card under each set of flags."""
+    newest = {(r['card'], r['part'], r['what'], r['layers'], r['xla_flags']): r for r in results}
     lines = ['# The 7B geometry on one accelerator\n', 'Made by `python -m experiments.accelerator`; random weights in '
              'bfloat16, float32 master weights and moments in training. FLOPs are those of the mathematics, counted by '
              'hand, recomputation and padding aside, so that a share of the published rate is the model FLOPs '
