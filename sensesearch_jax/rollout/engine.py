@@ -27,13 +27,15 @@ from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.runtime.compiling import compiler_options
-from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, spec
+from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, platform, spec
 from sensesearch_jax.runtime.threads import SharedProgram
 
 
 PROMPT_STEP = 128
 FEATURE_STEP = 512  # of the visual tokens that come with a pass
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
+# Of a decoding step's time that goes with the number of lanes; on an accelerator most goes into reading the parameters.
+LANE_SHARE = {'cpu': 0.9}
 
 
 TOKEN_AXES = Context(5, 4, None, 4, 4)  # of all layers' contexts
@@ -59,6 +61,13 @@ class Chunk(NamedTuple):
     count: Int[np.ndarray, 'b g']
 
 
+class Where(NamedTuple):
+    """A grid of lanes, R rows with W of their members each. What is out of range is not there."""
+
+    rows: Int[np.ndarray, 'r'] | None  # None for all of them
+    members: Int[np.ndarray, 'r w']
+
+
 class Engine:
     """Holds the caches on the device and the compiled programs that work on them.
 
@@ -69,7 +78,8 @@ class Engine:
         prompt_capacity, suffix_capacity: P and S in tokens; `chunk` more are kept free at the end of S.
         chunk: most tokens that `decode` samples between two looks of the host.
         prefill_rows, extend_lanes: rows and lanes that one pass of prefill or extend takes; fewer are padded, more
-            go in several passes, so that each has one shape. As few lanes are also decoded apart from the others.
+            go in several passes, so that each has one shape. As few lanes are also decoded apart from the others, and
+            where many lanes wait, so few of each row as pay best: the half of its members, or a quarter, ….
         extend_tokens: that one pass of extend takes of a lane; a longer response goes in pieces.
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
@@ -101,6 +111,7 @@ class Engine:
         self.suppressed = np.zeros(self.sizes.vocabulary, bool)
         self.suppressed[list(suppressed)] = True
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
+        self.passed_over = np.zeros((groups, members), np.int64)  # chunks in a row that an active lane had no part in
         self.tokens_run = 0  # through the language model, padding aside
         program = functools.partial(jax.jit, donate_argnums=1, compiler_options=compiler_options(self.mesh))
         self._prefill = SharedProgram(program(self._prefill_program))
@@ -111,7 +122,8 @@ class Engine:
     def twin(self) -> Engine:
         """Another engine with caches of its own and the same compiled programs, to be used from another thread."""
         other = copy.copy(self)
-        other.length, other.tokens_run, other.caches = np.zeros_like(self.length), 0, None
+        other.length, other.passed_over = np.zeros_like(self.length), np.zeros_like(self.length)
+        other.tokens_run, other.caches = 0, None
         return other
 
     def set_parameters(self, parameters: nnx.State) -> None:
@@ -238,31 +250,49 @@ class Engine:
 
     def decode(self, active: Bool[np.ndarray, 'b g'], budget: Int[np.ndarray, 'b g'],
                seeds: Int[np.ndarray, 'b g']) -> Chunk:
-        """Samples up to a chunk of tokens on the active lanes; a lane stops at a stop id or when its budget is used.
+        """Samples up to a chunk of tokens on active lanes; a lane stops at a stop id or when its budget is used.
+
+        Where many lanes wait for something, some active ones may get nothing this time; they come first the next time.
 
         Args:
             seeds: of each lane's trajectory. The draw depends on seed and place in the sequence only, so that a
                 trajectory is the same whatever runs beside it and whenever its tools answer.
         """
-        used = self._used(self.length[active].max())
-        operands = active, budget.astype(np.int32), seeds.astype(np.uint32)
-        # When most lanes wait or are done, the last ones should not pay for the caches of all.
-        few = np.argwhere(active) if active.sum() <= self.extend_lanes < active.size else None
-        if few is not None:
-            spare = self.extend_lanes - len(few)
-            operands = (np.pad(x[active], (0, spare))[:, None] for x in operands)
+        at, where = self._taking_part(active)
+        used = self._used(self.length[at][active[at]].max())
+        operands = [x[at] for x in (active, budget.astype(np.int32), seeds.astype(np.uint32))]
+        if where is not None:  # those missing are out of range
+            operands = [np.pad(x, ((0, len(where.members) - len(x)), (0, 0))) for x in operands]
         with jax.set_mesh(self.mesh):
-            self.caches, chunk = self._decode(self.parameters, self.caches, None if few is None else self._where(few),
-                                              *operands, used)
-        chunk = Chunk(*(np.asarray(x) for x in chunk))
-        if few is not None:
-            found = Chunk(*(np.zeros((*active.shape, *x.shape[2:]), x.dtype) for x in chunk))
-            for whole, part in zip(found, chunk):
-                whole[active] = part[:len(few), 0]
-            chunk = found
+            self.caches, sampled = self._decode(self.parameters, self.caches, where, *operands, used)
+        chunk = Chunk(*(np.zeros((*active.shape, *x.shape[2:]), x.dtype) for x in sampled))
+        for whole, part in zip(chunk, sampled):
+            whole[at] = np.asarray(part)[:len(at[0])]
+        self.passed_over = np.where(active, self.passed_over + 1, 0)
+        self.passed_over[at] = 0
         self.length += chunk.count
         self._count(int(chunk.count.sum()))
         return chunk
+
+    def _taking_part(self, active: Bool[np.ndarray, 'b g']) -> tuple[tuple[np.ndarray, np.ndarray], Where | None]:
+        """The lanes that decode now: as an index of a [R, W] grid, and as the program takes them.
+
+        The last few lanes should not pay for the caches of all, nor those that go on for those that wait.
+        """
+        if active.sum() <= self.extend_lanes < active.size:
+            rows, members = (x[:, None] for x in np.nonzero(active))
+            return (rows, members), self._where(list(zip(*np.nonzero(active))))
+        share = LANE_SHARE.get(platform(), 0.2)
+        gain = lambda width: (np.minimum(active.sum(1), width).sum() / (1 - share + share * width / self.members))
+        widths = [self.members]
+        while not widths[-1] % 2 and self.groups * widths[-1] // 2 > self.extend_lanes:
+            widths.append(widths[-1] // 2)
+        width = max(widths, key=gain)
+        rows = np.arange(self.groups)[:, None]
+        if width == self.members:
+            return (rows, np.arange(self.members)[None]), None
+        members = np.argsort(np.where(active, -self.passed_over, 1), axis=1, kind='stable')[:, :width]
+        return (rows, members), Where(None, members.astype(np.int32))
 
     def room(self, lane: tuple[int, int]) -> int:
         """Tokens that still fit into a lane."""
@@ -272,11 +302,11 @@ class Engine:
         """How much of the suffix cache a program reads: few sizes, so that short sequences do not pay for long ones."""
         return min(bucket(max(int(longest), 1), CACHE_STEP), self.suffix_capacity + self.chunk)
 
-    def _where(self, lanes: Sequence[tuple[int, int]]) -> Int[np.ndarray, '2 n']:
-        """Rows and members of at most `extend_lanes` lanes; the rest is out of range, and so dropped."""
+    def _where(self, lanes: Sequence[tuple[int, int]]) -> Where:
+        """At most `extend_lanes` lanes, each as a row of one member; the rest is out of range, and so dropped."""
         where = np.full((2, self.extend_lanes), self.groups, np.int32)
         where[:, :len(lanes)] = np.array(lanes).T
-        return where
+        return Where(where[0], where[1][:, None])
 
     def _runs(self, runs, images, table: ImageTable, count: int, length: int, starts) -> _Runs:
         """Token runs with their images as `count` padded arrays, and the position that follows each run."""
@@ -319,7 +349,7 @@ class Engine:
 
     def _extend_program(self, parameters, caches: Caches, where, tokens, positions, valid, rows, features, tail,
                         used) -> Caches:
-        b, g = where
+        b, g = self._places(where)
         take, length, contexts = self._lanes(caches, where, used)
         _, fresh = self._run(parameters, tokens[:, None], features, rows[:, None], positions[:, :, None],
                              valid[:, None], contexts)
@@ -329,14 +359,26 @@ class Engine:
                                      pending=caches.pending.at[b, g].set(tail[0], mode='drop'),
                                      position=caches.position.at[b, g].set(tail[1], mode='drop')))
 
-    def _lanes(self, caches: Caches, where, used):
-        """Some lanes' places, their lengths and their contexts, each lane as a group of one; those out of range repeat."""
-        b, g = take = jnp.minimum(where[0], self.groups - 1), jnp.minimum(where[1], self.members - 1)
+    def _places(self, where: Where | None) -> tuple[Int[Array, 'n'], Int[Array, 'n']]:
+        """Row and member of each lane of a grid, or of all lanes."""
+        if where is None:
+            where = Where(None, jnp.broadcast_to(jnp.arange(self.members), (self.groups, self.members)))
+        rows = jnp.arange(self.groups) if where.rows is None else where.rows
+        return jnp.repeat(rows, where.members.shape[1]), where.members.ravel()
+
+    def _lanes(self, caches: Caches, where: Where | None, used):
+        """The places of a grid's lanes [N], their lengths [N] and their contexts; those out of range repeat."""
+        b, g = take = tuple(jnp.minimum(x, most - 1) for x, most in zip(self._places(where), caches.suffix_length.shape))
+        prefix, prefix_length, suffix = caches.prefix, caches.prefix_length, _first(caches.suffix, used)
         length = caches.suffix_length[take]
-        prefix = jax.tree.map(lambda x: x[:, b], caches.prefix)._replace(
-            valid=(jnp.arange(self.prompt_capacity) < caches.prefix_length[b][:, None])[:, None])
-        suffix = jax.tree.map(lambda x: x[:, b, g][:, :, None], _first(caches.suffix, used))._replace(
-            valid=(jnp.arange(used) < length[:, None])[:, None])
+        if where is not None:
+            grid = lambda x: x.reshape(where.members.shape)
+            if where.rows is not None:
+                rows = grid(b)[:, 0]
+                prefix, prefix_length = jax.tree.map(lambda x: x[:, rows], prefix), prefix_length[rows]
+            suffix = jax.tree.map(lambda x: x[:, grid(b), grid(g)], suffix)
+        prefix = prefix._replace(valid=(jnp.arange(self.prompt_capacity) < prefix_length[:, None])[:, None])
+        suffix = suffix._replace(valid=jnp.arange(used) < length.reshape(suffix.keys.shape[1:3])[..., None])
         return take, length, (prefix, suffix)
 
     def _stored(self, fresh: Context) -> Context:
@@ -344,17 +386,9 @@ class Engine:
         return fresh.quantized() if self.quantized else fresh
 
     def _decode_program(self, parameters, caches: Caches, where, active, budget, seeds, used) -> tuple[Caches, Chunk]:
-        """`where`: None for all lanes, in their grid; else some, and the other operands are [N, 1]."""
+        """`where`: a grid of lanes, or None for all; the other operands have its shape."""
         c, shape, s = self.chunk, active.shape, self.sizes
-        if where is None:
-            where = lanes = tuple(x.ravel() for x in jnp.indices(shape))
-            length = caches.suffix_length.ravel()
-            contexts = (
-                caches.prefix._replace(
-                    valid=(jnp.arange(self.prompt_capacity) < caches.prefix_length[:, None])[:, None]),
-                _first(caches.suffix, used)._replace(valid=jnp.arange(used) < caches.suffix_length[..., None]))
-        else:
-            lanes, length, contexts = self._lanes(caches, where, used)
+        lanes, length, contexts = self._lanes(caches, where, used)
         first, place = (x[lanes].reshape(shape) for x in (caches.pending, caches.position))
         policy = nnx.merge(self.graph, parameters)
         fixed = policy.language.unstack(contexts)
@@ -389,7 +423,7 @@ class Engine:
         stacked = lambda *layers: jnp.concatenate([x.reshape(1, -1, 1, *x.shape[3:]) for x in layers])
         merged = _write(caches.suffix, lanes, length, self._stored(jax.tree.map(stacked, *kv)),
                         jnp.arange(c) < count.reshape(-1, 1))
-        b, g = where
+        b, g = self._places(where)
         caches = _held(caches._replace(
             suffix=merged, suffix_length=caches.suffix_length.at[b, g].add(count.ravel(), mode='drop'),
             pending=caches.pending.at[b, g].set(pending.ravel(), mode='drop'),

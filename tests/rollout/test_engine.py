@@ -124,7 +124,7 @@ class Driver:
             left = {
                 lane: most - done[lane]
                 for lane, most in left.items()
-                if most > done[lane] and self.lanes[lane]['tokens'][-1] != STOP
+                if most > done[lane] and not (done[lane] and self.lanes[lane]['tokens'][-1] == STOP)
             }
 
     def extend(self, parts):
@@ -305,6 +305,34 @@ def test_draws_depend_on_seed_and_place_only(chunk, groups, order):
     found = sample(make_engine(groups=groups, chunk=chunk, temperature=1.0), order)
     assert found == wanted[: len(found)]
     assert wanted[0] != wanted[1]
+
+
+def test_where_most_lanes_wait_the_others_do_not_pay_for_them():
+    """A narrower grid decodes, with the same tokens as all lanes at once; who was left out comes first the next time."""
+    prompts = [tokens_of([4 + row], np.random.default_rng(row))[0] for row in range(2)]
+    awake = np.zeros((2, 8), bool)
+    awake[0, [0, 2, 5, 6, 7]] = awake[1, [1, 3, 4]] = True
+    budget, seeds = np.full((2, 8), 20), np.arange(16).reshape(2, 8)
+
+    def sample(active):
+        engine = make_engine(groups=2, members=8, temperature=1.0)
+        engine.prefill([0, 1], prompts, [[], []], table())
+        tokens = [[[] for _ in range(8)] for _ in range(2)]
+        shapes = []
+        for _ in range(2):
+            at, _ = engine._taking_part(active)
+            shapes.append(at[1].shape[1])
+            chunk = engine.decode(active, budget, seeds)
+            for row, member in zip(*np.nonzero(active)):
+                tokens[row][member] += chunk.tokens[row, member, : chunk.count[row, member]].tolist()
+        return tokens, shapes
+
+    wanted, wide = sample(np.ones((2, 8), bool))
+    found, narrow = sample(awake)
+    assert wide == [8] * 2 and narrow == [4] * 2
+    for row, member in zip(*np.nonzero(awake)):
+        got = found[row][member]
+        assert got and got == wanted[row][member][: len(got)]
 
 
 def test_nothing_compiles_after_warm_up():
