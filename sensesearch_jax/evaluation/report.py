@@ -146,8 +146,7 @@ def _template() -> jinja2.Template:
 
 
 def _label(name: str) -> str:
-    run, *setting = name.split(' ', 1)
-    return _LABELS.get(name) or ' '.join([_LABELS.get(run, name[:1].upper() + run[1:]), *setting])
+    return _LABELS.get(name) or ('RL' + name[2:] if name.startswith('rl ') else name[:1].upper() + name[1:])
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:

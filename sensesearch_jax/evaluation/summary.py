@@ -1,8 +1,8 @@
 """The numbers of an evaluation: per run, question kind and level, with intervals, and differences of runs.
 
-A *run* is one policy in one setting over the held-out questions ('base', 'sft', 'rl', 'rl sampled', 'rl without crop').
-The result is plain JSON (`summary.json`), read by the report and by `format_table`; nothing is computed a second time
-there.
+A *run* is one policy in one setting over the held-out questions ('base', 'sft', 'rl', 'rl without crop'). The
+result is plain JSON (`summary.json`), read by the report and by `format_table`; nothing is computed a second
+time there.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ COUNTED = (SampleState.OK, SampleState.TRUNCATED)  # the rest says nothing about
 KINDS = ('search', 'search_only', 'perception')  # in the order they are reported; others follow
 
 # What is compared where both runs are there: (a, b) gives a − b.
-COMPARISONS = (('rl', 'sft'), ('rl sampled', 'sft sampled'), ('sft', 'base'), ('rl', 'rl without crop'))
+COMPARISONS = (('rl', 'sft'), ('sft', 'base'), ('rl', 'rl without crop'))
 
 
 def summarise(

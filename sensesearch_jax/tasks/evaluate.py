@@ -31,14 +31,12 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def evaluate(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question], name: str,
-             tools: Sequence[str] | None = None, temperature: float | None = None) -> list[Trajectory]:
+             tools: Sequence[str] | None = None) -> list[Trajectory]:
     """One scored trajectory per question, in the order of the questions; goes on where it was interrupted.
 
     Args:
         name: of the run, in the summary and as the file workdir/evaluation/<name>.jsonl.
         tools: those switched on; the config's by default.
-        temperature: of sampling; the config's by default. The draws depend on the question and the place in the
-            sequence alone, so that two policies meet the same luck.
     """
     config = session.config
     path = session.workdir / 'evaluation' / f'{name.replace(" ", "_")}.jsonl'
@@ -46,8 +44,7 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
     left = [q for q in questions if q.id not in done]
     if left:
         width = min(config.evaluate.lanes, len(left))
-        temperature = config.evaluate.temperature if temperature is None else temperature
-        sampling = Sampling(temperature, config.evaluate.top_k, config.evaluate.top_p)
+        sampling = Sampling(config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p)
         engines = session.engines(student, groups=width, members=1, sampling=sampling)
         judge = client_judge(session.client)
         with Progress(f'evaluate {name}', len(questions), initial=len(done), unit='question') as bar:

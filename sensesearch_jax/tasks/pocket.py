@@ -53,14 +53,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 def evaluate_all(session: Session, features: FeatureStore, students: dict[str, Student],
                  questions: Sequence[Question]) -> dict[str, list[Trajectory]]:
-    """The policies with all tools; those that learned, sampled as in RL; the last without the crop where it is needed.
-
-    What RL maximises is the reward of what is sampled. A greedy answer can stay as it is while the others get better.
-    """
+    """The policies with all tools, and the last one without the crop on the questions that need it."""
     runs = {name: evaluate(session, student, features, questions, name) for name, student in students.items()}
-    for name in ('sft', 'rl'):
-        runs[f'{name} sampled'] = evaluate(session, students[name], features, questions, f'{name} sampled',
-                                           temperature=session.config.rl.temperature)
     tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
     name, student = list(students.items())[-1]
     search = [q for q in questions if q.kind == 'search']

@@ -116,7 +116,7 @@ def test_killed_at_every_stage(policy_folder, tmp_path):
         for p in (whole / part).glob('*.jsonl')
         if p.name != 'mined.jsonl'
     )
-    assert len(files) == 3 + 6 + 2
+    assert len(files) == 3 + 4 + 2
     called = set()
     for file in files:
         ours, theirs = trajectories(torn / file), trajectories(whole / file)
