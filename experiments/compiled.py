@@ -74,6 +74,13 @@ def collectives(text: str) -> tuple[Counter, int]:
     return of(entry), unknown
 
 
+def in_words(moved: dict[str, float] | None) -> str:
+    """Bytes of collectives by kind; None: the compiled program could not be read."""
+    if moved is None:
+        return 'not to be read'
+    return ', '.join(f'{kind} {size / 1e9:.1f} GB' for kind, size in moved.items()) or 'none'
+
+
 def _brought_in(shapes: str, kind: str, start: str | None, line: str) -> float:
     """Bytes that a chip must take in for one collective, whatever its algorithm."""
     sizes = [BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(',') if n)

@@ -49,6 +49,7 @@ from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Conversatio
 from sensesearch_jax.inputs.groups import ImageTable  # noqa: E402
 from sensesearch_jax.policy.sizes import RELEASED  # noqa: E402
 from sensesearch_jax.rollout.engine import Engine  # noqa: E402
+from sensesearch_jax.rollout.sampling import Sampling  # noqa: E402
 from sensesearch_jax.runtime.allocator import keep_memory  # noqa: E402
 from sensesearch_jax.runtime.machine import machine  # noqa: E402
 
@@ -144,7 +145,8 @@ def beside_tunix(bench: Bench, repeats: int, folder: Path) -> dict[str, dict[str
     found = {}
     for members in (1, MEMBERS):
         engine = Engine(policy, groups=1, members=members, prompt_capacity=TEXT_PROMPT, suffix_capacity=TEXT_TOKENS,
-                        chunk=TEXT_TOKENS, stop=(), suppressed=bench.suppressed, prefill_rows=1, extend_lanes=members)
+                        chunk=TEXT_TOKENS, stop=(), suppressed=bench.suppressed, prefill_rows=1, extend_lanes=members,
+                        sampling=Sampling(0.0))  # greedy, as the peer is
         peer = Peer('tunix', 'tunix_sampler.py', folder, text, members, TEXT_PROMPT, TEXT_TOKENS)
         on, seeds = np.ones((1, members), bool), np.arange(members, dtype=np.uint32)[None]
         seconds: dict[str, list[float]] = {'ours': [], 'tunix': []}

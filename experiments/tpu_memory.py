@@ -26,7 +26,7 @@ from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from experiments.compiled import collectives
+from experiments.compiled import collectives, in_words
 from experiments.tpu_programs import Lengths, Program, sampling, training
 from sensesearch_jax.policy.sizes import RELEASED, PolicySizes
 
@@ -77,12 +77,16 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
     seconds, memory, cost = time.monotonic() - began, compiled.memory_analysis(), compiled.cost_analysis() or {}
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = held + memory.temp_size_in_bytes + program.beside
-    moved, unknown = collectives(compiled.as_text())
-    times = {'compute': program.flops / chip.flops, 'memory': (held + program.weights) / chip.memory,
-             'network': sum(moved.values()) / chip.network}
+    try:
+        moved, unknown = collectives(compiled.as_text())
+    except jax.errors.JaxRuntimeError:  # jaxlib cannot read back every program of a newer compiler
+        moved, unknown = None, 0
+    times = {'compute': program.flops / chip.flops, 'memory': (held + program.weights) / chip.memory}
+    if moved is not None:
+        times['network'] = sum(moved.values()) / chip.network
     return {'program': program.name, 'fits': total <= chip.size, 'arguments': held, 'temporaries':
             memory.temp_size_in_bytes, 'beside': program.beside, 'total': total, 'limit': chip.size,
-            'compile_s': seconds, 'flops': program.flops, 'compiler_flops': cost.get('flops', 0.0), 'moved': dict(moved),
+            'compile_s': seconds, 'flops': program.flops, 'compiler_flops': cost.get('flops', 0.0), 'moved': None if moved is None else dict(moved),
             'unknown_loops': unknown, 'least_s': times, 'binds': max(times, key=times.get),
             'sentence': 'fits.' if total <= chip.size else
             f'does not fit beside what else is held ({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.'}
@@ -93,7 +97,7 @@ def shown(found: dict[str, Any]) -> str:
     if 'total' not in found:
         return f'{found["program"]}: {found["sentence"]}'
     g = lambda name: f'{found[name] / GIB:.2f}'
-    moved = ', '.join(f'{kind} {n / 1e9:.2f} GB' for kind, n in found['moved'].items()) or 'none'
+    moved = in_words(found['moved'])
     least = ', '.join(f'{what} {1e3 * t:.1f} ms' for what, t in found['least_s'].items())
     loops = f' ({found["unknown_loops"]} loops of unknown length counted once)' if found['unknown_loops'] else ''
     return (f'{found["program"]}: {g("total")} of {g("limit")} GiB per device (arguments and results {g("arguments")}, '

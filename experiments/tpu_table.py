@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.compiled import in_words
+
 GIB = 2.0**30
 # Config, part, slice, and what the slice changes in the config. A replica of the sampler is one host of such a slice.
 CASES = [
@@ -32,8 +34,8 @@ compiled for a slice that was not there. Nothing here was run. GiB and seconds a
 of tpu7x is two). "Arguments" are those and results, "beside" is what stays on the device while the program runs and is
 none of its arguments (moments, a sum of gradients, the reference). "At least" is the time that published peak rates do
 not let the program beat: FLOPs of the mathematics counted by hand (recomputation aside), bytes of memory that it cannot
-help to move, and what its collectives bring into a device, loops counted as often as they run. The largest binds. The
-compiler's own FLOPs count a loop's body once. A decode is a chunk of 64 tokens on every lane.
+help to move, and what its collectives bring into a device, loops counted as often as they run; where jaxlib cannot read
+the compiled program back, these are left out. The largest binds. The compiler's own FLOPs count a loop's body once. A decode is a chunk of 64 tokens on every lane.
 
 A heading names rows and mesh. Where a setting did not fit it stays here beside the one that replaced it.
 """
@@ -46,13 +48,13 @@ def row(found: dict[str, Any]) -> str:
         return start + f'{found["sentence"]} |' + ' |' * 7
     gib = lambda name: f'{found[name] / GIB:.1f}'
     least = found['least_s']
-    moved = ', '.join(f'{kind} {size / 1e9:.1f} GB' for kind, size in found['moved'].items()) or 'none'
+    moved = in_words(found['moved'])
     moved += f' ({found["unknown_loops"]} loops counted once)' if found['unknown_loops'] else ''
     return start + ' | '.join([
         f'{gib("total")} of {gib("limit")}' + ('' if found['fits'] else ': too much'),
         ' + '.join(map(gib, ('arguments', 'temporaries', 'beside'))), f'{found["compile_s"]:.0f} s',
         f'{found["flops"]:.1e}', f'{found["compiler_flops"]:.1e}', moved,
-        ' / '.join(f'{least[what]:.2g}' for what in ('compute', 'memory', 'network')), found['binds']]) + ' |'
+        ' / '.join(f'{least[what]:.2g}' if what in least else '–' for what in ('compute', 'memory', 'network')), found['binds']]) + ' |'
 
 
 def done(name: str, part: str, topology: str, results: list[dict[str, Any]]) -> bool:
