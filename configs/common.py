@@ -41,17 +41,14 @@ def common(task: str) -> dict:
 
 
 def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
-    """How many questions the cold start and RL learn from, so many of search and others beside them, and how many of each
-    kind to test on.
-
-    RL asks mostly about search: where to crop and what to look up carries over to what it has not met. With no
-    perception among them it comes to take tools for that as well, and gets worse at it; with half, it gives up tools.
+    """How many questions the cold start and RL learn from, so many of search and others in proportion, and how many of
+    each kind to test on.
 
     Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
     """
-    return {'train': {'search': train, 'perception': 2 * train // 3, 'search_only': train // 3},
-            'rl': {'search': rl, 'perception': rl // 4, 'search_only': 0},
-            'test': dict.fromkeys(('search', 'perception', 'search_only'), test), 'test_seed': 1}
+    mixed = lambda search: {'search': search, 'perception': 2 * search // 3, 'search_only': search // 3}
+    return {'train': mixed(train), 'rl': mixed(rl), 'test': dict.fromkeys(('search', 'perception', 'search_only'), test),
+            'test_seed': 1}
 
 
 def cold_start() -> dict:
@@ -98,11 +95,11 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=18, questions_per_step=10, members=8, minibatches=1, epochs=1, micro_batch=1,
+        learning_rate=1e-4, warmup=2, steps=18, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
         averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,
-        format_weight=0.0, evidence_weight=1.0,
+        format_weight=0.0, evidence_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 
 
