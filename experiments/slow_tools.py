@@ -1,12 +1,12 @@
 """What slow tools cost a rollout: the same trajectories with tools that answer at once, and with tools that take seconds.
 
-    python -m experiments.slow_tools --workdir=runs/pocket [--groups=64] [--tasks=288]
+    python -m experiments.slow_tools --workdir=runs/pocket [--groups=128] [--tasks=256]
 
 Takes the SFT policy, questions and tools of a finished pocket run. Waiting times are log-normal with a median of 2 s and a
 99th percentile of 10 s, drawn from what is asked, so that they are the same whatever comes first. While some lanes wait
 the others decode; what is left is the share of lanes that wait and the last ones' tail, so more groups in flight cost
 less, and so do more groups in all. Prints a table; exits with 1 beyond BAR times the time of tools that answer at once.
-2 cores, 8 GB: 9 minutes on a fast machine.
+2 cores, 24 GB: 9 minutes on a fast machine.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ MEDIAN_S, LATE_S, BAR = 2.0, 10.0, 1.15
 SPREAD = math.log(LATE_S / MEDIAN_S) / 2.326  # of a normal distribution's 99th percentile
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/pocket.py.', required=True)
-GROUPS = flags.DEFINE_integer('groups', 64, 'Groups in flight.')
-TASKS = flags.DEFINE_integer('tasks', 288, 'Groups in all; questions come again with other seeds.')
+GROUPS = flags.DEFINE_integer('groups', 128, 'Groups in flight.')
+TASKS = flags.DEFINE_integer('tasks', 256, 'Groups in all; questions come again with other seeds.')
 MEMBERS = flags.DEFINE_integer('members', 8, 'Trajectories of a group.')
 
 
