@@ -8,7 +8,7 @@ row (8 trajectories of one question) per four devices: 16 for 64 devices; a mach
 devices together hold 122 GB of float32 state and 30 GB of the reference; each host samples with a copy of the policy of
 its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the paper's 150 to 300.
 Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/padding.py), for two to three times as
-many programs. Neither run nor yet compiled for a slice: experiments/tpu_table.py has it among its cases.
+many programs. Not run: no machine of this size was at hand. docs/tpu_memory.md has what its programs take on slices of 64.
 """
 
 import sys
