@@ -58,7 +58,7 @@ def training(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Length
     held, moments = per_device(learner.parameters), per_device(learner.moments)
     whole_batch = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
     beside = moments + held * (whole_batch > rows) + held * (reference is not None)  # a sum of gradients, a reference
-    whole = held * mesh.shape['data'] * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
+    whole = held * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
     words = (f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
              + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items()))

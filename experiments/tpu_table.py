@@ -22,6 +22,8 @@ GIB = 2.0**30
 # four devices out of a v6e:8x8 the compiler dies (libtpu 0.0.52), for such a host alone it does not.
 CASES = [
     ('sft_7b', 'training', 'v5e:8x8', ''), ('sft_7b', 'training', 'v5p:4x4x4', ''), ('sft_7b', 'training', 'v6e:8x8', ''),
+    ('sft_7b', 'training', 'v5p:16x16x16', '--config.mesh.data=64 --config.mesh.fsdp=32 '  # 2048 divides no width
+     '--config.sft.micro_batch=2048 --config.sft.batch=2048'),
     ('rl_7b', 'training', 'v6e:8x8', ''), ('rl_7b', 'training', 'v5p:4x4x4', ''),
     ('rl_7b', 'training', 'tpu7x:4x4x4', '--config.rl.micro_batch=32'),  # 64 chips are 128 devices
     ('rl_7b', 'sampling', 'v6e:2x2', ''), ('rl_7b', 'sampling', 'v5p:4x4x4', ''), ('rl_7b', 'sampling', 'tpu7x:4x4x4', ''),
