@@ -41,7 +41,7 @@ help to move, and what its collectives bring into a device, loops counted as oft
 could not read the compiled program back). The largest binds. The compiler's own FLOPs count a loop's body once. A decode
 is a chunk of 64 tokens on every lane. "Compiled in" is wall time on two cores, beside other work and with its pauses.
 
-A heading names rows and mesh. Where a setting did not fit it stays here beside the one that replaced it.
+A heading names rows and mesh.
 """
 
 

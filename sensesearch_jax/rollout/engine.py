@@ -34,8 +34,6 @@ from sensesearch_jax.runtime.threads import SharedProgram
 PROMPT_STEP = 128
 FEATURE_STEP = 512  # of the visual tokens that come with a pass
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
-# Of a decoding step's time that goes with the number of lanes; on an accelerator most goes into reading the parameters.
-LANE_SHARE = {'cpu': 0.9}
 
 
 TOKEN_AXES = Context(5, 4, None, 4, 4)  # of all layers' contexts
@@ -280,10 +278,11 @@ class Engine:
         The last few lanes should not pay for the caches of all, nor those that go on for those that wait.
         """
         if active.sum() <= self.extend_lanes < active.size:
-            rows, members = (x[:, None] for x in np.nonzero(active))
-            return (rows, members), self._where(list(zip(*np.nonzero(active))))
-        share = LANE_SHARE.get(platform(), 0.2)
-        gain = lambda width: (np.minimum(active.sum(1), width).sum() / (1 - share + share * width / self.members))
+            few = np.argwhere(active)
+            return (few[:, :1], few[:, 1:]), self._where(few)
+        # Of a step's time that goes with the number of lanes; on an accelerator most goes into reading the parameters.
+        share = 0.9 if platform() == 'cpu' else 0.2
+        gain = lambda width: np.minimum(active.sum(1), width).sum() / (1 - share + share * width / self.members)
         widths = [self.members]
         while not widths[-1] % 2 and self.groups * widths[-1] // 2 > self.extend_lanes:
             widths.append(widths[-1] // 2)
