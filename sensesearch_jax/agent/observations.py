@@ -9,6 +9,8 @@ from sensesearch_jax.agent.trajectory import ImageRef
 
 Parts = tuple[str | ImageRef, ...]
 
+NO_RESULTS = 'No results.'  # what a search that went well and found nothing says
+
 
 class PassageLike(Protocol):
     """A text search result."""
@@ -49,14 +51,14 @@ def text_search_parts(passages: Sequence[PassageLike], limits: ObservationLimits
         if limits.passage_chars is not None and len(text) > limits.passage_chars:
             text = text[: limits.passage_chars].rstrip() + '…'
         lines.append(f'{i}. {_one_line(passage.title)}: {text}')
-    return (cut_text('\n'.join(lines) or 'No results.', limits.max_chars),)
+    return (cut_text('\n'.join(lines) or NO_RESULTS, limits.max_chars),)
 
 
 def image_search_parts(matches: Sequence[MatchLike], limits: ObservationLimits) -> Parts:
     """Lines `1. title`, best first, each followed by its thumbnail if those are shown."""
     matches = matches[: limits.image_results]
     if not matches:
-        return ('No results.',)
+        return (NO_RESULTS,)
     lines = [f'{i}. {_one_line(match.title)}' for i, match in enumerate(matches, 1)]
     if not limits.thumbnails:
         return (cut_text('\n'.join(lines), limits.max_chars),)

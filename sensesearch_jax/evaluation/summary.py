@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.evaluation.statistics import Interval, mean_interval, paired_difference
@@ -166,7 +167,7 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
     observations = [
         (tool_of(turn.action), turn.observation) for t in trajectories for turn in t.turns if turn.observation
     ]
-    searches = [observation.ok for tool, observation in observations if tool in SEARCHES]
+    searches = [o.ok and o.parts != (NO_RESULTS,) for tool, o in observations if tool in SEARCHES]
     calls = Counter(tool_of(turn.action) for t in counted for turn in t.turns)
     return {
         'trajectories': len(trajectories),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.evaluation.summary import format_table, summarise
 
@@ -46,6 +47,16 @@ def test_rates_and_counts():
     assert block['calls'] == {'text_search': 0.5, 'image_search': 0.5, 'image_crop': 0.5}
     assert block['searches'] == 2 and block['search_success'] == 0.5
     assert block['tool_wait_s'] == 1.5
+
+
+def test_a_search_that_finds_nothing_has_not_returned_results():
+    nothing = Observation(text_search_parts((), ObservationLimits()), True, 'text_search')
+    turns = [
+        Turn([1], [0.0], [0.0], 'text', TextSearch('a'), nothing, []),
+        _turn(TextSearch('b'), 'text_search'),
+    ]
+    block = _summarise({'rl': [_trajectory(0, True, turns=turns)]})['runs']['rl']['overall']
+    assert block['searches'] == 2 and block['search_success'] == 0.5
 
 
 def test_only_what_the_policy_is_to_blame_for_counts():
