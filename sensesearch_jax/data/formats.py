@@ -59,6 +59,18 @@ class Format(NamedTuple):
         thought = self._tagged(self.thought, '…')
         return f'{thought}{self.gap}{calls}\nor at the end {thought}{self.gap}{self._tagged(self.reply, "…")}'
 
+    def manual(self, rng: np.random.Generator, words: Sequence[str]) -> str:
+        """A longer rule: before it every function as an entry of nested JSON, the way tools are declared."""
+        drawn = (str(words[i]).lower() for i in rng.integers(len(words), size=120))
+        kind, wrapper, label, about, *rest = [word for word in drawn if len(word) <= 6 and word not in RESERVED]
+        entries = []
+        for name, argument in self.functions:
+            length = int(rng.integers(1, 6))
+            said, rest = ' '.join(rest[:length]), rest[length:]
+            entries.append(json.dumps({kind: wrapper, wrapper: {label: name, about: said, kind: {argument: {kind: label}}}},
+                                      ensure_ascii=False, separators=(',', ':')))
+        return '\n'.join(entries) + f'\n{self.rule()}'
+
     def write_call(self, thought: str, function: int, value=None) -> str:
         """A turn that calls a function; `value`: its argument, text or a box as written, None for no argument."""
         if value is not None and not value.startswith('['):

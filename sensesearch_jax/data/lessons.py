@@ -35,6 +35,11 @@ POINTED = ('It is at {box}.', 'For the {key} I must look at {box}.', '{key} of t
 # Said before a place or an answer.
 FROM_AFAR = ('It is far off.', 'Here it is.', 'This one.', 'I look there.', 'Small from here; I go nearer.', 'I see it.')
 
+# What is seen, in words, before the reply. A policy that knows a colour as the first word of an answer does not yet know it
+# in the middle of a sentence.
+TOLD = ('It is {seen}.', 'It is {seen}.', 'I see {seen}.', 'There it is, {seen}.', 'I see it well: {seen}.',
+        'Now it is clear: {seen}.', 'So it is {seen}.', 'From here it is {seen}.', 'Clearly {seen}.', '"{seen}"')
+
 
 class Sight(NamedTuple):
     """A question that a look at one object answers. `seen`: what is seen there, for which options may have a letter."""
@@ -106,11 +111,12 @@ class SeeingLessons:
         pairs = self._questions(rng, kind, [p.entity for p, _ in shown], boxes, dressed, sights)
         if formatted and rng.random() < 0.6:
             form = Format.draw(rng, self.pages.words)
-            return Lesson(form.rule((Format.LOOK,)), picture, '', [self._formatted(rng, form, *p) for p in pairs], boxes,
-                          looks)
+            system = form.manual(rng, self.pages.words) if sights and rng.random() < 0.6 else form.rule((Format.LOOK,))
+            return Lesson(system, picture, '', [self._formatted(rng, form, *p) for p in pairs], boxes, looks)
         if dressed:
-            pairs = [self.pages.dress(rng, *pair) for pair in pairs]
-        return Lesson(self.pages.system(rng, 300 if dressed else 110), picture, '', pairs, boxes, looks)
+            pairs = [_told(rng, *pair) if sights and rng.random() < 0.6 else self.pages.dress(rng, *pair) for pair in pairs]
+        system = self.pages.system(rng, 300 if dressed or sights else 110, rng.integers(1, 6) if sights else 1)
+        return Lesson(system, picture, '', pairs, boxes, looks)
 
     def scene(self, rng: np.random.Generator, kind: str, level: int) -> SceneSpec:
         """A random scene, that share of whose objects is varied."""
@@ -127,11 +133,10 @@ class SeeingLessons:
     def _formatted(self, rng, form: Format, question: str, answer: str) -> tuple[str, str]:
         """A place as a call, anything else as a reply; first some words, as often as not the question's."""
         first = question.split('\n')[0].removesuffix(' Where is it?')
-        thought = first if rng.random() < 0.5 else FROM_AFAR[rng.integers(len(FROM_AFAR))]
+        thought = (first, FROM_AFAR[rng.integers(len(FROM_AFAR))])[rng.integers(2)]
         if '[' not in answer:
-            option = re.search(rf'^{answer}\. (.*)$', question, re.MULTILINE)
-            seen = f'It is {option[1] if option else answer}.'
-            return question, form.write_reply(seen if rng.random() < 0.5 else thought, answer)
+            told = _told(rng, question, answer)[1]
+            return question, form.write_reply((thought, told, f'{thought} {told}', f'{first} {told}')[rng.integers(4)], answer)
         return question, form.write_call(thought, Format.LOOK, answer[answer.index('['):answer.index(']') + 1])
 
     def _window(self, rng, spec: SceneSpec):
@@ -207,7 +212,7 @@ class SeeingLessons:
         if not places:
             return pairs or [how_many]
         shown = [self.renderer.entity(name) for name in entities]
-        where_until, part_until = (0.35, 0.4) if sights else (0.65, 0.75)
+        where_until, part_until = (0.25, 0.3) if sights else (0.65, 0.75)
         options = 0.5 if dressed else 0.0
         telling = [place for place in places if self.look(shown[place[0]])]
         for _ in range(4 * self.questions):
@@ -235,6 +240,12 @@ class SeeingLessons:
             if pair and pair not in pairs:
                 pairs.append(pair)
         return pairs or [how_many]
+
+
+def _told(rng: np.random.Generator, question: str, answer: str) -> tuple[str, str]:
+    """The question, and its answer in a sentence; of options the chosen one's words."""
+    option = re.search(rf'^{re.escape(answer)}\. (.*)$', question, re.MULTILINE)
+    return question, TOLD[rng.integers(len(TOLD))].format(seen=option[1] if option else answer)
 
 
 def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[str, str]:
@@ -278,9 +289,11 @@ class Pages:
         words = {w for p in self.passages[::7] for w in re.findall(r'[A-Za-z]{4,}', p['text'])}
         self.words = np.array(sorted(words))
 
-    def system(self, rng, characters: int = 110) -> str:
-        """A system prompt: as often as not a plain one, else a stretch of text to look past."""
-        return 'You are a helpful assistant.' if rng.random() < 0.5 else self.filler(rng, characters)
+    def system(self, rng, characters: int = 110, stretches: int = 1) -> str:
+        """A system prompt: as often as not a plain one, else stretches of text to look past."""
+        if rng.random() < 0.5:
+            return 'You are a helpful assistant.'
+        return '\n'.join(self.filler(rng, characters) for _ in range(stretches))
 
     def filler(self, rng, characters: int = 300) -> str:
         """The beginning of some passage."""

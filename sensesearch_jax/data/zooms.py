@@ -13,12 +13,11 @@ from PIL import Image
 
 from sensesearch_jax.data.boxes import loose_box, write_box
 from sensesearch_jax.data.formats import Format
-from sensesearch_jax.data.lessons import FROM_AFAR, POINTED, SeeingLessons, Sight, clip_box
+from sensesearch_jax.data.lessons import FROM_AFAR, POINTED, TOLD, SeeingLessons, Sight, clip_box
 from sensesearch_jax.data.pocket.wordings import FACT_FIELDS, thing
 
 SHOWN = ('', '', 'Here:', 'Nearer:', 'Picture 2', 'Look.')  # before the second picture
 SEEN = ('{answer}', '{answer}', 'It is {answer}.', '{key}: {answer}', 'From here I see it: "{answer}"')
-CLEAR = ('Now it is clear.', 'I see it well: {seen}.', 'There it is, {seen}.', 'It is {seen}.')
 NEARER = ('Still small.', 'Nearer.', 'More of it, please.', 'I cannot tell yet.')
 NAME_IT = ('There it is, whole.', 'What is it called?', 'Now for its name.', 'That is the one.')
 
@@ -65,7 +64,8 @@ class ZoomLessons:
             if places:
                 break
         form = Format.draw(rng, seeing.pages.words) if rng.random() < 0.75 else None
-        system = form.rule((Format.LOOK, Format.NAME)) if form else seeing.pages.system(rng, 200)
+        system = (seeing.pages.system(rng, 300, rng.integers(1, 6)) if not form else form.manual(rng, seeing.pages.words)
+                  if rng.random() < 0.6 else form.rule((Format.LOOK, Format.NAME)))
         found = [self._zoom(rng, spec, *places[rng.integers(len(places))], form, sights) for _ in range(zooms)]
         return ZoomLesson(system, seeing.draw(spec, (0.0, 0.0, 1.0, 1.0)), found, boxes,
                           seeing.looks(p.entity for p in spec.placements))
@@ -83,10 +83,11 @@ class ZoomLessons:
         noun = 'flag' if entity.kind == 'flag' else 'painting'
         key, question, answer, seen = self._asked(rng, entity, words, sights)
         afar, nearer = pick(FROM_AFAR), pick(NEARER)
-        again = rng.random() < 0.6
+        again, asked = rng.random() < 0.6, question.split('\n')[0]
         if form:
-            first = form.write_call(question.split('\n')[0] if rng.random() < 0.3 else afar, Format.LOOK, write_box(view))
-            second = (form.write_reply(pick(CLEAR).format(seen=seen), answer) if answer else
+            first = form.write_call(pick((asked, afar, f'{asked} {afar}')), Format.LOOK, write_box(view))
+            before = pick(('', '', f'{asked} ', f'{afar} '))
+            second = (form.write_reply(before + pick((*TOLD, 'Now it is clear.')).format(seen=seen), answer) if answer else
                       form.write_call(nearer, Format.LOOK, inner) if again else form.write_call(pick(NAME_IT), Format.NAME))
         else:
             first = pick(POINTED).format(box=write_box(view), key=key, noun=noun, place=words)

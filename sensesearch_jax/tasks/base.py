@@ -113,7 +113,8 @@ class Lessons:
         config, lengths = self.config, self.config.page_lengths
         after, left = step - config.reading_steps, config.steps - step
         if left <= config.sight_steps:
-            return self.sight_batch(rng, early=2 * left > config.sight_steps)
+            parts = config.sight_shares
+            return self.sight_batch(rng, parts[len(parts) * (config.sight_steps - left) // config.sight_steps])
         left -= config.sight_steps
         zoomed = left <= config.zoom_steps
         formatted = left <= config.zoom_steps + config.formatted_steps
@@ -132,16 +133,14 @@ class Lessons:
             return self.zoom_batch(rng)
         return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), stage)
 
-    def sight_batch(self, rng: np.random.Generator, early: bool) -> Batch:
-        """Of the last stage: pages; colours and shapes, asked plainly in its early half, later in all ways; zooms."""
-        pages, zooms = self.config.sight_shares[not early]
-        choice = rng.random()
-        if choice < pages:
-            return self.inquiry_batch(rng, formatted=True) if choice < pages / 3 else self.plain_pages(rng)
-        if choice < pages + zooms:
-            return self.zoom_batch(rng, sights=0.95)
-        of_stages = (0.8, 0, 0.2) if early else (0.25, 0.25, 0.5)
-        return self.picture_batch(rng, stage=int(rng.choice(3, p=of_stages)), sights=True)
+    def sight_batch(self, rng: np.random.Generator, shares: Sequence[float]) -> Batch:
+        """Of the last stage, in these shares: pages, zooms, colours and shapes asked plainly, dressed, in a format."""
+        choice = int(rng.choice(5, p=shares))
+        if choice == 0:
+            return self.inquiry_batch(rng, formatted=True) if rng.random() < 1 / 3 else self.plain_pages(rng)
+        if choice == 1:
+            return self.zoom_batch(rng, sights=0.8)
+        return self.picture_batch(rng, stage=choice - 2, sights=True)
 
     def plain_pages(self, rng: np.random.Generator) -> Batch:
         """Pages of the formatted stage that are in no format: markup, namesakes, entries."""
@@ -375,8 +374,12 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     mean: dict[str, float] = {}
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):
-        start = config.first_step
-        if (restored := checkpoints.restore(state)) is not None:
+        start, restored = config.first_step, checkpoints.restore(state)
+        earlier = Path(config.policy).parent / 'checkpoints'
+        if restored is None and config.policy and earlier.is_dir():
+            with Checkpoints(earlier) as last:  # its probes and moments; new ones would shake what is there
+                restored = last.restore(state, config.first_step)
+        if restored is not None:
             start, state = restored.step, restored.arrays
         metrics.resume('base', start)
         with Progress('base policy', config.steps, initial=start) as bar:

@@ -48,3 +48,14 @@ def test_the_rule_shows_each_kind_of_turn_and_the_protocol_knows_none():
 def test_many_formats_and_seeds_decide():
     assert len({form.rule() for form in drawn(50)}) == 50
     assert drawn(3) == drawn(3)
+
+
+def test_a_manual_declares_each_function_as_json_before_the_rule():
+    for seed, form in enumerate(drawn(30)):
+        manual = form.manual(np.random.default_rng(seed), WORDS)
+        assert manual.endswith(form.rule())
+        entries = [json.loads(line) for line in manual.removesuffix(form.rule()).splitlines()]
+        assert len(entries) == len(form.functions)
+        for entry, function in zip(entries, form.functions):
+            assert all(json.dumps(word) in json.dumps(entry) for word in function)
+            assert not RESERVED.intersection(re.findall(r'\w+', json.dumps(entry)))

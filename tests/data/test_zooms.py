@@ -1,6 +1,5 @@
 """Zooms: boxes that show the object, second answers that the nearer picture bears out, pictures where their tokens say."""
 
-import itertools
 import json
 import re
 
@@ -68,9 +67,12 @@ def test_every_token_of_a_picture_finds_its_own_features(pages):
 def test_the_last_stage_has_the_shares_that_the_config_gives(pages):
     config, policy = base_config.get_config(), load_policy(POCKET_POLICY)
     lessons = Lessons(config, POCKET_POLICY, policy.sizes, FILES, pages)
-    for early, shares in itertools.product((True, False), ((1, 0), (0, 1), (0, 0))):
-        config.sight_shares = (shares, (0.5, 0.5)) if early else ((0.5, 0.5), shares)
-        batch = lessons.sight_batch(np.random.default_rng(0), early)
-        assert (batch.images is None) == (shares == (1, 0))
+    config.sight_shares = tuple(tuple(row) for row in np.eye(5).tolist())
+    for part, zooms in enumerate((False, True, False, False, False)):
+        first = config.steps - config.sight_steps + part * config.sight_steps // 5
+        batch = lessons.batch(np.random.default_rng(0), first)
+        assert (batch.images is None) == (part == 0)
         # In a zoom each member has a picture of its own.
-        assert (batch.groups.feature_index >= 0).any() == (shares == (0, 1))
+        assert (batch.groups.feature_index >= 0).any() == zooms
+        if part > 1:
+            assert batch.groups.prompt.shape[1] == config.picture_tokens[part - 2]

@@ -38,8 +38,8 @@ _LOOK_UP = 'I look up {query}.'
 _ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
 _READ = 'The {field} is {text}.'
 # What is seen is said before the answer, which may be no more than an option's letter.
-_SEE_DIRECTLY = 'I see the {field} from here: {text}.'
-_SEE_IN_CROP = 'Now I see the {field}: {text}.'
+_SEE_DIRECTLY = 'It is {text}.'
+_SEE_IN_CROP = 'It is {text}.'
 _GIVE_UP = 'The tools do not show it, so I cannot tell.'
 
 # Names of what is seen, where the generator's would not fit a sentence.
