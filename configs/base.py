@@ -32,16 +32,17 @@ at last:
 
 (42 minutes on two cores of a fast machine.)
 
-That one knows a colour as the first word of an answer, right behind the question, and hardly in the middle of a sentence or
-behind a long system prompt: 90 % of near views, 26 and 39 %. So there follow answers in sentences and system prompts as long
-as those that declare tools ("told"). A run whose policy stands beside its checkpoints goes on from those, with its probes:
+That one names a colour as the first word of an answer, right behind the question, but hardly within a sentence, where SFT
+asks for it, nor behind a system prompt as long as one that declares tools. So there follow both ("told"). A start goes on
+from the checkpoints beside its policy if they are there, with the probes that it had:
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base_told --config.steps=14900 \
         --config.policy=runs/base_seen/policy --config.first_step=13400 --config.seed=14 --config.sight_steps=1500 \
         --config.sight_learning_rate=4e-4 --config.sight_shares='((0.15, 0.2, 0.1, 0.2, 0.35),)'
 
 (40 minutes there. It was made in two starts: its first 350 steps at a rate of up to 3e-4, with shares of 0.2, 0.1, 0.3,
-0.15 and 0.25.) Half as many colours more are right in a sentence then; counts are read worse, and so are long pages.
+0.15 and 0.25.) Boxes are a little better then
+(`python -m experiments.seeing`: 45 % for 42), counts worse (57 % for 74), and so are long pages.
 """
 
 from ml_collections import ConfigDict

@@ -85,8 +85,8 @@ def rl() -> dict:
     nothing new; without a KL term, as in the released code, which saves a pass of the reference (with 0.1 and half of the
     questions of perception, RL's gain was no larger); and with a reward for evidence (rewards/evidence.py) in place of one
     for format. After a short SFT most groups of search are all wrong. With accuracy alone they teach nothing; with format,
-    that an answer at once is the surest way to be well-formed; evidence tells the trajectory that searched for the right
-    thing from the one that did not.
+    that an answer at once is the surest way to be well-formed; evidence tells the trajectory that looked at the right
+    thing from near, or searched for it, from the one that did not.
     What is kept is the mean of the parameters over the later two thirds of the steps, also unlike the paper: with so few
     trajectories most of a gradient is noise, and the mean keeps what the steps have in common.
     It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is

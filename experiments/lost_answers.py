@@ -17,7 +17,7 @@ from absl import app, flags
 from sensesearch_jax.agent.actions import ImageCrop
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.data.boxes import loose_box
-from sensesearch_jax.data.cold_start.frames import holds
+from sensesearch_jax.data.frames import holds
 from sensesearch_jax.rewards.evidence import fact_shown, object_named
 from sensesearch_jax.tasks.session import read_trajectories
 

@@ -1,13 +1,15 @@
 """What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in it.
 
-As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that searched for the right
-thing from the one that did not. Rewards for what a search brings to light are known from text search agents; ours counts
+As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked at the right
+thing from near, or searched for it, from the one that did not. Rewards for what a search brings to light are known from text search agents; ours counts
 images too.
 """
 
 from collections.abc import Iterable
 
 from sensesearch_jax.agent.trajectory import Observation, Question, Trajectory, Turn
+from sensesearch_jax.data.boxes import loose_box
+from sensesearch_jax.data.frames import WHOLE, crop_frames, fits
 from sensesearch_jax.rewards.answers import normalise_answer
 
 
@@ -52,18 +54,24 @@ def right_texts(question: Question) -> tuple[str, ...]:
 
 
 def evidence(trajectory: Trajectory) -> float:
-    """The share of what a search should bring to light that tools showed: the object's name, the right answer.
+    """The share of what tools should bring to light that they showed: a near view of the object, its name, the answer.
 
-    The name counts where the question's truth tells it, and only as an image search's first result. 0 for questions of
-    perception, whose answers a text might hold by chance.
+    A near view counts where the object does not fill the picture; the name where the question's truth tells it, and only
+    as an image search's first result. Perception's answers a text might hold by chance, so that the view is all there is.
     """
     question = trajectory.question
-    if question.kind == 'perception':
-        return 0.0
-    shown = [fact_shown(trajectory)]
-    if question.truth.get('title'):
-        shown.append(object_named(trajectory))
-    return sum(shown) / len(shown)
+    shown = [shown_near(trajectory)] if loose_box(question.truth.get('box', WHOLE)) != WHOLE else []
+    if question.kind != 'perception':
+        shown.append(fact_shown(trajectory))
+        if question.truth.get('title'):
+            shown.append(object_named(trajectory))
+    return sum(shown) / len(shown) if shown else 0.0
+
+
+def shown_near(trajectory: Trajectory) -> bool:
+    """Whether a crop showed the object asked for, whole and not too loose around it."""
+    box = trajectory.question.truth['box']
+    return any(fits(frame, box) for frame in crop_frames(trajectory.turns)[1:])
 
 
 def object_named(trajectory: Trajectory) -> bool:

@@ -14,7 +14,7 @@ from sensesearch_jax.agent.protocol import DEFAULT, Answer, FormatError, ImageCr
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Turn
 from sensesearch_jax.data.boxes import loose_box
 from sensesearch_jax.data.cold_start.expert import UNKNOWN, ScriptedExpert
-from sensesearch_jax.data.cold_start.frames import WHOLE, absolute, crop_frames, fits, holds, relative
+from sensesearch_jax.data.frames import WHOLE, absolute, crop_frames, fits, holds, relative
 from sensesearch_jax.data.cold_start.openai_expert import OpenAIExpert
 from sensesearch_jax.data.cold_start.synthesise import synthesise
 from sensesearch_jax.data.cold_start.validate import validate, validate_all

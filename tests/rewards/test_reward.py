@@ -12,7 +12,7 @@ from sensesearch_jax.agent.protocol import (
     ImageSearch,
     TextSearch,
 )
-from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.rewards.answers import choice_letter, exact_match, normalise_answer
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
@@ -90,6 +90,20 @@ def test_evidence_is_what_the_tools_showed_of_what_a_search_is_for():
     assert share(told, question=QUESTION) == 1  # whose title is not known
     seen = Question('q', 'perception', 1, 'Which colour?', 'a.png', ("N'Djamena",))
     assert share(told, question=seen) == 0
+
+
+def test_evidence_is_also_a_near_view_of_the_object():
+    asked = lambda *box, kind='perception': Question('q', kind, 2, 'Which colour?', 'a.png', ('red',), truth={'box': box})
+    shown = Observation((ImageRef('0' * 64, 90, 60),), True, 'image_crop', (ImageRef('0' * 64, 90, 60),))
+    share = lambda *turns, question=asked(0.42, 0.34, 0.46, 0.38): evidence(
+        trajectory(*turns, turn(Answer('red')), question=question))
+    crop = lambda *box, image=1: turn(ImageCrop(box, image), shown)
+    assert share() == 0 and share(crop(0.3, 0.3, 0.5, 0.5)) == 1
+    assert share(crop(0.0, 0.3, 0.5, 0.5)) == share(crop(0.43, 0.3, 0.6, 0.5)) == 0  # too loose, cut off
+    assert share(crop(0.0, 0.0, 0.6, 0.6), crop(0.5, 0.5, 0.9, 0.9, image=2)) == 1  # the second within the first
+    assert share(turn(ImageCrop((0.3, 0.3, 0.5, 0.5)), Observation(('refused',), False, 'tool_error'))) == 0
+    assert share(crop(0.0, 0.0, 1.0, 1.0), question=asked(0.0, 0.0, 1.0, 1.0)) == 0  # as when objects are counted
+    assert share(crop(0.3, 0.3, 0.5, 0.5), question=asked(0.42, 0.34, 0.46, 0.38, kind='search')) == 0.5  # no fact yet
 
 
 def test_evidence_counts_as_much_as_it_is_weighted():

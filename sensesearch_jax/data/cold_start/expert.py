@@ -8,7 +8,7 @@ from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop
 from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Turn
 from sensesearch_jax.data.boxes import Box, loose_box
-from sensesearch_jax.data.cold_start.frames import WHOLE, crop_frames, fits, holds, relative
+from sensesearch_jax.data.frames import WHOLE, crop_frames, fits, holds, relative
 from sensesearch_jax.data.pocket.wordings import PLACES
 from sensesearch_jax.rewards.evidence import contains, observed_text, right_texts, seen_text, states
 
