@@ -82,7 +82,8 @@ def get_config() -> ConfigDict:
         'page_lengths': (64, 128, 256, 512),
         'inquiry_lengths': (512, 1024),  # dialogues that want a fact first and get its page later; not in the plain stage
         'questions': (6, 4, 4),   # per picture, at most
-        'picture_tokens': (432, 432, 432),  # static lengths; a lesson that does not fit is drawn again
+        'picture_tokens': (192, 256, 272),  # static lengths; a lesson that does not fit is drawn again
+        'sight_tokens': 432,      # the same of the last stage, whose system prompts are as long as those that declare tools
         'picture_slots': 160,
         'answer_tokens': (48, 80, 128),
         'evaluate_every': 250,

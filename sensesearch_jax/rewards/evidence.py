@@ -1,8 +1,8 @@
 """What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in it.
 
-As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked at the right
-thing from near, or searched for it, from the one that did not. Rewards for what a search brings to light are known from text search agents; ours counts
-images too.
+As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked at the right thing from
+near, or searched for it, from the one that did not. Rewards for what a search brings to light are known from text search
+agents; ours counts images too.
 """
 
 from collections.abc import Iterable

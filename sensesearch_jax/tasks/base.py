@@ -177,6 +177,7 @@ class Lessons:
         config = self.config
         questions, prompt_tokens, answer_tokens = (
             of_stages[stage] for of_stages in (config.questions, config.picture_tokens, config.answer_tokens))
+        prompt_tokens = config.sight_tokens if sights else prompt_tokens
         lessons, rows = [], []
         while len(rows) < self.config.pictures:
             lesson = self.seeing(rng, ease, stage > 0, stage > 1, sights)

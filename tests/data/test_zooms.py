@@ -75,4 +75,5 @@ def test_the_last_stage_has_the_shares_that_the_config_gives(pages):
         # In a zoom each member has a picture of its own.
         assert (batch.groups.feature_index >= 0).any() == zooms
         if part > 1:
-            assert batch.groups.prompt.shape[1] == config.picture_tokens[part - 2]
+            assert batch.groups.prompt.shape[1] == config.sight_tokens
+            assert batch.groups.tokens.shape[2] == config.answer_tokens[part - 2]

@@ -38,8 +38,7 @@ _LOOK_UP = 'I look up {query}.'
 _ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
 _READ = 'The {field} is {text}.'
 # What is seen is said before the answer, which may be no more than an option's letter.
-_SEE_DIRECTLY = 'It is {text}.'
-_SEE_IN_CROP = 'It is {text}.'
+_SEE = 'It is {text}.'
 _GIVE_UP = 'The tools do not show it, so I cannot tell.'
 
 # Names of what is seen, where the generator's would not fit a sentence.
@@ -112,10 +111,10 @@ class ScriptedExpert:
         box = question.truth.get('box')
         whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
         if whole or (not turns and self.rng.random() < self.direct):
-            return self._goal(question) + self._say(_SEE_DIRECTLY, question, text=text), answer
+            return self._goal(question) + self._say(_SEE, question, text=text), answer
         frames = crop_frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
-            return self._say(_SEE_IN_CROP, question, text=text), answer
+            return self._say(_SEE, question, text=text), answer
         return self._crop(question, turns)
 
     def _crop(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
