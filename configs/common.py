@@ -36,7 +36,8 @@ def common(task: str) -> dict:
                     # nothing by more at once and loses what is padded.
                     'extend_lanes': 8, 'extend_tokens': 64, 'tower_batch': 1,
                     'engines': 2,  # that share out the groups, each in a thread: one alone does not fill two cores
-                    'cache_dtype': 'policy'},  # or 'int8': of keys and values while a trajectory grows
+                    'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
+                    'warm_up': True},  # RL compiles all sizes of its programs before its first step
     }
 
 
@@ -44,11 +45,14 @@ def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
     """How many questions the cold start and RL learn from, so many of search and others in proportion, and how many of
     each kind to test on.
 
+    The cold start demonstrates chains of tools, which RL would not find, and perception, of one or two turns, only so that
+    RL can go on from there: most of its questions ask for that (docs/rl_runs.md compares other mixes of both).
     Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
     """
-    mixed = lambda search: {'search': search, 'perception': 2 * search // 3, 'search_only': search // 3}
-    return {'train': mixed(train), 'rl': mixed(rl), 'test': dict.fromkeys(('search', 'perception', 'search_only'), test),
-            'test_seed': 1}
+    counts = lambda search, perception, search_only: {'search': search, 'perception': perception,
+                                                      'search_only': search_only}
+    return {'train': counts(train, train // 7, train // 3), 'rl': counts(rl, 4 * rl, rl),
+            'test': counts(test, test, test), 'test_seed': 1}
 
 
 def cold_start() -> dict:
@@ -68,6 +72,9 @@ def optimizer(**changes) -> dict:
     """AdamW as the paper has it, but for the learning rate."""
     return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01,
             'clip_norm': 1.0, 'remat': 'none', 'dtype': 'float32',
+            # Adam moves the row of a token that hardly occurs as far as any other, in a direction of mere noise, and copying
+            # rare names suffers. The paper trains the whole decoder.
+            'freeze_embedding': True,
             'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
             **changes}
 
@@ -95,7 +102,7 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=18, questions_per_step=8, members=8, minibatches=1, epochs=1, micro_batch=1,
+        learning_rate=1e-4, warmup=2, steps=18, questions_per_step=12, members=8, minibatches=1, epochs=1, micro_batch=1,
         averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,

@@ -14,5 +14,6 @@ def common_7b(task: str) -> dict:
     settings.agent.update(max_turns=10, max_malformed=0, turn_tokens=8192, text_results=5, image_results=5, passage_chars=8192)
     # A 4K picture is about 10,500 tokens; prompt and trajectory together are cut at 32,768.
     settings.rollout.update(groups=16, prompt_capacity=11_264, suffix_capacity=21_504, chunk=64, tool_threads=64,
-                            extend_lanes=16, extend_tokens=1024, tower_batch=8, engines=1)
+                            extend_lanes=16, extend_tokens=1024, tower_batch=8, engines=1,
+                            warm_up=False)  # sizes are many and compile for long: as they come
     return settings.to_dict()

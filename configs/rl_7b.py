@@ -24,7 +24,7 @@ def get_config():
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
     settings.rl.update(learning_rate=1e-6, warmup=0, steps=150, questions_per_step=128, members=8, minibatches=1,
-                       micro_batch=16, threads=1, averaged=False, pack_step=2048, kl_coefficient=1e-4,
+                       micro_batch=16, threads=1, averaged=False, freeze_embedding=False, pack_step=2048, kl_coefficient=1e-4,
                        temperature=1.0, format_weight=0.5, evidence_weight=0.0, checkpoint_every=10, dtype='bfloat16',
                        remat='full')
     return settings

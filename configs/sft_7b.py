@@ -23,5 +23,5 @@ def get_config():
     settings = config(common_7b('sft'), {'sft': sft()})
     settings.mesh.tensor = 2
     settings.sft.update(learning_rate=1e-5, warmup=10, b2=0.999, epochs=3, batch=64, micro_batch=32, threads=1,
-                        length_window=16, dtype='bfloat16', remat='full')
+                        length_window=16, dtype='bfloat16', remat='full', freeze_embedding=False)
     return settings

@@ -69,6 +69,21 @@ class Objective:
                 'dual_clip': self.dual_clip}
 
 
+def decoder(path: tuple[str, ...], _: Any) -> bool:
+    """Filter of the trained parameters: the language model, not the vision tower with its projector."""
+    return path[0] == 'language'
+
+
+def inner_decoder(path: tuple[str, ...], _: Any) -> bool:
+    """The language model without its embedding, and so without its head where the two are tied."""
+    return decoder(path, _) and path[1] != 'embedding'
+
+
+def trained_part(config: Any) -> Callable[[tuple[str, ...], Any], bool]:
+    """The filter of what the config's `freeze_embedding` leaves to train."""
+    return inner_decoder if config.freeze_embedding else decoder
+
+
 def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping by the global norm.
 
@@ -108,6 +123,7 @@ class Learner:
         dtype: of the forward and backward pass, and so of a micro-batch's gradient. Parameters, sums of gradients and
             moments are float32 always.
         threads: micro-batches that are run side by side, of one process.
+        trained: filter of the parameters that are: `decoder` or `inner_decoder`.
         averaged: keeps the mean of the parameters too, which `average` moves on.
 
     Raises:
@@ -116,11 +132,12 @@ class Learner:
 
     def __init__(self, policy: Policy, optimizer: optax.GradientTransformation, *, suppressed: np.ndarray | None = None,
                  temperature: float = 1.0, objective: Objective | None = None, remat: str = 'none',
-                 mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32, threads: int = 1, averaged: bool = False):
+                 mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32, threads: int = 1, averaged: bool = False,
+                 trained: Callable[[tuple[str, ...], Any], bool] = decoder):
         if remat not in REMAT:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
-        self.graph, start, self.frozen = nnx.split(policy, decoder, ...)
+        self.graph, start, self.frozen = nnx.split(policy, trained, ...)
         self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
         self.threads = threads if jax.process_count() == 1 else 1
@@ -348,8 +365,3 @@ class Learner:
 def float32(tree: Any) -> Any:
     """The tree with every number in float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-
-
-def decoder(path: tuple[str, ...], _: Any) -> bool:
-    """Filter of the trained parameters: the language model, not the vision tower with its projector."""
-    return path[0] == 'language'

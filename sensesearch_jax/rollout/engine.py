@@ -115,6 +115,7 @@ class Engine:
         self._prefill = SharedProgram(program(self._prefill_program))
         self._extend = SharedProgram(program(self._extend_program, static_argnums=9))
         self._decode = SharedProgram(program(self._decode_program, static_argnums=6))
+        self._fresh = jax.jit(self._zeros)
         self.caches: Caches | None = self._empty()
 
     def twin(self) -> Engine:
@@ -135,22 +136,23 @@ class Engine:
         """Programs compiled so far."""
         return sum(f.program._cache_size() for f in (self._prefill, self._extend, self._decode))
 
-    def _empty(self) -> Caches:
+    def _zeros(self) -> Caches:
         s, b, g = self.sizes, self.groups, self.members
         dtype = self.parameters['language']['embedding'].dtype
         room = lambda lanes, *shape: jnp.zeros((s.layers, b, lanes, s.kv_heads, *shape), dtype)
         pair = lambda lanes, tokens: self._stored(
             Context(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width), None))
         zeros = lambda *shape: jnp.zeros(shape, jnp.int32)
-        make = lambda: Caches(pair(1, self.prompt_capacity), zeros(b), pair(g, self.suffix_capacity + self.chunk),
-                              zeros(b, g), zeros(b, g), zeros(b, g))
-        if self.mesh.size == 1 and not is_abstract(self.parameters):
-            return make()
-        shapes = jax.eval_shape(make)
-        places = jax.tree.map(lambda x: NamedSharding(self.mesh, spec(_axes(x), x.shape, self.mesh)), shapes)
+        return _held(Caches(pair(1, self.prompt_capacity), zeros(b), pair(g, self.suffix_capacity + self.chunk),
+                            zeros(b, g), zeros(b, g), zeros(b, g)))
+
+    def _empty(self) -> Caches:
+        """Caches as the programs leave them: else these would compile for fresh ones as well."""
         if is_abstract(self.parameters):
-            return jax.tree.map(lambda x, place: x.update(sharding=place), shapes, places)
-        return jax.jit(make, out_shardings=places)()
+            place = lambda x: x.update(sharding=NamedSharding(self.mesh, spec(_axes(x), x.shape, self.mesh)))
+            return jax.tree.map(place, jax.eval_shape(self._zeros))
+        with jax.set_mesh(self.mesh):
+            return self._fresh()
 
     def lower(self, features: int, used: int) -> dict[str, jax.stages.Lowered]:
         """The programs of prefill and decode, not yet compiled and never run: for devices that are not here too.
@@ -169,6 +171,28 @@ class Engine:
             decode = self._decode.program.lower(self.parameters, self.caches, None, shape(*lanes, dtype=bool),
                                                 shape(*lanes), shape(*lanes, dtype=jnp.uint32), used)
             return {'prefill': prefill, 'decode': decode}
+
+    def warm_up(self) -> None:
+        """Compiles extend and decode in all their sizes; prefill compiles with the first prompt of a size.
+
+        Runs them on no lane. Without it a size that is rare compiles whenever it is first met.
+        """
+        if self.caches is None:
+            self.caches = self._empty()
+        n, t, lanes = self.extend_lanes, self.extend_tokens, np.arange(self.groups * self.members)
+        grids = [None, *(Where(None, np.tile(np.arange(w, dtype=np.int32), (self.groups, 1))) for w in self._widths()[1:])]
+        if n < len(lanes):
+            grids.append(self._where([]))
+        zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
+        table = zeros(n, FEATURE_STEP, self.sizes.width, dtype=np.float32)
+        with jax.set_mesh(self.mesh):
+            for used in sorted({self._used(length) for length in range(1, self.suffix_capacity + self.chunk + 1)}):
+                self.caches = self._extend(self.parameters, self.caches, self._where([]), zeros(n, t), zeros(3, n, t),
+                                           zeros(n, t, dtype=bool), zeros(n, t) - 1, table, zeros(2, n), used)
+                for where in grids:
+                    shape = (self.groups, self.members) if where is None else where.members.shape
+                    self.caches, _ = self._decode(self.parameters, self.caches, where, zeros(*shape, dtype=bool),
+                                                  zeros(*shape), zeros(*shape, dtype=np.uint32), used)
 
     def release(self) -> None:
         """Gives the caches' memory back, and every lane's content with it, until the next prefill."""
@@ -283,15 +307,22 @@ class Engine:
         # Of a step's time that goes with the number of lanes; on an accelerator most goes into reading the parameters.
         share = 0.9 if platform() == 'cpu' else 0.2
         gain = lambda width: np.minimum(active.sum(1), width).sum() / (1 - share + share * width / self.members)
-        widths = [self.members]
-        while not widths[-1] % 2 and self.groups * widths[-1] // 2 > self.extend_lanes:
-            widths.append(widths[-1] // 2)
-        width = max(widths, key=gain)
+        width = max(self._widths(), key=gain)
         rows = np.arange(self.groups)[:, None]
         if width == self.members:
             return (rows, np.arange(self.members)[None]), None
         members = np.argsort(np.where(active, -self.passed_over, 1), axis=1, kind='stable')[:, :width]
         return (rows, members), Where(None, members.astype(np.int32))
+
+    def _widths(self) -> list[int]:
+        """So many members of each row may decode apart from the others: all of them, the half, a quarter, ….
+
+        Fewer would be as few lanes as are decoded apart from the others anyway.
+        """
+        widths = [self.members]
+        while not widths[-1] % 2 and self.groups * widths[-1] // 2 > self.extend_lanes:
+            widths.append(widths[-1] // 2)
+        return widths
 
     def room(self, lane: tuple[int, int]) -> int:
         """Tokens that still fit into a lane."""
@@ -299,7 +330,8 @@ class Engine:
 
     def _used(self, longest: int) -> int:
         """How much of the suffix cache a program reads: few sizes, so that short sequences do not pay for long ones."""
-        return min(bucket(max(int(longest), 1), CACHE_STEP), self.suffix_capacity + self.chunk)
+        size, whole = bucket(max(int(longest), 1), CACHE_STEP), self.suffix_capacity + self.chunk
+        return size if size < 0.9 * whole else whole  # nearly all is not worth a program of its own
 
     def _where(self, lanes: Sequence[tuple[int, int]]) -> Where:
         """At most `extend_lanes` lanes, each as a row of one member; the rest is out of range, and so dropped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from PIL import Image, ImageOps
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.inputs.groups import ImageTable, bucket
-from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.inputs.images import MAX_ASPECT_RATIO, Preprocessor
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime.compiling import compiler_options
@@ -70,6 +71,17 @@ class FeatureStore:
     def compiles(self) -> int:
         """Programs compiled for the tower so far."""
         return self._programs()
+
+    def warm_up(self) -> None:
+        """Compiles the tower for pictures of every size and form that the preprocessor gives."""
+        merge, window = self.sizes.merge_size, self.sizes.window_tokens
+        most = self.preprocessor.max_pixels // (self.preprocessor.patch_size * merge)**2  # merged tokens
+        longest = math.isqrt(MAX_ASPECT_RATIO * most)  # of a picture one token high, which may have more than that
+        largest = max(window_slots(1, longest, window), *(window_slots(r, most // r, window) for r in range(1, most + 1)))
+        smallest = np.zeros((merge**2, self.sizes.patch_width), np.float32), (1, merge, merge)
+        for slots in sorted({bucket(places, window**2) for places in range(1, largest + 1)}):
+            for count in {1, self.batch}:
+                self._encode(batch_images([smallest], self.sizes, slots=slots, count=count)[:4])
 
     def prepare(self, image: ImageRef) -> ToolFailure | None:
         """Fetches an image and cuts its patches, unless its features are known; safe to call from threads.

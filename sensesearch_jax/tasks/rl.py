@@ -20,7 +20,7 @@ from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, group_advantages, spread_share
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer, trained_part
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.engine import Engine
@@ -87,9 +87,13 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     updates = config.steps * config.epochs * config.minibatches
     learner = Learner(student.policy, make_optimizer(config, updates), suppressed=suppressed_mask(student),
                       temperature=config.temperature, objective=objective, remat=config.remat,
-                      mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged)
-    reference = nnx.state(student.policy, decoder) if config.kl_coefficient else None
+                      mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged,
+                      trained=trained_part(config))
+    reference = nnx.state(student.policy, trained_part(config)) if config.kl_coefficient else None
     engines, asked_at = rl_engines(session, student), question_order(session.config, questions)
+    if session.config.rollout.warm_up:
+        engines[0].warm_up()
+        features.warm_up()
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('rl', start)

@@ -15,7 +15,7 @@ from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.inputs.groups import FINE, GroupBatch, bucket, build_groups
 from sensesearch_jax.inputs.order import by_length
 from sensesearch_jax.inputs.trajectories import length, to_row
-from sensesearch_jax.learning.steps import Learner, make_optimizer
+from sensesearch_jax.learning.steps import Learner, make_optimizer, trained_part
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.checkpoints import Checkpoints
@@ -56,7 +56,8 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
     order = by_length(list(shuffled), key, config.length_window, session.config.seed)
     steps, rows = len(order), config.micro_batch
     learner = Learner(student.policy, make_optimizer(config, steps), suppressed=suppressed_mask(student),
-                      remat=config.remat, mesh=session.mesh, dtype=config.dtype, threads=config.threads)
+                      remat=config.remat, mesh=session.mesh, dtype=config.dtype, threads=config.threads,
+                      trained=trained_part(config))
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)

@@ -18,7 +18,7 @@ from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_poli
 
 from sensesearch_jax.inputs.groups import Packing, Row
 from sensesearch_jax.learning.advantages import batch_normalize, group_advantages
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer, trained_part
 from sensesearch_jax.tasks.rl import ALGORITHMS, make_objective
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
@@ -70,19 +70,21 @@ def assert_same_moves(one, other, tolerance=1e-5):
         assert np.abs(step - other[name]).max() <= allowed, name
 
 
-def test_sft_moves_the_decoder_only():
-    config = ConfigDict(rl_config() | {'learning_rate': 1e-2, 'warmup': 0})
-    learner = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK)
+@pytest.mark.parametrize('freeze_embedding', [False, True])
+def test_sft_moves_the_decoder_only(freeze_embedding):
+    config = ConfigDict(rl_config() | {'learning_rate': 1e-2, 'warmup': 0, 'freeze_embedding': freeze_embedding})
+    learner = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK, trained=trained_part(config))
+    stays = ('vision', 'language.embedding') if freeze_embedding else ('vision',)
     before = values_of(nnx.state(POLICY))
     learner.sft_step([batch_of(ROWS)])
     after = values_of(nnx.state(learner.policy))
     assert after.keys() == before.keys()
     for name, value in after.items():
         same = np.array_equal(value, before[name])
-        assert same == name.startswith('vision'), name
+        assert same == name.startswith(stays), name
         assert np.isfinite(value).all()
-    # The moments are the decoder's alone, and the policy that was given keeps its own arrays.
-    frozen = sum(v.size for name, v in before.items() if name.startswith('vision'))
+    # The moments are those of what is trained alone, and the policy that was given keeps its own arrays.
+    frozen = sum(v.size for name, v in before.items() if name.startswith(stays))
     trained = sum(v.size for v in before.values()) - frozen
     assert sum(np.size(leaf) for leaf in jax.tree.leaves(learner.moments)) <= 2 * trained + 4
     assert all(np.array_equal(value, before[name]) for name, value in values_of(nnx.state(POLICY)).items())

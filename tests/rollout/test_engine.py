@@ -23,6 +23,7 @@ from small_policies import (
 
 from sensesearch_jax.inputs.groups import Member, Row, build_groups
 from sensesearch_jax.learning.steps import Learner
+from sensesearch_jax.rollout import engine as engine_module
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling, distribution
 
@@ -346,6 +347,20 @@ def test_nothing_compiles_after_warm_up():
     play(engine, seed=5)
     assert engine.compiles == warm
     engine.set_parameters(before)
+
+
+def test_warm_up_compiles_every_size_of_extend_and_decode(monkeypatch):
+    monkeypatch.setattr(engine_module, 'CACHE_STEP', 16)
+    engine = make_engine.__wrapped__(temperature=1.0)
+    engine.warm_up()
+    compiled = lambda: [f.program._cache_size() for f in (engine._extend, engine._decode)]
+    sizes, before = {engine._used(n) for n in range(1, 165)}, compiled()
+    assert len(sizes) > 3 and max(sizes) == 164
+    assert before == [len(sizes), 3 * len(sizes)]  # all lanes, half of each row, few lanes
+    found = play(engine)
+    assert compiled() == before
+    wanted = play(make_engine(temperature=1.0))
+    assert [s['tokens'] for s in found.everything()] == [s['tokens'] for s in wanted.everything()]
 
 
 def test_new_parameters_are_sampled_with():

@@ -481,6 +481,20 @@ def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_pa
     assert store.images_encoded == 2 * len(alike) - 1
 
 
+def test_warm_up_compiles_the_tower_for_every_form_of_picture(policy, tmp_path):
+    client = ScriptedTools()
+    store = FeatureStore(policy, PREPROCESSOR, client, batch=2)
+    store.warm_up()
+    compiled = store.compiles
+    sizes = [(28, 28), (28, 1400), (1400, 28), (84, 56), (300, 300), (56, 280), (170, 90), (28, 300), (300, 28), (1000, 800)]
+    refs = [client.upload(noise_file(tmp_path / f'{w}x{h}.png', w, h, 1)) for w, h in sizes]
+    store.table(refs)
+    for ref in refs:
+        store.clear()
+        store.table([ref])
+    assert store.compiles == compiled > 3
+
+
 def test_turned_photographs_are_turned_back(store_for, tmp_path):
     """The orientation tag is applied, so that boxes and patches share one frame."""
     upright = Image.open(noise_file(tmp_path / 'a.png', 84, 56, 1))
