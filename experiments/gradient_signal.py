@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.learning.advantages import group_advantages
-from sensesearch_jax.learning.steps import Learner, PolicyTargets
+from sensesearch_jax.learning.steps import Learner, PolicyTargets, trained_part
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.workdir import Workdir
@@ -66,7 +66,8 @@ def main(_) -> None:
     config.tools.folder = str(run / 'tools')
     student = load_student(run / 'sft' / 'policy')
     learner = Learner(student.policy, optax.identity(), suppressed=suppressed_mask(student),
-                      temperature=config.rl.temperature, objective=make_objective(config.rl), threads=2)
+                      temperature=config.rl.temperature, objective=make_objective(config.rl), threads=2,
+                      trained=trained_part(config.rl))
     weight = config.rl.get('evidence_weight', 0.0)
     rewards = {
         'accuracy': lambda t: t.reward['accuracy'],
