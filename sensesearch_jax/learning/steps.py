@@ -138,9 +138,12 @@ class Learner:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.graph, start, self.frozen = nnx.split(policy, trained, ...)
+        # What of the decoder stays as it is goes into the programs as an operand: they would hold it as a constant.
+        kept, self.tower = nnx.split_state(self.frozen, decoder, ...)
         self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
         self.threads = threads if jax.process_count() == 1 else 1
+        self.kept = kept if is_abstract(start) else jax.device_put(kept, shardings(kept, self.mesh))
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = compiler_options(self.mesh)
@@ -149,11 +152,11 @@ class Learner:
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
         gradient = lambda loss: SharedProgram(jax.jit(
-            lambda parameters, *rest: jax.grad(loss, has_aux=True)(self._slopes(parameters), parameters, *rest),
+            lambda held, *rest: jax.grad(loss, has_aux=True)(self._slopes(held[0]), held, *rest),
             out_shardings=(places, whole), compiler_options=options))
         self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
         self._log_probs = SharedProgram(jax.jit(
-            lambda parameters, batch: self._forward(self._slopes(parameters), parameters, batch)[0],
+            lambda held, batch: self._forward(self._slopes(held[0]), held, batch)[0],
             out_shardings=rows_sharding(self.mesh, 3), compiler_options=options))
         self._exact = jax.jit(float32, out_shardings=places)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
@@ -197,7 +200,7 @@ class Learner:
 
         def found(batch: GroupBatch) -> Float[Array, 'b g s']:
             with jax.set_mesh(self.mesh):
-                return jax.block_until_ready(self._log_probs(parameters, self._placed(batch)))
+                return jax.block_until_ready(self._log_probs((parameters, self.kept), self._placed(batch)))
 
         return side_by_side(found, batches, min(self.threads, len(batches)))
 
@@ -242,7 +245,7 @@ class Learner:
         """The program's gradient of each micro-batch."""
         def gradient(batch):
             with jax.set_mesh(self.mesh):
-                found = program(self.parameters, *self._placed(batch), *weights)
+                found = program((self.parameters, self.kept), *self._placed(batch), *weights)
             # A thread has to wait for its own, or it would hand in the next one behind the same queue.
             return jax.block_until_ready(found) if self.threads > 1 else found
 
@@ -256,9 +259,9 @@ class Learner:
         """
         with jax.set_mesh(self.mesh):
             if targets is None:
-                gradient = self._sft.program.lower(self.parameters, self._placed(batch), 1.0)
+                gradient = self._sft.program.lower((self.parameters, self.kept), self._placed(batch), 1.0)
             else:
-                gradient = self._rl.program.lower(self.parameters, *self._placed((batch, targets)), 1.0, 1.0)
+                gradient = self._rl.program.lower((self.parameters, self.kept), *self._placed((batch, targets)), 1.0, 1.0)
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
                                   self.parameters)
             return {'gradient': gradient, 'update': self._update.lower(self.parameters, self.moments, shapes)}
@@ -301,27 +304,28 @@ class Learner:
         """What gradients are taken by: in the loss's type and never looked at; see `parameters.read`."""
         return jax.tree.map(lambda x: jnp.zeros(x.shape, self.dtype), parameters)
 
-    def _forward(self, slopes, parameters, batch: GroupBatch):
+    def _forward(self, slopes, held, batch: GroupBatch):
         # Layers are read one by one as they are run, the embedding, the head and the last norm here.
+        parameters, kept = held[0], jax.tree.map(lambda x: x.astype(self.dtype), held[1])
         apart = lambda state: nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
         (layers, rest), (of_layers, of_rest) = apart(parameters), apart(slopes)
-        policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), self.frozen)
+        policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), kept, self.tower)
         hidden, _ = group_hidden(policy, batch, remat=self.remat, slopes=of_layers['language']['layers'])
         following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
         found = token_log_probs(hidden, policy.language.head, packed(following, batch.packing), suppressed=self.suppressed,
                                 temperature=self.temperature)
         return tuple(spread(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
 
-    def _sft_loss(self, slopes, parameters, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(slopes, parameters, batch)
+    def _sft_loss(self, slopes, held, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
+        log_probs, entropy = self._forward(slopes, held, batch)
         own = batch.own[:, :, 1:]
         flat = lambda x: x.reshape(-1, x.shape[-1])
         total, count = cross_entropy(flat(log_probs), flat(own))
         return total / weight, {'loss': (total, count), 'entropy': (jnp.where(own, entropy, 0).sum(), count)}
 
-    def _rl_loss(self, slopes, parameters, batch: GroupBatch, targets: PolicyTargets, trajectories,
+    def _rl_loss(self, slopes, held, batch: GroupBatch, targets: PolicyTargets, trajectories,
                  tokens) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(slopes, parameters, batch)
+        log_probs, entropy = self._forward(slopes, held, batch)
         own = (batch.own & targets.in_loss[..., None])[:, :, 1:]
         flat = lambda x: x.reshape(-1, x.shape[-1])
         arrays = (flat(log_probs), flat(batch.log_probs[:, :, 1:]), targets.advantages.reshape(-1), flat(own))
