@@ -143,7 +143,8 @@ class Learner:
         self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
         self.threads = threads if jax.process_count() == 1 else 1
-        self.kept = kept if is_abstract(start) else jax.device_put(kept, shardings(kept, self.mesh))
+        computed = lambda tree: jax.tree.map(lambda x: x.astype(self.dtype), tree)
+        self.kept = kept if is_abstract(start) else jax.device_put(computed(kept), shardings(kept, self.mesh))
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = compiler_options(self.mesh)
@@ -187,7 +188,7 @@ class Learner:
     def all_parameters(self) -> nnx.State:
         """Trained and frozen parameters together, as the sampler takes them: in the type that the loss computes in."""
         computed = jax.tree.map(lambda x: x.astype(self.dtype), self.parameters)
-        return nnx.merge_state(computed, self.frozen)
+        return nnx.merge_state(computed, self.kept, self.tower)
 
     def log_probs(self, batch: GroupBatch, parameters: nnx.State | None = None) -> Float[Array, 'b g s']:
         """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a reference policy."""
@@ -306,7 +307,7 @@ class Learner:
 
     def _forward(self, slopes, held, batch: GroupBatch):
         # Layers are read one by one as they are run, the embedding, the head and the last norm here.
-        parameters, kept = held[0], jax.tree.map(lambda x: x.astype(self.dtype), held[1])
+        parameters, kept = held
         apart = lambda state: nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
         (layers, rest), (of_layers, of_rest) = apart(parameters), apart(slopes)
         policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), kept, self.tower)

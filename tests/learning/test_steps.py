@@ -18,7 +18,8 @@ from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_poli
 
 from sensesearch_jax.inputs.groups import Packing, Row
 from sensesearch_jax.learning.advantages import batch_normalize, group_advantages
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, make_optimizer, trained_part
+from sensesearch_jax.learning.steps import (Learner, Objective, PolicyTargets, decoder, inner_decoder, make_optimizer,
+                                            trained_part)
 from sensesearch_jax.tasks.rl import ALGORITHMS, make_objective
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
@@ -90,6 +91,13 @@ def test_sft_moves_the_decoder_only(freeze_embedding):
     assert all(np.array_equal(value, before[name]) for name, value in values_of(nnx.state(POLICY)).items())
     whole = values_of(learner.all_parameters)
     assert whole.keys() == before.keys() and all(np.array_equal(whole[name], after[name]) for name in whole)
+
+
+def test_a_frozen_embedding_is_sampled_with_in_the_type_of_the_loss():
+    """As everything else of the decoder: caches have its type, and the sampler's log-probs are the trainer's."""
+    learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, dtype=jax.numpy.bfloat16, trained=inner_decoder)
+    types = {leaf.dtype for leaf in jax.tree.leaves(learner.all_parameters['language'])}
+    assert types == {jax.numpy.dtype(jax.numpy.bfloat16)}
 
 
 def test_sft_loss_is_the_mean_over_own_tokens():
