@@ -15,4 +15,4 @@ from common import cold_start, common, config, questions  # noqa: E402
 
 
 def get_config():
-    return config(common('cold_start'), {'questions': questions(train=300)}, cold_start())
+    return config(common('cold_start'), {'questions': questions(train=360)}, cold_start())

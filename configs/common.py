@@ -45,13 +45,13 @@ def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
     """How many questions the cold start and RL learn from, so many of search and others in proportion, and how many of
     each kind to test on.
 
-    Most of RL's ask for perception: of a few dozen it learns which answer happened to be right most often
-    (docs/rl_runs.md compares other mixes).
+    The cold start demonstrates search, which RL does not find by itself, and hardly any perception: what a question about
+    the picture alone wants, a nearer look and no search, rewards teach as well, and so most of RL's questions ask for that.
+    With perception demonstrated in full RL has nothing to add (docs/rl_runs.md compares other mixes).
     Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
     """
-    counts = lambda search, perception, search_only: {'search': search, 'perception': perception,
-                                                      'search_only': search_only}
-    return {'train': counts(train, 2 * train // 3, train // 3), 'rl': counts(rl, 4 * rl, rl),
+    counts = lambda *of_kinds: dict(zip(('search', 'perception', 'search_only'), of_kinds))
+    return {'train': counts(train, train // 22, train // 3), 'rl': counts(rl, 4 * rl, rl),
             'test': counts(test, test, test), 'test_seed': 1}
 
 
@@ -102,7 +102,7 @@ def rl() -> dict:
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
         batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=18, questions_per_step=10, members=8, minibatches=1, epochs=1, micro_batch=1,
+        learning_rate=1e-4, warmup=2, steps=24, questions_per_step=10, members=8, minibatches=1, epochs=1, micro_batch=1,
         averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,

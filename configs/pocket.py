@@ -20,7 +20,7 @@ from common import cold_start, common, config, evaluation, questions, rl, sft  #
 
 
 def get_config(mode: str = 'full'):
-    full = config(common('pocket'), {'questions': questions(train=300, rl=30, test=200)}, cold_start(),
+    full = config(common('pocket'), {'questions': questions(train=360, rl=40, test=200)}, cold_start(),
                   {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
     if mode == 'smoke':
         full.update({'questions': questions(train=24, rl=6, test=8), 'expert': {'questions': 32},

@@ -14,4 +14,4 @@ from common import common, config, questions, rl  # noqa: E402
 
 
 def get_config():
-    return config(common('rl'), {'questions': questions(rl=30), 'rl': rl()})
+    return config(common('rl'), {'questions': questions(rl=40), 'rl': rl()})
