@@ -11,7 +11,7 @@ BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, '
 COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
 COLLECTIVE = re.compile(r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(')
 CALLED = re.compile(r'(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)')
-BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+BRANCHES = re.compile(r'(?:branch|called)_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count[^0-9]*(\d+)')
 CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 LIMIT = re.compile(r' = [su]32\[\]\S* constant\((\d+)\)')
@@ -20,11 +20,11 @@ GROUP = re.compile(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\
 CHAIN = re.compile(r'chain_id="(\d+)"')  # of one collective that is cut into pieces, to run beside computation
 
 
-def collectives(text: str) -> tuple[Counter, int]:
+def collectives(text: str, otherwise: int = 0) -> tuple[Counter, int]:
     """Bytes that each kind of collective must bring into one chip, and the loops whose length is not known.
 
     A loop's body counts as often as the compiler says that it runs, else as its condition does (a counter below one
-    constant, the only form that loops over layers and pieces come in), and once where neither tells.
+    constant, the only form that loops over layers and pieces come in), else `otherwise`, and once where nothing tells.
     """
     own: dict[str, Counter] = defaultdict(Counter)
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -57,6 +57,7 @@ def collectives(text: str) -> tuple[Counter, int]:
     for caller, body, condition, times in loops:
         if not times and condition in below and len(limits[condition]) == 1:
             times = limits[condition][0]
+        times = times or otherwise
         unknown += not times
         calls[caller].append((body, times or 1))
 
@@ -74,10 +75,8 @@ def collectives(text: str) -> tuple[Counter, int]:
     return of(entry), unknown
 
 
-def in_words(moved: dict[str, float] | None) -> str:
-    """Bytes of collectives by kind; None: the compiled program could not be read."""
-    if moved is None:
-        return 'not to be read'
+def in_words(moved: dict[str, float]) -> str:
+    """Bytes of collectives by kind."""
     return ', '.join(f'{kind} {size / 1e9:.1f} GB' for kind, size in moved.items()) or 'none'
 
 

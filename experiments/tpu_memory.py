@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -67,7 +68,7 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
     """Compiles one program: what it needs, moves and cannot beat; without these where it does not fit."""
     began = time.monotonic()
     try:
-        compiled = program.lowered.compile()
+        compiled, text = compiled_with_text(program.lowered)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
@@ -77,19 +78,23 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
     seconds, memory, cost = time.monotonic() - began, compiled.memory_analysis(), compiled.cost_analysis() or {}
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = held + memory.temp_size_in_bytes + program.beside
-    try:
-        moved, unknown = collectives(compiled.as_text())
-    except jax.errors.JaxRuntimeError:  # jaxlib cannot read back every program of a newer compiler
-        moved, unknown = None, 0
-    times = {'compute': program.flops / chip.flops, 'memory': (held + program.weights) / chip.memory}
-    if moved is not None:
-        times['network'] = sum(moved.values()) / chip.network
+    moved, unknown = collectives(text, program.steps)
+    times = {'compute': program.flops / chip.flops, 'memory': (held + program.weights) / chip.memory,
+             'network': sum(moved.values()) / chip.network}
     return {'program': program.name, 'fits': total <= chip.size, 'arguments': held, 'temporaries':
             memory.temp_size_in_bytes, 'beside': program.beside, 'total': total, 'limit': chip.size,
-            'compile_s': seconds, 'flops': program.flops, 'compiler_flops': cost.get('flops', 0.0), 'moved': None if moved is None else dict(moved),
+            'compile_s': seconds, 'flops': program.flops, 'compiler_flops': cost.get('flops', 0.0), 'moved': dict(moved),
             'unknown_loops': unknown, 'least_s': times, 'binds': max(times, key=times.get),
             'sentence': 'fits.' if total <= chip.size else
             f'does not fit beside what else is held ({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.'}
+
+
+def compiled_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The compiled program and its text as the compiler writes it: jaxlib cannot read back all that a newer one made."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True})
+        written = [path.read_text() for path in Path(folder).glob('*.after_optimizations.txt')]
+        return compiled, written[0] if written else compiled.as_text()  # none where it comes from a compilation cache
 
 
 def shown(found: dict[str, Any]) -> str:

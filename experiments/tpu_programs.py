@@ -32,6 +32,7 @@ class Program(NamedTuple):
     flops: float  # of the mathematics, recomputation aside
     weights: float  # bytes of weights and caches that it reads beside its arguments and results
     beside: float  # bytes that stay on the device while it runs and are none of its arguments
+    steps: int = 0  # how often a loop runs whose end the data decide, at most
 
 
 def training(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Lengths,
@@ -93,7 +94,7 @@ def sampling(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Length
     return words, [
         Program('prefill', programs['prefill'], forward_flops(sizes, engine.prefill_rows, 0, run) / count, weights, 0.0),
         Program('decode', programs['decode'], room.chunk * lanes * (each + attended) / count,
-                room.chunk * (weights + caches), 0.0)]
+                room.chunk * (weights + caches), 0.0, steps=room.chunk)]
 
 
 def group_batch(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -> GroupBatch:

@@ -37,9 +37,9 @@ compiled for a slice that was not there. Nothing here was run. GiB and seconds a
 of tpu7x is two). "Arguments" are those and results, "beside" is what stays on the device while the program runs and is
 none of its arguments (moments, a sum of gradients, the reference). "At least" is the time that published peak rates do
 not let the program beat: FLOPs of the mathematics counted by hand (recomputation aside), bytes of memory that it cannot
-help to move, and what its collectives bring into a device, loops counted as often as they run ("not to be read": jaxlib
-could not read the compiled program back). The largest binds. The compiler's own FLOPs count a loop's body once. A decode
-is a chunk of 64 tokens on every lane. "Compiled in" is wall time on two cores, beside other work and with its pauses.
+help to move, and what its collectives bring into a device, loops counted as often as they run. The largest binds. The
+compiler's own FLOPs count a loop's body once. A decode is a chunk of 64 tokens on every lane. "Compiled in" is wall time on
+two cores, beside other work and with its pauses.
 
 A heading names rows and mesh.
 """

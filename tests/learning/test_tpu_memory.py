@@ -22,7 +22,11 @@ TEXT = """HloModule step
   %start = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups=mesh['x'=2,'y'=4] {'y'}, a={chain_id="7"}
   %again = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups=mesh['x'=2,'y'=4] {'y'}, a={chain_id="7"}
 }
+%handed_over (p: bf16[8,4]) -> bf16[16,4] {
+  ROOT %gather = bf16[16,4]{1,0} all-gather(%p), channel_id=2, replica_groups={{0,1}}, dimensions={0}
+}
 ENTRY %main (p: bf16[8,4]) -> f32[16] {
+  %call = bf16[16,4]{1,0} custom-call(%p), custom_call_target="sparse core", called_computations={%handed_over}
   %loop = (s32[], bf16[8,4]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"28"}}
   ROOT %reduce = f32[16]{0} all-reduce(%z), replica_groups={{0,1}}, to_apply=%sum
 }
@@ -46,9 +50,11 @@ def settings(name, **changes):
 
 def test_collectives_are_counted_as_often_as_their_loop_runs():
     moved, unknown = collectives(TEXT)
-    assert moved == {'all-gather': 28 * (64 * 4 * 2 * 3 / 4 + 8 * 4 * 2 * 3 / 4), 'all-reduce': 16 * 4 * 2 * 1 / 2}
+    assert moved == {'all-gather': 28 * (64 * 4 * 2 * 3 / 4 + 8 * 4 * 2 * 3 / 4) + 16 * 4 * 2 / 2,
+                     'all-reduce': 16 * 4 * 2 * 1 / 2}
     assert unknown == 0
     assert collectives(TEXT.replace('known_trip_count', 'none'))[1] == 1
+    assert collectives(TEXT.replace('known_trip_count', 'none'), 28) == (moved, 0)
     condition = '%c (p: s32[]) -> pred[] {\n  %n = s32[]{:T(128)} constant(28)\n  ROOT %lt = pred[] compare(%i, %n), direction=LT\n}\n'
     assert collectives(condition + TEXT.replace('known_trip_count', 'none')) == (moved, 0)
 
@@ -77,4 +83,4 @@ def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
     _, programs = sampling(config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
     found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
     assert [record['program'] for record in found] == ['prefill', 'decode']
-    assert all(record['fits'] and record['moved'] for record in found)
+    assert all(record['fits'] and record['moved'] and not record['unknown_loops'] for record in found)
