@@ -18,6 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from common import cold_start, common, config, evaluation, questions, rl, sft  # noqa: E402
 
+from sensesearch_jax.errors import UserError  # noqa: E402
+
 
 def get_config(mode: str = 'full'):
     full = config(common('pocket'), {'questions': questions(train=360, rl=40, test=200)}, cold_start(),
@@ -26,5 +28,5 @@ def get_config(mode: str = 'full'):
         full.update({'questions': questions(train=24, rl=6, test=8), 'expert': {'questions': 32},
                      'sft': {'epochs': 1}, 'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4}})
     elif mode != 'full':
-        raise ValueError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")
+        raise UserError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")
     return full

@@ -7,11 +7,13 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
 
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.allocator import keep_memory
 
 TASKS = ('pocket', 'base', 'cold_start', 'sft', 'rl', 'evaluate', 'ask')
@@ -28,17 +30,19 @@ MULTI_HOST = 'sft', 'rl'
 def main(arguments: list[str]) -> None:
     """Checks what was asked for, opens the workdir, runs the task."""
     if len(arguments) > 1:
-        raise ValueError(f"'{arguments[1]}' is no option; fields are set as --config.field=value.")
+        raise UserError(f"'{arguments[1]}' is no option; fields are set as --config.field=value.")
     config = CONFIG.value
     if config is None:
-        raise ValueError('There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.')
+        raise UserError('There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.')
     try:
         name = config.get('task')
     except OSError:  # only a look at a field tells that there is no such file
         given = next((a for a in sys.argv if a.startswith(('--config=', '-config='))), '--config')
-        raise ValueError(f'{given} names no file; give one of configs/*.py.') from None
+        if Path(given.partition('=')[2].partition(':')[0]).is_file():
+            raise  # something that the file itself wants is missing
+        raise UserError(f'{given} names no file; give one of configs/*.py.') from None
     if name not in TASKS:
-        raise ValueError(f"The config's task '{name}' is unknown; choose from {', '.join(TASKS)}.")
+        raise UserError(f"The config's task '{name}' is unknown; choose from {', '.join(TASKS)}.")
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> None:
     from sensesearch_jax.runtime.workdir import Workdir
     if config.get('multi_host', False):
         if name not in MULTI_HOST or not WORKDIR.value:
-            raise ValueError(f"multi_host is for {' and '.join(MULTI_HOST)} with a --workdir that all hosts see.")
+            raise UserError(f"multi_host is for {' and '.join(MULTI_HOST)} with a --workdir that all hosts see.")
         multihost.start()
     from sensesearch_jax.tasks.checks import check
     check(config)
@@ -63,20 +67,27 @@ def parse_flags(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
+        if any(frame.name == 'get_config' for frame in traceback.extract_tb(error.__traceback__)):
+            raise  # a fault of the config file, not of the command
         print(f'sensesearch_jax: the config has no field {error}; its fields stand in the --config file.',
               file=sys.stderr)
-    except (flags.Error, TypeError, OSError, ValueError) as error:
-        # ml_collections wraps what a config raises in its whole traceback; the last line says it.
-        print(f'sensesearch_jax: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
+    except (flags.Error, TypeError, ValueError) as error:
+        # ml_collections makes text of what a config raises, its traceback and all; the last line says it.
+        last = str(error).strip().splitlines()[-1]
+        kind, _, said = last.partition(': ')
+        by_user = kind.rpartition('.')[2] == UserError.__name__
+        if 'Error whilst parsing config file' in str(error) and not by_user:
+            raise
+        print(f'sensesearch_jax: {said if by_user else last}', file=sys.stderr)
     sys.exit(2)
 
 
 def guarded(arguments: list[str]) -> None:
-    """`main`, but what is the caller's to mend ends in one sentence and exit code 2."""
+    """`main`, but what is the caller's to mend ends in one sentence and exit code 2; a fault of the code stays an error."""
     from tools_server.launch import ToolServerError
     try:
         main(arguments)
-    except (ValueError, ToolServerError) as error:
+    except (UserError, ToolServerError) as error:
         if os.environ.get('SENSESEARCH_TRACEBACK'):
             raise
         print(f'sensesearch_jax: {error}\n(SENSESEARCH_TRACEBACK=1 shows where.)', file=sys.stderr)

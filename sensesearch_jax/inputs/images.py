@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sensesearch_jax.errors import UserError, field
+
 # What transformers' processor assumes when the file is silent.
 DEFAULT_MIN_PIXELS = 56 * 56
 DEFAULT_MAX_PIXELS = 28 * 28 * 1280
@@ -125,29 +127,30 @@ class Preprocessor:
             config = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             reason = error.strerror
-            raise ValueError(f"cannot read {file}: {reason}; give a Hugging Face policy directory") from None
+            raise UserError(f"cannot read {file}: {reason}; give a Hugging Face policy directory") from None
         except ValueError as error:
-            raise ValueError(f"{file} is not JSON: {error}") from None
+            raise UserError(f"{file} is not JSON: {error}") from None
         for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
             if config.get(step) is False:
-                raise ValueError(f"{file} switches {step} off, but the patches need it; set it to true")
+                raise UserError(f"{file} switches {step} off, but the patches need it; set it to true")
         if config.get("resample") not in (None, BICUBIC):
-            raise ValueError(f"{file} asks for resample {config['resample']}; only 3 (bicubic) is supported")
+            raise UserError(f"{file} asks for resample {config['resample']}; only 3 (bicubic) is supported")
 
         def setting(name: str, default):
             return default if config.get(name) is None else config[name]
 
         size = setting("size", {})
-        return cls(
-            min_pixels=setting("min_pixels", size.get("shortest_edge") or DEFAULT_MIN_PIXELS),
-            max_pixels=setting("max_pixels", size.get("longest_edge") or DEFAULT_MAX_PIXELS),
-            patch_size=setting("patch_size", cls.patch_size),
-            merge_size=setting("merge_size", cls.merge_size),
-            temporal_patch_size=setting("temporal_patch_size", cls.temporal_patch_size),
-            image_mean=tuple(setting("image_mean", CLIP_MEAN)),
-            image_std=tuple(setting("image_std", CLIP_STD)),
-            rescale_factor=setting("rescale_factor", cls.rescale_factor),
-        )
+        with field(str(file)):
+            return cls(
+                min_pixels=setting("min_pixels", size.get("shortest_edge") or DEFAULT_MIN_PIXELS),
+                max_pixels=setting("max_pixels", size.get("longest_edge") or DEFAULT_MAX_PIXELS),
+                patch_size=setting("patch_size", cls.patch_size),
+                merge_size=setting("merge_size", cls.merge_size),
+                temporal_patch_size=setting("temporal_patch_size", cls.temporal_patch_size),
+                image_mean=tuple(setting("image_mean", CLIP_MEAN)),
+                image_std=tuple(setting("image_std", CLIP_STD)),
+                rescale_factor=setting("rescale_factor", cls.rescale_factor),
+            )
 
     @property
     def token_side(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from sensesearch_jax.agent.trajectory import ImageRef, Trajectory
+from sensesearch_jax.errors import UserError
 
 # What Qwen2.5-VL's own template says, in the part that an agent's conversations use, and with a branch for
 # tool results: the original has none, the text-only Qwen2.5 writes them as a user turn in <tool_response>.
@@ -61,10 +62,13 @@ class ChatTokenizer:
     def __init__(self, folder: str | Path, visual_tokens: Callable[[int, int], int]) -> None:
         path = Path(folder) / 'tokenizer.json'
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f'{path} is missing: {folder} is no policy directory; give one with a tokenizer.json'
             )
-        self.tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the only class that the library raises
+            raise UserError(f'{path} is no tokenizer file: {error}') from error
         self.visual_tokens = visual_tokens
         added = self.tokenizer.get_added_tokens_decoder()
         self._added = {token.content: i for i, token in added.items()}
@@ -166,7 +170,7 @@ class ChatTokenizer:
 
     def _id(self, name: str) -> int:
         if name not in self._added:
-            raise ValueError(f'the tokenizer has no added token {name}; it is not one of the Qwen family')
+            raise UserError(f'the tokenizer has no added token {name}; it is not one of the Qwen family')
         return self._added[name]
 
     def _image(self, image: ImageRef) -> list[int]:

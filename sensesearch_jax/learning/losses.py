@@ -96,7 +96,7 @@ def policy_loss(
     Raises:
       ValueError: shapes do not match, a limit is out of range, or options exclude each other.
     """
-    _check_options(ratio, clip_low, clip_high, dual_clip, aggregation)
+    check_options(ratio, clip_low, clip_high, dual_clip, aggregation)
     _check_importance(importance, sampler_log_probs, importance_cap)
     mask, log_probs, old_log_probs, sampler_log_probs = _masked(
         mask, log_probs=log_probs, old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs
@@ -217,7 +217,7 @@ def policy_statistics(
     Raises:
       ValueError: as `policy_loss` does.
     """
-    _check_options(ratio, clip_low, clip_high, dual_clip, aggregation)
+    check_options(ratio, clip_low, clip_high, dual_clip, aggregation)
     if importance is not None:
         _check_importance(importance, sampler_log_probs, importance_cap)
     aggregation = aggregation or ratio
@@ -350,9 +350,10 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def _check_options(
+def check_options(
     ratio: str, clip_low: float, clip_high: float, dual_clip: float | None, aggregation: str | None
 ) -> None:
+    """Raises a ValueError for a choice that does not exist or a clip out of range; traced clips are not looked at."""
     _check_choice("ratio", ratio, ("sequence", "token"))
     if aggregation is not None:
         _check_choice("aggregation", aggregation, ("sequence", "token"))

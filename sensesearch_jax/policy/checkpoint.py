@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.policy.sizes import PolicySizes
 from sensesearch_jax.policy.tensor_files import Stored, Tensor, open_tensors, replace, write_tensors
@@ -97,12 +98,12 @@ def load_policy(folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh |
         mesh: cuts the parameters by its rules; the first device alone by default.
 
     Raises:
-        ValueError: not a policy directory, another model type, or a tensor (named) that is missing, unknown,
+        UserError: not a policy directory, another model type, or a tensor (named) that is missing, unknown,
             truncated, of another shape or no float.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f'{folder} is not a directory; give the directory of a Hugging Face policy.')
+        raise UserError(f'{folder} is not a directory; give the directory of a Hugging Face policy.')
     sizes = PolicySizes.from_directory(folder)
     mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
     policy = abstract_policy(sizes)
@@ -112,7 +113,7 @@ def load_policy(folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh |
         stored: dict[str, Stored] = {}
         for tensor in open_tensors(folder, files):
             if module_name(tensor.key) in stored:
-                raise ValueError(f"{folder}: tensor '{tensor.key}' is in the checkpoint twice.")
+                raise UserError(f"{folder}: tensor '{tensor.key}' is in the checkpoint twice.")
             stored[module_name(tensor.key)] = tensor
         _check(folder, rows, stored, sizes.language.tied_head)
         for row in rows:
@@ -140,11 +141,11 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
         shard_bytes: a policy beyond it is written in several files, none larger but for a tensor that is itself.
 
     Raises:
-        ValueError: `copy_from` is not a directory.
+        UserError: `copy_from` is not a directory.
     """
     folder = Path(folder)
     if copy_from is not None and not Path(copy_from).is_dir():
-        raise ValueError(f'{copy_from} is not a directory; name the policy whose tokenizer is to be copied.')
+        raise UserError(f'{copy_from} is not a directory; name the policy whose tokenizer is to be copied.')
     dtype = np.dtype(dtype or policy.language.embedding[...].dtype)
     first = jax.process_index() == 0
     if first:
@@ -224,15 +225,15 @@ def _check(folder: Path, rows: list[Row], stored: dict[str, Stored], tied: bool)
         # Some writers keep the tied head; it may stay as long as it says nothing else than the embedding.
         head, embedding = stored.pop(HEAD), stored.get(EMBEDDING)
         if embedding and not np.array_equal(head.read(), embedding.read()):
-            raise ValueError(f"{folder}: config.json ties head and embedding, but tensor '{HEAD}' differs.")
+            raise UserError(f"{folder}: config.json ties head and embedding, but tensor '{HEAD}' differs.")
     for name, shape in expected.items():
         if name not in stored:
-            raise ValueError(f"{folder}: tensor '{released_name(name)}' is missing.")
+            raise UserError(f"{folder}: tensor '{released_name(name)}' is missing.")
         if stored[name].shape != shape:
-            raise ValueError(f"{folder}: tensor '{stored[name].key}' has shape {stored[name].shape}; "
+            raise UserError(f"{folder}: tensor '{stored[name].key}' has shape {stored[name].shape}; "
                              f'config.json asks for {shape}.')
         if stored[name].dtype not in FLOATS:
-            raise ValueError(f"{folder}: tensor '{stored[name].key}' is of type {stored[name].dtype}; "
+            raise UserError(f"{folder}: tensor '{stored[name].key}' is of type {stored[name].dtype}; "
                              f'only {", ".join(FLOATS)} are read.')
     for name in sorted(stored.keys() - expected.keys()):
-        raise ValueError(f"{folder}: tensor '{stored[name].key}' is no part of this policy.")
+        raise UserError(f"{folder}: tensor '{stored[name].key}' is no part of this policy.")

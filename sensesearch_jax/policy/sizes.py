@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sensesearch_jax.errors import UserError
+
 MODEL_TYPE = 'qwen2_5_vl'
 
 
@@ -75,37 +77,37 @@ class PolicySizes:
     def __post_init__(self):
         text, vision = self.language, self.vision
         if text.width % text.heads or text.heads % text.kv_heads:
-            raise ValueError(f'{text.heads} heads must divide width {text.width} and be a multiple of '
+            raise UserError(f'{text.heads} heads must divide width {text.width} and be a multiple of '
                              f'{text.kv_heads} key/value heads.')
         if sum(text.mrope_sections) * 2 != text.head_width:
-            raise ValueError(f'mrope_section {text.mrope_sections} must sum to half the head width, '
+            raise UserError(f'mrope_section {text.mrope_sections} must sum to half the head width, '
                              f'{text.head_width // 2}.')
         if vision.out_width != text.width:
-            raise ValueError(f'The vision tower puts out width {vision.out_width}; the decoder has {text.width}.')
+            raise UserError(f'The vision tower puts out width {vision.out_width}; the decoder has {text.width}.')
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> PolicySizes:
         """Sizes from the dictionary of a config.json, in the flat (released) or nested (transformers 5) form.
 
         Raises:
-            ValueError: another model type, a missing field, or an option that this code does not compute.
+            UserError: another model type, a missing field, or an option that this code does not compute.
         """
         found = config.get('model_type')
         if found != MODEL_TYPE:
-            raise ValueError(f"This is a '{found}' directory; a '{MODEL_TYPE}' one is needed.")
+            raise UserError(f"This is a '{found}' directory; a '{MODEL_TYPE}' one is needed.")
         text = {**config, **config.get('text_config', {})}
         vision = config.get('vision_config')
         if vision is None:
-            raise ValueError('config.json has no vision_config.')
+            raise UserError('config.json has no vision_config.')
         if text.get('use_sliding_window'):
-            raise ValueError('Sliding-window decoders are not supported; set use_sliding_window to false.')
+            raise UserError('Sliding-window decoders are not supported; set use_sliding_window to false.')
         for name, act in (('decoder', text.get('hidden_act', 'silu')), ('tower', vision.get('hidden_act', 'silu'))):
             if act != 'silu':
-                raise ValueError(f"The {name}'s hidden_act is '{act}'; only 'silu' is supported.")
+                raise UserError(f"The {name}'s hidden_act is '{act}'; only 'silu' is supported.")
         rope = text.get('rope_parameters') or text.get('rope_scaling') or {}
         kind = rope.get('rope_type', rope.get('type', 'default'))
         if kind not in ('default', 'mrope'):
-            raise ValueError(f"Rotary scaling of type '{kind}' is not supported.")
+            raise UserError(f"Rotary scaling of type '{kind}' is not supported.")
         end = text.get('eos_token_id')
         try:
             return cls(
@@ -134,7 +136,7 @@ class PolicySizes:
                 video_token=config.get('video_token_id', 151_656),
                 end_tokens=() if end is None else tuple(end) if isinstance(end, (list, tuple)) else (end,))
         except KeyError as error:
-            raise ValueError(f'config.json lacks the field {error}.') from None
+            raise UserError(f'config.json lacks the field {error}.') from None
 
     def to_hf(self, dtype: str = 'float32') -> dict[str, Any]:
         """The config.json dictionary, in the nested form that transformers 5 writes and reads."""
@@ -175,15 +177,15 @@ class PolicySizes:
         """Sizes from `folder`/config.json; a missing or broken file is a ValueError in one sentence."""
         path = Path(folder) / 'config.json'
         if not path.is_file():
-            raise ValueError(f'{folder} is not a policy directory: it has no config.json.')
+            raise UserError(f'{folder} is not a policy directory: it has no config.json.')
         try:
             config = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f'{path} is not valid JSON: {error}.') from None
+            raise UserError(f'{path} is not valid JSON: {error}.') from None
         try:
             return cls.from_hf(config)
-        except ValueError as error:
-            raise ValueError(f'{path}: {error}') from None
+        except UserError as error:
+            raise UserError(f'{path}: {error}') from None
 
 
 def _released(language: LanguageSizes, vision_mlp_width: int) -> PolicySizes:

@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from sensesearch_jax.errors import UserError
+
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 SHARD = 'model-{:05}-of-{:05}.safetensors'
@@ -44,7 +46,7 @@ def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[Stored]:
     """All tensors of a directory, from one file or from the shards that its index names; `files` keeps them open.
 
     Raises:
-        ValueError: no weights, an index that is none or leads elsewhere, or a file that is damaged; of a truncated
+        UserError: no weights, an index that is none or leads elsewhere, or a file that is damaged; of a truncated
             one the message names the first tensor that is not whole.
     """
     for name in _weight_files(folder):
@@ -52,9 +54,9 @@ def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[Stored]:
             file = files.enter_context(safe_open(folder / name, framework='numpy'))
         except (OSError, SafetensorError) as error:
             if (tensor := _truncated(folder / name)) is not None:
-                raise ValueError(f"{folder / name} is truncated: tensor '{tensor}' is not whole; fetch the file "
+                raise UserError(f"{folder / name} is truncated: tensor '{tensor}' is not whole; fetch the file "
                                  'again.') from None
-            raise ValueError(f'{folder / name} cannot be read as safetensors: {error}.') from None
+            raise UserError(f'{folder / name} cannot be read as safetensors: {error}.') from None
         for key in file.keys():
             part = file.get_slice(key)
             yield Stored(file, key, tuple(part.get_shape()), part.get_dtype())
@@ -106,15 +108,15 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / INDEX).is_file():
-        raise ValueError(f'{folder} has neither {WEIGHTS} nor {INDEX}; other weight formats are not read.')
+        raise UserError(f'{folder} has neither {WEIGHTS} nor {INDEX}; other weight formats are not read.')
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text(encoding='utf-8'))['weight_map'].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f'{folder / INDEX} is not an index of safetensors files.') from None
+        raise UserError(f'{folder / INDEX} is not an index of safetensors files.') from None
     for name in names:
         # A downloaded index must not lead outside its directory.
         if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder / INDEX} names the file '{name}', which is not in the directory.")
+            raise UserError(f"{folder / INDEX} names the file '{name}', which is not in the directory.")
     return names
 
 

@@ -29,6 +29,13 @@ class Scored(NamedTuple):
     state: SampleState
 
 
+def check_prices(prices: Mapping[str, float]) -> None:
+    """Raises a ValueError for a price of an unknown tool, or a negative one."""
+    wrong = [name for name, price in prices.items() if name not in TOOLS or not price >= 0]
+    if wrong:
+        raise ValueError(f'tool prices {wrong} are wrong: names are {list(TOOLS)}, prices at least 0')
+
+
 def trajectory_reward(
     trajectory: Trajectory,
     judge: Judge | None = None,
@@ -62,9 +69,7 @@ def trajectory_reward(
         ValueError: a price for an unknown tool, or a negative one.
     """
     prices = dict(prices or {})
-    wrong = [name for name, price in prices.items() if name not in TOOLS or not price >= 0]
-    if wrong:
-        raise ValueError(f'tool prices {wrong} are wrong: names are {list(TOOLS)}, prices at least 0')
+    check_prices(prices)
     observations = [turn.observation for turn in trajectory.turns if turn.observation is not None]
     if trajectory.state is SampleState.INFRA_FAILED or any(o.infra_failed for o in observations):
         return Scored(

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.groups import ImageTable, bucket
 from sensesearch_jax.inputs.images import MAX_ASPECT_RATIO, Preprocessor
 from sensesearch_jax.inputs.windows import batch_images, window_slots
@@ -141,7 +142,7 @@ class FeatureStore:
         passes = self._passes(missing, later) if missing else []
         for image in itertools.chain(*passes):
             if (failure := self.prepare(image)) and image.sha256 in refs:
-                raise ValueError(f'Image {image.sha256[:12]} cannot be fetched: {failure.message}')
+                raise UserError(f'Image {image.sha256[:12]} cannot be fetched: {failure.message}')
         for images_of_pass in passes:
             self._compute(images_of_pass)
         self._seen.update(refs)

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime import multihost
 
 
@@ -139,7 +140,7 @@ class Checkpoints:
         leaves = _named_leaves(target)
         self._check_layout(step, host["layout"], {name: _layout(leaf) for name, leaf in leaves.items()})
         if len(host["processes"]) != jax.process_count():
-            raise ValueError(
+            raise UserError(
                 f"Step {step} in {self.directory} was saved by {len(host['processes'])} processes and this "
                 f"program has {jax.process_count()}: each needs its own host state back."
             )
@@ -169,7 +170,7 @@ class Checkpoints:
         for name in sorted(stored.keys() | wanted.keys()):
             there, here = (_described(layout.get(name)) for layout in (stored, wanted))
             if there != here:
-                raise ValueError(
+                raise UserError(
                     f"Step {step} in {self.directory} does not fit this program: "
                     f"{name} is {there} there and {here} here."
                 )

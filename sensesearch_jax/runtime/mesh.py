@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sensesearch_jax.errors import UserError
+
 AXES = ('data', 'fsdp', 'tensor')
 ROWS = ('data', 'fsdp')  # a batch is cut over both: 'fsdp' is data parallelism that also cuts the parameters
 
@@ -40,23 +42,23 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Devi
         devices: all of the program's by default. Fewer than these are used only in a program of one process.
 
     Raises:
-        ValueError: an unknown axis, sizes that do not fit the devices, or a tensor axis across processes.
+        UserError: an unknown axis, sizes that do not fit the devices, or a tensor axis across processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = dict(sizes or {})
     if unknown := given.keys() - set(AXES):
-        raise ValueError(f'mesh.{min(unknown)} is no axis of the mesh; choose from {", ".join(AXES)}.')
+        raise UserError(f'mesh.{min(unknown)} is no axis of the mesh; choose from {", ".join(AXES)}.')
     shape = [int(given.get(axis, 1)) for axis in AXES]
     shown = ' × '.join(f'{axis} {size}' for axis, size in zip(AXES, shape))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise ValueError(f'The mesh {shown} is none: sizes are positive, and at most one is -1.')
+        raise UserError(f'The mesh {shown} is none: sizes are positive, and at most one is -1.')
     if -1 in shape:
         shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
     count = math.prod(shape)
     if count > len(devices) or len(devices) % count or (count < len(devices) and jax.process_count() > 1):
-        raise ValueError(f'The mesh {shown} does not fit {len(devices)} devices; change the config\'s mesh.')
+        raise UserError(f'The mesh {shown} does not fit {len(devices)} devices; change the config\'s mesh.')
     if jax.local_device_count() % shape[2] and jax.process_count() > 1:
-        raise ValueError(f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
+        raise UserError(f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
                          'of a process, but a row of a batch must lie within one; choose one that does.')
     # By process, so that the innermost axis stays on one host, whose links are the fastest.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]

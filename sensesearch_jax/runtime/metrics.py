@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.workdir import atomic_write
 
 Record = dict[str, Any]
@@ -179,7 +180,7 @@ def _parse(text: bytes, path: Path) -> list[Record]:
     for number, line in enumerate(text.splitlines(), 1):
         record = _record(line)
         if record is None:
-            raise ValueError(f"{path} is damaged in line {number}: remove that line to go on.")
+            raise UserError(f"{path} is damaged in line {number}: remove that line to go on.")
         values = {name: math.nan if value is None else value for name, value in record["values"].items()}
         records.append(record | {"values": values})
     return records

@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sensesearch_jax.errors import UserError
+
 
 def start() -> None:
     """Joins the other processes of a multi-host run by jax's own means, before anything else uses jax.
@@ -24,13 +26,13 @@ def start() -> None:
     JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are (docs/multi_host.md).
 
     Raises:
-        ValueError: nothing says where the other processes are, or they cannot be reached.
+        UserError: nothing says where the other processes are, or they cannot be reached.
     """
     number = lambda name: int(os.environ[name]) if name in os.environ else None
     try:
         jax.distributed.initialize(num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID'))
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f'The other processes of this run cannot be joined, see docs/multi_host.md: {error}') from None
+        raise UserError(f'The other processes of this run cannot be joined, see docs/multi_host.md: {error}') from None
 
 
 def speaks() -> bool:
@@ -66,11 +68,11 @@ def share_of(count: int, field: str) -> int:
         field: of the config, which says how many they are.
 
     Raises:
-        ValueError: the processes do not divide `count`.
+        UserError: the processes do not divide `count`.
     """
     each, left = divmod(count, jax.process_count())
     if left:
-        raise ValueError(f'{field} {count} cannot be dealt to {jax.process_count()} processes; make it a multiple of that.')
+        raise UserError(f'{field} {count} cannot be dealt to {jax.process_count()} processes; make it a multiple of that.')
     return each
 
 

@@ -16,6 +16,8 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
+from sensesearch_jax.errors import UserError
+
 _held: set[Path] = set()
 """Directories this process has open: a file cannot tell a second opening here from our dead predecessor."""
 
@@ -84,7 +86,7 @@ class Workdir:
           The open directory, locked against other processes.
 
         Raises:
-          ValueError: another process is using the directory, it belongs to a run with other settings, it
+          UserError: another process is using the directory, it belongs to a run with other settings, it
             holds files but no run, or it cannot be made or written.
         """
         path = Path(path).resolve()
@@ -93,7 +95,7 @@ class Workdir:
             _refuse_strangers(path)
             _lock(path)
         except OSError as error:
-            raise ValueError(f"The workdir {path} cannot be used: {error.strerror}.") from None
+            raise UserError(f"The workdir {path} cannot be used: {error.strerror}.") from None
         try:
             return cls(path, _settle_config(path, config, ignore))
         except BaseException:
@@ -163,7 +165,7 @@ def _refuse_strangers(path: Path) -> None:
     """Refuses a directory with visible files but no run, before anything is written into it."""
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if strangers and not (path / "config.json").exists():
-        raise ValueError(
+        raise UserError(
             f"The workdir {path} holds {strangers[0]} but no run (no config.json): "
             "name a new or empty directory."
         )
@@ -183,14 +185,14 @@ def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str
     try:
         before = _flat(json.loads(file.read_text()))
     except ValueError:
-        raise ValueError(f"{file} is not a run's configuration: name another workdir.") from None
+        raise UserError(f"{file} is not a run's configuration: name another workdir.") from None
     now = _flat(json.loads(text))
     for name in sorted(before.keys() | now.keys()):
         if any(name == ignored or name.startswith(ignored + ".") for ignored in ignore):
             continue
         if (name in before) != (name in now) or before.get(name) != now.get(name):
             there, here = (repr(fields[name]) if name in fields else "not set" for fields in (before, now))
-            raise ValueError(
+            raise UserError(
                 f"The workdir {path} belongs to another run: {name} is {there} there and {here} here; "
                 "use the same settings or another workdir."
             )
@@ -220,12 +222,12 @@ def _lock(path: Path) -> None:
         holder = _parse_claim(file.read())
         if holder and holder != claim:
             if holder["host"] != claim["host"]:
-                raise ValueError(
+                raise UserError(
                     f"The workdir {path} is in use by process {holder['pid']} on {holder['host']}; "
                     f"if that one is dead, remove {path / '.lock'}."
                 )
             if _alive(holder):
-                raise ValueError(
+                raise UserError(
                     f"The workdir {path} is in use by process {holder['pid']}: wait for it or stop it."
                 )
         file.seek(0)

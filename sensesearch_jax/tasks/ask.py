@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
@@ -20,10 +21,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """Samples one trajectory for `config.question` about `config.image`.
 
     Raises:
-        ValueError: no question, no such image, or a file that is none.
+        UserError: no question, no such image, or a file that is none.
     """
     if not config.question:
-        raise ValueError("There is no question; give --config.question='…'.")
+        raise UserError("There is no question; give --config.question='…'.")
     check_image(config.image)
     student = load_student(config.policy)
     question = Question('ask', 'search', 1, config.question, config.image, ())
@@ -39,13 +40,13 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 def check_image(path: str) -> None:
     """A picture that opens, or a ValueError in one sentence."""
     if not path or not Path(path).is_file():
-        raise ValueError(f"There is no image file at '{path}'; give --config.image=FILE.")
+        raise UserError(f"There is no image file at '{path}'; give --config.image=FILE.")
     try:
         with Image.open(path) as image:
             image.load()
             Preprocessor().grid(*image.size)  # no policy can see a sliver
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f'{path} is not a readable image: {error}.') from None
+        raise UserError(f'{path} is not a readable image: {error}.') from None
 
 
 def print_turn(trajectory: Trajectory, turn: Turn) -> None:

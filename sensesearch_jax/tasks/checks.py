@@ -8,14 +8,18 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.data.pocket.files import SPLITS
+from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.learning.steps import make_optimizer
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.sizes import PolicySizes
+from sensesearch_jax.rewards.reward import check_prices
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh
 from sensesearch_jax.tasks.ask import check_image
 from sensesearch_jax.tasks.cold_start import EXPERTS
 from sensesearch_jax.tasks.rl import make_objective
-from sensesearch_jax.tasks.session import POCKET_POLICY
+from sensesearch_jax.tasks.session import POCKET_POLICY, observation_limits
 
 
 def check_mesh(config: ConfigDict) -> None:
@@ -23,21 +27,34 @@ def check_mesh(config: ConfigDict) -> None:
     shape = make_mesh(config.mesh).shape
     heads = PolicySizes.from_directory(config.policy or POCKET_POLICY).language.kv_heads
     if heads % shape['tensor']:
-        raise ValueError(f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
+        raise UserError(f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
                          'one that does.')
     shards = math.prod(shape[axis] for axis in ROWS)
     for stage in ('sft', 'rl'):
         if stage in config and config[stage].micro_batch % shards:
-            raise ValueError(f'{stage}.micro_batch {config[stage].micro_batch} cannot be cut over the mesh\'s data × fsdp '
+            raise UserError(f'{stage}.micro_batch {config[stage].micro_batch} cannot be cut over the mesh\'s data × fsdp '
                              f'= {shards} devices; make it a multiple of that.')
 
 
+# Fields that count something, of which there must be at least one.
+COUNTS = {
+    'rollout': ('groups', 'prompt_capacity', 'suffix_capacity', 'chunk', 'tool_threads', 'extend_lanes', 'extend_tokens',
+                'tower_batch', 'engines'),
+    'agent': ('max_turns', 'turn_tokens'),
+    'mine': ('samples', 'answer_tokens'),
+    'expert': ('questions', 'threads'),
+    'sft': ('batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads'),
+    'rl': ('questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch', 'checkpoint_every', 'threads'),
+    'evaluate': ('lanes',),
+}
+
+
 def check(config: ConfigDict) -> None:
-    """Looks at the fields that name something, whatever task they belong to.
+    """Looks at the fields that name or count something, whatever task they belong to.
 
     Raises:
-        ValueError: no policy directory of the right type, no readable image, no trajectories to learn from, a
-            protocol, tool, expert, algorithm or schedule that does not exist, or no engine or thread.
+        UserError: no policy directory of the right type, no readable image, no trajectories to learn from, a
+            protocol, tool, expert, algorithm or schedule that does not exist, or a number out of its range.
     """
     if 'policy' in config:
         PolicySizes.from_directory(config.policy or POCKET_POLICY)
@@ -46,23 +63,55 @@ def check(config: ConfigDict) -> None:
     if 'image' in config:
         check_image(config.image)
     if config.task == 'sft' and not Path(config.sft.data).is_file():
-        raise ValueError(f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start.")
+        raise UserError(f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start.")
+    for stage, names in COUNTS.items():
+        for name in names if stage in config else ():
+            if config[stage][name] < 1:
+                raise UserError(f'{stage}.{name} is {config[stage][name]}; give 1 or more.')
     if 'agent' in config:
-        if config.agent.protocol not in PROTOCOLS:
-            raise ValueError(f"agent.protocol '{config.agent.protocol}' is unknown; choose from {list(PROTOCOLS)}.")
-        PROTOCOLS[config.agent.protocol].system_prompt(config.agent.tools)
+        check_agent(config.agent)
+    if 'rollout' in config and config.rollout.cache_dtype not in ('policy', 'int8'):
+        raise UserError(f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'.")
     if 'expert' in config and config.expert.kind not in EXPERTS:
-        raise ValueError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
-    for stage, field in (*(('rollout', field) for field in ('engines', 'extend_lanes', 'extend_tokens', 'tower_batch')),
-                         ('sft', 'threads'), ('rl', 'threads')):
-        if stage in config and config[stage][field] < 1:
-            raise ValueError(f'{stage}.{field} is {config[stage][field]}; give 1 or more.')
+        raise UserError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
+    if 'evaluate' in config and config.evaluate.split not in SPLITS:
+        raise UserError(f"evaluate.split '{config.evaluate.split}' is unknown; choose from {', '.join(SPLITS)}.")
+    check_sampling(config)
     for stage in ('sft', 'rl'):
         if stage in config:
-            make_optimizer(config[stage], 1)
-            if config[stage].remat not in REMAT:
-                raise ValueError(f"{stage}.remat '{config[stage].remat}' is unknown; choose from {', '.join(REMAT)}.")
-            if config[stage].dtype not in ('float32', 'bfloat16'):
-                raise ValueError(f"{stage}.dtype '{config[stage].dtype}' is unknown; choose 'float32' or 'bfloat16'.")
+            check_training(stage, config[stage])
     if 'rl' in config:
         make_objective(config.rl)
+        with field('rl.tool_prices'):
+            check_prices(config.rl.tool_prices)
+
+
+def check_agent(agent: ConfigDict) -> None:
+    """Whether there is such a protocol, such tools, and something of every result to show."""
+    if agent.protocol not in PROTOCOLS:
+        raise UserError(f"agent.protocol '{agent.protocol}' is unknown; choose from {list(PROTOCOLS)}.")
+    with field('agent.tools'):
+        PROTOCOLS[agent.protocol].system_prompt(agent.tools)
+    with field('agent'):
+        observation_limits(agent)
+
+
+def check_sampling(config: ConfigDict) -> None:
+    """Whether tokens can be drawn like that."""
+    for stage, of_stage in (('', config if config.task == 'ask' else None), ('mine.', config.get('mine')),
+                            ('rl.', config.get('rl')), ('evaluate.', config.get('evaluate'))):
+        if of_stage is not None:
+            with field(f'{stage}temperature, {stage}top_k or {stage}top_p'):
+                Sampling(of_stage.temperature, of_stage.get('top_k', 0), of_stage.get('top_p', 1.0)).check()
+    if 'rl' in config and not config.rl.temperature > 0:
+        raise UserError('rl.temperature is 0, and what is sampled greedily has no groups to learn from; give more than 0.')
+
+
+def check_training(stage: str, config: ConfigDict) -> None:
+    """Whether the optimiser, what a layer keeps and the type of the arithmetic exist."""
+    with field(stage):
+        make_optimizer(config, 1)
+    if config.remat not in REMAT:
+        raise UserError(f"{stage}.remat '{config.remat}' is unknown; choose from {', '.join(REMAT)}.")
+    if config.dtype not in ('float32', 'bfloat16'):
+        raise UserError(f"{stage}.dtype '{config.dtype}' is unknown; choose 'float32' or 'bfloat16'.")

@@ -17,6 +17,7 @@ from sensesearch_jax.data.cold_start.expert import Expert, ScriptedExpert
 from sensesearch_jax.data.cold_start.openai_expert import OpenAIExpert
 from sensesearch_jax.data.cold_start.synthesise import synthesise
 from sensesearch_jax.data.cold_start.validate import validate_all
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.template import tokenise
 from sensesearch_jax.rewards.reward import answer_is_right
 from sensesearch_jax.rollout.features import FeatureStore
@@ -102,7 +103,7 @@ def make_expert(session: Session, seed: int) -> Expert:
         return ScriptedExpert(random.Random(seed))
     if expert.kind == 'openai':
         return OpenAIExpert(expert.url, expert.model, session.client, key_env=expert.key_env)
-    raise ValueError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
+    raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
 
 
 def synthesise_all(session: Session, student: Student, questions: Sequence[Question]) -> list[Trajectory]:
@@ -140,7 +141,7 @@ def validated(session: Session, trajectories: Sequence[Trajectory]) -> list[Traj
     workdir.mark_done('cold_start', {'synthesised': len(trajectories), 'kept': len(kept), 'rejected': dict(reasons),
                                      'states': dict(Counter(t.state.value for t in trajectories))})
     if not any(t.state is SampleState.OK for t in kept):
-        raise ValueError(f'Validation kept none of {len(trajectories)} trajectories ({dict(reasons)}); '
+        raise UserError(f'Validation kept none of {len(trajectories)} trajectories ({dict(reasons)}); '
                          f'look at {workdir / "cold_start" / "expert.jsonl"}.')
     return kept
 

@@ -9,6 +9,7 @@ from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.question_folder import read_questions, write_questions
 from sensesearch_jax.data.pocket.questions import KINDS, make_questions
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 
@@ -17,11 +18,11 @@ def question_set(workdir: Workdir, split: str, counts: Mapping[str, int], seed: 
     """Questions of a split, `counts` per kind; made and rendered at first use, read afterwards.
 
     Raises:
-        ValueError: an unknown kind, or more questions than the split's entities give.
+        UserError: an unknown kind, or more questions than the split's entities give.
     """
     unknown = sorted(set(counts) - set(KINDS))
     if unknown:
-        raise ValueError(f'Question kinds {unknown} are unknown; choose from {list(KINDS)}.')
+        raise UserError(f'Question kinds {unknown} are unknown; choose from {list(KINDS)}.')
     folder = Path(workdir / 'questions' / split)
     stage = f'questions-{split}'
     if not workdir.stage_done(stage):

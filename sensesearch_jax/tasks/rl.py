@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, group_advantages, spread_share
+from sensesearch_jax.learning.losses import check_options
 from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer, trained_part
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
@@ -119,16 +121,19 @@ def make_objective(config: ConfigDict) -> Objective:
     """The loss that the config's `rl` names.
 
     Raises:
-        ValueError: an unknown algorithm, or a batch scope that is none.
+        UserError: an unknown algorithm, a batch scope that is none, or a clip out of range.
     """
     if config.algorithm not in ALGORITHMS:
-        raise ValueError(f"rl.algorithm '{config.algorithm}' is unknown; choose from {list(ALGORITHMS)}.")
+        raise UserError(f"rl.algorithm '{config.algorithm}' is unknown; choose from {list(ALGORITHMS)}.")
     if config.batch_scope not in ('batch', 'minibatch'):
-        raise ValueError(f"rl.batch_scope '{config.batch_scope}' is unknown; choose 'batch' or 'minibatch'.")
+        raise UserError(f"rl.batch_scope '{config.batch_scope}' is unknown; choose 'batch' or 'minibatch'.")
     ratio, _ = ALGORITHMS[config.algorithm]
-    return Objective(ratio=ratio, clip_low=config.clip_low, clip_high=config.clip_high,
-                     dual_clip=config.dual_clip or None if ratio == 'token' else None,
-                     kl_coefficient=config.kl_coefficient)
+    objective = Objective(ratio=ratio, clip_low=config.clip_low, clip_high=config.clip_high,
+                          dual_clip=config.dual_clip or None if ratio == 'token' else None,
+                          kl_coefficient=config.kl_coefficient)
+    with field('rl'):
+        check_options(**objective.clips, aggregation=None)
+    return objective
 
 
 def rl_step(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine], learner: Learner,

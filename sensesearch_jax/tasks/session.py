@@ -20,6 +20,7 @@ from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.policy.checkpoint import load_policy
@@ -60,9 +61,8 @@ class Session:
     def environment(self, tools: Sequence[str] | None = None) -> Environment:
         """The agent's environment, with the config's tools or fewer."""
         agent = self.config.agent
-        limits = ObservationLimits(text_results=agent.text_results, image_results=agent.image_results,
-                                   thumbnails=agent.thumbnails, passage_chars=agent.passage_chars)
-        return Environment(self.client, PROTOCOLS[agent.protocol], agent.tools if tools is None else tools, limits)
+        return Environment(self.client, PROTOCOLS[agent.protocol], agent.tools if tools is None else tools,
+                           observation_limits(agent))
 
     def features(self, student: Student) -> FeatureStore:
         """A store for the student's (frozen) tower."""
@@ -91,6 +91,12 @@ class Session:
         return self.samplers[key]
 
 
+def observation_limits(agent: ConfigDict) -> ObservationLimits:
+    """How much of a tool's result the policy of the config's `agent` is shown."""
+    return ObservationLimits(text_results=agent.text_results, image_results=agent.image_results,
+                             thumbnails=agent.thumbnails, passage_chars=agent.passage_chars)
+
+
 def rollout_limits(agent: ConfigDict) -> RolloutLimits:
     """When a trajectory of the config's `agent` ends without an answer."""
     return RolloutLimits(agent.max_turns, agent.turn_tokens, agent.max_malformed)
@@ -106,7 +112,7 @@ def load_student(folder: str | Path, mesh: Mesh | None = None) -> Student:
     """A policy directory; '' means the base policy that comes with the project. `mesh` as for `load_policy`.
 
     Raises:
-        ValueError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
+        UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
     """
     folder = Path(folder) if str(folder) else POCKET_POLICY
     policy = load_policy(folder, jnp.float32, mesh)
@@ -119,7 +125,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
     """Starts the tool server (or takes the one at `config.tools.url`) and stops it at the end.
 
     Raises:
-        ValueError, ToolServerError: no server; the message says why.
+        UserError, ToolServerError: no server; the message says why.
     """
     with contextlib.ExitStack() as stack:
         url = config.tools.url
@@ -131,7 +137,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         client = ToolClient(url, config.tools.deadline_s)
         health = client.health()
         if isinstance(health, ToolFailure):
-            raise ValueError(f'No tool server answers at {url}: {health.message}')
+            raise UserError(f'No tool server answers at {url}: {health.message}')
         metrics = stack.enter_context(MetricWriter(workdir / 'metrics.jsonl'))
         yield Session(config, workdir, client, metrics, mesh=make_mesh(config.mesh))
 

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.groups import FINE, GroupBatch, bucket, build_groups
 from sensesearch_jax.inputs.order import by_length
 from sensesearch_jax.inputs.trajectories import length, to_row
@@ -38,7 +39,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:
-        raise ValueError(f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.')
+        raise UserError(f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.')
     with open_session(config, workdir) as session:
         sft(session, student, session.features(student), trajectories)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sensesearch_jax import main
+from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.tasks.ask import check_image
 from sensesearch_jax.tasks.checks import check
 
@@ -59,6 +61,39 @@ def test_what_is_wrong_with_the_command_itself(arguments, words, tmp_path):
         start(*arguments, *(['--workdir', tmp_path / 'w'] if '--workdir=x' not in arguments else [])), *words
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_only_errors_made_for_users_lose_their_traceback(monkeypatch, capsys):
+    def fails(error):
+        def main(arguments):
+            raise error
+
+        return main
+
+    monkeypatch.delenv('SENSESEARCH_TRACEBACK', raising=False)
+    monkeypatch.setattr(main, 'main', fails(ValueError('cannot reshape array of size 3')))
+    with pytest.raises(ValueError, match='cannot reshape'):
+        main.guarded([])
+    monkeypatch.setattr(main, 'main', fails(UserError('There is no question.')))
+    with pytest.raises(SystemExit) as end:
+        main.guarded([])
+    assert end.value.code == 2 and 'sensesearch_jax: There is no question.' in capsys.readouterr().err
+
+
+def test_an_error_about_a_value_names_its_field_and_other_errors_pass():
+    with pytest.raises(UserError, match='^agent.tools: no hammer$'), field('agent.tools'):
+        raise ValueError('no hammer')
+    with pytest.raises(UserError, match='^no hammer$'), field('agent.tools'):
+        raise UserError('no hammer')
+    with pytest.raises(TypeError), field('agent.tools'):
+        raise TypeError('a fault')
+
+
+@pytest.mark.parametrize('fault', ["int('many')", "{}['none']", "open('none')", "None.none", "len(3)"])
+def test_a_fault_of_a_config_file_keeps_its_traceback(fault, tmp_path):
+    (tmp_path / 'own.py').write_text(f'def get_config():\n    return {fault}\n')
+    done = start(f'--config={tmp_path}/own.py', f'--workdir={tmp_path}/w')
+    assert done.returncode and 'Traceback' in done.stderr and f'return {fault}' in done.stderr
 
 
 def test_no_policy_directory(tmp_path):
@@ -122,6 +157,16 @@ def test_pictures_that_no_policy_can_see(tmp_path):
         ('mesh.tensor', 2, "mesh.tensor 2 does not divide the policy's 1 key/value heads"),
         ('mesh.data', 2, 'rl.micro_batch 1 cannot be cut over'),
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
+        ('rl.clip_low', 2.0, 'rl: clip_low must lie in'),
+        ('rl.temperature', 0.0, 'rl.temperature is 0'),
+        ('rl.tool_prices.text_search', -1.0, "rl.tool_prices: tool prices .'text_search'. are wrong"),
+        ('rl.members', 0, 'rl.members is 0; give 1 or more'),
+        ('mine.temperature', -1.0, 'mine.temperature, .* temperature -1.0 is negative'),
+        ('evaluate.top_p', 0.0, 'evaluate.top_p: top_p 0.0 is out of range'),
+        ('evaluate.split', 'exam', "evaluate.split 'exam' is unknown"),
+        ('agent.text_results', 0, 'agent: text_results, .* at least 1'),
+        ('rollout.cache_dtype', 'int4', "rollout.cache_dtype 'int4' is unknown"),
+        ('rollout.chunk', 0, 'rollout.chunk is 0'),
     ],
 )
 def test_names_that_do_not_exist_are_refused_whichever_stage_they_belong_to(
@@ -130,7 +175,7 @@ def test_names_that_do_not_exist_are_refused_whichever_stage_they_belong_to(
     config = runpy.run_path(str(ROOT / 'configs' / 'pocket.py'))['get_config']()
     config.policy = str(policy_folder)
     check(config)
-    with config.unlocked(), pytest.raises(ValueError, match=words):
+    with config.unlocked(), pytest.raises(UserError, match=words):
         config.update_from_flattened_dict({field: value})
         check(config)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sensesearch_jax.errors import UserError
+
 FOLDER = Path(__file__).parent / 'files'
 SPLITS = ('train', 'validation', 'test')
 
@@ -78,5 +80,5 @@ class PocketFiles:
     def select(self, kind: str, split: str) -> list[Entity]:
         """The entities of one kind ('flag' or 'painting') and split, in the file's order."""
         if split not in SPLITS:
-            raise ValueError(f'split {split!r} is none of {", ".join(SPLITS)}')
+            raise UserError(f'split {split!r} is none of {", ".join(SPLITS)}')
         return [entity for entity in self.entities.values() if entity.kind == kind and entity.split == split]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.errors import UserError
 
 from .files import PocketFiles
 from .scenes import Renderer, SceneSpec
@@ -86,13 +87,13 @@ def read_questions(folder: Path | str) -> list[Question]:
     """
     file = Path(folder) / 'questions.jsonl'
     if not file.is_file():
-        raise ValueError(f'{folder} holds no questions.jsonl: write the questions first')
+        raise UserError(f'{folder} holds no questions.jsonl: write the questions first')
     questions = []
     for number, line in enumerate(file.read_text(encoding='utf-8').splitlines(), 1):
         try:
             question = Question.from_json(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise UserError(
                 f'line {number} of {file} is no question ({error}): write the questions again'
             ) from error
         questions.append(dataclasses.replace(question, image=str(Path(folder) / question.image)))

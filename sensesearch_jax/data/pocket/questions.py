@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.errors import UserError
 
 from . import wordings
 from .colours import NAMES, dominant_colour
@@ -223,6 +224,6 @@ def make_questions(
             drafts = list(maker.of_scene(spec, min(2 if level == 1 else 3, count - len(made))))
         made += [(maker.question(len(made) + i, level, image, draft), spec) for i, draft in enumerate(drafts)]
         scenes += bool(drafts)
-    raise ValueError(
+    raise UserError(
         f'only {len(made)} of {count} {kind} questions could be made from the {split} entities: ask for fewer'
     )
