@@ -4,7 +4,11 @@ The two layers of BN-GSPO (SenseNova-MARS, arXiv 2512.24330). The group layer is
 2402.03300); the batch layer rescales what it gives over all trajectories of the batch.
 
 Trajectories that are not valid (the infrastructure failed, nobody could score them) stay out of both layers:
-they neither shift a mean nor widen a spread, and their own advantage is 0.
+they neither shift a mean nor widen a spread, and their own advantage is 0. A value that is not finite is not
+valid, whatever the caller says.
+
+Equal rewards that were summed in another order differ in their last digits, and dividing by a std of that size
+would make advantages of order 1 of them. So a spread below ROUNDING times the largest value counts as none.
 """
 
 import jax
@@ -13,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 GROUP_EPSILON = 1e-6
 BATCH_EPSILON = 1e-9
+ROUNDING = 16  # in units of the number type's precision: more than the sum of a reward's terms can be off by
 
 
 def group_advantages(
@@ -27,12 +32,12 @@ def group_advantages(
     .. math:: \bar A_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + 10^{-6}}
 
     with mean and std (one degree of freedom less, "ddof 1") over the *valid* trajectories of i's group. A
-    group whose rewards are all equal gives exactly 0. A group with a single valid trajectory has no
+    group whose rewards are equal but for rounding gives exactly 0. A group with a single valid trajectory has no
     statistics: mean 0 and std 1 stand in, so it gives its reward. Without the division this is the estimator
     of Dr. GRPO (arXiv 2503.20783).
 
     Args:
-      rewards: [trajectories], any unit; whatever an invalid row holds (NaN too) is not looked at.
+      rewards: [trajectories], of order 1; whatever an invalid row holds (NaN too) is not looked at.
       group_ids: [trajectories] integers, equal for trajectories of one question; any values, in any order.
       valid: [trajectories], nonzero for trajectories that count.
       divide_by_std: False leaves the difference from the group's mean as it is.
@@ -48,8 +53,7 @@ def group_advantages(
     if group_ids.shape != rewards.shape:
         raise ValueError(f"group_ids must have the rewards' shape {rewards.shape}, got {group_ids.shape}.")
     members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
-    # Distances from a member, not from the mean: a rounded mean of equal numbers can differ from them by an
-    # ulp, and dividing that by a std of the same size would turn "no spread" into advantages of order 1.
+    # Distances from a member, not from the mean, which rounds.
     smallest = _smallest(rewards, members)
     offset = jnp.where(members, rewards[None, :] - smallest[:, None], 0)
     count = jnp.sum(members, axis=1)
@@ -57,7 +61,8 @@ def group_advantages(
     deviation = jnp.where(members, offset - mean[:, None], 0)
     std = jnp.sqrt(jnp.sum(deviation**2, axis=1) / jnp.maximum(count - 1, 1))
     single = count == 1
-    advantages = jnp.where(single, rewards, rewards - smallest - mean)
+    advantages = jnp.where(_differ(rewards, members), rewards - smallest - mean, 0)
+    advantages = jnp.where(single, rewards, advantages)
     if divide_by_std:
         advantages = advantages / (jnp.where(single, 1, std) + GROUP_EPSILON)
     return jnp.where(valid, advantages, 0)
@@ -71,7 +76,7 @@ def batch_normalize(
     .. math:: \tilde A_i = \frac{\bar A_i - \mu}{\sigma + 10^{-9}}
 
     with mu and sigma (ddof 0) over the valid trajectories. The caller chooses the scope by what it passes:
-    the whole rollout batch or one minibatch of it. Advantages that are all equal give exactly 0.
+    the whole rollout batch or one minibatch of it. Advantages that are equal but for rounding give exactly 0.
 
     With complete groups of size G this is only a gain, 1 / sqrt(f (G - 1) / G) for a share f of groups with
     spread (see `spread_share` and `batch_gain`); with single samples and incomplete groups it also recentres.
@@ -88,7 +93,7 @@ def batch_normalize(
     """
     advantages, valid = _vectors("advantages", advantages, valid)
     offset, mean, sigma = _batch_moments(advantages, valid)
-    return jnp.where(valid, (offset - mean) / (sigma + BATCH_EPSILON), 0)
+    return jnp.where(valid & (sigma > 0), (offset - mean) / (sigma + BATCH_EPSILON), 0)
 
 
 def batch_gain(
@@ -115,7 +120,7 @@ def spread_share(
     group_ids: Int[Array, "trajectories"],
     valid: Shaped[Array, "trajectories"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Groups whose valid rewards differ, out of those with any valid trajectory, as a (sum, weight) pair.
+    """Groups whose valid rewards differ by more than rounding, out of those with any valid trajectory, as a (sum, weight) pair.
 
     A group without spread teaches nothing; this share (f in `batch_normalize`) says how much of a batch does.
 
@@ -131,14 +136,15 @@ def spread_share(
     rewards, valid = _vectors("rewards", rewards, valid)
     group_ids = jnp.asarray(group_ids)
     members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
-    spread = jnp.any(members & (rewards[None, :] != _smallest(rewards, members)[:, None]), axis=1)
+    spread = _differ(rewards, members)
     # A group is counted at its first valid member.
     first = valid & (jnp.argmax(members, axis=1) == jnp.arange(rewards.shape[0]))
     return jnp.sum(first & spread, dtype=rewards.dtype), jnp.sum(first, dtype=rewards.dtype)
 
 
 def _vectors(name: str, values: Array, valid: Array) -> tuple[Array, Array]:
-    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans; refuses other shapes."""
+    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans, False where a value is not finite; refuses other
+    shapes."""
     values, valid = jnp.asarray(values), jnp.asarray(valid)
     if values.ndim != 1 or values.shape != valid.shape:
         raise ValueError(
@@ -146,7 +152,7 @@ def _vectors(name: str, values: Array, valid: Array) -> tuple[Array, Array]:
             f"got shapes {values.shape} and {valid.shape}."
         )
     values = jax.lax.stop_gradient(values.astype(jnp.promote_types(values.dtype, jnp.float32)))
-    valid = valid.astype(bool)
+    valid = valid.astype(bool) & jnp.isfinite(values)
     return jnp.where(valid, values, 0), valid
 
 
@@ -156,10 +162,18 @@ def _smallest(rewards: Array, members: Array) -> Array:
     return jnp.where(jnp.any(members, axis=1), smallest, 0)
 
 
+def _differ(values: Array, members: Array) -> Array:
+    """Whether the values of each row's members differ by more than rounding."""
+    at_most = lambda x: jnp.max(jnp.where(members, x[None, :], -jnp.inf), axis=1, initial=-jnp.inf)
+    # The floor: terms of order 1 that cancel leave digits of theirs where nothing is left.
+    size = jnp.maximum(at_most(jnp.abs(values)), GROUP_EPSILON)
+    return at_most(values) - _smallest(values, members) > ROUNDING * jnp.finfo(values.dtype).eps * size
+
+
 def _batch_moments(advantages: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """Distances from the smallest valid advantage, their mean and their spread (ddof 0)."""
+    """Distances from the smallest valid advantage, their mean and their spread (ddof 0), which is 0 if it is rounding."""
     count = jnp.maximum(jnp.sum(valid), 1)
     offset = jnp.where(valid, advantages - _smallest(advantages, valid[None, :])[0], 0)
     mean = jnp.sum(offset) / count
     sigma = jnp.sqrt(jnp.sum(jnp.where(valid, (offset - mean) ** 2, 0)) / count)
-    return offset, mean, sigma
+    return offset, mean, jnp.where(_differ(advantages, valid[None, :])[0], sigma, 0)

@@ -134,3 +134,43 @@ def test_shapes_are_refused_with_a_sentence():
         group_advantages(REWARDS.reshape(2, 4), GROUPS, ALL)
     with pytest.raises(ValueError, match="advantages and valid must be vectors"):
         batch_normalize(REWARDS, ALL[:3])
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1.5, 1e6])
+def test_rounding_is_no_spread(size):
+    """One group is flat but for its last digit, the others are flat: nobody did better than anybody else."""
+    rewards = np.full(64, size, np.float32)
+    rewards[3] = np.nextafter(rewards[3], np.float32(np.inf))
+    groups, valid = np.repeat(np.arange(8), 8), np.ones(64, bool)
+    advantages = group_advantages(rewards, groups, valid)
+    assert not np.any(advantages) and not np.any(group_advantages(rewards, groups, valid, divide_by_std=False))
+    assert not np.any(batch_normalize(advantages, valid)) and not np.any(batch_normalize(rewards, valid))
+    assert float(batch_gain(advantages, valid)) == float(batch_gain(rewards, valid)) == 1
+    assert [float(x) for x in spread_share(rewards, groups, valid)] == [0, 8]
+
+
+def test_terms_that_cancel_leave_no_spread():
+    rewards = np.array([0, 1 + 0.1 + 0.2 - 1.3, 0, 0.1 + 0.2 - 0.3])
+    assert 0 < np.ptp(rewards) < 1e-15
+    assert not np.any(group_advantages(rewards, np.zeros(4, int), np.ones(4, bool)))
+
+
+def test_a_small_spread_is_one():
+    """A thousandth of a point, the smallest price that a call may have, is no rounding."""
+    rewards = np.array([1.5, 1.5, 1.499, 1.5], np.float32)
+    advantages = group_advantages(rewards, np.zeros(4, int), np.ones(4, bool))
+    np.testing.assert_allclose(advantages, [0.499, 0.499, -1.497, 0.499], atol=2e-3)
+    assert [float(x) for x in spread_share(rewards, np.zeros(4, int), np.ones(4, bool))] == [1, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_not_valid(value):
+    valid = ALL.copy()
+    valid[6] = False
+    rewards = np.where(valid, REWARDS, value)
+    expected = np.asarray(group_advantages(REWARDS, GROUPS, valid))
+    assert np.array_equal(group_advantages(rewards, GROUPS, ALL), expected)
+    assert np.array_equal(spread_share(rewards, GROUPS, ALL), spread_share(REWARDS, GROUPS, valid))
+    broken = np.where(valid, expected, value)
+    assert np.array_equal(batch_normalize(broken, ALL), batch_normalize(expected, valid))
+    assert float(batch_gain(broken, ALL)) == float(batch_gain(expected, valid))
