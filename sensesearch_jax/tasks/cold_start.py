@@ -26,7 +26,7 @@ from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.questions import question_set
-from sensesearch_jax.tasks.session import (Session, Student, append_trajectories, load_student, open_session,
+from sensesearch_jax.tasks.session import (ASKED_AGAIN, Session, Student, append_trajectories, load_student, open_session,
                                            read_trajectories)
 
 PLAIN_SYSTEM = 'You are a helpful assistant.'
@@ -107,10 +107,13 @@ def make_expert(session: Session, seed: int) -> Expert:
 
 
 def synthesise_all(session: Session, student: Student, questions: Sequence[Question]) -> list[Trajectory]:
-    """One expert trajectory per question, with real tool calls, tokenised for the student."""
+    """One expert trajectory per question, with real tool calls, tokenised for the student.
+
+    Those on disk stay, but for what the tools had failed on.
+    """
     config = session.config
     path = session.workdir / 'cold_start' / 'expert.jsonl'
-    made = {t.question.id: t for t in read_trajectories(path)}
+    made = {t.question.id: t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
     questions = _spread(questions, config.expert.questions)
     left = [q for q in questions if q.id not in made]
     environment = session.environment()

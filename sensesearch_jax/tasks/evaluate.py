@@ -17,7 +17,7 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.cold_start import hash_seed
 from sensesearch_jax.tasks.questions import question_set
-from sensesearch_jax.tasks.session import (Session, Student, append_trajectories, load_student, open_session,
+from sensesearch_jax.tasks.session import (ASKED_AGAIN, Session, Student, append_trajectories, load_student, open_session,
                                            read_trajectories, rollout_limits)
 
 
@@ -34,13 +34,15 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
              tools: Sequence[str] | None = None) -> list[Trajectory]:
     """One scored trajectory per question, in the order of the questions; goes on where it was interrupted.
 
+    What tools or judge had failed on is asked again then.
+
     Args:
         name: of the run, in the summary and as the file workdir/evaluation/<name>.jsonl.
         tools: those switched on; the config's by default.
     """
     config = session.config
     path = session.workdir / 'evaluation' / f'{name.replace(" ", "_")}.jsonl'
-    done = {t.question.id: t for t in read_trajectories(path)}
+    done = {t.question.id: t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
     left = [q for q in questions if q.id not in done]
     if left:
         width = min(config.evaluate.lanes, len(left))

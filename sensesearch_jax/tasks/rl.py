@@ -37,7 +37,7 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.cold_start import hash_seed
 from sensesearch_jax.tasks.questions import question_set
-from sensesearch_jax.tasks.session import (Session, Student, append_trajectories, load_student, open_session,
+from sensesearch_jax.tasks.session import (ASKED_AGAIN, Session, Student, append_trajectories, load_student, open_session,
                                            read_trajectories, rollout_limits)
 from sensesearch_jax.tasks.sft import resume, row_batch, suppressed_mask, training_state
 
@@ -267,14 +267,17 @@ def minibatch_normalized(advantages: Float[np.ndarray, 'b g'], usable: Bool[np.n
 
 def sample_groups(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine],
                   asked: Sequence[Question], step: int) -> tuple[list[list[Trajectory]], RolloutStatistics]:
-    """The step's groups, scored; those that an interrupted run has left on disk are not sampled again."""
+    """The step's groups, scored; those that an interrupted run has left on disk are not sampled again.
+
+    But for those in which tools or judge had failed: they are sampled as a whole, with the seeds that they had.
+    """
     config = session.config
     path = session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
     members: dict[str, dict[int, Trajectory]] = {}  # a group that was torn is on disk in part, and later as a whole
     for trajectory in read_trajectories(path):
         members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
     found = {name: [group[g] for g in sorted(group)] for name, group in members.items()
-             if len(group) == config.rl.members}
+             if len(group) == config.rl.members and not any(t.state in ASKED_AGAIN for t in group.values())}
     judge = client_judge(session.client)
 
     def note(group: list[Trajectory]) -> None:

@@ -19,7 +19,7 @@ from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import PROTOCOLS
-from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
@@ -35,6 +35,8 @@ from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.launch import ToolServer
 
 POCKET_POLICY = Path(__file__).parent.parent / 'data' / 'pocket' / 'policy'
+# Results that are on disk and asked again when a run goes on: the tools had failed, or the judge.
+ASKED_AGAIN = (SampleState.INFRA_FAILED, SampleState.UNSCORABLE)
 
 
 @dataclass

@@ -148,7 +148,19 @@ def test_a_question_whose_picture_cannot_be_had_is_left_out(world, tmp_path):
     assert values['infra_failed'] == pytest.approx(1 / 3) and math.isfinite(values['loss'])
     assert world.moved() > 1e-3
     tools.calls.clear()
-    assert_same(world(tmp_path / 'run', tools), values)  # what is on disk of it is read again
+    assert_same(world(tmp_path / 'run', tools), values)
+    # The others are read from disk, and that one is asked again: its picture is wanted, no tool of the others.
+    assert ('upload', '1.png') in tools.calls and {method for method, _ in tools.calls} <= {'image', 'upload'}
+
+
+@pytest.mark.parametrize('down', [None, 'upload', 'crop', 'judge'])
+def test_what_failed_is_asked_again_when_the_run_goes_on(world, whole, tmp_path, down):
+    """With all tools down, or one; then they are mended, and the step is that of a run in which nothing failed."""
+    tools = ScriptedTools(fails=lambda method, what: DOWN if down in (None, method) else None)
+    values = world(tmp_path / 'run', tools)
+    assert values['infra_failed'] + values['unscorable'] > 0
+    tools.fails = lambda method, what: None
+    assert_same(world(tmp_path / 'run', tools), whole[2])
 
 
 def test_nothing_is_learned_where_every_tool_is_down(world, tmp_path):
