@@ -21,7 +21,8 @@ from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageS
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.protocol import DEFAULT, ParsedTurn
 from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
-from sensesearch_jax.tasks import base, rl
+from sensesearch_jax.rewards.scorer import Scorer
+from sensesearch_jax.tasks import base
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ACTIONS = (
@@ -57,14 +58,14 @@ def by_chance(self, text):
     return ParsedTurn('thought', ACTIONS[zlib.crc32(text.encode()) % len(ACTIONS)])
 
 
-def reward(trajectory, *arguments, scored=rl.trajectory_reward, **options):
-    """In the place of `trajectory_reward`, with a share by chance."""
-    values, state = scored(trajectory, *arguments, **options)
+def reward(self, trajectory, verdict, scored=Scorer.scored):
+    """In the place of `Scorer.scored`, with a share by chance."""
+    values, state = scored(self, trajectory, verdict)
     written = zlib.crc32(repr([turn.tokens for turn in trajectory.turns]).encode())
     return values | {'total': values['total'] + written % 100 / 100}, state
 
 
 if __name__ == '__main__':
     Environment.parse = by_chance
-    rl.trajectory_reward = reward
+    Scorer.scored = reward
     app.run(main.guarded, flags_parser=main.parse_flags)

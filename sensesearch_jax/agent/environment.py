@@ -7,7 +7,7 @@ from sensesearch_jax.agent import observations
 from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn, Protocol, disarm, shorten
+from sensesearch_jax.agent.protocol import ParsedTurn, Protocol, disarm, shorten
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 
 
@@ -24,9 +24,9 @@ class Environment:
     def __init__(
         self,
         client: ToolClient,
-        protocol: Protocol = DEFAULT,
-        tools: Sequence[str] = TOOLS,
-        limits: ObservationLimits = ObservationLimits(),
+        protocol: Protocol,
+        tools: Sequence[str],
+        limits: ObservationLimits,
     ) -> None:
         self.client = client
         self.protocol = protocol

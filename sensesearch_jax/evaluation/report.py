@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sensesearch_jax.agent.protocol import DEFAULT, Protocol
+from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.evaluation.report_curves import curve_sections
 from sensesearch_jax.evaluation.report_viewer import ImageLoader, script_json, viewer_data
@@ -65,7 +65,7 @@ def write_report(
     image_loader: ImageLoader,
     meta: ReportMeta = ReportMeta(),
     *,
-    protocol: Protocol = DEFAULT,
+    protocol: Protocol,
     shown: int = 60,
     image_budget: int = 11_000_000,
 ) -> int:

@@ -60,7 +60,7 @@ def evidence(trajectory: Trajectory) -> float:
     as an image search's first result. Perception's answers a text might hold by chance, so that the view is all there is.
     """
     question = trajectory.question
-    shown = [shown_near(trajectory)] if loose_box(question.truth.get('box', WHOLE)) != WHOLE else []
+    shown = [shown_near(trajectory)] if loose_box(question.truth.get('box') or WHOLE) != WHOLE else []
     if question.kind != 'perception':
         shown.append(fact_shown(trajectory))
         if question.truth.get('title'):

@@ -13,11 +13,11 @@ from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.learning.steps import make_optimizer
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.sizes import PolicySizes
-from sensesearch_jax.rewards.reward import check_prices
+from sensesearch_jax.rewards.scorer import check_prices
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh
 from sensesearch_jax.tasks.ask import check_image
-from sensesearch_jax.tasks.cold_start import EXPERTS
+from sensesearch_jax.tasks.cold_start import EXPERTS, make_expert
 from sensesearch_jax.tasks.rl import make_objective
 from sensesearch_jax.tasks.session import POCKET_POLICY, observation_limits
 
@@ -49,6 +49,16 @@ COUNTS = {
 }
 
 
+def check_expert(config: ConfigDict) -> None:
+    """Whether the expert can demonstrate any kind of question that the cold start asks."""
+    if config.expert.kind not in EXPERTS:
+        raise UserError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
+    expert = make_expert(config, None, 0)
+    unmet = [expert.unmet(kind) for kind, count in config.questions.train.items() if count]
+    if unmet and all(unmet):
+        raise UserError(f'The cold start has nothing to demonstrate: {"; ".join(unmet)}.')
+
+
 def check(config: ConfigDict) -> None:
     """Looks at the fields that name or count something, whatever task they belong to.
 
@@ -72,8 +82,8 @@ def check(config: ConfigDict) -> None:
         check_agent(config.agent)
     if 'rollout' in config and config.rollout.cache_dtype not in ('policy', 'int8'):
         raise UserError(f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'.")
-    if 'expert' in config and config.expert.kind not in EXPERTS:
-        raise UserError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
+    if 'expert' in config:
+        check_expert(config)
     if 'evaluate' in config and config.evaluate.split not in SPLITS:
         raise UserError(f"evaluate.split '{config.evaluate.split}' is unknown; choose from {', '.join(SPLITS)}.")
     check_sampling(config)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ml_collections import ConfigDict
 
+from sensesearch_jax.agent.client import ToolClient
 from sensesearch_jax.agent.environment import Environment
-from sensesearch_jax.agent.protocol import user_text
+from sensesearch_jax.agent.protocol import PROTOCOLS, user_text
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.data.cold_start.expert import Expert, ScriptedExpert
 from sensesearch_jax.data.cold_start.openai_expert import OpenAIExpert
@@ -19,7 +21,7 @@ from sensesearch_jax.data.cold_start.synthesise import synthesise
 from sensesearch_jax.data.cold_start.validate import validate_all
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.template import tokenise
-from sensesearch_jax.rewards.reward import answer_is_right
+from sensesearch_jax.rewards.scorer import Scorer, failed
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
@@ -34,11 +36,19 @@ EXPERTS = ('scripted', 'openai')
 
 
 class PlainEnvironment(Environment):
-    """A plain chat without tools or protocol: what the policy says is its answer."""
+    """A plain chat without tools: what the policy says is its answer."""
 
-    def __init__(self, client):
-        super().__init__(client, tools=())
+    def __init__(self, environment: Environment):
+        super().__init__(environment.client, environment.protocol, (), environment.limits)
         self.system_prompt = PLAIN_SYSTEM
+
+
+class PlainScorer(Scorer):
+    """The scorer of a plain chat."""
+
+    def answer(self, trajectory: Trajectory) -> str | None:
+        """The whole reply."""
+        return None if failed(trajectory) or not trajectory.turns else trajectory.turns[0].text.strip()
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -52,9 +62,27 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 def cold_start(session: Session, student: Student, features: FeatureStore,
                questions: Sequence[Question]) -> list[Trajectory]:
     """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept trajectories."""
-    mined = mine(session, student, features, questions)
+    mined = mine(session, student, features, demonstrable(session, questions))
     made = synthesise_all(session, student, mined)
     return validated(session, made)
+
+
+def demonstrable(session: Session, questions: Sequence[Question]) -> list[Question]:
+    """The questions that the expert can solve with the run's tools; says in a sentence which it leaves out.
+
+    Raises:
+        UserError: there are none.
+    """
+    expert = make_expert(session.config, session.client, 0)
+    unmet = {kind: expert.unmet(kind) for kind in sorted({q.kind for q in questions})}
+    reasons = '; '.join(reason for reason in unmet.values() if reason)
+    chosen = [q for q in questions if unmet[q.kind] is None]
+    if not chosen:
+        raise UserError(f'The cold start has nothing to demonstrate: {reasons}.')
+    if reasons:
+        print(f'The cold start leaves out {len(questions) - len(chosen)} of {len(questions)} questions: {reasons}.',
+              file=sys.stderr)
+    return chosen
 
 
 def mine(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> list[Question]:
@@ -70,14 +98,14 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
         engines = session.engines(student, groups=config.rollout.groups, members=config.mine.samples,
                                   sampling=Sampling(config.mine.temperature))
         limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
-        environment = PlainEnvironment(session.client)
+        environment, scorer = PlainEnvironment(session.environment()), PlainScorer(**vars(session.scorer()))
         rng = random.Random(f'mine-{config.seed}')
         tasks = [Task(q, tuple(rng.getrandbits(32) for _ in range(config.mine.samples))) for q in left]
         with Progress('mine', len(questions), initial=len(right), unit='question') as bar:
 
             def note(group: list[Trajectory]) -> None:
                 question = group[0].question
-                right[question.id] = sum(plainly_right(t) for t in group)
+                right[question.id] = sum(scorer.score(t).reward['accuracy'] == 1 for t in group)
                 hard = sum(r <= config.mine.most_right for r in right.values())
                 bar.update(hard=hard)
 
@@ -90,19 +118,13 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     return [q for q in questions if right[q.id] <= config.mine.most_right]
 
 
-def plainly_right(trajectory: Trajectory) -> bool:
-    """Whether the whole reply is a right answer."""
-    reply = trajectory.turns[0].text if trajectory.turns else ''
-    return answer_is_right(trajectory.question, reply.strip()) is True
-
-
-def make_expert(session: Session, seed: int) -> Expert:
-    """The config's expert: 'scripted', or any OpenAI-compatible model."""
-    expert = session.config.expert
+def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:
+    """The config's expert, under the run's protocol and with its tools: 'scripted', or any OpenAI-compatible model."""
+    expert, protocol, tools = config.expert, PROTOCOLS[config.agent.protocol], config.agent.tools
     if expert.kind == 'scripted':
-        return ScriptedExpert(random.Random(seed))
+        return ScriptedExpert(random.Random(seed), protocol, tools)
     if expert.kind == 'openai':
-        return OpenAIExpert(expert.url, expert.model, session.client, key_env=expert.key_env)
+        return OpenAIExpert(expert.url, expert.model, client, protocol, tools, key_env=expert.key_env)
     raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
 
 
@@ -119,7 +141,7 @@ def synthesise_all(session: Session, student: Student, questions: Sequence[Quest
     environment = session.environment()
 
     def work(question: Question) -> Trajectory:
-        expert = make_expert(session, hash_seed(config.seed, question.id))
+        expert = make_expert(config, session.client, hash_seed(config.seed, question.id))
         trajectory = synthesise(question, expert, environment, config.agent.max_turns)
         parts = [*trajectory.images[:1], user_text(question)]
         return tokenise(trajectory, student.chat, environment.system_prompt, parts)
@@ -136,9 +158,8 @@ def synthesise_all(session: Session, student: Student, questions: Sequence[Quest
 def validated(session: Session, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """Trajectories whose format, logic and answer hold; why others were rejected is counted in the stage's result."""
     workdir = session.workdir
-    environment = session.environment()
-    kept, reasons = validate_all(trajectories, protocol=environment.protocol,
-                                 room=session.config.rollout.suffix_capacity)
+    kept, reasons = validate_all(trajectories, session.scorer(), session.config.rollout.suffix_capacity,
+                                 session.config.expert.threads)
     kept_path = workdir / 'cold_start' / 'kept.jsonl'
     atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
     workdir.mark_done('cold_start', {'synthesised': len(trajectories), 'kept': len(kept), 'rejected': dict(reasons),

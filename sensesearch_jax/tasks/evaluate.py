@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.evaluation.summary import format_table, summarise
-from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
@@ -48,13 +47,13 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
         width = min(config.evaluate.lanes, len(left))
         sampling = Sampling(config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p)
         engines = session.engines(student, groups=width, members=1, sampling=sampling)
-        judge = client_judge(session.client)
+        scorer = session.scorer()
         with Progress(f'evaluate {name}', len(questions), initial=len(done), unit='question') as bar:
             right = [t.reward['accuracy'] for t in done.values()]
 
             def note(group: list[Trajectory]) -> None:
                 for t in group:
-                    t.reward, t.state = trajectory_reward(t, judge)
+                    t.reward, t.state = scorer.score(t)
                     done[t.question.id] = t
                     right.append(t.reward['accuracy'])
                 append_trajectories(path, group)

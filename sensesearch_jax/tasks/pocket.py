@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         size = write_report(
             workdir / 'report.html', summary, read_metrics(workdir / 'metrics.jsonl'),
             {name: [t.to_json() for t in found] for name, found in runs.items()}, session.client.image,
-            report_meta(session, timed.seconds))
+            report_meta(session, timed.seconds), protocol=session.protocol)
     print(f'\n{workdir / "report.html"} ({size / 1e6:.1f} MB): curves, results, and every kind of trajectory to look at.')
 
 

@@ -24,7 +24,6 @@ from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, gro
 from sensesearch_jax.learning.losses import check_options
 from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer, trained_part
 from sensesearch_jax.policy.checkpoint import save_policy
-from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
@@ -278,13 +277,11 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
         members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
     found = {name: [group[g] for g in sorted(group)] for name, group in members.items()
              if len(group) == config.rl.members and not any(t.state in ASKED_AGAIN for t in group.values())}
-    judge = client_judge(session.client)
+    scorer = session.scorer()
 
     def note(group: list[Trajectory]) -> None:
         for t in group:
-            t.reward, t.state = trajectory_reward(t, judge, config.rl.tool_prices.to_dict(),
-                                                  format_weight=config.rl.format_weight,
-                                                  evidence_weight=config.rl.evidence_weight)
+            t.reward, t.state = scorer.score(t)
         append_trajectories(path, group)
         found[group[0].question.id] = group
 

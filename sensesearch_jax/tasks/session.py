@@ -18,13 +18,15 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.protocol import PROTOCOLS, Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.policy.checkpoint import load_policy
 from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.rewards.reward import client_judge
+from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
@@ -60,11 +62,24 @@ class Session:
     samplers: dict[Any, list[Engine]] = field(default_factory=dict)
     mesh: Mesh = field(default_factory=lambda: make_mesh(devices=jax.local_devices()[:1]))
 
+    @property
+    def protocol(self) -> Protocol:
+        """The text form that the run's policy, expert and scorer share."""
+        return PROTOCOLS[self.config.agent.protocol]
+
+    def scorer(self) -> Scorer:
+        """The run's scorer, with the tool server's judge; a run that trains nothing by rewards weighs them as the paper."""
+        weights = {'prices': {}, 'format_weight': 0.5, 'evidence_weight': 0.0}
+        if 'rl' in self.config:
+            rl = self.config.rl
+            weights = {'prices': rl.tool_prices.to_dict(), 'format_weight': rl.format_weight,
+                       'evidence_weight': rl.evidence_weight}
+        return Scorer(self.protocol, client_judge(self.client), **weights)
+
     def environment(self, tools: Sequence[str] | None = None) -> Environment:
         """The agent's environment, with the config's tools or fewer."""
         agent = self.config.agent
-        return Environment(self.client, PROTOCOLS[agent.protocol], agent.tools if tools is None else tools,
-                           observation_limits(agent))
+        return Environment(self.client, self.protocol, agent.tools if tools is None else tools, observation_limits(agent))
 
     def features(self, student: Student) -> FeatureStore:
         """A store for the student's (frozen) tower."""

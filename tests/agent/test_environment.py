@@ -5,7 +5,16 @@ import pytest
 from sensesearch_jax.agent.client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import RELEASED, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.protocol import (
+    DEFAULT,
+    RELEASED,
+    TOOLS,
+    Answer,
+    FormatError,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 
 PICTURE, CROP, THUMB = ImageRef('a', 3840, 2160), ImageRef('b', 400, 300), ImageRef('c', 64, 48)
@@ -33,9 +42,13 @@ class FakeClient:
         return self._note('crop', sha256, tuple(bbox), value=CROP)
 
 
+def environment_of(client, protocol=DEFAULT, tools=TOOLS, limits=ObservationLimits()):
+    return Environment(client, protocol, tools, limits)
+
+
 def test_text_search_is_numbered_and_limited():
     client = FakeClient()
-    seen = Environment(client, limits=ObservationLimits(text_results=1)).execute(
+    seen = environment_of(client, limits=ObservationLimits(text_results=1)).execute(
         TextSearch('capital'), [PICTURE]
     )
     assert seen.parts == ('1. Chad: Capital: N’Djamena',) and seen.ok and seen.kind == 'text_search'
@@ -44,7 +57,7 @@ def test_text_search_is_numbered_and_limited():
 
 def test_long_text_is_cut_and_says_so():
     limits = ObservationLimits(max_chars=20, passage_chars=8)
-    (text,) = Environment(FakeClient(), limits=limits).execute(TextSearch('capital'), [PICTURE]).parts
+    (text,) = environment_of(FakeClient(), limits=limits).execute(TextSearch('capital'), [PICTURE]).parts
     assert text == '1. Chad: Capital:…\n2… [cut at 20 characters]'
     with pytest.raises(ValueError, match='at least 1'):
         ObservationLimits(max_chars=0)
@@ -52,20 +65,20 @@ def test_long_text_is_cut_and_says_so():
 
 def test_image_search_shows_titles_and_thumbnails():
     client = FakeClient()
-    seen = Environment(client).execute(ImageSearch(2), [PICTURE, CROP])
+    seen = environment_of(client).execute(ImageSearch(2), [PICTURE, CROP])
     assert seen.parts == ('1. Flag of Chad', THUMB, '\n2. Flag of Romania', THUMB) and not seen.new_images
     assert client.calls == [('image_search', 'b', 5)]
-    seen = Environment(client, limits=ObservationLimits(thumbnails=False)).execute(ImageSearch(), [PICTURE])
+    seen = environment_of(client, limits=ObservationLimits(thumbnails=False)).execute(ImageSearch(), [PICTURE])
     assert seen.parts == ('1. Flag of Chad\n2. Flag of Romania',)
 
 
 def test_a_crop_becomes_the_next_image():
     client = FakeClient()
-    seen = Environment(client).execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE])
+    seen = environment_of(client).execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE])
     assert seen.parts == ('Image 2:', CROP) and seen.new_images == (CROP,) and seen.kind == 'image_crop'
     assert client.calls == [('crop', 'a', (0.0, 0.1, 0.5, 1.0))]
     assert (
-        Environment(client, RELEASED).execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE]).parts[0]
+        environment_of(client, RELEASED).execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE]).parts[0]
         == 'Image 1:'
     )
     searched = Observation(('1. Flag of Chad', THUMB), True, 'image_search')
@@ -89,13 +102,13 @@ def test_a_crop_becomes_the_next_image():
 )
 def test_mistakes_are_told_without_a_call(action, said):
     client = FakeClient()
-    seen = Environment(client).execute(action, [PICTURE, CROP])
+    seen = environment_of(client).execute(action, [PICTURE, CROP])
     assert not seen.ok and seen.kind == 'tool_error' and not seen.infra_failed and said in seen.parts[0]
     assert not client.calls and len(seen.parts[0]) < 100
 
 
 def test_format_errors_are_told_and_answers_end():
-    environment = Environment(FakeClient(), tools=('text_search',))
+    environment = environment_of(FakeClient(), tools=('text_search',))
     assert environment.execute(Answer('a'), [PICTURE]) is None
     error = environment.parse('<tool_call>{"name": "image_crop", "arguments": {}}</tool_call>').action
     assert isinstance(error, FormatError)
@@ -106,7 +119,7 @@ def test_format_errors_are_told_and_answers_end():
 @pytest.mark.parametrize('action', [TextSearch('a'), ImageSearch(), ImageCrop((0.0, 0.0, 1.0, 1.0))])
 @pytest.mark.parametrize('kind', ['caller', 'refused', 'timeout', 'unavailable'])
 def test_failures_are_values(action, kind):
-    seen = Environment(FakeClient(ToolFailure(kind, 'too small'))).execute(action, [PICTURE])
+    seen = environment_of(FakeClient(ToolFailure(kind, 'too small'))).execute(action, [PICTURE])
     assert not seen.ok and seen.kind == 'tool_error' and not seen.new_images
     assert seen.infra_failed == (kind != 'caller')
     assert (seen.parts[0] == 'too small') == (kind == 'caller')

@@ -10,15 +10,26 @@ import pytest
 from sensesearch_jax.agent.client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import DEFAULT, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.protocol import (
+    DEFAULT,
+    RELEASED,
+    TOOLS,
+    Answer,
+    FormatError,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Turn
 from sensesearch_jax.data.boxes import loose_box
-from sensesearch_jax.data.cold_start.expert import UNKNOWN, ScriptedExpert
+from sensesearch_jax.data.cold_start import validate as validation
+from sensesearch_jax.data.cold_start.expert import UNKNOWN
+from sensesearch_jax.data.cold_start.expert import ScriptedExpert as Scripted
 from sensesearch_jax.data.frames import WHOLE, absolute, crop_frames, fits, holds, relative
 from sensesearch_jax.data.cold_start.openai_expert import OpenAIExpert
 from sensesearch_jax.data.cold_start.synthesise import synthesise
-from sensesearch_jax.data.cold_start.validate import validate, validate_all
 from sensesearch_jax.rewards.evidence import states
+from sensesearch_jax.rewards.scorer import Scorer
 
 BOX = (0.42, 0.31, 0.45, 0.35)
 TRUTH = {'box': BOX, 'title': 'Flag of Chad', 'query': 'Chad capital', 'field': 'capital'}
@@ -89,8 +100,20 @@ class World:
         return self.fail or hits or [Passage('Mali', pages['Mali'], 0.1)]
 
 
-def environment(**world):
-    return Environment(World(**world), limits=ObservationLimits(thumbnails=False))
+def environment(protocol=DEFAULT, tools=TOOLS, **world):
+    return Environment(World(**world), protocol, tools, ObservationLimits(thumbnails=False))
+
+
+def ScriptedExpert(rng, protocol=DEFAULT, tools=TOOLS, **shares):
+    return Scripted(rng, protocol, tools, **shares)
+
+
+def scorer_of(protocol=DEFAULT, judge=None):
+    return Scorer(protocol, judge, prices={}, format_weight=0.5, evidence_weight=0.0)
+
+
+def validate(trajectory, room=None, scorer=scorer_of()):
+    return validation.validate(trajectory, scorer, room)
 
 
 def kinds(trajectory):
@@ -265,6 +288,34 @@ def test_each_fault_has_its_reason(moves, reason):
     assert reason in validate(whole)
 
 
+@pytest.mark.parametrize('question', [ONLY, LOOK])
+def test_the_expert_writes_under_the_released_protocol(question):
+    expert = ScriptedExpert(random.Random(0), RELEASED, poor_queries=0, direct=0)
+    whole = synthesise(question, expert, environment(RELEASED, reach=1.0))
+    assert '<thinking>' in whole.turns[0].text and len(whole.turns) > 1
+    assert validate(whole, scorer=scorer_of(RELEASED)) == [] and 'format' in validate(whole)
+    assert scorer_of(RELEASED).score(whole).reward['format'] == 1
+
+
+def test_the_expert_uses_only_the_tools_that_there_are():
+    without = lambda *off, protocol=DEFAULT: ScriptedExpert(
+        random.Random(0), protocol, [tool for tool in TOOLS if tool not in off], direct=0)
+    assert [without().unmet(kind) for kind in ('search', 'search_only', 'perception')] == [None] * 3
+    assert 'image_crop for search, which agent.tools leaves out' in without('image_crop').unmet('search')
+    assert 'text_search for search_only' in without('text_search', 'image_crop').unmet('search_only')
+    assert "agent.protocol 'released'" in without(protocol=RELEASED).unmet('search')
+    assert without('image_crop').unmet('search_only') is None
+    tools = ('text_search', 'image_search')
+    whole = synthesise(LOOK, without('image_crop'), environment(tools=tools))
+    assert kinds(whole) == [Answer] and validate(whole) == []
+
+
+def test_a_judge_that_fails_leaves_a_demonstration_out():
+    whole = synthesise(SEARCH, Reciter(LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer('the city')), environment())
+    dead = scorer_of(judge=lambda question, answer: ToolFailure('timeout', 'late'))
+    assert 'unscorable' in validate(whole, scorer=dead) and 'wrong_answer' not in validate(whole, scorer=dead)
+
+
 def test_what_no_rollout_has_room_for_is_too_long():
     whole = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
     whole.turns[0].tokens, whole.turns[0].observation_tokens = [1] * 5, [2] * 3
@@ -276,7 +327,7 @@ def test_validation_counts_the_reasons():
     bad = synthesise(SEARCH, Reciter(Answer('Bamako')), environment())
     edited = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
     edited.turns[0].text = edited.turns[1].text
-    kept, reasons = validate_all([good, bad, edited])
+    kept, reasons = validation.validate_all([good, bad, edited], scorer_of(), None, threads=2)
     assert kept == [good] and reasons == {'wrong_answer': 1, 'unseen_answer': 1, 'text_differs': 1}
 
 
@@ -313,7 +364,7 @@ def served(stand_in, tmp_path, **options):
     world = environment()
     url = f'http://127.0.0.1:{stand_in.server_address[1]}/v1/'
     options = {'key_env': 'STAND_IN_KEY', 'root': tmp_path, **options}
-    return OpenAIExpert(url, 'any-model', world.client, **options), world
+    return OpenAIExpert(url, 'any-model', world.client, DEFAULT, TOOLS, **options), world
 
 
 def test_a_served_expert_writes_a_trajectory(stand_in, tmp_path, monkeypatch):
@@ -345,7 +396,7 @@ def test_a_served_expert_that_fails_is_a_value(stand_in, tmp_path, status, kind)
 
 
 def test_a_served_expert_that_cannot_be_had(tmp_path):
-    expert = OpenAIExpert('http://127.0.0.1:9/v1', 'm', World(), attempts=1, root=tmp_path)
+    expert = OpenAIExpert('http://127.0.0.1:9/v1', 'm', World(), DEFAULT, TOOLS, attempts=1, root=tmp_path)
     assert expert.next_turn(SEARCH, []).kind == 'caller'  # no such picture
     (tmp_path / 'map.png').write_bytes(b'x')
     assert expert.next_turn(SEARCH, []).kind == 'unavailable'

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.evaluation.report import ReportMeta, write_report
 from sensesearch_jax.evaluation.report_curves import CHARTS, curve_sections, smooth
@@ -151,7 +152,7 @@ def written(tmp_path_factory):
     path = tmp_path_factory.mktemp('report') / 'report.html'
     runs = _runs()
     summary = json.loads(json.dumps(summarise(runs, resamples=200)))
-    size = write_report(path, summary, _metrics(), runs, FILES.get, META)
+    size = write_report(path, summary, _metrics(), runs, FILES.get, META, protocol=DEFAULT)
     assert size == path.stat().st_size
     html = path.read_text('utf-8')
     return html, _Page(html), summary
@@ -248,7 +249,7 @@ def test_viewer_has_boxes_pictures_and_turns(written):
 
 def _viewer(tmp_path, runs, loader=FILES.get, **options):
     summary = summarise(runs, resamples=20)
-    write_report(tmp_path / 'r.html', summary, [], runs, loader, **options)
+    write_report(tmp_path / 'r.html', summary, [], runs, loader, protocol=DEFAULT, **options)
     page = _Page((tmp_path / 'r.html').read_text('utf-8'))
     return page, page.viewer()
 
@@ -283,9 +284,9 @@ def test_missing_pictures_and_little_data(tmp_path):
 def test_refuses_a_summary_of_other_runs(tmp_path):
     runs = {'rl': [_trajectory(0, True)]}
     with pytest.raises(ValueError, match=r"about \['rl'\] but the runs are \['sft'\]"):
-        write_report(tmp_path / 'r.html', summarise(runs, resamples=20), [], {'sft': runs['rl']}, FILES.get)
+        write_report(tmp_path / 'r.html', summarise(runs, resamples=20), [], {'sft': runs['rl']}, FILES.get, protocol=DEFAULT)
     with pytest.raises(ValueError, match='shown must be 0 or more'):
-        write_report(tmp_path / 'r.html', summarise(runs, resamples=20), [], runs, FILES.get, shown=-1)
+        write_report(tmp_path / 'r.html', summarise(runs, resamples=20), [], runs, FILES.get, protocol=DEFAULT, shown=-1)
 
 
 def test_curves_keep_the_last_of_a_step_and_skip_what_is_no_number():

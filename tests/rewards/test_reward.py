@@ -15,9 +15,11 @@ from sensesearch_jax.agent.protocol import (
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.rewards.answers import choice_letter, exact_match, normalise_answer
 from sensesearch_jax.rewards.evidence import evidence
-from sensesearch_jax.rewards.reward import client_judge, trajectory_reward
+from sensesearch_jax.rewards.reward import client_judge
+from sensesearch_jax.rewards.scorer import Scorer
 
 QUESTION = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena", 'Ndjamena'))
+PAPER = dict(protocol=DEFAULT, judge=None, prices={}, format_weight=0.5, evidence_weight=0.0)
 SEEN = Observation(('1. Chad',), True, 'text_search')
 
 
@@ -28,6 +30,10 @@ def turn(action, observation=None, thought='t', protocol=DEFAULT):
 
 def trajectory(*turns, question=QUESTION, state=SampleState.OK):
     return Trajectory(question, 0, 0, list(turns), state, [], [], {}, None)
+
+
+def trajectory_reward(trajectory, judge=None, **changes):
+    return Scorer(**PAPER | {'judge': judge} | changes).score(trajectory)
 
 
 GOOD = trajectory(turn(TextSearch('Chad capital'), SEEN), turn(Answer('ndjamena.')))
@@ -179,3 +185,11 @@ def test_infrastructure_failures_win_over_everything():
     zero = dict.fromkeys(('total', 'accuracy', 'format', 'evidence', 'tool_cost'), 0.0)
     for whole in (trajectory(dead, *GOOD.turns), trajectory(*GOOD.turns, state=SampleState.INFRA_FAILED)):
         assert trajectory_reward(whole) == (zero, SampleState.INFRA_FAILED)
+
+
+@pytest.mark.parametrize('protocol, other', [(DEFAULT, RELEASED), (RELEASED, DEFAULT)])
+def test_format_is_that_of_the_scorers_protocol(protocol, other):
+    moves = (TextSearch('Chad capital'), SEEN), (ImageCrop((0.1, 0.2, 0.5, 0.75)), SEEN), (Answer("N'Djamena"), None)
+    whole = trajectory(*(turn(action, seen, protocol=protocol) for action, seen in moves))
+    assert trajectory_reward(whole, protocol=protocol).reward['format'] == 1
+    assert trajectory_reward(whole, protocol=other).reward['format'] == 0

@@ -16,7 +16,7 @@ from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageS
 from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import ParsedTurn, user_text
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn, user_text
 from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Turn
 from sensesearch_jax.inputs.groups import build_groups
 from sensesearch_jax.inputs.images import Preprocessor
@@ -115,7 +115,7 @@ class ScriptedEnvironment(Environment):
     """Takes each turn for what `act` says of its text."""
 
     def __init__(self, client, act=by_chance):
-        super().__init__(client, limits=ObservationLimits(text_results=2, image_results=2))
+        super().__init__(client, DEFAULT, TOOLS, ObservationLimits(text_results=2, image_results=2))
         self.system_prompt, self.act = 'Act.', act
 
     def parse(self, text):

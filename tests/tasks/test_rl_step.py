@@ -15,6 +15,7 @@ from experiments.toy import by_chance, reward
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
 from sensesearch_jax.learning.steps import Learner, decoder, make_optimizer
+from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
@@ -46,7 +47,7 @@ def world(policy_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         quick_compilation(monkeypatch)
         monkeypatch.setattr(Environment, 'parse', by_chance)
-        monkeypatch.setattr(rl, 'trajectory_reward', reward)
+        monkeypatch.setattr(Scorer, 'scored', reward)
         learner = Learner(
             student.policy,
             make_optimizer(config.rl, 4),

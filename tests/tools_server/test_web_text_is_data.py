@@ -12,7 +12,7 @@ from sensesearch_jax.agent.actions import ImageSearch, TextSearch
 from sensesearch_jax.agent.client import Passage, ToolClient
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
-from sensesearch_jax.agent.protocol import disarm
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, disarm
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.inputs.train_tokenizer import CONTROL_TOKENS, ORDINARY_TOKENS, train_tokenizer
@@ -52,7 +52,7 @@ def environment(tmp_path_factory):
         monkeypatch.setenv('SERPER_API_KEY', 'k')
         with ToolServer.start(config, tmp_path_factory.mktemp('server'), ready_timeout_s=120) as server:
             limits = ObservationLimits(text_results=len(ATTACKS), image_results=len(ATTACKS))
-            yield Environment(ToolClient(server.url), limits=limits)
+            yield Environment(ToolClient(server.url), DEFAULT, TOOLS, limits)
     service.close()
 
 

@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol as Interface
 
 from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import Question, Turn
 from sensesearch_jax.data.boxes import Box, loose_box
 from sensesearch_jax.data.frames import WHOLE, crop_frames, fits, holds, relative
@@ -13,8 +14,11 @@ from sensesearch_jax.data.pocket.wordings import PLACES
 from sensesearch_jax.rewards.evidence import contains, observed_text, right_texts, seen_text, states
 
 
-class Expert(Protocol):
+class Expert(Interface):
     """Writes one turn at a time, having seen what a policy would have seen."""
+
+    def unmet(self, kind: str) -> str | None:
+        """Why questions of `kind` cannot be demonstrated with the run's tools; None if they can."""
 
     def next_turn(
         self, question: Question, turns: Sequence[Turn]
@@ -59,6 +63,7 @@ class ScriptedExpert:
 
     Args:
         rng: where every choice comes from.
+        protocol, tools: as in the environment; what they do not offer is never called.
         poor_crops: share of first crops that are too loose or off the object.
         hasty: share of those that are searched before a second look.
         poor_queries: share of first text searches that name the fact but not the object.
@@ -70,6 +75,8 @@ class ScriptedExpert:
     def __init__(
         self,
         rng: random.Random,
+        protocol: Protocol,
+        tools: Sequence[str],
         poor_crops: float = 0.2,
         hasty: float = 0.5,
         poor_queries: float = 0.05,
@@ -78,12 +85,25 @@ class ScriptedExpert:
         max_queries: int = 3,
     ) -> None:
         self.rng = rng
+        self.protocol = protocol
+        self.tools = tuple(tools)
         self.poor_crops = poor_crops
         self.hasty = hasty
         self.poor_queries = poor_queries
         self.direct = direct
         self.max_crops = max_crops
         self.max_queries = max_queries
+
+    def unmet(self, kind: str) -> str | None:
+        """See `Expert`. Perception is answered without a crop where there is none."""
+        wanted = {'search': ('image_crop', 'image_search', 'text_search'), 'search_only': ('image_search', 'text_search')}
+        off = [tool for tool in wanted.get(kind, ()) if tool not in self.tools]
+        if off:
+            return f'the scripted expert needs {", ".join(off)} for {kind}, which agent.tools leaves out'
+        if kind == 'search' and not self.protocol.search_any_image:
+            return (f'the scripted expert searches by crops for {kind}, and agent.protocol \'{self.protocol.name}\' by the '
+                    'original alone')
+        return None
 
     def next_turn(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         """Reasoning (a sentence or two) and one action; see `Expert`."""
@@ -110,7 +130,8 @@ class ScriptedExpert:
         answer, text = Answer(question.answers[0]), right_texts(question)[0]
         box = question.truth.get('box')
         whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
-        if whole or (not turns and self.rng.random() < self.direct):
+        blind = whole or 'image_crop' not in self.tools
+        if blind or (not turns and self.rng.random() < self.direct):
             return self._goal(question) + self._say(_SEE, question, text=text), answer
         frames = crop_frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):

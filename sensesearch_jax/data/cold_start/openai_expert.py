@@ -12,7 +12,7 @@ import requests
 
 from sensesearch_jax.agent.actions import Action, FormatError
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
-from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, Protocol, user_text
+from sensesearch_jax.agent.protocol import Protocol, user_text
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
 
 
@@ -23,8 +23,8 @@ class OpenAIExpert:
         base_url: of the server, up to and with `/v1`.
         model: its name there.
         client: where the images of observations are read from.
-        key_env: the environment variable that holds the key; an unset one sends none.
         protocol, tools: as in the environment.
+        key_env: the environment variable that holds the key; an unset one sends none.
         timeout_s: seconds for one request.
         attempts: tries per turn, for transport errors, busy servers and replies without a valid action.
         temperature: of the served model.
@@ -36,9 +36,9 @@ class OpenAIExpert:
         base_url: str,
         model: str,
         client: ToolClient,
+        protocol: Protocol,
+        tools: Sequence[str],
         key_env: str = 'OPENAI_API_KEY',
-        protocol: Protocol = DEFAULT,
-        tools: Sequence[str] = TOOLS,
         timeout_s: float = 120.0,
         attempts: int = 3,
         temperature: float = 0.7,
@@ -54,6 +54,10 @@ class OpenAIExpert:
         self.attempts = max(1, attempts)
         self.temperature = temperature
         self.root = Path(root)
+
+    def unmet(self, kind: str) -> str | None:
+        """See `Expert`: the model tries whatever it is asked, with the tools that there are."""
+        return None
 
     def next_turn(
         self, question: Question, turns: Sequence[Turn]

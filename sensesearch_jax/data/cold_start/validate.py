@@ -1,48 +1,46 @@
 """Keeps the trajectories worth learning from: format, logic (actions follow from what was seen), answer."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 from sensesearch_jax.agent.actions import ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import indexed_images
-from sensesearch_jax.agent.protocol import DEFAULT, Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
 from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.rewards.answers import normalise_answer
 from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
-from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
+from sensesearch_jax.rewards.reward import final_answer, format_is_right
+from sensesearch_jax.rewards.scorer import Scorer
 
 
-def validate(
-    trajectory: Trajectory,
-    protocol: Protocol = DEFAULT,
-    judge: Judge | None = None,
-    room: int | None = None,
-) -> list[str]:
+def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[str]:
     """The reasons against `trajectory`, each once; an empty list keeps it.
 
-    'infra_failed' or 'unscorable': its state. 'format': a turn without reasoning or valid action, a refused
+    'infra_failed' or 'unscorable': its state, or a judge that failed now. 'format': a turn without reasoning or valid action, a refused
     call, or no answer at the end. 'text_differs': a turn's text does not read as its action. 'unknown_image',
     'bad_box': a call on an image or a box that does not exist. 'repeated_call': the same call twice.
     'unseen_title': a query names the object before any result or the question did. 'unseen_answer': a search
     question's answer stands in no result about the object before it.
-    'wrong_answer': by the scoring function of the reward. 'too_long': more tokens after the prompt than `room`, so
-    that no rollout could have brought it.
+    'wrong_answer': by the run's scorer. 'too_long': more tokens after the prompt than `room`, so that no rollout could
+    have brought it.
     """
     if trajectory.state in (SampleState.INFRA_FAILED, SampleState.UNSCORABLE):
         return [trajectory.state.value]
     reasons = []
-    if not format_is_right(trajectory, protocol):
+    if not format_is_right(trajectory, scorer.protocol):
         reasons.append('format')
-    if any(protocol.parse(turn.text).action != turn.action for turn in trajectory.turns):
+    if any(scorer.protocol.parse(turn.text).action != turn.action for turn in trajectory.turns):
         reasons.append('text_differs')
     for i, turn in enumerate(trajectory.turns):
         reasons += _call_reasons(trajectory, trajectory.turns[:i], turn)
     answer = final_answer(trajectory)
     if answer is not None:
         question = trajectory.question
-        if answer_is_right(question, answer, judge) is not True:
-            reasons.append('wrong_answer')
+        verdict = scorer.verdict(question, answer)
+        if verdict is not True:
+            reasons.append('wrong_answer' if verdict is False else SampleState.UNSCORABLE.value)
         read = seen_text(trajectory.turns)
         title = question.truth.get('title', '')
         texts = right_texts(question) if question.choices else (answer,)
@@ -54,19 +52,16 @@ def validate(
 
 
 def validate_all(
-    trajectories: Iterable[Trajectory],
-    protocol: Protocol = DEFAULT,
-    judge: Judge | None = None,
-    room: int | None = None,
+    trajectories: Sequence[Trajectory], scorer: Scorer, room: int | None, threads: int
 ) -> tuple[list[Trajectory], Counter[str]]:
-    """The trajectories without a reason against them, in order, and how often each reason occurred."""
-    kept, reasons = [], Counter()
-    for trajectory in trajectories:
-        found = validate(trajectory, protocol, judge, room)
-        reasons.update(found)
-        if not found:
-            kept.append(trajectory)
-    return kept, reasons
+    """The trajectories without a reason against them, in order, and how often each reason occurred.
+
+    The judge is asked on so many threads.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(validate, trajectories, repeat(scorer), repeat(room)))
+    kept = [trajectory for trajectory, against in zip(trajectories, found, strict=True) if not against]
+    return kept, Counter(reason for against in found for reason in against)
 
 
 def _call_reasons(trajectory: Trajectory, before: list[Turn], turn: Turn) -> list[str]:

@@ -1,0 +1,105 @@
+"""The run's scorer, for the training reward and every metric alike.
+
+R = accuracy + w · format + v · evidence − tool cost.
+Source: SenseSearch (arXiv 2512.24330), reward section, with w = 0.5; evidence, the tool cost and the sample states are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.rewards.evidence import evidence
+from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
+
+TERMS = 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
+
+
+class Scored(NamedTuple):
+    """`reward` has 'total', 'accuracy' (0 or 1), 'format' (0 or 1), 'evidence' (0 to 1) and 'tool_cost' (≥ 0).
+
+    Format and evidence are not weighted.
+    """
+
+    reward: dict[str, float]
+    state: SampleState
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores finished trajectories and changes nothing in them; holds no state, so threads may share it.
+
+    Args:
+        protocol: the text form of the turns.
+        judge: asked only where the answers' own comparison fails; None: that alone.
+        prices: cost of one call by tool name (of `TOOLS`); tools left out are free.
+        format_weight, evidence_weight: weights in the total.
+
+    Raises:
+        ValueError: a price for an unknown tool, or a negative one.
+    """
+
+    protocol: Protocol
+    judge: Judge | None
+    prices: Mapping[str, float]
+    format_weight: float
+    evidence_weight: float
+
+    def __post_init__(self) -> None:
+        check_prices(self.prices)
+
+    def score(self, trajectory: Trajectory) -> Scored:
+        """The reward and the state; asks the judge where it has to, and waits for it."""
+        answer = self.answer(trajectory)
+        return self.scored(trajectory, False if answer is None else self.verdict(trajectory.question, answer))
+
+    def answer(self, trajectory: Trajectory) -> str | None:
+        """The answer that a verdict is to be had of; None if there is none, or if the trajectory does not count anyway."""
+        return None if failed(trajectory) else final_answer(trajectory)
+
+    def verdict(self, question: Question, answer: str) -> bool | ToolFailure:
+        """Whether `answer` is right; may take as long as the judge. The judge's failure is a value."""
+        return answer_is_right(question, answer, self.judge)
+
+    def scored(self, trajectory: Trajectory, verdict: bool | ToolFailure) -> Scored:
+        """The reward and the state, given the verdict on the trajectory's answer (False if there is none).
+
+        Accuracy is 1 if the answer is right. Format is 1 if every turn has reasoning and exactly one valid action, no call
+        was refused as the policy's mistake, and the last turn is a non-empty answer. Evidence is the share of what a search
+        should bring to light that it did; see `evidence`.
+
+        Returns:
+            The state is INFRA_FAILED if a tool's infrastructure failed (all terms 0), TRUNCATED without an answer
+            (accuracy 0), UNSCORABLE if the judge failed (accuracy 0; to be left out of the loss), else OK.
+        """
+        if failed(trajectory):
+            return Scored(dict.fromkeys(TERMS, 0.0), SampleState.INFRA_FAILED)
+        if self.answer(trajectory) is None:
+            state = SampleState.TRUNCATED
+        else:
+            state = SampleState.OK if isinstance(verdict, bool) else SampleState.UNSCORABLE
+        terms = {
+            'accuracy': float(verdict is True),
+            'format': float(format_is_right(trajectory, self.protocol)),
+            'evidence': evidence(trajectory),
+            'tool_cost': float(sum(self.prices.get(tool_of(turn.action), 0.0) for turn in trajectory.turns)),
+        }
+        total = terms['accuracy'] + self.format_weight * terms['format'] + self.evidence_weight * terms['evidence']
+        return Scored({'total': total - terms['tool_cost'], **terms}, state)
+
+
+def check_prices(prices: Mapping[str, float]) -> None:
+    """Raises a ValueError for a price of an unknown tool, or a negative one."""
+    wrong = [name for name, price in prices.items() if name not in TOOLS or not price >= 0]
+    if wrong:
+        raise ValueError(f'tool prices {wrong} are wrong: names are {list(TOOLS)}, prices at least 0')
+
+
+def failed(trajectory: Trajectory) -> bool:
+    """Whether a tool's infrastructure failed."""
+    observations = (turn.observation for turn in trajectory.turns)
+    return trajectory.state is SampleState.INFRA_FAILED or any(o.infra_failed for o in observations if o is not None)
