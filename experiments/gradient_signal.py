@@ -38,10 +38,10 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/poc
 GROUPS = flags.DEFINE_integer('groups', 32, "How many of RL's questions are asked, the first ones of its steps.")
 
 
-def sampled(session: Session, student: Student, features: FeatureStore) -> list[list[Trajectory]]:
+def sampled(session: Session, student: Student, learner: Learner, features: FeatureStore) -> list[list[Trajectory]]:
     """Groups of the policy as it is."""
     config = session.config.rl
-    engines = rl_engines(session, student)
+    engines = rl_engines(session, student, learner)
     asked_at = question_order(session.config, rl_questions(session.config, session.workdir))
     groups = []
     for step in tqdm(range(-(-GROUPS.value // config.questions_per_step)), 'rollouts', unit='step'):
@@ -79,7 +79,7 @@ def main(_) -> None:
     with (tempfile.TemporaryDirectory() as scratch,
           open_session(config, Workdir.open(scratch, config.to_dict())) as session):
         features = session.features(student)
-        groups = sampled(session, student, features)
+        groups = sampled(session, student, learner, features)
         for group in tqdm(groups, 'gradients', unit='group'):
             usable = np.array([t.state in LEARNED_FROM for t in group])
             batch = row_batch(student, features, [group], len(group), 1)

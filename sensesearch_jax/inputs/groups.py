@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from sensesearch_jax.inputs.positions import mrope_positions
@@ -96,7 +97,8 @@ def bucket(length: int, step: int, per_doubling: int = 2) -> int:
     return -(-steps // unit) * unit * step
 
 
-def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int, count: int, width: int = 1) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
+def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int, count: int, width: int,
+                   dtype: DTypeLike) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
     """Each row's images, their features one after another, and where each image starts and how long it is.
 
     Args:
@@ -104,6 +106,7 @@ def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
         step: buckets of a table's length, which is the same for all rows.
         count: tables, at least as many as rows; spare ones are empty.
         width: of a feature, where there is no image to tell.
+        dtype: of the tables.
     """
     places: list[dict[str, tuple[int, int]]] = []
     for names in rows:
@@ -114,7 +117,7 @@ def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
         places.append(place)
     longest = max((sum(length for _, length in place.values()) for place in places), default=0)
     width = next((images.features[name].shape[1] for place in places for name in place), width)
-    tables = np.zeros((count, bucket(max(longest, 1), step), width), np.float32)
+    tables = np.zeros((count, bucket(max(longest, 1), step), width), dtype)
     for table, place in zip(tables, places):
         for name, (first, length) in place.items():
             table[first:first + length] = images.features[name]
@@ -159,7 +162,7 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
     """
     batch = batch or len(rows)
     tables, places = feature_tables([[*r.images, *(i for m in r.members for i in m.images)] for r in rows], images,
-                                    feature_step, batch)
+                                    feature_step, batch, 1, np.float32)
     p, s = padded_lengths(rows, prompt_step, suffix_step)
     zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
     out = GroupBatch(

@@ -42,11 +42,12 @@ class Context(NamedTuple):
         return Context(keys, values, self.valid, key_scales, value_scales)
 
     def plain(self, dtype: DTypeLike) -> Context:
-        """The same without scales."""
-        if self.key_scales is None:
-            return self
-        keys = self.keys.astype(dtype) * self.key_scales[..., None, :].astype(dtype)
-        return Context(keys, self.values.astype(dtype) * self.value_scales[..., None].astype(dtype), self.valid)
+        """The same in this dtype and without scales."""
+        keys, values = self.keys.astype(dtype), self.values.astype(dtype)
+        if self.key_scales is not None:
+            keys *= self.key_scales[..., None, :].astype(dtype)
+            values *= self.value_scales[..., None].astype(dtype)
+        return Context(keys, values, self.valid)
 
     @property
     def in_order(self) -> tuple[Array, Array, Array]:

@@ -96,6 +96,7 @@ class Engine:
         if cache_dtype not in ('policy', 'int8'):
             raise ValueError(f"cache_dtype '{cache_dtype}' is unknown; choose 'policy' or 'int8'.")
         self.quantized = cache_dtype == 'int8'
+        self.caches: Caches | None = None
         self.graph, parameters = nnx.split(policy)
         self.set_parameters(parameters)
         self.sizes = policy.sizes.language
@@ -115,8 +116,9 @@ class Engine:
         self._prefill = SharedProgram(program(self._prefill_program))
         self._extend = SharedProgram(program(self._extend_program, static_argnums=9))
         self._decode = SharedProgram(program(self._decode_program, static_argnums=6))
-        self._fresh = jax.jit(self._zeros)
-        self.caches: Caches | None = self._empty()
+        self._fresh = jax.jit(self._zeros, static_argnums=0)
+        if is_abstract(parameters):
+            self.caches = self._empty()
 
     def twin(self) -> Engine:
         """Another engine with caches of its own and the same compiled programs, to be used from another thread."""
@@ -126,19 +128,30 @@ class Engine:
         return other
 
     def set_parameters(self, parameters: nnx.State) -> None:
-        """New weights of the same structure; nothing compiles again."""
+        """New weights of the same structure.
+
+        Nothing compiles again where their dtype and mesh are those of the last ones. Else the programs do, when they are
+        next used, and the caches are made anew with the next prefill: what the lanes held is gone.
+        """
+        before = (self.dtype, self.mesh) if self.caches is not None else None
         self.parameters = parameters
         # Programs of a policy that is cut over devices must know of them: kernels run per shard.
         self.mesh = mesh_of(parameters)
+        if before != (self.dtype, self.mesh):
+            self.release()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the weights, and so of all that is computed with them: activations, keys and values, visual features."""
+        return _dtype(self.parameters)
 
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
         return sum(f.program._cache_size() for f in (self._prefill, self._extend, self._decode))
 
-    def _zeros(self) -> Caches:
+    def _zeros(self, dtype: np.dtype) -> Caches:
         s, b, g = self.sizes, self.groups, self.members
-        dtype = self.parameters['language']['embedding'].dtype
         room = lambda lanes, *shape: jnp.zeros((s.layers, b, lanes, s.kv_heads, *shape), dtype)
         pair = lambda lanes, tokens: self._stored(
             Context(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width), None))
@@ -150,9 +163,9 @@ class Engine:
         """Caches as the programs leave them: else these would compile for fresh ones as well."""
         if is_abstract(self.parameters):
             place = lambda x: x.update(sharding=NamedSharding(self.mesh, spec(_axes(x), x.shape, self.mesh)))
-            return jax.tree.map(place, jax.eval_shape(self._zeros))
+            return jax.tree.map(place, jax.eval_shape(functools.partial(self._zeros, self.dtype)))
         with jax.set_mesh(self.mesh):
-            return self._fresh()
+            return self._fresh(self.dtype)
 
     def lower(self, features: int, used: int) -> dict[str, jax.stages.Lowered]:
         """The programs of prefill and decode, not yet compiled and never run: for devices that are not here too.
@@ -164,7 +177,7 @@ class Engine:
         n, p, lanes = self.prefill_rows, self.prompt_capacity, (self.groups, self.members)
         shape = lambda *sizes, dtype=jnp.int32: jax.ShapeDtypeStruct(sizes, dtype)
         prompts = shape(n, p), shape(3, n, p), shape(n, p, dtype=bool), shape(n, p)
-        table = shape(n, features, self.sizes.width, dtype=jnp.float32)
+        table = shape(n, features, self.sizes.width, dtype=self.dtype)
         with jax.set_mesh(self.mesh):
             prefill = self._prefill.program.lower(self.parameters, self.caches, shape(n), *prompts, table, shape(n),
                                                   shape(n))
@@ -184,7 +197,7 @@ class Engine:
         if n < len(lanes):
             grids.append(self._where([]))
         zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
-        table = zeros(n, FEATURE_STEP, self.sizes.width, dtype=np.float32)
+        table = zeros(n, FEATURE_STEP, self.sizes.width, dtype=self.dtype)
         with jax.set_mesh(self.mesh):
             for used in sorted({self._used(length) for length in range(1, self.suffix_capacity + self.chunk + 1)}):
                 self.caches = self._extend(self.parameters, self.caches, self._where([]), zeros(n, t), zeros(3, n, t),
@@ -342,7 +355,7 @@ class Engine:
     def _runs(self, runs, images, table: ImageTable, count: int, length: int, starts) -> _Runs:
         """Token runs with their images as `count` padded arrays, and the position that follows each run."""
         # Runs without an image have the programs of those with one.
-        features, places = feature_tables(images, table, FEATURE_STEP, count, self.sizes.width)
+        features, places = feature_tables(images, table, FEATURE_STEP, count, self.sizes.width, self.dtype)
         out = _Runs(np.zeros((count, length), np.int32), np.zeros((3, count, length), np.int32),
                     np.zeros((count, length), bool), np.full((count, length), -1, np.int32), features,
                     np.zeros(count, np.int32))
@@ -444,8 +457,7 @@ class Engine:
             live = live & ~jnp.isin(token, self.stop) & (count < budget)
             return i + 1, pending, live, count, kv, out
 
-        dtype = policy.language.head.dtype
-        room = lambda *sizes: jnp.zeros((1, *shape, s.kv_heads, *sizes), dtype)
+        room = lambda *sizes: jnp.zeros((1, *shape, s.kv_heads, *sizes), _dtype(parameters))
         # What is sampled is kept by layer: a layer's part of one array would be copied for every token.
         start = (0, first, active & (budget > 0), jnp.zeros(shape, jnp.int32),
                  (Context(room(s.head_width, c), room(c, s.head_width), None),) * s.layers,
@@ -473,6 +485,11 @@ class Engine:
             token = jnp.argmax(used + draw(keys, position), -1)
         pick = lambda x: jnp.take_along_axis(x, token[..., None], -1)[..., 0]
         return token.astype(jnp.int32), pick(used), pick(raw)
+
+
+def _dtype(parameters: nnx.State) -> np.dtype:
+    """What a policy with these parameters computes in: each layer takes its input's dtype, the first its embeddings'."""
+    return np.dtype(parameters['language']['embedding'].dtype)
 
 
 def _axes(x: jax.Array) -> tuple[str | None, ...]:

@@ -22,13 +22,18 @@ class SharedProgram:
         self._compiling = threading.Lock()
 
     def __call__(self, *operands: Any) -> Any:
-        shapes = tuple(x if isinstance(x, int) else np.shape(x) for x in jax.tree.leaves(operands))
-        if shapes in self._known:
+        form = tuple(map(_form, jax.tree.leaves(operands)))
+        if form in self._known:
             return self.program(*operands)
         with self._compiling:
             result = self.program(*operands)
-            self._known.add(shapes)
+            self._known.add(form)
         return result
+
+
+def _form(operand: Any) -> Any:
+    """What of an operand a program is compiled for: a number of Python's may be a static argument, and counts as it is."""
+    return operand if isinstance(operand, int) else (np.shape(operand), getattr(operand, 'dtype', type(operand)))
 
 
 def side_by_side(f: Callable[[In], Out], items: Iterable[In], threads: int,

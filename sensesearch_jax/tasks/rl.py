@@ -57,12 +57,12 @@ def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
     return question_set(workdir, 'validation', config.questions.rl, config.seed)
 
 
-def rl_engines(session: Session, student: Student) -> list[Engine]:
-    """Samplers for a step: as many groups at once as there is room for; the others wait for a row."""
+def rl_engines(session: Session, student: Student, learner: Learner) -> list[Engine]:
+    """Samplers for a step, with what is learned so far: as many groups at once as there is room for; the others wait."""
     config = session.config.rl
     asked = multihost.share_of(config.questions_per_step, 'rl.questions_per_step')
     return session.engines(student, groups=min(asked, session.config.rollout.groups), members=config.members,
-                           sampling=Sampling(config.temperature))
+                           sampling=Sampling(config.temperature), parameters=learner.all_parameters)
 
 
 def question_order(config: ConfigDict, questions: Sequence[Question]) -> Callable[[int], list[Question]]:
@@ -91,7 +91,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                       mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged,
                       trained=trained_part(config))
     reference = nnx.state(student.policy, trained_part(config)) if config.kl_coefficient else None
-    engines, asked_at = rl_engines(session, student), question_order(session.config, questions)
+    engines, asked_at = rl_engines(session, student, learner), question_order(session.config, questions)
     if session.config.rollout.warm_up:
         engines[0].warm_up()
         features.warm_up()

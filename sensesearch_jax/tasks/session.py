@@ -85,14 +85,18 @@ class Session:
         """A store for the student's (frozen) tower."""
         return FeatureStore(student.policy, student.preprocessor, self.client, batch=self.config.rollout.tower_batch)
 
-    def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling) -> list[Engine]:
+    def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling,
+                parameters: nnx.State | None = None) -> list[Engine]:
         """Samplers of the student that share out so many groups, with the capacities of the config's `rollout`.
 
         Students of one structure share them, so that a stage does not compile what another one has. Each process
         samples on its own devices.
+
+        Args:
+            parameters: to sample with, and in whose dtype; the student's by default.
         """
-        graph, parameters = nnx.split(student.policy)
-        parameters = replica(parameters, self.mesh)
+        graph, own = nnx.split(student.policy)
+        parameters = replica(own if parameters is None else parameters, self.mesh)
         key = groups, members, sampling, student.policy.sizes
         if key not in self.samplers:
             rollout = self.config.rollout

@@ -207,6 +207,29 @@ def test_int8_contexts_are_the_rounded_ones(length):
     assert 0 < jnp.abs(found - exact)[valid].mean() < 0.01
 
 
+WAYS = {
+    'by head': tiles.attend_by_head,
+    'splash': functools.partial(kernels.attend_splash, interpret=True),
+    'cuDNN': functools.partial(kernels.attend_cudnn, implementation='xla'),
+    'at once': attention.attend_at_once,
+    'decode kernel': functools.partial(decode_kernel.attend_few, interpret=True),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('own, earlier', [('bfloat16', 'float32'), ('float32', 'bfloat16')])
+def test_contexts_may_be_of_another_dtype(way, own, earlier, monkeypatch):
+    """Whatever computes it, the result is of the queries' dtype, and that of contexts which have it too."""
+    monkeypatch.setattr(attention, 'choose', lambda *_: WAYS[way])
+    queries, keys, values, valid, contexts = few(1 if way == 'decode kernel' else LONG)
+    given = [x.astype(own) for x in (queries, keys, values)]
+    cast = lambda dtype: tuple(context.plain(dtype) for context in contexts)
+    found = attend(*given, valid, cast(earlier))
+    assert found.dtype == own
+    assert_near(found, attend(*given, valid, tuple(c.plain(own) for c in cast(earlier))), valid,
+                0.05 if own == 'bfloat16' else 1e-5)
+
+
 def test_bfloat16_stays_bfloat16():
     queries, keys, values, valid, _ = operands(40)
     half = [x.astype(jnp.bfloat16) for x in (queries, keys, values)]

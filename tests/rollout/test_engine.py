@@ -3,9 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from small_policies import (
     END,
     MERGE,
@@ -23,6 +25,7 @@ from small_policies import (
 
 from sensesearch_jax.inputs.groups import Member, Row, build_groups
 from sensesearch_jax.learning.steps import Learner
+from sensesearch_jax.policy import attention
 from sensesearch_jax.rollout import engine as engine_module
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling, distribution
@@ -217,9 +220,16 @@ def test_a_turn_stops_at_its_stop_token_or_budget():
 def test_log_probs_are_the_trainers(temperature, cache_dtype, most):
     """What the sampler says of its tokens is what the trainer computes for the batch of groups."""
     driver = play(make_engine(temperature=temperature, cache_dtype=cache_dtype), seed=1)
-    rows, states = [], []
+    gap = gap_to_trainer(driver, temperature, jnp.float32)
+    assert gap.max() < most and (gap.mean() > 1e-5) == (cache_dtype == 'int8')
+    sampled = np.concatenate([np.array(s['tokens'])[s['own']] for s in driver.everything()])
+    assert not np.isin(sampled, SUPPRESSED).any()
+
+
+def gap_to_trainer(driver, temperature, dtype):
+    """Between the sampler's log-probs of its tokens and those of a trainer that computes in this dtype."""
+    rows = []
     for pair in (driver.ended, *([driver.lanes[row, g] for g in range(2)] for row in range(3))):
-        states.append(pair)
         rows.append(
             Row(
                 pair[0]['prompt'],
@@ -228,14 +238,53 @@ def test_log_probs_are_the_trainers(temperature, cache_dtype, most):
             )
         )
     batch = build_groups(rows, table(), image_token=PAD, merge=MERGE, members=2)
-    learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, temperature=temperature)
+    learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, temperature=temperature, dtype=dtype)
     ours = np.asarray(learner.log_probs(batch))
     own = batch.own[:, :, 1:]
     assert own.sum() > 60
-    gap = np.abs(ours - batch.log_probs[:, :, 1:])[own]
-    assert gap.max() < most and (gap.mean() > 1e-5) == (cache_dtype == 'int8')
-    sampled = np.concatenate([np.array(s['tokens'])[s['own']] for pair in states for s in pair])
-    assert not np.isin(sampled, SUPPRESSED).any()
+    return np.abs(ours - batch.log_probs[:, :, 1:])[own]
+
+
+@pytest.mark.parametrize('cache_dtype', ['policy', 'int8'])
+def test_everything_follows_the_dtype_of_the_parameters(monkeypatch, cache_dtype):
+    """Of an engine and its twin, by either way through attention, when weights of another dtype come and go again."""
+    monkeypatch.setattr(attention, 'LONG', 4)  # a response's pass is long, a token's is not
+    engine = make_engine.__wrapped__(temperature=1.0, cache_dtype=cache_dtype)
+    exact, half = engine.parameters, jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters)
+    before = play(engine)
+    for one in (engine, engine.twin()):
+        one.set_parameters(half)
+        driver = play(one)
+        kept = one.caches.prefix.keys, one.caches.suffix.values
+        assert {x.dtype for x in kept} == {jnp.dtype('int8' if cache_dtype == 'int8' else 'bfloat16')}
+        assert gap_to_trainer(driver, 1.0, jnp.bfloat16).mean() < 0.03
+    compiled = engine.compiles
+    engine.set_parameters(jax.tree.map(lambda x: x + x, half))
+    play(engine)
+    assert engine.compiles == compiled
+    engine.set_parameters(exact)
+    assert [s['tokens'] for s in play(engine).everything()] == [s['tokens'] for s in before.everything()]
+
+
+def test_what_is_warmed_up_is_of_the_dtype_that_samples():
+    engine = make_engine.__wrapped__(temperature=1.0)
+    engine.set_parameters(jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters))
+    engine.warm_up()
+    compiled = lambda: [f.program._cache_size() for f in (engine._extend, engine._decode)]
+    before = compiled()
+    play(engine)
+    assert compiled() == before and engine.caches.suffix.keys.dtype == jnp.bfloat16
+
+
+def test_an_engine_of_shapes_lowers_in_their_dtype():
+    """Nothing of a large one is in float32 but what is said to be: the draw and the rotation."""
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    graph, state = nnx.split(POLICY)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place), state)
+    engine = Engine(nnx.merge(graph, shapes), groups=2, members=2, prompt_capacity=40, suffix_capacity=160, chunk=4,
+                    stop=(STOP,), suppressed=SUPPRESSED)
+    operands = jax.tree.leaves([program.in_avals for program in engine.lower(32, 164).values()])
+    assert {x.dtype for x in operands if jnp.issubdtype(x.dtype, jnp.floating)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_suppressed_ids_are_never_sampled():

@@ -24,6 +24,24 @@ def test_each_shape_compiles_once_however_many_threads_want_it():
     assert sorted(traced) == [(3,), (4,)]
 
 
+def test_another_dtype_is_another_program():
+    """Of which no two threads make one at the same time."""
+    inside, most = [], []
+
+    def program(x):
+        inside.append(x)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    shared = SharedProgram(program)
+    shared(jnp.ones(3))
+    side_by_side(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
+    assert max(most) == 1
+    side_by_side(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
+    assert max(most) > 1  # it is there now
+
+
 @pytest.mark.parametrize('threads', [1, 3])
 def test_results_are_in_the_order_of_the_items(threads):
     def late(n):

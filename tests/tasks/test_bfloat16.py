@@ -1,0 +1,37 @@
+"""Whole runs in bfloat16, through the command line, past a tool's response."""
+
+import math
+
+import toy_runs
+
+from sensesearch_jax.runtime.metrics import read_metrics
+from sensesearch_jax.tasks.session import read_trajectories
+
+RL = {
+    'questions.rl.search': 3,
+    'questions.rl.perception': 1,
+    'questions.rl.search_only': 1,
+    'rl.steps': 2,
+    'rl.questions_per_step': 2,
+    'rl.micro_batch': 1,
+    'rl.dtype': 'bfloat16',
+}
+
+
+def went_on_after_a_tool(trajectory):
+    return any(turn.observation is not None and turn.observation.ok for turn in trajectory.turns[:-1])
+
+
+def test_rl(policy_folder, tmp_path):
+    output = tmp_path / 'output.txt'
+    toy_runs.finish(toy_runs.start('rl', tmp_path / 'run', policy_folder, RL, output), output)
+    trajectories = [
+        t
+        for step in range(2)
+        for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / f'{step:05d}.jsonl')
+    ]
+    assert len(trajectories) == 12 and any(map(went_on_after_a_tool, trajectories))
+    for record in read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl'):
+        values = record['values']
+        assert all(map(math.isfinite, values.values()))
+        assert 0 < values['sampler_gap'] < 0.05  # of rounding alone
