@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import cold_start, common, config, questions  # noqa: E402
+from common import cold_start, common, config, interaction, questions, rollout  # noqa: E402
 
 
 def get_config():
-    return config(common('cold_start'), {'questions': questions(train=360)}, cold_start())
+    return config(common('cold_start'), {'agent': interaction(), 'rollout': rollout(groups=8)},
+                  {'questions': questions(train=360)}, cold_start())

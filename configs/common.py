@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 
 def common(task: str) -> dict:
-    """Fields every task with an agent has."""
+    """Fields that every task has but `base`."""
     return {
         'task': task,
         'seed': 0,
@@ -20,25 +20,55 @@ def common(task: str) -> dict:
             'mode': '',  # of the server that is started: live, record, replay or offline; '' is its config's
             'answers': '',  # its file of answers, in record and replay the recording; '' is its config's
         },
-        'agent': {
-            'protocol': 'default',
-            'tools': ('text_search', 'image_search', 'image_crop'),
-            'max_turns': 5,
-            'max_malformed': 2,  # turns in a row without a valid action, which end a trajectory as well; 0: they do not
-            'turn_tokens': 96,
-            'text_results': 2,
-            'image_results': 3,
-            'thumbnails': True,
-            'passage_chars': 160,
-        },
-        'rollout': {'groups': 8, 'prompt_capacity': 416, 'suffix_capacity': 768, 'chunk': 16, 'tool_threads': 4,
-                    # Of one pass of tool responses through the decoder, and of pictures through the tower. A CPU gains
-                    # nothing by more at once and loses what is padded.
-                    'extend_lanes': 8, 'extend_tokens': 64, 'tower_batch': 1,
-                    'engines': 2,  # that share out the groups, each in a thread: one alone does not fill two cores
-                    'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
-                    'warm_up': True},  # RL compiles all sizes of its programs before its first step
     }
+
+
+def interaction() -> dict:
+    """The agent's tools and what it is shown of their results."""
+    return {
+        'protocol': 'default',
+        'tools': ('text_search', 'image_search', 'image_crop'),
+        'max_turns': 5,
+        'text_results': 2,
+        'image_results': 3,
+        'thumbnails': True,
+        'passage_chars': 160,
+    }
+
+
+def agent() -> dict:
+    """The same, and how long a policy may write."""
+    return {
+        **interaction(),
+        'max_malformed': 2,  # turns in a row without a valid action, which end a trajectory as well; 0: they do not
+        'turn_tokens': 96,
+    }
+
+
+def tower() -> dict:
+    """Pictures through the vision tower. A CPU gains nothing by more at once and loses what is padded."""
+    return {'tower_batch': 1}
+
+
+def sampler() -> dict:
+    """One sampler: its capacities, and the sizes of its passes."""
+    return {
+        'prompt_capacity': 416, 'suffix_capacity': 768, 'chunk': 16, 'tool_threads': 4,
+        # Of one pass of tool responses through the decoder; as for pictures, more at once is lost on a CPU.
+        'extend_lanes': 8, 'extend_tokens': 64,
+        'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
+        **tower(),
+    }
+
+
+def rollout(**more) -> dict:
+    """Samplers that share out the questions."""
+    return {**sampler(), 'engines': 2, **more}  # each in a thread: one alone does not fill two cores
+
+
+def rl_rollout() -> dict:
+    """The samplers of RL; of the same `groups`, questions that are sampled at once, are those of mining."""
+    return rollout(groups=8, warm_up=True)  # all sizes of the programs are compiled before the first step
 
 
 def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
@@ -51,8 +81,9 @@ def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
     Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
     """
     counts = lambda *of_kinds: dict(zip(('search', 'perception', 'search_only'), of_kinds))
-    return {'train': counts(train, train // 22, train // 3), 'rl': counts(rl, 4 * rl, rl),
-            'test': counts(test, test, test), 'test_seed': 1}
+    found = {'train': counts(train, train // 22, train // 3)} if train else {}
+    found |= {'rl': counts(rl, 4 * rl, rl)} if rl else {}
+    return found | ({'test': counts(test, test, test), 'test_seed': 1} if test else {})
 
 
 def cold_start() -> dict:
@@ -82,7 +113,7 @@ def optimizer(**changes) -> dict:
 def sft() -> dict:
     """The imitation of the kept expert trajectories. So many batches in a row share out their items by length."""
     return optimizer(learning_rate=8e-4, schedule='cosine', warmup=20, b2=0.98, epochs=1, batch=4, micro_batch=2,
-                     length_window=1, checkpoint_every=50, data='')
+                     length_window=1, checkpoint_every=50)
 
 
 def rl() -> dict:
@@ -101,18 +132,19 @@ def rl() -> dict:
     """
     return optimizer(
         algorithm='bn_gspo',    # bn_gspo | gspo | grpo
-        batch_scope='batch',    # of the batch layer: the rollout batch, or each 'minibatch'
+        batch_scope='batch',    # of bn_gspo's batch layer: the rollout batch, or each 'minibatch'
         learning_rate=1e-4, warmup=2, steps=24, questions_per_step=10, members=8, minibatches=1, epochs=1, micro_batch=1,
         averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
         pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
-        temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coefficient=0.0,
+        temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0,  # the last of grpo alone
+         kl_coefficient=0.0,
         format_weight=0.0, evidence_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
 
 
 def evaluation() -> dict:
     """Greedy, as many questions at once as there are lanes. Whoever tunes SFT does so on the split 'validation'."""
-    return {'name': 'policy', 'split': 'test', 'lanes': 64, 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0}
+    return {'lanes': 64, 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0}
 
 
 def config(*parts: dict) -> ConfigDict:

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import common, config, evaluation, questions  # noqa: E402
+from common import agent, common, config, evaluation, questions, rollout  # noqa: E402
 
 
 def get_config():
-    return config(common('evaluate'), {'questions': questions(test=220), 'evaluate': evaluation()})
+    return config(common('evaluate'), {'agent': agent(), 'rollout': rollout()},
+                  {'questions': questions(test=220), 'evaluate': {'name': 'policy', 'split': 'test', **evaluation()}})

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import config, evaluation, questions  # noqa: E402
-from common_7b import common_7b  # noqa: E402
+import evaluate  # noqa: E402
+from common_7b import as_7b  # noqa: E402
 
 
 def get_config():
-    settings = config(common_7b('evaluate'), {'questions': questions(test=220), 'evaluate': evaluation()})
+    settings = as_7b(evaluate.get_config())
     settings.mesh.fsdp = 1
     settings.evaluate.lanes = 8
     return settings

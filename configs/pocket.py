@@ -16,14 +16,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import cold_start, common, config, evaluation, questions, rl, sft  # noqa: E402
+from common import agent, cold_start, common, config, evaluation, questions, rl, rl_rollout, sft  # noqa: E402
 
 from sensesearch_jax.errors import UserError  # noqa: E402
 
 
 def get_config(mode: str = 'full'):
-    full = config(common('pocket'), {'questions': questions(train=360, rl=40, test=200)}, cold_start(),
-                  {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
+    full = config(common('pocket'), {'agent': agent(), 'rollout': rl_rollout()}, {'questions': questions(train=360, rl=40, test=200)},
+                  cold_start(), {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
     if mode == 'smoke':
         full.update({'questions': questions(train=24, rl=6, test=8), 'expert': {'questions': 32},
                      'sft': {'epochs': 1}, 'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4}})

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import common, config, questions, rl  # noqa: E402
+from common import agent, common, config, questions, rl, rl_rollout  # noqa: E402
 
 
 def get_config():
-    return config(common('rl'), {'questions': questions(rl=40), 'rl': rl()})
+    return config(common('rl'), {'agent': agent(), 'rollout': rl_rollout()},
+                  {'questions': questions(rl=40), 'rl': rl()})

@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import config, questions, rl  # noqa: E402
-from common_7b import common_7b  # noqa: E402
+import rl  # noqa: E402
+from common import questions  # noqa: E402
+from common_7b import as_7b  # noqa: E402
 
 
 def get_config():
-    settings = config(common_7b('rl'), {'questions': questions(rl=160), 'rl': rl()})
+    settings = as_7b(rl.get_config())
+    settings.questions.update(questions(rl=160))
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
     settings.rl.update(learning_rate=1e-6, warmup=0, steps=150, questions_per_step=128, members=8, minibatches=1,

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import common, config, sft  # noqa: E402
+from common import common, config, sft, tower  # noqa: E402
 
 
 def get_config():
-    return config(common('sft'), {'sft': sft()})
+    return config(common('sft'), {'rollout': tower(), 'sft': {**sft(), 'data': ''}})

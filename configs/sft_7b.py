@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import config, sft  # noqa: E402
-from common_7b import common_7b  # noqa: E402
+import sft  # noqa: E402
+from common_7b import as_7b  # noqa: E402
 
 
 def get_config():
-    settings = config(common_7b('sft'), {'sft': sft()})
+    settings = as_7b(sft.get_config())
     settings.mesh.tensor = 2
     settings.sft.update(learning_rate=1e-5, warmup=10, b2=0.999, epochs=3, batch=64, micro_batch=32, threads=1,
                         length_window=16, dtype='bfloat16', remat='full', freeze_embedding=False)

@@ -49,16 +49,6 @@ COUNTS = {
 }
 
 
-def check_expert(config: ConfigDict) -> None:
-    """Whether the expert can demonstrate any kind of question that the cold start asks."""
-    if config.expert.kind not in EXPERTS:
-        raise UserError(f"expert.kind '{config.expert.kind}' is unknown; choose from {list(EXPERTS)}.")
-    expert = make_expert(config, None, 0)
-    unmet = [expert.unmet(kind) for kind, count in config.questions.train.items() if count]
-    if unmet and all(unmet):
-        raise UserError(f'The cold start has nothing to demonstrate: {"; ".join(unmet)}.')
-
-
 def check(config: ConfigDict) -> None:
     """Looks at the fields that name or count something, whatever task they belong to.
 
@@ -76,16 +66,21 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start.")
     for stage, names in COUNTS.items():
         for name in names if stage in config else ():
-            if config[stage][name] < 1:
+            if config[stage].get(name, 1) < 1:
                 raise UserError(f'{stage}.{name} is {config[stage][name]}; give 1 or more.')
     if 'agent' in config:
         check_agent(config.agent)
-    if 'rollout' in config and config.rollout.cache_dtype not in ('policy', 'int8'):
+    if 'cache_dtype' in config.get('rollout', {}) and config.rollout.cache_dtype not in ('policy', 'int8'):
         raise UserError(f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'.")
+    if 'tools' in config:
+        check_tools(config.tools)
     if 'expert' in config:
         check_expert(config)
-    if 'evaluate' in config and config.evaluate.split not in SPLITS:
+    if 'split' in config.get('evaluate', {}) and config.evaluate.split not in SPLITS:
         raise UserError(f"evaluate.split '{config.evaluate.split}' is unknown; choose from {', '.join(SPLITS)}.")
+    for name in ('train', 'rl', 'test'):
+        if name in config.get('questions', {}):
+            check_counts(f'questions.{name}', config.questions[name])
     check_sampling(config)
     for stage in ('sft', 'rl'):
         if stage in config:
@@ -104,6 +99,37 @@ def check_agent(agent: ConfigDict) -> None:
         PROTOCOLS[agent.protocol].system_prompt(agent.tools)
     with field('agent'):
         observation_limits(agent)
+
+
+def check_counts(name: str, counts: ConfigDict) -> None:
+    """Whether there is a question at all."""
+    if min(counts.values()) < 0 or not sum(counts.values()):
+        raise UserError(f'{name} asks for {dict(counts)} questions; give at least one, and none below 0.')
+
+
+def check_tools(tools: ConfigDict) -> None:
+    """Whether fields of a server that is started are given for one that runs already."""
+    for name in ('port', 'mode', 'answers') if tools.url else ():
+        if tools[name]:
+            raise UserError(f'tools.{name} is of a server that is started, but tools.url names one that runs already; '
+                            'leave one of them out.')
+
+
+def check_expert(config: ConfigDict) -> None:
+    """Whether there is such an expert, with all that it needs and no more, and some question that it can demonstrate."""
+    expert = config.expert
+    if expert.kind not in EXPERTS:
+        raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
+    for name in ('url', 'model'):
+        if expert.kind == 'openai' and not expert[name]:
+            raise UserError(f"expert.kind 'openai' needs expert.{name}; give it.")
+        if expert.kind != 'openai' and expert[name]:
+            raise UserError(f"expert.{name} is of expert.kind 'openai', but expert.kind is '{expert.kind}'; leave one of "
+                            'them out.')
+    made = make_expert(config, None, 0)
+    unmet = [made.unmet(kind) for kind, count in config.questions.train.items() if count]
+    if unmet and all(unmet):
+        raise UserError(f'The cold start has nothing to demonstrate: {"; ".join(unmet)}.')
 
 
 def check_sampling(config: ConfigDict) -> None:

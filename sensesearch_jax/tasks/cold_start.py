@@ -111,7 +111,8 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
 
             for first in range(0, len(tasks), 64):
                 part = tasks[first:first + 64]
-                rollout(part, engines, student.chat, environment, features, limits, on_group=note)
+                rollout(part, engines, student.chat, environment, features, limits,
+                        tool_threads=config.rollout.tool_threads, on_group=note)
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
     # In the order of the questions, not in that in which groups happened to finish.

@@ -53,12 +53,13 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 def evaluate_all(session: Session, features: FeatureStore, students: dict[str, Student],
                  questions: Sequence[Question]) -> dict[str, list[Trajectory]]:
-    """The policies with all tools, and the last one without the crop on the questions that need it."""
+    """The policies with all tools, and the last one without the crop on the questions that need it, if there are any."""
     runs = {name: evaluate(session, student, features, questions, name) for name, student in students.items()}
     tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
     name, student = list(students.items())[-1]
     search = [q for q in questions if q.kind == 'search']
-    runs[f'{name} without crop'] = evaluate(session, student, features, search, f'{name} without crop', tools)
+    if search:
+        runs[f'{name} without crop'] = evaluate(session, student, features, search, f'{name} without crop', tools)
     return runs
 
 

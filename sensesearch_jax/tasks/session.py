@@ -100,7 +100,7 @@ class Session:
         key = groups, members, sampling, student.policy.sizes
         if key not in self.samplers:
             rollout = self.config.rollout
-            count = min(rollout.engines, groups)
+            count = min(rollout.engines, groups) if groups > 1 else 1
             first = Engine(
                 nnx.merge(graph, parameters), groups=-(-groups // count), members=members,
                 prompt_capacity=rollout.prompt_capacity, suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk,

@@ -23,9 +23,7 @@ ROOT = Path(__file__).parents[2]
 POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
 STEPS, QUESTIONS, MEMBERS = 4, 2, 3
 SETTINGS = {
-    'questions.train.search': 3, 'questions.train.perception': 1, 'questions.train.search_only': 1,
     'questions.rl.search': 3, 'questions.rl.perception': 1, 'questions.rl.search_only': 1,
-    'questions.test.search': 0, 'questions.test.perception': 0, 'questions.test.search_only': 0,
     'agent.turn_tokens': 8, 'agent.max_turns': 4, 'agent.passage_chars': 120,
     'rollout.chunk': 4, 'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 380,
     'rl.steps': STEPS, 'rl.questions_per_step': QUESTIONS, 'rl.members': MEMBERS, 'rl.micro_batch': 1,
