@@ -84,6 +84,9 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     def about(request: Request, reply: Reply) -> dict[str, Any]:
         return {'backend': reply.backend, 'cache_hit': reply.cache_hit, 'latency_s': _elapsed(request)}
 
+    def found(request: Request, reply: Reply) -> dict[str, Any]:
+        return about(request, reply) | {'degraded': list(reply.degraded)}
+
     def image_answer(request: Request, reply: Reply[StoredImage]) -> schemas.ImageAnswer:
         image = reply.value
         return schemas.ImageAnswer(
@@ -123,20 +126,20 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     async def text_search(request: Request, body: schemas.TextSearchRequest) -> schemas.TextSearchAnswer:
         """Passages for a query of any wording, best first."""
         reply = await timed(request, lambda: service.text_search(body.query, body.top_k))
-        return schemas.TextSearchAnswer(results=reply.value, **about(request, reply))
+        return schemas.TextSearchAnswer(results=reply.value, **found(request, reply))
 
     @app.post('/image_search', responses=FAILURES)
     async def image_search(request: Request, body: schemas.ImageSearchRequest) -> schemas.ImageSearchAnswer:
         """Known pictures that look like an image or something large in it, best first."""
         reply = await timed(request, lambda: service.image_search(body.image, body.top_k))
-        return schemas.ImageSearchAnswer(results=reply.value, **about(request, reply))
+        return schemas.ImageSearchAnswer(results=reply.value, **found(request, reply))
 
     @app.post('/judge', responses=FAILURES)
     async def judge(request: Request, body: schemas.JudgeRequest) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
         case = (body.question, body.references, body.response, body.image, body.choices)
         reply = await timed(request, lambda: service.judge(*case))
-        return schemas.JudgeAnswer(verdict=reply.value, **about(request, reply))
+        return schemas.JudgeAnswer(verdict=reply.value, **found(request, reply))
 
     @app.get('/live')
     async def live() -> dict[str, bool]:

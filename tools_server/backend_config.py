@@ -66,8 +66,7 @@ class Limits(Section):
     breaker_pause_s: float = Field(10.0, gt=0)  # for so long
 
 
-# Fields that say how a back end is reached and not what it answers: recordings and caches do not depend on
-# them.
+# Fields that say how a back end is reached and not what it answers.
 OPERATIONAL = {'base_url', 'api_key_env', 'timeout_s', 'limits', 'allow_private_pages', 'public_url'}
 
 
@@ -77,6 +76,10 @@ class Backend(Section):
     def identity(self) -> dict[str, Any]:
         """The fields that an answer depends on; of a file its name."""
         return _identity(self)
+
+    def place(self) -> list[str]:
+        """Addresses of the services that are asked."""
+        return _places(self)
 
 
 def _identity(section: BaseModel) -> dict[str, Any]:
@@ -89,6 +92,14 @@ def _identity(section: BaseModel) -> dict[str, Any]:
             value = _identity(value)
         fields[name] = value.name if isinstance(value, Path) else value
     return fields
+
+
+def _places(section: BaseModel) -> list[str]:
+    places = []
+    for name in sorted(type(section).model_fields):
+        value = getattr(section, name)
+        places += [value] if name == 'base_url' else _places(value) if isinstance(value, BaseModel) else []
+    return places
 
 
 class Remote(Backend):

@@ -48,6 +48,8 @@ class AnswerConfig(Section):
 
     path: AnyPath | None = None  # SQLite; None: answers are kept in memory only
     max_age_s: float = Field(30 * 86_400.0, gt=0)  # an older answer of a cache is asked for anew
+    partial_age_s: float = Field(120.0, gt=0)  # the same of one that lacks something: a page, a summary
+    empty_age_s: float = Field(600.0, gt=0)  # and of one without any result
     max_bytes: int = Field(2 * 2**30, ge=2**16)  # a cache that outgrows it loses what was used longest ago
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 
 from prometheus_client import (
@@ -12,7 +13,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -34,27 +35,62 @@ class Metrics:
             'tools_call_seconds', 'Time from request to answer', ['tool'], buckets=BUCKETS_S,
             registry=self._registry,
         )  # fmt: skip
+        self._degraded = Counter(
+            'tools_degraded', 'Answers that lacked something', ['tool', 'backend'], registry=self._registry
+        )
 
     def observe(self, tool: str, backend: str, outcome: str, cache_hit: bool, seconds: float) -> None:
         """Counts one call."""
         self._calls.labels(tool, backend, outcome, str(cache_hit).lower()).inc()
         self._seconds.labels(tool).observe(seconds)
 
+    def observe_degraded(self, tool: str, backend: str) -> None:
+        """Counts one answer that lacked something."""
+        self._degraded.labels(tool, backend).inc()
+
     def watch(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
         """Adds a gauge per member of what `read` gives: {tool: {what: value}}."""
-        self._registry.register(_Watched(name, help_text, read))
+        self._registry.register(_Watched(name, help_text, read, GaugeMetricFamily))
+
+    def watch_counts(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
+        """The same for what only grows."""
+        self._registry.register(_Watched(name, help_text, read, CounterMetricFamily))
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
+class Tally:
+    """Counts by name. Safe to share between threads."""
+
+    def __init__(self, *names: str):
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(names, 0)
+
+    def add(self, name: str) -> None:
+        """Counts one more of these."""
+        with self._lock:
+            self._counts[name] += 1
+
+    def counts(self) -> dict[str, int]:
+        """How many of each so far."""
+        with self._lock:
+            return dict(self._counts)
+
+
 class _Watched(Collector):
-    def __init__(self, name: str, help_text: str, read: Callable[[], Statistics]):
-        self._name, self._help, self._read = name, help_text, read
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        read: Callable[[], Statistics],
+        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    ):
+        self._name, self._help, self._read, self._family = name, help_text, read, family
 
     def collect(self):
-        family = GaugeMetricFamily(self._name, self._help, labels=['tool', 'what'])
+        family = self._family(self._name, self._help, labels=['tool', 'what'])
         for tool, values in self._read().items():
             for what, value in values.items():
                 family.add_metric([tool, what], value)

@@ -111,6 +111,14 @@ class Answer(BaseModel):
     latency_s: float = Field(description='seconds from request to answer')
 
 
+class FoundAnswer(Answer):
+    """An answer of a back end, which may be only a part of what it should be."""
+
+    degraded: list[str] = Field(
+        [], description='what is missing, a reason each; empty for a whole answer. Such an answer is kept for minutes'
+    )
+
+
 class Image(BaseModel):
     """A picture that the server holds, by content hash."""
 
@@ -133,7 +141,7 @@ class Passage(BaseModel):
     score: Score
 
 
-class TextSearchAnswer(Answer):
+class TextSearchAnswer(FoundAnswer):
     """Passages, best first; none where nothing was found."""
 
     results: list[Passage]
@@ -147,13 +155,13 @@ class Match(BaseModel):
     score: Score
 
 
-class ImageSearchAnswer(Answer):
+class ImageSearchAnswer(FoundAnswer):
     """Known pictures."""
 
     results: list[Match] = Field(description='best first; empty when nothing is alike')
 
 
-class JudgeAnswer(Answer):
+class JudgeAnswer(FoundAnswer):
     """Whether the response is right."""
 
     verdict: bool

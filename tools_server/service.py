@@ -6,9 +6,12 @@ import base64
 import threading
 from typing import Any
 
+from tools_server.answers.behind import LOOK_S, WriteBehind
 from tools_server.answers.modes import Answers
-from tools_server.answers.store import AnswerStore, StoreError
-from tools_server.backend_config import Remote, Section
+from tools_server.answers.reader import Reader, StoreError, open_recording
+from tools_server.answers.sources import Source, note, noted_key
+from tools_server.answers.store import AnswerStore
+from tools_server.backend_config import Backend, Remote, Section
 from tools_server.backends.choose import choose
 from tools_server.config import ConfigError, ServerConfig
 from tools_server.failures import ToolError
@@ -47,6 +50,7 @@ class ToolService:
         self.metrics.watch('tools_now', 'Calls at work and waiting, by tool', self._now)
         self.metrics.watch('tools_cache', 'Entries, hits and misses, by tool', self.cache_statistics)
         self.metrics.watch('tools_services', 'State of services elsewhere', self.service_statistics)
+        self.metrics.watch_counts('tools_pages', 'Web pages read and summarised, by tool', self.page_statistics)
 
     @property
     def ready(self) -> bool:
@@ -72,7 +76,9 @@ class ToolService:
             asked = not (self.mode == 'replay' or (self.mode == 'offline' and online(section)))
             backend = choose(section, self.images, self._config.token()) if asked else None
             self._backends[tool] = backend
-            self._lanes[tool] = self._tool(tool, section, backend.name if asked else KEPT[self.mode])
+            name = backend.name if asked else KEPT[self.mode]
+            data = getattr(backend, 'fingerprint', '')
+            self._lanes[tool] = self._tool(tool, section, name, self._source(tool, section, data))
         self._loaded.set()
 
     def close(self) -> None:
@@ -117,6 +123,11 @@ class ToolService:
             for service in getattr(backend, 'services', ()):
                 found[f'{tool}: {service.name}'] = service.limits.statistics()
         return found
+
+    def page_statistics(self) -> dict[str, dict[str, int]]:
+        """What became of the web pages that each tool read."""
+        tallies = {tool: getattr(backend, 'pages', None) for tool, backend in list(self._backends.items())}
+        return {tool: tally.counts() for tool, tally in tallies.items() if tally is not None}
 
     # Every call may also fail as `Admission.run` says: 'timeout' at the deadline, 'unavailable' when too many
     # calls wait.
@@ -203,16 +214,29 @@ class ToolService:
     def _lane(self, name: str, threads: int) -> Lane:
         return Lane(name, 'local', Admission(name, threads, self._config.queue), self.metrics)
 
-    def _tool(self, name: str, section: Any, backend: str) -> Tool:
+    def _source(self, tool: str, section: Backend, data: str) -> dict[str, Any]:
+        """The back end's part of the keys of its answers; `data` is the fingerprint of what it answers from."""
+        source = Source(section.identity(), section.place(), data)
+        try:
+            if self.mode == 'replay':
+                return noted_key(self._store, tool, source.settings, source.place)
+            if self.mode == 'record':
+                note(self._store, tool, source)
+        except StoreError as error:
+            raise ConfigError(f'answers.path: {error}') from None
+        return source.key()
+
+    def _tool(self, name: str, section: Any, backend: str, source: dict[str, Any]) -> Tool:
         write, read = self._forms()[name]
-        answers = Answers(name, section.identity(), online(section), self.mode, self._store, write, read)
+        answers = Answers(
+            name, source, online(section), self.mode, self._config.answers, self._store, write, read
+        )
         return Tool(
             name,
             backend,
             Admission(name, self._config.threads, self._config.queue),
             self.metrics,
             self._config.cache_entries,
-            self._config.answers.max_age_s if online(section) and self.mode == 'live' else None,
             answers,
         )
 
@@ -251,16 +275,15 @@ def online(section: Section) -> bool:
     return isinstance(section, Remote)
 
 
-def _open_store(config: ServerConfig) -> AnswerStore | None:
-    if config.answers.path is None:
+def _open_store(config: ServerConfig) -> AnswerStore | Reader | WriteBehind | None:
+    path, ages = config.answers.path, config.answers
+    if path is None or (config.mode == 'offline' and not path.exists()):
         return None
-    # A recording is complete or worthless: it neither expires nor loses its oldest part.
-    cache = config.mode == 'live'
     try:
-        return AnswerStore(
-            config.answers.path,
-            max_bytes=config.answers.max_bytes if cache else None,
-            max_age_s=config.answers.max_age_s if cache else None,
-        )
+        if config.mode in ('replay', 'offline'):  # nothing is kept, so the file may lie where nobody can write
+            return open_recording(path)
+        if config.mode == 'record':  # complete or worthless: it neither expires nor loses its oldest part
+            return AnswerStore(path)
+        return WriteBehind(AnswerStore(path, ages.max_bytes, ages.max_age_s, wait_s=LOOK_S))
     except StoreError as error:
         raise ConfigError(f'answers.path: {error}') from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from tools_server.answers.modes import Answers
+from tools_server.answers.modes import Answered, Answers
 from tools_server.cache import Cache
 from tools_server.failures import ToolError
 from tools_server.limits import deadline
@@ -28,6 +29,7 @@ class Reply(Generic[T]):
     value: T
     backend: str
     cache_hit: bool
+    degraded: tuple[str, ...] = ()  # what it lacks
 
 
 class Lane:
@@ -52,13 +54,20 @@ class Lane:
         Raises:
             ToolError: the call's, with the back end's name; 'unavailable' for a mistake in this program.
         """
-        return await self._counted(lambda: self._work(call))
 
-    async def _counted(self, answer: Callable[[], Any]) -> Reply[T]:
+        async def answer() -> tuple[T, bool, tuple[str, ...]]:
+            return *await self._work(call), ()
+
+        return await self._counted(answer)
+
+    async def _counted(self, answer: Callable[[], Awaitable[tuple[T, bool, tuple[str, ...]]]]) -> Reply[T]:
         start, hit, outcome = time.perf_counter(), False, 'unavailable'
         try:
-            value, hit = await answer()
+            value, hit, lacks = await answer()
             outcome = 'ok'
+            if lacks:
+                self._outcomes['degraded'] += 1
+                self._metrics.observe_degraded(self.name, self.backend)
         except ToolError as error:
             outcome = error.kind
             error.backend = self.backend
@@ -66,7 +75,7 @@ class Lane:
         finally:
             self._outcomes[outcome] += 1
             self._metrics.observe(self.name, self.backend, outcome, hit, time.perf_counter() - start)
-        return Reply(value, self.backend, hit)
+        return Reply(value, self.backend, hit, lacks)
 
     async def _work(self, call: Callable[[], T]) -> T:
         try:
@@ -95,7 +104,6 @@ class Tool(Lane, Generic[T]):
 
     Args:
         entries: answers kept in memory.
-        max_age_s: for how long one of those holds, in seconds; None: for ever.
         answers: its part of the file of answers, and the mode.
     """
 
@@ -106,12 +114,10 @@ class Tool(Lane, Generic[T]):
         admission: Admission,
         metrics: Metrics,
         entries: int,
-        max_age_s: float | None,
         answers: Answers[T],
     ):
         super().__init__(name, backend, admission, metrics)
         self._answers = answers
-        self._max_age_s = max_age_s
         self._memory = Cache(entries)
         self._pending: dict[str, asyncio.Future] = {}
         self._joined = 0  # calls that waited for another's answer
@@ -124,7 +130,7 @@ class Tool(Lane, Generic[T]):
         """
         return await self._counted(lambda: self._answer(request, compute))
 
-    async def _answer(self, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool]:
+    async def _answer(self, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool, tuple[str, ...]]:
         key = self._answers.key(request)
         while True:
             if (pending := self._pending.get(key)) is not None:
@@ -134,29 +140,32 @@ class Tool(Lane, Generic[T]):
                     raise ToolError('timeout', f'{self.name} was not done in time')
                 problem = pending.exception()
                 if problem is None:
-                    return pending.result(), True
+                    answered = pending.result()
+                    return answered.value, True, answered.degraded
                 if isinstance(problem, ToolError) and problem.kind == 'timeout' and deadline.left() > 0.05:
                     continue  # the other caller had less time than this one
                 raise problem
             kept = self._memory.get(key)
-            if kept is not None and (self._max_age_s is None or time.time() - kept[0] < self._max_age_s):
-                return kept[1], True
-            return await self._own(key, request, compute)
+            if kept is not None and time.monotonic() < kept[0]:
+                return kept[1].value, True, kept[1].degraded
+            answered = await self._own(key, request, compute)
+            return answered.value, answered.from_disk, answered.degraded
 
-    async def _own(self, key: str, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool]:
+    async def _own(self, key: str, request: dict[str, Any], compute: Callable[[], T]) -> Answered[T]:
         future = self._pending[key] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if none waits
         try:
-            value, hit = await self._work(lambda: self._answers.answer(request, compute))
+            answered = await self._work(lambda: self._answers.answer(request, compute))
         except BaseException as error:
             stopped = not isinstance(error, Exception)  # a caller that left must not stop those that wait
             future.set_exception(ToolError('timeout', 'the first caller left') if stopped else error)
             raise
         finally:
             del self._pending[key]
-        self._memory.put(key, (time.time(), value))
-        future.set_result(value)
-        return value, hit
+        ends = math.inf if answered.lasts_s is None else time.monotonic() + answered.lasts_s
+        self._memory.put(key, (ends, answered))
+        future.set_result(answered)
+        return answered
 
     def cache_statistics(self) -> dict[str, int]:
         """Answers kept in memory; calls answered without the back end, and with it."""

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools_server.answers.modes import Answers
-from tools_server.answers.store import AnswerStore, StoreError
+from tools_server.answers.reader import StoreError
+from tools_server.answers.store import AnswerStore
+from tools_server.config import AnswerConfig
 from tools_server.failures import ToolError
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +188,13 @@ class Backend:
 
 
 def answers(mode, store, online=True, identity='m'):
-    return Answers('tool', {'model': identity}, online, mode, store, lambda v: v, lambda v: v)
+    return Answers('tool', {'model': identity}, online, mode, AnswerConfig(), store, lambda v: v, lambda v: v)
+
+
+def asked(answers, request, backend):
+    """The value of an answer, and whether it came from disk."""
+    answered = answers.answer(request, backend)
+    return answered.value, answered.from_disk
 
 
 def kind_of(answers, request, backend):
@@ -198,11 +206,11 @@ def kind_of(answers, request, backend):
 def test_recorded_answers_are_replayed_and_nothing_else(path):
     store, backend, failing = AnswerStore(path), Backend(), Backend(failures=1)
     record = answers('record', store, online=False)
-    assert record.answer({'q': 1}, backend) == (['a', 1], False)
-    assert record.answer({'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
+    assert asked(record, {'q': 1}, backend) == (['a', 1], False)
+    assert asked(record, {'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
     assert kind_of(record, {'q': 2}, failing) == 'timeout'
     replay = answers('replay', store, online=False)
-    assert replay.answer({'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
+    assert asked(replay, {'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
     assert kind_of(replay, {'q': 2}, backend) == 'timeout'  # a failure is replayed as well
     assert kind_of(replay, {'q': 3}, backend) == 'unavailable' and backend.asked == 1  # never a live call
     assert kind_of(answers('replay', store, identity='other'), {'q': 1}, backend) == 'unavailable'
@@ -212,27 +220,27 @@ def test_a_result_stands_for_a_request_that_failed_at_first(path):
     store, backend = AnswerStore(path), Backend(failures=1)
     record = answers('record', store)
     assert kind_of(record, {'q': 1}, backend) == 'timeout'
-    assert record.answer({'q': 1}, backend) == (['a', 1], False)
-    assert answers('replay', store).answer({'q': 1}, backend) == (['a', 1], True)
+    assert asked(record, {'q': 1}, backend) == (['a', 1], False)
+    assert asked(answers('replay', store), {'q': 1}, backend) == (['a', 1], True)
 
 
 def test_live_keeps_answers_of_online_back_ends_only(path):
     store, backend = AnswerStore(path), Backend()
     live = answers('live', store)
-    assert live.answer({'q': 1}, backend)[1] is False and live.answer({'q': 1}, backend)[1] is True
+    assert asked(live, {'q': 1}, backend)[1] is False and asked(live, {'q': 1}, backend)[1] is True
     local = answers('live', store, online=False, identity='local')
-    assert local.answer({'q': 1}, backend)[1] is False and local.answer({'q': 1}, backend)[1] is False
+    assert asked(local, {'q': 1}, backend)[1] is False and asked(local, {'q': 1}, backend)[1] is False
     assert kind_of(live, {'q': 2}, Backend(failures=1)) == 'timeout'
-    assert live.answer({'q': 2}, backend)[1] is False  # no failure was kept
+    assert asked(live, {'q': 2}, backend)[1] is False  # no failure was kept
 
 
 def test_offline_asks_local_back_ends_only(path):
     store, backend = AnswerStore(path), Backend()
-    answers('live', store).answer({'q': 1}, backend)
+    asked(answers('live', store), {'q': 1}, backend)
     offline = answers('offline', store)
-    assert offline.answer({'q': 1}, backend) == (['a', 1], True)
+    assert asked(offline, {'q': 1}, backend) == (['a', 1], True)
     assert kind_of(offline, {'q': 2}, backend) == 'unavailable' and backend.asked == 1
-    assert answers('offline', store, online=False).answer({'q': 2}, backend) == (['a', 1], False)
+    assert asked(answers('offline', store, online=False), {'q': 2}, backend) == (['a', 1], False)
 
 
 def test_a_full_disk_fails_a_recording_and_not_a_live_call(path):
@@ -241,5 +249,5 @@ def test_a_full_disk_fails_a_recording_and_not_a_live_call(path):
             raise StoreError('disk full')
 
     store = Full(path)
-    assert answers('live', store).answer({'q': 1}, Backend())[0] == ['a', 1]
+    assert asked(answers('live', store), {'q': 1}, Backend())[0] == ['a', 1]
     assert kind_of(answers('record', store), {'q': 1}, Backend()) == 'unavailable'

@@ -8,13 +8,15 @@ kill -9 of the process (after a power failure the last moments may be missing, n
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-BUSY_S = 10.0  # how long to wait for another process that writes
+from tools_server.answers.reader import BUSY_S, SKEW_S, Entry, Reader, StoreError, errors
+
 TOUCH_S = 300.0  # a use is noted only if the last one is older: reading should not mean writing
 KEPT_SHARE = 0.9  # of the size limit, after making room
 
@@ -36,17 +38,16 @@ PRAGMA user_version = 1;
 """
 
 
-class StoreError(Exception):
-    """The file cannot be used; the message says why."""
-
-
 class AnswerStore:
     """Bytes by key, with expiry and a size limit. Safe to share between threads and processes.
+
+    Reading and writing have a connection each, so that no reader waits for a writer.
 
     Args:
         path: of the SQLite file, made if it is not there.
         max_bytes: summed size of keys and values above which the entries used longest ago go; None: no limit.
         max_age_s: age in seconds from which an entry is no longer there; None: it stays.
+        wait_s: longest time that a look at the file may wait for others, in seconds.
         clock: seconds since the epoch.
 
     Raises:
@@ -58,20 +59,23 @@ class AnswerStore:
         path: Path,
         max_bytes: int | None = None,
         max_age_s: float | None = None,
+        wait_s: float = BUSY_S,
         clock: Callable[[], float] = time.time,
     ):
         self._path = path
         self._max_bytes = max_bytes
-        self._max_age_s = max_age_s
         self._clock = clock
-        self._lock = threading.Lock()
-        with self._errors():
+        self._lock = threading.Lock()  # of the connection that writes
+        with errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+            self._writer = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
             self._prepare()
+            connection = sqlite3.connect(path, wait_s, isolation_level=None, check_same_thread=False)
+        max_age_s = math.inf if max_age_s is None else max_age_s
+        self._reader = Reader(path, connection, wait_s, max_age_s, clock)
 
     def _prepare(self) -> None:
-        run = self._connection.execute
+        run = self._writer.execute
         run('BEGIN')  # both looks see one moment: another process may be making the tables between them
         version = run('PRAGMA user_version').fetchone()[0]
         tables = run('SELECT count(*) FROM sqlite_master').fetchone()[0]
@@ -92,24 +96,45 @@ class AnswerStore:
                 time.sleep(0.01)
         run('PRAGMA synchronous = NORMAL')
         run(f'PRAGMA journal_size_limit = {2**24}')
-        self._connection.executescript(f'BEGIN IMMEDIATE;{SCHEMA}COMMIT;')
+        self._writer.executescript(f'BEGIN IMMEDIATE;{SCHEMA}COMMIT;')
+
+    def entry(self, key: str) -> Entry | None:
+        """See `Reader.entry`."""
+        return self._reader.entry(key)
+
+    def values(self, prefix: str) -> list[bytes]:
+        """See `Reader.values`."""
+        return self._reader.values(prefix)
+
+    def statistics(self) -> dict[str, int]:
+        """See `Reader.statistics`."""
+        return self._reader.statistics()
 
     def get(self, key: str) -> bytes | None:
-        """The value of a key; None if there is none, or it is too old.
+        """The value of a key, whose use is noted; None if there is none, or it is too old.
 
         Raises:
-            StoreError: the file cannot be read.
+            StoreError: the file cannot be read, or not written.
         """
-        now = self._clock()
-        with self._lock, self._errors():
-            row = self._connection.execute(
-                'SELECT value, made, used FROM entries WHERE key = ?', (key,)
-            ).fetchone()
-            if row is None or (self._max_age_s is not None and now - row[1] > self._max_age_s):
-                return None
-            if self._max_bytes is not None and now - row[2] > TOUCH_S:
-                self._connection.execute('UPDATE entries SET used = ? WHERE key = ?', (now, key))
-            return row[0]
+        entry = self.entry(key)
+        if entry is None:
+            return None
+        if self.worth_noting(entry):
+            self.touch(key)
+        return entry.value
+
+    def worth_noting(self, entry: Entry) -> bool:
+        """Whether the use of an entry is to be written down; one in the future is of a clock set ahead."""
+        return self._max_bytes is not None and not -SKEW_S <= entry.unused_s <= TOUCH_S
+
+    def touch(self, key: str) -> None:
+        """Notes that an entry was used.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        with self._lock, errors(self._path):
+            self._writer.execute('UPDATE entries SET used = ? WHERE key = ?', (self._clock(), key))
 
     def put(self, key: str, value: bytes, *, replace: bool = True) -> None:
         """Keeps a value; once this returns it survives the process.
@@ -125,53 +150,43 @@ class AnswerStore:
         if self._max_bytes is not None and size > KEPT_SHARE * self._max_bytes:
             return
         now = self._clock()
-        with self._lock, self._errors(), self._transaction() as run:
+        with self._lock, errors(self._path), self._transaction() as run:
             if replace:
                 run('DELETE FROM entries WHERE key = ?', (key,))  # by hand: REPLACE fires no delete trigger
             run('INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?)', (key, value, size, now, now))
             if self._max_bytes is not None:
-                self._make_room(run)
+                self._make_room(run, now)
 
-    def _make_room(self, run: Callable[..., sqlite3.Cursor]) -> None:
+    def _make_room(self, run: Callable[..., sqlite3.Cursor], now: float) -> None:
         total = run('SELECT bytes FROM total').fetchone()[0]
         if total <= self._max_bytes:
             return
         gone = []
-        for key, size in run('SELECT key, size FROM entries ORDER BY used'):
-            if total <= KEPT_SHARE * self._max_bytes:
-                break
-            gone.append((key,))
-            total -= size
+        # A use in the future, of a clock set ahead, says nothing and must not keep an entry for ever.
+        for order in ('used > ?', 'used <= ?'):
+            for key, size in run(f'SELECT key, size FROM entries WHERE {order} ORDER BY used', (now + SKEW_S,)):
+                if total <= KEPT_SHARE * self._max_bytes:
+                    break
+                gone.append((key,))
+                total -= size
         for row in gone:
             run('DELETE FROM entries WHERE key = ?', row)
         run('PRAGMA incremental_vacuum').fetchall()  # works in steps, one per page that is given back
 
-    def statistics(self) -> dict[str, int]:
-        """Entries in the file and their bytes."""
-        with self._lock, self._errors():
-            row = self._connection.execute('SELECT entries, bytes FROM total').fetchone()
-            return {'entries': row[0], 'bytes': row[1]}
-
     def close(self) -> None:
         """Closes the file; using the store afterwards is a StoreError."""
+        self._reader.close()
         with self._lock:
-            self._connection.close()
+            self._writer.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        run = self._connection.execute
+        run = self._writer.execute
         run('BEGIN IMMEDIATE')
         try:
             yield run
             run('COMMIT')
         except BaseException:
-            if self._connection.in_transaction:
+            if self._writer.in_transaction:
                 run('ROLLBACK')
             raise
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f'the file of answers {self._path} cannot be used: {error}') from None

@@ -2,7 +2,9 @@
 
 A back end is called from several threads at once, keeps no state of a call, and raises `ToolError` when it
 has no answer. It works until the current deadline (`limits.deadline`) and no longer. Its `name` appears in
-every answer; `services` lists the services elsewhere that it asks, for the statistics.
+every answer; `services` lists the services elsewhere that it asks, for the statistics. One that answers from
+files of its own has a `fingerprint` of what is in them. An answer that lacks something is still one; what it
+lacks is told to `degraded.note`.
 """
 
 from __future__ import annotations

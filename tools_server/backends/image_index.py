@@ -6,6 +6,7 @@ vectors.npy, neighbours.usearch, and, written last, index.json.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,9 @@ class IndexedImageSearch:
             if about['version'] != VERSION:
                 raise ValueError('version')
             lines = (folder / 'pictures.jsonl').read_text(encoding='utf-8').splitlines()
+            # Titles, and the length of every thumbnail's file; what is built anew says what is in it.
+            about['listed'] = hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+            self.fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
             self._pictures = [json.loads(line) for line in lines]
             self._thumbnails = np.memmap(folder / 'thumbnails.bin', np.uint8, 'r')
             vectors = np.load(folder / 'vectors.npy', mmap_mode='r')
@@ -81,7 +85,7 @@ def write_index(folder: Path, pictures: Iterable[tuple[str, np.ndarray, bytes]],
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'index.json').unlink(missing_ok=True)
     index = Index(ndim=WIDTH, metric='cos', dtype='f16')
-    vectors, place = [], 0
+    vectors, place, content = [], 0, hashlib.sha256()
     with (
         open(folder / 'pictures.jsonl', 'w', encoding='utf-8') as lines,
         open(folder / 'thumbnails.bin', 'wb') as thumbnails,
@@ -92,11 +96,13 @@ def write_index(folder: Path, pictures: Iterable[tuple[str, np.ndarray, bytes]],
             record = {'title': title, 'thumbnail': [place, place + len(thumbnail)]}
             lines.write(json.dumps(record, ensure_ascii=False) + '\n')
             thumbnails.write(thumbnail)
+            content.update(vectors[-1].tobytes() + thumbnail)
             place += len(thumbnail)
     if not vectors:
         raise ConfigError('there are no pictures to index')
     np.save(folder / 'vectors.npy', np.stack(vectors))
     index.save(str(folder / 'neighbours.usearch'))
     about = {'version': VERSION, 'pictures': len(vectors), 'thumbnail_side': thumbnail_side}
+    about['content'] = content.hexdigest()
     (folder / 'index.json').write_text(json.dumps(about))
     return len(vectors)

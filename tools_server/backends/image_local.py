@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -36,13 +37,17 @@ class LocalImageSearch:
         self._titles: list[str] = []
         self._thumbnails: list[Image] = []
         vectors = []
+        content = hashlib.sha256()
         side = config.thumbnail_side
         for title, file in read_gallery(config.gallery):
-            vector, thumbnail = describe_picture(file.read_bytes(), side)
+            data = file.read_bytes()
+            content.update(f'{len(title)} {title}{len(data)} '.encode('utf-8', 'surrogatepass') + data)
+            vector, thumbnail = describe_picture(data, side)
             vectors.append(vector)
             stored = store.add_encoded(thumbnail, side, side)
             self._titles.append(title)
             self._thumbnails.append(Image(sha256=stored.sha256, width=side, height=side))
+        self.fingerprint = content.hexdigest()
         self._looks = LookSearch(config, ExactNeighbours(np.stack(vectors)))
 
     def __len__(self) -> int:

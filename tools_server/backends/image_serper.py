@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 
 from tools_server.backend_config import SerperLens
-from tools_server.backends.outbound import serper_service
+from tools_server.backends.outbound import SERPER_FIELDS, serper_results, serper_service
 from tools_server.failures import ToolError
 from tools_server.fetching.fetch import PICTURES, Fetcher
 from tools_server.images import ImageStore, StoredImage
@@ -36,13 +36,11 @@ class SerperImageSearch:
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
         """See `backends.ImageSearch.search`."""
         path = picture_path(image.sha256, self._token)
-        answer = self._service.post('/lens', {'url': self._config.public_url + path})
-        results = answer.get('organic', [])
-        if not isinstance(results, list):
-            raise ToolError('unavailable', 'Serper sent results of an unknown form')
+        answer = self._service.post('/lens', {'url': self._config.public_url + path}, SERPER_FIELDS)
+        results = serper_results(answer)
         matches: list[Match] = []
         for rank, result in enumerate(results[: 2 * top_k]):  # some thumbnails cannot be had
-            thumbnail = self._thumbnail(result) if isinstance(result, dict) else None
+            thumbnail = self._thumbnail(result)
             if thumbnail is not None:
                 matches.append(
                     Match(title=str(result.get('title', '')), thumbnail=thumbnail, score=1 / (1 + rank))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 from tools_server.backend_config import OpenAICompatible
-from tools_server.backends.outbound import Service, bearer
+from tools_server.backends.outbound import Declined, Service, bearer
 from tools_server.failures import ToolError
+
+REASONING_TOKENS = 4096  # beyond max_tokens, for models whose limit counts what they think as well
 
 
 class ChatModel:
-    """A model that answers one user message, at temperature 0.
+    """A model that answers one user message, at temperature 0 where it has one.
+
+    Recent models of OpenAI take `max_completion_tokens` in place of `max_tokens`, and no temperature. Which
+    of them a model takes is learnt from its refusal.
 
     Args:
         config: server, model, and the environment variable that holds the key.
@@ -19,6 +25,7 @@ class ChatModel:
     def __init__(self, config: OpenAICompatible):
         self.name = config.model
         self._max_tokens = config.max_tokens
+        self._parameters: dict[str, Any] = {'temperature': 0, 'max_tokens': config.max_tokens}
         headers = bearer(config.api_key_env)
         self.service = Service(
             f'model {config.model}', config.base_url, config.timeout_s, headers, config.limits
@@ -34,29 +41,53 @@ class ChatModel:
 
         Raises:
             ToolError: as `Service.post`, 'unavailable' for an answer without a reply, and 'refused' for a
-                reply that was cut off.
+                reply that was cut off or held back.
         """
         content: str | list[dict] = text
         if image is not None:
             kind = 'png' if image.startswith(b'\x89PNG') else 'jpeg'
             url = f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
             content = [{'type': 'image_url', 'image_url': {'url': url}}, {'type': 'text', 'text': text}]
-        answer = self.service.post(
-            '/chat/completions',
-            {
-                'model': self.name,
-                'messages': [{'role': 'system', 'content': system}, {'role': 'user', 'content': content}],
-                'temperature': 0,
-                'max_tokens': self._max_tokens,
-            },
-        )
+        answer = self._post([{'role': 'system', 'content': system}, {'role': 'user', 'content': content}])
         try:
             choice = answer['choices'][0]
-            reply, reason = choice['message']['content'], choice.get('finish_reason')
+            message, reason = choice['message'], choice.get('finish_reason')
+            reply, refusal = message['content'], message.get('refusal')
         except (AttributeError, KeyError, IndexError, TypeError):
-            reply = reason = None
+            reply = refusal = reason = None
         if reason == 'length':
             raise ToolError('refused', f'{self.service.name} was cut off; give it more max_tokens')
+        if reason == 'content_filter' or (refusal and not reply):
+            raise ToolError('refused', f'the reply of {self.service.name} was held back by a content filter')
         if not isinstance(reply, str):
             raise ToolError('unavailable', f'{self.service.name} sent no reply in its answer')
         return reply
+
+    def _post(self, messages: list[dict]) -> dict[str, Any]:
+        while True:
+            parameters = self._parameters
+            body = {'model': self.name, 'messages': messages, **parameters}
+            try:
+                return self.service.post('/chat/completions', body, ('choices',))
+            except Declined as error:
+                # Threads may learn the same at once; each step leaves fewer parameters to complain about.
+                if (changed := self._without(parameters, _parameter(error.answer))) is None:
+                    raise
+                self._parameters = changed
+
+    def _without(self, parameters: dict[str, Any], name: str) -> dict[str, Any] | None:
+        """Parameters for a model that does not take this one; None where it is none that may go."""
+        if name not in parameters or name == 'max_completion_tokens':
+            return None
+        left = {key: value for key, value in parameters.items() if key != name}
+        if name == 'max_tokens':
+            left['max_completion_tokens'] = self._max_tokens + REASONING_TOKENS
+        return left
+
+
+def _parameter(answer: dict[str, Any]) -> str:
+    """Name of the parameter that a refusal is about: {error: {param, code}}; '' for another reason."""
+    error = answer.get('error')
+    if not isinstance(error, dict) or error.get('code') not in ('unsupported_parameter', 'unsupported_value'):
+        return ''
+    return str(error.get('param'))

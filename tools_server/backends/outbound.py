@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import urllib3
@@ -22,6 +22,15 @@ from tools_server.limits.service import ServiceLimits
 
 MAX_ANSWER_BYTES = 8 * 2**20
 MAX_RETRY_AFTER_S = 3600.0
+MOST_REASON_CHARS = 200
+
+
+class Declined(ToolError):
+    """A service said no; `answer` is the JSON object it said it with, empty where it sent none."""
+
+    def __init__(self, message: str, answer: dict[str, Any]):
+        super().__init__('refused', message)
+        self.answer = answer
 
 
 class Service:
@@ -47,20 +56,27 @@ class Service:
         self._base_url = base_url
         self._timeout_s = timeout_s
         self._headers = {**headers, 'Content-Type': 'application/json'}
+        # A service may repeat the key in its reasons; those are shown and logged.
+        self._secrets = [word for value in headers.values() for word in value.split() if len(word) >= 6]
         self._pools = timed_pools(limits.concurrency)
         self.limits = ServiceLimits(name, limits, timeout_s)
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
         """Sends a JSON object and returns the JSON object that comes back, tried again where that may help.
 
+        Args:
+            path: behind the service's address. body: the object.
+            wanted: fields of which an answer has at least one; some services say 200 to everything, and give
+                the error in the body.
+
         Raises:
-            ToolError: 'timeout', 'refused' (the service says no: 4xx) or 'unavailable' (no connection, 5xx,
-                nonsense).
+            ToolError: 'timeout', 'refused' (the service says no: 4xx, or a reason in place of an answer) or
+                'unavailable' (no connection, 5xx, nonsense). The message holds the service's own reason.
         """
         data = json.dumps(body, ensure_ascii=False).encode()
-        return self.limits.run(lambda: self._post(path, data))
+        return self.limits.run(lambda: self._post(path, data, wanted))
 
-    def _post(self, path: str, data: bytes) -> dict[str, Any]:
+    def _post(self, path: str, data: bytes, wanted: Collection[str]) -> dict[str, Any]:
         seconds = min(deadline.require_time(self.name), threading.TIMEOUT_MAX)
         try:
             response = self._pools.urlopen(
@@ -79,33 +95,62 @@ class Service:
             response.close()  # what is still to come must not be taken for the next answer
             raise
         response.release_conn()
-        return self._read(response, answer)
+        return self._read(response, answer, wanted)
 
-    def _read(self, response: urllib3.BaseHTTPResponse, data: bytes) -> dict[str, Any]:
+    def _read(
+        self, response: urllib3.BaseHTTPResponse, data: bytes, wanted: Collection[str]
+    ) -> dict[str, Any]:
         status = response.status
-        if status == 429 or status >= 500:
-            raise ToolError(
-                'refused' if status == 429 else 'unavailable',
-                f'{self.name} {"is rate-limited" if status == 429 else "failed"} with status {status}',
-                retryable=True,
-                retry_after_s=_retry_after(response.headers.get('Retry-After')),
-            )
-        if status >= 300:
-            raise ToolError('refused', f'{self.name} refused the request with status {status}')
         try:
             answer = json.loads(data)
         except (ValueError, RecursionError):
             answer = None
+        reason = self._reason(answer)
+        if status == 429 or status >= 500:
+            raise ToolError(
+                'refused' if status == 429 else 'unavailable',
+                f'{self.name} {"is rate-limited" if status == 429 else "failed"} with status {status}{reason}',
+                retryable=True,
+                retry_after_s=_retry_after(response.headers.get('Retry-After')),
+            )
+        if status >= 300:
+            known = answer if isinstance(answer, dict) else {}
+            raise Declined(f'{self.name} refused the request with status {status}{reason}', known)
         if not isinstance(answer, dict):
             raise ToolError(
                 'unavailable', f'{self.name} answered with something other than a JSON object', retryable=True
             )
+        if not any(name in answer for name in wanted):
+            if reason:
+                raise Declined(f'{self.name} refused the request{reason}', answer)
+            raise ToolError(
+                'unavailable', f'{self.name} sent an answer without {" or ".join(wanted)}', retryable=True
+            )
         return answer
+
+    def _reason(self, answer: Any) -> str:
+        """': ' and what the service says about its refusal, on one line and without our key; '' for nothing."""
+        text = ''.join(c if c.isprintable() else ' ' for c in _said(answer)[:2_000])
+        for secret in self._secrets:
+            text = text.replace(secret, '…')
+        text = ' '.join(text.split()).rstrip('.')
+        return f': {text[:MOST_REASON_CHARS]}' if text else ''
 
     def _late(self) -> ToolError:
         return ToolError(
             'timeout', f'{self.name} did not answer within {self._timeout_s:g} s', retryable=True
         )
+
+
+def _said(answer: Any) -> str:
+    """The sentence in an error of any of the usual forms: {error: {message}}, {message}, {detail: [{msg}]}."""
+    for _ in range(4):  # none is nested deeper
+        if isinstance(answer, list) and answer:
+            answer = answer[0]
+        elif isinstance(answer, dict):
+            fields = (answer.get(name) for name in ('error', 'message', 'msg', 'detail', 'reason', 'errors'))
+            answer = next((field for field in fields if field), None)
+    return answer if isinstance(answer, str) else ''
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -127,6 +172,22 @@ def bearer(variable: str | None) -> dict[str, str]:
     return {'Authorization': f'Bearer {os.environ[variable]}'} if variable else {}
 
 
+# Of an answer of Serper: results of its sorts, and the request, which also an answer without results repeats.
+SERPER_FIELDS = ('organic', 'answerBox', 'knowledgeGraph', 'searchParameters')
+
+
 def serper_service(base_url: str, api_key_env: str, timeout_s: float, limits: Limits) -> Service:
     """Serper's search API, https://serper.dev; the key comes from the environment."""
     return Service('Serper', base_url, timeout_s, {'X-API-KEY': os.environ[api_key_env]}, limits)
+
+
+def serper_results(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The organic results of an answer of Serper.
+
+    Raises:
+        ToolError: 'unavailable'; they are no list.
+    """
+    results = answer.get('organic', [])
+    if not isinstance(results, list):
+        raise ToolError('unavailable', 'Serper sent results of an unknown form')
+    return [result for result in results if isinstance(result, dict)]

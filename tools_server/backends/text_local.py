@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import tantivy
 
 from tools_server.backend_config import IndexedText, LocalText
@@ -28,9 +30,12 @@ class LocalTextSearch:
         index.register_tokenizer(words.NAME, words.analyser())
         writer = index.writer(heap_size=64_000_000, num_threads=1)
         self._size = 0
+        content = hashlib.sha256()
         for title, text in text_bm25.read_passages(config.passages):
+            content.update(f'{len(title)} {title}{len(text)} {text}'.encode('utf-8', 'surrogatepass'))
             writer.add_document(text_bm25.document(title, text, self._size))
             self._size += 1
+        self.fingerprint = content.hexdigest()
         writer.commit()
         writer.wait_merging_threads()
         index.reload()
@@ -57,7 +62,9 @@ class IndexedTextSearch:
     def __init__(self, config: IndexedText):
         try:
             index = tantivy.Index.open(str(config.index))
-        except ValueError:
+            # The names of segments, which tantivy draws at random and never writes again.
+            self.fingerprint = hashlib.sha256((config.index / 'meta.json').read_bytes()).hexdigest()
+        except (OSError, ValueError):
             raise ConfigError(
                 f'{config.index} is no text index; build one with python -m tools_server.build_index text'
             ) from None

@@ -6,6 +6,7 @@ import base64
 import os
 from typing import Any
 
+from tools_server import degraded
 from tools_server.backend_config import OpenSearch
 from tools_server.backends.outbound import Service
 from tools_server.backends.summarise import ExtractiveSummariser
@@ -36,9 +37,12 @@ class OpenSearchTextSearch:
             '_source': [self._config.title_field, self._config.text_field],
             'query': {'multi_match': {'query': query, 'fields': fields, 'type': 'most_fields'}},
         }
-        answer = self._service.post(f'/{self._config.index}/_search', body)
+        answer = self._service.post(f'/{self._config.index}/_search', body, ('hits',))
         if answer.get('timed_out') is True:
             raise ToolError('timeout', 'OpenSearch ran out of time and sent only part of the results')
+        shards = answer.get('_shards')
+        if isinstance(shards, dict) and shards.get('failed'):
+            degraded.note('some shards of the OpenSearch index did not answer')
         try:
             return [self._passage(query, hit) for hit in answer['hits']['hits'][:top_k]]
         except (AttributeError, KeyError, TypeError, ValueError):

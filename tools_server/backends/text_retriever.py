@@ -29,7 +29,7 @@ class RetrieverTextSearch:
         if not query.strip():
             return []
         body = {'queries': [query], 'topk': top_k, 'return_scores': True}
-        answer = self._service.post('/retrieve', body).get('result')
+        answer = self._service.post('/retrieve', body, ('result',)).get('result')
         if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], list):
             raise ToolError('unavailable', 'the retriever sent results of an unknown form')
         return [self._passage(query, item, rank) for rank, item in enumerate(answer[0][:top_k])]
