@@ -62,8 +62,9 @@ def sampler() -> dict:
 
 
 def rollout(**more) -> dict:
-    """Samplers that share out the questions."""
-    return {**sampler(), 'engines': 2, **more}  # each in a thread: one alone does not fill two cores
+    """Samplers that share out the questions, and the verdicts on the answers that are asked for at a time."""
+    return {**sampler(), 'engines': 2,  # each in a thread: one alone does not fill two cores
+            'judge_threads': 4, **more}
 
 
 def rl_rollout() -> dict:

@@ -1,9 +1,10 @@
-"""What slow tools cost a rollout: the same trajectories with tools that answer at once, and with tools that take seconds.
+"""What slow tools and a slow judge cost a rollout: the same trajectories with tools that answer at once, and after seconds.
 
-    python -m experiments.slow_tools --workdir=runs/pocket [--groups=128] [--tasks=256]
+    python -m experiments.slow_tools --workdir=runs/pocket [--groups=128] [--tasks=256] [--judge_s=2]
 
 Takes the SFT policy, questions and tools of a finished pocket run. Waiting times are log-normal with a median of 2 s and a
-99th percentile of 10 s, drawn from what is asked, so that they are the same whatever comes first. While some lanes wait
+99th percentile of 10 s, drawn from what is asked, so that they are the same whatever comes first; the judge's have the
+median that is given and the same spread, and every answer is judged. While some lanes wait
 the others decode; what is left is the share of lanes that wait and the last ones' tail, so more groups in flight cost
 less, and so do more groups in all. Prints a table; exits with 1 beyond BAR times the time of tools that answer at once.
 2 cores, 24 GB: 9 minutes on a fast machine.
@@ -24,6 +25,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.allocator import keep_memory
@@ -37,6 +39,7 @@ SPREAD = math.log(LATE_S / MEDIAN_S) / 2.326  # of a normal distribution's 99th 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/pocket.py.', required=True)
 GROUPS = flags.DEFINE_integer('groups', 128, 'Groups in flight.')
 TASKS = flags.DEFINE_integer('tasks', 256, 'Groups in all; questions come again with other seeds.')
+JUDGE = flags.DEFINE_float('judge_s', 2.0, 'Median seconds of a verdict.')
 MEMBERS = flags.DEFINE_integer('members', 8, 'Trajectories of a group.')
 
 
@@ -46,10 +49,23 @@ class SlowEnvironment(Environment):
     waited: list[float]
 
     def execute(self, action, images):
-        seconds = random.Random(f'{action} {[i.sha256 for i in images]}').lognormvariate(math.log(MEDIAN_S), SPREAD)
+        seconds = late(f'{action} {[i.sha256 for i in images]}', MEDIAN_S)
         self.waited.append(seconds)
         time.sleep(seconds)
         return super().execute(action, images)
+
+
+class SlowScorer(Scorer):
+    """Every verdict comes later than it could."""
+
+    def verdict(self, question, answer):
+        time.sleep(late(f'{question.id} {answer}', JUDGE.value))
+        return super().verdict(question, answer)
+
+
+def late(what: str, median: float) -> float:
+    """Seconds that follow from what is asked."""
+    return random.Random(what).lognormvariate(math.log(median), SPREAD)
 
 
 def main(_) -> None:
@@ -63,7 +79,7 @@ def main(_) -> None:
     questions = list(found.values())
     student = load_student(run / 'sft' / 'policy')
     seconds: dict[str, float] = {}
-    idle: dict[str, float] = {}  # nothing to decode, only answers to wait for
+    idle: dict[str, tuple[float, float]] = {}  # nothing to decode, only tools' answers to wait for, only verdicts
     actions: dict[str, list] = {}
     compiled: dict[str, int] = {}  # programs, until then
     with (tempfile.TemporaryDirectory() as scratch,
@@ -72,29 +88,36 @@ def main(_) -> None:
                                   sampling=Sampling(config.rl.temperature))
         features, plain = session.features(student), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
-        limits = rollout_limits(config.agent)
+        scorer = session.scorer()
+        judge, limits = SlowScorer(**vars(scorer)), rollout_limits(config.agent)
         tasks = [Task(q, tuple(range(i, i + MEMBERS.value)))
                  for i, q in zip(range(0, TASKS.value * MEMBERS.value, MEMBERS.value), itertools.cycle(questions))]
         # The first rollout embeds the pictures that all have in common; it and the second one compile.
-        for name, environment, asked in (('pictures', plain, tasks), ('warm-up', slow, tasks[:GROUPS.value]),
-                                         ('at once', plain, tasks), ('slow', slow, tasks)):
+        for name, environment, scored, asked in (
+                ('pictures', plain, scorer, tasks), ('warm-up', slow, scorer, tasks[:GROUPS.value]),
+                ('at once', plain, scorer, tasks), ('slow tools', slow, scorer, tasks),
+                ('slow judge', plain, judge, tasks), ('slow tools and judge', slow, judge, tasks)):
             slow.waited = []
             with Progress(name, len(asked), unit='group') as bar:
                 groups, cost = rollout(asked, engines, student.chat, environment, features, limits,
-                                       tool_threads=GROUPS.value * MEMBERS.value, on_group=lambda group: bar.update())
-            seconds[name], idle[name] = cost.seconds, cost.waiting_for_tools
+                                       scorer=scored, tool_threads=GROUPS.value * MEMBERS.value,
+                                       judge_threads=GROUPS.value * MEMBERS.value, on_group=lambda group: bar.update())
+            seconds[name], idle[name] = cost.seconds, (cost.waiting_for_tools, cost.waiting_for_judge)
             compiled[name] = engines[0].compiles
             actions[name] = [[turn.action for turn in t.turns] for group in groups for t in group]
     waited = sorted(slow.waited)
     print(f'{len(tasks)} groups of {MEMBERS.value}, {GROUPS.value} in flight; {len(waited)} calls, median '
           f'{waited[len(waited) // 2]:.1f} s, 99th percentile {waited[int(0.99 * len(waited))]:.1f} s')
-    print('| tools | seconds | of them with nothing to decode | ratio |\n|---|---|---|---|')
-    for name in ('at once', 'slow'):
-        print(f'| {name} | {seconds[name]:.1f} | {idle[name]:.1f} | {seconds[name] / seconds["at once"]:.2f} |')
-    same = sum(a == b for a, b in zip(actions['at once'], actions['slow'], strict=True))
-    print(f'{same} of {len(actions["slow"])} trajectories took the same actions; '
-          f'{compiled["slow"] - compiled["at once"]} programs were compiled while tools were slow')
-    sys.exit(seconds['slow'] > BAR * seconds['at once'])
+    print('| | seconds | only waiting for tools | only for the judge | ratio |\n|---|---|---|---|---|')
+    sides = 'at once', 'slow tools', 'slow judge', 'slow tools and judge'
+    for name in sides:
+        tools, judge = idle[name]
+        print(f'| {name} | {seconds[name]:.1f} | {tools:.1f} | {judge:.1f} | {seconds[name] / seconds["at once"]:.2f} |')
+    for name in sides[1:]:
+        same = sum(a == b for a, b in zip(actions['at once'], actions[name], strict=True))
+        print(f'{name}: {same} of {len(actions[name])} trajectories took the same actions')
+    print(f'{compiled[sides[-1]] - compiled["at once"]} programs were compiled while tools or judge were slow')
+    sys.exit(any(seconds[name] > BAR * seconds['at once'] for name in sides))
 
 
 if __name__ == '__main__':

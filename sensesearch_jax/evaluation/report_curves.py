@@ -68,6 +68,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Token amplification', 'token_amplification', unit='×', target=1.0),
         _single('Vision amplification', 'vision_amplification', unit='×', target=1.0),
         _single('Time waiting for tools', 'tool_wait_share', share=True),
+        _single('Time waiting for the judge', 'judge_wait_share', share=True),
         _single('Throughput', 'rollouts_per_s', unit='trajectories/s'),
         _single('Seconds per step', 'step_s', unit='s'),
         _single('Resident memory', 'resident_gb', unit='GB', smoothed=False),

@@ -1,8 +1,9 @@
 """Drives rollouts: decodes on the device while tools answer on threads, a lane at a time through its turns.
 
 Between two chunks the scheduler reads finished turns, hands their calls to the tool threads, appends the answers that
-have come in, and opens a row for the next question as soon as all members of one are done. Nothing waits for the
-slowest but the very end. Several engines take their questions from one queue, each in a thread of its own.
+have come in, asks for the verdict on whatever has ended, and opens a row for the next question as soon as all members of
+one are done. Nothing waits for the slowest tool or judge but the very end. Several engines take their questions from one
+queue, each in a thread of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.protocol import user_text
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.scoring import Scoring, put_score
 from sensesearch_jax.runtime.threads import side_by_side
 
 
@@ -73,13 +76,14 @@ class RolloutStatistics:
     """What a call of `rollout` cost; times in seconds."""
 
     seconds: float = 0.0
-    waiting_for_tools: float = 0.0  # nothing to decode, only answers to wait for; the mean of the engines
+    waiting_for_tools: float = 0.0  # nothing to decode, only tools' answers to wait for; the mean of the engines
+    waiting_for_judge: float = 0.0  # nothing to decode and no tool to wait for, only verdicts; likewise
     sampled_tokens: int = 0
     turn_seconds: list[float] = field(default_factory=list)
 
 
 def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: ChatTokenizer, environment: Environment,
-            features: FeatureStore, limits: RolloutLimits, *, tool_threads: int = 8,
+            features: FeatureStore, limits: RolloutLimits, *, scorer: Scorer | None, tool_threads: int, judge_threads: int,
             on_group: Callable[[list[Trajectory]], None] = lambda group: None,
             on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
             ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
@@ -89,14 +93,18 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
         tasks: each with as many seeds as the engines have members, or fewer.
         engines: one, or several that work through the tasks side by side (`Engine.twin`), with the parameters to
             sample from.
-        on_group: called with each finished group, in the order in which they finish, one call at a time.
+        scorer: of every trajectory; None leaves them unscored.
+        tool_threads: most tool calls at a time.
+        judge_threads: most verdicts that are asked for at a time.
+        on_group: called with each finished and scored group, in the order in which they finish, one call at a time.
         on_turn: called with each finished turn, its observation included; likewise.
     Returns:
-        the groups in the order of the tasks, unscored: state OK (answered), TRUNCATED or INFRA_FAILED; and what
-        it cost.
+        the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered), TRUNCATED or
+        INFRA_FAILED.
     """
     engines = [engines] if isinstance(engines, Engine) else list(engines)
     pool = ThreadPoolExecutor(tool_threads, thread_name_prefix='tools')
+    judges = ThreadPoolExecutor(judge_threads, thread_name_prefix='judge')
     one_at_a_time = threading.RLock()
 
     def in_turn(hook: Callable) -> Callable:
@@ -107,16 +115,19 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
         return call
 
     queue = _Queue(list(tasks), sum(engine.groups for engine in engines) + features.batch, environment, features, pool,
-                   in_turn(on_group))
-    runs = [_Rollout(queue, engine, chat, environment, features, limits, pool, in_turn(on_turn)) for engine in engines]
+                   scorer, in_turn(on_group))
+    runs = [_Rollout(queue, engine, chat, environment, features, limits, pool, Scoring(scorer, judges), in_turn(on_turn))
+            for engine in engines]
     start = time.monotonic()
     try:
         side_by_side(_Rollout.loop, runs, len(runs), queue.stop)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for threads in (pool, judges):
+            threads.shutdown(wait=False, cancel_futures=True)
     parts = [run.statistics for run in runs]
     return queue.groups, RolloutStatistics(
         time.monotonic() - start, sum(p.waiting_for_tools for p in parts) / len(parts),
+        sum(p.waiting_for_judge for p in parts) / len(parts),
         sum(p.sampled_tokens for p in parts), [s for p in parts for s in p.turn_seconds])
 
 
@@ -128,9 +139,10 @@ class _Queue:
     """
 
     def __init__(self, tasks: Sequence[Task], ahead: int, environment: Environment, features: FeatureStore,
-                 pool: ThreadPoolExecutor, on_group: Callable[[list[Trajectory]], None]):
+                 pool: ThreadPoolExecutor, scorer: Scorer | None, on_group: Callable[[list[Trajectory]], None]):
         self.groups: list[list[Trajectory]] = [[] for _ in tasks]
-        self.ahead, self.environment, self.features, self.pool, self.on_group = ahead, environment, features, pool, on_group
+        self.ahead, self.environment, self.features, self.pool = ahead, environment, features, pool
+        self.scorer, self.on_group = scorer, on_group
         self.waiting = deque(enumerate(tasks))
         self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
         self.opened: deque[tuple[int, Task, ImageRef]] = deque()
@@ -176,6 +188,8 @@ class _Queue:
                 else:
                     self.opened.append((index, task, image))
         for group in failed:
+            for trajectory in group:
+                put_score(self.scorer, trajectory, False)
             self.on_group(group)
 
     def take(self, least: int, most: int) -> tuple[list[tuple[int, Task, ImageRef]], list[ImageRef]]:
@@ -195,9 +209,9 @@ class _Rollout:
 
     def __init__(self, queue: _Queue, engine: Engine, chat: ChatTokenizer, environment: Environment,
                  features: FeatureStore, limits: RolloutLimits, pool: ThreadPoolExecutor,
-                 on_turn: Callable[[Trajectory, Turn], None]):
+                 scoring: Scoring, on_turn: Callable[[Trajectory, Turn], None]):
         self.queue, self.engine, self.chat, self.environment, self.features = queue, engine, chat, environment, features
-        self.limits, self.pool, self.on_turn = limits, pool, on_turn
+        self.limits, self.pool, self.scoring, self.on_turn = limits, pool, scoring, on_turn
         self.rows: dict[int, int] = {}  # row of the engine -> index of the task
         self.lanes: dict[tuple[int, int], _Lane] = {}
         self.calls: dict[Future, tuple[int, int]] = {}
@@ -205,17 +219,32 @@ class _Rollout:
         self.statistics = RolloutStatistics()
 
     def loop(self) -> None:
-        while self.queue.left or (self.lanes and not self.queue.stopped):
+        while self.queue.left or ((self.lanes or self.scoring.waiting) and not self.queue.stopped):
             self.queue.fetch()
+            self._hand_over()
             self._open()
             self._collect()
             self._append()
             if self._decodable():
                 self._decode()
-            elif pending := [*self.calls, *self.queue.on_their_way]:
-                since = time.monotonic()
-                wait(pending, return_when=FIRST_COMPLETED)
-                self.statistics.waiting_for_tools += time.monotonic() - since
+            else:
+                self._wait([*self.calls, *self.queue.on_their_way], self.scoring.pending)
+
+    def _wait(self, calls: Sequence[Future], verdicts: Sequence[Future]) -> None:
+        """Until one of them is there."""
+        since = time.monotonic()
+        if calls or verdicts:
+            wait([*calls, *verdicts], return_when=FIRST_COMPLETED)
+        waited = time.monotonic() - since
+        if calls:
+            self.statistics.waiting_for_tools += waited
+        else:
+            self.statistics.waiting_for_judge += waited
+
+    def _hand_over(self) -> None:
+        """Gives on the groups whose scores are there."""
+        for index in self.scoring.finished():
+            self.queue.on_group(self.queue.groups[index])
 
     def _open(self) -> None:
         """Starts questions in free rows."""
@@ -329,8 +358,8 @@ class _Rollout:
 
     def _close(self, lane: tuple[int, int]) -> None:
         """Ends a lane; the row gets free with its last one."""
-        trajectory = self.lanes.pop(lane).trajectory
+        trajectory, index = self.lanes.pop(lane).trajectory, self.rows[lane[0]]
         self.on_turn(trajectory, trajectory.turns[-1])
+        self.scoring.ask(index, trajectory)
         if not any(other[0] == lane[0] for other in self.lanes):
-            index = self.rows.pop(lane[0])
-            self.queue.on_group(self.queue.groups[index])
+            self.scoring.close(self.rows.pop(lane[0]))

@@ -33,8 +33,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
                                   sampling=Sampling(config.temperature, config.top_k, config.top_p))
         print(f'Question: {config.question}\n', flush=True)
         groups, cost = rollout([Task(question, (config.seed,))], engines, student.chat, session.environment(),
-                               session.features(student), rollout_limits(config.agent),
-                               tool_threads=config.rollout.tool_threads, on_turn=print_turn)
+                               session.features(student), rollout_limits(config.agent), scorer=None,
+                               tool_threads=config.rollout.tool_threads, judge_threads=1, on_turn=print_turn)
     print_end(groups[0][0], cost.seconds)
 
 

@@ -38,8 +38,8 @@ def check_mesh(config: ConfigDict) -> None:
 
 # Fields that count something, of which there must be at least one.
 COUNTS = {
-    'rollout': ('groups', 'prompt_capacity', 'suffix_capacity', 'chunk', 'tool_threads', 'extend_lanes', 'extend_tokens',
-                'tower_batch', 'engines'),
+    'rollout': ('groups', 'prompt_capacity', 'suffix_capacity', 'chunk', 'tool_threads', 'judge_threads', 'extend_lanes',
+                'extend_tokens', 'tower_batch', 'engines'),
     'agent': ('max_turns', 'turn_tokens'),
     'mine': ('samples', 'answer_tokens'),
     'expert': ('questions', 'threads'),

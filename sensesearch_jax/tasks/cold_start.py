@@ -86,7 +86,10 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
 
 
 def mine(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> list[Question]:
-    """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times in `mine.samples`."""
+    """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times in `mine.samples`.
+
+    Without those on which tools or judge failed: they are asked again when the run goes on.
+    """
     config, workdir = session.config, session.workdir
     path = workdir / 'cold_start' / 'mined.jsonl'
     right: dict[str, int] = {}
@@ -104,19 +107,21 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
         with Progress('mine', len(questions), initial=len(right), unit='question') as bar:
 
             def note(group: list[Trajectory]) -> None:
-                question = group[0].question
-                right[question.id] = sum(scorer.score(t).reward['accuracy'] == 1 for t in group)
+                if any(t.state in ASKED_AGAIN for t in group):
+                    return  # how hard it is is not known
+                right[group[0].question.id] = sum(t.reward['accuracy'] == 1 for t in group)
                 hard = sum(r <= config.mine.most_right for r in right.values())
                 bar.update(hard=hard)
 
             for first in range(0, len(tasks), 64):
                 part = tasks[first:first + 64]
-                rollout(part, engines, student.chat, environment, features, limits,
-                        tool_threads=config.rollout.tool_threads, on_group=note)
+                rollout(part, engines, student.chat, environment, features, limits, scorer=scorer,
+                        tool_threads=config.rollout.tool_threads, judge_threads=config.rollout.judge_threads,
+                        on_group=note)
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
     # In the order of the questions, not in that in which groups happened to finish.
-    return [q for q in questions if right[q.id] <= config.mine.most_right]
+    return [q for q in questions if right.get(q.id, config.mine.samples + 1) <= config.mine.most_right]
 
 
 def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:

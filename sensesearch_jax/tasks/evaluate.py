@@ -47,13 +47,11 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
         width = min(config.evaluate.lanes, len(left))
         sampling = Sampling(config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p)
         engines = session.engines(student, groups=width, members=1, sampling=sampling)
-        scorer = session.scorer()
         with Progress(f'evaluate {name}', len(questions), initial=len(done), unit='question') as bar:
             right = [t.reward['accuracy'] for t in done.values()]
 
             def note(group: list[Trajectory]) -> None:
                 for t in group:
-                    t.reward, t.state = scorer.score(t)
                     done[t.question.id] = t
                     right.append(t.reward['accuracy'])
                 append_trajectories(path, group)
@@ -61,7 +59,8 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
 
             rollout([Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left], engines, student.chat,
                     session.environment(tools), features, rollout_limits(config.agent),
-                    tool_threads=config.rollout.tool_threads, on_group=note)
+                    scorer=session.scorer(), tool_threads=config.rollout.tool_threads,
+                    judge_threads=config.rollout.judge_threads, on_group=note)
     return [done[q.id] for q in questions]
 
 

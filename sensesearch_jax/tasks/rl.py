@@ -159,6 +159,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
         'padding_share': 1 - passes.run / max(passes.padded, 1),
         'trained_share': passes.groups / max(config.epochs * len(groups), 1),
         'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
+        'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
         'rollouts_per_s': usable.size / max(sampled - began, 1e-9),
         'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
         'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
@@ -277,18 +278,16 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
         members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
     found = {name: [group[g] for g in sorted(group)] for name, group in members.items()
              if len(group) == config.rl.members and not any(t.state in ASKED_AGAIN for t in group.values())}
-    scorer = session.scorer()
 
     def note(group: list[Trajectory]) -> None:
-        for t in group:
-            t.reward, t.state = scorer.score(t)
         append_trajectories(path, group)
         found[group[0].question.id] = group
 
     seeds = lambda q: tuple(hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members))
     tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
     _, cost = rollout(tasks, engines, student.chat, session.environment(), features, rollout_limits(config.agent),
-                      tool_threads=config.rollout.tool_threads, on_group=note)
+                      scorer=session.scorer(), tool_threads=config.rollout.tool_threads,
+                      judge_threads=config.rollout.judge_threads, on_group=note)
     return [found[q.id] for q in asked], cost
 
 

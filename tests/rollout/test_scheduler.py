@@ -3,6 +3,7 @@
 import functools
 import io
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -24,6 +25,8 @@ from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
 from sensesearch_jax.inputs.trajectories import to_member, to_row
 from sensesearch_jax.learning.steps import Learner
+from sensesearch_jax.rewards.reward import client_judge
+from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
@@ -126,7 +129,7 @@ class ScriptedEnvironment(Environment):
 def run(chat, engine, store_for, questions):
     """Runs a rollout of the questions; returns its groups, its events, the store and the cost."""
 
-    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, max_malformed=0, engines=1, **hooks):
+    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, max_malformed=0, engines=1, scorer=None, judge_threads=8, **hooks):
         features = store_for(client)
         events = {'group': [], 'turn': []}
         tasks = [Task(q, tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS))) for q in asked]
@@ -145,7 +148,9 @@ def run(chat, engine, store_for, questions):
             ScriptedEnvironment(client, act),
             features,
             RolloutLimits(max_turns, TURN_TOKENS, max_malformed),
+            scorer=scorer,
             tool_threads=tool_threads,
+            judge_threads=judge_threads,
             on_group=on_group,
             on_turn=on_turn,
         )
@@ -434,6 +439,65 @@ def test_slow_tools_of_one_question_do_not_hold_up_the_others(run, questions):
     assert len(done) == 4 and done[-1] == 'q0'
     assert all(len(t.turns) == 3 for group in groups for t in group)
     assert 0 <= cost.waiting_for_tools <= cost.seconds
+
+
+class SlowJudge:
+    """Takes its time, and counts how many ask at a time."""
+
+    def __init__(self, seconds=0.2, verdict=False):
+        self.seconds, self.verdict, self.asked, self.now, self.most = seconds, verdict, [], 0, 0
+        self.lock = threading.Lock()
+
+    def __call__(self, question, answer):
+        with self.lock:
+            self.asked.append((question.id, answer))
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.now -= 1
+        return self.verdict
+
+
+def scorer_of(judge):
+    return Scorer(DEFAULT, judge, prices={}, format_weight=0.5, evidence_weight=0.0)
+
+
+def test_a_slow_judge_is_asked_side_by_side_while_decoding_goes_on(run, plain, engine, monkeypatch):
+    judge, meanwhile = SlowJudge(), []
+    decode = engine.decode
+    monkeypatch.setattr(engine, 'decode', lambda *lanes: (meanwhile.append(judge.now), decode(*lanes))[1])
+    told = []
+    groups, events, _, cost = run(ScriptedTools(), scorer=scorer_of(judge), on_group=lambda g: told.append([t.state for t in g]))
+    answers = [(t.question.id, t.answer) for group in groups for t in group if t.answer is not None]
+    assert len(answers) > 4 and sorted(judge.asked) == sorted(set(answers))  # equal ones of a group once
+    assert judge.most > 1 and any(meanwhile)
+    assert cost.seconds - cost.waiting_for_judge < len(judge.asked) * judge.seconds and cost.waiting_for_judge > 0
+    # Scored before they are told, and sampled as without a judge.
+    assert sorted(map(id, events['group'])) == sorted(map(id, groups))
+    assert all('total' in t.reward for group in groups for t in group) and len(told) == len(groups)
+    assert [[t.turns[-1].tokens for t in g] for g in groups] == [[t.turns[-1].tokens for t in g] for g in plain[0]]
+
+
+def test_no_more_verdicts_are_asked_for_at_a_time_than_judge_threads(run):
+    judge = SlowJudge(0.02)
+    run(ScriptedTools(), scorer=scorer_of(judge), judge_threads=1, engines=2)
+    assert judge.most == 1 and judge.asked
+
+
+def test_a_judge_that_fails_makes_its_answers_unscorable_and_stops_nothing(run):
+    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('judge', 'What is 0?') else None)
+    groups, *_ = run(tools, scorer=scorer_of(client_judge(tools)))
+    for t in (t for group in groups for t in group):
+        dead = t.question.id == 'q0' and t.answer is not None
+        assert (t.state is SampleState.UNSCORABLE) == dead and t.reward['accuracy'] == 0
+    assert any(t.state is SampleState.UNSCORABLE for t in groups[0])
+
+
+def test_what_no_picture_could_be_had_for_is_scored_as_well(run):
+    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None)
+    groups, *_ = run(tools, scorer=scorer_of(None))
+    assert [(t.state, t.reward['total']) for t in groups[1]] == [(SampleState.INFRA_FAILED, 0.0)] * MEMBERS
 
 
 def test_a_prompt_that_does_not_fit_is_said(run, engine, monkeypatch):
