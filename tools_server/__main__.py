@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         '--parent', type=int, help='end when the process with this id, which started this one, is gone'
     )
     parser.add_argument(
+        '--ready-fd', type=int, help='open file descriptor that the address is written to once it serves'
+    )
+    parser.add_argument(
         '--mode', choices=('live', 'record', 'replay', 'offline'), help="instead of the config's"
     )
     parser.add_argument('--answers', type=Path, help="file of answers, instead of the config's")
@@ -69,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.stdio:
             return _serve_stdio(config)
         listener = _listen(config.host, config.port)
-        return _serve(config, listener, options.parent)
+        return _serve(config, listener, options.parent, options.ready_fd)
     except ConfigError as error:
         print(f'tools_server: {error}', file=sys.stderr)
         return 1
@@ -129,8 +132,12 @@ def _serve_stdio(config: ServerConfig) -> int:
     return 0
 
 
-def _serve(config: ServerConfig, listener: socket.socket, parent: int | None) -> int:
+def _serve(
+    config: ServerConfig, listener: socket.socket, parent: int | None, ready_fd: int | None
+) -> int:
     cv2.setNumThreads(1)
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)  # whoever waits at its other end waits for this process alone
     service = ToolService(config)
     try:
         app = create_app(service, config)
@@ -157,7 +164,11 @@ def _serve(config: ServerConfig, listener: socket.socket, parent: int | None) ->
             server.should_exit = True
             return
         host = f'[{config.host}]' if ':' in config.host else config.host
-        print(f'{READY}http://{host}:{listener.getsockname()[1]}', flush=True)
+        url = f'http://{host}:{listener.getsockname()[1]}'
+        print(f'{READY}{url}', flush=True)
+        if ready_fd is not None:
+            with open(ready_fd, 'w') as ready:
+                ready.write(f'{url}\n')
 
     # uvicorn raises the signal that stopped it again once it is done; these handlers make that a clean end.
     for number in (signal.SIGTERM, signal.SIGINT):

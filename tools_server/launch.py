@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import select
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
-READY = 'tools_server ready at '  # starts the line that says so; the address follows
-
+READY = 'tools_server ready at '  # starts the line that says so to a reader; the address follows
 
 # Fields that hold a path, by section.
 PATHS = (('text_search', 'passages'), ('text_search', 'index'), ('image_search', 'gallery'),
@@ -59,8 +62,9 @@ class ToolServer:
 
         Args:
             config: a YAML file, or its fields (then relative paths start from the current folder).
-            workdir: folder for its log (tools_server.log) and its pictures (images/), which a later start
-                finds again. port: 0 takes any free one. ready_timeout_s: longest time to load, in seconds.
+            workdir: folder for its log (one of each start, tools_server-TIME-HOST-….log) and its pictures
+                (images/), which a later start finds again. Several servers, of several hosts too, may share
+                it. port: 0 takes any free one. ready_timeout_s: longest time to load, in seconds.
             mode: 'live', 'record', 'replay' or 'offline', instead of the config's.
             answers: the file of answers (of modes 'record' and 'replay' the recording), instead of the
                 config's.
@@ -70,47 +74,58 @@ class ToolServer:
         """
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
+        log, log_path = _own_log(workdir)
         if isinstance(config, Mapping):
-            path = workdir / 'tools_server.yaml'
+            path = log_path.with_suffix('.yaml')
             path.write_text(yaml.safe_dump(_absolute(dict(config))), encoding='utf-8')
             config = path
-        log_path = workdir / 'tools_server.log'
+        # The address comes through a pipe: in a folder that servers share, a file could be another one's.
+        ready, written = os.pipe()
         command = [sys.executable, '-m', 'tools_server', f'--config={config}', f'--port={port}']
-        command += [f'--images={workdir / "images"}', f'--parent={os.getpid()}']
+        command += [f'--images={workdir / "images"}', f'--parent={os.getpid()}', f'--ready-fd={written}']
         command += [f'--mode={mode}'] if mode else []
         command += [f'--answers={Path(answers).absolute()}'] if answers else []
-        with open(log_path, 'ab') as log:
-            offset = log.tell()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C stops the run first; the run then stops its server
-            )
-        server = cls(process, '', log_path)
-        deadline = time.monotonic() + ready_timeout_s
-        try:
-            while True:
-                ended = process.poll() is not None  # before reading, so that the last words are not missed
-                output = _tail(log_path, offset)
-                for line in output.splitlines(keepends=True):
-                    if line.startswith(READY) and line.endswith('\n'):
-                        server.url = line.removeprefix(READY).strip()
-                        return server
-                if ended:
-                    lines = [line for line in output.splitlines() if line.strip()]
-                    reason = lines[-1] if lines else f'exit status {process.returncode}'
-                    raise ToolServerError(f'the tool server did not start: {reason}')
-                if time.monotonic() > deadline:
-                    raise ToolServerError(
-                        f'the tool server was not ready within {ready_timeout_s:g} s; see {log_path}'
-                    )
-                time.sleep(0.05)
-        except BaseException:
-            server.close()
-            raise
+        with log, open(ready, 'rb', buffering=0) as pipe:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=_environment(),
+                    pass_fds=(written,),
+                    start_new_session=True,  # Ctrl-C stops the run first; the run then stops its server
+                )
+            finally:
+                os.close(written)
+            server = cls(process, '', log_path)
+            try:
+                server._wait(pipe, ready_timeout_s)
+            except BaseException:
+                server.close()
+                raise
+        return server
+
+    def _wait(self, pipe: io.FileIO, timeout_s: float) -> None:
+        """Takes the address that the server writes once it is ready."""
+        deadline, said = time.monotonic() + timeout_s, b''
+        while not said.endswith(b'\n'):
+            ended = self.process.poll() is not None  # before reading, so that the last words are not missed
+            if select.select([pipe], [], [], 0 if ended else 0.1)[0]:
+                part = pipe.read(4096)
+                said += part
+                if not part:  # it is about to end, and says why in its log
+                    self.process.wait(10)
+                    ended = True
+            elif time.monotonic() > deadline:
+                raise ToolServerError(
+                    f'the tool server was not ready within {timeout_s:g} s; see {self.log_path}'
+                )
+            if ended and not said.endswith(b'\n'):
+                lines = [line for line in self.log_path.read_text('utf-8', 'replace').splitlines() if line.strip()]
+                reason = lines[-1] if lines else f'exit status {self.process.returncode}'
+                raise ToolServerError(f'the tool server did not start: {reason}')
+        self.url = said.decode().strip()
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -151,7 +166,8 @@ def _absolute(fields: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _tail(path: Path, offset: int) -> str:
-    with open(path, 'rb') as log:
-        log.seek(offset)
-        return log.read().decode('utf-8', 'replace')
+def _own_log(folder: Path) -> tuple[BinaryIO, Path]:
+    """A log that no other start writes to, open, and its path."""
+    name = f'tools_server-{time.strftime("%Y%m%d-%H%M%S")}-{socket.gethostname()}-'
+    number, path = tempfile.mkstemp('.log', name, folder)
+    return open(number, 'wb'), Path(path)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from fastapi.testclient import TestClient
 from small_world import encoded, picture
 from stand_ins import as_json, chat
 
-from sensesearch_jax.agent.client import ToolClient
+from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from tools_server.__main__ import main
 from tools_server.app import create_app
 from tools_server.config import parse_config
@@ -168,6 +169,31 @@ def test_launcher_reports_why_it_did_not_start(world, tmp_path):
     config = {'text_search': {'backend': 'local', 'passages': str(world / '0.png')}}
     with pytest.raises(ToolServerError, match='cannot read the passages'):
         ToolServer.start(config, tmp_path, ready_timeout_s=120)
+
+
+def test_servers_that_share_a_folder_keep_their_own_addresses_and_pictures_in_common(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        servers = list(pool.map(lambda _: ToolServer.start({}, tmp_path, ready_timeout_s=120), range(4)))
+    clients = [ToolClient(server.url) for server in servers]
+    ref = clients[0].upload(encoded(picture(1)))
+    assert all(client.crop(ref.sha256, (0, 0, 0.5, 0.5)).width == 180 for client in clients)
+    assert len({server.log_path for server in servers}) == 4
+    while servers:
+        servers.pop().close()
+        answers = [not isinstance(client.health(), ToolFailure) for client in clients]
+        assert answers == [True] * len(servers) + [False] * (4 - len(servers))
+
+
+def test_the_reason_of_a_failed_start_is_its_own_among_others(world, tmp_path):
+    """Beside a server that gets ready in the same folder."""
+    wrong = {'text_search': {'backend': 'local', 'passages': str(world / '0.png')}}
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(ToolServer.start, {}, tmp_path, ready_timeout_s=120)
+        bad = pool.submit(ToolServer.start, wrong, tmp_path, ready_timeout_s=120)
+        with good.result() as server:
+            assert server.alive()
+            with pytest.raises(ToolServerError, match='cannot read the passages'):
+                bad.result()
 
 
 def test_tool_without_back_end_is_unavailable_and_sigterm_is_clean(tmp_path):
