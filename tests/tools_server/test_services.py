@@ -189,3 +189,44 @@ def test_with_options_given_only_the_letter_counts(stand_in, response, right):
     options = ['a blue flag', 'a red flag', 'a green flag', 'a flag']
     assert judge(stand_in).judge('Which?', ['B'], response, None, options) is right
     assert RuleJudge().judge('Which?', ['B'], response, None, options) is right and not stand_in.requests
+
+
+def recent_model(asked):
+    """A model that takes `max_completion_tokens` and no temperature, and says so one at a time."""
+
+    def answer(body):
+        asked.append({k: v for k, v in body.items() if k not in ('model', 'messages')})
+        for name, code in (('max_tokens', 'unsupported_parameter'), ('temperature', 'unsupported_value')):
+            if name in body:
+                error = {'message': f"'{name}' is not supported with this model.", 'param': name, 'code': code}
+                return 400, json.dumps({'error': error}).encode()
+        return chat('Yes')(body)
+
+    return answer
+
+
+def test_recent_models_are_asked_as_they_take_it(stand_in):
+    asked = []
+    stand_in.answers['/v1/chat/completions'] = recent_model(asked)
+    model = judge(stand_in, max_tokens=16)
+    assert model.judge('q', ['Paris'], 'the French capital', None) is True
+    assert asked == [{'temperature': 0, 'max_tokens': 16}, {'temperature': 0, 'max_completion_tokens': 16 + 4096},
+                     {'max_completion_tokens': 16 + 4096}]  # fmt: skip
+    assert model.judge('q', ['Paris'], 'capital of France', None) is True and len(asked) == 4  # it was learnt
+    error = {'message': 'no such value', 'param': 'model', 'code': 'unsupported_value'}
+    stand_in.answers['/v1/chat/completions'] = as_json({'error': error}, 400)
+    with pytest.raises(ToolError, match='400: no such value'):
+        model.judge('q', ['Paris'], 'the capital', None)
+
+
+@pytest.mark.parametrize(
+    'choice, words',
+    [({'message': {'content': 'Yes'}, 'finish_reason': 'content_filter'}, 'held back by a content filter'),
+     ({'message': {'content': None, 'refusal': 'I cannot.'}, 'finish_reason': 'stop'}, 'held back'),
+     ({'message': {'content': 'Yes'}, 'finish_reason': 'length'}, 'was cut off')],
+)  # fmt: skip
+def test_a_reply_that_was_held_back_or_cut_off_is_no_verdict(stand_in, choice, words):
+    stand_in.answers['/v1/chat/completions'] = as_json({'choices': [choice]})
+    with pytest.raises(ToolError, match=words) as error:
+        judge(stand_in).judge('q', ['Paris'], 'the French capital', None)
+    assert error.value.kind == 'refused'

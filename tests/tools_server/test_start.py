@@ -138,16 +138,37 @@ def test_check_names_the_back_end_that_does_not_work(write, local_config, stand_
 def test_check_names_a_summariser_that_does_not_work(local_config, stand_in, tmp_path, monkeypatch, capsys):
     """Searches are answered without it, so nothing else would tell."""
     monkeypatch.setenv('SERPER_API_KEY', 'k')
-    stand_in.answers |= {'/search': as_json({'organic': []}), '/v1/chat/completions': as_json({}, 401)}
+    unpaid = as_json({'error': {'message': 'Incorrect API key provided: sk-x'}}, 401)
+    stand_in.answers |= {'/search': as_json({'organic': []}), '/v1/chat/completions': unpaid}
     summariser = {'base_url': stand_in.url + '/v1', 'model': 'm'}
     serper = {'backend': 'serper', 'base_url': stand_in.url, 'summariser': summariser}
     (tmp_path / 'config.yaml').write_text(yaml.safe_dump(local_config | {'text_search': serper}))
     command = [f'--config={tmp_path / "config.yaml"}', '--check']
     assert main(command) == 1
     out = capsys.readouterr().out
-    assert 'text_search: serper works' in out and 'summariser: m does NOT work (refused' in out
+    assert 'text_search: serper works' in out and 'found nothing' in out
+    assert 'summariser: m does NOT work (refused' in out and '401: Incorrect API key provided: sk-x)' in out
     stand_in.answers['/v1/chat/completions'] = chat('Paris.')
-    assert main(command) == 0 and 'summariser: m works' in capsys.readouterr().out
+    stand_in.answers['/search'] = as_json({'organic': [{'title': 'Paris'}]})
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "found 'Paris'" in out and 'summariser: m works' in out and "s): 'Paris.'" in out
+    assert 'judge: rules works' in out and 'says No' in out
+
+
+def test_check_asks_the_back_end_and_not_what_was_kept(stand_in, tmp_path, capsys):
+    """A search that was answered yesterday says nothing about the service today."""
+    stand_in.answers['/retrieve'] = as_json({'result': [[{'contents': 'France\nParis'}]]})
+    config = {'text_search': {'backend': 'retriever', 'base_url': stand_in.url, 'limits': {'attempts': 1}},
+              'answers': {'path': str(tmp_path / 'a.sqlite')}, 'mode': 'record'}  # fmt: skip
+    (tmp_path / 'config.yaml').write_text(yaml.safe_dump(config))
+    command = [f'--config={tmp_path / "config.yaml"}', '--check']
+    assert main(command) == 0 and "found 'France'" in capsys.readouterr().out
+    stand_in.answers['/retrieve'] = as_json({'detail': 'the index is gone'}, 500)
+    assert main(command) == 1
+    assert 'does NOT work (unavailable: the retriever failed with status 500: the index is gone)' in (
+        capsys.readouterr().out
+    )
 
 
 def test_while_it_loads_a_server_says_so_and_when_to_come_again(local_config, tmp_path):
