@@ -59,6 +59,7 @@ class SampleState(StrEnum):
     TRUNCATED = 'truncated'  # turns or tokens ran out before an answer: scored, as wrong
     INFRA_FAILED = 'infra_failed'  # a tool's infrastructure failed
     UNSCORABLE = 'unscorable'  # the judge failed
+    TOO_LONG = 'too_long'  # the prompt, or a tool's response, is longer than the sampler has room for at all
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class Trajectory:
     images: list[ImageRef]  # all whose patches entered the prompt or an observation, in order of appearance
     reward: dict[str, float]  # 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
     answer: str | None
+    failure: str = ''  # why it does not count, in a sentence; '' if it does
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything `from_json` needs to give an equal trajectory back."""
@@ -155,6 +157,7 @@ class Trajectory:
             'images': [dataclasses.asdict(ref) for ref in self.images],
             'reward': {name: float(x) for name, x in self.reward.items()},
             'answer': self.answer,
+            'failure': self.failure,
         }
 
     @classmethod

@@ -34,6 +34,7 @@ _LABELS = {
     'image_search': 'Image search',
     'text_search': 'Text search',
     'infra_failed': 'infrastructure failed',
+    'too_long': 'too long',
 }
 _TOOL_ORDER = ('image_crop', 'image_search', 'text_search')
 _MAIN_RUNS = ('base', 'sft', 'rl')

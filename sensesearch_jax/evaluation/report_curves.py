@@ -59,6 +59,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
                 'truncated': 'truncated',
                 'infra_failed': 'infrastructure',
                 'unscorable': 'unscorable',
+                'too_long': 'too long',
             },
             share=True,
         ),

@@ -135,6 +135,7 @@
       element(`b.is-${kind}`, {}, `${SIGN[kind]} ${WORDS[kind]}`),
       element('span', {}, trajectory.answer === null ? 'no answer' : `“${trajectory.answer}”`),
       trajectory.state === 'ok' ? null : element('span', {}, label(trajectory.state).replaceAll('_', ' ')),
+      trajectory.failure ? element('span', {}, trajectory.failure) : null,
       trajectory.reward.total === undefined ? null
         : element('span', { title: reward }, `reward ${trajectory.reward.total} (${reward})`)));
     node.append(element('ol.turns', {}, ...trajectory.turns.map((turn, i) => turnItem(turn, i + 1, trajectory))));

@@ -218,6 +218,7 @@ def _trajectory_view(trajectory: Trajectory, question: Question, protocol: Proto
         'state': trajectory.state.value,
         'right': _right(trajectory),
         'answer': trajectory.answer,
+        'failure': trajectory.failure,
         'reward': {
             name: round(value, 4) for name, value in trajectory.reward.items() if math.isfinite(value)
         },

@@ -50,7 +50,8 @@ def summarise(
         'by_kind_and_level': {kind: {level: block}}}; levels are strings, as JSON's keys are. A block holds
         'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy' {'mean', 'low', 'high'};
         'format' (rate); 'turns'; 'calls' {tool: per trajectory}; 'searches' (number of search calls);
-        'search_success' (share of them that returned results); 'states' {state: share}; 'tool_wait_s'
+        'search_success' (share of them that returned results); 'states' {state: share}; 'failures' {state: {'count',
+        'such_as': the reason of the first one}} of those that do not count and say why; 'tool_wait_s'
         (seconds per trajectory). Rates are in [0, 1]. Accuracy, format, turns and calls are over the counted
         trajectories, those in state ok or truncated; what has nothing to be computed from is None, and so are
         the ends of an interval over a single picture.
@@ -111,6 +112,9 @@ def format_table(summary: Mapping[str, Any]) -> str:
         f'Rates in %, {percent} intervals in brackets; turns and calls per trajectory;',
         'found: searches that returned results; failed: trajectories that do not count.',
     ]
+    for name, run in summary['runs'].items():
+        for state, failure in run['overall']['failures'].items():
+            lines.append(f'{name}: {failure["count"]} {state}, such as: {failure["such_as"]}')
     if summary['differences']:
         rows = [('difference in accuracy', 'kind', 'n', 'points', '')]
         for d in summary['differences']:
@@ -185,8 +189,18 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
         'searches': len(searches),
         'search_success': _mean(searches),
         'states': {state.value: states[state] / len(trajectories) for state in SampleState},
+        'failures': _failures(trajectories),
         'tool_wait_s': sum(observation.latency_s for _, observation in observations) / len(trajectories),
     }
+
+
+def _failures(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
+    """By state, how many do not count and what the first of them says."""
+    found: dict[str, dict[str, Any]] = {}
+    for t in trajectories:
+        if t.failure and t.state not in COUNTED:
+            found.setdefault(t.state.value, {'count': 0, 'such_as': t.failure})['count'] += 1
+    return found
 
 
 def _differences(

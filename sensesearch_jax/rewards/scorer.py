@@ -59,7 +59,7 @@ class Scorer:
 
     def answer(self, trajectory: Trajectory) -> str | None:
         """The answer that a verdict is to be had of; None if there is none, or if the trajectory does not count anyway."""
-        return None if failed(trajectory) else final_answer(trajectory)
+        return None if uncounted(trajectory) else final_answer(trajectory)
 
     def verdict(self, question: Question, answer: str) -> bool | ToolFailure:
         """Whether `answer` is right; may take as long as the judge. The judge's failure is a value."""
@@ -73,11 +73,12 @@ class Scorer:
         should bring to light that it did; see `evidence`.
 
         Returns:
-            The state is INFRA_FAILED if a tool's infrastructure failed (all terms 0), TRUNCATED without an answer
-            (accuracy 0), UNSCORABLE if the judge failed (accuracy 0; to be left out of the loss), else OK.
+            The state is INFRA_FAILED if a tool's infrastructure failed and TOO_LONG where it was that (all terms 0),
+            TRUNCATED without an answer (accuracy 0), UNSCORABLE if the judge failed (accuracy 0), else OK. Only OK and
+            TRUNCATED are to be learned from.
         """
-        if failed(trajectory):
-            return Scored(dict.fromkeys(TERMS, 0.0), SampleState.INFRA_FAILED)
+        if state := uncounted(trajectory):
+            return Scored(dict.fromkeys(TERMS, 0.0), state)
         if self.answer(trajectory) is None:
             state = SampleState.TRUNCATED
         else:
@@ -99,7 +100,10 @@ def check_prices(prices: Mapping[str, float]) -> None:
         raise ValueError(f'tool prices {wrong} are wrong: names are {list(TOOLS)}, prices at least 0')
 
 
-def failed(trajectory: Trajectory) -> bool:
-    """Whether a tool's infrastructure failed."""
+def uncounted(trajectory: Trajectory) -> SampleState | None:
+    """The state of a trajectory that says nothing about the policy, whatever it answered; None if it may."""
+    if trajectory.state is SampleState.TOO_LONG:
+        return trajectory.state
     observations = (turn.observation for turn in trajectory.turns)
-    return trajectory.state is SampleState.INFRA_FAILED or any(o.infra_failed for o in observations if o is not None)
+    failed = trajectory.state is SampleState.INFRA_FAILED or any(o.infra_failed for o in observations if o is not None)
+    return SampleState.INFRA_FAILED if failed else None

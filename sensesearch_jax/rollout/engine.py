@@ -225,7 +225,7 @@ class Engine:
         longest = max(map(len, prompts)) - 1
         if longest > self.prompt_capacity:
             raise ValueError(f'A prompt of {longest + 1} tokens does not fit into {self.prompt_capacity}; raise '
-                             'prompt_capacity or lower max_pixels.')
+                             'rollout.prompt_capacity or lower max_pixels.')
         if len(rows) > (n := self.prefill_rows):
             return [position for first in range(0, len(rows), n) for position in self.prefill(
                 rows[first:first + n], prompts[first:first + n], images[first:first + n], table)]

@@ -84,6 +84,14 @@ class FeatureStore:
             for count in {1, self.batch}:
                 self._encode(batch_images([smallest], self.sizes, slots=slots, count=count)[:4])
 
+    def unusable(self, image: ImageRef) -> str | None:
+        """Why no policy can see a picture of this form; None if one can. Nothing is fetched."""
+        try:
+            self.preprocessor.grid(image.width, image.height)
+        except ValueError as error:
+            return f'The picture cannot be used: {error}.'
+        return None
+
     def prepare(self, image: ImageRef) -> ToolFailure | None:
         """Fetches an image and cuts its patches, unless its features are known; safe to call from threads.
 

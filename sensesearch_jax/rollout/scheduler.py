@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,8 +100,8 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
         on_group: called with each finished and scored group, in the order in which they finish, one call at a time.
         on_turn: called with each finished turn, its observation included; likewise.
     Returns:
-        the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered), TRUNCATED or
-        INFRA_FAILED.
+        the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered), TRUNCATED,
+        INFRA_FAILED or TOO_LONG: its prompt, or a tool's response, is longer than all of the engines' capacity.
     """
     engines = [engines] if isinstance(engines, Engine) else list(engines)
     pool = ThreadPoolExecutor(tool_threads, thread_name_prefix='tools')
@@ -114,8 +115,8 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
 
         return call
 
-    queue = _Queue(list(tasks), sum(engine.groups for engine in engines) + features.batch, environment, features, pool,
-                   scorer, in_turn(on_group))
+    queue = _Queue(list(tasks), sum(engine.groups for engine in engines) + features.batch, engines[0].prompt_capacity,
+                   chat, environment, features, pool, scorer, in_turn(on_group))
     runs = [_Rollout(queue, engine, chat, environment, features, limits, pool, Scoring(scorer, judges), in_turn(on_turn))
             for engine in engines]
     start = time.monotonic()
@@ -131,21 +132,32 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
         sum(p.sampled_tokens for p in parts), [s for p in parts for s in p.turn_seconds])
 
 
+class _Ready(NamedTuple):
+    """A task whose picture is there, with the tokens of its prompt."""
+
+    index: int
+    task: Task
+    image: ImageRef
+    prompt: list[int]
+
+
 class _Queue:
     """The tasks that no engine has taken yet, their pictures fetched ahead of their turn, and the groups that are done.
 
     Args:
         ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass through the tower.
+        room: the engines' capacity for a prompt, in tokens.
     """
 
-    def __init__(self, tasks: Sequence[Task], ahead: int, environment: Environment, features: FeatureStore,
-                 pool: ThreadPoolExecutor, scorer: Scorer | None, on_group: Callable[[list[Trajectory]], None]):
+    def __init__(self, tasks: Sequence[Task], ahead: int, room: int, chat: ChatTokenizer, environment: Environment,
+                 features: FeatureStore, pool: ThreadPoolExecutor, scorer: Scorer | None,
+                 on_group: Callable[[list[Trajectory]], None]):
         self.groups: list[list[Trajectory]] = [[] for _ in tasks]
-        self.ahead, self.environment, self.features, self.pool = ahead, environment, features, pool
-        self.scorer, self.on_group = scorer, on_group
+        self.ahead, self.room, self.chat, self.environment = ahead, room, chat, environment
+        self.features, self.pool, self.scorer, self.on_group = features, pool, scorer, on_group
         self.waiting = deque(enumerate(tasks))
         self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
-        self.opened: deque[tuple[int, Task, ImageRef]] = deque()
+        self.opened: deque[_Ready] = deque()
         self.lock = threading.Lock()
         self.stopped = False
 
@@ -171,37 +183,53 @@ class _Queue:
         self.stopped = True
 
     def fetch(self) -> None:
-        """Uploads and prepares the pictures of the next tasks; a task whose picture is not to be had ends here."""
+        """Uploads and prepares the pictures of the next tasks.
+
+        A task whose picture is not to be had, or whose prompt is too long, ends here.
+        """
         failed = []
         with self.lock:
             while self.waiting and len(self.opening) + len(self.opened) < self.ahead:
                 index, task = self.waiting.popleft()
-                self.opening[self.pool.submit(self._first_image, task.question)] = index, task
+                self.opening[self.pool.submit(self._ready, index, task)] = index, task
             for future in [f for f in self.opening if f.done()]:
                 index, task = self.opening.pop(future)
-                image = future.result()
-                if isinstance(image, ToolFailure):
-                    self.groups[index] = [
-                        Trajectory(task.question, g, seed, [], SampleState.INFRA_FAILED, [], [], {}, None)
-                        for g, seed in enumerate(task.seeds)]
-                    failed.append(self.groups[index])
-                else:
-                    self.opened.append((index, task, image))
+                ready = future.result()
+                if isinstance(ready, _Ready):
+                    self.opened.append(ready)
+                    continue
+                state, why = ready
+                self.groups[index] = [Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
+                                      for g, seed in enumerate(task.seeds)]
+                failed.append(self.groups[index])
         for group in failed:
             for trajectory in group:
                 put_score(self.scorer, trajectory, False)
             self.on_group(group)
 
-    def take(self, least: int, most: int) -> tuple[list[tuple[int, Task, ImageRef]], list[ImageRef]]:
+    def take(self, least: int, most: int) -> tuple[list[_Ready], list[ImageRef]]:
         """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of the next ones."""
         with self.lock:
             ready = min(most, len(self.opened))
             taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
-            return taken, [image for *_, image in self.opened]
+            return taken, [ready.image for ready in self.opened]
 
-    def _first_image(self, question: Question) -> ImageRef | ToolFailure:
-        image = self.environment.client.upload(question.image)
-        return image if isinstance(image, ToolFailure) else self.features.prepare(image) or image
+    def _ready(self, index: int, task: Task) -> _Ready | tuple[SampleState, str]:
+        """On a tool thread: the task's picture and prompt, or why there is none; no work for a prompt without room."""
+        image = self.environment.client.upload(task.question.image)
+        if isinstance(image, ToolFailure):
+            return SampleState.INFRA_FAILED, f'The picture cannot be had: {image.message}.'
+        if failure := self.features.unusable(image):
+            return SampleState.INFRA_FAILED, failure
+        prompt = self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
+        if len(prompt) - 1 > self.room:  # the last token is run with the first sampled ones
+            visual = self.chat.visual_tokens(image.width, image.height)
+            return SampleState.TOO_LONG, (
+                f'A prompt of {len(prompt)} tokens, {visual} of them of a picture of {image.width}×{image.height} pixels, is '
+                f'longer than rollout.prompt_capacity {self.room}; raise that or lower max_pixels.')
+        if failure := self.features.prepare(image):
+            return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
+        return _Ready(index, task, image, prompt)
 
 
 class _Rollout:
@@ -254,14 +282,12 @@ class _Rollout:
         taken, ahead = self.queue.take(self.engine.prefill_rows if patient else 1, len(free))
         if not taken:
             return
-        batch = [(row, *task) for row, task in zip(free, taken)]
-        table = self.features.table((image for *_, image in batch), ahead)
-        prompts = [self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
-                   for _, _, task, image in batch]
-        positions = self.engine.prefill([row for row, *_ in batch], prompts,
-                                        [[image.sha256] for *_, image in batch], table)
+        rows = free[:len(taken)]
+        table = self.features.table((ready.image for ready in taken), ahead)
+        positions = self.engine.prefill(rows, [ready.prompt for ready in taken],
+                                        [[ready.image.sha256] for ready in taken], table)
         now = time.monotonic()
-        for (row, index, task, image), prompt, position in zip(batch, prompts, positions):
+        for row, (index, task, image, prompt), position in zip(rows, taken, positions):
             self.rows[row] = index
             for g, seed in enumerate(task.seeds):
                 trajectory = Trajectory(task.question, g, seed, [], SampleState.TRUNCATED, prompt, [image], {}, None)
@@ -311,35 +337,51 @@ class _Rollout:
             self._close(lane)  # the state stays TRUNCATED
         else:
             images = indexed_images(trajectory.images[0], trajectory.turns)
-            self.calls[self.pool.submit(self._act, action, images)] = lane
+            call = self.pool.submit(self._act, action, images, state.pending, self.engine.room(lane))
+            self.calls[call] = lane
 
-    def _act(self, action, images) -> Observation:
-        """On a tool thread: the call, and the patches of every image in its answer."""
+    def _act(self, action, images, pending: int, room: int) -> tuple[Observation, list[int]]:
+        """On a tool thread: the call, its response's tokens, and the patches of every image in it if it has room."""
         observation = self.environment.execute(action, images)
-        for part in observation.parts:
-            if isinstance(part, ImageRef) and self.features.prepare(part):
-                return Observation(('The tool failed (its image is gone).',), ok=False, kind='tool_error',
-                                   latency_s=observation.latency_s, infra_failed=True)
-        return observation
+        shown = [part for part in observation.parts if isinstance(part, ImageRef)]
+        failure = next((f for f in map(self.features.unusable, shown) if f), None)
+        tokens = [] if failure else self.chat.observation(observation.parts, pending)
+        if not failure and not observation.infra_failed and self._fits(tokens, room):
+            failure = next((f.message for f in map(self.features.prepare, shown) if f), None)
+        if failure:
+            return Observation((f'The tool failed (its image is of no use: {failure}).',), ok=False, kind='tool_error',
+                               latency_s=observation.latency_s, infra_failed=True), []
+        return observation, tokens
+
+    @staticmethod
+    def _fits(tokens: Sequence[int], room: int) -> bool:
+        """Whether a response enters a lane with so much room, and leaves some for a turn."""
+        return len(tokens) + 1 < room
 
     def _collect(self) -> None:
         """Takes in the tools' answers; a trajectory whose tools failed, or that has no room for more, ends."""
         for future in [f for f in self.calls if f.done()]:
             lane = self.calls.pop(future)
-            state, observation = self.lanes[lane], future.result()
-            turn = state.trajectory.turns[-1]
-            tokens = self.chat.observation(observation.parts, state.pending)
+            state, (observation, tokens) = self.lanes[lane], future.result()
+            trajectory, turn = state.trajectory, state.trajectory.turns[-1]
             # A response enters whole or not at all: nothing is ever cut inside an image's tokens.
-            if observation.infra_failed or len(tokens) + 1 >= self.engine.room(lane):
-                state.trajectory.state = (SampleState.INFRA_FAILED if observation.infra_failed
-                                          else SampleState.TRUNCATED)
-                turn.observation = observation if observation.infra_failed else None
+            if observation.infra_failed:
+                turn.observation, trajectory.state = observation, SampleState.INFRA_FAILED
+                trajectory.failure = ' '.join(part for part in observation.parts if isinstance(part, str))
                 self._close(lane)
-                continue
-            turn.observation, turn.observation_tokens = observation, tokens
-            state.trajectory.images += [p for p in observation.parts if isinstance(p, ImageRef)]
-            self.answers[lane] = observation, tokens
-            self.on_turn(state.trajectory, turn)
+            elif not self._fits(tokens, self.engine.suffix_capacity):
+                trajectory.state = SampleState.TOO_LONG
+                trajectory.failure = (
+                    f'A response of {observation.kind} of {len(tokens)} tokens can never fit into rollout.suffix_capacity '
+                    f'{self.engine.suffix_capacity}; raise that, lower max_pixels or show less of each result.')
+                self._close(lane)
+            elif not self._fits(tokens, self.engine.room(lane)):
+                self._close(lane)  # the state stays TRUNCATED
+            else:
+                turn.observation, turn.observation_tokens = observation, tokens
+                trajectory.images += [p for p in observation.parts if isinstance(p, ImageRef)]
+                self.answers[lane] = observation, tokens
+                self.on_turn(trajectory, turn)
 
     def _append(self) -> None:
         """Runs waiting tool responses, when enough are there or nothing else is to do."""

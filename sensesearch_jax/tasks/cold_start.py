@@ -21,7 +21,7 @@ from sensesearch_jax.data.cold_start.synthesise import synthesise
 from sensesearch_jax.data.cold_start.validate import validate_all
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.template import tokenise
-from sensesearch_jax.rewards.scorer import Scorer, failed
+from sensesearch_jax.rewards.scorer import Scorer, uncounted
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
@@ -48,7 +48,7 @@ class PlainScorer(Scorer):
 
     def answer(self, trajectory: Trajectory) -> str | None:
         """The whole reply."""
-        return None if failed(trajectory) or not trajectory.turns else trajectory.turns[0].text.strip()
+        return None if uncounted(trajectory) or not trajectory.turns else trajectory.turns[0].text.strip()
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:

@@ -37,8 +37,8 @@ from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.launch import ToolServer
 
 POCKET_POLICY = Path(__file__).parent.parent / 'data' / 'pocket' / 'policy'
-# Results that are on disk and asked again when a run goes on: the tools had failed, or the judge.
-ASKED_AGAIN = (SampleState.INFRA_FAILED, SampleState.UNSCORABLE)
+# Results that are on disk and asked again when a run goes on: the tools had failed, or the judge, or there was no room.
+ASKED_AGAIN = (SampleState.INFRA_FAILED, SampleState.UNSCORABLE, SampleState.TOO_LONG)
 
 
 @dataclass

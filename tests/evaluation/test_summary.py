@@ -145,3 +145,12 @@ def test_refuses_what_cannot_be_summarised():
     del unscored['reward']['accuracy']
     with pytest.raises(ValueError, match="'q0' is in state 'ok' but has no 'accuracy'"):
         _summarise({'rl': [unscored]})
+
+
+def test_what_does_not_count_says_why():
+    long = {**_trajectory(2, False, state=SampleState.TOO_LONG), 'failure': 'A prompt of 436 tokens is too long.'}
+    summary = _summarise({'rl': [_trajectory(0, True), long, {**long, 'failure': 'A prompt of 500 tokens is too long.'}]})
+    block = summary['runs']['rl']['overall']
+    assert block['counted'] == 1 and block['accuracy']['mean'] == 1 and block['states']['too_long'] == pytest.approx(2 / 3)
+    assert block['failures'] == {'too_long': {'count': 2, 'such_as': 'A prompt of 436 tokens is too long.'}}
+    assert 'rl: 2 too_long, such as: A prompt of 436 tokens is too long.' in format_table(summary)

@@ -1,5 +1,6 @@
 """The scheduler with a random policy whose every turn is made an action: what is sampled is what is kept."""
 
+import dataclasses
 import functools
 import io
 import threading
@@ -500,10 +501,43 @@ def test_what_no_picture_could_be_had_for_is_scored_as_well(run):
     assert [(t.state, t.reward['total']) for t in groups[1]] == [(SampleState.INFRA_FAILED, 0.0)] * MEMBERS
 
 
-def test_a_prompt_that_does_not_fit_is_said(run, engine, monkeypatch):
-    monkeypatch.setattr(engine, 'prompt_capacity', 9)
-    with pytest.raises(ValueError, match='does not fit into 9; raise prompt_capacity or lower max_pixels'):
-        run(ScriptedTools())
+def test_a_prompt_that_does_not_fit_fails_alone(run, plain, engine, questions, chat):
+    """Without a look at its picture; the other questions run as ever, with one engine and with two."""
+    long = dataclasses.replace(questions[1], text='What is it? ' * 60)
+    tokens = len(chat.prompt('Act.', [plain[0][1][0].images[0], user_text(long)]))
+    for engines in (1, 2):
+        tools = ScriptedTools()
+        groups, events, features, _ = run(
+            tools, asked=[questions[0], long, *questions[2:]], engines=engines, scorer=scorer_of(None)
+        )
+        for t in groups[1]:
+            assert (t.state, t.turns, t.prompt_tokens, t.images) == (SampleState.TOO_LONG, [], [], [])
+            assert f'A prompt of {tokens} tokens, 6 of them' in t.failure and '84×56 pixels' in t.failure
+            assert f'rollout.prompt_capacity {engine.prompt_capacity}' in t.failure and t.reward['total'] == 0
+        assert [t.member for t in groups[1]] == list(range(MEMBERS)) and len(events['group']) == 4
+        for i in (0, 2, 3):
+            assert [[turn.tokens for turn in t.turns] for t in groups[i]] == [
+                [turn.tokens for turn in t.turns] for t in plain[0][i]
+            ]
+        name = tools.upload(questions[1].image).sha256
+        assert ('image', name) not in tools.calls and name not in features._seen
+
+
+def test_a_response_that_can_never_fit_is_no_fault_of_the_policy(run, engine, monkeypatch):
+    """It is out, with the numbers, and its pictures are not even fetched; one that came too late is cut as ever."""
+    monkeypatch.setattr(engine, 'suffix_capacity', 25)
+    tools = ScriptedTools()
+    groups, *_ = run(tools, act=lambda text: ImageSearch(1), max_turns=3, scorer=scorer_of(None))
+    thumbnails = {name for name in tools._files} - {t.images[0].sha256 for group in groups for t in group}
+    for t in (t for group in groups for t in group):
+        assert t.state is SampleState.TOO_LONG and len(t.turns) == 1 and t.turns[0].observation is None
+        assert 'A response of image_search of' in t.failure and 'rollout.suffix_capacity 25' in t.failure
+    assert thumbnails and not {what for method, what in tools.calls if method == 'image'} & thumbnails
+
+
+def test_the_engine_refuses_a_prompt_that_nobody_has_looked_at(engine, chat):
+    with pytest.raises(ValueError, match='does not fit into 128; raise rollout.prompt_capacity or lower max_pixels'):
+        engine.prefill([0], [[1] * 130], [[]], None)
 
 
 def test_pictures_are_encoded_once(store_for, questions):
