@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     return ConfigDict({
         'task': 'base',
         'seed': 0,
+        'compilation_cache': '',  # see configs/common.py
         'policy': '',             # one that has had the first `first_step` steps; '' starts from nothing
         'first_step': 0,
         'steps': 9400,

@@ -10,6 +10,8 @@ def common(task: str) -> dict:
         'seed': 0,
         'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},  # devices that train; -1, once, takes what is left
         'multi_host': False,  # True where every host of a pod or cluster starts this command; see docs/multi_host.md
+        'compilation_cache': '',  # folder of compiled programs, which a later start needs not compile; '' is
+        # ~/.cache/sensesearch_jax/compiled, on several hosts WORKDIR-compiled; 'none' keeps none
         'policy': '',  # a Hugging Face directory; '' is the base policy that comes with the project
         'tools': {
             'config': 'configs/tools_pocket.yaml',

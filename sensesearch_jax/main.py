@@ -23,7 +23,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and
                               'on. A new temporary folder if not given.')
 
 # Where the tools are found and on what is computed has no part in a run's result: these fields may differ when it goes on.
-PLACES = ('tools.url', 'tools.port', 'tools.deadline_s', 'mesh', 'multi_host')
+PLACES = ('tools.url', 'tools.port', 'tools.deadline_s', 'mesh', 'multi_host', 'compilation_cache')
 MULTI_HOST = 'sft', 'rl'
 
 
@@ -47,11 +47,17 @@ def main(arguments: list[str]) -> None:
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
     from sensesearch_jax.runtime import multihost
+    from sensesearch_jax.runtime.compiling import keep_programs, users_cache
     from sensesearch_jax.runtime.workdir import Workdir
     if config.get('multi_host', False):
         if name not in MULTI_HOST or not WORKDIR.value:
             raise UserError(f"multi_host is for {' and '.join(MULTI_HOST)} with a --workdir that all hosts see.")
         multihost.start()
+        workdir = Path(WORKDIR.value)
+        programs = workdir.with_name(f'{workdir.name}-compiled')  # which all hosts see
+    else:
+        programs = users_cache()
+    keep_programs(config.compilation_cache, programs)
     from sensesearch_jax.tasks.checks import check
     check(config)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')

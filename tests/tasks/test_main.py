@@ -131,6 +131,27 @@ def test_a_corrupt_image(tmp_path, policy_folder):
     assert not (tmp_path / 'w').exists()
 
 
+def test_a_second_start_compiles_nothing(tmp_path, policy_folder):
+    """What the first one compiled is in the folder that the config names, and nothing comes to it."""
+    kept = tmp_path / 'compiled'
+
+    def ask():
+        done = start(
+            '--config=configs/ask.py',
+            f'--config.policy={policy_folder}',
+            '--config.image=sensesearch_jax/data/pocket/files/relief.jpg',
+            '--config.question=What is this?',
+            f'--config.compilation_cache={kept}',
+        )
+        assert done.returncode == 0, done.stderr
+        return {file.name for file in kept.glob('*-cache')}
+
+    first = ask()
+    names = {name.rpartition('-')[0].rpartition('-')[0] for name in first}
+    assert {'jit__prefill_program', 'jit__decode_program'} <= names
+    assert ask() == first
+
+
 def test_pictures_that_no_policy_can_see(tmp_path):
     picture = tmp_path / 'picture.png'
     Image.new('RGB', (4000, 10)).save(picture)
