@@ -65,10 +65,11 @@ def test_only_what_the_policy_is_to_blame_for_counts():
         _trajectory(1, False, state=SampleState.TRUNCATED),
         _trajectory(2, False, state=SampleState.INFRA_FAILED),
         _trajectory(3, False, state=SampleState.UNSCORABLE),
+        _trajectory(4, False, state=SampleState.TOO_LONG),
     ]
     block = _summarise({'rl': run})['runs']['rl']['overall']
     assert block['counted'] == 2 and block['accuracy']['mean'] == 0.5
-    assert block['states'] == {'ok': 0.25, 'truncated': 0.25, 'infra_failed': 0.25, 'unscorable': 0.25}
+    assert block['states'] == dict.fromkeys(('ok', 'truncated', 'infra_failed', 'unscorable', 'too_long'), 0.2)
 
 
 def test_nothing_counted_is_none_not_zero():
