@@ -33,11 +33,16 @@ class Cache:
         self.hits = 0
         self.misses = 0
 
-    def get_or_compute(self, key: Hashable, compute: Callable[[], T]) -> tuple[T, bool]:
+    def get_or_compute(
+        self, key: Hashable, compute: Callable[[], T], holds: Callable[[T], bool] | None = None
+    ) -> tuple[T, bool]:
         """Returns (value, hit). `hit` is also True for a caller that waited for another's computation.
 
-        An exception of `compute` reaches every caller that waited for it and is not kept.
+        An exception of `compute` reaches every caller that waited for it and is not kept. A kept value that no
+        longer `holds` is computed anew.
         """
+        if holds is not None and (kept := self.peek(key)) is not None and not holds(kept):
+            self.drop(key)
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -79,6 +84,17 @@ class Cache:
         """Keeps a value that was made elsewhere."""
         with self._lock:
             self._insert(key, value)
+
+    def peek(self, key: Hashable) -> Any | None:
+        """A value that is kept; None without one. Counts as nothing."""
+        with self._lock:
+            return self._values.get(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Forgets a value, if it is kept."""
+        with self._lock:
+            if key in self._values:
+                self._weight -= self._weigh(self._values.pop(key))
 
     def _insert(self, key: Hashable, value: Any) -> None:
         if key in self._values:

@@ -14,8 +14,8 @@ import numpy as np
 from tools_server import degraded
 from tools_server.failures import ToolError
 from tools_server.images import StoredImage
-from tools_server.imaging import encode
 from tools_server.limits import deadline
+from tools_server.pictures.encode import encode
 from tools_server.schemas import Match, Passage
 from tools_server.service import ToolService
 

@@ -24,6 +24,7 @@ from tools_server.backend_config import (
     Section,
     TextConfig,
 )
+from tools_server.pictures.convert import MAX_PIXELS
 
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 Mode = Literal['live', 'record', 'replay', 'offline']
@@ -38,9 +39,12 @@ class ImageStoreConfig(Section):
 
     directory: AnyPath | None = None  # None: a temporary folder, removed at exit
     max_bytes: int = Field(64 * 2**20, ge=1)  # largest upload, encoded
-    max_pixels: int = Field(100_000_000, ge=1)  # largest picture, decoded
+    max_pixels: int = Field(MAX_PIXELS, ge=1)  # largest picture, decoded
     decoded_bytes: int = Field(512 * 2**20, ge=0)  # memory for decoded originals
-    decoders: int = Field(2, ge=1)  # uploads decoded at the same time; each may take 10 bytes a pixel
+    decoders: int = Field(2, ge=1)  # decoded at the same time, and as many in workers; each up to 14 bytes a pixel
+    decode_s: float = Field(5.0, gt=0)  # a picture whose decoding takes longer is refused
+    folder_bytes: int = Field(100 * 2**30, ge=2**20)  # limit of the folder; what was used longest ago goes first
+    keep_hours: float = Field(6.0, gt=0)  # but nothing that was used within so long: a run may refer to it
 
 
 class AnswerConfig(Section):

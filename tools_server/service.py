@@ -43,6 +43,8 @@ class ToolService:
         self._backends: dict[str, Any] = {}
         self._lanes: dict[str, Lane] = {
             'upload': self._lane('upload', config.images.decoders),
+            # What needs a worker, and may keep it busy for seconds, must not hold up ordinary uploads.
+            'decode': self._lane('decode', config.images.decoders),
             'image': self._lane('image', config.threads),
             'crop': self._lane('crop', config.threads),
         }
@@ -138,7 +140,18 @@ class ToolService:
         Raises:
             ToolError: 'caller'; it is no sound image, or too large.
         """
-        return await self._lanes['upload'].run(lambda: self.images.add(data))
+        held = [data]  # let go of when the call is given up, however long its place in the queue remains
+
+        async def call() -> tuple[StoredImage, bool, tuple[str, ...]]:
+            try:
+                image, known = await self._lanes['upload'].work(lambda: self.images.add(held[0], workers=False))
+                if image is None:
+                    image, known = await self._lanes['decode'].work(lambda: self.images.add(held[0]))
+                return image, known, ()
+            finally:
+                held.clear()
+
+        return await self._lanes['upload'].counted(call)
 
     async def image(self, sha256: str) -> Reply[bytes]:
         """The file of an image: JPEG or PNG, upright, RGB.

@@ -56,11 +56,16 @@ class Lane:
         """
 
         async def answer() -> tuple[T, bool, tuple[str, ...]]:
-            return *await self._work(call), ()
+            return *await self.work(call), ()
 
-        return await self._counted(answer)
+        return await self.counted(answer)
 
-    async def _counted(self, answer: Callable[[], Awaitable[tuple[T, bool, tuple[str, ...]]]]) -> Reply[T]:
+    async def counted(self, answer: Callable[[], Awaitable[tuple[T, bool, tuple[str, ...]]]]) -> Reply[T]:
+        """Awaits a value, whether it was known and what it lacks, and counts what became of the call.
+
+        Raises:
+            ToolError: the call's, with the back end's name.
+        """
         start, hit, outcome = time.perf_counter(), False, 'unavailable'
         try:
             value, hit, lacks = await answer()
@@ -77,7 +82,12 @@ class Lane:
             self._metrics.observe(self.name, self.backend, outcome, hit, time.perf_counter() - start)
         return Reply(value, self.backend, hit, lacks)
 
-    async def _work(self, call: Callable[[], T]) -> T:
+    async def work(self, call: Callable[[], T]) -> T:
+        """The value of a call, from one of the tool's threads.
+
+        Raises:
+            ToolError: the call's or `Admission.run`'s; 'unavailable' for a mistake in this program.
+        """
         try:
             return await self.admission.run(call)
         except ToolError:
@@ -128,7 +138,7 @@ class Tool(Lane, Generic[T]):
         Raises:
             ToolError: see `Lane.run`.
         """
-        return await self._counted(lambda: self._answer(request, compute))
+        return await self.counted(lambda: self._answer(request, compute))
 
     async def _answer(self, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool, tuple[str, ...]]:
         key = self._answers.key(request)
@@ -155,7 +165,7 @@ class Tool(Lane, Generic[T]):
         future = self._pending[key] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if none waits
         try:
-            answered = await self._work(lambda: self._answers.answer(request, compute))
+            answered = await self.work(lambda: self._answers.answer(request, compute))
         except BaseException as error:
             stopped = not isinstance(error, Exception)  # a caller that left must not stop those that wait
             future.set_exception(ToolError('timeout', 'the first caller left') if stopped else error)

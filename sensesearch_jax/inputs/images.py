@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.errors import UserError, field
+from tools_server.pictures.convert import MAX_ASPECT_RATIO, to_rgb
 
 # What transformers' processor assumes when the file is silent.
 DEFAULT_MIN_PIXELS = 56 * 56
@@ -22,7 +23,6 @@ DEFAULT_MAX_PIXELS = 28 * 28 * 1280
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-MAX_ASPECT_RATIO = 200
 BICUBIC = 3  # PIL's number for the filter, as the JSON file writes it
 
 
@@ -61,31 +61,6 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
         rows = math.ceil(height * grow / factor)
         columns = math.ceil(width * grow / factor)
     return rows * factor, columns * factor
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL picture as 8-bit RGB.
-
-    Transparency (RGBA, LA, a palette or colour key) is laid on white, as transformers does. 16-bit grey keeps
-    its high byte and floating-point grey in [0, 1] is scaled by 255, because PIL's own conversion would clip
-    both to black and white. The orientation tag of a photo is not applied: open files upright
-    (`ImageOps.exif_transpose`), so that boxes, crops and patches share one frame.
-    """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        deep = image.mode != "I" or grey.max(initial=0) > 255
-        return Image.fromarray(np.clip(grey >> 8 if deep else grey, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image))
-        unit = grey.max(initial=0) <= 1
-        return Image.fromarray(np.clip(grey * 255 if unit else grey, 0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -191,7 +166,8 @@ class Preprocessor:
         """Patches of one picture, in the order in which the vision tower merges them.
 
         Args:
-            image: any PIL picture; see `to_rgb` for what becomes of other modes than RGB.
+            image: any PIL picture; see `to_rgb` for what becomes of other modes than RGB. It is taken as it
+                lies: files are read upright by `tools_server.pictures.convert.read_image`.
 
         Returns:
             float32 [h*w, 3*frames*patch*patch] and its grid (1, h, w) in patches. The rows are patches,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import threading
@@ -14,7 +13,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from PIL import Image, ImageOps
 
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef
@@ -25,6 +23,8 @@ from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import local, mesh_of
+from tools_server.failures import ToolError
+from tools_server.pictures.convert import read_image
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
@@ -122,9 +122,8 @@ class FeatureStore:
         if isinstance(data, ToolFailure):
             return data
         try:
-            with Image.open(io.BytesIO(data)) as picture:
-                patches = self.preprocessor.patches(ImageOps.exif_transpose(picture))
-        except (OSError, ValueError) as error:  # damaged, or of a shape that no policy can see
+            patches = self.preprocessor.patches(read_image(data))
+        except (ToolError, ValueError) as error:  # damaged, or of a shape that no policy can see
             return ToolFailure('unavailable', f'the picture cannot be used: {error}')
         with self._lock:
             self._patches.setdefault(image.sha256, patches)

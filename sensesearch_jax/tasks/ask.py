@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from PIL import Image, UnidentifiedImageError
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import load_student, open_session, rollout_limits
+from tools_server.failures import ToolError
+from tools_server.pictures.decoder import Decoder
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -39,15 +39,20 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def check_image(path: str) -> None:
-    """A picture that opens, or a ValueError in one sentence."""
+    """Whether there is a picture that the tool server will take; found out as it does, a hostile file included.
+
+    Raises:
+        UserError: there is none.
+    """
     if not path or not Path(path).is_file():
         raise UserError(f"There is no image file at '{path}'; give --config.image=FILE.")
+    decoder = Decoder()
     try:
-        with Image.open(path) as image:
-            image.load()
-            Preprocessor().grid(*image.size)  # no policy can see a sliver
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'{path} is not a readable image: {error}.') from None
+        decoder.read(Path(path).read_bytes())
+    except (OSError, ToolError) as error:
+        raise UserError(f'{path} is not a readable image: {getattr(error, "strerror", None) or error}.') from None
+    finally:
+        decoder.close()
 
 
 def print_turn(trajectory: Trajectory, turn: Turn) -> None:

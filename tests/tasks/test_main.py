@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -155,12 +156,23 @@ def test_a_second_start_compiles_nothing(tmp_path, policy_folder):
 def test_pictures_that_no_policy_can_see(tmp_path):
     picture = tmp_path / 'picture.png'
     Image.new('RGB', (4000, 10)).save(picture)
-    with pytest.raises(ValueError, match='aspect ratio of 400; crop it'):
+    with pytest.raises(UserError, match='more than 200 times as long as wide; give one that is less narrow'):
         check_image(str(picture))
     with pytest.raises(ValueError, match=r"no image file at 'none.png'; give --config.image=FILE"):
         check_image('none.png')
     Image.new('RGB', (40, 10)).save(picture)
     check_image(str(picture))
+
+
+def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
+    """Pillow raises a SyntaxError for one."""
+    picture = tmp_path / 'picture.png'
+    Image.frombytes('RGB', (300, 300), np.random.default_rng(0).bytes(270_000)).save(picture)
+    data = picture.read_bytes()
+    second = data.index(b'IDAT', data.index(b'IDAT') + 1)
+    picture.write_bytes(data[:second] + b'I\0AT' + data[second + 4 :])
+    with pytest.raises(UserError, match='not a readable image: the image is damaged'):
+        check_image(str(picture))
 
 
 @pytest.mark.parametrize(

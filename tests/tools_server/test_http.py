@@ -118,15 +118,26 @@ def test_unusual_images_become_upright_rgb_under_the_hash_of_what_is_served(clie
         (b'hello', 'not an image'),
         (encoded(picture(1), '.jpg')[:2000], 'damaged'),
         (encoded(picture(1))[:3000], 'damaged'),
-        (encoded(picture(1)[:20]), 'at least 28'),
+        (encoded(picture(1, 5, 1020)), 'more than 200 times'),
         (saved(Image.new('L', (5000, 5000)), 'PNG'), 'pixels'),
         (b'x' * 30_000_001, 'bytes'),
     ],
-    ids=['empty', 'text', 'cut jpeg', 'cut png', 'tiny', 'too many pixels', 'too many bytes'],
+    ids=['empty', 'text', 'cut jpeg', 'cut png', 'sliver', 'too many pixels', 'too many bytes'],
 )
 def test_bad_images_are_the_callers_mistake(client, data, words):
     failure = client.upload(data)
     assert isinstance(failure, ToolFailure) and failure.kind == 'caller' and words in failure.message
+
+
+def test_a_picture_lower_than_a_token_is_taken(client):
+    """The vision tower's processor enlarges it; a crop of it may be as low as it is."""
+    ref = client.upload(encoded(picture(1, 27, 332)))
+    assert (ref.width, ref.height) == (332, 27)
+    assert client.crop(ref.sha256, (0.0, 0.0, 0.5, 1.0)).height == 27
+    assert 'at least 28' in client.crop(ref.sha256, (0.0, 0.0, 0.5, 0.5)).message
+    for size in ((1, 1), (3, 332)):
+        tiny = client.upload(encoded(picture(1, *size)))
+        assert (tiny.height, tiny.width) == size and isinstance(client.image_search(tiny.sha256), list)
 
 
 @pytest.fixture(scope='module')

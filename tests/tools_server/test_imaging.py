@@ -1,6 +1,5 @@
 """Image files from anywhere: what is too large is refused before it is decoded, what is odd becomes upright RGB."""
 
-import io
 import struct
 import time
 import tracemalloc
@@ -11,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from picture_bombs import chunk, saved
 from small_world import encoded, picture
 
 from tools_server.config import ImageStoreConfig
 from tools_server.failures import ToolError
 from tools_server.images import ImageStore
-from tools_server.imaging import read_rgb
+from tools_server.pictures.convert import read_rgb, to_rgb
 
 LIMIT = 4_000_000
 SMOOTH = Image.fromarray(picture(2))
@@ -27,16 +27,6 @@ def store():
     store = ImageStore(ImageStoreConfig(max_pixels=LIMIT, max_bytes=3_000_000))
     yield store
     store.close()
-
-
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 
 def png(width, height, rows, extra=b''):
@@ -138,6 +128,24 @@ def test_16_bit_and_cmyk_and_float(store):
     np.testing.assert_array_equal(floats[..., 0], gray)
 
 
+@pytest.mark.parametrize(
+    'kind, scale',
+    [(np.int32, 1), (np.int32, 257), (np.int32, 2**22), (np.uint16, 1), (np.float32, 1 / 255), (np.float32, 300)],
+)
+def test_deep_grey_is_not_black(store, kind, scale):
+    """Whatever the range of its values, which the file does not tell."""
+    grey = np.linspace(0, 255, 60 * 60).reshape(60, 60) * scale
+    data = saved(Image.fromarray(grey.astype(kind)), 'TIFF')
+    pixels = store.add(data)[0].pixels()
+    assert pixels.min() == 0 and pixels.max() > 127 and len(np.unique(pixels)) > 100
+    np.testing.assert_array_equal(pixels, np.asarray(to_rgb(Image.fromarray(grey.astype(kind)))))
+
+
+def test_values_that_are_no_numbers_are_black():
+    odd = np.array([[np.nan, np.inf], [-5, 0.5]], np.float32)
+    assert np.asarray(to_rgb(Image.fromarray(odd)))[..., 0].tolist() == [[0, 0], [0, 127]]
+
+
 @pytest.mark.parametrize('kind', ['GIF', 'PNG', 'WEBP', 'TIFF'])
 def test_of_an_animation_the_first_frame_counts(store, kind):
     frames = [Image.fromarray(picture(number)) for number in range(2, 6)]
@@ -169,3 +177,12 @@ def test_crop_is_exact(store):
     image = store.add(encoded(picture(4)))[0]
     crop = store.crop(image.sha256, (0.25, 0.5, 0.75, 1.0))[0]
     np.testing.assert_array_equal(crop.pixels(), picture(4)[135:270, 90:270])
+
+
+def test_a_crop_that_no_policy_can_see_is_the_callers_mistake(store):
+    """Out of a wide picture a box may be taller than 28 pixels and yet too long for a vision tower."""
+    image = store.add(saved(Image.new('RGB', (6000, 100), 'red'), 'PNG'))[0]
+    with pytest.raises(ToolError) as error:
+        store.crop(image.sha256, (0.0, 0.0, 1.0, 0.28))
+    assert error.value.kind == 'caller' and '6000×28' in error.value.message and '200' in error.value.message
+    assert store.crop(image.sha256, (0.0, 0.0, 0.5, 0.28))[0].width == 3000

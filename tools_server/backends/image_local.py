@@ -15,7 +15,8 @@ from tools_server.backends.looks import LookSearch
 from tools_server.backends.neighbours import ExactNeighbours
 from tools_server.config import ConfigError
 from tools_server.images import ImageStore, StoredImage
-from tools_server.imaging import encode, read_rgb
+from tools_server.pictures.convert import read_rgb
+from tools_server.pictures.encode import encode
 from tools_server.schemas import Image, Match
 
 

@@ -13,7 +13,8 @@ from tools_server.backends.outbound import SERPER_FIELDS, serper_results, serper
 from tools_server.failures import ToolError
 from tools_server.fetching.fetch import PICTURES, Fetcher
 from tools_server.images import ImageStore, StoredImage
-from tools_server.imaging import encode, read_rgb
+from tools_server.pictures.convert import read_rgb
+from tools_server.pictures.encode import encode
 from tools_server.schemas import Image, Match
 from tools_server.signatures import picture_path
 

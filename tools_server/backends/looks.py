@@ -43,7 +43,8 @@ class LookSearch:
         pixels = _shrink(pixels, self._config.upload_side)
         height, width = pixels.shape[:2]
         regions = [Region(0, 0, width, height)]
-        regions += find_regions(pixels, self._config.min_region, self._config.min_share * width * height)
+        if min(width, height) >= self._config.min_region:
+            regions += find_regions(pixels, self._config.min_region, self._config.min_share * width * height)
         boxes = [descriptors.inset_boxes(r.left, r.top, r.right, r.bottom) for r in regions]
         boxes[0] = np.concatenate([boxes[0], descriptors.window_boxes(width, height)])
         owner = np.repeat(np.arange(len(regions)), [len(b) for b in boxes])
