@@ -212,7 +212,7 @@ class SerperLens(Remote):
 
 
 class RuleJudgeConfig(Backend):
-    """Normalised exact match, no network."""
+    """The comparison of answers that the training reward uses, no network."""
 
     backend: Literal['rules']
 

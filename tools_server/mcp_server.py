@@ -95,7 +95,7 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
     ) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
         try:
-            schemas.check_letters(references, choices)
+            schemas.check_references(references, choices)
         except ValueError as error:
             raise McpToolError(f'caller: {error}') from None
         case = (question, references, response, image, choices)

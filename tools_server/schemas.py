@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tools_server.answer_matching.gold import gold_fault
 from tools_server.failures import FailureKind
 
 
@@ -44,21 +45,20 @@ TopK = Annotated[int, Field(ge=1, le=50)]
 Choices = Annotated[
     Annotated[list[Text], Field(max_length=26)] | None,
     Field(
-        description='options A, B, … in order; then references are letters, and only the letter counts'
+        description='options A, B, … in order; references then name theirs by letter or text, and only that counts'
     ),
 ]
 
 
-def check_letters(references: list[str], choices: list[str] | None) -> None:
-    """With options given, the right ones are named by letter.
+def check_references(references: list[str], choices: list[str] | None) -> None:
+    """Some response must be right by the references.
 
     Raises:
-        ValueError: a reference is not the letter of an option.
+        ValueError: a reference is empty, or names none of the options.
     """
-    if choices:
-        letters = {chr(ord('A') + number) for number in range(len(choices))}
-        if not {reference.strip().upper() for reference in references} <= letters:
-            raise ValueError('references: with choices given, each must be the letter of one of them')
+    fault = gold_fault(references, choices or [])
+    if fault:
+        raise ValueError(f'no response can be judged: {fault}')
 
 
 class Request(BaseModel):
@@ -98,8 +98,8 @@ class JudgeRequest(Request):
     choices: Choices = None
 
     @model_validator(mode='after')
-    def _letters(self) -> JudgeRequest:
-        check_letters(self.references, self.choices)
+    def _references(self) -> JudgeRequest:
+        check_references(self.references, self.choices)
         return self
 
 

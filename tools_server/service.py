@@ -201,9 +201,9 @@ class ToolService:
         """Whether a response answers the question as one of the references does.
 
         Args:
-            question: what was asked. references: right answers, or their letters where `choices` are given.
+            question: what was asked. references: right answers, or with `choices` their letters or texts.
             response: what is judged. sha256: the image that the question is about.
-            choices: the options A, B, … in order; then only the letter counts.
+            choices: the options A, B, … in order; then only the option counts.
 
         Raises:
             ToolError: 'caller' for an unknown image; the back end's, also where it gives no clear verdict.

@@ -113,7 +113,7 @@ class ToolClient:
     ) -> bool | ToolFailure:
         """Whether a response answers the question as one of the references does.
 
-        `image` is a hash. With `choices` (options A, B, … in order) references are letters.
+        `image` is a hash. With `choices` (options A, B, … in order) references name theirs by letter or text.
         """
         body = {'question': question, 'references': list(references), 'response': response, 'image': image}
         if choices:

@@ -27,7 +27,7 @@ class Question:
     text: str
     image: str  # path of the image file, absolute or relative to the data set's root
     answers: tuple[str, ...]  # accepted references, the first is canonical
-    choices: tuple[str, ...] = ()  # multiple choice: options A, B, C, … in order; answers[0] is the letter
+    choices: tuple[str, ...] = ()  # multiple choice: options A, B, … in order; answers name theirs, by letter or text
     entity: str = ''
     split: str = ''
     # The generator's ground truth, for the scripted expert, rewards and reports, never for policy or tools:
@@ -48,8 +48,11 @@ class Question:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> 'Question':
         """The question that `to_json` wrote."""
-        value = {**value, 'answers': tuple(value['answers']), 'choices': tuple(value.get('choices', ()))}
-        return cls(**value)
+        value = {'choices': (), **value}
+        for name in ('answers', 'choices'):
+            if isinstance(value[name], str):  # which would come apart into letters
+                raise TypeError(f'{name} of question {value.get("id")} are a text; give a list of texts')
+        return cls(**{**value, 'answers': tuple(value['answers']), 'choices': tuple(value['choices'])})
 
 
 class SampleState(StrEnum):

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from sensesearch_jax.agent.trajectory import Observation, Question, Trajectory, Turn
 from sensesearch_jax.data.boxes import loose_box
 from sensesearch_jax.data.frames import WHOLE, crop_frames, fits
-from sensesearch_jax.rewards.answers import normalise_answer
+from tools_server.answer_matching.characters import clean
+from tools_server.answer_matching.gold import gold_letters, gold_texts
+from tools_server.answer_matching.words import normalise, without_article
 
 
 def observed_text(observation: Observation) -> str:
@@ -26,14 +28,14 @@ def seen_text(turns: Iterable[Turn], kinds: Iterable[str] = ('text_search', 'ima
 
 
 def contains(text: str, phrase: str) -> bool:
-    """Whether `phrase` occurs in `text` as whole words, both normalised like answers."""
-    phrase = normalise_answer(phrase)
-    return bool(phrase) and f' {phrase} ' in f' {normalise_answer(text)} '
+    """Whether `phrase`, without its leading article, occurs in `text` as whole words, both normalised like answers."""
+    phrase = normalise(without_article(clean(phrase)))
+    return bool(phrase) and f' {phrase} ' in f' {normalise(text)} '
 
 
 def content_words(title: str) -> list[str]:
     """The words of a title by which a text can be known to be about it."""
-    return [word for word in normalise_answer(title).split() if len(word) > 3 and word != 'flag']
+    return [word for word in normalise(title).split() if len(word) > 3 and word != 'flag']
 
 
 def states(text: str, fact: str, title: str = '') -> bool:
@@ -47,10 +49,13 @@ def states(text: str, fact: str, title: str = '') -> bool:
 
 
 def right_texts(question: Question) -> tuple[str, ...]:
-    """The accepted answers as a text would state them: for multiple choice the option behind the letter."""
-    if not question.choices:
-        return question.answers
-    return (question.choices[ord(question.answers[0].strip().upper()) - ord('A')],)
+    """The accepted answers as a text would state them: for multiple choice the options behind the letters."""
+    return gold_texts(question.answers, question.choices)
+
+
+def answer_text(question: Question, fact: str) -> str:
+    """How a right answer is written: the letter for multiple choice, else the fact."""
+    return min(gold_letters(question.answers, question.choices)) if question.choices else fact
 
 
 def evidence(trajectory: Trajectory) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.protocol import Answer, FormatError, Protocol
 from sensesearch_jax.agent.trajectory import Question, Trajectory
-from sensesearch_jax.rewards.answers import choice_letter, exact_match
+from tools_server.answer_matching.verdict import is_right
 
 # Says whether a response to a question is right, or gives a failure back.
 Judge = Callable[[Question, str], 'bool | ToolFailure']
@@ -23,12 +23,12 @@ def final_answer(trajectory: Trajectory) -> str | None:
 
 
 def answer_is_right(question: Question, answer: str, judge: Judge | None) -> 'bool | ToolFailure':
-    """Whether `answer` is right: by letter for multiple choice, else by exact match, else by the judge."""
-    if question.choices:
-        return choice_letter(answer, question.choices) == question.answers[0].strip().upper()
-    if exact_match(answer, question.answers):
+    """Whether `answer` is right: by the option it names for multiple choice, else if it is sure to be a reference, else by
+    the judge.
+    """
+    if is_right(question.text, question.answers, answer, question.choices):
         return True
-    return False if judge is None else judge(question, answer)
+    return False if judge is None or question.choices else judge(question, answer)
 
 
 def format_is_right(trajectory: Trajectory, protocol: Protocol) -> bool:

@@ -1,5 +1,6 @@
 """Question sets: disjoint by entity, unambiguous, answerable, reproducible, and readable after writing."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,9 @@ from sensesearch_jax.data.pocket.question_folder import read_questions, write_qu
 from sensesearch_jax.data.pocket.questions import KINDS, MARGIN, make_questions
 from sensesearch_jax.data.pocket.scenes import Renderer
 from sensesearch_jax.data.pocket.wordings import ONLY, PLACES
+from sensesearch_jax.errors import UserError
+from tools_server.answer_matching.gold import gold_fault
+from tools_server.answer_matching.verdict import is_right
 
 FILES = PocketFiles()
 SIZES = {'train': 400, 'validation': 45, 'test': 240}
@@ -175,6 +179,30 @@ def test_reader_says_what_is_wrong(tmp_path):
         read_questions(tmp_path)
     (tmp_path / 'questions.jsonl').write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match='line 1'):
+        read_questions(tmp_path)
+
+
+def test_every_reference_of_the_world_is_right_by_itself():
+    for question, _ in ALL:
+        assert gold_fault(question.answers, question.choices) is None, question
+        for reference in question.answers:
+            assert is_right(question.text, question.answers, reference, question.choices), question
+
+
+@pytest.mark.parametrize(
+    'answers, choices, complaint',
+    [
+        (['E'], ['red', 'blue'], "question q7 in line 1 .* 'E' names none of the 2 choices; give a letter A to B"),
+        ([], [], 'question q7 .* has no reference answer'),
+        ([''], [], 'question q7 .* empty'),
+        ([7], [], 'question q7 .* list of texts'),
+        ('Paris', [], 'answers of question q7 are a text'),
+    ],
+)
+def test_a_question_that_nothing_answers_is_refused_when_it_is_read(tmp_path, answers, choices, complaint):
+    line = {'id': 'q7', 'kind': 'search', 'level': 1, 'text': 'Which?', 'image': 'a.png'}
+    (tmp_path / 'questions.jsonl').write_text(json.dumps(line | {'answers': answers, 'choices': choices}))
+    with pytest.raises(UserError, match=complaint):
         read_questions(tmp_path)
 
 

@@ -13,7 +13,6 @@ from sensesearch_jax.agent.protocol import (
     TextSearch,
 )
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
-from sensesearch_jax.rewards.answers import choice_letter, exact_match, normalise_answer
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.reward import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
@@ -37,44 +36,6 @@ def trajectory_reward(trajectory, judge=None, **changes):
 
 
 GOOD = trajectory(turn(TextSearch('Chad capital'), SEEN), turn(Answer('ndjamena.')))
-
-
-@pytest.mark.parametrize(
-    'text, normal',
-    [
-        ('  The   Eiffel, Tower! ', 'eiffel tower'),
-        ('A', 'a'),
-        ('the', 'the'),
-        ('4.5', '4.5'),
-        ('45.', '45'),
-        ('1,200 m', '1200 m'),
-        ('-5 degrees', '-5 degrees'),
-        ('north-east', 'north east'),
-        ('1990–1995', '1990 1995'),
-        ('N’Djamena', 'ndjamena'),
-        ('“Hope”', 'hope'),
-        ('BRASÍLIA', 'brasília'),
-        ('...', ''),
-    ],
-)
-def test_normalise(text, normal):
-    assert normalise_answer(text) == normal
-
-
-def test_exact_match_needs_something():
-    assert exact_match('The Paris', ['Lyon', 'paris.'])
-    assert not exact_match('', ['']) and not exact_match('?!', ['...']) and not exact_match('45', ['4.5'])
-
-
-@pytest.mark.parametrize(
-    'text, letter',
-    [
-        ('B', 'B'), ('b.', 'B'), ('(B)', 'B'), ('B. blue', 'B'), ('B: blue', 'B'), (' b ', 'B'),
-        ('Blue', 'B'), ('A red thing', None), ('E', None), ('', None), ('maybe B', None), ('red', 'A'),
-    ],
-)  # fmt: skip
-def test_choice_letter(text, letter):
-    assert choice_letter(text, ('red', 'blue', 'green')) == letter
 
 
 def test_a_good_trajectory_gets_everything():
@@ -166,6 +127,17 @@ def test_the_judge_is_asked_only_where_exact_match_fails():
     choice = Question('q', 'perception', 1, 'Which?', 'a.png', ('B',), ('red', 'blue'))
     assert trajectory_reward(trajectory(turn(Answer('C')), question=choice), judge).reward['accuracy'] == 0
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize('kind', ['search', 'perception', 'search_only'])
+@pytest.mark.parametrize('gold', ['B', 'B.', '(b)', 'red', 'the Red'])
+def test_multiple_choice_is_scored_for_every_kind_and_way_of_naming_the_option(kind, gold):
+    question = Question('q', kind, 1, 'Which?', 'a.png', (gold,), ('blue', 'red', 'green'))
+    told = Observation(('1. a red flag',), True, 'text_search')
+    said = lambda text: trajectory(turn(TextSearch('a'), told), turn(Answer(text)), question=question)
+    answers = 'B', 'red', 'The answer is B', 'A', '(A) or (B)'
+    assert [trajectory_reward(said(text)).reward['accuracy'] for text in answers] == [1, 1, 1, 0, 0]
+    assert trajectory_reward(said('A')).reward['evidence'] == (0 if kind == 'perception' else 1)
 
 
 def test_a_dead_judge_makes_it_unscorable():

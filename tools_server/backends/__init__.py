@@ -61,8 +61,7 @@ class Judge(Protocol):
         image: StoredImage | None,
         choices: Sequence[str] = (),
     ) -> bool:
-        """The verdict; with `choices` (options A, B, … in order) a reference is a letter and only that
-        counts.
+        """The verdict; with `choices` (options A, B, … in order) only the option that is named counts.
 
         Raises:
             ToolError: 'refused', 'timeout' or 'unavailable'; what is no clear verdict is none.

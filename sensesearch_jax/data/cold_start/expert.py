@@ -11,7 +11,7 @@ from sensesearch_jax.agent.trajectory import Question, Turn
 from sensesearch_jax.data.boxes import Box, loose_box
 from sensesearch_jax.data.frames import WHOLE, crop_frames, fits, holds, relative
 from sensesearch_jax.data.pocket.wordings import PLACES
-from sensesearch_jax.rewards.evidence import contains, observed_text, right_texts, seen_text, states
+from sensesearch_jax.rewards.evidence import answer_text, contains, observed_text, right_texts, seen_text, states
 
 
 class Expert(Interface):
@@ -127,7 +127,8 @@ class ScriptedExpert:
         return self._crop(question, turns)
 
     def _perceive(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
-        answer, text = Answer(question.answers[0]), right_texts(question)[0]
+        text = right_texts(question)[0]
+        answer = Answer(answer_text(question, text))
         box = question.truth.get('box')
         whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
         blind = whole or 'image_crop' not in self.tools
@@ -209,8 +210,7 @@ class ScriptedExpert:
         found = next((text for text in right_texts(question) if states(read, text, title)), None)
         if found is None:
             return self._look_up(question, turns)
-        answer = question.answers[0] if question.choices else found
-        return self._say(_READ, question, text=found), Answer(answer)
+        return self._say(_READ, question, text=found), Answer(answer_text(question, found))
 
     def _give_up(self, question: Question) -> tuple[str, Action]:
         return self._say(_GIVE_UP, question), Answer(UNKNOWN)

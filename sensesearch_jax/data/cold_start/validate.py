@@ -9,10 +9,10 @@ from sensesearch_jax.agent.actions import ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import indexed_images
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
 from sensesearch_jax.inputs.trajectories import length
-from sensesearch_jax.rewards.answers import normalise_answer
 from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
 from sensesearch_jax.rewards.reward import final_answer, format_is_right
 from sensesearch_jax.rewards.scorer import Scorer
+from tools_server.answer_matching.words import normalise
 
 
 def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[str]:
@@ -86,5 +86,5 @@ def _unseen_name(trajectory: Trajectory, before: list[Turn], query: str) -> bool
     question = trajectory.question
     title = content_words(question.truth.get('title', ''))
     shown = question.text + '\n' + seen_text(before)
-    words = (word for word in normalise_answer(query).split() if word in title)
+    words = (word for word in normalise(query).split() if word in title)
     return any(not contains(shown, word) for word in words)

@@ -12,6 +12,7 @@ import numpy as np
 
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.errors import UserError
+from tools_server.answer_matching.gold import gold_fault
 
 from .files import PocketFiles
 from .scenes import Renderer, SceneSpec
@@ -83,7 +84,7 @@ def read_questions(folder: Path | str) -> list[Question]:
     """The questions of a folder in the file's order, their `image` as a path that can be opened.
 
     Raises:
-      ValueError: there is no questions.jsonl, or a line of it is no question.
+      UserError: there is no questions.jsonl, a line of it is no question, or no answer could be right by its references.
     """
     file = Path(folder) / 'questions.jsonl'
     if not file.is_file():
@@ -96,5 +97,8 @@ def read_questions(folder: Path | str) -> list[Question]:
             raise UserError(
                 f'line {number} of {file} is no question ({error}): write the questions again'
             ) from error
+        fault = gold_fault(question.answers, question.choices)
+        if fault:
+            raise UserError(f'question {question.id} in line {number} of {file} cannot be answered right: {fault}.')
         questions.append(dataclasses.replace(question, image=str(Path(folder) / question.image)))
     return questions

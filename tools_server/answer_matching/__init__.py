@@ -1,0 +1,1 @@
+"""Whether a response is a reference answer: one decision for the reward, the evaluation and the rule judge."""
