@@ -197,7 +197,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     @app.exception_handler(Exception)
     async def mistake(request: Request, error: Exception) -> JSONResponse:
         """One of this program: it must not look like one of the caller's."""
-        log.error('%s failed', request.url.path, exc_info=error)
+        log.error('%s failed', request.scope['path'], exc_info=error)
         return _failure(
             request, ToolError('unavailable', f'the server failed ({type(error).__name__}); see its log')
         )

@@ -53,7 +53,7 @@ class Gate:
 
     def _problem(self, connection: HTTPConnection) -> tuple[int, str] | None:
         """Status and sentence for a request that may not pass."""
-        path = connection.url.path
+        path = connection.scope['path']  # what is routed; `connection.url` is made of the Host header too
         if self._token is None:
             # A web page whose name is made to resolve to this machine would come with its own name here.
             host = connection.headers.get('host', '')
