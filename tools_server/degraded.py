@@ -9,28 +9,47 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 MOST_REASONS = 20  # of one answer
 
-_reasons: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar('degraded', default=None)
+
+@dataclass
+class Notes:
+    """What one answer lacks.
+
+    Attributes:
+        reasons: each once, in the order in which they came.
+        passing: whether another try may find more.
+    """
+
+    reasons: list[str] = field(default_factory=list)
+    passing: bool = False
+
+
+_notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar('degraded', default=None)
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[list[str]]:
-    """The reasons noted in the block, each once, in the order in which they came."""
-    token = _reasons.set([])
+def collected() -> Iterator[Notes]:
+    """What is noted in the block."""
+    token = _notes.set(notes := Notes())
     try:
-        yield _reasons.get()
+        yield notes
     finally:
-        _reasons.reset(token)
+        _notes.reset(token)
 
 
-def note(reason: str) -> None:
+def note(reason: str, *, lasting: bool = False) -> None:
     """Says that the current answer is only a part of what it should be; outside of a call it says nothing.
 
     Args:
         reason: one sentence without a full stop.
+        lasting: tomorrow it will be the same, so that the answer may be kept as if it were whole.
     """
-    reasons = _reasons.get()
-    if reasons is not None and reason not in reasons and len(reasons) < MOST_REASONS:
-        reasons.append(reason)
+    notes = _notes.get()
+    if notes is None:
+        return
+    notes.passing = notes.passing or not lasting
+    if reason not in notes.reasons and len(notes.reasons) < MOST_REASONS:
+        notes.reasons.append(reason)

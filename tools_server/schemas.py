@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tools_server.answer_matching.gold import gold_fault
 from tools_server.failures import FailureKind
+from tools_server.text_forms import as_title
 
 
 def _without_surrogates(value: object) -> object:
@@ -34,6 +35,7 @@ LongText = Annotated[
     str, BeforeValidator(_without_surrogates), Field(max_length=1_000_000)
 ]  # a policy may ramble
 Found = Annotated[str, BeforeValidator(_without_surrogates)]  # text of a service elsewhere, which may send any
+Title = Annotated[str, BeforeValidator(as_title), BeforeValidator(_without_surrogates)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r'^[0-9a-f]{64}$', description='content hash of an uploaded image')]
 Box = Annotated[
@@ -134,7 +136,7 @@ class ImageAnswer(Answer, Image):
 class Passage(BaseModel):
     """A text that was found; larger scores are better, and comparable within one answer only."""
 
-    title: Found
+    title: Title
     text: Found = Field(
         description="the parts of the passage nearest to the query; '…' stands where it was cut"
     )
@@ -150,7 +152,7 @@ class TextSearchAnswer(FoundAnswer):
 class Match(BaseModel):
     """A known picture that was found; larger scores are better, and comparable within one answer only."""
 
-    title: Found
+    title: Title
     thumbnail: Image
     score: Score
 

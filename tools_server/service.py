@@ -87,6 +87,9 @@ class ToolService:
         """Starts no more calls, and removes what was kept for this process only."""
         for lane in self._lanes.values():
             lane.close()
+        for backend in self._backends.values():
+            if (close := getattr(backend, 'close', None)) is not None:
+                close()
         if self._store is not None:
             self._store.close()
         self.images.close()

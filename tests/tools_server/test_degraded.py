@@ -82,16 +82,18 @@ def test_excerpts_in_place_of_summaries_are_said_counted_and_not_kept_for_long(s
         assert line in metrics
 
 
-def test_a_page_that_cannot_be_had_now_degrades_an_answer_and_one_that_is_gone_does_not(serve, stand_in):
-    server = serve()
+def test_an_answer_without_a_page_says_so_and_is_asked_anew_unless_the_page_is_gone_for_good(serve, stand_in):
+    server = serve(partial_age_s=0.3)
     stand_in.answers['/page'] = lambda body: (404, b'')
-    assert ask(server)['degraded'] == []
+    (reason,) = ask(server)['degraded']
+    assert 'its page was not read: 127.0.0.1 answered with status 404' in reason
     results = [{'title': 'T', 'snippet': 'x', 'link': 'http://127.0.0.1:9/'}]
     stand_in.answers['/search'] = as_json({'organic': results})
     (reason,) = ask(server, 'another')['degraded']
-    assert 'pages were not read' in reason and 'tools_pages_total{tool="text_search",what="failed"} 2.0' in (
-        server.get('/metrics').text
-    )
+    assert 'cannot be reached' in reason
+    assert 'tools_pages_total{tool="text_search",what="failed"} 2.0' in server.get('/metrics').text
+    time.sleep(0.4)
+    assert ask(server)['cache_hit'] and not ask(server, 'another')['cache_hit']
 
 
 def test_a_recording_replays_what_was_degraded_and_keeps_what_was_better(serve, stand_in):
@@ -155,9 +157,9 @@ def test_an_index_that_answers_in_part_says_so(stand_in):
     stand_in.answers['/wiki/_search'] = as_json({'_shards': {'total': 5, 'failed': 2}, 'hits': hits})
     section = {'backend': 'opensearch', 'base_url': stand_in.url, 'index': 'wiki'}
     index = OpenSearchTextSearch(parse_config({'text_search': section}).text_search)
-    with degraded.collected() as reasons:
+    with degraded.collected() as noted:
         assert len(index.search('q', 3)) == 1
-    assert 'shards' in reasons[0]
+    assert 'shards' in noted.reasons[0]
 
 
 @pytest.mark.parametrize(

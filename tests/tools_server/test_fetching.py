@@ -136,6 +136,35 @@ def test_redirects_to_public_places_are_followed(internet, stand_in):
 
 
 @pytest.mark.parametrize(
+    'host, name',
+    [
+        ('☃.net', 'xn--n3h.net'),
+        ('faß.de', 'xn--fa-hia.de'),
+        ('MÜNCHEN.de', 'xn--mnchen-3ya.de'),
+        ('日本。jp', 'xn--wgv71a.jp'),
+    ],
+)
+def test_names_beyond_ascii_are_looked_up_as_browsers_do(internet, host, name):
+    internet.names[name] = [PUBLIC]
+    assert internet.fetcher().fetch(f'http://{host}/page') == b'<p>text</p>'
+
+
+@pytest.mark.parametrize('url', ['http://☃.net:22/', 'http://１２７.０.０.１/', 'http://127。0。0。1/', 'http://ⓛocalhost/'])
+def test_other_signs_do_not_hide_an_address_inside(url):
+    with pytest.raises(ToolError) as error:
+        Fetcher(1.0).fetch(url)
+    assert error.value.kind == 'refused'
+
+
+@pytest.mark.parametrize('place', ['http://[', 'http://a b/', 'http://[::1', 'http://a.test:x/', 'http://a%zz.test/'])
+def test_a_redirect_to_a_malformed_address_is_a_failure_with_a_kind(internet, stand_in, place):
+    stand_in.answers['/odd'] = moved(place)
+    with pytest.raises(ToolError) as error:
+        internet.fetcher().fetch('http://a.test/odd')
+    assert error.value.kind in ('refused', 'unavailable') and internet.dialled == [PUBLIC]
+
+
+@pytest.mark.parametrize(
     'last',
     [
         'http://127.0.0.1/page', 'http://localhost/page', 'http://169.254.169.254/', 'http://evil.test/page',
@@ -170,7 +199,7 @@ def test_name_that_changes_its_address_gains_nothing(internet, stand_in):
 
 
 @pytest.mark.parametrize(
-    'kind', ['application/pdf', 'application/octet-stream', 'image/png', '', 'video/mp4']
+    'kind', ['application/msword', 'application/octet-stream', 'image/png', '', 'video/mp4']
 )
 def test_other_types_are_refused(internet, stand_in, kind):
     stand_in.answers['/odd'] = lambda body: (200, b'x', {'Content-Type': kind})

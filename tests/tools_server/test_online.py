@@ -9,12 +9,15 @@ from small_world import encoded, picture
 from stand_ins import as_json, chat, slow
 
 from sensesearch_jax.agent.client import ToolClient
+from tools_server import degraded
 from tools_server.backends.image_serper import SerperImageSearch
 from tools_server.backends.judge_openai import ModelJudge, parse_verdict
-from tools_server.backends.pages import text_of
+from tools_server.backends.text_opensearch import OpenSearchTextSearch
+from tools_server.backends.text_retriever import RetrieverTextSearch
 from tools_server.backends.text_serper import SerperTextSearch
 from tools_server.config import ImageStoreConfig, parse_config
 from tools_server.failures import ToolError
+from tools_server.fetching.fetch import Fetcher
 from tools_server.images import ImageStore
 from tools_server.launch import ToolServer
 
@@ -97,6 +100,48 @@ def test_an_extracted_summary_has_five_sentences_at_most(stand_in):
     }
     found = text_search(stand_in, summariser='extractive').search('How high is tower 7?', 1)[0].text
     assert 'Tower 7 is 7 m high.' in found and found.count('.') == 5 and 'Nothing' not in found
+
+
+def test_one_bad_result_costs_no_other(stand_in):
+    """Pages, redirects and hosts on which a search failed as a whole; each is left to its excerpt."""
+    pages = {'/odd': b'<![foo[x]]>', '/digits': b'<p>a tower</p>&#' + b'9' * 5000, '/good': PAGE, '/empty': b''}
+    for path, page in pages.items():
+        stand_in.answers[path] = lambda body, page=page: (200, page, {'Content-Type': 'text/html'})
+    stand_in.answers['/moved'] = lambda body: (302, b'', {'Location': 'http://['})
+    links = [stand_in.url + path for path in [*pages, '/moved']]
+    links += ['http://☃.net/', 'http://[', 'http://a\ud800b.com/', 'http://' + 'ß' * 300 + '.de', 'data:text/html,ä']
+    links += [None, 7]
+    results = [{'title': f'Result {n}', 'snippet': 'an excerpt', 'link': link} for n, link in enumerate(links)]
+    results += ['no object', {'title': None, 'snippet': 'half \ud800 a character'}, {'title': ['x'], 'snippet': None}]
+    stand_in.answers['/search'] = as_json({'organic': results})
+    search = text_search(stand_in, summariser='extractive', timeout_s=2)
+    search._fetcher = Fetcher(2, allow_private=True, resolver=lambda host, port: [host] if host[0].isdigit() else [])
+    with degraded.collected() as noted:
+        found = search.search('How high is the tower \ud800?', 20)
+    search.close()
+    assert len(found) == len(results) - 1
+    assert '330 m' in found[2].text and 'a tower' in found[1].text
+    assert {found[number].text for number in range(len(links)) if number not in (1, 2)} == {'an excerpt'}
+    assert [(p.title, p.text) for p in found[-2:]] == [('', 'half ? a character'), ('x', '')]
+    told = '; '.join(noted.reasons)
+    for reason in ('holds no text', 'malformed address', 'xn--n3h.net is not known', 'is no name', 'left out'):
+        assert reason in told, reason
+
+
+@pytest.mark.parametrize('backend', ['retriever', 'opensearch'])
+def test_one_bad_document_costs_no_other(stand_in, backend):
+    good = {'title': None, 'text': 'The tower is 330 m high.'}
+    cases = [(good, 1.0), (7, 1.0), ({'text': 'x'}, 'high'), (None, 1.0), ({'title': 'T', 'text': 'x'}, float('nan'))]
+    stand_in.answers |= {
+        '/retrieve': as_json({'result': [[{'document': document, 'score': score} for document, score in cases]]}),
+        '/wiki/_search': as_json({'hits': {'hits': [{'_source': source, '_score': score} for source, score in cases]}}),
+    }
+    section = {'backend': backend, 'base_url': stand_in.url} | ({'index': 'wiki'} if backend == 'opensearch' else {})
+    config = parse_config({'text_search': section}).text_search
+    search = (OpenSearchTextSearch if backend == 'opensearch' else RetrieverTextSearch)(config)
+    with degraded.collected() as noted:
+        assert [(p.title, p.text) for p in search.search('tower', 9)] == [('', 'The tower is 330 m high.')]
+    assert len(noted.reasons) == 4
 
 
 @pytest.mark.parametrize(
@@ -224,10 +269,6 @@ def test_model_that_says_nothing(stand_in, answer):
     with pytest.raises(ToolError) as error:
         judge(stand_in).judge('q', ['Paris'], 'Lyon', None)
     assert error.value.kind == 'unavailable'
-
-
-def test_pages_become_text():
-    assert text_of(PAGE) == 'The tower is 330 m high.\nMore.'
 
 
 def test_failures_reach_the_client_through_the_server(stand_in, tmp_path):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -112,7 +112,8 @@ class Answers(Generic[T]):
         try:
             with degraded.collected() as noted:
                 result = compute()
-                reasons = tuple(noted)  # a reader of pages that is late may note something even now
+                # A reader of pages that is late may note something even now.
+                reasons, passing = tuple(noted.reasons), noted.passing
             if self._mode == 'record':
                 deadline.require_time(self._tool)  # the run was told 'timeout', so that is what to record
         except ToolError as error:
@@ -120,14 +121,14 @@ class Answers(Generic[T]):
                 # A result, of an earlier or a later try, is worth more than a failure.
                 self._keep(key, {'kind': error.kind, 'message': error.message}, replace=False)
             raise
-        lasts_s = self._lasts_s(result, reasons)
+        lasts_s = self._lasts_s(result, passing)
         if self._mode == 'record' or (self._mode == 'live' and self._online):
             value = {'result': self._write(result), 'degraded': reasons, 'lasts_s': lasts_s}
             self._keep(key, value, replace=True)
         return Answered(result, reasons, False, lasts_s)
 
-    def _lasts_s(self, result: T, reasons: Sequence[str]) -> float | None:
-        if reasons:
+    def _lasts_s(self, result: T, passing: bool) -> float | None:
+        if passing:
             return self._ages.partial_age_s
         if self._mode != 'live' or not self._online:
             return None

@@ -30,7 +30,7 @@ INSTRUCTION = (
 )
 MOST_RESPONSE_CHARS = 4_000  # a final answer is short; what is longer is cut
 _VERDICT = re.compile(r"\s*[*\"']*(yes|no)[*\"'.!]*\s*", re.IGNORECASE)
-_THOUGHT = re.compile(r'\s*<think>.*</think>', re.DOTALL)  # greedy: up to the last end of it
+_THOUGHT, _THOUGHT_END = '<think>', '</think>'
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 # Chat formats' control tokens begin with these: <|im_end|>, [/INST], <start_of_turn>, <｜User｜>.
 _ESCAPED = {ord(c): f'\\u{ord(c):04x}' for c in '<>[]|｜`'}
@@ -42,7 +42,10 @@ def parse_verdict(reply: str) -> bool:
     Raises:
         ToolError: 'refused'; the reply is anything else, so nothing in it is taken for a verdict.
     """
-    match = _VERDICT.fullmatch(_THOUGHT.sub('', reply, count=1))
+    verdict = reply.strip()
+    if verdict.startswith(_THOUGHT):
+        verdict = verdict.rpartition(_THOUGHT_END)[2]
+    match = _VERDICT.fullmatch(verdict)
     if match is None:
         raise ToolError('refused', "the judge's reply is neither Yes nor No")
     return match.group(1).lower() == 'yes'

@@ -7,6 +7,7 @@ import email.utils
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import urllib3
 
 from tools_server.backend_config import Limits
+from tools_server.backends.found import each
 from tools_server.failures import ToolError
 from tools_server.fetching.connections import read_body, timed_out, timed_pools
 from tools_server.limits import deadline
@@ -23,6 +25,7 @@ from tools_server.limits.service import ServiceLimits
 MAX_ANSWER_BYTES = 8 * 2**20
 MAX_RETRY_AFTER_S = 3600.0
 MOST_REASON_CHARS = 200
+_HALF = re.compile(rb'\\u[dD][89a-fA-F]')  # of a pair, written in JSON
 
 
 class Declined(ToolError):
@@ -73,7 +76,7 @@ class Service:
             ToolError: 'timeout', 'refused' (the service says no: 4xx, or a reason in place of an answer) or
                 'unavailable' (no connection, 5xx, nonsense). The message holds the service's own reason.
         """
-        data = json.dumps(body, ensure_ascii=False).encode()
+        data = json.dumps(body, ensure_ascii=False).encode('utf-8', 'replace')
         return self.limits.run(lambda: self._post(path, data, wanted))
 
     def _post(self, path: str, data: bytes, wanted: Collection[str]) -> dict[str, Any]:
@@ -102,7 +105,10 @@ class Service:
     ) -> dict[str, Any]:
         status = response.status
         try:
-            answer = json.loads(data)
+            # Decoded here: json would let halves of UTF-16 pairs pass, which nothing after this can write.
+            answer = json.loads(data.decode('utf-8-sig', 'replace'))
+            if _HALF.search(data) is not None:
+                answer = _without_halves(answer)
         except (ValueError, RecursionError):
             answer = None
         reason = self._reason(answer)
@@ -153,6 +159,17 @@ def _said(answer: Any) -> str:
     return answer if isinstance(answer, str) else ''
 
 
+def _without_halves(value: Any) -> Any:
+    """A JSON value in which the halves of UTF-16 pairs that its strings hold are question marks."""
+    if isinstance(value, str):
+        return value.encode('utf-8', 'replace').decode()
+    if isinstance(value, list):
+        return [_without_halves(member) for member in value]
+    if isinstance(value, dict):
+        return {_without_halves(key): _without_halves(member) for key, member in value.items()}
+    return value
+
+
 def _retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or a date; None for neither."""
     if value is None:
@@ -182,12 +199,18 @@ def serper_service(base_url: str, api_key_env: str, timeout_s: float, limits: Li
 
 
 def serper_results(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The organic results of an answer of Serper.
+    """The organic results of an answer of Serper, those left out that are no objects.
 
     Raises:
-        ToolError: 'unavailable'; they are no list.
+        ToolError: 'unavailable'; they are no list, or none is an object.
     """
-    results = answer.get('organic', [])
+    results = answer.get('organic') or []
     if not isinstance(results, list):
         raise ToolError('unavailable', 'Serper sent results of an unknown form')
-    return [result for result in results if isinstance(result, dict)]
+    return each(results, _as_object, 'Serper')
+
+
+def _as_object(rank: int, result: Any) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise TypeError
+    return result

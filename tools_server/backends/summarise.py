@@ -28,12 +28,12 @@ class ExtractiveSummariser:
     name = 'extractive'
 
     def __init__(self, sentences: int | None = None):
-        self._analyser = words.analyser()
+        self._words = words.splitter()
         self._sentences = sentences
 
     def summarise(self, query: str, text: str, max_chars: int) -> str:
         """See `backends.Summariser.summarise`."""
-        return snippet(text, query, max_chars, self._analyser.analyze, self._sentences)
+        return snippet(text, query, max_chars, self._words, self._sentences)
 
 
 class ModelSummariser:

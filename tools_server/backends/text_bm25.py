@@ -13,6 +13,7 @@ from tools_server.backends import words
 from tools_server.backends.snippet import snippet
 from tools_server.config import ConfigError
 from tools_server.schemas import Passage
+from tools_server.text_forms import composed
 
 MOST_WORDS = 64  # of a query; further ones are ignored
 
@@ -28,7 +29,7 @@ def schema() -> tantivy.Schema:
 
 def document(title: str, text: str, number: int) -> tantivy.Document:
     """A passage as `schema()` has it; `number` is its place in the corpus."""
-    return tantivy.Document(title=title, text=text, number=number)
+    return tantivy.Document(title=composed(title), text=composed(text), number=number)
 
 
 class BM25:
@@ -44,8 +45,8 @@ class BM25:
     """
 
     def __init__(self, index: tantivy.Index, max_chars: int, title_boost: float):
-        self._analyser = words.analyser()
-        index.register_tokenizer(words.NAME, self._analyser)
+        index.register_tokenizer(words.NAME, words.analyser())
+        self._words = words.splitter()
         self._index = index
         self._schema = schema()
         self._max_chars = max_chars
@@ -53,7 +54,7 @@ class BM25:
 
     def search(self, query: str, top_k: int) -> list[Passage]:
         """See `backends.TextSearch.search`."""
-        terms = list(dict.fromkeys(self._analyser.analyze(query)))[:MOST_WORDS]
+        terms = list(dict.fromkeys(self._words(query)))[:MOST_WORDS]
         if not terms:
             return []
         clauses = []
@@ -71,7 +72,7 @@ class BM25:
         return [
             Passage(
                 title=passage['title'][0],
-                text=snippet(passage['text'][0], query, self._max_chars, self._analyser.analyze),
+                text=snippet(passage['text'][0], query, self._max_chars, self._words),
                 score=score,
             )
             for score, passage in found[:top_k]

@@ -8,10 +8,12 @@ from typing import Any
 
 from tools_server import degraded
 from tools_server.backend_config import OpenSearch
+from tools_server.backends.found import each
 from tools_server.backends.outbound import Service
 from tools_server.backends.summarise import ExtractiveSummariser
 from tools_server.failures import ToolError
 from tools_server.schemas import Passage
+from tools_server.text_forms import as_text
 
 
 class OpenSearchTextSearch:
@@ -43,19 +45,17 @@ class OpenSearchTextSearch:
         shards = answer.get('_shards')
         if isinstance(shards, dict) and shards.get('failed'):
             degraded.note('some shards of the OpenSearch index did not answer')
-        try:
-            return [self._passage(query, hit) for hit in answer['hits']['hits'][:top_k]]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ToolError('unavailable', 'OpenSearch sent results of an unknown form') from None
+        hits = answer.get('hits')
+        results = hits.get('hits') if isinstance(hits, dict) else None
+        if not isinstance(results, list):
+            raise ToolError('unavailable', 'OpenSearch sent results of an unknown form')
+        return each(results[:top_k], lambda rank, hit: self._passage(query, hit), self._service.name)
 
-    def _passage(self, query: str, hit: dict[str, Any]) -> Passage:
+    def _passage(self, query: str, hit: Any) -> Passage:
         source = hit['_source']
-        text = self._extract.summarise(
-            query, str(source.get(self._config.text_field, '')), self._config.max_chars
-        )
-        return Passage(
-            title=str(source.get(self._config.title_field, '')), text=text, score=float(hit['_score'])
-        )
+        text = as_text(source.get(self._config.text_field))
+        text = self._extract.summarise(query, text, self._config.max_chars)
+        return Passage(title=source.get(self._config.title_field), text=text, score=float(hit['_score']))
 
 
 def _credentials(config: OpenSearch) -> dict[str, str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tools_server.backend_config import Retriever
+from tools_server.backends.found import each
 from tools_server.backends.outbound import Service, bearer
 from tools_server.backends.summarise import ExtractiveSummariser
 from tools_server.backends.text_bm25 import split_contents
 from tools_server.failures import ToolError
 from tools_server.schemas import Passage
+from tools_server.text_forms import as_text
 
 
 class RetrieverTextSearch:
@@ -32,18 +34,14 @@ class RetrieverTextSearch:
         answer = self._service.post('/retrieve', body, ('result',)).get('result')
         if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], list):
             raise ToolError('unavailable', 'the retriever sent results of an unknown form')
-        return [self._passage(query, item, rank) for rank, item in enumerate(answer[0][:top_k])]
+        return each(answer[0][:top_k], lambda rank, item: self._passage(query, rank, item), self._service.name)
 
-    def _passage(self, query: str, item: Any, rank: int) -> Passage:
+    def _passage(self, query: str, rank: int, item: Any) -> Passage:
         """A result: {document: {contents}, score}, or the document alone where scores are not given."""
-        try:
-            document = item.get('document', item)
-            if 'contents' in document:
-                title, text = split_contents(str(document['contents']))
-            else:
-                title, text = str(document.get('title', '')), str(document['text'])
-            score = float(item.get('score', 1 / (1 + rank)))
-            text = self._extract.summarise(query, text, self._max_chars)
-            return Passage(title=title, text=text, score=score)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ToolError('unavailable', 'the retriever sent a document of an unknown form') from None
+        document = item.get('document', item)
+        if 'contents' in document:
+            title, text = split_contents(as_text(document['contents']))
+        else:
+            title, text = document.get('title'), as_text(document['text'])
+        score = float(item.get('score', 1 / (1 + rank)))
+        return Passage(title=title, text=self._extract.summarise(query, text, self._max_chars), score=score)

@@ -13,13 +13,14 @@ from tools_server.backend_config import SerperText
 from tools_server.backends import Summariser
 from tools_server.backends.openai_compatible import ChatModel
 from tools_server.backends.outbound import SERPER_FIELDS, serper_results, serper_service
-from tools_server.backends.pages import text_of
 from tools_server.backends.summarise import SENTENCES, ExtractiveSummariser, ModelSummariser
 from tools_server.failures import ToolError
 from tools_server.fetching.fetch import Fetcher
 from tools_server.limits import deadline
 from tools_server.metrics import Tally
+from tools_server.pages.reader import PageReader
 from tools_server.schemas import Passage
+from tools_server.text_forms import as_text
 
 PAGES_SHARE = 0.8  # of the time that is left, for the pages
 
@@ -48,8 +49,9 @@ class SerperTextSearch:
             model = ChatModel(config.summariser)
             self.summariser = ModelSummariser(model)
             self.services.append(model.service)
-        # Pages of one search are read side by side, and those of all searches within one bound.
-        self._readers = ThreadPoolExecutor(config.limits.concurrency, thread_name_prefix='pages')
+        self._reader = None if self.summariser is None else PageReader()
+        # Pages of one search are fetched side by side, and those of all searches within one bound.
+        self._fetching = ThreadPoolExecutor(config.limits.concurrency, thread_name_prefix='pages')
 
     def search(self, query: str, top_k: int) -> list[Passage]:
         """See `backends.TextSearch.search`."""
@@ -60,8 +62,8 @@ class SerperTextSearch:
         # A fifth of the time is kept back, so that slow pages cost their summaries and not the search.
         with deadline.within(PAGES_SHARE * deadline.left()):
             texts = [
-                self._readers.submit(contextvars.copy_context().run, self._text, query, result)
-                for result in results
+                self._fetching.submit(contextvars.copy_context().run, self._text, query, rank, result)
+                for rank, result in enumerate(results)
             ]
             passages = []
             for rank, (result, text) in enumerate(zip(results, texts, strict=True)):
@@ -69,40 +71,47 @@ class SerperTextSearch:
                     shown = text.result(min(max(0.0, deadline.left()), threading.TIMEOUT_MAX))
                 except TimeoutError:
                     text.cancel()
-                    degraded.note('some pages were not read in time')
+                    degraded.note(f'result {rank + 1} is an excerpt: its page was not read in time')
                     shown = self._excerpt(query, result)
-                passages.append(Passage(title=str(result.get('title', '')), text=shown, score=1 / (1 + rank)))
+                passages.append(Passage(title=result.get('title'), text=shown, score=1 / (1 + rank)))
         return passages
 
-    def _text(self, query: str, result: dict[str, Any]) -> str:
+    def close(self) -> None:
+        """Ends the workers that read pages; starts no more fetches."""
+        self._fetching.shutdown(wait=False, cancel_futures=True)
+        if self._reader is not None:
+            self._reader.close()
+
+    def _text(self, query: str, rank: int, result: dict[str, Any]) -> str:
         """A summary of the page, or the search engine's own excerpt where the page gives none."""
-        if self.summariser is not None and result.get('link'):
-            text = self._page(str(result['link']))
+        link = as_text(result.get('link'))
+        if self._reader is not None and self.summariser is not None and link:
+            text = self._page(rank, link)
             if text:
                 try:
                     summary = self.summariser.summarise(query, text, self._config.max_chars)
                 except ToolError as error:
                     self.pages.add('not_summarised')
-                    degraded.note(f'some pages were not summarised: {error.message}')
+                    degraded.note(f'result {rank + 1} is an excerpt: its page was not summarised: {error.message}')
                 else:
                     self.pages.add('summarised')
                     return summary
         return self._excerpt(query, result)
 
-    def _page(self, url: str) -> str:
+    def _page(self, rank: int, url: str) -> str:
         """The text of a page; '' for one that cannot be had, as many cannot."""
+        text, problem, lasting = '', 'it holds no text', True
         try:
-            text = text_of(self._fetcher.fetch(url))
+            text = self._reader.text(*self._fetcher.fetch_file(url))
         except ToolError as error:
-            self.pages.add('failed')
-            if error.kind != 'refused':  # which it will be tomorrow as well
-                degraded.note(f'some pages were not read: {error.message}')
-            return ''
-        self.pages.add('fetched')
+            problem, lasting = error.message, error.kind == 'refused'
+        self.pages.add('fetched' if text else 'failed')
+        if not text:
+            degraded.note(f'result {rank + 1} is an excerpt: its page was not read: {problem}', lasting=lasting)
         return text
 
     def _excerpt(self, query: str, result: dict[str, Any]) -> str:
-        return self._extract.summarise(query, str(result.get('snippet', '')), self._config.max_chars)
+        return self._extract.summarise(query, as_text(result.get('snippet')), self._config.max_chars)
 
 
 def _direct(answer: dict[str, Any]) -> list[dict[str, Any]]:

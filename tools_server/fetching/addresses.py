@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import idna
+
 from tools_server.failures import ToolError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
 
 PORTS = {'http': 80, 'https': 443}
+MOST_HOST_CHARS = 253
 # Addresses that carry an IPv4 address of their own: what they lead to is what must be public.
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')
 # Public according to the registries or to Python's list of them, and yet of the network this machine stands in:
@@ -64,6 +67,25 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
+def ascii_host(host: str) -> str:
+    """The form of a host's name that resolvers and certificates know.
+
+    Raises:
+        ToolError: 'refused'; it has none.
+    """
+    if host.isascii():
+        return host
+    problem: Exception | None = None
+    # As browsers do: by today's rules where a name keeps them, else by those of 2003, which allow signs as well.
+    for encode in (lambda: idna.encode(host, uts46=True), lambda: host.encode('idna')):
+        try:
+            if len(host) <= MOST_HOST_CHARS:
+                return encode().decode('ascii').lower()
+        except (UnicodeError, ValueError) as error:
+            problem = error
+    raise ToolError('refused', f'the host {host[:80]!r} is no name') from problem
+
+
 def target(url: str, *, allow_private: bool = False, resolver: Resolve = resolve) -> Target:
     """Checks a URL and resolves its host.
 
@@ -90,9 +112,10 @@ def target(url: str, *, allow_private: bool = False, resolver: Resolve = resolve
     port = PORTS[parts.scheme] if port is None else port
     if not allow_private and port not in PORTS.values():
         raise ToolError('refused', f'port {port} is not fetched from; only 80 and 443 are')
+    host = ascii_host(host)
     try:
         addresses = tuple(resolver(host, port))
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError, ValueError):
         addresses = ()
     if not addresses:
         raise ToolError('unavailable', f'the host {host[:80]} is not known')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import urljoin
 
 import urllib3
@@ -13,9 +14,16 @@ from tools_server.limits import deadline
 
 MAX_BYTES = 4 * 2**20
 MAX_REDIRECTS = 5
-PAGES = ('text/html', 'application/xhtml+xml', 'text/plain')
+PAGES = ('text/html', 'application/xhtml+xml', 'text/plain', 'application/pdf')
 PICTURES = ('image/',)
 HEADERS = {'User-Agent': 'tools_server/1', 'Accept-Encoding': 'identity'}
+
+
+class Fetched(NamedTuple):
+    """A file and its content type, in lower case."""
+
+    data: bytes
+    content_type: str
 
 
 class Fetcher:
@@ -41,7 +49,15 @@ class Fetcher:
         self._dialler = dialler
 
     def fetch(self, url: str, types: tuple[str, ...] = PAGES) -> bytes:
-        """The bytes behind an http(s) address.
+        """The bytes behind an http(s) address; see `fetch_file`.
+
+        Raises:
+            ToolError: as `fetch_file`.
+        """
+        return self.fetch_file(url, types).data
+
+    def fetch_file(self, url: str, types: tuple[str, ...] = PAGES) -> Fetched:
+        """The file behind an http(s) address.
 
         Args:
             url: comes from the web and may point anywhere.
@@ -54,16 +70,24 @@ class Fetcher:
         with deadline.within(self._timeout_s):
             for _ in range(MAX_REDIRECTS + 1):
                 place = addresses.target(url, allow_private=self._allow_private, resolver=self._resolver)
-                moved, data = self._get(place, types)
-                if moved is None:
-                    return data
-                url = urljoin(url, moved)
+                answer = self._get(place, types)
+                if isinstance(answer, Fetched):
+                    return answer
+                try:
+                    url = urljoin(url, answer)
+                except ValueError:
+                    raise ToolError('refused', f'{place.host} redirects to a malformed address') from None
         raise ToolError('refused', f'{place.host} redirects more than {MAX_REDIRECTS} times')
 
-    def _get(self, place: addresses.Target, types: tuple[str, ...]) -> tuple[str | None, bytes]:
-        """Where to go on to, or None and the content."""
+    def _get(self, place: addresses.Target, types: tuple[str, ...]) -> Fetched | str:
+        """The file, or where to go on to."""
         seconds = deadline.require_time(place.host)
-        pool = connections.pinned_pool(place.scheme, place.host, place.port, place.addresses, self._dialler)
+        try:
+            pool = connections.pinned_pool(
+                place.scheme, place.host, place.port, place.addresses, self._dialler
+            )
+        except (urllib3.exceptions.HTTPError, ValueError):
+            raise ToolError('refused', f'the host {place.host[:80]!r} is no name') from None
         try:
             response = pool.urlopen(
                 'GET', place.path, headers=HEADERS, redirect=False, preload_content=False,
@@ -71,13 +95,13 @@ class Fetcher:
             )  # fmt: skip
             location = response.headers.get('Location')
             if response.status in (301, 302, 303, 307, 308) and location:
-                return location, b''
+                return location
             if response.status != 200:
                 raise ToolError('refused', f'{place.host} answered with status {response.status}')
             kind = response.headers.get('Content-Type', '').strip().lower()
             if not kind.startswith(types):
                 raise ToolError('refused', f'{place.host} sent content of the type {kind[:60]!r}')
-            return None, connections.read_body(response, MAX_BYTES, place.host)
+            return Fetched(connections.read_body(response, MAX_BYTES, place.host), kind)
         except (urllib3.exceptions.HTTPError, OSError, UnicodeError, ValueError) as error:
             if connections.timed_out(error) or deadline.left() <= 0:
                 raise ToolError('timeout', f'{place.host} did not answer in time') from None

@@ -1,0 +1,1 @@
+"""Web pages and PDF files to readable text, in worker processes."""
