@@ -16,7 +16,7 @@ from sensesearch_jax.tasks import ask, base, checks, cold_start, evaluate, pocke
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TASKS = {'ask': ask, 'cold_start': cold_start, 'evaluate': evaluate, 'pocket': pocket, 'rl': rl, 'sft': sft}
-BY_MAIN = {'task', 'multi_host'}  # which starts the task
+BY_MAIN = {'task', 'multi_host', 'compilation_cache'}  # which starts the task
 SHORT = {
     'agent.turn_tokens': 4, 'agent.max_turns': 2, 'agent.passage_chars': 120, 'rollout.groups': 2, 'rollout.chunk': 4,
     'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 384, 'rollout.engines': 1, 'rollout.warm_up': False,
@@ -118,7 +118,7 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
 
 def test_every_field_of_the_base_policy_is_read():
     source = Path(base.__file__).read_text()
-    assert {name for name in config_of('base').keys() if f'config.{name}' not in source} == {'task'}
+    assert {name for name in config_of('base').keys() if f'config.{name}' not in source} == {'task', 'compilation_cache'}
 
 
 def test_the_7b_configs_have_the_fields_of_their_tasks():
