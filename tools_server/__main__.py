@@ -35,7 +35,9 @@ from tools_server.app import create_app
 from tools_server.check import check
 from tools_server.config import ConfigError, ServerConfig, load_config
 from tools_server.launch import READY
+from tools_server.logs import Identified, configure
 from tools_server.service import ToolService
+from tools_server.stopping import DRAIN_S, Draining
 
 MOST_CONNECTIONS = 4096  # each may hold a request's body in memory
 
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.port is not None and not 0 <= options.port <= 65535:
             raise ConfigError(f'--port={options.port} is not a port; ports are 0 to 65535')
         config = load_config(options.config, _changes(options))
+        configure(config.log_level)
         if options.check:
             return _check(config)
         if options.stdio:
@@ -140,18 +143,20 @@ def _serve(
         os.set_inheritable(ready_fd, False)  # whoever waits at its other end waits for this process alone
     service = ToolService(config)
     try:
-        app = create_app(service, config)
+        draining = Draining(create_app(service, config))
     except ImportError:
         raise ConfigError("mcp: true needs the mcp package: pip install 'sensesearch_jax[mcp]'") from None
-    server = uvicorn.Server(
+    server = _Server(
+        draining,
         uvicorn.Config(
-            app,
+            Identified(draining),
+            log_config=None,
             log_level='warning',
             timeout_keep_alive=120,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=DRAIN_S + 1,
             lifespan='on',
             limit_concurrency=MOST_CONNECTIONS,
-        )
+        ),
     )
     problems: list[BaseException] = []
 
@@ -190,6 +195,18 @@ def _serve(
     sys.stderr.flush()
     # A thread that still waits for a back end would hold the process until that answers.
     os._exit(status)
+
+
+class _Server(uvicorn.Server):
+    """Gives the calls at work a moment when it is asked to stop, and then answers them itself."""
+
+    def __init__(self, draining: Draining, config: uvicorn.Config):
+        super().__init__(config)
+        self._draining = draining
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(DRAIN_S, self._draining.stop)
+        await super().shutdown(sockets)
 
 
 def _end_with_parent(parent: int, server: uvicorn.Server) -> None:

@@ -10,15 +10,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from tools_server import schemas
 from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
-from tools_server.gate import Gate
+from tools_server.gate import DOCS_FILES, Gate
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
 from tools_server.service import ToolService
@@ -47,7 +49,12 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         async with mcp.session_manager.run() if mcp else contextlib.nullcontext():
             yield
 
-    app = FastAPI(title='Tool server', description=__doc__, version='2', lifespan=lifespan)
+    # With a token, the page of the API says how to send it. Its scripts come from here: a pod has no internet.
+    bearer = [Depends(HTTPBearer(auto_error=False))] if config.token_env else []
+    app = FastAPIOffline(
+        title='Tool server', description=__doc__, version='2', lifespan=lifespan, dependencies=bearer,
+        redoc_url=None, static_url=DOCS_FILES,
+    )  # fmt: skip
     uploads = asyncio.Semaphore(2 * config.images.decoders)  # bodies in memory at the same time
     waiting_uploads = 0
 
@@ -186,9 +193,12 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = '.'.join(str(part) for part in first['loc'] if part not in ('body', 'path'))
-        problem = first['msg'].removeprefix('Value error, ')
-        return _failure(request, ToolError('caller', f'{where}: {problem}' if where else problem))
+        kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
+        if first['loc'] == ('body',) and not kind.endswith('json'):
+            sent = f'this one came as {kind[:60]!r}' if kind else 'this one came without a type'
+            problem = f"send the body with the header 'Content-Type: application/json'; {sent}"
+            return _failure(request, ToolError('caller', problem))
+        return _failure(request, ToolError('caller', schemas.sentence(first)))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -46,7 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f'{options.index} exists; remove it or choose another folder')
         if not options.source.exists():
             raise ConfigError(f'there is no {options.source}')
-        part.mkdir(parents=True)
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f'{options.index} cannot be written: {error.strerror}; choose another folder') from None
         if options.kind == 'text':
             count = build_text(options.source, part)
         elif importlib.util.find_spec('usearch') is None:

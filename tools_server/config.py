@@ -68,6 +68,7 @@ class ServerConfig(Section):
     queue: int = Field(256, ge=0)  # calls of each tool that may wait; further ones are sent away
     deadline_s: float = Field(60.0, gt=0)  # no call takes longer; a caller may ask for less
     cache_entries: int = Field(20_000, ge=0)  # answers kept in memory, per tool
+    log_level: Literal['debug', 'info', 'warning', 'error'] = 'warning'  # 'info' logs every call
     mcp: bool = False  # offer the tools to MCP clients too, under /mcp
     answers: AnswerConfig = AnswerConfig()
     images: ImageStoreConfig = ImageStoreConfig()

@@ -17,6 +17,8 @@ from tools_server.schemas import Failure
 from tools_server.signatures import is_signed
 
 OPEN = ('/live', '/ready')  # for whoever watches over the process; they say nothing about calls
+DOCS_FILES = '/docs-files'  # scripts and styles of the API's page
+DOCS = ('/docs', '/openapi.json')  # a browser opens it without a token, and its user gives one there
 MAX_JSON_BYTES = 8 * 2**20
 
 
@@ -59,7 +61,7 @@ class Gate:
             host = connection.headers.get('host', '')
             name = host[1:].partition(']')[0] if host.startswith('[') else host.partition(':')[0]
             return None if name in LOOPBACK else (403, f'the host {name[:80]!r} is not this machine')
-        if path in OPEN:
+        if path in OPEN or path in DOCS or path.startswith(f'{DOCS_FILES}/'):
             return None
         scheme, _, sent = connection.headers.get('authorization', '').partition(' ')
         if scheme.lower() == 'bearer' and hmac.compare_digest(sent.strip().encode(), self._token.encode()):

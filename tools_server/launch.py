@@ -73,8 +73,13 @@ class ToolServer:
             ToolServerError: it ended instead, or was not ready in time.
         """
         workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        log, log_path = _own_log(workdir)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            log, log_path = _own_log(workdir)
+        except OSError as error:
+            raise ToolServerError(
+                f'the folder {workdir} of the tool server cannot be used: {error.strerror}; choose another workdir'
+            ) from None
         if isinstance(config, Mapping):
             path = log_path.with_suffix('.yaml')
             path.write_text(yaml.safe_dump(_absolute(dict(config))), encoding='utf-8')
@@ -132,11 +137,11 @@ class ToolServer:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """Ends the server; it is given 5 seconds to do so itself."""
+        """Ends the server; it is given 10 seconds to do so itself."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(5)
+                self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

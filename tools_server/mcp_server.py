@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError as McpToolError
-from pydantic import Field
+from mcp.types import Tool as McpTool
+from pydantic import Field, ValidationError
 
 from tools_server import schemas
 from tools_server.failures import ToolError
@@ -26,6 +28,35 @@ from tools_server.service import ToolService
 from tools_server.tool import Reply
 
 T = TypeVar('T')
+log = logging.getLogger('tools_server')
+
+
+class _Server(MCPServer):
+    """Says what is wrong with a call as the HTTP interface does, and takes no argument that a tool has not."""
+
+    async def list_tools(self) -> list[McpTool]:
+        tools = await super().list_tools()
+        return [t.model_copy(update={'input_schema': t.input_schema | {'additionalProperties': False}}) for t in tools]
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        taken = {tool.name: list(tool.input_schema['properties']) for tool in await super().list_tools()}
+        if name not in taken:
+            raise McpToolError(f'caller: there is no tool {name[:80]!r}; there are {", ".join(sorted(taken))}')
+        for argument in arguments:
+            if argument not in taken[name]:
+                known = ', '.join(taken[name])
+                raise McpToolError(f'caller: {name} takes no argument {argument[:80]!r}; it takes {known}')
+        try:
+            return await super().call_tool(name, arguments, context)
+        except McpToolError as error:
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                raise McpToolError(f'caller: {schemas.sentence(cause.errors()[0])}') from None
+            if isinstance(cause, McpToolError):
+                raise McpToolError(str(cause)) from None
+            log.error('%s failed', name, exc_info=cause)
+            problem = f'the server failed ({type(cause).__name__}); see its log'
+            raise McpToolError(f'unavailable: {problem}') from None
 
 
 def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
@@ -35,7 +66,7 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         service: answers the calls.
         deadline_s: longest time of a call, in seconds.
     """
-    server = MCPServer('tools_server', instructions=__doc__, log_level='WARNING')
+    server = _Server('tools_server', instructions=__doc__, log_level='WARNING')
 
     async def ask(call: Callable[[], Awaitable[Reply[T]]]) -> tuple[T, dict[str, Any]]:
         """A result, and what every answer says about itself."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -61,6 +62,13 @@ def check_references(references: list[str], choices: list[str] | None) -> None:
     fault = gold_fault(references, choices or [])
     if fault:
         raise ValueError(f'no response can be judged: {fault}')
+
+
+def sentence(error: Mapping[str, Any]) -> str:
+    """A validation error of pydantic, as one sentence that names the field."""
+    where = '.'.join(str(part) for part in error['loc'] if part not in ('body', 'path'))
+    problem = error['msg'].removeprefix('Value error, ')
+    return f'{where}: {problem}' if where else problem
 
 
 class Request(BaseModel):

@@ -67,20 +67,33 @@ class Lane:
             ToolError: the call's, with the back end's name.
         """
         start, hit, outcome = time.perf_counter(), False, 'unavailable'
+        said: dict[str, Any] = {}
         try:
             value, hit, lacks = await answer()
             outcome = 'ok'
             if lacks:
                 self._outcomes['degraded'] += 1
                 self._metrics.observe_degraded(self.name, self.backend)
+                said = {'degraded': list(lacks)}
         except ToolError as error:
             outcome = error.kind
             error.backend = self.backend
+            said = {'reason': error.message}
             raise
         finally:
+            seconds = time.perf_counter() - start
             self._outcomes[outcome] += 1
-            self._metrics.observe(self.name, self.backend, outcome, hit, time.perf_counter() - start)
+            self._metrics.observe(self.name, self.backend, outcome, hit, seconds)
+            self._log(outcome, said | {'cache_hit': hit, 'seconds': round(seconds, 6)})
         return Reply(value, self.backend, hit, lacks)
+
+    def _log(self, outcome: str, fields: dict[str, Any]) -> None:
+        """A line for each call: a warning where it got less than it should and its caller is not to blame."""
+        well = outcome == 'caller' or (outcome == 'ok' and 'degraded' not in fields)
+        level = logging.INFO if well else logging.WARNING
+        if log.isEnabledFor(level):
+            fields = {'tool': self.name, 'backend': self.backend, 'outcome': outcome} | fields
+            log.log(level, '%s: %s', self.name, fields.get('reason', outcome), extra={'fields': fields})
 
     async def work(self, call: Callable[[], T]) -> T:
         """The value of a call, from one of the tool's threads.

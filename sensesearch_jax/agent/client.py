@@ -24,7 +24,8 @@ from sensesearch_jax.agent.trajectory import ImageRef
 T = TypeVar('T')
 
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
-RETRY_PAUSE_S = 0.1  # before the one retry after a connection error, in seconds
+RETRY_PAUSE_S = 0.1  # before the first retry after a connection error, in seconds; then doubling
+MOST_PAUSE_S = 1.0
 TOKEN_VARIABLE = 'TOOLS_SERVER_TOKEN'  # environment variable with the server's bearer token, if it asks for one
 CHUNK = 1 << 16
 
@@ -132,8 +133,8 @@ class ToolClient:
         body: dict | None = None,
         data: bytes | None = None,
     ) -> T | bytes | ToolFailure:
-        """One request, tried again once when the connection failed, and while the server is too busy to take
-        it: every request of the server may be repeated.
+        """One request, tried again while the server is away, starting, stopping or too busy to take it, as long as
+        the deadline allows: every request of the server may be repeated.
 
         `read` turns the JSON answer into the value; None returns the bytes as they are.
         """
@@ -170,22 +171,25 @@ class ToolClient:
     def _patiently(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
     ) -> tuple[int, bytes]:
-        """`_exchange`, again when the connection failed (once), or when the server says to come again later
-        and there is time for that."""
-        failed = False
+        """`_exchange`, again while nobody listens, once when a connection broke, and when the server says to come
+        again later and there is time for that."""
+        pause_s, broken = RETRY_PAUSE_S, 0
         while True:
             try:
                 status, answer, again_s = self._exchange(method, path, data, headers, deadline)
             except requests.ConnectionError as error:
-                late = deadline - time.monotonic() < RETRY_PAUSE_S
-                if failed or isinstance(error, requests.Timeout) or late:
+                # A broken connection may have been idle for too long; one that breaks again is the server's way.
+                broken += not _nobody_listens(error)
+                late = deadline - time.monotonic() < pause_s
+                if broken > 1 or isinstance(error, requests.Timeout) or late:
                     raise
-                failed = True
-                time.sleep(RETRY_PAUSE_S)  # the server may have closed an idle connection, or be starting again
+                time.sleep(pause_s)  # it may be starting again, and then soon takes the connection
+                pause_s = min(2 * pause_s, MOST_PAUSE_S)
                 continue
             # The members of a group are sent away together; they should not come back together.
             pause = None if again_s is None else again_s * random.uniform(0.5, 1.5) + RETRY_PAUSE_S
-            if status != 429 or pause is None or time.monotonic() + pause >= deadline:
+            away = status == 429 or (status == 503 and _says_so_itself(answer))
+            if not away or pause is None or time.monotonic() + pause >= deadline:
                 return status, answer
             time.sleep(pause)
 
@@ -222,6 +226,20 @@ class ToolClient:
             except urllib3.exceptions.HTTPError as error:
                 raise requests.ConnectionError(str(error)) from None
             return response.status_code, bytes(answer), _retry_after(response)
+
+
+def _nobody_listens(error: requests.ConnectionError) -> bool:
+    """Whether no connection was made at all, as between two servers on one port."""
+    reason = getattr(error.args[0] if error.args else None, 'reason', None)
+    return isinstance(reason, urllib3.exceptions.NewConnectionError)
+
+
+def _says_so_itself(answer: bytes) -> bool:
+    """Whether a failure is the server's own, which starts or stops, and not that of a service it asked."""
+    try:
+        return json.loads(answer).get('backend') is None
+    except (ValueError, AttributeError):
+        return False
 
 
 def _retry_after(response: requests.Response) -> float | None:

@@ -195,6 +195,7 @@ def test_killed_server_is_a_value(tmp_path):
     with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url, deadline_s=5)
         assert client.judge('q', ['Paris'], 'paris') is True
+        client.deadline_s = 0.5  # it waits so long for another server on this port
         server.process.kill()
         server.process.wait()
         start = time.monotonic()
@@ -206,3 +207,39 @@ def test_killed_server_is_a_value(tmp_path):
         ):
             assert isinstance(failure, ToolFailure) and failure.kind == 'unavailable'
         assert time.monotonic() - start < 3
+
+
+def starting(connection: socket.socket, number: int) -> None:
+    if number > 2:
+        return respond(b'{"results": []}')(connection, number)
+    connection.recv(65_536)
+    body = b'{"kind": "unavailable", "message": "still loading", "backend": null}'
+    head = b'HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: %d\r\nConnection: close\r\n\r\n'
+    connection.sendall(head % len(body) + body)
+
+
+def test_a_server_that_starts_or_stops_is_waited_for_and_one_whose_service_fails_is_not():
+    with Peer(starting) as peer:
+        assert ToolClient(peer.url).text_search('q') == [] and peer.connections == 3
+    failure = b'{"kind": "unavailable", "message": "Serper is left alone", "backend": "serper"}'
+    with Peer(respond(failure, '503 X\r\nRetry-After: 0')) as peer:
+        assert ToolClient(peer.url).text_search('q').kind == 'unavailable' and peer.connections == 1
+
+
+def test_a_restart_is_ridden_out_within_the_deadline(tmp_path):
+    with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
+        client = ToolClient(server.url, deadline_s=60)
+        assert client.judge('q', ['Paris'], 'paris') is True
+        port = int(server.url.rpartition(':')[2])
+    answers, started = [], time.monotonic()
+    calls = [
+        threading.Thread(target=lambda n=n: answers.append(client.judge(f'q {n}', ['Paris'], 'paris'))) for n in range(8)
+    ]
+    for call in calls:
+        call.start()
+    time.sleep(0.5)
+    assert not answers  # nobody listens, and nobody gave up
+    with ToolServer.start({}, tmp_path, port=port, ready_timeout_s=120):
+        for call in calls:
+            call.join()
+    assert answers == [True] * 8 and time.monotonic() - started < 60

@@ -56,8 +56,6 @@ PATHS = [
     '/health',
     '/statistics',
     '/metrics',
-    '/docs',
-    '/openapi.json',
     '/images/' + 'a' * 64,
     '/nowhere',
     '/mcp',
@@ -69,6 +67,23 @@ PATHS = [
 def test_nothing_is_said_without_the_token(server, path, headers):
     answer = requests.get(server.url + path, headers=headers, timeout=5)
     assert answer.status_code == 401 and answer.json()['kind'] == 'refused'
+
+
+def test_the_page_of_the_api_is_open_and_says_how_to_send_the_token(server):
+    """A browser cannot send a token with an address that is typed; what the page tries out needs it."""
+    page = requests.get(server.url + '/docs', timeout=5)
+    assert page.status_code == 200 and '//cdn.' not in page.text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(files) >= 2
+    for file in files:  # all from this server: a pod has no internet
+        assert file.startswith('/') and requests.get(server.url + file, timeout=5).status_code == 200, file
+    schema = requests.get(server.url + '/openapi.json', timeout=5).json()
+    assert schema['components']['securitySchemes'] == {'HTTPBearer': {'type': 'http', 'scheme': 'bearer'}}
+    assert schema['paths']['/text_search']['post']['security'] == [{'HTTPBearer': []}]
+    for path in ('/docs/../health', '/docs-files/../health', '/docs-files/..%2fhealth', '/docs-filesx'):
+        request = requests.Request('GET', server.url).prepare()
+        request.url = server.url + path  # as it is: a library would tidy it up
+        assert requests.Session().send(request, timeout=5).status_code in (401, 404), path
 
 
 def test_only_whether_the_process_lives_is_open_to_all(server):
@@ -234,6 +249,15 @@ async def use_all_tools(client):
         'crop': {'image': 'f' * 64, 'bbox': [0, 0, 1, 1]},
         'upload_image': {'data': '!'},
         'judge': case | {'choices': ['red']},
+        'text_search': {'query': 'x', 'topk': 3},
+        'nothing': {},
     }.items():
         failure = await client.call_tool(name, arguments)
-        assert failure.is_error and 'caller: ' in failure.content[0].text
+        assert failure.is_error and failure.content[0].text.startswith('caller: ')
+    wrong = await client.call_tool('crop', {'image': image['sha256'], 'bbox': [0, 0, 2, 1]})
+    assert wrong.content[0].text.startswith('caller: bbox: must lie within [0, 1]')
+    assert '\n' not in wrong.content[0].text
+    unknown = await client.call_tool('text_search', {'query': 'x', 'topk': 3})
+    assert unknown.content[0].text == "caller: text_search takes no argument 'topk'; it takes query, top_k"
+    tools = (await client.list_tools()).tools
+    assert all(tool.input_schema['additionalProperties'] is False for tool in tools)
