@@ -62,13 +62,13 @@ async def _check(service: ToolService, deadline_s: float) -> int:
             continue
         start = time.perf_counter()
         try:
-            with deadline.within(deadline_s), degraded.collected() as lacks:
+            with deadline.within(deadline_s), degraded.collected() as lacking:
                 came_back = await asyncio.to_thread(calls[tool])
         except ToolError as error:
             failed += 1
             print(f'{tool}: {backend} does NOT work ({error.kind}: {error.message})')
             continue
-        in_part = f'; in part only: {"; ".join(lacks)}' if lacks else ''
+        in_part = f'; in part only: {"; ".join(lacking.reasons)}' if lacking.reasons else ''
         print(f'{tool}: {backend} works ({time.perf_counter() - start:.2f} s): {came_back}{in_part}')
     return 1 if failed else 0
 
