@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
         'zoom_tokens': (432, 304),  # static lengths of their prompts and of the rest
         'warmup': 100,
         'weight_decay': 0.01,
+        'max_skipped_updates': 5,  # so many in a row whose gradient is not finite, and which are not made, end the run
         'probe_weight': 1.0,      # of the dense targets; falls to a tenth over 70 % of the steps
         'probe_layers': (1, 2),   # decoder layers whose values are probed
         'reading_steps': 700,     # short pages alone, until copying is there; then two of three batches are pictures

@@ -110,6 +110,7 @@ def optimizer(**changes) -> dict:
             # rare names suffers. The paper trains the whole decoder.
             'freeze_embedding': True,
             'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
+            'max_skipped_updates': 5,  # so many in a row whose gradient is not finite, and which are not made, end the run
             **changes}
 
 
@@ -142,7 +143,8 @@ def rl() -> dict:
         temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0,  # the last of grpo alone
          kl_coefficient=0.0,
         format_weight=0.0, evidence_weight=0.5,
-        tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2)
+        tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2,
+        max_failed_steps=3)  # so many in a row in which tools or judge failed every trajectory end the run, to be mended
 
 
 def evaluation() -> dict:

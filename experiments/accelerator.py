@@ -41,7 +41,8 @@ from experiments.work import Lengths, decoder_matrices, forward_flops, tower_flo
 from sensesearch_jax.agent.trajectory import ImageRef  # noqa: E402
 from sensesearch_jax.inputs.groups import ImageTable, Member, Row, build_groups  # noqa: E402
 from sensesearch_jax.inputs.images import Preprocessor  # noqa: E402
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer  # noqa: E402
+from sensesearch_jax.learning.optimizer import make_optimizer  # noqa: E402
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets  # noqa: E402
 from sensesearch_jax.policy.sizes import RELEASED, PolicySizes  # noqa: E402
 from sensesearch_jax.rollout.engine import Engine  # noqa: E402
 from sensesearch_jax.rollout.features import FeatureStore  # noqa: E402

@@ -89,7 +89,8 @@ def main(_) -> None:
                 advantages = np.asarray(group_advantages(value, np.zeros(len(group), int), usable))
                 if np.abs(advantages).sum():
                     differing[name] = batch, PolicyTargets(advantages[None], usable[None], None)
-            for name, (gradient, _) in zip(differing, learner.policy_gradients([*differing.values()]) if differing else ()):
+            for name, pair in differing.items():
+                gradient, _ = learner.policy_gradient(*pair)
                 found[name, group[0].question.kind].append(
                     np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient)]))
     asked = Counter(group[0].question.kind for group in groups)

@@ -13,7 +13,8 @@ from PIL import Image
 from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Sampled
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.inputs.groups import GroupBatch, Member, Row, build_groups
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 

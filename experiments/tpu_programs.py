@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from experiments.work import Lengths, decoder_matrices, forward_flops
 from sensesearch_jax.inputs.groups import FINE, GroupBatch, Packing, bucket
-from sensesearch_jax.learning.steps import Learner, PolicyTargets, make_optimizer
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner, PolicyTargets
 from sensesearch_jax.policy.checkpoint import abstract_policy
 from sensesearch_jax.policy.sizes import PolicySizes
 from sensesearch_jax.rollout.engine import Engine

@@ -32,6 +32,11 @@ def to_row(group: Sequence[Trajectory]) -> Row:
     return Row(group[0].prompt_tokens, [group[0].images[0].sha256], [to_member(t) for t in group])
 
 
+def own_tokens(trajectory: Trajectory) -> int:
+    """Tokens of a trajectory that the policy wrote, or is to learn to write."""
+    return sum(len(turn.tokens) for turn in trajectory.turns)
+
+
 def length(trajectory: Trajectory) -> int:
     """Tokens of a trajectory after its prompt."""
     return sum(len(turn.tokens) + len(turn.observation_tokens) for turn in trajectory.turns)

@@ -3,7 +3,8 @@
 Only the decoder is trained (SenseSearch freezes the vision tower and projector): the tower is not in these programs at
 all, its features come with the batch, so frozen parameters carry neither gradients nor optimiser state. Losses are
 (sum, weight) pairs; the weight of a whole minibatch is known on the host beforehand, so the gradients of its
-micro-batches simply add up.
+micro-batches simply add up: into one sum, while the host makes the next micro-batch. So memory does not grow with their
+number.
 
 The steps are programs over a mesh (runtime/mesh.py), which may have one device: parameters, gradients and moments are
 cut by their axes, batches by rows. In a program of several processes each gives the rows that it has sampled, and
@@ -13,7 +14,7 @@ all make the same steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from jaxtyping import Array, Bool, Float
 from sensesearch_jax.inputs.groups import GroupBatch
 from sensesearch_jax.learning.log_probs import token_log_probs
 from sensesearch_jax.learning.losses import cross_entropy, kl, policy_loss, policy_maxima, policy_statistics
+from sensesearch_jax.learning.optimizer import finite_update
 from sensesearch_jax.policy.groups import group_hidden
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.packing import packed, spread
@@ -37,7 +39,7 @@ from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
-from sensesearch_jax.runtime.threads import SharedProgram, side_by_side
+from sensesearch_jax.runtime.threads import SharedProgram, sum_side_by_side
 
 Metrics = dict[str, tuple[Array, Array]]
 NOTHING = 1e-5  # advantages are of order 1; less is rounding
@@ -48,7 +50,14 @@ class PolicyTargets(NamedTuple):
 
     advantages: Float[np.ndarray, 'b g']
     in_loss: Bool[np.ndarray, 'b g']  # False leaves a trajectory out (failed infrastructure, padding)
-    ref_log_probs: Float[np.ndarray, 'b g s'] | None  # of tokens 1 … S−1; None without a KL term
+    ref_log_probs: Float[np.ndarray, 'b g s'] | None = None  # of tokens 1 … S−1; None without a KL term
+
+
+class InLoss(NamedTuple):
+    """How much of a minibatch the policy loss is the mean of, in all processes."""
+
+    trajectories: float  # with any own token
+    tokens: float  # own ones
 
 
 @dataclass(frozen=True)
@@ -82,30 +91,6 @@ def inner_decoder(path: tuple[str, ...], _: Any) -> bool:
 def trained_part(config: Any) -> Callable[[tuple[str, ...], Any], bool]:
     """The filter of what the config's `freeze_embedding` leaves to train."""
     return inner_decoder if config.freeze_embedding else decoder
-
-
-def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
-    """AdamW with clipping by the global norm.
-
-    Args:
-        config: learning_rate, schedule ('constant' | 'cosine'), warmup, b1, b2, eps, weight_decay, clip_norm. Only
-            matrices decay.
-        steps: updates that the cosine comes down over.
-
-    Raises:
-        ValueError: an unknown schedule.
-    """
-    if config.schedule == 'cosine':
-        schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, min(config.warmup, steps // 2),
-                                                      max(steps, 1) + 1, config.learning_rate * 0.05)
-    elif config.schedule == 'constant':
-        schedule = optax.linear_schedule(0, config.learning_rate, max(config.warmup, 1))
-    else:
-        raise ValueError(f"schedule '{config.schedule}' is unknown; choose 'constant' or 'cosine'.")
-    rate = lambda count: schedule(count + 1)  # optax counts updates from 0, where the rate would be 0
-    decays = lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree)  # stacked matrices have three axes
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm),
-                       optax.adamw(rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decays))
 
 
 class Learner:
@@ -163,6 +148,8 @@ class Learner:
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
         self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
         self._update = jax.jit(self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole))
+        self.updates = 0  # made so far
+        self.skipped_in_a_row = 0  # updates that were not finite and so not made, since the last one that was
 
     @property
     def policy(self) -> Policy:
@@ -192,65 +179,97 @@ class Learner:
 
     def log_probs(self, batch: GroupBatch, parameters: nnx.State | None = None) -> Float[Array, 'b g s']:
         """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a reference policy."""
-        return self.all_log_probs([batch], parameters)[0]
-
-    def all_log_probs(self, batches: Sequence[GroupBatch],
-                      parameters: nnx.State | None = None) -> list[Float[Array, 'b g s']]:
-        """`log_probs` of several batches, side by side."""
         parameters = self.parameters if parameters is None else parameters
+        with jax.set_mesh(self.mesh):
+            return self._log_probs((parameters, self.kept), self._placed(batch))
 
-        def found(batch: GroupBatch) -> Float[Array, 'b g s']:
-            with jax.set_mesh(self.mesh):
-                return jax.block_until_ready(self._log_probs((parameters, self.kept), self._placed(batch)))
+    def sft_step(self, batches: Iterable[GroupBatch], tokens: float | None = None) -> dict[str, float]:
+        """One update on the mean cross-entropy of all own tokens of the micro-batches.
 
-        return side_by_side(found, batches, min(self.threads, len(batches)))
-
-    def sft_step(self, batches: list[GroupBatch]) -> dict[str, float]:
-        """One update on the mean cross-entropy of all own tokens of the micro-batches."""
-        weight, = multihost.total(sum(b.own.sum() for b in batches))
-        return self._apply(self._gradients(self._sft, [(b,) for b in batches], weight))
-
-    def rl_step(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> dict[str, float]:
-        """One update on the policy loss of a minibatch, given in micro-batches.
-
-        Those that do not `teach` count in the loss's mean and cost no pass.
+        Args:
+            batches: taken one at a time, each when the one before it has begun to run.
+            tokens: how many own tokens they hold in all processes; None counts them, which takes them all at once.
 
         Returns:
-            the means of the policy statistics, and the gradient's norm.
+            the loss's statistics and those of the update, see `_apply`.
         """
-        teaching = [pair for pair in batches if self.teaches(pair[1])] or batches[:1]
-        return self._apply(self.policy_gradients(teaching, batches))
+        if tokens is None:
+            batches = list(batches)
+            tokens, = multihost.total(sum(b.own.sum() for b in batches))
+        return self._apply(*self._summed(lambda batch: self._sft((self.parameters, self.kept), batch, tokens), batches))
+
+    def rl_step(self, batches: Iterable[tuple[GroupBatch, PolicyTargets]], in_loss: InLoss | None = None,
+                reference: nnx.State | None = None) -> dict[str, float]:
+        """One update on the policy loss of a minibatch, given in micro-batches.
+
+        Args:
+            batches: taken one at a time, each when the one before it has begun to run.
+            in_loss: what the whole minibatch holds, those micro-batches too that do not `teach` and are left out; None
+                counts and leaves out here, which takes them all at once.
+            reference: parameters of the policy that the KL term keeps near to; its log-probs are computed here.
+
+        Returns:
+            the means of the policy statistics and those of the update, see `_apply`.
+        """
+        if in_loss is None:
+            batches = list(batches)
+            in_loss = self._in_loss(batches)
+            batches = [pair for pair in batches if self.teaches(pair[1])] or batches[:1]
+
+        def gradient(pair):
+            batch, targets = pair
+            if reference is not None:
+                targets = targets._replace(ref_log_probs=self._log_probs((reference, self.kept), batch))
+            return self._rl((self.parameters, self.kept), batch, targets, max(in_loss.trajectories, 1.0),
+                            max(in_loss.tokens, 1.0))
+
+        return self._apply(*self._summed(gradient, batches))
 
     def teaches(self, targets: PolicyTargets) -> bool:
         """Whether a micro-batch can have a gradient: not where every group's rewards are equal and no KL term pulls.
 
         Several processes make all passes, so that none waits for another that has nothing to do.
         """
-        return (targets.ref_log_probs is not None or jax.process_count() > 1
+        return (bool(self.objective.kl_coefficient) or jax.process_count() > 1
                 or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING))
 
-    def policy_gradients(self, batches: list[tuple[GroupBatch, PolicyTargets]],
-                         minibatch: list[tuple[GroupBatch, PolicyTargets]] | None = None
-                         ) -> list[tuple[nnx.State, Metrics]]:
-        """The gradient of each micro-batch's share of the minibatch's policy loss, and its statistics.
+    def policy_gradient(self, batch: GroupBatch, targets: PolicyTargets) -> tuple[nnx.State, Metrics]:
+        """The gradient of the policy loss of a minibatch that is one micro-batch, and its statistics; no update."""
+        in_loss = self._in_loss([(batch, targets)])
+        with jax.set_mesh(self.mesh):
+            return self._rl((self.parameters, self.kept), *self._placed((batch, targets)), max(in_loss.trajectories, 1.0),
+                            max(in_loss.tokens, 1.0))
 
-        Args:
-            minibatch: all micro-batches, where `batches` are only some of them.
+    def _in_loss(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> InLoss:
+        own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
+        return InLoss(*multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own)))
+
+    def _summed(self, gradient: Callable[[Any], tuple[nnx.State, Metrics]],
+                batches: Iterable[Any]) -> tuple[nnx.State, list[Metrics]]:
+        """The sum of the micro-batches' gradients, in their order and in float32, and the statistics of each.
+
+        There are never more gradients than the sum and one for each thread. In one thread a micro-batch is made while the
+        device works on the one before.
         """
-        own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in minibatch or batches]
-        trajectories, tokens = multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
-        return self._gradients(self._rl, batches, max(trajectories, 1.0), max(tokens, 1.0))
+        statistics: list[Metrics] = []
 
-    def _gradients(self, program: Callable, batches: Sequence[tuple],
-                   *weights: float) -> list[tuple[nnx.State, Metrics]]:
-        """The program's gradient of each micro-batch."""
-        def gradient(batch):
+        def computed(batch):
+            if self.threads == 1 and statistics:
+                jax.block_until_ready(statistics[-1])  # the host would run ahead, with all gradients in the queue
             with jax.set_mesh(self.mesh):
-                found = program((self.parameters, self.kept), *self._placed(batch), *weights)
+                found = gradient(self._placed(batch))
             # A thread has to wait for its own, or it would hand in the next one behind the same queue.
             return jax.block_until_ready(found) if self.threads > 1 else found
 
-        return side_by_side(gradient, batches, min(self.threads, len(batches)))
+        def add(total, found):
+            slopes, metrics = found
+            statistics.append(metrics)
+            with jax.set_mesh(self.mesh):
+                if total is not None:
+                    return self._add(total, slopes)
+                return slopes if self.dtype == jnp.float32 else self._exact(slopes)
+
+        return sum_side_by_side(computed, batches, add, self.threads), statistics
 
     def lower(self, batch: GroupBatch, targets: PolicyTargets | None = None) -> dict[str, jax.stages.Lowered]:
         """The programs of a step on such a batch, not yet compiled and never run: for devices that are not here too.
@@ -345,13 +364,16 @@ class Learner:
         maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio)
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}
 
-    def _apply(self, results: list[tuple[Any, Metrics]]) -> dict[str, float]:
+    def _apply(self, gradients: nnx.State, statistics: list[Metrics]) -> dict[str, float]:
+        """The update with a sum of gradients.
+
+        Returns:
+            the means of the micro-batches' statistics, `grad_norm`, `param_norm` and `learning_rate` of `finite_update`, and
+            `skipped_updates`: 1 where the gradient was not finite and nothing was updated, else 0.
+        """
         with jax.set_mesh(self.mesh):
-            gradients = results[0][0] if len(results) == 1 or self.dtype == jnp.float32 else self._exact(results[0][0])
-            for more, _ in results[1:]:
-                gradients = self._add(gradients, more)
-            self.parameters, self.moments, norm = self._update(self.parameters, self.moments, gradients)
-        found = [jax.device_get(metrics) for _, metrics in results]
+            self.parameters, self.moments, norms = self._update(self.parameters, self.moments, gradients)
+        found, norms = jax.device_get((statistics, norms))
         means = {}
         for name in found[0]:
             pairs = [m[name] for m in found]
@@ -359,12 +381,13 @@ class Learner:
                 means[name] = float(max(value for value, _ in pairs))
             else:
                 means[name] = float(sum(s for s, _ in pairs) / max(sum(w for _, w in pairs), 1e-9))
-        return means | {'gradient_norm': float(norm)}
+        skipped = not math.isfinite(norms['grad_norm'])
+        self.updates += not skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        return means | {name: float(value) for name, value in norms.items()} | {'skipped_updates': float(skipped)}
 
     def _update_program(self, parameters, moments, gradients):
-        gradients = float32(gradients)
-        updates, moments = self.optimizer.update(gradients, moments, parameters)
-        return optax.apply_updates(parameters, updates), moments, optax.global_norm(gradients)
+        return finite_update(self.optimizer, parameters, moments, float32(gradients))
 
 
 def float32(tree: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-In, Out = TypeVar('In'), TypeVar('Out')
+In, Out, Sum = TypeVar('In'), TypeVar('Out'), TypeVar('Sum')
 
 
 class SharedProgram:
@@ -57,3 +57,48 @@ def side_by_side(f: Callable[[In], Out], items: Iterable[In], threads: int,
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [call.result() for call in calls]
+
+
+def sum_side_by_side(f: Callable[[In], Out], items: Iterable[In], add: Callable[[Sum | None, Out], Sum],
+                     threads: int) -> Sum | None:
+    """`f` of each item, at most `threads` at a time, added up in the items' order; None of no items.
+
+    Beside the sum there is at most one result for each thread: who is done early waits for its turn. An item is taken
+    when a thread is free for it, one at a time.
+
+    Args:
+        add: the sum with one result more, given the sum so far (None before the first).
+    """
+    if threads == 1:
+        total = None
+        for item in items:
+            total = add(total, f(item))
+        return total
+    numbered, taking, turn = enumerate(items), threading.Lock(), threading.Condition()
+    total, following, failed = None, 0, False
+
+    def work():
+        nonlocal total, following
+        while not failed:
+            with taking:
+                number, item = next(numbered, (None, None))
+            if number is None:
+                return
+            result = f(item)
+            with turn:
+                turn.wait_for(lambda: failed or following == number)
+                if failed:
+                    return
+                total = add(total, result)
+                following += 1
+                turn.notify_all()
+            del item, result  # or they would live on beside the next ones
+
+    def stop():
+        nonlocal failed
+        with turn:
+            failed = True
+            turn.notify_all()
+
+    side_by_side(lambda _: work(), range(threads), threads, stop)
+    return total

@@ -25,12 +25,14 @@ from sensesearch_jax.data.lessons import Lesson, Pages, ReadingLessons, SeeingLe
 from sensesearch_jax.data.pocket.files import PocketFiles
 from sensesearch_jax.data.pocket.wordings import FACT_FIELDS
 from sensesearch_jax.data.zooms import ZoomLesson, ZoomLessons
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.groups import GroupBatch, ImageTable, Member, Row, build_groups
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
 from sensesearch_jax.inputs.windows import batch_images, window_slots
 from sensesearch_jax.learning.log_probs import token_log_probs
+from sensesearch_jax.learning.optimizer import decays, finite_update
 from sensesearch_jax.learning.probes import Probes, VisualTargets, visual_targets
 from sensesearch_jax.policy.checkpoint import load_policy, save_policy
 from sensesearch_jax.policy.groups import group_hidden
@@ -351,15 +353,14 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                                     list(itertools.accumulate([plain_steps, *later[:-1]])))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay,
-                    mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)))
+        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays))
     state = {'parameters': parameters, 'optimizer': at_step(optimizer.init(parameters), config.first_step)}
 
     def step(state, batch, probe_weight):
         value = lambda p: nnx.merge(graph, p).loss(batch, probe_weight)
         gradients, parts = jax.grad(value, has_aux=True)(state['parameters'])
-        updates, moments = optimizer.update(gradients, state['optimizer'], state['parameters'])
-        return {'parameters': optax.apply_updates(state['parameters'], updates), 'optimizer': moments}, parts
+        after, moments, norms = finite_update(optimizer, state['parameters'], state['optimizer'], gradients)
+        return {'parameters': after, 'optimizer': moments}, parts, norms
 
     step = jax.jit(step, donate_argnums=0)
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
@@ -373,6 +374,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     held += [('picture in a format', lessons.picture_batch(held_rng, stage=2)) for _ in range(4)]
     held += [('zoom', lessons.zoom_batch(held_rng)) for _ in range(4)]
     mean: dict[str, float] = {}
+    skipped = in_a_row = 0  # updates that were not finite and not made
     with (Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
           MetricWriter(workdir / 'metrics.jsonl') as metrics):
         start, restored = config.first_step, checkpoints.restore(state)
@@ -388,12 +390,21 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                 weight = config.probe_weight * max(0.1, 1 - i / (0.7 * plain_steps))
                 if i >= config.steps - config.sight_steps:
                     weight = config.sight_probe_weight
-                state, parts = step(state, batch, weight)
-                for name, value in parts.items():
+                state, parts, norms = step(state, batch, weight)
+                finite = np.isfinite(norms['grad_norm'])
+                skipped, in_a_row = skipped + (not finite), 0 if finite else in_a_row + 1
+                if in_a_row >= config.max_skipped_updates:
+                    if (made := i + 1 - in_a_row) > max(checkpoints.latest_step() or 0, config.first_step):
+                        checkpoints.save(made, state)
+                    raise UserError(f'The gradients of the last {in_a_row} steps, up to step {i + 1}, were not finite '
+                                    '(max_skipped_updates); start anew with smaller learning rates. '
+                                    f'{checkpoints.directory} holds the state before them.')
+                for name, value in parts.items() if finite else ():
                     mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
                 bar.update(**mean)
                 if (i + 1) % 100 == 0:
-                    metrics.write('base', i + 1, mean)
+                    metrics.write('base', i + 1, mean | norms | {'learning_rate': schedule(i), 'skipped_updates': skipped})
+                    skipped = 0
                 if (i + 1) % config.evaluate_every == 0 or i + 1 == config.steps:
                     metrics.write('base', i + 1, accuracy(lessons, lambda b: correct(state['parameters'], b), held))
                     checkpoints.save(i + 1, state)

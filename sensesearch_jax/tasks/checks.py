@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.data.pocket.files import SPLITS
 from sensesearch_jax.errors import UserError, field
-from sensesearch_jax.learning.steps import make_optimizer
+from sensesearch_jax.learning.optimizer import make_optimizer
 from sensesearch_jax.policy.language import REMAT
 from sensesearch_jax.policy.sizes import PolicySizes
 from sensesearch_jax.rewards.scorer import check_prices
@@ -43,8 +43,9 @@ COUNTS = {
     'agent': ('max_turns', 'turn_tokens'),
     'mine': ('samples', 'answer_tokens'),
     'expert': ('questions', 'threads'),
-    'sft': ('batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads'),
-    'rl': ('questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch', 'checkpoint_every', 'threads'),
+    'sft': ('batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads', 'max_skipped_updates'),
+    'rl': ('questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch', 'checkpoint_every', 'threads',
+           'max_skipped_updates', 'max_failed_steps'),
     'evaluate': ('lanes',),
 }
 

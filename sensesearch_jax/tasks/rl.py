@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from flax import nnx
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
+from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.inputs.groups import GroupBatch
-from sensesearch_jax.inputs.trajectories import length
+from sensesearch_jax.inputs.trajectories import length, own_tokens
 from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, group_advantages, spread_share
 from sensesearch_jax.learning.losses import check_options
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer, trained_part
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import InLoss, Learner, Objective, PolicyTargets, trained_part
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
@@ -38,7 +41,7 @@ from sensesearch_jax.tasks.cold_start import hash_seed
 from sensesearch_jax.tasks.questions import question_set
 from sensesearch_jax.tasks.session import (ASKED_AGAIN, Session, Student, append_trajectories, load_student, open_session,
                                            read_trajectories, rollout_limits)
-from sensesearch_jax.tasks.sft import resume, row_batch, suppressed_mask, training_state
+from sensesearch_jax.tasks.sft import keep, not_finite, resume, row_batch, suppressed_mask, training_state
 
 # name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
 ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo': ('token', False)}
@@ -96,7 +99,8 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
         engines[0].warm_up()
         features.warm_up()
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
-        start = resume(learner, checkpoints)
+        start = made = resume(learner, checkpoints)
+        failed = 0  # steps in a row without any trajectory to learn from
         session.metrics.resume('rl', start)
         with Progress('rl', config.steps, initial=start) as bar:
             for step in range(start, config.steps):
@@ -104,13 +108,24 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                 for engine in engines:
                     engine.set_parameters(parameters)
                 asked = multihost.share(asked_at(step), config.questions_per_step, 'rl.questions_per_step')
+                updates = learner.updates
                 values = multihost.mean(rl_step(session, student, features, engines, learner, reference, asked, step))
-                if config.averaged and (later := step + 1 - config.steps // 3) > 0:
-                    learner.average(1 / later)
+                failed = 0 if values['usable_share'] else failed + 1
+                if learner.updates > updates:
+                    made = step + 1
+                    if config.averaged and (later := made - config.steps // 3) > 0:
+                        learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
                 bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
-                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-                    checkpoints.save(step + 1, training_state(learner))
+                if learner.skipped_in_a_row >= config.max_skipped_updates:
+                    raise not_finite(learner, checkpoints, 'rl', made)
+                # The last step is as good as any other, and the tools may be back when it is asked again.
+                if failed >= config.max_failed_steps or (failed and step + 1 == config.steps):
+                    keep(learner, checkpoints, made)
+                    raise tools_down(session, step, failed)
+                # A step that taught nothing is made again when the run goes on.
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps and made == step + 1:
+                    checkpoints.save(made, training_state(learner))
     save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder
@@ -145,7 +160,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
     for engine in engines:
         engine.release()  # the updates want the memory
     sampled = time.monotonic()
-    usable = np.array([[t.state in LEARNED_FROM for t in g] for g in groups])
+    usable = np.array([[is_usable(t) for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)
     to_batch = lambda part: multihost.together(row_batch(student, features, part, config.members, own_rows(config),
                                                          pack_step=config.pack_step))
@@ -157,6 +172,7 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
         'token_amplification': (run + passes.run) / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
         'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
         'padding_share': 1 - passes.run / max(passes.padded, 1),
+        'usable_share': float(usable.mean()),
         'trained_share': passes.groups / max(config.epochs * len(groups), 1),
         'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
         'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
@@ -167,6 +183,33 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
         'compilations': engines[0].compiles + features.compiles,
         'rollout_s': sampled - began, 'step_s': ended - began,
     }
+
+
+def is_usable(trajectory: Trajectory) -> bool:
+    """Whether a trajectory counts in the statistics and in the loss."""
+    return trajectory.state in LEARNED_FROM and math.isfinite(trajectory.reward['total'])
+
+
+def tools_down(session: Session, step: int, steps: int) -> UserError:
+    """The end of a run whose tools failed every trajectory of so many steps, with what failed in the last of them."""
+    failures = Counter(map(failure, read_trajectories(trajectories_path(session, step))))
+    said = ', '.join(f'{what} ({count} times)' for what, count in failures.most_common() if what)
+    health = session.client.health()
+    answers = (f'does not answer: {health.message}' if isinstance(health, ToolFailure) else
+               f"answers, with the back ends {', '.join(f'{tool}: {name}' for tool, name in health['backends'].items())}")
+    return UserError(f'No trajectory of the last {steps} steps could be used, since these failed: {said or "other hosts"}; '
+                     f'the tool server at {session.client.url} {answers}. Mend that and start again with the same '
+                     '--workdir, which asks those questions again (rl.max_failed_steps).')
+
+
+def failure(trajectory: Trajectory) -> str:
+    """The tool that failed a trajectory, or what else leaves it out; '' if nothing does."""
+    if trajectory.state is SampleState.UNSCORABLE:
+        return 'judge'
+    if trajectory.state is not SampleState.INFRA_FAILED:
+        return '' if math.isfinite(trajectory.reward['total']) else 'a reward that is not finite'
+    last = trajectory.turns[-1] if trajectory.turns else None
+    return 'upload of the picture' if last is None else f'{tool_of(last.action)}: {last.observation.parts[0]}'
 
 
 def own_rows(config: ConfigDict) -> int:
@@ -222,8 +265,9 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
     """All epochs and minibatches of one rollout batch.
 
     Returns:
-        the updates' statistics over the groups that teach (means; maxima of maxima; the sampler's gap of the first
-        update, before which the two policies are one), and what they cost.
+        the updates' statistics over the groups that teach (means of those that were finite; maxima of maxima; the
+        sampler's gap of the first update, before which the two policies are one; how many were skipped), and what they
+        cost. A minibatch without any trajectory that counts makes no update.
     """
     # A question whose picture could not be had has no tokens. A group without spread stays in: it has no gradient of
     # its own and costs no pass, but the mean over the batch and the KL term speak of it as well. Where a process has
@@ -242,19 +286,27 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
             order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
             count = multihost.largest(-(-len(part) // rows_each))
             rows_of = [order[i * rows_each:(i + 1) * rows_each] for i in range(count)]
-            batches = [to_batch([groups[part[i]] for i in rows]) for rows in rows_of]
-            refs = [None] * len(batches) if reference is None else learner.all_log_probs(batches, reference)
-            micro = []
-            for rows, batch, ref in zip(rows_of, batches, refs):
-                missing = ((0, rows_each - len(rows)), (0, 0))
-                targets = PolicyTargets(np.pad(now[rows], missing), np.pad(usable[part[rows]], missing), ref)
-                micro.append((batch, targets))
-                if learner.teaches(targets):
-                    passes.add(batch, [groups[part[i]] for i in rows], times=1 if ref is None else 2)
-            done.append(learner.rl_step(micro))
-    means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in done]))
+            counted = [own_tokens(t) for i in part for t, counts in zip(groups[i], usable[i]) if counts]
+            in_loss = InLoss(*multihost.total(np.count_nonzero(counted), sum(counted)))
+            if not in_loss.trajectories:
+                continue
+            wide = lambda x, rows: np.pad(x[rows], ((0, rows_each - len(rows)), (0, 0)))
+            given = [(rows, PolicyTargets(wide(now, rows), wide(usable[part], rows))) for rows in rows_of]
+
+            def micro_batches() -> Iterator[tuple[GroupBatch, PolicyTargets]]:
+                for rows, targets in [pair for pair in given if learner.teaches(pair[1])] or given[:1]:
+                    of_rows = [groups[part[i]] for i in rows]
+                    batch = to_batch(of_rows)
+                    if learner.teaches(targets):
+                        passes.add(batch, of_rows, times=1 if reference is None else 2)
+                    yield batch, targets
+
+            done.append(learner.rl_step(micro_batches(), in_loss, reference))
+    finite = [u for u in done if not u['skipped_updates']] or done
+    means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in finite]))
              for name in (done[0] if done else ())}
-    return means | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), passes
+    skipped = {'skipped_updates': sum(u['skipped_updates'] for u in done)}
+    return means | skipped | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), passes
 
 
 def minibatch_normalized(advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],
@@ -272,7 +324,7 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
     But for those in which tools or judge had failed: they are sampled as a whole, with the seeds that they had.
     """
     config = session.config
-    path = session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
+    path = trajectories_path(session, step)
     members: dict[str, dict[int, Trajectory]] = {}  # a group that was torn is on disk in part, and later as a whole
     for trajectory in read_trajectories(path):
         members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
@@ -291,10 +343,15 @@ def sample_groups(session: Session, student: Student, features: FeatureStore, en
     return [found[q.id] for q in asked], cost
 
 
+def trajectories_path(session: Session, step: int) -> Path:
+    """Where a step's trajectories are kept."""
+    return session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
+
+
 def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     """What the policy did: the statistics that show collapse early."""
     everyone = list(itertools.chain.from_iterable(groups))
-    counted = [t for t in everyone if t.state in LEARNED_FROM] or everyone
+    counted = [t for t in everyone if is_usable(t)] or everyone
     mean = lambda values: float(np.mean(list(values)))
     states = Counter(t.state for t in everyone)
     values = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -15,8 +16,9 @@ from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.groups import FINE, GroupBatch, bucket, build_groups
 from sensesearch_jax.inputs.order import by_length
-from sensesearch_jax.inputs.trajectories import length, to_row
-from sensesearch_jax.learning.steps import Learner, make_optimizer, trained_part
+from sensesearch_jax.inputs.trajectories import length, own_tokens, to_row
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner, trained_part
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.checkpoints import Checkpoints
@@ -67,20 +69,35 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
                 began = time.monotonic()
                 chosen = [trajectories[i] for i in order[step]]
                 ahead = [trajectories[i] for later in order[step + 1:step + 1 + LOOK_AHEAD] for i in later]
-                own = lambda i: [[t] for t in share(chosen[i:i + rows], rows, 'sft.micro_batch')]
-                batches = [together(row_batch(student, features, own(i), 1, share_of(rows, 'sft.micro_batch'), ahead))
-                           for i in range(0, len(chosen), rows)]
-                values = learner.sft_step(batches)
-                used, size = total(sum(b.valid.sum() + b.prompt_valid.sum() for b in batches),
-                                   sum(b.places for b in batches))
+                places: Counter[str] = Counter()
+                values = learner.sft_step(micro_batches(student, features, chosen, rows, ahead, places),
+                                          sum(map(own_tokens, chosen)))
+                used, size = total(places['used'], places['all'])
                 session.metrics.write('sft', step + 1, values | memory_use() | {
                     'padding_share': 1 - used / size, 'step_s': time.monotonic() - began})
                 bar.update(loss=values['loss'])
-                if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
+                if learner.skipped_in_a_row >= config.max_skipped_updates:
+                    raise not_finite(learner, checkpoints, 'sft', step + 1 - learner.skipped_in_a_row)
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps and not learner.skipped_in_a_row:
                     checkpoints.save(step + 1, training_state(learner))
     save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
+
+
+def micro_batches(student: Student, features: FeatureStore, chosen: Sequence[Trajectory], rows: int,
+                  ahead: Sequence[Trajectory], places: Counter[str]) -> Iterator[GroupBatch]:
+    """A step's trajectories in batches of `rows` rows in all processes, each made when it is asked for.
+
+    Args:
+        ahead: trajectories of later steps, whose pictures fill up passes through the tower.
+        places: counts `used` tokens and `all` places of this process's rows.
+    """
+    for first in range(0, len(chosen), rows):
+        own = [[t] for t in share(chosen[first:first + rows], rows, 'sft.micro_batch')]
+        batch = together(row_batch(student, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead))
+        places.update(used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.places)
+        yield batch
 
 
 def row_length(prompt: int, suffix: int) -> tuple[int, int]:
@@ -92,6 +109,20 @@ def training_state(learner: Learner) -> dict:
     """What a checkpoint holds of a learner."""
     state = {'parameters': learner.parameters, 'moments': learner.moments}
     return state if learner.mean is None else state | {'mean': learner.mean}
+
+
+def keep(learner: Learner, checkpoints: Checkpoints, step: int) -> None:
+    """Saves the learner's state as that after `step` steps, unless the checkpoint of that step or a later one is there."""
+    if step > (checkpoints.latest_step() or 0):
+        checkpoints.save(step, training_state(learner))
+
+
+def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int) -> UserError:
+    """The end of a run whose updates are no longer finite; its state after `step` steps, the last good one, is kept."""
+    keep(learner, checkpoints, step)
+    return UserError(f'The gradients of the last {learner.skipped_in_a_row} updates were not finite, from step {step + 1} on '
+                     f'({stage}.max_skipped_updates), and none was made; look at what the step trained on, or start anew '
+                     f'with a smaller {stage}.learning_rate. {checkpoints.directory} holds the state before them.')
 
 
 def resume(learner: Learner, checkpoints: Checkpoints) -> int:

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from small_batches import ROWS, batch_of
 from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_policy
 
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets
 from sensesearch_jax.policy.checkpoint import abstract_policy
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import AXES, RULES, make_mesh

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from small_batches import ROWS, batch_of
 from small_policies import small_policy
 
-from sensesearch_jax.learning.steps import Learner, make_optimizer
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner
 from sensesearch_jax.policy.checkpoint import abstract_policy
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']

@@ -18,8 +18,8 @@ from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_poli
 
 from sensesearch_jax.inputs.groups import Packing, Row
 from sensesearch_jax.learning.advantages import batch_normalize, group_advantages
-from sensesearch_jax.learning.steps import (Learner, Objective, PolicyTargets, decoder, inner_decoder, make_optimizer,
-                                            trained_part)
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, decoder, inner_decoder, trained_part
 from sensesearch_jax.tasks.rl import ALGORITHMS, make_objective
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
@@ -118,7 +118,7 @@ def test_sft_loss_is_the_mean_over_own_tokens():
 
 def test_the_first_update_is_made_with_a_rate_above_zero():
     """Warm-up begins with its first step, not with nothing; without it the rate is whole at once."""
-    gradients = {'w': np.ones((1, 2, 2), np.float32)}
+    gradients = {'kernel': np.ones((1, 2, 2), np.float32)}
     sizes = {}
     for warmup, schedule in itertools.product((0, 4), ('constant', 'cosine')):
         config = ConfigDict(
@@ -128,7 +128,7 @@ def test_the_first_update_is_made_with_a_rate_above_zero():
         state, found = optimizer.init(gradients), []
         for _ in range(20):
             update, state = optimizer.update(gradients, state, gradients)
-            found.append(-float(update['w'][0, 0, 0]))
+            found.append(-float(update['kernel'][0, 0, 0]))
         sizes[warmup, schedule] = found
     assert np.allclose(sizes[0, 'constant'], 1, atol=1e-3)
     assert np.allclose(sizes[4, 'constant'][:5], [0.25, 0.5, 0.75, 1, 1], atol=1e-3)
@@ -283,7 +283,7 @@ def test_the_first_minibatch_has_ratio_one():
             1, abs=1e-4
         )
         assert values['clip_low'] == values['clip_high'] == 0 and values['kl'] < 1e-6
-        assert values['sampler_gap'] < 1e-5 and values['gradient_norm'] > 0
+        assert values['sampler_gap'] < 1e-5 and values['grad_norm'] > 0
         again = learner.rl_step([(batch, targets)])
         assert again['sampler_gap'] > 1e-4 and again['ratio_max'] > 1
 
@@ -303,7 +303,7 @@ def test_a_minibatch_without_any_trajectory():
     learner = learner_of(objective=Objective())
     none = PolicyTargets(np.zeros((2, 3), np.float32), np.zeros((2, 3), bool), None)
     values = learner.rl_step([(pick(batch_of(ROWS), [0, 1]), none)])
-    assert values['gradient_norm'] == 0 and values['loss'] == 0 and 'kl' not in values
+    assert values['grad_norm'] == 0 and values['loss'] == 0 and 'kl' not in values
     assert all(np.isfinite(step).all() and not step.any() for step in moved(learner).values())
 
 
@@ -322,8 +322,8 @@ def test_packed_suffixes_change_nothing_but_size(remat):
     batch, targets = targets_for(learner, ROWS, 'bn_gspo')
     packed = batch._replace(packing=Packing.of(batch.valid, 8))
     assert packed.packing.index.shape[1] < batch.valid[0].size and packed.places < batch.places
-    (ours, values), = learner.policy_gradients([(packed, targets)])
-    (theirs, expected), = learner.policy_gradients([(batch, targets)])
+    ours, values = learner.policy_gradient(packed, targets)
+    theirs, expected = learner.policy_gradient(batch, targets)
     for name in expected:
         np.testing.assert_allclose(values[name], expected[name], rtol=2e-5, atol=1e-6, err_msg=name)
     for (path, one), (_, other) in zip(nnx.to_flat_state(ours), nnx.to_flat_state(theirs), strict=True):
@@ -341,7 +341,7 @@ def test_half_precision_computes_but_does_not_remember():
     batch = batch_of(ROWS)
     near, exact = half.sft_step([batch]), full.sft_step([batch])
     assert near['loss'] != exact['loss'] and near['loss'] == pytest.approx(exact['loss'], rel=0.02)
-    assert near['gradient_norm'] == pytest.approx(exact['gradient_norm'], rel=0.05)
+    assert near['grad_norm'] == pytest.approx(exact['grad_norm'], rel=0.05)
     leaves = jax.tree.leaves((half.parameters, half.moments))
     assert {leaf.dtype.name for leaf in leaves} == {'float32', 'int32'}
     # A step too small for bfloat16 is remembered all the same, and the sampler is given what the loss saw.
@@ -365,3 +365,102 @@ def test_log_probs_of_a_reference():
         atol=1e-5,
     )
     assert np.array_equal(mine, np.asarray(learner.log_probs(batch)), equal_nan=True)
+
+
+@pytest.mark.parametrize('kind', ['sft', 'rl'])
+def test_a_micro_batch_that_is_not_finite_changes_nothing(kind):
+    """Parameters, moments and all that follows are those of a run that never saw it; it is counted."""
+    optimizer = make_optimizer(ConfigDict(rl_config() | {'learning_rate': 1e-3, 'warmup': 0}), 10)
+    objective = OBJECTIVES['sequence']
+    learner, other = (Learner(POLICY, optimizer, suppressed=MASK, objective=objective) for _ in range(2))
+    batch, targets = targets_for(learner, ROWS, 'gspo')
+    parts = [(pick(batch, [i]), PolicyTargets(*(x[[i]] for x in targets))) for i in range(2)]
+    broken = pick(batch, [2])
+    broken = broken._replace(features=np.full_like(broken.features, np.nan))
+
+    def step(learner, micro):
+        return learner.sft_step([b for b, _ in micro]) if kind == 'sft' else learner.rl_step(micro)
+
+    first, same = step(learner, parts), step(other, parts)
+    assert first == same and first['skipped_updates'] == learner.skipped_in_a_row == 0
+    assert first['learning_rate'] == pytest.approx(1e-3) and first['param_norm'] > 1 and first['grad_norm'] > 0
+    for n in (1, 2):
+        values = step(learner, [*parts, (broken, PolicyTargets(*(x[[2]] for x in targets)))])
+        assert values['skipped_updates'] == 1 and learner.skipped_in_a_row == n and learner.updates == 1
+        assert not np.isfinite(values['grad_norm'])
+    for one, two in zip(*(jax.tree.leaves((x.parameters, x.moments)) for x in (learner, other)), strict=True):
+        assert np.array_equal(one, two)
+    assert step(learner, parts) == step(other, parts) and learner.skipped_in_a_row == 0 and learner.updates == 2
+
+
+class Trees:
+    """Counts the trees of parameters' shape that are alive beyond those before, and the bytes of all arrays beyond."""
+
+    def __init__(self, state):
+        self.shape = state['language']['layers']['mlp']['down']['kernel'].shape  # no other parameter has it
+        self.before = self.now()
+
+    def now(self):
+        live = jax.live_arrays()
+        return sum(x.shape == self.shape for x in live), sum(x.nbytes for x in live)
+
+    def more(self):
+        return [now - before for now, before in zip(self.now(), self.before)]
+
+
+def most_alive(threads, count):
+    """The most gradients and bytes that are alive while one of so many micro-batches of SFT runs."""
+    learner = learner_of(threads=threads)
+    one = pick(batch_of(ROWS), [0])
+    learner.sft_step([one])  # compiled
+    jax.block_until_ready(learner.parameters)
+    trees, seen, program = Trees(learner.parameters), [], learner._sft
+
+    def watched(*operands):
+        found = program(*operands)
+        seen.append(trees.more())
+        return found
+
+    learner._sft = watched
+    learner.sft_step([one] * count)
+    assert len(seen) == count
+    return [max(values) for values in zip(*seen)]
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_there_is_one_gradient_for_each_thread_beside_their_sum(threads):
+    trees, _ = most_alive(threads, 8)
+    assert 2 <= trees <= threads + 1
+
+
+def test_memory_does_not_grow_with_the_number_of_micro_batches():
+    (_, few), (_, many) = most_alive(1, 2), most_alive(1, 8)
+    assert many == pytest.approx(few, rel=0.1)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_micro_batches_are_made_one_ahead(threads):
+    learner = learner_of(threads=threads)
+    one = pick(batch_of(ROWS), [0])
+    run, program, ahead = [], learner._sft, []
+    learner._sft = lambda *operands: run.append(1) or program(*operands)
+
+    def batches():
+        for made in range(6):
+            ahead.append(made - len(run))
+            yield one
+
+    values = learner.sft_step(batches(), 6 * one.own.sum())
+    assert len(run) == 6 and max(ahead) <= threads - 1
+    assert values['loss'] == pytest.approx(learner_of().sft_step([one])['loss'], rel=1e-5)
+
+
+def test_the_order_of_the_sum_does_not_depend_on_threads():
+    """To the last bit: a run is the same on any number of threads."""
+    batch = batch_of(ROWS)
+    rows = [pick(batch, [i % 4]) for i in range(7)]
+    learners = [learner_of(threads=threads) for threads in (1, 2, 3)]
+    for learner in learners:
+        learner.sft_step(rows)
+    first, *others = (values_of(learner.parameters) for learner in learners)
+    assert all(np.array_equal(first[name], other[name]) for other in others for name in first)

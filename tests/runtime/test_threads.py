@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sensesearch_jax.runtime.threads import SharedProgram, side_by_side
+from sensesearch_jax.runtime.threads import SharedProgram, side_by_side, sum_side_by_side
 
 
 def test_each_shape_compiles_once_however_many_threads_want_it():
@@ -66,3 +66,58 @@ def test_an_error_stops_the_others():
 
     with pytest.raises(KeyError, match='the second'):
         side_by_side(work, range(3), 3, stopped.set)
+
+
+@pytest.mark.parametrize('threads', [1, 2, 4])
+def test_results_are_added_in_their_order_and_few_wait(threads):
+    """The first ones take longest; nothing is taken before there is a thread for it."""
+    alive, most, taken, lock = 0, 0, [], threading.Lock()
+
+    def items():
+        for i in range(12):
+            taken.append(i)
+            yield i
+
+    def f(i):
+        nonlocal alive, most
+        time.sleep(0.02 if i % 4 == 0 else 0.001)
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        return [i]
+
+    def add(total, found):
+        nonlocal alive
+        assert len(taken) <= found[0] + threads + 1
+        with lock:
+            alive -= 1
+        return found if total is None else total + found
+
+    assert sum_side_by_side(f, items(), add, threads) == list(range(12))
+    assert 1 <= most <= threads
+    assert sum_side_by_side(f, [], add, threads) is None
+
+
+@pytest.mark.parametrize('where', ['f', 'items', 'add'])
+def test_an_error_ends_the_sum(where):
+    """Though others wait for their turn behind the one that failed."""
+    def fail(at, i):
+        if where == at and i == 3:
+            raise KeyError(where)
+
+    def items():
+        for i in range(40):
+            fail('items', i)
+            yield i
+
+    def f(i):
+        time.sleep(0.01 if i == 3 else 0)
+        fail('f', i)
+        return i
+
+    def add(total, i):
+        fail('add', i)
+        return i
+
+    with pytest.raises(KeyError, match=where):
+        sum_side_by_side(f, items(), add, 3)

@@ -23,7 +23,8 @@ def step(folder, processes=1, index=0):
     from small_batches import ROWS, batch_of
     from small_policies import SUPPRESSED, VOCABULARY, small_policy
 
-    from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets, make_optimizer
+    from sensesearch_jax.learning.optimizer import make_optimizer
+    from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets
     from sensesearch_jax.policy.checkpoint import load_policy, save_policy
     from sensesearch_jax.runtime.checkpoints import Checkpoints
     from sensesearch_jax.runtime.mesh import local, make_mesh
@@ -57,7 +58,7 @@ def step(folder, processes=1, index=0):
     saved = nnx.state(load_policy(folder / 'policy'), nnx.Param)['language']
     for one, two, three in zip(*map(jax.tree.leaves, (before, after, saved)), strict=True):
         assert np.array_equal(one, two) and np.array_equal(one, three)
-    return {'losses': losses, 'rl': values['loss'], 'norm': values['gradient_norm'], 'lengths': batch.tokens.shape[1:]}
+    return {'losses': losses, 'rl': values['loss'], 'norm': values['grad_norm'], 'lengths': batch.tokens.shape[1:]}
 
 
 if __name__ == '__main__':

@@ -28,6 +28,8 @@ class ScriptedTools:
         fails: the ToolFailure or exception that a call gives instead of its answer, or None; likewise.
     """
 
+    url = 'http://127.0.0.1:8000'
+
     def __init__(self, delay=lambda method, what: 0.0, fails=lambda method, what: None):
         self.delay, self.fails = delay, fails
         self.calls, self._files, self._lock = [], {}, threading.Lock()
@@ -84,6 +86,9 @@ class ScriptedTools:
             return self._add(picture.crop((x0, y0, x1, y1)))
 
         return self._answer('crop', sha256, make)
+
+    def health(self):
+        return self._answer('health', '', lambda: {'ready': True, 'backends': {'text_search': 'bm25', 'crop': 'local'}})
 
     def judge(self, question, references, response, image=None):
         return self._answer('judge', question, lambda: response in references)

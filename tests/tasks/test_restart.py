@@ -91,7 +91,7 @@ def test_killed_at_every_stage(policy_folder, tmp_path):
         assert [r['step'] for r in ours] == [r['step'] for r in theirs] == list(range(1, 1 + len(theirs)))
         assert len(theirs) > 2
         for one, other in zip(ours, theirs, strict=True):
-            for name in ('loss', 'entropy', 'gradient_norm', *(['reward', 'turns'] if stage == 'rl' else [])):
+            for name in ('loss', 'entropy', 'grad_norm', *(['reward', 'turns'] if stage == 'rl' else [])):
                 assert one['values'][name] == pytest.approx(other['values'][name], rel=1e-3, abs=1e-6), (
                     stage,
                     name,

@@ -42,7 +42,7 @@ def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
     ours, theirs = (read_metrics(tmp_path / name / 'metrics.jsonl', 'rl') for name in ('two', 'one'))
     assert len(ours) == len(theirs) == 2
     for one, other in zip(ours, theirs, strict=True):
-        for name in ('reward', 'turns', 'spread_share', 'batch_gain', 'loss', 'kl', 'gradient_norm', 'sampler_gap'):
+        for name in ('reward', 'turns', 'spread_share', 'batch_gain', 'loss', 'kl', 'grad_norm', 'sampler_gap'):
             assert one['values'][name] == pytest.approx(other['values'][name], rel=2e-3, abs=1e-5), name
     before, *after = (load_file(folder / 'model.safetensors') for folder in (
         policy_folder, *(tmp_path / name / 'rl' / 'policy' for name in ('one', 'two'))))

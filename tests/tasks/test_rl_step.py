@@ -14,10 +14,13 @@ from small_policies import quick_compilation
 from experiments.toy import by_chance, reward
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
-from sensesearch_jax.learning.steps import Learner, decoder, make_optimizer
+from sensesearch_jax.errors import UserError
+from sensesearch_jax.learning.optimizer import make_optimizer
+from sensesearch_jax.learning.steps import Learner, decoder
 from sensesearch_jax.rewards.scorer import Scorer
+from sensesearch_jax.policy.checkpoint import load_policy
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import rl
 from sensesearch_jax.tasks.session import Session, load_student, read_trajectories
@@ -71,7 +74,15 @@ def world(policy_folder, tmp_path_factory):
                 float(np.abs(a[...] - b[...]).max()) for (_, a), (_, b) in zip(after, before, strict=True)
             )
 
-        step.moved, step.config = moved, config
+        def run(path, tools, **settings):
+            changed = config.copy_and_resolve_references()
+            changed.rl.update(checkpoint_every=1, threads=1, averaged=False, **settings)
+            changed.rollout.update(warm_up=False, engines=1)
+            with Workdir.open(path, changed) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+                session = Session(changed, workdir, tools, metrics, samplers)
+                return rl.rl(session, student, session.features(student), questions)
+
+        step.moved, step.config, step.run = moved, config, run
         yield step
 
 
@@ -94,7 +105,7 @@ def assert_same(ours, theirs):
         'kl',
         'ratio',
         'entropy',
-        'gradient_norm',
+        'grad_norm',
         'sampler_gap',
         'padding_share',
         'infra_failed',
@@ -179,3 +190,57 @@ def test_a_judge_that_is_down_makes_answers_unscorable(world, tmp_path):
     states = [t.state for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl')]
     assert values['unscorable'] == states.count(SampleState.UNSCORABLE) / 9 > 0
     assert math.isfinite(values['loss'])
+
+
+def after(folder):
+    """The parameters that a run left behind."""
+    return {'.'.join(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(load_policy(folder)))}
+
+
+@pytest.mark.parametrize('good', [0, 1])
+def test_a_run_whose_tools_are_down_stops_and_goes_on_when_they_are_mended(world, tmp_path, good):
+    """From its first step on, or behind steps that were made: those that failed do not count, and no policy is left."""
+    settings = {'steps': 4, 'max_failed_steps': 2}
+    tools = ScriptedTools()
+    whole = world.run(tmp_path / 'whole', tools, **settings)
+    metrics = lambda: read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+    tools.fails = lambda method, what: DOWN if method != 'health' and len(metrics()) >= good else None
+    with pytest.raises(UserError) as raised:
+        world.run(tmp_path / 'run', tools, **settings)
+    for words in ('last 2 steps', 'upload of the picture (9 times)', tools.url, 'text_search: bm25', 'rl.max_failed_steps'):
+        assert words in str(raised.value)
+    assert '\n' not in str(raised.value)
+    assert [m['values']['usable_share'] for m in metrics()] == [1] * good + [0, 0]
+    assert not (tmp_path / 'run' / 'rl' / 'policy').exists()
+    tools.fails = lambda method, what: None
+    mended = after(world.run(tmp_path / 'run', tools, **settings))
+    assert [m['step'] for m in metrics()] == [1, 2, 3, 4] and all(m['values']['usable_share'] == 1 for m in metrics())
+    for name, value in after(whole).items():
+        np.testing.assert_allclose(mended[name], value, atol=1e-4, err_msg=name)
+
+
+def test_tools_that_are_down_at_the_last_step_leave_it_to_be_made(world, tmp_path):
+    tools = ScriptedTools()
+    settings = {'steps': 2, 'max_failed_steps': 5}
+    metrics = lambda: read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+    tools.fails = lambda method, what: DOWN if metrics() else None
+    with pytest.raises(UserError, match='does not answer: the tool is down'):
+        world.run(tmp_path / 'run', tools, **settings)
+    tools.fails = lambda method, what: None
+    world.run(tmp_path / 'run', tools, **settings)
+    assert [(m['step'], m['values']['usable_share']) for m in metrics()] == [(1, 1), (2, 1)]
+
+
+def test_a_reward_that_is_not_finite_leaves_its_trajectory_out(world, tmp_path, monkeypatch):
+    """Neither statistics nor loss see it; it is counted."""
+    scored = Scorer.scored
+
+    def sometimes(self, trajectory, verdict):
+        values, state = scored(self, trajectory, verdict)
+        return values | ({'total': math.nan} if trajectory.member == 0 else {}), state
+
+    monkeypatch.setattr(Scorer, 'scored', sometimes)
+    values = world(tmp_path / 'run', ScriptedTools())
+    assert values['usable_share'] == pytest.approx(2 / 3) and values['skipped_updates'] == 0
+    assert all(math.isfinite(values[name]) for name in ('reward', 'spread_share', 'batch_gain', 'loss', 'grad_norm'))
+    assert world.moved() > 1e-3

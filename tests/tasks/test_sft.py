@@ -11,7 +11,9 @@ from small_policies import quick_compilation
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.policy.checkpoint import load_policy
+from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
@@ -38,15 +40,18 @@ def train(policy_folder, tmp_path_factory):
     student = load_student(policy_folder)
     kept = [trajectory(student, tools, folder, number) for number in range(3)]
     config = runpy.run_path(str(CONFIG))['get_config']()
-    config.sft.update(epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0)
+    config.sft.update(epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2)
 
-    def run(path, mesh, stop=None):
+    def run(path, mesh, stop=None, broken=()):
         step = sft.Learner.sft_step
 
-        def interrupted(self, batches):
-            if len(read_metrics(path / 'metrics.jsonl', 'sft')) == stop:
+        def interrupted(self, batches, tokens):
+            done = len(read_metrics(path / 'metrics.jsonl', 'sft'))
+            if done == stop:
                 raise KeyboardInterrupt
-            return step(self, batches)
+            if done in broken:
+                batches = (b._replace(features=np.full_like(b.features, np.nan)) for b in batches)
+            return step(self, batches, tokens)
 
         with pytest.MonkeyPatch.context() as monkeypatch:
             quick_compilation(monkeypatch)
@@ -72,3 +77,27 @@ def test_a_run_goes_on_on_another_mesh(train, tmp_path):
     ]
     assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert train(tmp_path / 'torn', {}) == torn  # done: nothing is trained again
+
+
+def test_updates_that_are_not_finite_end_the_run_with_the_last_good_state(train, tmp_path):
+    """Two in a row, behind a step that is good; the run that goes on without them ends where one that never had them does."""
+    whole = train(tmp_path / 'whole', {})
+    with pytest.raises(UserError, match=r'last 2 updates were not finite, from step 2 on \(sft.max_skipped_updates\)'):
+        train(tmp_path / 'torn', {}, broken=(1, 2))
+    assert not (tmp_path / 'torn' / 'sft' / 'policy').exists()
+    with Checkpoints(tmp_path / 'torn' / 'sft' / 'checkpoints') as checkpoints:
+        assert checkpoints.steps() == [1]
+    steps = read_metrics(tmp_path / 'torn' / 'metrics.jsonl', 'sft')
+    assert [m['values']['skipped_updates'] for m in steps] == [0, 1, 1]
+    torn = train(tmp_path / 'torn', {})
+    ours, theirs = (nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)) for folder in (torn, whole))
+    for (path, one), (_, other) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one[...], other[...], atol=2e-5, err_msg=str(path))
+
+
+def test_one_update_that_is_not_finite_is_left_out(train, tmp_path):
+    folder = train(tmp_path / 'run', {}, broken=(1,))
+    assert all(np.isfinite(leaf[...]).all() for _, leaf in nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)))
+    steps = read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'sft')
+    assert [m['values']['skipped_updates'] for m in steps] == [0, 1, 0]
+    assert np.isfinite([m['values']['learning_rate'] for m in steps]).all()
