@@ -1,7 +1,7 @@
 """Pictures to vision-tower patches, on the host: resized, normalised and cut as Qwen2.5-VL's processor does.
 
 Equal to the last bit to transformers' `Qwen2VLImageProcessorPil`, without importing it: a policy directory's
-`preprocessor_config.json` is the only source of the numbers, so a trainer, a sampler and a server that read
+image processor settings are the only source of the numbers, so a trainer, a sampler and a server that read
 the same directory see the same patches.
 """
 
@@ -65,7 +65,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """How a policy's pictures become patches; the fields are those of `preprocessor_config.json`."""
+    """How a policy's pictures become patches; the fields are those of the image processor's settings."""
 
     min_pixels: int = DEFAULT_MIN_PIXELS
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -87,24 +87,17 @@ class Preprocessor:
 
     @classmethod
     def read(cls, path: str | Path) -> "Preprocessor":
-        """Reads a Hugging Face `preprocessor_config.json`, given the file or the policy directory it lies in.
+        """Reads the image processor's settings from a policy directory, or from one of its files.
 
-        The budget may be written as min_pixels/max_pixels or as size {shortest_edge, longest_edge}; the
-        former wins, as in transformers.
+        Of a directory's files `processor_config.json` goes first where it holds an `image_processor` (transformers
+        5 writes no other), then `preprocessor_config.json`, as in transformers. The budget may be written as
+        min_pixels/max_pixels or as size {shortest_edge, longest_edge}; the former wins, as there.
 
         Raises:
-            ValueError: no such file, not JSON, or a setting that these patches do not follow (a step switched
+            UserError: no such file, not JSON, or a setting that these patches do not follow (a step switched
                 off, another resize filter).
         """
-        path = Path(path)
-        file = path / "preprocessor_config.json" if path.is_dir() else path
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            reason = error.strerror
-            raise UserError(f"cannot read {file}: {reason}; give a Hugging Face policy directory") from None
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON: {error}") from None
+        file, config = _image_settings(Path(path))
         for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
             if config.get(step) is False:
                 raise UserError(f"{file} switches {step} off, but the patches need it; set it to true")
@@ -188,3 +181,30 @@ class Preprocessor:
         for colour in range(3):
             out[:, colour] = self._levels[colour].take(pixels[colour])[:, None]
         return out.reshape(rows * columns, self.patch_width), (frames, rows, columns)
+
+
+def _image_settings(path: Path) -> tuple[Path, dict]:
+    """The file that a policy directory's image settings stand in, and the settings; `path` may be the file."""
+    if path.is_dir():
+        nested = path / "processor_config.json"
+        if nested.is_file() and "image_processor" in _read_object(nested):
+            path = nested
+        else:
+            path = path / "preprocessor_config.json"
+    config = _read_object(path)
+    settings = config.get("image_processor", config)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: image_processor is no JSON object; take the file from the policy again")
+    return path, settings
+
+
+def _read_object(file: Path) -> dict:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; give a Hugging Face policy directory") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is no JSON object; take the file from the policy again")
+    return config

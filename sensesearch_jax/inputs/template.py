@@ -17,23 +17,53 @@ from tokenizers import Tokenizer
 from sensesearch_jax.agent.trajectory import ImageRef, Trajectory
 from sensesearch_jax.errors import UserError
 
-# What Qwen2.5-VL's own template says, in the part that an agent's conversations use, and with a branch for
-# tool results: the original has none, the text-only Qwen2.5 writes them as a user turn in <tool_response>.
+# Qwen2.5-VL's own template in the part that an agent's conversations use, with tools and their results as the text-only
+# Qwen2.5 has them: the original writes a tool's result as a turn of 'tool', which no Qwen model has seen. What it cannot
+# render it refuses, so that nothing of a conversation is dropped.
 CHAT_TEMPLATE = """\
 {%- macro parts(content) -%}
-{%- if content is string %}{{ content }}{% else -%}
+{%- if content is string %}{{ content }}
+{%- elif content is not none -%}
 {%- for part in content -%}
-{%- if part.type == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- else %}{{ part.text }}{% endif -%}
+{%- if part is string or part is not mapping %}{{ raise_exception('a part of a message must be an object with a type') }}
+{%- elif part.type in ('image', 'image_url') or (part.type is not defined and ('image' in part or 'image_url' in part)) -%}
+{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif part.type == 'text' or (part.type is not defined and 'text' in part) %}{{ part.text }}
+{%- else %}{{ raise_exception('parts of messages are text or images, not ' ~ part.type) }}
+{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
+{%- if tools -%}
+{{ '<|im_start|>system\\n' }}
+{%- if messages and messages[0].role == 'system' %}{{ parts(messages[0].content) }}{{ '\\n\\n' }}{% endif -%}
+{{ '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' }}
+{{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}
+{%- for tool in tools %}{{ '\\n' }}{{ tool | tojson }}{% endfor -%}
+{{ '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within ' }}
+{{- '<tool_call></tool_call> XML tags:\\n<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}\\n' }}
+{{- '</tool_call><|im_end|>\\n' }}
+{%- endif -%}
 {%- for message in messages -%}
+{%- if message.tool_calls and message.role != 'assistant' %}{{ raise_exception('only assistants call tools') }}{% endif -%}
 {%- if message.role == 'tool' -%}
-{{ '<|im_start|>user\\n<tool_response>\\n' }}{{ parts(message.content) }}
-{{- '\\n</tool_response><|im_end|>\\n' }}
-{%- else -%}
+{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{ '<|im_start|>user' }}{% endif -%}
+{{ '\\n<tool_response>\\n' }}{{ parts(message.content) }}{{ '\\n</tool_response>' }}
+{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{ '<|im_end|>\\n' }}{% endif -%}
+{%- elif message.role == 'assistant' -%}
+{{ '<|im_start|>assistant\\n' }}{{ parts(message.content) }}
+{%- for call in message.tool_calls or [] -%}
+{%- set called = call.function if call.function is defined else call -%}
+{%- if message.content or not loop.first %}{{ '\\n' }}{% endif -%}
+{{ '<tool_call>\\n{"name": ' }}{{ called.name | tojson }}{{ ', "arguments": ' }}
+{{- called.arguments if called.arguments is string else called.arguments | tojson }}{{ '}\\n</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- elif message.role in ('system', 'user') -%}
+{%- if not (tools and loop.first and message.role == 'system') -%}
 {{ '<|im_start|>' + message.role + '\\n' }}{{ parts(message.content) }}{{ '<|im_end|>\\n' }}
+{%- endif -%}
+{%- else %}{{ raise_exception('message role ' ~ message.role ~ ' is not system, user, assistant or tool') }}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
@@ -134,35 +164,36 @@ class ChatTokenizer:
 
         Args:
             messages: objects with 'role' (system, user, assistant or tool) and 'content' (a string, or
-                parts).
+                parts). Results of tools that follow each other are one user turn. An assistant's calls are part of its
+                text, as they were sampled.
             add_generation_prompt: whether the header of a further assistant turn follows.
 
         Raises:
-            ValueError: for another role.
+            ValueError: another role, another member (tool_calls), or a part that is neither text nor image.
         """
-        ids: list[int] = []
-        for message in messages:
-            role, content = message['role'], message['content']
-            parts = [content] if isinstance(content, str) else list(content)
-            if role == 'assistant':
-                ids += self._encode(self._split(_ASSISTANT, self._any_added))
-                ids += self.assistant(''.join(parts))
-                ids += self._encode(
-                    self._split('\n' if ids[-1] == self.im_end else '<|im_end|>\n', self._any_added)
-                )
-                continue
-            if role not in ('system', 'user', 'tool'):
+        items: list[str | int] = []
+        roles = [message['role'] for message in messages]
+        for i, (role, message) in enumerate(zip(roles, messages)):
+            if role not in ('system', 'user', 'assistant', 'tool'):
                 raise ValueError(f'message role {role!r} is not system, user, assistant or tool')
-            tool = role == 'tool'
-            head = f'<|im_start|>{"user" if tool else role}\n' + ('<tool_response>\n' if tool else '')
+            if set(message) - {'role', 'content'}:
+                raise ValueError(f'a message has {sorted(set(message) - {"role", "content"})}; write them into its content')
+            parts = [message['content']] if isinstance(message['content'], str) else list(message['content'])
+            if not all(isinstance(part, str | ImageRef) for part in parts):
+                raise ValueError('a part of a message is neither text nor an image reference')
+            if role == 'assistant':
+                items += [*self._split(_ASSISTANT, self._any_added), *self.assistant(''.join(parts))]
+                items += self._split('\n' if items[-1] == self.im_end else '<|im_end|>\n', self._any_added)
+                continue
+            head, tail = f'<|im_start|>{role}\n', '<|im_end|>\n'
+            if role == 'tool':
+                head = ('\n' if i and roles[i - 1] == role else '<|im_start|>user\n') + '<tool_response>\n'
+                tail = '\n</tool_response>' + ('' if roles[i + 1 : i + 2] == [role] else tail)
             body = self._split(''.join(parts), self._any_added) if role == 'system' else self._parts(parts)
-            tail = ('\n</tool_response>' if tool else '') + '<|im_end|>\n'
-            ids += self._encode(
-                [*self._split(head, self._any_added), *body, *self._split(tail, self._any_added)]
-            )
+            items += [*self._split(head, self._any_added), *body, *self._split(tail, self._any_added)]
         if add_generation_prompt:
-            ids += self._encode(self._split(_ASSISTANT, self._any_added))
-        return ids
+            items += self._split(_ASSISTANT, self._any_added)
+        return self._encode(items)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of sampled ids without control tokens; broken UTF-8 becomes U+FFFD."""
@@ -226,9 +257,9 @@ def tokenise(
     return trajectory
 
 
-def write_tokenizer_config(folder: str | Path) -> None:
-    """Writes tokenizer_config.json with the chat template, as transformers reads it, into `folder`."""
-    config = {
+def tokenizer_config() -> dict[str, Any]:
+    """The contents of a tokenizer_config.json, as transformers reads it, with the chat template."""
+    return {
         'add_prefix_space': False,
         'bos_token': None,
         'chat_template': CHAT_TEMPLATE,
@@ -239,7 +270,6 @@ def write_tokenizer_config(folder: str | Path) -> None:
         'tokenizer_class': 'Qwen2Tokenizer',
         'unk_token': None,
     }
-    (Path(folder) / 'tokenizer_config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 
 def _alternatives(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -1,12 +1,13 @@
 """Trains the pocket policy's byte-level BPE tokenizer: Qwen's rules and special tokens, fewer merges."""
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from sensesearch_jax.inputs.template import write_tokenizer_config
+from sensesearch_jax.inputs.template import tokenizer_config
 
 # In Qwen2.5's order, which is that of their ids: control tokens, then those that are ordinary vocabulary.
 CONTROL_TOKENS = (
@@ -66,5 +67,5 @@ def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / 'tokenizer.json'))
-    write_tokenizer_config(folder)
+    (folder / 'tokenizer_config.json').write_text(json.dumps(tokenizer_config(), indent=2) + '\n', encoding='utf-8')
     return tokenizer

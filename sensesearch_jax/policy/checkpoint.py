@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.policy.companions import LEGACY_TEMPLATE, TEMPLATE, companions
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.policy.sizes import PolicySizes
 from sensesearch_jax.policy.tensor_files import Stored, Tensor, open_tensors, replace, write_tensors
@@ -31,13 +31,6 @@ SHARD_BYTES = 2 << 30
 HEAD = 'lm_head.weight'
 EMBEDDING = 'model.language_model.embed_tokens.weight'
 FLOATS = ('F32', 'BF16', 'F16')  # safetensors' names of the number types that are read
-
-# What makes a directory a whole policy beside config and weights; those that the source has are copied.
-COMPANIONS = (
-    'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json',
-    'merges.txt', 'chat_template.json', 'chat_template.jinja', 'preprocessor_config.json',
-    'video_preprocessor_config.json', 'processor_config.json', 'generation_config.json',
-)
 
 
 class Row(NamedTuple):
@@ -136,16 +129,18 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
     Args:
         folder: made if absent. The config is written last and every file replaces its elder at once, so an
             interrupted write leaves no half-written file under its final name.
-        copy_from: a policy directory whose tokenizer, template and preprocessor files go along.
+        copy_from: a policy directory whose tokenizer and preprocessor files go along, with the template and the stop
+            tokens that the policy is trained under; see policy/companions.py.
         dtype: of the tensors in the file; the policy's own by default. A tied head is not written.
         shard_bytes: a policy beyond it is written in several files, none larger but for a tensor that is itself.
 
     Raises:
-        UserError: `copy_from` is not a directory.
+        UserError: `copy_from` is not a directory, or one of its files cannot be read.
     """
     folder = Path(folder)
     if copy_from is not None and not Path(copy_from).is_dir():
         raise UserError(f'{copy_from} is not a directory; name the policy whose tokenizer is to be copied.')
+    beside = {} if copy_from is None else companions(Path(copy_from))
     dtype = np.dtype(dtype or policy.language.embedding[...].dtype)
     first = jax.process_index() == 0
     if first:
@@ -154,10 +149,10 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
                for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for layer, name in enumerate(row.names)]
     write_tensors(folder, tensors, dtype, shard_bytes, write=first)
     if first:
-        for name in COMPANIONS if copy_from is not None else ():
-            source = Path(copy_from) / name
-            if source.is_file() and source.resolve() != (folder / name).resolve():
-                replace(folder / name, functools.partial(shutil.copyfile, source))
+        for name, content in beside.items():
+            replace(folder / name, functools.partial(Path.write_bytes, data=content))
+            if name == TEMPLATE:
+                (folder / LEGACY_TEMPLATE).unlink(missing_ok=True)
         config = json.dumps(policy.sizes.to_hf(dtype.name), indent=2) + '\n'
         replace(folder / 'config.json', lambda path: path.write_text(config, encoding='utf-8'))
     if jax.process_count() > 1:

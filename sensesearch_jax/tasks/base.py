@@ -85,7 +85,7 @@ def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Page
         image_token=chat.image_pad, vision_start_token=chat.vision_start, vision_end_token=chat.vision_end,
         video_token=ids('<|video_pad|>'), end_tokens=(chat.im_end, chat.end_of_text))
     policy = Policy(sizes, nnx.Rngs(config.seed))
-    save_policy(policy, folder)
+    save_policy(policy, folder, copy_from=folder)
     return policy
 
 

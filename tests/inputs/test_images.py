@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as reference
 
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor, smart_resize, to_rgb
 
 
@@ -137,6 +138,25 @@ def test_reads_what_the_reference_writes(tmp_path):
     preprocessor = Preprocessor(max_pixels=90_000, image_std=(0.5, 0.25, 0.125))
     reference_processor(preprocessor).save_pretrained(tmp_path)
     assert Preprocessor.read(tmp_path) == preprocessor
+
+
+def test_the_file_that_transformers_takes_is_read(tmp_path):
+    """processor_config.json, the only file that transformers 5 writes, goes before preprocessor_config.json."""
+    ours, other = Preprocessor(max_pixels=90_000, image_std=(0.5, 0.25, 0.125)), Preprocessor(max_pixels=50_000)
+    nested = {"image_processor": json.loads(reference_processor(ours).to_json_string())}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2_5_VLProcessor"} | nested))
+    assert Preprocessor.read(tmp_path) == Preprocessor.read(tmp_path / "processor_config.json") == ours
+    reference_processor(other).save_pretrained(tmp_path)
+    assert (tmp_path / "preprocessor_config.json").is_file()
+    theirs = reference.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
+    assert Preprocessor.read(tmp_path) == ours and theirs.size["longest_edge"] == ours.max_pixels
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Qwen2_5_VLProcessor"}')  # not nested
+    theirs = reference.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
+    assert Preprocessor.read(tmp_path) == other and theirs.size["longest_edge"] == other.max_pixels
+    for text, complaint in (("{", "not JSON"), ("[]", "no JSON object"), ('{"image_processor": 1}', "no JSON object")):
+        (tmp_path / "processor_config.json").write_text(text)
+        with pytest.raises(UserError, match=complaint):
+            Preprocessor.read(tmp_path)
 
 
 @pytest.mark.parametrize(

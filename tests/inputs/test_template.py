@@ -155,6 +155,77 @@ def test_decode_drops_control_tokens_and_survives_broken_bytes(chat):
     assert isinstance(chat.decode(half), str)
 
 
+CALL = {'type': 'function', 'function': {'name': 'text_search', 'arguments': {'query': 'Chad é'}}}
+SEARCH = {'type': 'function', 'function': {'name': 'text_search', 'parameters': {'type': 'object'}}}
+
+
+@pytest.fixture(scope='module')
+def template(folder):
+    """What transformers makes of a conversation, as text."""
+    tokenizer = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(str(folder))
+    return lambda messages, **options: tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+
+def test_results_of_tools_that_follow_each_other_are_one_user_turn(chat, template, reference):
+    messages = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'two calls'},
+                {'role': 'tool', 'content': '1. Chad'}, {'role': 'tool', 'content': ['a>', PICTURE]},
+                {'role': 'tool', 'content': 'c'}, {'role': 'assistant', 'content': 'a'}]
+    assert chat.render(messages) == reference(messages)
+    text = template([{**m, 'content': 'x'} for m in messages])
+    each = '\n<tool_response>\nx\n</tool_response>'
+    assert text.count('<|im_start|>user') == 2 and f'<|im_start|>user{each * 3}<|im_end|>\n' in text
+
+
+def test_calls_are_rendered_as_they_are_sampled(template):
+    call = DEFAULT.render_action('I look it up.', TextSearch('Chad é'))
+    thought = call.partition('\n<tool_call>')[0]
+    assert template([{'role': 'assistant', 'content': thought, 'tool_calls': [CALL]}]) == template(
+        [{'role': 'assistant', 'content': call}]
+    )
+    as_text = {'function': {'name': 'text_search', 'arguments': '{"query": "Chad é"}'}}
+    for content in (None, ''):
+        two = template([{'role': 'assistant', 'content': content, 'tool_calls': [CALL, as_text]}])
+        body = '<tool_call>\n{"name": "text_search", "arguments": {"query": "Chad é"}}\n</tool_call>'
+        assert two == f'<|im_start|>assistant\n{body}\n{body}<|im_end|>\n'
+
+
+def test_tools_are_listed_in_the_system_turn(template):
+    user = {'role': 'user', 'content': 'q'}
+    listed = '# Tools\n\nYou may call one or more functions to assist with the user query.'
+    for system in ([], [{'role': 'system', 'content': 'Be brief.'}]):
+        text = template([*system, user], tools=[SEARCH])
+        head, _, rest = text.partition(listed)
+        assert head == '<|im_start|>system\n' + ('Be brief.\n\n' if system else '')
+        assert f'<tools>\n{json.dumps(SEARCH)}\n</tools>' in rest and text.count('<|im_start|>system') == 1
+        assert rest.endswith('</tool_call><|im_end|>\n<|im_start|>user\nq<|im_end|>\n')
+
+
+def test_every_way_of_writing_an_image_is_an_image(template):
+    vision = '<|vision_start|><|image_pad|><|vision_end|>'
+    for part in ({'type': 'image'}, {'type': 'image', 'url': 'a.png'}, {'image': 'a.png'}, {'image_url': {'url': 'a'}},
+                 {'type': 'image_url', 'image_url': {'url': 'data:,'}}):
+        assert vision in template([{'role': 'user', 'content': [part, {'type': 'text', 'text': 'q'}]}])
+
+
+@pytest.mark.parametrize(
+    'message',
+    [
+        {'role': 'user', 'content': [{'type': 'video', 'video': 'a.mp4'}]},
+        {'role': 'user', 'content': [{'type': 'audio', 'text': 'a'}]},
+        {'role': 'user', 'content': ['q']},
+        {'role': 'user', 'content': 'q', 'tool_calls': [CALL]},
+        {'role': 'critic', 'content': 'a'},
+    ],
+)
+def test_what_the_template_cannot_render_it_refuses(chat, template, message):
+    jinja2 = pytest.importorskip('jinja2')
+    with pytest.raises(jinja2.TemplateError):
+        template([message])
+    if message['content'] != ['q']:  # a part of ours is a text or an image reference
+        with pytest.raises(ValueError):
+            chat.render([message])
+
+
 def test_unknown_roles_are_refused(chat):
     with pytest.raises(ValueError, match='role'):
         chat.render([{'role': 'critic', 'content': 'a'}])

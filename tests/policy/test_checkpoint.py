@@ -200,16 +200,17 @@ def test_released_sizes_have_transformers_parameters(name):
 
 
 def test_companion_files_go_along(folder, tmp_path):
-    for name in ('tokenizer.json', 'preprocessor_config.json'):
+    """Those of a directory without a tokenizer as they are; see test_companions.py for the others."""
+    for name in ('merges.txt', 'preprocessor_config.json'):
         (folder / name).write_text(name)
     (folder / 'optimizer.bin').write_text('not part of a policy')
     policy = load_policy(folder)
     save_policy(policy, tmp_path / 'copy', copy_from=folder)
     names = {path.name for path in (tmp_path / 'copy').iterdir()}
-    assert names == {'config.json', 'model.safetensors', 'tokenizer.json', 'preprocessor_config.json',
+    assert names == {'config.json', 'model.safetensors', 'merges.txt', 'preprocessor_config.json',
                      'generation_config.json'}
     save_policy(policy, folder, copy_from=folder)  # in place: nothing lost
-    assert (folder / 'tokenizer.json').read_text() == 'tokenizer.json'
+    assert (folder / 'merges.txt').read_text() == 'merges.txt'
     assert_same(load_policy(folder), policy)
     with pytest.raises(ValueError, match='not a directory'):
         save_policy(policy, tmp_path / 'copy', copy_from=tmp_path / 'absent')
