@@ -43,20 +43,35 @@ def as_title(value: Any) -> str:
     return title if len(title) <= MOST_TITLE_CHARS else title[: MOST_TITLE_CHARS - 1].rstrip() + '…'
 
 
+def without_invisible(text: str) -> str:
+    """The text without control and format characters, those of private use, and halves of UTF-16 pairs."""
+    return text if text.isascii() and text.isprintable() else _invisible().sub('', text)
+
+
 @functools.cache
 def _piles() -> re.Pattern[str]:
     """A run of too many marks, those included that come apart into marks only."""
     marks = [
-        chr(code)
+        code
         for code in range(0x300, _LAST_MARK)
         if all(unicodedata.combining(part) for part in unicodedata.normalize('NFKD', chr(code)))
     ]
-    # A class in ranges is matched faster than one of a thousand signs.
-    ranges: list[list[str]] = []
-    for mark in marks:
-        if ranges and ord(mark) == ord(ranges[-1][1]) + 1:
-            ranges[-1][1] = mark
+    return re.compile(f'[{_ranges(marks)}]{{{MOST_MARKS + 1},}}')
+
+
+@functools.cache
+def _invisible() -> re.Pattern[str]:
+    codes = [*range(_LAST_MARK), *range(0xE0000, 0xE1000)]  # and the two planes of private use
+    found = [code for code in codes if unicodedata.category(chr(code)) in ('Cc', 'Cf', 'Co', 'Cs')]
+    return re.compile(f'[{_ranges(found)}\U000f0000-\U0010ffff]+')
+
+
+def _ranges(codes: list[int]) -> str:
+    """Ascending code points as the inside of a class, in ranges, which are matched faster than single signs."""
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
         else:
-            ranges.append([mark, mark])
-    inside = ''.join(first if first == last else f'{first}-{last}' for first, last in ranges)
-    return re.compile(f'[{inside}]{{{MOST_MARKS + 1},}}')
+            ranges.append([code, code])
+    return ''.join(f'\\U{first:08x}-\\U{last:08x}' for first, last in ranges)

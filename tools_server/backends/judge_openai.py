@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from tools_server.backends.judge_rules import RuleJudge
 from tools_server.backends.openai_compatible import ChatModel
 from tools_server.failures import ToolError
 from tools_server.images import StoredImage
+from tools_server.text_forms import without_invisible
 
 INSTRUCTION = (
     'You compare the response of a candidate with reference answers. The user message is a JSON object with '
@@ -31,7 +31,7 @@ INSTRUCTION = (
 MOST_RESPONSE_CHARS = 4_000  # a final answer is short; what is longer is cut
 _VERDICT = re.compile(r"\s*[*\"']*(yes|no)[*\"'.!]*\s*", re.IGNORECASE)
 _THOUGHT, _THOUGHT_END = '<think>', '</think>'
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 # Chat formats' control tokens begin with these: <|im_end|>, [/INST], <start_of_turn>, <｜User｜>.
 _ESCAPED = {ord(c): f'\\u{ord(c):04x}' for c in '<>[]|｜`'}
 
@@ -54,7 +54,7 @@ def parse_verdict(reply: str) -> bool:
 def quoted(value: dict[str, Any]) -> str:
     """JSON that reads back as `value` without invisible characters, and holds no token of a chat format."""
     text = json.dumps(value, ensure_ascii=False)
-    text = ''.join(c for c in text if unicodedata.category(c) not in ('Cf', 'Cc', 'Co', 'Cs'))
+    text = without_invisible(text)
     return _STRING.sub(lambda match: match.group().translate(_ESCAPED), text)
 
 

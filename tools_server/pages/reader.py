@@ -10,7 +10,7 @@ from tools_server.workers.pool import WorkerPool, WorkFailed
 _EXTRACT = 'tools_server.pages.extract'
 PAGE_S = 3.0  # longest time for one page; an ordinary one takes 20 ms
 PAGE_BYTES = 320_000_000  # most memory that one may take; 4 MB of small elements take 150 MB
-MOST_WORKERS = 8
+MOST_WORKERS = 4
 
 
 class PageReader:
