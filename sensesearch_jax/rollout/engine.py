@@ -25,7 +25,7 @@ from sensesearch_jax.inputs.positions import mrope_positions
 from sensesearch_jax.policy.context import MASKED, Context
 from sensesearch_jax.policy.language import KeysValues
 from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.rollout.sampling import Sampling, distribution
+from sensesearch_jax.rollout.sampling import Sampling, distribution, draw
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, platform, spec
 from sensesearch_jax.runtime.threads import SharedProgram
@@ -481,8 +481,8 @@ class Engine:
         if self.sampling.temperature == 0:
             token = jnp.argmax(used, -1)
         else:
-            draw = jax.vmap(jax.vmap(lambda k, p: jax.random.gumbel(jax.random.fold_in(k, p), logits.shape[-1:])))
-            token = jnp.argmax(used + draw(keys, position), -1)
+            lane = lambda key, place, used: draw(jax.random.fold_in(key, place), used)
+            token = jax.vmap(jax.vmap(lane))(keys, position, used)
         pick = lambda x: jnp.take_along_axis(x, token[..., None], -1)[..., 0]
         return token.astype(jnp.int32), pick(used), pick(raw)
 

@@ -205,7 +205,7 @@ def test_a_turn_stops_at_its_stop_token_or_budget():
         stop=range(60),
         suppressed=SUPPRESSED,
     )
-    driver = Driver(engine)
+    driver = Driver(engine, seed=1)
     driver.open([0], [[7]])
     counts = driver.decode({(0, g): 12 for g in range(4)})
     assert len(set(counts.values())) > 1
@@ -456,7 +456,7 @@ def test_the_last_token_that_fits_is_as_right_as_the_first():
 
 def test_refusals():
     engine = make_engine(prompt_capacity=20)
-    with pytest.raises(ValueError, match='prompt of 22 tokens does not fit into 20; raise prompt_capacity'):
+    with pytest.raises(ValueError, match='prompt of 22 tokens does not fit into 20; raise rollout.prompt_capacity'):
         engine.prefill([0], [list(range(22))], [[]], table())
     engine.prefill([0], [list(range(21))], [[]], table())
     with pytest.raises(ValueError, match='belong to none'):
