@@ -12,6 +12,7 @@ def common(task: str) -> dict:
         'multi_host': False,  # True where every host of a pod or cluster starts this command; see docs/multi_host.md
         'compilation_cache': '',  # folder of compiled programs, which a later start needs not compile; '' is
         # ~/.cache/sensesearch_jax/compiled, on several hosts WORKDIR-compiled; 'none' keeps none
+        'min_pixels': 0, 'max_pixels': 0,  # of a picture as the policy sees it; 0: as the policy's directory says
         'policy': '',  # a Hugging Face directory; '' is the base policy that comes with the project
         'tools': {
             'config': 'configs/tools_pocket.yaml',
@@ -53,9 +54,9 @@ def tower() -> dict:
 
 
 def sampler() -> dict:
-    """One sampler: its capacities, and the sizes of its passes."""
+    """One sampler: the room for a trajectory behind its prompt, in tokens, and the sizes of its passes."""
     return {
-        'prompt_capacity': 416, 'suffix_capacity': 768, 'chunk': 16, 'tool_threads': 4,
+        'suffix_capacity': 768, 'chunk': 16, 'tool_threads': 4,
         # Of one pass of tool responses through the decoder; as for pictures, more at once is lost on a CPU.
         'extend_lanes': 8, 'extend_tokens': 64,
         'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
@@ -65,7 +66,7 @@ def sampler() -> dict:
 
 def rollout(**more) -> dict:
     """Samplers that share out the questions, and the verdicts on the answers that are asked for at a time."""
-    return {**sampler(), 'engines': 2,  # each in a thread: one alone does not fill two cores
+    return {**sampler(), 'prompt_capacity': 416, 'engines': 2,  # each in a thread: one alone does not fill two cores
             'judge_threads': 4, **more}
 
 

@@ -64,7 +64,7 @@ def main(_) -> None:
         raise app.UsageError(f'{run} holds no SFT policy; give the workdir of a finished run of configs/pocket.py.')
     config = ConfigDict(json.loads((run / 'config.json').read_text()))
     config.tools.folder = str(run / 'tools')
-    student = load_student(run / 'sft' / 'policy')
+    student = load_student(run / 'sft' / 'policy', config)
     learner = Learner(student.policy, optax.identity(), suppressed=suppressed_mask(student),
                       temperature=config.rl.temperature, objective=make_objective(config.rl), threads=2,
                       trained=trained_part(config.rl))

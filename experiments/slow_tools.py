@@ -77,7 +77,7 @@ def main(_) -> None:
     found = {t.question.id: t.question for path in sorted((run / 'rl' / 'trajectories').glob('*.jsonl'))
              for t in read_trajectories(path)}
     questions = list(found.values())
-    student = load_student(run / 'sft' / 'policy')
+    student = load_student(run / 'sft' / 'policy', config)
     seconds: dict[str, float] = {}
     idle: dict[str, tuple[float, float]] = {}  # nothing to decode, only tools' answers to wait for, only verdicts
     actions: dict[str, list] = {}

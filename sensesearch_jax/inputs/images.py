@@ -7,7 +7,7 @@ the same directory see the same patches.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.errors import UserError, field
+from sensesearch_jax.runtime.workdir import atomic_write
 from tools_server.pictures.convert import MAX_ASPECT_RATIO, to_rgb
 
 # What transformers' processor assumes when the file is silent.
@@ -119,6 +120,43 @@ class Preprocessor:
                 image_std=tuple(setting("image_std", CLIP_STD)),
                 rescale_factor=setting("rescale_factor", cls.rescale_factor),
             )
+
+    def within(self, min_pixels: int, max_pixels: int) -> "Preprocessor":
+        """The same with another budget of pixels; 0 keeps what it is.
+
+        Raises:
+            ValueError: the two leave no size.
+        """
+        return replace(self, min_pixels=min_pixels or self.min_pixels, max_pixels=max_pixels or self.max_pixels)
+
+    def write_budget(self, folder: str | Path) -> None:
+        """Puts this budget into the folder's Hugging Face files, so that whoever serves the policy sees the same patches."""
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            path = Path(folder) / name
+            if not path.is_file():
+                continue
+            config = json.loads(path.read_text(encoding="utf-8"))
+            written = config.get("image_processor", config)
+            budget = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+            if written.get("size"):
+                budget["size"] = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+            if any(written.get(key) != value for key, value in budget.items()):
+                written |= budget
+                atomic_write(path, json.dumps(config, indent=2) + "\n")
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the largest picture, but for slivers that are widened."""
+        return self.max_pixels // self.token_side**2
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens of the smallest picture."""
+        return -(-self.min_pixels // self.token_side**2)
+
+    def pixels_of(self, tokens: int) -> int:
+        """Pixels of a picture of so many tokens."""
+        return tokens * self.token_side**2
 
     @property
     def token_side(self) -> int:

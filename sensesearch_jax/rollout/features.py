@@ -76,7 +76,7 @@ class FeatureStore:
     def warm_up(self) -> None:
         """Compiles the tower for pictures of every size and form that the preprocessor gives."""
         merge, window = self.sizes.merge_size, self.sizes.window_tokens
-        most = self.preprocessor.max_pixels // (self.preprocessor.patch_size * merge)**2  # merged tokens
+        most = self.preprocessor.most_tokens
         longest = math.isqrt(MAX_ASPECT_RATIO * most)  # of a picture one token high, which may have more than that
         largest = max(window_slots(1, longest, window), *(window_slots(r, most // r, window) for r in range(1, most + 1)))
         smallest = np.zeros((merge**2, self.sizes.patch_width), np.float32), (1, merge, merge)

@@ -17,6 +17,7 @@ from sensesearch_jax.rewards.scorer import check_prices
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh
 from sensesearch_jax.tasks.ask import check_image
+from sensesearch_jax.tasks.capacities import check_capacities
 from sensesearch_jax.tasks.cold_start import EXPERTS, make_expert
 from sensesearch_jax.tasks.rl import make_objective
 from sensesearch_jax.tasks.session import POCKET_POLICY, observation_limits
@@ -75,6 +76,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'.")
     if 'tools' in config:
         check_tools(config.tools)
+    if 'prompt_capacity' in config.get('rollout', {}):
+        check_capacities(config, Path(config.policy or POCKET_POLICY))
     if 'expert' in config:
         check_expert(config)
     if 'split' in config.get('evaluate', {}) and config.evaluate.split not in SPLITS:

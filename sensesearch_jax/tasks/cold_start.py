@@ -53,7 +53,7 @@ class PlainScorer(Scorer):
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """The cold-start stages alone; writes workdir/cold_start/kept.jsonl, which `sft.py` trains on."""
-    student = load_student(config.policy)
+    student = load_student(config.policy, config)
     with open_session(config, workdir) as session:
         questions = question_set(workdir, 'train', config.questions.train, config.seed)
         cold_start(session, student, session.features(student), questions)

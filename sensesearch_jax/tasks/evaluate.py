@@ -22,7 +22,7 @@ from sensesearch_jax.tasks.session import (ASKED_AGAIN, Session, Student, append
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """Evaluates `config.policy` on questions of `config.evaluate.split`; writes trajectories, summary.json and a table."""
-    student = load_student(config.policy)
+    student = load_student(config.policy, config)
     with open_session(config, workdir) as session:
         questions = question_set(workdir, config.evaluate.split, config.questions.test, config.questions.test_seed)
         found = evaluate(session, student, session.features(student), questions, config.evaluate.name)

@@ -26,7 +26,7 @@ from sensesearch_jax.tasks.sft import sft
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """Every stage in turn; each goes on where an interrupted run stopped. Ends with a table and report.html."""
-    base = load_student(config.policy)
+    base = load_student(config.policy, config)
     with open_session(config, workdir) as session:
         timed = Stopwatch(workdir)
         with timed('questions'):
@@ -37,10 +37,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         with timed('cold start'):
             demonstrations = cold_start(session, base, features, train)
         with timed('sft'):
-            learned = load_student(sft(session, base, features, demonstrations))
+            learned = load_student(sft(session, base, features, demonstrations), config)
         # The tower is frozen: its features outlive every update of the decoder.
         with timed('rl'):
-            tuned = load_student(rl(session, learned, features, fresh))
+            tuned = load_student(rl(session, learned, features, fresh), config)
         with timed('evaluation'):
             runs = evaluate_all(session, features, {'base': base, 'sft': learned, 'rl': tuned}, test)
         summary = write_summary(workdir, runs)

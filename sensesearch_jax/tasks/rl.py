@@ -26,7 +26,6 @@ from sensesearch_jax.learning.advantages import batch_gain, batch_normalize, gro
 from sensesearch_jax.learning.losses import check_options
 from sensesearch_jax.learning.optimizer import make_optimizer
 from sensesearch_jax.learning.steps import InLoss, Learner, Objective, PolicyTargets, trained_part
-from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
@@ -40,7 +39,7 @@ from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.cold_start import hash_seed
 from sensesearch_jax.tasks.questions import question_set
 from sensesearch_jax.tasks.session import (ASKED_AGAIN, Session, Student, append_trajectories, load_student, open_session,
-                                           read_trajectories, rollout_limits)
+                                           read_trajectories, rollout_limits, save_student)
 from sensesearch_jax.tasks.sft import keep, not_finite, resume, row_batch, suppressed_mask, training_state
 
 # name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
@@ -50,7 +49,7 @@ LEARNED_FROM = (SampleState.OK, SampleState.TRUNCATED)
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
-    student = load_student(config.policy, make_mesh(config.mesh))
+    student = load_student(config.policy, config, make_mesh(config.mesh))
     with open_session(config, workdir) as session:
         rl(session, student, session.features(student), rl_questions(config, workdir))
 
@@ -126,7 +125,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                 # A step that taught nothing is made again when the run goes on.
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps and made == step + 1:
                     checkpoints.save(made, training_state(learner))
-    save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
+    save_student(learner.policy, student, folder, config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder
 
@@ -206,6 +205,8 @@ def failure(trajectory: Trajectory) -> str:
     """The tool that failed a trajectory, or what else leaves it out; '' if nothing does."""
     if trajectory.state is SampleState.UNSCORABLE:
         return 'judge'
+    if trajectory.state is SampleState.TOO_LONG:
+        return 'room for the prompt or a response (rollout.prompt_capacity, rollout.suffix_capacity)'
     if trajectory.state is not SampleState.INFRA_FAILED:
         return '' if math.isfinite(trajectory.reward['total']) else 'a reward that is not finite'
     last = trajectory.turns[-1] if trajectory.turns else None

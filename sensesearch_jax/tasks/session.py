@@ -23,7 +23,7 @@ from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
-from sensesearch_jax.policy.checkpoint import load_policy
+from sensesearch_jax.policy.checkpoint import load_policy, save_policy
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.rewards.reward import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
@@ -34,6 +34,7 @@ from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.capacities import Room, read_preprocessor
 from tools_server.launch import ToolServer
 
 POCKET_POLICY = Path(__file__).parent.parent / 'data' / 'pocket' / 'policy'
@@ -86,24 +87,26 @@ class Session:
         return FeatureStore(student.policy, student.preprocessor, self.client, batch=self.config.rollout.tower_batch)
 
     def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling,
-                parameters: nnx.State | None = None) -> list[Engine]:
-        """Samplers of the student that share out so many groups, with the capacities of the config's `rollout`.
+                parameters: nnx.State | None = None, room: Room | None = None) -> list[Engine]:
+        """Samplers of the student that share out so many groups.
 
         Students of one structure share them, so that a stage does not compile what another one has. Each process
         samples on its own devices.
 
         Args:
             parameters: to sample with, and in whose dtype; the student's by default.
+            room: their capacities; those of the config's `rollout` by default.
         """
         graph, own = nnx.split(student.policy)
         parameters = replica(own if parameters is None else parameters, self.mesh)
-        key = groups, members, sampling, student.policy.sizes
+        rollout = self.config.rollout
+        room = room or Room(rollout.prompt_capacity, rollout.suffix_capacity)
+        key = groups, members, sampling, student.policy.sizes, room
         if key not in self.samplers:
-            rollout = self.config.rollout
             count = min(rollout.engines, groups) if groups > 1 else 1
             first = Engine(
                 nnx.merge(graph, parameters), groups=-(-groups // count), members=members,
-                prompt_capacity=rollout.prompt_capacity, suffix_capacity=rollout.suffix_capacity, chunk=rollout.chunk,
+                prompt_capacity=room.prompt, suffix_capacity=room.suffix, chunk=rollout.chunk,
                 sampling=sampling, extend_lanes=rollout.extend_lanes, extend_tokens=rollout.extend_tokens,
                 stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
             self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
@@ -129,16 +132,25 @@ def unsampled(student: Student) -> list[int]:
     return [*student.chat.suppressed_ids, *range(student.chat.vocab_size, vocabulary)]
 
 
-def load_student(folder: str | Path, mesh: Mesh | None = None) -> Student:
+def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh | None = None) -> Student:
     """A policy directory; '' means the base policy that comes with the project. `mesh` as for `load_policy`.
+
+    Its pictures have the config's `min_pixels` and `max_pixels`.
 
     Raises:
         UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
     """
     folder = Path(folder) if str(folder) else POCKET_POLICY
     policy = load_policy(folder, jnp.float32, mesh)
-    preprocessor = Preprocessor.read(folder)
+    preprocessor = read_preprocessor(folder, config)
     return Student(folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor)
+
+
+def save_student(policy: Policy, student: Student, folder: Path, dtype: str) -> None:
+    """Writes a directory of `policy`, with the student's tokenizer, and its preprocessor as the run had it."""
+    save_policy(policy, folder, copy_from=student.folder, dtype=dtype)
+    if jax.process_index() == 0:
+        student.preprocessor.write_budget(folder)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from sensesearch_jax.inputs.order import by_length
 from sensesearch_jax.inputs.trajectories import length, own_tokens, to_row
 from sensesearch_jax.learning.optimizer import make_optimizer
 from sensesearch_jax.learning.steps import Learner, trained_part
-from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.checkpoints import Checkpoints
 from sensesearch_jax.runtime.mesh import make_mesh
@@ -27,7 +26,8 @@ from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.multihost import agreed, share, share_of, shared_folder, together, total
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.session import Session, Student, load_student, open_session, read_trajectories, unsampled
+from sensesearch_jax.tasks.session import (Session, Student, load_student, open_session, read_trajectories, save_student,
+                                           unsampled)
 
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.
@@ -37,7 +37,7 @@ LOOK_AHEAD = 4  # batches whose pictures fill up passes through the tower
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
-    student = load_student(config.policy, make_mesh(config.mesh))
+    student = load_student(config.policy, config, make_mesh(config.mesh))
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:
@@ -80,7 +80,7 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
                     raise not_finite(learner, checkpoints, 'sft', step + 1 - learner.skipped_in_a_row)
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps and not learner.skipped_in_a_row:
                     checkpoints.save(step + 1, training_state(learner))
-    save_policy(learner.policy, folder, copy_from=student.folder, dtype=config.dtype)
+    save_student(learner.policy, student, folder, config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
 

@@ -54,7 +54,7 @@ def test_a_well_formed_trajectory_of_the_released_protocol_has_format(session_of
 
 def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol(session_of, looked_at, policy_folder):
     session = session_of(config_of('cold_start', protocol='released'))
-    (made,) = cold_start.synthesise_all(session, load_student(policy_folder), [looked_at])
+    (made,) = cold_start.synthesise_all(session, load_student(policy_folder, session.config), [looked_at])
     assert '<thinking>' in made.turns[0].text and cold_start.validated(session, [made]) == [made]
 
 

@@ -15,6 +15,7 @@ from experiments.toy import by_chance, reward
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.inputs.template import ChatTokenizer
 from sensesearch_jax.learning.optimizer import make_optimizer
 from sensesearch_jax.learning.steps import Learner, decoder
 from sensesearch_jax.rewards.scorer import Scorer
@@ -46,7 +47,7 @@ def world(policy_folder, tmp_path_factory):
         )
         for i in range(3)
     ]
-    student = load_student(policy_folder)
+    student = load_student(policy_folder, config)
     with pytest.MonkeyPatch.context() as monkeypatch:
         quick_compilation(monkeypatch)
         monkeypatch.setattr(Environment, 'parse', by_chance)
@@ -163,6 +164,19 @@ def test_a_question_whose_picture_cannot_be_had_is_left_out(world, tmp_path):
     assert_same(world(tmp_path / 'run', tools), values)
     # The others are read from disk, and that one is asked again: its picture is wanted, no tool of the others.
     assert ('upload', '1.png') in tools.calls and {method for method, _ in tools.calls} <= {'image', 'upload'}
+
+
+def test_a_prompt_that_is_too_long_is_left_out(world, tmp_path, monkeypatch):
+    """Of loss and statistics; the others are learned from."""
+    prompt = ChatTokenizer.prompt
+    long = lambda self, system, parts: prompt(self, system, parts) + [1] * 300 * ('What is 1?' in parts)
+    monkeypatch.setattr(ChatTokenizer, 'prompt', long)
+    values = world(tmp_path / 'run', ScriptedTools())
+    assert values['too_long'] == pytest.approx(1 / 3) and values['infra_failed'] == 0 and values['judge_wait_share'] >= 0
+    assert math.isfinite(values['loss']) and world.moved() > 1e-3
+    left_out = [t for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl') if t.failure]
+    assert {t.question.id for t in left_out} == {'q1'} and 'rollout.prompt_capacity 256' in left_out[0].failure
+    assert 'rollout.prompt_capacity' in rl.failure(left_out[0])
 
 
 @pytest.mark.parametrize('down', [None, 'upload', 'crop', 'judge'])

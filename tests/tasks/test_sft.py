@@ -37,9 +37,9 @@ def trajectory(student, tools, folder, number):
 def train(policy_folder, tmp_path_factory):
     """A function that runs SFT in a folder, on a mesh, perhaps to be interrupted before a step."""
     folder, tools = tmp_path_factory.mktemp('pictures'), ScriptedTools()
-    student = load_student(policy_folder)
-    kept = [trajectory(student, tools, folder, number) for number in range(3)]
     config = runpy.run_path(str(CONFIG))['get_config']()
+    student = load_student(policy_folder, config)
+    kept = [trajectory(student, tools, folder, number) for number in range(3)]
     config.sft.update(epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2)
 
     def run(path, mesh, stop=None, broken=()):
