@@ -58,9 +58,9 @@ class SlowEnvironment(Environment):
 class SlowScorer(Scorer):
     """Every verdict comes later than it could."""
 
-    def verdict(self, question, answer):
-        time.sleep(late(f'{question.id} {answer}', JUDGE.value))
-        return super().verdict(question, answer)
+    def verdict(self, trajectory, answer):
+        time.sleep(late(f'{trajectory.question.id} {answer}', JUDGE.value))
+        return super().verdict(trajectory, answer)
 
 
 def late(what: str, median: float) -> float:

@@ -40,6 +40,7 @@ from tools_server.launch import ToolServer
 GALLERY = Path(__file__).parents[1] / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'gallery.jsonl'
 SHARES = {'text_search': 0.4, 'judge': 0.3, 'crop': 0.25, 'image_search': 0.05}
 GRACE_S = 0.5
+BINARY = {'Content-Type': 'application/octet-stream'}
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
 
 
@@ -230,7 +231,7 @@ def main() -> int:
     failed = False
     for faults in (0.0, options.faults):
         with running(faults, options.deadline_s) as url:
-            image = requests.post(url + '/images', data=picture.getvalue(), timeout=30).json()
+            image = requests.post(url + '/images', data=picture.getvalue(), headers=BINARY, timeout=30).json()
             load, first = Load(url, image, options.deadline_s, faults), 0
             for tool in SHARES:
                 calls = load.calls([tool] * options.each, first)

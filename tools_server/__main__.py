@@ -34,13 +34,12 @@ import uvicorn
 from tools_server.app import create_app
 from tools_server.check import check
 from tools_server.config import ConfigError, ServerConfig, load_config
+from tools_server.connections import limited_protocol, most_connections
 from tools_server.launch import READY
 from tools_server.logs import Identified, configure
+from tools_server.memory import return_large_buffers
 from tools_server.service import ToolService
 from tools_server.stopping import DRAIN_S, Draining
-
-MOST_CONNECTIONS = 4096  # each may hold a request's body in memory
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status: 1 after a ConfigError, whose sentence it prints."""
@@ -139,6 +138,7 @@ def _serve(
     config: ServerConfig, listener: socket.socket, parent: int | None, ready_fd: int | None
 ) -> int:
     cv2.setNumThreads(1)
+    return_large_buffers()
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)  # whoever waits at its other end waits for this process alone
     service = ToolService(config)
@@ -155,7 +155,8 @@ def _serve(
             timeout_keep_alive=120,
             timeout_graceful_shutdown=DRAIN_S + 1,
             lifespan='on',
-            limit_concurrency=MOST_CONNECTIONS,
+            http=limited_protocol(most_connections()),
+            ws='none',
         ),
     )
     problems: list[BaseException] = []

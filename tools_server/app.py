@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -20,18 +19,20 @@ from starlette.exceptions import HTTPException
 from tools_server import schemas
 from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
-from tools_server.gate import DOCS_FILES, Gate
+from tools_server.gate import DEADLINE, DOCS_FILES, Gate
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
 from tools_server.service import ToolService
 from tools_server.tool import Reply
+from tools_server.uploads import sent_picture
 
 log = logging.getLogger('tools_server')
 
-FAILURES = {status: {'model': schemas.Failure} for status in (*STATUS.values(), 401, 404, 413, 429)}
-IMAGE_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {
-    "schema": {"type": "string", "format": "binary", "description": "an image file"}}}}}  # fmt: skip
-DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
+FAILURES = {status: {'model': schemas.Failure} for status in (*STATUS.values(), 401, 404, 413, 415, 429)}
+_FILE = {'type': 'string', 'format': 'binary', 'description': 'an image file'}
+IMAGE_BODY = {'requestBody': {'required': True, 'content': {
+    'application/octet-stream': {'schema': _FILE}, 'image/*': {'schema': _FILE},
+    'multipart/form-data': {'schema': {'type': 'object', 'properties': {'file': _FILE}}}}}}  # fmt: skip
 
 
 def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
@@ -55,8 +56,6 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         title='Tool server', description=__doc__, version='2', lifespan=lifespan, dependencies=bearer,
         redoc_url=None, static_url=DOCS_FILES,
     )  # fmt: skip
-    uploads = asyncio.Semaphore(2 * config.images.decoders)  # bodies in memory at the same time
-    waiting_uploads = 0
 
     async def timed(request: Request, call: Callable[[], Awaitable[Any]]) -> Any:
         """`call` within the server's deadline, or the caller's where that is earlier."""
@@ -72,21 +71,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         with deadline.within(seconds - _elapsed(request)):  # what was read and checked until now counts too
             return await call()
 
-    async def body(request: Request) -> bytes:
-        """A whole upload, read only when there is room for it."""
-        nonlocal waiting_uploads
-        if waiting_uploads >= config.queue:
-            raise ToolError('unavailable', 'too many uploads are waiting', 429, retry_after_s=1.0)
-        waiting_uploads += 1
-        try:
-            async with asyncio.timeout(deadline.require_time('the upload')), uploads:
-                return await request.body()
-        except TimeoutError:
-            raise ToolError('timeout', 'the upload did not arrive in time') from None
-        finally:
-            waiting_uploads -= 1
-
-    app.add_middleware(Gate, token=config.token(), max_upload=config.images.max_bytes)
+    app.add_middleware(Gate, config=config)
 
     def about(request: Request, reply: Reply) -> dict[str, Any]:
         return {'backend': reply.backend, 'cache_hit': reply.cache_hit, 'latency_s': _elapsed(request)}
@@ -105,16 +90,20 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         """Keeps an image; from then on it is named by its content hash. Sending it again is cheap."""
 
         async def call() -> Reply[StoredImage]:
-            return await service.upload(await body(request))
+            return await service.upload(await sent_picture(request))
 
         return image_answer(request, await timed(request, call))
 
     @app.get(
         '/images/{sha256}', responses=FAILURES | {200: {'content': {'image/*': {}}}}, response_class=Response
     )
-    async def image(request: Request, sha256: schemas.Sha256) -> Response:
-        """The image file: JPEG or PNG, upright, RGB. What other answers say in fields is in X- headers here."""
-        reply = await timed(request, lambda: service.image(sha256))
+    async def image(request: Request, sha256: schemas.Sha256, bare: bool = False) -> Response:
+        """The image file: JPEG or PNG, upright, RGB. What other answers say in fields is in X- headers here.
+
+        With `bare`, and for whoever comes with a signature, without camera data, place or text in it.
+        """
+        bare = bare or 'signature' in request.query_params
+        reply = await timed(request, lambda: service.image(sha256, bare))
         kind = 'image/png' if reply.value.startswith(b'\x89PNG') else 'image/jpeg'
         headers = {
             'Cache-Control': 'public, max-age=31536000, immutable',
@@ -186,9 +175,25 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         """The same for Prometheus."""
         return Response(service.metrics.text(), media_type='text/plain; version=0.0.4; charset=utf-8')
 
+    def failure(request: Request, error: ToolError) -> JSONResponse:
+        elapsed = _elapsed(request)
+        if not error.counted:  # it came to no tool
+            service.count(request.method, request.scope['path'], error.kind, elapsed, error.message)
+        body = schemas.Failure(
+            kind=error.kind,
+            message=error.message,
+            backend=error.backend,
+            latency_s=elapsed,
+            retry_after_s=error.retry_after_s,
+        )
+        headers = {}
+        if error.retry_after_s is not None:  # the header knows whole seconds only
+            headers['Retry-After'] = str(math.ceil(error.retry_after_s))
+        return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+
     @app.exception_handler(ToolError)
     async def tool_error(request: Request, error: ToolError) -> JSONResponse:
-        return _failure(request, error)
+        return failure(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -197,18 +202,22 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         if first['loc'] == ('body',) and not kind.endswith('json'):
             sent = f'this one came as {kind[:60]!r}' if kind else 'this one came without a type'
             problem = f"send the body with the header 'Content-Type: application/json'; {sent}"
-            return _failure(request, ToolError('caller', problem))
-        return _failure(request, ToolError('caller', schemas.sentence(first)))
+            return failure(request, ToolError('caller', problem))
+        return failure(request, ToolError('caller', schemas.sentence(first)))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return _failure(request, ToolError('caller', str(error.detail), error.status_code))
+        kind = 'timeout' if error.status_code == 504 else 'caller'
+        answer = failure(request, ToolError(kind, str(error.detail), error.status_code))
+        if error.status_code in (413, 504):
+            answer.headers['Connection'] = 'close'  # the rest of the body is not read
+        return answer
 
     @app.exception_handler(Exception)
     async def mistake(request: Request, error: Exception) -> JSONResponse:
         """One of this program: it must not look like one of the caller's."""
         log.error('%s failed', request.scope['path'], exc_info=error)
-        return _failure(
+        return failure(
             request, ToolError('unavailable', f'the server failed ({type(error).__name__}); see its log')
         )
 
@@ -223,20 +232,6 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         )
         app.router.routes += inner.routes
     return app
-
-
-def _failure(request: Request, error: ToolError) -> JSONResponse:
-    body = schemas.Failure(
-        kind=error.kind,
-        message=error.message,
-        backend=error.backend,
-        latency_s=_elapsed(request),
-        retry_after_s=error.retry_after_s,
-    )
-    headers = {}
-    if error.retry_after_s is not None:  # the header knows whole seconds only
-        headers['Retry-After'] = str(math.ceil(error.retry_after_s))
-    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
 def _elapsed(request: Request) -> float:

@@ -23,6 +23,7 @@ class ToolError(Exception):
 
     Attributes:
         backend: name of the back end that was asked; None where none was.
+        counted: whether it is among the outcomes of a tool's calls.
     """
 
     def __init__(
@@ -41,3 +42,4 @@ class ToolError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.backend: str | None = None
+        self.counted = False

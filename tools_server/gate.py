@@ -1,9 +1,11 @@
-"""What stands before every request: the token, the Host header, a size limit, and the clock."""
+"""What stands before every request: the token, Host and Origin, limits of the body's size and time, the clock."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import math
 import time
 from collections.abc import Callable
 
@@ -12,7 +14,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tools_server.config import LOOPBACK
+from tools_server.config import LOOPBACK, ServerConfig
+from tools_server.failures import ToolError
+from tools_server.limits.bodies import BodyRoom
 from tools_server.schemas import Failure
 from tools_server.signatures import is_signed
 
@@ -20,21 +24,33 @@ OPEN = ('/live', '/ready')  # for whoever watches over the process; they say not
 DOCS_FILES = '/docs-files'  # scripts and styles of the API's page
 DOCS = ('/docs', '/openapi.json')  # a browser opens it without a token, and its user gives one there
 MAX_JSON_BYTES = 8 * 2**20
+JSON_BYTES = 8 * MAX_JSON_BYTES  # of all larger JSON bodies that are in memory at the same time
+JSON_S = 10.0  # longest time in which a JSON body must be here
+PIECE_S, PIECE_BYTES = 5.0, 65_536  # of a body so much must come in so many seconds; who stops gives its room to others
+DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
 
 
 class Gate:
     """ASGI middleware.
 
+    A body is read only when there is room for it, and must arrive by the call's deadline; the room is taken until the
+    answer is sent. Pictures and other bodies have room of their own.
+
     Args:
         app: behind it.
-        token: that callers must send as `Authorization: Bearer …`; None: everyone on this machine may call.
-        max_upload: largest body of POST /images, in bytes; other bodies have a limit of their own.
+        config: the token that callers must send as `Authorization: Bearer …` (without one everyone on this machine
+            may call), the deadline, and the limits of uploads.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, max_upload: int):
+    def __init__(self, app: ASGIApp, config: ServerConfig):
         self._app = app
-        self._token = token
-        self._limits = {'/images': max_upload, '/mcp': 2 * max_upload}  # there images come as base64
+        self._token = config.token()
+        self._deadline_s = config.deadline_s
+        largest = config.images.max_bytes
+        self._limits = {'/images': largest, '/mcp': 2 * largest}  # there images come as base64
+        uploads = BodyRoom(max(config.images.upload_bytes, largest), config.queue)
+        self._rooms = {'/images': uploads, '/mcp': uploads}
+        self._room = BodyRoom(JSON_BYTES, config.queue)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
@@ -45,13 +61,29 @@ class Gate:
         connection = HTTPConnection(scope)
         problem = self._problem(connection)
         limit = self._limits.get(scope['path'], MAX_JSON_BYTES)
-        length = connection.headers.get('content-length', '0')
-        if problem is None and length.isdigit() and int(length) > limit:
+        length = connection.headers.get('content-length', '')
+        size = int(length) if length.isdigit() else limit if 'transfer-encoding' in connection.headers else 0
+        if problem is None and size > limit:
             problem = 413, f'the body has more than the allowed {limit} bytes'
         if problem is not None:
             await _refuse(*problem, start)(scope, receive, send)
             return
-        await self._app(scope, _limited(receive, limit), send)
+        seconds = self._deadline_s if scope['path'] in self._rooms else min(JSON_S, self._deadline_s)
+        ends = asyncio.get_running_loop().time() + min(seconds, _asked_s(connection))
+        room = self._rooms.get(scope['path'], self._room).take(size)
+        try:
+            async with asyncio.timeout_at(ends):
+                await room.__aenter__()
+        except TimeoutError:
+            await _refuse(504, 'there was no room for the body in time', start)(scope, receive, send)
+            return
+        except ToolError as error:
+            await _refuse(error.status, error.message, start, error.retry_after_s)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, _limited(receive, limit, ends), send)
+        finally:
+            await room.__aexit__(None, None, None)
 
     def _problem(self, connection: HTTPConnection) -> tuple[int, str] | None:
         """Status and sentence for a request that may not pass."""
@@ -60,7 +92,13 @@ class Gate:
             # A web page whose name is made to resolve to this machine would come with its own name here.
             host = connection.headers.get('host', '')
             name = host[1:].partition(']')[0] if host.startswith('[') else host.partition(':')[0]
-            return None if name in LOOPBACK else (403, f'the host {name[:80]!r} is not this machine')
+            if name not in LOOPBACK:
+                return 403, f'the host {name[:80]!r} is not this machine'
+            # A page of another site in a browser of this machine: it may send a picture without being asked.
+            origin = connection.headers.get('origin')
+            if origin is not None and origin.partition('://')[2] != host:
+                return 403, f'pages of {origin[:80]!r} may not call this server'
+            return None
         if path in OPEN or path in DOCS or path.startswith(f'{DOCS_FILES}/'):
             return None
         scheme, _, sent = connection.headers.get('authorization', '').partition(' ')
@@ -72,14 +110,34 @@ class Gate:
         return 401, 'the bearer token is missing or wrong; send it as "Authorization: Bearer TOKEN"'
 
 
-def _limited(receive: Receive, limit: int) -> Callable:
-    """`receive`, for bodies of a length that was not declared or not true."""
-    seen = 0
+def _asked_s(connection: HTTPConnection) -> float:
+    """The caller's deadline in seconds; infinity without one, or where it is no number, which the call finds out."""
+    try:
+        seconds = float(connection.headers.get(DEADLINE, 'inf'))
+    except ValueError:
+        return math.inf
+    return math.inf if math.isnan(seconds) else seconds
+
+
+def _limited(receive: Receive, limit: int, ends: float) -> Callable:
+    """`receive`, for bodies whose length was not declared or not true, or that come too slowly or not until `ends`."""
+    now = asyncio.get_running_loop().time
+    seen, piece, piece_ends, whole = 0, 0, now() + PIECE_S, False
 
     async def limited() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get('body', b''))
+        nonlocal seen, piece, piece_ends, whole
+        if whole:  # what is still to come is the end of the connection
+            return await receive()
+        try:
+            async with asyncio.timeout_at(min(ends, piece_ends)):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(504, 'the body did not arrive in time') from None
+        size = len(message.get('body', b''))
+        seen, piece = seen + size, piece + size
+        if piece >= PIECE_BYTES:
+            piece, piece_ends = 0, now() + PIECE_S
+        whole = not message.get('more_body', False)
         if seen > limit:
             raise HTTPException(413, f'the body has more than the allowed {limit} bytes')
         return message
@@ -87,12 +145,16 @@ def _limited(receive: Receive, limit: int) -> Callable:
     return limited
 
 
-def _refuse(status: int, sentence: str, start: float) -> JSONResponse:
+def _refuse(status: int, sentence: str, start: float, retry_after_s: float | None = None) -> JSONResponse:
     latency = round(time.perf_counter() - start, 6)
     # Who may not call has made no mistake in the call: to a trainer it is its infrastructure that fails.
-    kind = 'refused' if status in (401, 403) else 'caller'
-    failure = Failure(kind=kind, message=sentence, backend=None, latency_s=latency)
+    kind = {401: 'refused', 403: 'refused', 429: 'unavailable', 504: 'timeout'}.get(status, 'caller')
+    failure = Failure(
+        kind=kind, message=sentence, backend=None, latency_s=latency, retry_after_s=retry_after_s
+    )
     headers = {'Connection': 'close'}  # the rest of the body is not read
     if status == 401:
         headers['WWW-Authenticate'] = 'Bearer'
+    if retry_after_s is not None:
+        headers['Retry-After'] = str(math.ceil(retry_after_s))
     return JSONResponse(json.loads(failure.model_dump_json()), status, headers)

@@ -152,8 +152,8 @@ class ImageStore:
         """The file of an image that `get` knows."""
         return self.folder.read(sha256)
 
-    def shown(self, sha256: str) -> bytes:
-        """The same without camera data, place or text, for a service that others run."""
+    def bare(self, sha256: str) -> bytes:
+        """The same without camera data, place or text, for services that others run."""
         data = self.encoded(sha256)
         found = outline(data)
         return data if found is None else bare(data, found)

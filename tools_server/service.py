@@ -11,7 +11,7 @@ from tools_server.answers.modes import Answers
 from tools_server.answers.reader import Reader, StoreError, open_recording
 from tools_server.answers.sources import Source, note, noted_key
 from tools_server.answers.store import AnswerStore
-from tools_server.backend_config import Backend, Remote, Section
+from tools_server.backend_config import Backend, ModelJudgeConfig, Remote, Section
 from tools_server.backends.choose import choose
 from tools_server.config import ConfigError, ServerConfig
 from tools_server.failures import ToolError
@@ -156,13 +156,14 @@ class ToolService:
 
         return await self._lanes['upload'].counted(call)
 
-    async def image(self, sha256: str) -> Reply[bytes]:
-        """The file of an image: JPEG or PNG, upright, RGB.
+    async def image(self, sha256: str, bare: bool = False) -> Reply[bytes]:
+        """The file of an image: JPEG or PNG, upright, RGB; `bare` without camera data, place or text in it.
 
         Raises:
             ToolError: 'caller'; there is no such image.
         """
-        return await self._lanes['image'].run(lambda: (self.images.get(sha256).encoded(), True))
+        read = self.images.bare if bare else self.images.encoded
+        return await self._lanes['image'].run(lambda: (read(self.images.get(sha256).sha256), True))
 
     async def crop(self, sha256: str, box: Box) -> Reply[StoredImage]:
         """Cuts a part out of an image; `box` is x0, y0, x1, y1 as fractions of it.
@@ -189,9 +190,13 @@ class ToolService:
             ToolError: 'caller' for an unknown image; the back end's; 'unavailable' without one.
         """
         tool, backend = self._chosen('image_search')
-        image = self.images.get(sha256)
+        image = self._image(tool, sha256)
         request = {'image': sha256, 'top_k': top_k}
-        return await tool.ask(request, lambda: backend.search(image, top_k))
+        return await tool.ask(request, lambda: backend.search(image, top_k), self._holds)
+
+    def _holds(self, matches: list[Match]) -> bool:
+        """Whether the thumbnails of an answer are still there; they count as used."""
+        return all([self.images.folder.has(match.thumbnail.sha256) for match in matches])
 
     async def judge(
         self,
@@ -205,19 +210,40 @@ class ToolService:
 
         Args:
             question: what was asked. references: right answers, or with `choices` their letters or texts.
-            response: what is judged. sha256: the image that the question is about.
+            response: what is judged. sha256: the image that the question is about; models see it.
             choices: the options A, B, … in order; then only the option counts.
 
         Raises:
             ToolError: 'caller' for an unknown image; the back end's, also where it gives no clear verdict.
         """
         tool, backend = self._chosen('judge')
-        image = self.images.get(sha256) if sha256 is not None else None
+        if not isinstance(self._config.judge, ModelJudgeConfig):
+            sha256 = None  # rules look at no image, which need not be here either
+        image = self._image(tool, sha256) if sha256 is not None else None
         request = {'question': question, 'references': references, 'response': response, 'image': sha256}
         request['choices'] = choices
         return await tool.ask(
             request, lambda: backend.judge(question, references, response, image, choices or [])
         )
+
+    def _image(self, tool: Lane, sha256: str) -> StoredImage:
+        """The image that a call of the tool names; the failure is counted as the call's."""
+        try:
+            return self.images.get(sha256)
+        except ToolError as error:
+            tool.count(error.kind, 0.0, said={'reason': error.message})
+            error.backend, error.counted = tool.backend, True
+            raise
+
+    def count(self, method: str, path: str, outcome: str, seconds: float, reason: str) -> None:
+        """Counts a request that came to no tool: a wrong one, or one that came too late."""
+        name = path.split('/')[1]
+        if name == 'images':
+            name = 'upload' if method == 'POST' else 'image'
+        if (lane := self._lanes.get(name)) is not None:
+            lane.count(outcome, seconds, said={'reason': reason})
+        else:
+            self.metrics.observe('other', 'none', outcome, False, seconds)
 
     def _chosen(self, name: str) -> tuple[Tool, Any]:
         if not self.ready:

@@ -7,9 +7,9 @@ import hmac
 
 
 def picture_path(sha256: str, token: str | None) -> str:
-    """Path of a picture that whoever knows it may fetch, and with it nothing else."""
-    path = f'/images/{sha256}'
-    return path if token is None else f'{path}?signature={_signature(sha256, token)}'
+    """Path of a picture, without camera data or place, that whoever knows it may fetch, and with it nothing else."""
+    path = f'/images/{sha256}?bare=true'
+    return path if token is None else f'{path}&signature={_signature(sha256, token)}'
 
 
 def is_signed(sha256: str, signature: str, token: str) -> bool:

@@ -7,8 +7,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from tools_server.answers.modes import Answered, Answers
@@ -19,6 +20,7 @@ from tools_server.limits.admission import Admission
 from tools_server.metrics import Metrics
 
 T = TypeVar('T')
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 log = logging.getLogger('tools_server')
 
 
@@ -77,15 +79,18 @@ class Lane:
                 said = {'degraded': list(lacks)}
         except ToolError as error:
             outcome = error.kind
-            error.backend = self.backend
+            error.backend, error.counted = self.backend, True
             said = {'reason': error.message}
             raise
         finally:
-            seconds = time.perf_counter() - start
-            self._outcomes[outcome] += 1
-            self._metrics.observe(self.name, self.backend, outcome, hit, seconds)
-            self._log(outcome, said | {'cache_hit': hit, 'seconds': round(seconds, 6)})
+            self.count(outcome, time.perf_counter() - start, hit, said)
         return Reply(value, self.backend, hit, lacks)
+
+    def count(self, outcome: str, seconds: float, hit: bool = False, said: Mapping[str, Any] = NOTHING) -> None:
+        """Counts what became of a call, also of one that came to no thread; `said` is for the log."""
+        self._outcomes[outcome] += 1
+        self._metrics.observe(self.name, self.backend, outcome, hit, seconds)
+        self._log(outcome, {**said, 'cache_hit': hit, 'seconds': round(seconds, 6)})
 
     def _log(self, outcome: str, fields: dict[str, Any]) -> None:
         """A line for each call: a warning where it got less than it should and its caller is not to blame."""
@@ -145,15 +150,21 @@ class Tool(Lane, Generic[T]):
         self._pending: dict[str, asyncio.Future] = {}
         self._joined = 0  # calls that waited for another's answer
 
-    async def ask(self, request: dict[str, Any], compute: Callable[[], T]) -> Reply[T]:
+    async def ask(
+        self, request: dict[str, Any], compute: Callable[[], T], holds: Callable[[T], bool] | None = None
+    ) -> Reply[T]:
         """The answer to a request; `compute` asks the back end, on one of the tool's threads.
+
+        An answer in memory that no longer `holds` is not given.
 
         Raises:
             ToolError: see `Lane.run`.
         """
-        return await self.counted(lambda: self._answer(request, compute))
+        return await self.counted(lambda: self._answer(request, compute, holds))
 
-    async def _answer(self, request: dict[str, Any], compute: Callable[[], T]) -> tuple[T, bool, tuple[str, ...]]:
+    async def _answer(
+        self, request: dict[str, Any], compute: Callable[[], T], holds: Callable[[T], bool] | None
+    ) -> tuple[T, bool, tuple[str, ...]]:
         key = self._answers.key(request)
         while True:
             if (pending := self._pending.get(key)) is not None:
@@ -169,7 +180,7 @@ class Tool(Lane, Generic[T]):
                     continue  # the other caller had less time than this one
                 raise problem
             kept = self._memory.get(key)
-            if kept is not None and time.monotonic() < kept[0]:
+            if kept is not None and time.monotonic() < kept[0] and (holds is None or holds(kept[1].value)):
                 return kept[1].value, True, kept[1].degraded
             answered = await self._own(key, request, compute)
             return answered.value, answered.from_disk, answered.degraded

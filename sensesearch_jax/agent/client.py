@@ -40,6 +40,7 @@ class ToolFailure:
 
     kind: str
     message: str
+    lost: bool = False  # the server no longer has an image that the call names; sent again, it may succeed
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class ToolClient:
         """
         deadline = time.monotonic() + self.deadline_s
         headers = dict(self._headers)
+        if data is not None:
+            headers['Content-Type'] = 'application/octet-stream'
         if body is not None:
             try:
                 # A lone surrogate, which JSON can express and models do write, is no character: the server
@@ -161,7 +164,7 @@ class ToolClient:
             if status == 200:
                 return read(content)
             if status == 404:  # only images are named: one that was uploaded or made here is gone
-                return ToolFailure('unavailable', str(content['message']))
+                return ToolFailure('unavailable', str(content['message']), lost=True)
             if content['kind'] in KINDS:
                 return ToolFailure(content['kind'], str(content['message']))
         except (ValueError, TypeError, KeyError):

@@ -7,13 +7,23 @@ from sensesearch_jax.agent.protocol import Answer, FormatError, Protocol
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from tools_server.answer_matching.verdict import is_right
 
-# Says whether a response to a question is right, or gives a failure back.
-Judge = Callable[[Question, str], 'bool | ToolFailure']
+# Says whether a response to a question is right, or gives a failure back; the last argument is the hash of the question's
+# image on the tool server, None where it was not shown.
+Judge = Callable[[Question, str, str | None], 'bool | ToolFailure']
 
 
 def client_judge(client: ToolClient) -> Judge:
-    """The tool server's judge as a `Judge`."""
-    return lambda question, response: client.judge(question.text, list(question.answers), response)
+    """The tool server's judge as a `Judge`. An image that the server has lost, as after a restart, is sent again."""
+
+    def judge(question: Question, response: str, image: str | None) -> 'bool | ToolFailure':
+        verdict = client.judge(question.text, list(question.answers), response, image)
+        if isinstance(verdict, ToolFailure) and verdict.lost:
+            sent = client.upload(question.image)
+            if not isinstance(sent, ToolFailure):
+                verdict = client.judge(question.text, list(question.answers), response, sent.sha256)
+        return verdict
+
+    return judge
 
 
 def final_answer(trajectory: Trajectory) -> str | None:
@@ -22,13 +32,13 @@ def final_answer(trajectory: Trajectory) -> str | None:
     return action.text if isinstance(action, Answer) else None
 
 
-def answer_is_right(question: Question, answer: str, judge: Judge | None) -> 'bool | ToolFailure':
+def answer_is_right(question: Question, answer: str, judge: Judge | None, image: str | None) -> 'bool | ToolFailure':
     """Whether `answer` is right: by the option it names for multiple choice, else if it is sure to be a reference, else by
     the judge.
     """
     if is_right(question.text, question.answers, answer, question.choices):
         return True
-    return False if judge is None or question.choices else judge(question, answer)
+    return False if judge is None or question.choices else judge(question, answer, image)
 
 
 def format_is_right(trajectory: Trajectory, protocol: Protocol) -> bool:

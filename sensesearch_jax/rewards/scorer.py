@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
-from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
 
@@ -55,15 +55,18 @@ class Scorer:
     def score(self, trajectory: Trajectory) -> Scored:
         """The reward and the state; asks the judge where it has to, and waits for it."""
         answer = self.answer(trajectory)
-        return self.scored(trajectory, False if answer is None else self.verdict(trajectory.question, answer))
+        return self.scored(trajectory, False if answer is None else self.verdict(trajectory, answer))
 
     def answer(self, trajectory: Trajectory) -> str | None:
         """The answer that a verdict is to be had of; None if there is none, or if the trajectory does not count anyway."""
         return None if uncounted(trajectory) else final_answer(trajectory)
 
-    def verdict(self, question: Question, answer: str) -> bool | ToolFailure:
-        """Whether `answer` is right; may take as long as the judge. The judge's failure is a value."""
-        return answer_is_right(question, answer, self.judge)
+    def verdict(self, trajectory: Trajectory, answer: str) -> bool | ToolFailure:
+        """Whether `answer` to the trajectory's question is right; may take as long as the judge, which is told of the
+        question's image. The judge's failure is a value.
+        """
+        image = trajectory.images[0].sha256 if trajectory.images else None
+        return answer_is_right(trajectory.question, answer, self.judge, image)
 
     def scored(self, trajectory: Trajectory, verdict: bool | ToolFailure) -> Scored:
         """The reward and the state, given the verdict on the trajectory's answer (False if there is none).

@@ -42,7 +42,7 @@ class Scoring:
         answer = self.scorer.answer(trajectory) if self.scorer else None
         verdict = NO_ANSWER if answer is None else group.asked.get(answer)
         if verdict is None:
-            verdict = group.asked[answer] = self.pool.submit(self.scorer.verdict, trajectory.question, answer)
+            verdict = group.asked[answer] = self.pool.submit(self.scorer.verdict, trajectory, answer)
         group.trajectories.append(trajectory)
         group.verdicts.append(verdict)
 

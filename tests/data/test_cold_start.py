@@ -312,7 +312,7 @@ def test_the_expert_uses_only_the_tools_that_there_are():
 
 def test_a_judge_that_fails_leaves_a_demonstration_out():
     whole = synthesise(SEARCH, Reciter(LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer('the city')), environment())
-    dead = scorer_of(judge=lambda question, answer: ToolFailure('timeout', 'late'))
+    dead = scorer_of(judge=lambda question, answer, image: ToolFailure('timeout', 'late'))
     assert 'unscorable' in validate(whole, scorer=dead) and 'wrong_answer' not in validate(whole, scorer=dead)
 
 

@@ -1,5 +1,7 @@
 """The scoring function: what counts as right, what format asks for, which trajectories do not count."""
 
+import dataclasses
+
 import pytest
 
 from sensesearch_jax.agent.client import ToolFailure
@@ -110,14 +112,14 @@ def test_one_mistake_loses_the_format_reward(bad):
 
 def test_without_an_answer_it_is_truncated_and_wrong():
     for turns in ([], [turn(TextSearch('a'), SEEN)]):
-        scored = trajectory_reward(trajectory(*turns), judge=lambda q, r: True)
+        scored = trajectory_reward(trajectory(*turns), judge=lambda q, r, i: True)
         assert scored.state is SampleState.TRUNCATED and scored.reward['total'] == 0
 
 
 def test_the_judge_is_asked_only_where_exact_match_fails():
     asked = []
 
-    def judge(question, response):
+    def judge(question, response, image):
         asked.append(response)
         return response == 'the city of Ndjamena'
 
@@ -150,6 +152,24 @@ def test_a_dead_judge_makes_it_unscorable():
     scored = trajectory_reward(trajectory(turn(Answer('Abéché'))), judge)
     assert scored.state is SampleState.UNSCORABLE and scored.reward['accuracy'] == 0
     assert trajectory_reward(GOOD, judge).state is SampleState.OK
+
+
+def test_the_judge_is_shown_the_questions_image_and_sent_it_again_where_it_was_lost():
+    class Client:
+        sent, asked = [], []
+
+        def judge(self, question, references, response, image=None):
+            self.asked.append(image)
+            return True if self.sent else ToolFailure('unavailable', 'there is no image', lost=True)
+
+        def upload(self, image):
+            self.sent.append(image)
+            return ImageRef('b' * 64, 56, 56)
+
+    client = Client()
+    whole = dataclasses.replace(trajectory(turn(Answer('Abéché'))), images=[ImageRef('a' * 64, 56, 56)])
+    assert trajectory_reward(whole, client_judge(client)).reward['accuracy'] == 1
+    assert client.asked == ['a' * 64, 'b' * 64] and client.sent == [QUESTION.image]
 
 
 def test_infrastructure_failures_win_over_everything():

@@ -184,6 +184,7 @@ def test_an_upload_that_does_not_arrive_ends_at_the_deadline(server):
     with socket.create_connection((host, int(port))) as connection:
         head = (
             f'POST /images HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\nX-Deadline-S: 0.3\r\n'
+            'Content-Type: image/jpeg\r\n'
         )
         connection.sendall(head.encode() + b'Content-Length: 1000\r\n\r\nhalf')
         start = time.monotonic()

@@ -3,8 +3,10 @@ failing."""
 
 import base64
 import json
+import time
 
 import pytest
+from picture_bombs import BOMBS
 from small_world import encoded, picture
 from stand_ins import as_json, chat, slow
 
@@ -20,6 +22,7 @@ from tools_server.failures import ToolError
 from tools_server.fetching.fetch import Fetcher
 from tools_server.images import ImageStore
 from tools_server.launch import ToolServer
+from tools_server.limits import deadline
 
 PAGE = (
     b'<html><head><title>t</title></head><body><script>x()</script>'
@@ -193,8 +196,52 @@ def test_serper_lens(stand_in, store):
     image, _ = store.add(data)
     found = search.search(image, 3)
     assert [match.title for match in found] == ['one', 'two']
-    assert stand_in.requests[0][2] == {'url': f'https://tools.example/images/{image.sha256}'}
+    assert stand_in.requests[0][2] == {'url': f'https://tools.example/images/{image.sha256}?bare=true'}
     assert store.get(found[0].thumbnail.sha256).pixels().shape == (56, 56, 3)
+
+
+def lens(stand_in, store, results, **fields) -> SerperImageSearch:
+    """A search whose service has these results."""
+    stand_in.answers['/lens'] = as_json({'organic': results})
+    fields |= {'backend': 'serper', 'base_url': stand_in.url, 'public_url': 'https://tools.example',
+               'allow_private_pages': True}  # fmt: skip
+    return SerperImageSearch(parse_config({'image_search': fields}).image_search, store)
+
+
+def test_slow_thumbnails_cost_their_results_and_not_the_search(stand_in, store):
+    """They are fetched at once, and answered without those that are late."""
+    data = encoded(picture(1), '.jpg')
+
+    def after(seconds):
+        return lambda body: (time.sleep(seconds), (200, data, {'Content-Type': 'image/jpeg'}))[1]
+
+    stand_in.answers |= {f'/{n}': after(0.2) for n in range(8)} | {'/late': after(20)}
+    names = ['late', *range(8)]
+    results = [{'title': str(name), 'thumbnailUrl': f'{stand_in.url}/{name}'} for name in names]
+    search, image = lens(stand_in, store, results), store.add(data)[0]
+    began = time.monotonic()
+    with deadline.within(1.5), degraded.collected() as notes:
+        found = search.search(image, 8)
+    assert [match.title for match in found] == [str(n) for n in range(8)]
+    assert time.monotonic() - began < 1.4  # one after the other they would take more
+    assert notes.reasons == ['result 1 is left out: its thumbnail did not come in time'] and notes.passing
+    search.close()
+
+
+@pytest.mark.parametrize('bomb', BOMBS)
+def test_hostile_thumbnails_cost_their_results_and_not_the_search(stand_in, store, bomb):
+    data, sound = BOMBS[bomb](), encoded(picture(1), '.jpg')
+    stand_in.answers['/bomb'] = lambda body: (200, data[: 4 * 2**20], {'Content-Type': 'image/jpeg'})
+    inline = 'data:image/png;base64,' + base64.b64encode(sound).decode()
+    results = [{'title': 'bomb', 'thumbnailUrl': stand_in.url + '/bomb'},
+               {'title': 'letters', 'thumbnailUrl': 'data:image/png;base64,é'},
+               {'title': 'sound', 'thumbnailUrl': inline}]  # fmt: skip
+    search = lens(stand_in, store, results)
+    image = store.add(sound)[0]
+    with deadline.within(3), degraded.collected() as notes:
+        found = search.search(image, 3)
+    assert found[-1].title == 'sound' and len(found) + len(notes.reasons) == 3
+    search.close()
 
 
 def test_judge_asks_the_model_only_where_rules_do_not_settle_it(stand_in, store):

@@ -26,6 +26,7 @@ from tools_server.pictures.convert import read_rgb
 from tools_server.pictures.decoder import Decoder
 from tools_server.pictures.outline import bare, outline
 
+BINARY = {'Content-Type': 'application/octet-stream'}
 MEMORY_MB = 700  # by how much the server and its workers may grow together, with the limits below
 LIMITS = {'max_pixels': 26_000_000, 'max_bytes': 30_000_000, 'decode_s': 1.0, 'decoded_bytes': 100_000_000}
 
@@ -54,7 +55,7 @@ def resident_mb(parent):
 
 def test_uploads_of_bombs_hold_up_nobody(server, bombs):
     """All of them at once: each is answered by the deadline, `/live` and ordinary uploads at once."""
-    requests.post(server.url + '/images', data=encoded(picture(0)), timeout=10)
+    requests.post(server.url + '/images', data=encoded(picture(0)), headers=BINARY, timeout=10)
     start_mb, most_mb, slowest, done = resident_mb(server.process.pid), [0.0], [0.0], threading.Event()
 
     def watch():
@@ -66,7 +67,7 @@ def test_uploads_of_bombs_hold_up_nobody(server, bombs):
 
     def send(data):
         began = time.monotonic()
-        answer = requests.post(server.url + '/images', data=data, timeout=30)
+        answer = requests.post(server.url + '/images', data=data, headers=BINARY, timeout=30)
         return answer.status_code, answer.json(), time.monotonic() - began
 
     with ThreadPoolExecutor(2 * len(bombs) + 1) as pool:

@@ -14,6 +14,7 @@ from tools_server.backends import descriptors
 from tools_server.backends.looks import LookSearch
 from tools_server.backends.neighbours import ExactNeighbours
 from tools_server.config import ConfigError
+from tools_server.failures import ToolError
 from tools_server.images import ImageStore, StoredImage
 from tools_server.pictures.convert import read_rgb
 from tools_server.pictures.encode import encode
@@ -35,7 +36,9 @@ class LocalImageSearch:
     services = ()
 
     def __init__(self, config: LocalImages, store: ImageStore):
+        self._store = store
         self._titles: list[str] = []
+        self._files: list[Path] = []
         self._thumbnails: list[Image] = []
         vectors = []
         content = hashlib.sha256()
@@ -43,10 +46,14 @@ class LocalImageSearch:
         for title, file in read_gallery(config.gallery):
             data = file.read_bytes()
             content.update(f'{len(title)} {title}{len(data)} '.encode('utf-8', 'surrogatepass') + data)
-            vector, thumbnail = describe_picture(data, side)
+            try:
+                vector, thumbnail = describe_picture(data, side)
+            except ToolError as error:
+                raise ConfigError(f'{config.gallery}: {file} cannot be used: {error.message}') from None
             vectors.append(vector)
             stored = store.add_encoded(thumbnail, side, side)
             self._titles.append(title)
+            self._files.append(file)
             self._thumbnails.append(Image(sha256=stored.sha256, width=side, height=side))
         self.fingerprint = content.hexdigest()
         self._looks = LookSearch(config, ExactNeighbours(np.stack(vectors)))
@@ -61,9 +68,20 @@ class LocalImageSearch:
     def search_pixels(self, pixels: np.ndarray, top_k: int) -> list[Match]:
         """The search itself, on [height, width, 3] uint8 RGB pixels."""
         return [
-            Match(title=self._titles[index], thumbnail=self._thumbnails[index], score=likeness)
+            Match(title=self._titles[index], thumbnail=self._thumbnail(index), score=likeness)
             for index, likeness in self._looks.search(pixels, top_k)
         ]
+
+    def _thumbnail(self, index: int) -> Image:
+        """Kept since the start, or made again where its file was removed."""
+        thumbnail = self._thumbnails[index]
+        if not self._store.folder.has(thumbnail.sha256):
+            try:
+                data = describe_picture(self._files[index].read_bytes(), thumbnail.width)[1]
+            except OSError as error:
+                raise ToolError('unavailable', f'a picture of the gallery cannot be read: {error.strerror}') from None
+            self._store.add_encoded(data, thumbnail.width, thumbnail.height)
+        return thumbnail
 
 
 def describe_picture(data: bytes, thumbnail_side: int) -> tuple[np.ndarray, bytes]:
@@ -72,7 +90,7 @@ def describe_picture(data: bytes, thumbnail_side: int) -> tuple[np.ndarray, byte
     Raises:
         ToolError: 'caller'; it is no picture.
     """
-    pixels = read_rgb(data)
+    pixels = read_rgb(data, max_pixels=None)
     height, width = pixels.shape[:2]
     if max(height, width) > descriptors.MOST_SIDE:
         scale = descriptors.MOST_SIDE / max(height, width)

@@ -38,7 +38,7 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     answer = final_answer(trajectory)
     if answer is not None:
         question = trajectory.question
-        verdict = scorer.verdict(question, answer)
+        verdict = scorer.verdict(trajectory, answer)
         if verdict is not True:
             reasons.append('wrong_answer' if verdict is False else SampleState.UNSCORABLE.value)
         read = seen_text(trajectory.turns)
