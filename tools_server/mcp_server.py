@@ -125,10 +125,6 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         choices: schemas.Choices = None,
     ) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
-        try:
-            schemas.check_references(references, choices)
-        except ValueError as error:
-            raise McpToolError(f'caller: {error}') from None
         case = (question, references, response, image, choices)
         verdict, about = await ask(lambda: service.judge(*case))
         return schemas.JudgeAnswer(verdict=verdict, **about)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tools_server.answer_matching.gold import gold_fault
 from tools_server.failures import FailureKind
 from tools_server.text_forms import as_title
 
@@ -53,17 +52,6 @@ Choices = Annotated[
 ]
 
 
-def check_references(references: list[str], choices: list[str] | None) -> None:
-    """Some response must be right by the references.
-
-    Raises:
-        ValueError: a reference is empty, or names none of the options.
-    """
-    fault = gold_fault(references, choices or [])
-    if fault:
-        raise ValueError(f'no response can be judged: {fault}')
-
-
 def sentence(error: Mapping[str, Any]) -> str:
     """A validation error of pydantic, as one sentence that names the field."""
     where = '.'.join(str(part) for part in error['loc'] if part not in ('body', 'path'))
@@ -106,11 +94,6 @@ class JudgeRequest(Request):
     response: LongText
     image: Sha256 | None = None
     choices: Choices = None
-
-    @model_validator(mode='after')
-    def _references(self) -> JudgeRequest:
-        check_references(self.references, self.choices)
-        return self
 
 
 class Answer(BaseModel):

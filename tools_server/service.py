@@ -6,6 +6,7 @@ import base64
 import threading
 from typing import Any
 
+from tools_server.answer_matching.gold import gold_fault
 from tools_server.answers.behind import LOOK_S, WriteBehind
 from tools_server.answers.modes import Answers
 from tools_server.answers.reader import Reader, StoreError, open_recording
@@ -214,7 +215,8 @@ class ToolService:
             choices: the options A, B, … in order; then only the option counts.
 
         Raises:
-            ToolError: 'caller' for an unknown image; the back end's, also where it gives no clear verdict.
+            ToolError: 'caller' for an unknown image, and for references by which no response can be right; the
+                back end's, also where it gives no clear verdict.
         """
         tool, backend = self._chosen('judge')
         if not isinstance(self._config.judge, ModelJudgeConfig):
@@ -222,9 +224,14 @@ class ToolService:
         image = self._image(tool, sha256) if sha256 is not None else None
         request = {'question': question, 'references': references, 'response': response, 'image': sha256}
         request['choices'] = choices
-        return await tool.ask(
-            request, lambda: backend.judge(question, references, response, image, choices or [])
-        )
+
+        def judged() -> bool:
+            # Here, on the tool's thread: long references take a while to compare with long choices.
+            if (fault := gold_fault(references, choices or [])) is not None:
+                raise ToolError('caller', f'no response can be judged: {fault}')
+            return backend.judge(question, references, response, image, choices or [])
+
+        return await tool.ask(request, judged)
 
     def _image(self, tool: Lane, sha256: str) -> StoredImage:
         """The image that a call of the tool names; the failure is counted as the call's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from typing import Any
@@ -11,6 +10,36 @@ MOST_MARKS = 30  # on one letter, as in Unicode's Stream-Safe Text Format; no la
 MOST_TITLE_CHARS = 300
 _LAST_MARK = 0x1FFFF
 _HALF = re.compile('[\ud800-\udfff]')
+
+
+def _ranges(codes: list[int]) -> str:
+    """Ascending code points as the inside of a class, in ranges, which are matched faster than single signs."""
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return ''.join(f'\\U{first:08x}-\\U{last:08x}' for first, last in ranges)
+
+
+def _comes_apart_into_marks(letter: str) -> bool:
+    if not unicodedata.combining(letter) and not unicodedata.decomposition(letter):
+        return False
+    return all(map(unicodedata.combining, unicodedata.normalize('NFKD', letter)))
+
+
+# Both classes are made once, before the first call: a dozen threads that each made them would hold up the rest.
+_PILE = re.compile(
+    f'[{_ranges([code for code in range(0x300, _LAST_MARK) if _comes_apart_into_marks(chr(code))])}]'
+    f'{{{MOST_MARKS + 1},}}'
+)
+_UNSEEN = [
+    code
+    for code in (*range(_LAST_MARK), *range(0xE0000, 0xE1000))  # and the two planes of private use
+    if unicodedata.category(chr(code)) in ('Cc', 'Cf', 'Co', 'Cs')
+]
+_INVISIBLE = re.compile(f'[{_ranges(_UNSEEN)}\\U000f0000-\\U0010ffff]+')
 
 
 def composed(text: str) -> str:
@@ -24,7 +53,7 @@ def composed(text: str) -> str:
 
 def without_piles(text: str) -> str:
     """The text with at most 30 combining marks in a row; after that normalising it is fast."""
-    return text if text.isascii() else _piles().sub(lambda match: match.group()[:MOST_MARKS], text)
+    return text if text.isascii() else _PILE.sub(lambda match: match.group()[:MOST_MARKS], text)
 
 
 def as_text(value: Any) -> str:
@@ -45,33 +74,4 @@ def as_title(value: Any) -> str:
 
 def without_invisible(text: str) -> str:
     """The text without control and format characters, those of private use, and halves of UTF-16 pairs."""
-    return text if text.isascii() and text.isprintable() else _invisible().sub('', text)
-
-
-@functools.cache
-def _piles() -> re.Pattern[str]:
-    """A run of too many marks, those included that come apart into marks only."""
-    marks = [
-        code
-        for code in range(0x300, _LAST_MARK)
-        if all(unicodedata.combining(part) for part in unicodedata.normalize('NFKD', chr(code)))
-    ]
-    return re.compile(f'[{_ranges(marks)}]{{{MOST_MARKS + 1},}}')
-
-
-@functools.cache
-def _invisible() -> re.Pattern[str]:
-    codes = [*range(_LAST_MARK), *range(0xE0000, 0xE1000)]  # and the two planes of private use
-    found = [code for code in codes if unicodedata.category(chr(code)) in ('Cc', 'Cf', 'Co', 'Cs')]
-    return re.compile(f'[{_ranges(found)}\U000f0000-\U0010ffff]+')
-
-
-def _ranges(codes: list[int]) -> str:
-    """Ascending code points as the inside of a class, in ranges, which are matched faster than single signs."""
-    ranges: list[list[int]] = []
-    for code in codes:
-        if ranges and code == ranges[-1][1] + 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return ''.join(f'\\U{first:08x}-\\U{last:08x}' for first, last in ranges)
+    return text if text.isascii() and text.isprintable() else _INVISIBLE.sub('', text)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tools_server.answer_matching.characters import clean
 from tools_server.answer_matching.letters import MOST_CHOICES, chosen_letter
+from tools_server.answer_matching.text import MOST_CHARS
 
 
 def gold_letters(references: Sequence[str], choices: Sequence[str]) -> frozenset[str]:
@@ -29,7 +30,7 @@ def gold_fault(references: Sequence[str], choices: Sequence[str]) -> str | None:
         return 'it has no reference answer'
     if len(choices) > MOST_CHOICES:
         return f'it has {len(choices)} choices; letters reach for {MOST_CHOICES}'
-    if not any(map(clean, references)):
+    if not any(clean(reference[:MOST_CHARS]) for reference in references):
         return 'its reference answers are empty'
     for reference in references:
         if choices and chosen_letter(reference, choices) is None:
