@@ -24,7 +24,8 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.policy.companions import LEGACY_TEMPLATE, TEMPLATE, companions
 from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.policy.sizes import PolicySizes
-from sensesearch_jax.policy.tensor_files import Stored, Tensor, open_tensors, replace, write_tensors
+from sensesearch_jax.policy.saving import put_in_place, stage
+from sensesearch_jax.policy.tensor_files import Stored, Tensor, open_tensors, write_tensors
 from sensesearch_jax.runtime.mesh import make_mesh, spec
 
 SHARD_BYTES = 2 << 30
@@ -127,8 +128,8 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
     In a program of several processes all of them call this together, and the first one writes.
 
     Args:
-        folder: made if absent. The config is written last and every file replaces its elder at once, so an
-            interrupted write leaves no half-written file under its final name.
+        folder: made if absent. A save that is interrupted leaves the policy that was there, the new one, or none, which
+            `load_policy` says; both are on disk for a while.
         copy_from: a policy directory whose tokenizer and preprocessor files go along, with the template and the stop
             tokens that the policy is trained under; see policy/companions.py.
         dtype: of the tensors in the file; the policy's own by default. A tied head is not written.
@@ -143,18 +144,16 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
     beside = {} if copy_from is None else companions(Path(copy_from))
     dtype = np.dtype(dtype or policy.language.embedding[...].dtype)
     first = jax.process_index() == 0
-    if first:
-        folder.mkdir(parents=True, exist_ok=True)
+    staged = stage(folder) if first else folder
     tensors = [Tensor(released_name(name), row.shape, functools.partial(_in_file_layout, row, layer, dtype))
                for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for layer, name in enumerate(row.names)]
-    write_tensors(folder, tensors, dtype, shard_bytes, write=first)
+    write_tensors(staged, tensors, dtype, shard_bytes, write=first)
     if first:
         for name, content in beside.items():
-            replace(folder / name, functools.partial(Path.write_bytes, data=content))
-            if name == TEMPLATE:
-                (folder / LEGACY_TEMPLATE).unlink(missing_ok=True)
+            (staged / name).write_bytes(content)
         config = json.dumps(policy.sizes.to_hf(dtype.name), indent=2) + '\n'
-        replace(folder / 'config.json', lambda path: path.write_text(config, encoding='utf-8'))
+        (staged / 'config.json').write_text(config, encoding='utf-8')
+        put_in_place(folder, outdated=(LEGACY_TEMPLATE,) if TEMPLATE in beside else ())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f'saved {folder}')
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.policy.saving import INDEX, STAGED, WEIGHTS
 
-WEIGHTS = 'model.safetensors'
-INDEX = 'model.safetensors.index.json'
 SHARD = 'model-{:05}-of-{:05}.safetensors'
 
 
@@ -63,9 +61,10 @@ def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[Stored]:
 
 
 def write_tensors(folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shard_bytes: int, *, write: bool) -> None:
-    """One file, or shards with an index, in the order given; every file replaces its elder at once.
+    """One file, or shards with an index, in the order given.
 
     Args:
+        folder: holds no weights yet.
         shard_bytes: most bytes in one file but for a tensor that is larger; also what the host holds at a time, twice.
         write: False only makes the values (which all processes of a program do together).
     """
@@ -83,30 +82,20 @@ def write_tensors(folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shar
         values = {tensor.name: tensor.value() for tensor in shard}
         if write:
             # transformers before 5 refuses files that do not say which framework wrote them.
-            replace(folder / name, lambda path: save_file(values, path, metadata={'format': 'pt'}))
+            save_file(values, folder / name, metadata={'format': 'pt'})
         del values
-    if not write:
-        return
-    if len(shards) > 1:
+    if write and len(shards) > 1:
         index = {'metadata': {'total_size': total},
                  'weight_map': {tensor.name: name for name, shard in zip(names, shards) for tensor in shard}}
-        replace(folder / INDEX, lambda path: path.write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8'))
-    # What an earlier policy left would be read in the place of this one.
-    for old in (*folder.glob('model-*-of-*.safetensors'), folder / WEIGHTS, *([folder / INDEX] * (len(shards) == 1))):
-        if old.name not in names:
-            old.unlink(missing_ok=True)
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that none is half-written under its own."""
-    partial = path.with_name(path.name + '.partial')
-    write(partial)
-    os.replace(partial, path)
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8')
 
 
 def _weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
+    if not (folder / INDEX).is_file() and (folder / STAGED).is_dir():
+        raise UserError(f'{folder} holds no weights, since the last save into it was interrupted; save the policy again, as '
+                        'the run that made it does when it is started again.')
     if not (folder / INDEX).is_file():
         raise UserError(f'{folder} has neither {WEIGHTS} nor {INDEX}; other weight formats are not read.')
     try:
