@@ -59,6 +59,7 @@ def sampler() -> dict:
         'suffix_capacity': 768, 'chunk': 16, 'tool_threads': 4,
         # Of one pass of tool responses through the decoder; as for pictures, more at once is lost on a CPU.
         'extend_lanes': 8, 'extend_tokens': 64,
+        'dtype': 'float32',  # or 'bfloat16': of the parameters that are sampled with; RL samples in rl.dtype
         'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
         **tower(),
     }

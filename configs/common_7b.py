@@ -15,7 +15,7 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
               passage_chars=8192)
     # A 4K picture is about 10,500 tokens; prompt and trajectory together are cut at 32,768.
     set_there(settings, 'rollout', groups=16, prompt_capacity=11_264, suffix_capacity=21_504, chunk=64, tool_threads=64,
-              judge_threads=64, extend_lanes=16, extend_tokens=1024, tower_batch=8, engines=1,
+              judge_threads=64, extend_lanes=16, extend_tokens=1024, tower_batch=8, engines=1, dtype='bfloat16',
               warm_up=False)  # sizes are many and compile for long: as they come
     return settings
 

@@ -2,8 +2,9 @@
 
     python -m sensesearch_jax.main --config=configs/evaluate_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
-Mesh: one device that holds the parameters (33 GB in float32) and the caches of `evaluate.lanes` trajectories (3.8 GB
-each for 32,768 tokens). Not run: no machine of this size was at hand.
+Mesh: all devices along fsdp. A GPU of 80 GB holds the parameters (17 GB in bfloat16) and the caches of `evaluate.lanes`
+trajectories (1.9 GB each for 32,768 tokens) alone; where a process has four devices or more, --config.mesh.tensor=4 cuts
+heads and caches. On several hosts add --config.multi_host=True. Not run: no machine of this size was at hand.
 """
 
 import sys
@@ -16,6 +17,5 @@ from common_7b import as_7b  # noqa: E402
 
 def get_config():
     settings = as_7b(evaluate.get_config())
-    settings.mesh.fsdp = 1
     settings.evaluate.lanes = 8
     return settings

@@ -14,5 +14,7 @@ from common import agent, common, config, questions, rl, rl_rollout  # noqa: E40
 
 
 def get_config():
-    return config(common('rl'), {'agent': agent(), 'rollout': rl_rollout()},
-                  {'questions': questions(rl=40), 'rl': rl()})
+    settings = config(common('rl'), {'agent': agent(), 'rollout': rl_rollout()},
+                      {'questions': questions(rl=40), 'rl': rl()})
+    del settings.rollout.dtype  # RL samples in the type that it trains in
+    return settings

@@ -28,6 +28,7 @@ from sensesearch_jax.learning.advantages import group_advantages
 from sensesearch_jax.learning.steps import Learner, PolicyTargets, trained_part
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.rl import (LEARNED_FROM, make_objective, question_order, rl_engines, rl_questions,
                                        sample_groups)
@@ -64,7 +65,7 @@ def main(_) -> None:
         raise app.UsageError(f'{run} holds no SFT policy; give the workdir of a finished run of configs/pocket.py.')
     config = ConfigDict(json.loads((run / 'config.json').read_text()))
     config.tools.folder = str(run / 'tools')
-    student = load_student(run / 'sft' / 'policy', config)
+    student = load_student(run / 'sft' / 'policy', config, make_mesh(), 'float32')
     learner = Learner(student.policy, optax.identity(), suppressed=suppressed_mask(student),
                       temperature=config.rl.temperature, objective=make_objective(config.rl), threads=2,
                       trained=trained_part(config.rl))

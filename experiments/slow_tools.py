@@ -29,6 +29,7 @@ from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.allocator import keep_memory
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories, rollout_limits
@@ -77,7 +78,7 @@ def main(_) -> None:
     found = {t.question.id: t.question for path in sorted((run / 'rl' / 'trajectories').glob('*.jsonl'))
              for t in read_trajectories(path)}
     questions = list(found.values())
-    student = load_student(run / 'sft' / 'policy', config)
+    student = load_student(run / 'sft' / 'policy', config, make_mesh(), 'float32')
     seconds: dict[str, float] = {}
     idle: dict[str, tuple[float, float]] = {}  # nothing to decode, only tools' answers to wait for, only verdicts
     actions: dict[str, list] = {}

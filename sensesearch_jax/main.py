@@ -24,7 +24,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and
 
 # Where the tools are found and on what is computed has no part in a run's result: these fields may differ when it goes on.
 PLACES = ('tools.url', 'tools.port', 'tools.deadline_s', 'mesh', 'multi_host', 'compilation_cache')
-MULTI_HOST = 'sft', 'rl'
+MULTI_HOST = 'cold_start', 'sft', 'rl', 'evaluate'
 
 
 def main(arguments: list[str]) -> None:
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     from sensesearch_jax.runtime.workdir import Workdir
     if config.get('multi_host', False):
         if name not in MULTI_HOST or not WORKDIR.value:
-            raise UserError(f"multi_host is for {' and '.join(MULTI_HOST)} with a --workdir that all hosts see.")
+            raise UserError(f"multi_host is for {', '.join(MULTI_HOST)} with a --workdir that all hosts see.")
         multihost.start()
         workdir = Path(WORKDIR.value)
         programs = workdir.with_name(f'{workdir.name}-compiled')  # which all hosts see

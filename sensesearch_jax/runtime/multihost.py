@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from sensesearch_jax.errors import UserError
+
+T = TypeVar('T')
 
 
 def start() -> None:
@@ -80,6 +82,23 @@ def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
     """This process's part of `count` rows, of which the last may be missing; see `share_of`."""
     each = share_of(count, field)
     return rows[jax.process_index() * each:(jax.process_index() + 1) * each]
+
+
+def dealt(items: Sequence[T]) -> list[T]:
+    """This process's part of items that are worked on one by one, as many as they are: dealt out in turn."""
+    return list(items[jax.process_index()::jax.process_count()])
+
+
+def folders(path: Path) -> list[Path]:
+    """The working directories of all processes, in their order, given this process's own."""
+    first = shared_folder(path)
+    return [first, *(first.with_name(f'{first.name}-process-{i}') for i in range(1, jax.process_count()))]
+
+
+def wait() -> None:
+    """Returns when all processes have come here, with their files on disk."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('wait')
 
 
 def everyone(rows: np.ndarray) -> np.ndarray:

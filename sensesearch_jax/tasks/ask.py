@@ -13,6 +13,7 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.capacities import room_for
 from sensesearch_jax.tasks.session import load_student, open_session, rollout_limits
@@ -29,7 +30,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if not config.question:
         raise UserError("There is no question; give --config.question='…'.")
     check_image(config.image)
-    student = load_student(config.policy, config)
+    student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
     question = Question('ask', 'search', 1, config.question, config.image, ())
     with open_session(config, workdir) as session:
         image, environment = session.client.upload(config.image), session.environment()

@@ -74,6 +74,8 @@ def check(config: ConfigDict) -> None:
         check_agent(config.agent)
     if 'cache_dtype' in config.get('rollout', {}) and config.rollout.cache_dtype not in ('policy', 'int8'):
         raise UserError(f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'.")
+    if 'dtype' in config.get('rollout', {}):
+        check_dtype('rollout', config.rollout)
     if 'tools' in config:
         check_tools(config.tools)
     if 'prompt_capacity' in config.get('rollout', {}):
@@ -153,5 +155,10 @@ def check_training(stage: str, config: ConfigDict) -> None:
         make_optimizer(config, 1)
     if config.remat not in REMAT:
         raise UserError(f"{stage}.remat '{config.remat}' is unknown; choose from {', '.join(REMAT)}.")
+    check_dtype(stage, config)
+
+
+def check_dtype(part: str, config: ConfigDict) -> None:
+    """Whether the type of the arithmetic exists."""
     if config.dtype not in ('float32', 'bfloat16'):
-        raise UserError(f"{stage}.dtype '{config.dtype}' is unknown; choose 'float32' or 'bfloat16'.")
+        raise UserError(f"{part}.dtype '{config.dtype}' is unknown; choose 'float32' or 'bfloat16'.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import sys
@@ -25,6 +26,8 @@ from sensesearch_jax.rewards.scorer import Scorer, uncounted
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.questions import question_set
@@ -53,7 +56,7 @@ class PlainScorer(Scorer):
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """The cold-start stages alone; writes workdir/cold_start/kept.jsonl, which `sft.py` trains on."""
-    student = load_student(config.policy, config)
+    student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
     with open_session(config, workdir) as session:
         questions = question_set(workdir, 'train', config.questions.train, config.seed)
         cold_start(session, student, session.features(student), questions)
@@ -61,10 +64,15 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 def cold_start(session: Session, student: Student, features: FeatureStore,
                questions: Sequence[Question]) -> list[Trajectory]:
-    """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept trajectories."""
+    """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept trajectories.
+
+    Several processes deal out the questions of each stage. The first one gathers what is kept; each other one returns
+    its own.
+    """
     mined = mine(session, student, features, demonstrable(session, questions))
-    made = synthesise_all(session, student, mined)
-    return validated(session, made)
+    chosen = _spread(mined, session.config.expert.questions)
+    made = synthesise_all(session, student, multihost.dealt(chosen))
+    return validated(session, made, chosen)
 
 
 def demonstrable(session: Session, questions: Sequence[Question]) -> list[Question]:
@@ -95,16 +103,18 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     right: dict[str, int] = {}
     if path.is_file():
         right = {r['id']: r['right'] for r in map(json.loads, path.read_text().splitlines())}
-    left = [q for q in questions if q.id not in right]
-    if left:
+    own = multihost.dealt(questions)
+    left = [q for q in own if q.id not in right]
+    if multihost.largest(len(left)):  # making the engines takes all processes
         path.parent.mkdir(parents=True, exist_ok=True)
         engines = session.engines(student, groups=config.rollout.groups, members=config.mine.samples,
                                   sampling=Sampling(config.mine.temperature))
         limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
         environment, scorer = PlainEnvironment(session.environment()), PlainScorer(**vars(session.scorer()))
-        rng = random.Random(f'mine-{config.seed}')
-        tasks = [Task(q, tuple(rng.getrandbits(32) for _ in range(config.mine.samples))) for q in left]
-        with Progress('mine', len(questions), initial=len(right), unit='question') as bar:
+        # By the question, so that those left after an interruption are asked with the seeds that they would have had.
+        seeds = lambda q: tuple(hash_seed(config.seed, f'mine-{q.id}-{i}') for i in range(config.mine.samples))
+        tasks = [Task(q, seeds(q)) for q in left]
+        with Progress('mine', len(own), initial=len(own) - len(left), unit='question') as bar:
 
             def note(group: list[Trajectory]) -> None:
                 if any(t.state in ASKED_AGAIN for t in group):
@@ -120,6 +130,8 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
                         on_group=note)
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
+    for text in multihost.texts(json.dumps(right)):
+        right |= json.loads(text)
     # In the order of the questions, not in that in which groups happened to finish.
     return [q for q in questions if right.get(q.id, config.mine.samples + 1) <= config.mine.most_right]
 
@@ -142,7 +154,6 @@ def synthesise_all(session: Session, student: Student, questions: Sequence[Quest
     config = session.config
     path = session.workdir / 'cold_start' / 'expert.jsonl'
     made = {t.question.id: t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
-    questions = _spread(questions, config.expert.questions)
     left = [q for q in questions if q.id not in made]
     environment = session.environment()
 
@@ -161,18 +172,36 @@ def synthesise_all(session: Session, student: Student, questions: Sequence[Quest
     return [made[q.id] for q in questions]
 
 
-def validated(session: Session, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Trajectories whose format, logic and answer hold; why others were rejected is counted in the stage's result."""
+def validated(session: Session, trajectories: Sequence[Trajectory], questions: Sequence[Question]) -> list[Trajectory]:
+    """Trajectories whose format, logic and answer hold; why others were rejected is counted in the stage's result.
+
+    Args:
+        trajectories: this process's.
+        questions: of all processes, in the order in which the first one keeps the trajectories.
+    """
     workdir = session.workdir
     kept, reasons = validate_all(trajectories, session.scorer(), session.config.rollout.suffix_capacity,
                                  session.config.expert.threads)
     kept_path = workdir / 'cold_start' / 'kept.jsonl'
-    atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
-    workdir.mark_done('cold_start', {'synthesised': len(trajectories), 'kept': len(kept), 'rejected': dict(reasons),
-                                     'states': dict(Counter(t.state.value for t in trajectories))})
-    if not any(t.state is SampleState.OK for t in kept):
-        raise UserError(f'Validation kept none of {len(trajectories)} trajectories ({dict(reasons)}); '
-                         f'look at {workdir / "cold_start" / "expert.jsonl"}.')
+    write = lambda: atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
+    write()
+    counts = {'synthesised': Counter(all=len(trajectories)), 'kept': Counter(all=len(kept)), 'rejected': reasons,
+              'states': Counter(t.state.value for t in trajectories),
+              'ok': Counter(all=sum(t.state is SampleState.OK for t in kept))}
+    everywhere = [json.loads(text) for text in multihost.texts(json.dumps(counts))]
+    total = {name: sum((Counter(of_one[name]) for of_one in everywhere), Counter()) for name in counts}
+    multihost.wait()
+    if multihost.speaks():
+        for folder in multihost.folders(workdir.path)[1:]:
+            kept += read_trajectories(folder / kept_path.relative_to(workdir.path))
+        by_id = {t.question.id: t for t in kept}
+        kept = [dataclasses.replace(by_id[q.id], question=q) for q in questions if q.id in by_id]
+        write()
+    workdir.mark_done('cold_start', {'synthesised': total['synthesised']['all'], 'kept': total['kept']['all'],
+                                     'rejected': dict(total['rejected']), 'states': dict(total['states'])})
+    if not total['ok']:
+        raise UserError(f'Validation kept none of {total["synthesised"]["all"]} trajectories ({dict(total["rejected"])}); '
+                        f'look at {workdir / "cold_start" / "expert.jsonl"}.')
     return kept
 
 

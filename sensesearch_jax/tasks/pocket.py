@@ -14,6 +14,7 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.evaluation.report import ReportMeta, write_report
 from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.runtime.machine import machine
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 from sensesearch_jax.tasks.cold_start import cold_start
@@ -26,7 +27,9 @@ from sensesearch_jax.tasks.sft import sft
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """Every stage in turn; each goes on where an interrupted run stopped. Ends with a table and report.html."""
-    base = load_student(config.policy, config)
+    mesh = make_mesh(config.mesh)
+    load = lambda folder: load_student(folder, config, mesh, 'float32')  # what is trained is float32
+    base = load(config.policy)
     with open_session(config, workdir) as session:
         timed = Stopwatch(workdir)
         with timed('questions'):
@@ -37,10 +40,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         with timed('cold start'):
             demonstrations = cold_start(session, base, features, train)
         with timed('sft'):
-            learned = load_student(sft(session, base, features, demonstrations), config)
+            learned = load(sft(session, base, features, demonstrations))
         # The tower is frozen: its features outlive every update of the decoder.
         with timed('rl'):
-            tuned = load_student(rl(session, learned, features, fresh), config)
+            tuned = load(rl(session, learned, features, fresh))
         with timed('evaluation'):
             runs = evaluate_all(session, features, {'base': base, 'sft': learned, 'rl': tuned}, test)
         summary = write_summary(workdir, runs)

@@ -49,7 +49,7 @@ LEARNED_FROM = (SampleState.OK, SampleState.TRUNCATED)
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
-    student = load_student(config.policy, config, make_mesh(config.mesh))
+    student = load_student(config.policy, config, make_mesh(config.mesh), 'float32')  # what is trained is float32
     with open_session(config, workdir) as session:
         rl(session, student, session.features(student), rl_questions(config, workdir))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
@@ -33,6 +33,7 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.runtime.multihost import shared_folder
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks.capacities import Room, read_preprocessor
 from tools_server.launch import ToolServer
@@ -60,8 +61,8 @@ class Session:
     workdir: Workdir
     client: ToolClient
     metrics: MetricWriter
+    mesh: Mesh
     samplers: dict[Any, list[Engine]] = field(default_factory=dict)
-    mesh: Mesh = field(default_factory=lambda: make_mesh(devices=jax.local_devices()[:1]))
 
     @property
     def protocol(self) -> Protocol:
@@ -94,12 +95,14 @@ class Session:
         samples on its own devices.
 
         Args:
-            parameters: to sample with, and in whose dtype; the student's by default.
+            parameters: to sample with, and in whose dtype; the student's by default, in the config's `rollout.dtype`.
             room: their capacities; those of the config's `rollout` by default.
         """
         graph, own = nnx.split(student.policy)
-        parameters = replica(own if parameters is None else parameters, self.mesh)
         rollout = self.config.rollout
+        if parameters is None:
+            parameters = jax.tree.map(lambda x: x.astype(rollout.dtype), own)
+        parameters = replica(parameters, self.mesh)
         room = room or Room(rollout.prompt_capacity, rollout.suffix_capacity)
         key = groups, members, sampling, student.policy.sizes, room
         if key not in self.samplers:
@@ -132,8 +135,8 @@ def unsampled(student: Student) -> list[int]:
     return [*student.chat.suppressed_ids, *range(student.chat.vocab_size, vocabulary)]
 
 
-def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh | None = None) -> Student:
-    """A policy directory; '' means the base policy that comes with the project. `mesh` as for `load_policy`.
+def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTypeLike) -> Student:
+    """A policy directory; '' means the base policy that comes with the project. `mesh` and `dtype` as for `load_policy`.
 
     Its pictures have the config's `min_pixels` and `max_pixels`.
 
@@ -141,7 +144,7 @@ def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh | None = Non
         UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
     """
     folder = Path(folder) if str(folder) else POCKET_POLICY
-    policy = load_policy(folder, jnp.float32, mesh)
+    policy = load_policy(folder, dtype, mesh)
     preprocessor = read_preprocessor(folder, config)
     return Student(folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor)
 
@@ -163,7 +166,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         url = config.tools.url
         if not url:
-            folder = config.tools.folder or workdir / 'tools'
+            folder = config.tools.folder or shared_folder(workdir.path) / 'tools'  # pictures in one place
             url = stack.enter_context(ToolServer.start(config.tools.config, folder, port=config.tools.port,
                                                        mode=config.tools.mode or None,
                                                        answers=config.tools.answers or None)).url
@@ -172,7 +175,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         if isinstance(health, ToolFailure):
             raise UserError(f'No tool server answers at {url}: {health.message}')
         metrics = stack.enter_context(MetricWriter(workdir / 'metrics.jsonl'))
-        yield Session(config, workdir, client, metrics, mesh=make_mesh(config.mesh))
+        yield Session(config, workdir, client, metrics, make_mesh(config.mesh))
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:

@@ -37,7 +37,7 @@ LOOK_AHEAD = 4  # batches whose pictures fill up passes through the tower
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
-    student = load_student(config.policy, config, make_mesh(config.mesh))
+    student = load_student(config.policy, config, make_mesh(config.mesh), 'float32')  # what is trained is float32
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:

@@ -1,6 +1,7 @@
 """Runs of the command line with a toy policy (experiments/toy.py), as processes of their own."""
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -27,7 +28,9 @@ SETTINGS = {  # of short trajectories
 
 
 def start(config, workdir, policy, settings, output, **environment):
-    """The process, of SETTINGS and these; what it says is added to the file `output`."""
+    """The process, of those SETTINGS that the config has and these; what it says is added to the file `output`."""
+    fields = runpy.run_path(str(ROOT / 'configs' / f'{config}.py'))['get_config']()
+    there = {name: value for name, value in SETTINGS.items() if has(fields, name)}
     command = [
         sys.executable,
         '-m',
@@ -35,7 +38,7 @@ def start(config, workdir, policy, settings, output, **environment):
         f'--config=configs/{config}.py',
         f'--workdir={workdir}',
         f'--config.policy={policy}',
-        *(f'--config.{name}={value}' for name, value in (SETTINGS | settings).items()),
+        *(f'--config.{name}={value}' for name, value in (there | settings).items()),
     ]
     with open(output, 'ab') as file:
         return subprocess.Popen(
@@ -46,6 +49,26 @@ def start(config, workdir, policy, settings, output, **environment):
             stdout=file,
             stderr=subprocess.STDOUT,
         )
+
+
+def has(config, name):
+    """Whether a config has a field of this dotted name."""
+    part, _, last = name.partition('.')
+    return part in config and (not last or has(config[part], last))
+
+
+def several(config, workdir, policy, settings, output, count=2, devices=2):
+    """Runs one program of several processes with as many devices each, to a good end."""
+    address = free_address()
+    processes = [start(config, workdir, policy, settings | {'multi_host': True}, output, JAX_COORDINATOR_ADDRESS=address,
+                       JAX_NUM_PROCESSES=str(count), JAX_PROCESS_ID=str(i), JAX_NUM_CPU_DEVICES=str(devices))
+                 for i in range(count)]  # fmt: skip
+    try:
+        for process in processes:
+            finish(process, output)
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def free_address():

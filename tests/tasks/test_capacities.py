@@ -16,6 +16,7 @@ from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import ask
 from sensesearch_jax.tasks.capacities import room_for
@@ -23,6 +24,10 @@ from sensesearch_jax.tasks.checks import check
 from sensesearch_jax.tasks.session import load_student, save_student
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def load(folder, config):
+    return load_student(folder, config, make_mesh(config.mesh), 'float32')
 
 
 def config_of(name, policy, **fields):
@@ -67,9 +72,9 @@ def test_the_7b_configs_keep_the_papers_pictures():
 
 
 def test_a_run_s_pixels_are_the_policy_s_that_it_writes(policy_folder, tmp_path):
-    own = load_student(policy_folder, config_of('sft', policy_folder))
+    own = load(policy_folder, config_of('sft', policy_folder))
     assert own.preprocessor == Preprocessor.read(policy_folder)
-    student = load_student(policy_folder, config_of('sft', policy_folder, max_pixels=28 * 28 * 6))
+    student = load(policy_folder, config_of('sft', policy_folder, max_pixels=28 * 28 * 6))
     assert student.preprocessor.max_pixels == 28 * 28 * 6 and student.preprocessor.min_pixels == own.preprocessor.min_pixels
     assert student.chat.visual_tokens(1000, 1000) == student.preprocessor.merged_tokens(1000, 1000) <= 6
     (tmp_path / 'policy').mkdir()
@@ -97,7 +102,7 @@ def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, 
         ask.run(config, workdir)
     said = capsys.readouterr().out
     assert '── turn 1 ──' in said and 'too_long' not in said
-    student, config.rollout.suffix_capacity = load_student(policy_folder, config), 16
+    student, config.rollout.suffix_capacity = load(policy_folder, config), 16
     image = ImageRef('0' * 64, 600, 400)
     prompt = len(student.chat.prompt(DEFAULT.system_prompt(TOOLS), [image, question]))
     room = room_for(prompt, image, config, student.chat, student.preprocessor)

@@ -227,12 +227,12 @@ def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(t
     assert not (tmp_path / 'w').exists()
 
 
-@pytest.mark.parametrize('arguments', [('configs/evaluate.py', '--workdir=somewhere'), ('configs/sft.py',)])
+@pytest.mark.parametrize('arguments', [('configs/ask.py', '--workdir=somewhere'), ('configs/sft.py',)])
 def test_several_hosts_where_they_are_of_no_use(arguments):
     config, *others = arguments
     refused(
         start(f'--config={config}', '--config.multi_host=True', *others),
-        'multi_host is for sft and rl with a --workdir that all hosts see',
+        'multi_host is for cold_start, sft, rl, evaluate with a --workdir that all hosts see',
     )
 
 

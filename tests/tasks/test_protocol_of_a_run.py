@@ -10,6 +10,7 @@ from sensesearch_jax.agent.actions import Answer, ImageCrop, TextSearch
 from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import RELEASED
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import cold_start
@@ -31,7 +32,7 @@ def session_of(tmp_path):
 
     def make(config):
         workdir = Workdir.open(tmp_path / 'run', config.to_dict())
-        return Session(config, workdir, ScriptedTools(), MetricWriter(workdir / 'metrics.jsonl'))
+        return Session(config, workdir, ScriptedTools(), MetricWriter(workdir / 'metrics.jsonl'), make_mesh(config.mesh))
 
     return make
 
@@ -54,8 +55,8 @@ def test_a_well_formed_trajectory_of_the_released_protocol_has_format(session_of
 
 def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol(session_of, looked_at, policy_folder):
     session = session_of(config_of('cold_start', protocol='released'))
-    (made,) = cold_start.synthesise_all(session, load_student(policy_folder, session.config), [looked_at])
-    assert '<thinking>' in made.turns[0].text and cold_start.validated(session, [made]) == [made]
+    (made,) = cold_start.synthesise_all(session, load_student(policy_folder, session.config, session.mesh, 'float32'), [looked_at])
+    assert '<thinking>' in made.turns[0].text and cold_start.validated(session, [made], [looked_at]) == [made]
 
 
 def test_questions_that_need_a_tool_that_is_off_are_left_out(session_of, looked_at, capsys):

@@ -24,16 +24,7 @@ SETTINGS = {
 def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     toy_runs.finish(toy_runs.start('rl', tmp_path / 'one', policy_folder, SETTINGS, output), output)
-    address, several = toy_runs.free_address(), SETTINGS | {'multi_host': True, 'mesh.fsdp': 4}
-    processes = [toy_runs.start('rl', tmp_path / 'two', policy_folder, several, output, JAX_COORDINATOR_ADDRESS=address,
-                                JAX_NUM_PROCESSES='2', JAX_PROCESS_ID=str(i),
-                                JAX_NUM_CPU_DEVICES='2') for i in range(2)]
-    try:
-        for process in processes:
-            toy_runs.finish(process, output)
-    finally:
-        for process in processes:
-            process.kill()
+    toy_runs.several('rl', tmp_path / 'two', policy_folder, SETTINGS | {'mesh.fsdp': 4}, output)
 
     trajectories = lambda name, step: (tmp_path / name / 'rl' / 'trajectories' / f'{step:05d}.jsonl').read_text().count('\n')
     for step in range(2):

@@ -21,6 +21,7 @@ from sensesearch_jax.learning.steps import Learner, decoder
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.policy.checkpoint import load_policy
 from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import rl
@@ -47,7 +48,8 @@ def world(policy_folder, tmp_path_factory):
         )
         for i in range(3)
     ]
-    student = load_student(policy_folder, config)
+    student_mesh = make_mesh({}, jax.devices()[:1])
+    student = load_student(policy_folder, config, student_mesh, 'float32')
     with pytest.MonkeyPatch.context() as monkeypatch:
         quick_compilation(monkeypatch)
         monkeypatch.setattr(Environment, 'parse', by_chance)
@@ -62,10 +64,10 @@ def world(policy_folder, tmp_path_factory):
 
         def step(path, tools):
             with Workdir.open(path, config) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
-                session = Session(config, workdir, tools, metrics, samplers)
+                session = Session(config, workdir, tools, metrics, student_mesh, samplers)
                 learner.parameters = jax.tree.map(jax.numpy.copy, reference)
                 learner.moments = learner.optimizer.init(learner.parameters)
-                engines = session.engines(student, groups=3, members=3, sampling=Sampling())
+                engines = session.engines(student, groups=3, members=3, sampling=Sampling(), parameters=learner.all_parameters)
                 features = session.features(student)
                 return rl.rl_step(session, student, features, engines, learner, reference, questions, 0)
 

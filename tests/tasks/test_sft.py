@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -38,7 +39,7 @@ def train(policy_folder, tmp_path_factory):
     """A function that runs SFT in a folder, on a mesh, perhaps to be interrupted before a step."""
     folder, tools = tmp_path_factory.mktemp('pictures'), ScriptedTools()
     config = runpy.run_path(str(CONFIG))['get_config']()
-    student = load_student(policy_folder, config)
+    student = load_student(policy_folder, config, make_mesh({}, jax.devices()[:1]), 'float32')
     kept = [trajectory(student, tools, folder, number) for number in range(3)]
     config.sft.update(epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2)
 
