@@ -82,7 +82,7 @@ def world(policy_folder, tmp_path_factory):
             changed.rl.update(checkpoint_every=1, threads=1, averaged=False, **settings)
             changed.rollout.update(warm_up=False, engines=1)
             with Workdir.open(path, changed) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
-                session = Session(changed, workdir, tools, metrics, samplers)
+                session = Session(changed, workdir, tools, metrics, student_mesh, samplers)
                 return rl.rl(session, student, session.features(student), questions)
 
         step.moved, step.config, step.run = moved, config, run
