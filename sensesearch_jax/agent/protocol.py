@@ -23,9 +23,24 @@ __all__ = [
 # The tools by the names that configs, observations and statistics use; a protocol may write them differently.
 TOOLS = ('text_search', 'image_search', 'image_crop')
 
-_TAG = re.compile(
-    r'<(?=\s*/?\s*(?:think|thinking|tools|tool_call|tool_response|answer)\b|\s*\|)', re.IGNORECASE
-)
+
+def _tag_pattern() -> re.Pattern[str]:
+    """The `<` of a tag, also in full width and with characters in it that nobody sees."""
+    unseen = (
+        '\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e'
+        '\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff'
+    )
+    wide = ord('！') - ord('!')  # from an ASCII sign to its form in full width
+
+    def spelled(name: str) -> str:
+        return f'[{unseen}]*'.join(f'[{letter}{chr(ord(letter) + wide)}]' for letter in name)
+
+    names = '|'.join(map(spelled, ('think', 'thinking', 'tools', 'tool_call', 'tool_response', 'answer')))
+    gap = rf'[\s{unseen}]*'
+    return re.compile(rf'[<＜﹤](?={gap}(?:[/／]{gap})?(?:{names})\b|{gap}[|｜])', re.IGNORECASE)
+
+
+_TAG = _tag_pattern()
 _CALL_OPEN, _CALL_CLOSE = '<tool_call>', '</tool_call>'
 _ANSWER_OPEN, _ANSWER_CLOSE = '<answer>', '</answer>'
 
