@@ -6,7 +6,8 @@ prints a table and draws where the difference grows. `alone` is a block given wh
 out (but for the first of the tower, whose patches transformers puts in order later), `so far` the same block at the end
 of our own chain; both are root mean squares relative to transformers'. In
 bfloat16 no two programs agree, so each is measured against transformers in float32: ours may be as far from it as
-theirs is, times FACTOR. Exits with 1 above a tolerance. Without --checkpoint a random policy is made, a small one or of
+theirs is, times FACTOR. Below the table stands how far the patches are from transformers' two image processors,
+the one on PIL and, where torchvision is installed, the one on it. Exits with 1 above a tolerance. Without --checkpoint a random policy is made, a small one or of
 a released --size. Both run on the accelerator where jax and PyTorch have one. Needs the extras `test` (PyTorch,
 transformers) and, for the picture, `world` (matplotlib). Machine: a small policy takes half a minute on any; the 7B needs
 35 GB of host or card memory and some minutes, in one type at a time.
@@ -33,6 +34,7 @@ from absl import app, flags  # noqa: E402
 from flax import nnx  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from experiments.processors import differences, sentences  # noqa: E402
 from sensesearch_jax.inputs.images import Preprocessor  # noqa: E402
 from sensesearch_jax.inputs.positions import mrope_positions  # noqa: E402
 from sensesearch_jax.inputs.windows import batch_images  # noqa: E402
@@ -81,11 +83,15 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
     save_policy(policy, folder)
 
 
+def preprocessor_of(folder: Path) -> Preprocessor:
+    """The policy's own, or for a random policy one of up to 256 visual tokens."""
+    own = any((folder / name).is_file() for name in ('processor_config.json', 'preprocessor_config.json'))
+    return Preprocessor.read(folder) if own else Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
+
+
 def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
     """The picture as the policy's own preprocessor cuts it, in random text."""
-    own = (folder / 'preprocessor_config.json').is_file()
-    preprocessor = Preprocessor.read(folder) if own else Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
-    patches, grid = preprocessor.patches(image)
+    patches, grid = preprocessor_of(folder).patches(image)
     random = np.random.default_rng(1)
     special = {sizes.image_token, sizes.video_token, sizes.vision_start_token, sizes.vision_end_token}
     text = random.integers(0, min(special), 48)
@@ -245,9 +251,13 @@ def main(_: list[str]) -> None:
                 sizes = dataclasses.replace(sizes, language=dataclasses.replace(sizes.language, layers=LAYERS.value))
             random_policy(folder, sizes)
         rows, wrong = compare(folder, image)
+        apart = differences(preprocessor_of(folder), image)
     print(f'{"block":<12}' + ''.join(f'{column:>13}' for column in next(iter(rows.values()))))
     for name, row in rows.items():
         print(f'{name:<12}' + ''.join(f'{value:13.1e}' for value in row.values()))
+    print(*sentences(apart), sep='\n')
+    if apart['PIL'].share:
+        wrong.append('The patches are not those of the processor on PIL.')
     if PICTURE.value:
         draw(rows, PICTURE.value)
     for sentence in wrong:
