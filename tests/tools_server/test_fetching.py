@@ -17,7 +17,7 @@ from stand_ins import StandIn, raw_peer
 from tools_server.failures import ToolError
 from tools_server.fetching import addresses
 from tools_server.fetching.addresses import is_public, target
-from tools_server.fetching.fetch import MAX_BYTES, Fetcher
+from tools_server.fetching.fetch import MAX_BYTES, MAX_PDF_BYTES, Fetcher
 
 PUBLIC = '93.184.216.34'
 
@@ -212,13 +212,14 @@ def test_size_is_capped_also_when_compressed(internet, stand_in):
     html = {'Content-Type': 'text/html'}
     stand_in.answers |= {
         '/large': lambda body: (200, b'x' * (MAX_BYTES + 1), html),
+        '/large.pdf': lambda body: (200, b'x' * (MAX_PDF_BYTES + 1), {'Content-Type': 'application/pdf'}),
         '/bomb': lambda body: (
             200,
             gzip.compress(b'x' * 3 * MAX_BYTES),
             html | {'Content-Encoding': 'gzip'},
         ),
     }
-    for path in ('/large', '/bomb'):
+    for path in ('/large', '/large.pdf', '/bomb'):
         with pytest.raises(ToolError) as error:
             internet.fetcher(timeout_s=30).fetch('http://a.test' + path)
         assert error.value.kind == 'unavailable' and 'bytes' in error.value.message

@@ -13,8 +13,10 @@ from tools_server.fetching.connections import Dial
 from tools_server.limits import deadline
 
 MAX_BYTES = 4 * 2**20
+MAX_PDF_BYTES = 8 * 2**20
 MAX_REDIRECTS = 5
-PAGES = ('text/html', 'application/xhtml+xml', 'text/plain', 'application/pdf')
+PDF = 'application/pdf'
+PAGES = ('text/html', 'application/xhtml+xml', 'text/plain', PDF)
 PICTURES = ('image/',)
 HEADERS = {'User-Agent': 'tools_server/1', 'Accept-Encoding': 'identity'}
 
@@ -101,7 +103,8 @@ class Fetcher:
             kind = response.headers.get('Content-Type', '').strip().lower()
             if not kind.startswith(types):
                 raise ToolError('refused', f'{place.host} sent content of the type {kind[:60]!r}')
-            return Fetched(connections.read_body(response, MAX_BYTES, place.host), kind)
+            most = MAX_PDF_BYTES if kind.startswith(PDF) else MAX_BYTES
+            return Fetched(connections.read_body(response, most, place.host), kind)
         except (urllib3.exceptions.HTTPError, OSError, UnicodeError, ValueError) as error:
             if connections.timed_out(error) or deadline.left() <= 0:
                 raise ToolError('timeout', f'{place.host} did not answer in time') from None

@@ -1,7 +1,7 @@
 """A pool of worker processes for input that may be hostile.
 
-    pool = WorkerPool('pages', size=2, memory_bytes=300_000_000, modules=['tools_server.backends.page_text'])
-    text = pool.run('tools_server.backends.page_text:text_of', data, 'text/html', seconds=3)
+    pool = WorkerPool('pages', size=2, memory_bytes=300_000_000, modules=['tools_server.pages.extract'])
+    text = pool.run('tools_server.pages.extract:text_of', data, 'text/html', seconds=3)
 
 A library that decodes or parses may loop, take all memory or crash on a file made for that. In a process of
 its own that costs one call: the process is killed at the limit and another takes its place. Processes are

@@ -19,7 +19,7 @@ from typing import Any
 from tools_server.failures import ToolError
 from tools_server.workers.messages import receive, send
 
-NICENESS = 10  # below the server, which must answer while all workers are busy
+NICENESS = 5  # below the server, which must answer while all workers are busy, and not far below others
 MOST_GROWTH_BYTES = 64 * 2**20  # a worker that holds so much more after a job is replaced
 
 
