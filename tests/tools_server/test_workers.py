@@ -119,6 +119,15 @@ def test_what_a_function_raises_is_told(pool):
     assert pool.statistics()['replaced'] == 0
 
 
+def test_a_process_that_cannot_be_started_is_a_failure_with_a_kind(pool, monkeypatch):
+    monkeypatch.setattr(sys, 'executable', '/nowhere/python')
+    with pytest.raises(ToolError) as error:
+        run(pool, 'echo')
+    assert error.value.kind == 'unavailable' and 'No such file' in error.value.message
+    monkeypatch.undo()
+    assert run(pool, 'echo') == ()
+
+
 def test_a_worker_has_no_keys(pool, monkeypatch):
     monkeypatch.setenv('SERPER_API_KEY', 'secret')
     assert 'secret' not in run(pool, 'environment').values()

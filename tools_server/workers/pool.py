@@ -65,7 +65,11 @@ class WorkerPool:
         self.replaced = 0  # processes that were killed or died
 
     def warm(self) -> None:
-        """Starts all processes and does not wait for them."""
+        """Starts all processes and does not wait for them.
+
+        Raises:
+            ToolError: 'unavailable'; one cannot be started.
+        """
         with self._changed:
             while not self._closed and len(self._idle) + len(self._working) < self._size:
                 self._idle.append(self._start())
@@ -82,7 +86,7 @@ class WorkerPool:
         Raises:
             WorkFailed: it took too long or too much memory, crashed, or raised something else.
             ToolError: the function's; 'timeout' where the current deadline comes first, or no worker is free
-                until then; 'unavailable' after `close`.
+                until then; 'unavailable' where none can be started, and after `close`.
         """
         worker = self._take()
         sound = False
@@ -98,7 +102,7 @@ class WorkerPool:
             if deadline.left() <= 0:
                 raise ToolError('timeout', f'{self._name} was not done in time') from None
             raise WorkFailed('time', f'took longer than {seconds:g} s') from None
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             if self._closed:
                 raise ToolError('unavailable', 'the server is closing') from None
             raise WorkFailed('crash', f'ended its process ({worker.ending() or type(error).__name__})') from None
@@ -154,7 +158,10 @@ class WorkerPool:
             self._changed.notify()
 
     def _start(self) -> _Worker:
-        return _Worker(self._memory_bytes, self._modules)
+        try:
+            return _Worker(self._memory_bytes, self._modules)
+        except OSError as error:
+            raise ToolError('unavailable', f'no process for {self._name} can be started: {error.strerror}') from None
 
     def statistics(self) -> dict[str, int]:
         """Processes that are there, at work, and that had to be replaced."""
@@ -193,10 +200,14 @@ class _Worker:
         environment |= {'MALLOC_ARENA_MAX': '1', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
         with theirs:
             command = [sys.executable, '-m', 'tools_server.workers.worker', str(theirs.fileno()), str(memory_bytes)]
-            self._process = subprocess.Popen(
-                [*command, *modules], env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    [*command, *modules], env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError:
+                self._socket.close()
+                raise
 
     def alive(self) -> bool:
         return self._process.poll() is None
