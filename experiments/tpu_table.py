@@ -41,7 +41,8 @@ help to move, and what its collectives bring into a device, loops counted as oft
 compiler's own FLOPs count a loop's body once. A decode is a chunk of 64 tokens on every lane. "Compiled in" is wall time on
 two cores, beside other work and with its pauses.
 
-A heading names rows and mesh.
+A heading names rows and mesh. A slice is named by its kind and topology, which tell its chips: v5p:4x4x4 has 64 (Google's
+accelerator type for it, v5p-128, counts TensorCores).
 """
 
 

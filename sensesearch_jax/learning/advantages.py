@@ -120,7 +120,7 @@ def spread_share(
     group_ids: Int[Array, "trajectories"],
     valid: Shaped[Array, "trajectories"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Groups whose valid rewards differ by more than rounding, out of those with any valid trajectory, as a (sum, weight) pair.
+    """Groups whose valid rewards differ, out of those with any valid trajectory, as a (sum, weight) pair.
 
     A group without spread teaches nothing; this share (f in `batch_normalize`) says how much of a batch does.
 
@@ -143,8 +143,10 @@ def spread_share(
 
 
 def _vectors(name: str, values: Array, valid: Array) -> tuple[Array, Array]:
-    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans, False where a value is not finite; refuses other
-    shapes."""
+    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans; refuses other shapes.
+
+    A value that is not finite makes its row invalid.
+    """
     values, valid = jnp.asarray(values), jnp.asarray(valid)
     if values.ndim != 1 or values.shape != valid.shape:
         raise ValueError(
@@ -171,7 +173,7 @@ def _differ(values: Array, members: Array) -> Array:
 
 
 def _batch_moments(advantages: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """Distances from the smallest valid advantage, their mean and their spread (ddof 0), which is 0 if it is rounding."""
+    """Distances from the smallest valid advantage, their mean and their spread (ddof 0; 0 where it is rounding)."""
     count = jnp.maximum(jnp.sum(valid), 1)
     offset = jnp.where(valid, advantages - _smallest(advantages, valid[None, :])[0], 0)
     mean = jnp.sum(offset) / count

@@ -54,8 +54,8 @@ def decays(parameters: Any) -> Any:
         names = [str(getattr(key, 'key', getattr(key, 'name', key))) for key in path]
         name = next((name for name in reversed(names) if name in DECAYED + SPARED), None)
         if name is None:
-            raise ValueError(f"The parameter '{'.'.join(names)}' is neither a matrix nor spared by weight decay; add its "
-                             'name to DECAYED or SPARED.')
+            raise ValueError(f"The parameter '{'.'.join(names)}' is neither a matrix nor spared by weight decay; add "
+                             'its name to DECAYED or SPARED.')
         return name in DECAYED
 
     return jax.tree_util.tree_map_with_path(one, parameters)
@@ -68,8 +68,8 @@ def finite_update(optimizer: optax.GradientTransformation, parameters: Any, mome
     Then parameters and moments, their counter too, stay as they are: one NaN would make all of them NaN for good.
 
     Returns:
-        parameters, moments, and `grad_norm` (before clipping; not finite where nothing was updated), `param_norm` (before
-        the update) and, of an optimiser of `make_optimizer`, `learning_rate`.
+        parameters, moments, and `grad_norm` (before clipping; not finite where nothing was updated), `param_norm`
+        (before the update) and, of an optimiser of `make_optimizer`, `learning_rate`.
     """
     grad_norm = optax.global_norm(gradients)
     updates, after = optimizer.update(gradients, moments, parameters)

@@ -1,8 +1,8 @@
-"""The files of a policy directory replaced together: a save that is interrupted leaves the old policy, the new one or none.
+"""The files of a policy directory replaced together: an interrupted save leaves the old policy, the new one or none.
 
-Everything is written into a directory within the policy's, and moved from there when all of it is on disk. Files cannot be
-moved all at once: so that no mixture can be read in between, here or by other programs, the file that weights are found
-by goes first and comes last.
+Everything is written into a directory within the policy's, and moved from there when all of it is on disk. Files cannot
+be moved all at once: so that no mixture can be read in between, here or by other programs, the file that weights are
+found by goes first and comes last.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Programs compiled for TPUs that are not here, small ones: what they need and move; and how a program's text is read."""
 
+import ast
+import math
+import re
 import runpy
 from pathlib import Path
 
@@ -84,3 +87,16 @@ def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
     found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
     assert [record['program'] for record in found] == ['prefill', 'decode']
     assert all(record['fits'] and record['moved'] and not record['unknown_loops'] for record in found)
+
+
+@pytest.mark.parametrize('stage', ['sft', 'rl'])
+def test_a_7b_config_fits_the_slices_that_it_names(stage):
+    """By topology, which tells the chips: the number in an accelerator type of v5p counts TensorCores."""
+    path = CONFIGS / f'{stage}_7b.py'
+    config = runpy.run_path(str(path))['get_config']()
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    slices = re.findall(r'\b(v5e|v6e|v5p|tpu7x):(\d+(?:x\d+)+)', text)
+    assert len(slices) >= 2 and not re.search(r'\bv\d\w*-\d+', text)
+    for kind, topology in slices:
+        devices = math.prod(map(int, topology.split('x'))) * (2 if kind == 'tpu7x' else 1)
+        assert config[stage].micro_batch == devices // config.mesh.tensor
