@@ -57,8 +57,9 @@ def _page_text(page: str) -> str:
     text = ''
     if sum(1 for _ in tree.iter()) <= MOST_ELEMENTS:
         text = trafilatura.extract(tree, favor_recall=True, include_comments=False, fast=True) or ''
+        if len(text) < FEW_CHARS:
+            tree = _tree(data)  # the extractor changes what it is given
     if len(text) < FEW_CHARS:
-        tree = _tree(data)  # the extractor changes what it is given
         everything = _all_text(tree, _SILENT | _AROUND) or _all_text(tree, _SILENT) or _all_text(tree, set())
         text = max(text, everything, key=len)
     return text
