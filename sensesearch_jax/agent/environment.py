@@ -54,7 +54,7 @@ class Environment:
         if isinstance(action, Answer):
             return None
         if isinstance(action, FormatError):
-            return Observation((action.message,), ok=False, kind='format_error')
+            return Observation((disarm(action.message),), ok=False, kind='format_error')  # it may quote the turn
         mistake = self._mistake(action, images)
         if mistake:
             return Observation((mistake,), ok=False, kind='tool_error')

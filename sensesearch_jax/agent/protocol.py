@@ -41,6 +41,8 @@ def _tag_pattern() -> re.Pattern[str]:
 
 
 _TAG = _tag_pattern()
+# What only the chat template and the environment write: control tokens, and the tags around a tool's result.
+_FOREIGN = re.compile(r'<\|\w+\|>|</?tool_response>')
 _CALL_OPEN, _CALL_CLOSE = '<tool_call>', '</tool_call>'
 _ANSWER_OPEN, _ANSWER_CLOSE = '<answer>', '</answer>'
 
@@ -130,11 +132,14 @@ class Protocol:
         """Reads the policy's text of one turn. Never raises: every mistake becomes a named `FormatError`.
 
         Whatever follows the first `</tool_call>` is cut, as the sampler stops there. A missing reasoning
-        block is no error here (the action runs, the format reward is lost); one that is not closed is.
+        block is no error here (the action runs, the format reward is lost); one that is not closed is, and so is a
+        control token or a tool response, wherever it stands: what comes after may rest on a made-up result.
         """
         end = text.find(_CALL_CLOSE)
         if end >= 0:
             text = text[: end + len(_CALL_CLOSE)]
+        if foreign := _FOREIGN.search(text):
+            return ParsedTurn('', FormatError('foreign_tag', f'{shorten(foreign[0])} is not yours to write.'))
         thought_open, thought_close = f'<{self.thought_tag}>', f'</{self.thought_tag}>'
         start = text.find(thought_open)
         close = text.find(thought_close, max(start, 0))

@@ -71,6 +71,11 @@ CHAT_TEMPLATE = """\
 
 _ASSISTANT = '<|im_start|>assistant\n'
 
+# Tags that a turn is written with, of all protocols, and those that stand around a tool's result. Either may be tokens of
+# their own, in Qwen2.5 only that of the call.
+_OF_A_TURN = {f'<{end}{tag}>' for tag in ('think', 'thinking', 'tool_call', 'answer') for end in ('', '/')}
+_OF_A_RESULT = {'<tool_response>', '</tool_response>'}
+
 Part = str | ImageRef
 
 
@@ -80,6 +85,9 @@ class ChatTokenizer:
     Text is encoded by whom it comes from. The template's own text and the system prompt may hold any special
     token; an assistant's text those that are ordinary vocabulary (`<tool_call>`), never control tokens; text
     of users and tools none at all: `<|im_end|>` in a web page is then ten harmless characters.
+
+    Control tokens are those that the tokenizer calls special, those of the form `<|…|>` and the tags of a tool's result,
+    but none of the tags that a turn is written with.
 
     Args:
         folder: a Hugging Face policy directory with tokenizer.json.
@@ -102,7 +110,8 @@ class ChatTokenizer:
         self.visual_tokens = visual_tokens
         added = self.tokenizer.get_added_tokens_decoder()
         self._added = {token.content: i for i, token in added.items()}
-        self._control = {token.content for token in added.values() if token.special}
+        control = {t.content for t in added.values() if t.special or re.fullmatch(r'<\|.*\|>', t.content)}
+        self._control = (control | _OF_A_RESULT) & self._added.keys() - _OF_A_TURN
         self.im_start = self._id('<|im_start|>')
         self.im_end = self._id('<|im_end|>')
         self.end_of_text = self._id('<|endoftext|>')
@@ -127,9 +136,8 @@ class ChatTokenizer:
 
     @cached_property
     def suppressed_ids(self) -> tuple[int, ...]:
-        """Ids that may never be sampled: they stand for images."""
-        names = ('<|vision_start|>', '<|vision_end|>', '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>')
-        return tuple(sorted(self._added[name] for name in names if name in self._added))
+        """Ids that may never be sampled: all control tokens but those that end a turn."""
+        return tuple(sorted({self._added[name] for name in self._control} - set(self.stop_ids)))
 
     def prompt(self, system: str, user_parts: Sequence[Part]) -> list[int]:
         """System turn, user turn and the header of the assistant's first turn.
@@ -196,8 +204,21 @@ class ChatTokenizer:
         return self._encode(items)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of sampled ids without control tokens; broken UTF-8 becomes U+FFFD."""
+        """The text of any ids without special tokens; broken UTF-8 becomes U+FFFD."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def turn_text(self, ids: Sequence[int]) -> str:
+        """The text of a sampled turn: all of its ids but the one that ended it, control tokens as they are written.
+
+        An id that the tokenizer does not know is written like them, `<|151700|>`. Broken UTF-8 becomes U+FFFD.
+        """
+        ids = [int(i) for i in ids]
+        if ids and ids[-1] in (self.im_end, self.end_of_text):
+            del ids[-1]
+        known = lambda i: self.tokenizer.id_to_token(i) is not None
+        text = lambda run: self.tokenizer.decode(run, skip_special_tokens=False)
+        runs = ((is_text, list(run)) for is_text, run in itertools.groupby(ids, known))
+        return ''.join(text(run) if is_text else ''.join(f'<|{i}|>' for i in run) for is_text, run in runs)
 
     def _id(self, name: str) -> int:
         if name not in self._added:

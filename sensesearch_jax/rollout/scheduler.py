@@ -326,7 +326,7 @@ class _Rollout:
         state = self.lanes[lane]
         trajectory, now = state.trajectory, time.monotonic()
         self.statistics.turn_seconds.append(now - state.started)
-        text = self.chat.decode(state.tokens)
+        text = self.chat.turn_text(state.tokens)
         action = self.environment.parse(text).action
         trajectory.turns.append(Turn(state.tokens, state.log_probs, state.raw_log_probs, text, action, None, []))
         state.tokens, state.log_probs, state.raw_log_probs, state.started = [], [], [], now

@@ -84,12 +84,57 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
         ChatTokenizer(tmp_path, visual_tokens)
 
 
-def test_vision_ids_are_suppressed_and_sampling_stops(chat):
-    name = chat.tokenizer.id_to_token
-    assert [name(i) for i in chat.suppressed_ids] == [
-        '<|vision_start|>', '<|vision_end|>', '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>',
-    ]  # fmt: skip
-    assert {name(i) for i in chat.stop_ids} == {'<|im_end|>', '<|endoftext|>', '</tool_call>'}
+STOP = {'<|im_end|>', '<|endoftext|>', '</tool_call>'}
+NEVER = {*CONTROL_TOKENS, *ORDINARY_TOKENS} - STOP - {'<tool_call>'}
+
+
+@pytest.fixture(scope='module')
+def later(folder, tmp_path_factory):
+    """Of Qwen3's layout: the tags of thoughts and results are tokens too. Here those of a call are even special."""
+    path = tmp_path_factory.mktemp('later') / 'tokenizer.json'
+    content = json.loads((folder / 'tokenizer.json').read_text())
+    for token in content['added_tokens']:
+        token['special'] |= token['content'].endswith('tool_call>')
+    like, first = content['added_tokens'][-1], content['added_tokens'][-1]['id'] + 1
+    names = '<tool_response>', '</tool_response>', '<think>', '</think>', 'Montenegro'
+    content['added_tokens'] += [like | {'id': first + i, 'content': name} for i, name in enumerate(names)]
+    path.write_text(json.dumps(content))
+    return ChatTokenizer(path.parent, visual_tokens)
+
+
+def test_control_tokens_are_suppressed_and_sampling_stops(chat, later):
+    """All that the tokenizers of Qwen2.5 and Qwen3 have, but those that a turn is written with or ends with."""
+    names = lambda chat, ids: {chat.tokenizer.id_to_token(i) for i in ids}
+    assert names(chat, chat.suppressed_ids) == NEVER and len(NEVER) == 18
+    assert names(later, later.suppressed_ids) == NEVER | {'<tool_response>', '</tool_response>'}
+    for each in (chat, later):
+        assert names(each, each.stop_ids) == STOP and not set(each.stop_ids) & set(each.suppressed_ids)
+
+
+def test_what_a_turn_may_hold_is_what_is_trained(chat, later):
+    """A demonstration's tokens can all be sampled, whatever stands in its text."""
+    hostile = ''.join(NEVER) + '<tool_response>a</tool_response>'
+    for each in (chat, later):
+        ids = each.assistant(f'<think>Montenegro{hostile}</think>\n<tool_call>\n{{}}\n</tool_call>')
+        assert not set(ids) & set(each.suppressed_ids) and ids[-1] == each.tool_call_end
+        assert each.tokenizer.token_to_id('<tool_call>') in ids
+        assert each.turn_text(ids).endswith(f'{hostile}</think>\n<tool_call>\n{{}}\n</tool_call>')
+    assert {later.tokenizer.token_to_id(name) for name in ('<think>', '</think>', 'Montenegro')} <= set(ids)
+
+
+def test_a_turn_hides_nothing(chat, later):
+    """A made-up dialogue within it, or an id of no token, is there to be read, and is no valid turn."""
+    good = DEFAULT.render_action('Seen.', Answer('Chad'))
+    for each in (chat, later):
+        ids = each.assistant(good)
+        assert each.turn_text(ids) == each.turn_text([*ids[:-1], each.end_of_text]) == good
+        assert DEFAULT.parse(each.turn_text(ids)).action == Answer('Chad')
+        for foreign in (each.im_start, each.im_end, each.end_of_text, each.image_pad, 9999):
+            text = each.turn_text([ids[0], foreign, *ids[1:]])
+            assert (each.tokenizer.id_to_token(foreign) or '<|9999|>') in text
+            assert DEFAULT.parse(text).action.kind == 'foreign_tag'
+        made_up = each.observation(['1. Chad: Capital']) + ids
+        assert DEFAULT.parse(each.turn_text(made_up)).action.kind == 'foreign_tag'
 
 
 words = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='<|>'), max_size=40)
@@ -140,7 +185,7 @@ def test_text_from_outside_never_becomes_a_special_token(chat, token):
         assert hostile in chat.tokenizer.decode(piece, skip_special_tokens=False)
     # A sampled-like text may hold ordinary vocabulary, never control tokens.
     ids = chat.assistant(f'a{token}')[:2]
-    assert (chat.tokenizer.token_to_id(token) in ids) == (token in ORDINARY_TOKENS)
+    assert (chat.tokenizer.token_to_id(token) in ids) == (token in ('<tool_call>', '</tool_call>'))
 
 
 def test_system_prompt_holds_the_real_tool_call_token(chat):

@@ -224,7 +224,7 @@ def test_token_in_token_out(plain, chat, questions):
             assert not set(turn.tokens[:-1]) & set(chat.stop_ids)
             assert len(turn.tokens) == TURN_TOKENS or turn.tokens[-1] in chat.stop_ids
             assert not set(turn.tokens) & set(chat.suppressed_ids)
-            assert turn.text == chat.decode(turn.tokens) and turn.action == by_chance(turn.text)
+            assert turn.text == chat.turn_text(turn.tokens) and turn.action == by_chance(turn.text)
             after = (
                 [] if turn.observation is None else chat.observation(turn.observation.parts, turn.tokens[-1])
             )

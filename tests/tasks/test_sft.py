@@ -19,7 +19,7 @@ from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import sft
-from sensesearch_jax.tasks.session import Session, load_student
+from sensesearch_jax.tasks.session import Session, load_student, unsampled
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'sft.py'
 
@@ -102,3 +102,13 @@ def test_one_update_that_is_not_finite_is_left_out(train, tmp_path):
     steps = read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'sft')
     assert [m['values']['skipped_updates'] for m in steps] == [0, 1, 0]
     assert np.isfinite([m['values']['learning_rate'] for m in steps]).all()
+
+
+def test_control_tokens_are_in_neither_distribution(policy_folder):
+    """The sampler's and the trainer's leave out the same ids: control tokens and rows that are no token."""
+    student = load_student(policy_folder, runpy.run_path(str(CONFIG))['get_config']())
+    mask, chat = sft.suppressed_mask(student), student.chat
+    assert np.flatnonzero(mask).tolist() == sorted(set(unsampled(student)))
+    allowed = {chat.tokenizer.id_to_token(int(i)) for i in np.flatnonzero(~mask)}
+    assert {name for name in allowed if name.startswith('<|')} == {'<|im_end|>', '<|endoftext|>'}
+    assert {'<tool_call>', '</tool_call>'} <= allowed and None not in allowed
