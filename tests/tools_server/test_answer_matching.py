@@ -33,7 +33,7 @@ def name(case):
 def test_reward_and_rule_judge_say_what_a_person_would(case):
     asked, references, choices = case.get('question', ''), case['references'], case.get('choices', [])
     question = Question('q', 'search', 1, asked, 'a.png', tuple(references), tuple(choices))
-    assert answer_is_right(question, case['response'], None) is case['right'], case['rule']
+    assert answer_is_right(question, case['response'], None, None) is case['right'], case['rule']
     assert RuleJudge().judge(asked, references, case['response'], None, choices) is case['right'], case['rule']
     assert gold_fault(references, choices) is None
 

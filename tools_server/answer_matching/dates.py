@@ -40,9 +40,9 @@ class Date(NamedTuple):
 
 _YEAR_ASKED = re.compile(r'\byear\b(?!-old| old)', re.IGNORECASE)
 _PERIOD_ASKED = re.compile(r'\b(?:(?:how (?:many|much|often|long|old))|(?:per|each|every|a) year)\b', re.IGNORECASE)
-_MONTH_ASKED = re.compile(r'\b(?:which|what|the) month\b', re.IGNORECASE)
+_MONTH_ASKED = re.compile(r'\b(?:which|what|the) month\b|\b(?:day and|and) month\b', re.IGNORECASE)
 _WEEKDAY_ASKED = re.compile(r'\b(?:day of the week|weekday)\b', re.IGNORECASE)
-_DAY_ASKED = re.compile(r'\b(?:(?:which|what|exact|full|the) (?:day|date))\b', re.IGNORECASE)
+_DAY_ASKED = re.compile(r'\b(?:day of the month|day and month|month and day)\b', re.IGNORECASE)
 
 _NAME = r'(?P<month>[a-z]{3,9})\.?'
 _DAY = r'(?P<day>\d{1,2})(?:st|nd|rd|th)?'
@@ -87,10 +87,6 @@ def _in_parts(a: Date, b: Date, parts: set[str]) -> bool:
     if parts != {'year'} and not (a.sure and b.sure):
         return False
     given = [(getattr(a, part), getattr(b, part)) for part in parts]
-    if 'day' in parts:  # of which month and year, as far as both say it
-        given += [(a.month, b.month)]
-        if not _agree(a.year, b.year):
-            return False
     return all(mine is not None and mine == yours for mine, yours in given)
 
 
@@ -99,7 +95,10 @@ def _agree(mine: int | None, yours: int | None) -> bool:
 
 
 def asked_parts(question: str) -> set[str]:
-    """Which of 'year', 'month', 'day' and 'weekday' a question asks for by name; the others are then not compared."""
+    """Which of 'year', 'month', 'day' and 'weekday' a question asks for by name; the others are then not compared.
+
+    Asked for a day or a date, one wants all of it: nothing is left out.
+    """
     parts = set()
     if _YEAR_ASKED.search(question) and not _PERIOD_ASKED.search(question):
         parts.add('year')

@@ -102,8 +102,8 @@ def _by_letter(response: str, said: str, options: dict[str, str], known: set[str
         letter, rest = capital.group(1), said[capital.end() :]
         if letter in options and same_answer(rest, options[letter], ''):
             return letter
-        if _CONFIRMED.match(rest) or (letter not in 'AI' and _REASON.match(rest)):
-            return _checked(letter, rest, {}, known)
+        if _CONFIRMED.match(rest) or rest.startswith('(') or (letter not in 'AI' and _REASON.match(rest)):
+            return _checked(letter, rest, options, known)
     last = _LAST.fullmatch(said)
     if last:
         letter = (last.group(2) or last.group(3)).upper()

@@ -18,12 +18,17 @@ MOST_EXPONENT = 60
 
 
 class Quantity(NamedTuple):
-    """A value with its unit ('' for none); `high` is the end of a range, `ratio` the fraction that was written."""
+    """A value with its unit ('' for none).
+
+    `high` is the end of a range, `ratio` the fraction that was written; `unsure` means written like 1.200, which is 1200
+    in half of the world.
+    """
 
     value: Fraction
     unit: str
     high: Fraction | None = None
     ratio: tuple[int, int] | None = None
+    unsure: bool = False
 
 
 # A number's forms. The first group of grouped digits does not begin with 0, nor does a whole number but 0.
@@ -37,6 +42,7 @@ _FORMS = (
     (re.compile(r'(?:0|[1-9]\d*),\d+(?![\d,]|\.\d)'), 'comma'),  # 3,5
 )
 _POWER = re.compile(r' ?(?:[x×*·] ?)?(10)\^([-+]?\d{1,3})(?!\d)|[eE]([-+]?\d{1,3})(?![\w])')
+_THOUSANDTHS = re.compile(r'[1-9]\d{0,2}\.\d{3}(?!\d|[.,]\d)')
 _RATIO = re.compile(r'(?:(\d{1,6}) )?(\d{1,4})/([1-9]\d{0,3})(?![\d/])')
 _SIGN = re.compile(r'(?:(-)(?! )|(minus|negative) |(\+))', re.IGNORECASE)
 _SCALES = {
@@ -88,7 +94,7 @@ def compare(one: str, other: str, question: str) -> bool | None:
         return None
     if a.ratio and b.ratio and a.ratio != b.ratio:  # 2/4 is another time than 1/2
         return False
-    if (a.value, a.high) != (b.value, b.high):
+    if (a.value, a.high, a.unsure) != (b.value, b.high, b.unsure):
         return False
     if a.unit == b.unit:
         return True
@@ -141,7 +147,7 @@ def _single(text: str) -> Quantity | None:
     if named is None or (money and named not in ('', unit(money))):
         return None
     written = (top, bottom) if ratio and not whole else None
-    return Quantity(sign * value, unit(money) or named, ratio=written)
+    return Quantity(sign * value, unit(money) or named, ratio=written, unsure=bool(_THOUSANDTHS.match(text)))
 
 
 def _sign(text: str) -> tuple[int, str]:
