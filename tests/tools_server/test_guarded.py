@@ -15,6 +15,8 @@ import pytest
 import requests
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from picture_bombs import saved
+from PIL import Image
 from small_world import encoded, picture
 from stand_ins import StandIn, chat
 
@@ -97,6 +99,19 @@ def test_a_signed_address_opens_one_picture(server, client):
     path = picture_path(one, TOKEN)
     assert requests.get(server.url + path, timeout=5).content == client.image(one)
     assert requests.get(server.url + path.replace(one, other), timeout=5).status_code == 401
+
+
+def test_a_signed_address_shows_neither_place_nor_text(server, client):
+    """Whoever comes with a signature is a service elsewhere, however it writes the rest of the address."""
+    data = saved(Image.fromarray(picture(1)), 'JPEG', comment=b'secret')
+    name = client.upload(data).sha256
+    assert client.image(name) == data
+    signed = picture_path(name, TOKEN)
+    for path in (signed, signed.replace('bare=true', 'bare=false'), signed.replace('bare=true&', '')):
+        shown = requests.get(server.url + path, timeout=5)
+        assert shown.status_code == 200 and b'secret' not in shown.content and b'JFIF' in shown.content
+    asked = requests.get(f'{server.url}/images/{name}?bare=true', headers=BEARER, timeout=5).content
+    assert b'secret' not in asked
 
 
 def test_client_takes_the_token_from_the_environment(server, monkeypatch):

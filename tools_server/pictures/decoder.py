@@ -66,7 +66,7 @@ class Decoder:
 
         Raises:
             ToolError: 'caller'; no image, a damaged one, or one beyond the limits of size, time or memory.
-                'timeout' where the current deadline comes first.
+                'timeout' where the current deadline comes first, 'unavailable' where a worker ended.
         """
         most = min(self._max_pixels, max_pixels or self._max_pixels)
         found = found or outline(data)
@@ -77,7 +77,10 @@ class Decoder:
             job = 'tools_server.pictures.decoder:decode_job'
             height, width, pixels = self._pool.run(job, data, most, seconds=self._seconds)
         except WorkFailed as error:
-            raise ToolError('caller', f'the image cannot be used: decoding it {error}', 413) from None
+            # Beyond its limits it will always be; a process that ended or failed may have had another reason.
+            ours = error.reason in ('crash', 'error')
+            kind, status = ('unavailable', 503) if ours else ('caller', 413)
+            raise ToolError(kind, f'the image cannot be used: decoding it {error}', status) from None
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
