@@ -50,7 +50,8 @@ def agent() -> dict:
 
 def tower() -> dict:
     """Pictures through the vision tower. A CPU gains nothing by more at once and loses what is padded."""
-    return {'tower_batch': 1}
+    return {'tower_batch': 1,
+            'feature_cache_gib': 0.0}  # host memory for what comes out; 0: enough for a step, up to half of the host's
 
 
 def sampler() -> dict:

@@ -191,7 +191,7 @@ def tower() -> None:
     sizes = released(SIZE.value, LAYERS.value)
     size = tuple(max(56, int(side * SCALE.value)) for side in PICTURE)
     store = FeatureStore(random_policy(sizes), Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16_384),
-                         OnePicture(size), batch=1)
+                         OnePicture(size), capacity_bytes=1 << 30, batch=1)
     pictures = [ImageRef(f'{i:064d}', *size) for i in range(REPEATS.value + 1)]
     for picture in pictures:
         store.prepare(picture)

@@ -25,7 +25,7 @@ class Ours:
     def __init__(self, bench: Bench):
         self.bench = bench
         policy = bench.make_policy()
-        self.features = FeatureStore(policy, bench.preprocessor, bench.pictures)
+        self.features = FeatureStore(policy, bench.preprocessor, bench.pictures, capacity_bytes=1 << 30, batch=8)
         longest = max((len(member) + 1) * TURN + sum(len(r) for r, _ in member) for member in bench.conversation.responses)
         prompt = -(-len(bench.conversation.prompt) // 128) * 128
         self.engine = Engine(policy, groups=1, members=MEMBERS, prompt_capacity=prompt,

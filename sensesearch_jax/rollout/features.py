@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -36,12 +37,13 @@ class FeatureStore:
         policy: its tower is used and must stay frozen while the store lives.
         preprocessor: of the policy's directory.
         client: fetches an image by its hash.
-        capacity_bytes: features kept; the least recently used go first and are computed again when needed.
+        capacity_bytes: features kept; the least recently wanted go first and are computed again when needed. Where all
+            that a step wants fits, none of it goes before the next step.
         batch: most images in one pass through the tower.
     """
 
     def __init__(self, policy: Policy, preprocessor: Preprocessor, client: ToolClient, *,
-                 capacity_bytes: int = 1 << 30, batch: int = 8):
+                 capacity_bytes: int, batch: int):
         self.sizes, self.preprocessor, self.client, self.batch = policy.sizes.vision, preprocessor, client, batch
         graph, parameters = nnx.split(policy.vision)
         parameters = local(parameters)
@@ -62,11 +64,25 @@ class FeatureStore:
         self._bytes, self._capacity = 0, capacity_bytes
         self._seen: set[str] = set()
         self.images_encoded = 0
+        self.encoded_again = 0  # images that went within the step that wanted them, and were encoded again in it
+        self._of_step: dict[str, int] = {}  # images that the step has wanted, and the bytes of their features
+        self._encoded_in_step: set[str] = set()
+        self._warned = False
 
     @property
     def distinct_images(self) -> int:
         """Different images asked for so far; `images_encoded` / this is the vision amplification."""
         return len(self._seen)
+
+    @property
+    def step_bytes(self) -> int:
+        """Features that the step has wanted so far: so much capacity keeps all of them."""
+        return sum(self._of_step.values())
+
+    def begin_step(self) -> None:
+        """From here on other images may be wanted than before; the counts of the step begin anew."""
+        with self._lock:
+            self._of_step, self._encoded_in_step, self.encoded_again = {}, set(), 0
 
     @property
     def compiles(self) -> int:
@@ -98,7 +114,10 @@ class FeatureStore:
         Those who want an image that another thread is at wait for it: questions about one picture come together.
         """
         with self._lock:
-            if image.sha256 in self._features or image.sha256 in self._patches:
+            if image.sha256 in self._features:
+                self._features.move_to_end(image.sha256)  # it is about to be wanted
+                return None
+            if image.sha256 in self._patches:
                 return None
             under_way = self._preparing.get(image.sha256)
             if under_way is None:
@@ -116,6 +135,12 @@ class FeatureStore:
         finally:
             with self._lock:
                 del self._preparing[image.sha256]
+
+    def forget(self, images: Iterable[ImageRef]) -> None:
+        """Frees the patches of images that are not wanted after all; whoever wants one still has it cut again."""
+        with self._lock:
+            for image in images:
+                self._patches.pop(image.sha256, None)
 
     def _cut(self, image: ImageRef) -> ToolFailure | None:
         data = self.client.image(image.sha256)
@@ -158,10 +183,21 @@ class FeatureStore:
             for name in refs:
                 self._features.move_to_end(name)
                 features[name], grids[name] = self._features[name]
+                self._of_step[name] = features[name].nbytes
             while self._bytes > self._capacity and len(self._features) > len(refs):
                 _, (old, _) = self._features.popitem(last=False)
                 self._bytes -= old.nbytes
+        self._warn()
         return ImageTable(grids, features)
+
+    def _warn(self) -> None:
+        """Says once that the store is too small."""
+        if self.encoded_again and not self._warned:
+            self._warned = True
+            gib = lambda count: f'{count / (1 << 30):.3g}'
+            print(f'sensesearch_jax: rollout.feature_cache_gib {gib(self._capacity)} is too little for the pictures of one '
+                  f'step, {gib(self.step_bytes)} GiB of features so far: some go through the vision tower again. Set it to '
+                  'more.', file=sys.stderr)
 
     def clear(self) -> None:
         """Forgets all features, as after a change of the tower; they are computed again when asked for."""
@@ -203,4 +239,6 @@ class FeatureStore:
                 features = values[:count].copy()
                 self._features[name] = features, self._patches.pop(name)[1]
                 self._bytes += features.nbytes
+                self.encoded_again += name in self._of_step or name in self._encoded_in_step
+                self._encoded_in_step.add(name)
         self.images_encoded += len(names)

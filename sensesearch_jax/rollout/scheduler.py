@@ -92,6 +92,7 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
 
     Args:
         tasks: each with as many seeds as the engines have members, or fewer.
+        features: a step of theirs begins; what is learned from the trajectories belongs to it.
         engines: one, or several that work through the tasks side by side (`Engine.twin`), with the parameters to
             sample from.
         scorer: of every trajectory; None leaves them unscored.
@@ -104,6 +105,7 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
         INFRA_FAILED or TOO_LONG: its prompt, or a tool's response, is longer than all of the engines' capacity.
     """
     engines = [engines] if isinstance(engines, Engine) else list(engines)
+    features.begin_step()
     pool = ThreadPoolExecutor(tool_threads, thread_name_prefix='tools')
     judges = ThreadPoolExecutor(judge_threads, thread_name_prefix='judge')
     one_at_a_time = threading.RLock()
@@ -349,6 +351,7 @@ class _Rollout:
         if not failure and not observation.infra_failed and self._fits(tokens, room):
             failure = next((f.message for f in map(self.features.prepare, shown) if f), None)
         if failure:
+            self.features.forget(shown)
             return Observation((f'The tool failed (its image is of no use: {failure}).',), ok=False, kind='tool_error',
                                latency_s=observation.latency_s, infra_failed=True), []
         return observation, tokens

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import PROTOCOLS
@@ -13,8 +14,11 @@ from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.runtime.machine import host_memory
 
 PROMPT_STEP = 128  # an answered question's room is a multiple of it, for few programs
+BATCHES_AT_ONCE = 5  # of SFT, whose next ones' pictures fill up passes through the tower
 AROUND_IMAGE = 2  # tokens that mark where visual tokens begin and end
 
 
@@ -46,6 +50,24 @@ def room_for(prompt: int, image: ImageRef, config: ConfigDict, chat: ChatTokeniz
     largest = max(crop, preprocessor.least_tokens) + AROUND_IMAGE + len(chat.observation(['Image 2:'])) + 1
     return Room(-(-prompt // PROMPT_STEP) * PROMPT_STEP,
                 max(config.rollout.suffix_capacity, largest + 2 * config.agent.turn_tokens))
+
+
+def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Preprocessor) -> int:
+    """Bytes of `rollout.feature_cache_gib`; at 0 as many as the pictures of one step may have, within half of the host's.
+
+    Those are, of its share, one picture of the largest size for each question of a step, and as much again for what tools show; never less
+    than 1 GiB.
+    """
+    gib = 1 << 30
+    if config.rollout.feature_cache_gib:
+        return int(config.rollout.feature_cache_gib * gib)
+    hosts = jax.process_count()
+    at_once = [config.rollout.get('groups', 1)]
+    at_once += [-(-config.rl.questions_per_step // hosts)] if 'rl' in config else []
+    at_once += [-(-config.sft.batch // hosts) * BATCHES_AT_ONCE] if 'sft' in config else []
+    at_once += [config.evaluate.lanes] if 'evaluate' in config else []
+    each = preprocessor.most_tokens * policy.sizes.language.width * policy.language.embedding[...].dtype.itemsize
+    return max(gib, min(2 * max(at_once) * each, host_memory() // 2))
 
 
 def check_capacities(config: ConfigDict, folder: Path) -> None:

@@ -78,6 +78,9 @@ def check(config: ConfigDict) -> None:
         check_dtype('rollout', config.rollout)
     if 'tools' in config:
         check_tools(config.tools)
+    if not config.get('rollout', {}).get('feature_cache_gib', 0) >= 0:
+        raise UserError(f'rollout.feature_cache_gib is {config.rollout.feature_cache_gib}; give 0 (as much as a step needs) or '
+                        'more.')
     if 'prompt_capacity' in config.get('rollout', {}):
         check_capacities(config, Path(config.policy or POCKET_POLICY))
     if 'expert' in config:

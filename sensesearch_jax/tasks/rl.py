@@ -169,6 +169,8 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
     ended = time.monotonic()
     return behaviour(groups) | values | updates | memory_use() | {
         'token_amplification': (run + passes.run) / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
+        'pictures_encoded_again': features.encoded_again,  # of the step, for want of rollout.feature_cache_gib
+        'feature_cache_wanted_gib': features.step_bytes / (1 << 30),
         'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
         'padding_share': 1 - passes.run / max(passes.padded, 1),
         'usable_share': float(usable.mean()),

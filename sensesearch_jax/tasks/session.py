@@ -35,7 +35,7 @@ from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.multihost import shared_folder
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.capacities import Room, read_preprocessor
+from sensesearch_jax.tasks.capacities import Room, feature_cache_bytes, read_preprocessor
 from tools_server.launch import ToolServer
 
 POCKET_POLICY = Path(__file__).parent.parent / 'data' / 'pocket' / 'policy'
@@ -85,7 +85,8 @@ class Session:
 
     def features(self, student: Student) -> FeatureStore:
         """A store for the student's (frozen) tower."""
-        return FeatureStore(student.policy, student.preprocessor, self.client, batch=self.config.rollout.tower_batch)
+        return FeatureStore(student.policy, student.preprocessor, self.client, batch=self.config.rollout.tower_batch,
+                            capacity_bytes=feature_cache_bytes(self.config, student.policy, student.preprocessor))
 
     def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling,
                 parameters: nnx.State | None = None, room: Room | None = None) -> list[Engine]:

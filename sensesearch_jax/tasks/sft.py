@@ -26,13 +26,14 @@ from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.multihost import agreed, share, share_of, shared_folder, together, total
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.tasks.capacities import BATCHES_AT_ONCE
 from sensesearch_jax.tasks.session import (Session, Student, load_student, open_session, read_trajectories, save_student,
                                            unsampled)
 
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.
 PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
-LOOK_AHEAD = 4  # batches whose pictures fill up passes through the tower
+LOOK_AHEAD = BATCHES_AT_ONCE - 1  # batches whose pictures fill up passes through the tower
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -67,6 +68,7 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
         with Progress('sft', steps, initial=start) as bar:
             for step in range(start, steps):
                 began = time.monotonic()
+                features.begin_step()
                 chosen = [trajectories[i] for i in order[step]]
                 ahead = [trajectories[i] for later in order[step + 1:step + 1 + LOOK_AHEAD] for i in later]
                 places: Counter[str] = Counter()

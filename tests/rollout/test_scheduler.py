@@ -81,10 +81,10 @@ def engine(policy, chat):
 @pytest.fixture(scope='module')
 def store_for(policy):
     """Empty stores by their client, with the programs of one."""
-    first = FeatureStore(policy, PREPROCESSOR, None)
+    first = FeatureStore(policy, PREPROCESSOR, None, capacity_bytes=1 << 30, batch=2)
 
     def make(client, **options):
-        store = FeatureStore(policy, PREPROCESSOR, client, **{'batch': 2} | options)
+        store = FeatureStore(policy, PREPROCESSOR, client, **{'batch': 2, 'capacity_bytes': 1 << 30} | options)
         store._encode = first._encode
         return store
 
@@ -449,7 +449,7 @@ class SlowJudge:
         self.seconds, self.verdict, self.asked, self.now, self.most = seconds, verdict, [], 0, 0
         self.lock = threading.Lock()
 
-    def __call__(self, question, answer):
+    def __call__(self, question, answer, image):
         with self.lock:
             self.asked.append((question.id, answer))
             self.now += 1
@@ -559,6 +559,44 @@ def test_pictures_are_encoded_once(store_for, questions):
         store_for(ScriptedTools(fails=lambda *_: DOWN)).table(refs[:1])
 
 
+def test_what_a_step_wants_stays_if_it_fits(store_for, questions, capsys):
+    """Also what an earlier step has left behind and this one has only got ready so far; and a store too small says so."""
+    client = ScriptedTools()
+    a, b, c, d = [client.upload(q.image) for q in questions]
+    sizes = {ref: PREPROCESSOR.merged_tokens(ref.width, ref.height) * 32 * 4 for ref in (a, b, c, d)}
+    store = store_for(client, capacity_bytes=sum(sizes.values()) - 1)  # one of them has to go
+    store.begin_step()
+    for ref in (a, b, c):
+        store.table([ref])
+    store.begin_step()
+    assert store.prepare(a) is None  # a question about it is about to be asked
+    store.table([d])
+    store.table([a, c, d])
+    assert (store.images_encoded, store.encoded_again) == (4, 0) and capsys.readouterr().err == ''
+    assert store.step_bytes == sizes[a] + sizes[c] + sizes[d]
+    for ref in (b, a, c, d):  # in turn: each comes when it has just gone
+        store.table([ref])
+    assert store.encoded_again == 3 and store.images_encoded == 8
+    said = capsys.readouterr().err
+    assert said.count('rollout.feature_cache_gib') == 1 and 'Set it to more.' in said and said.count('\n') == 1
+    store.begin_step()
+    store.table([b])
+    assert store.encoded_again == 0
+
+
+def test_patches_of_what_was_not_shown_are_freed(run, engine, questions, monkeypatch):
+    """Of lanes that end before their tool's answer: it has no room, or its second picture is gone."""
+    monkeypatch.setattr(engine, 'suffix_capacity', 256 - engine.chunk)
+    _, _, features, _ = run(ScriptedTools(), act=functools.partial(by_chance, answers=False), max_turns=50)
+    assert not features._patches
+    tools = ScriptedTools()
+    gone = lambda method, what: DOWN if method == 'image' and tools._open(what).size == (56, 56) else None
+    tools.fails = gone  # the second thumbnail
+    groups, _, features, _ = run(tools, act=lambda text: ImageSearch(1), max_turns=3, asked=questions[:1])
+    assert all(t.state is SampleState.INFRA_FAILED and len(t.images) == 1 for t in groups[0])
+    assert not features._patches
+
+
 def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_path, monkeypatch):
     """Later pictures of like size ride along and are not computed again; one that is gone stops nobody."""
     client, paths = ScriptedTools(), [tmp_path / f'{i}.png' for i in range(5)]
@@ -581,7 +619,7 @@ def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_pa
 
 def test_warm_up_compiles_the_tower_for_every_form_of_picture(policy, tmp_path):
     client = ScriptedTools()
-    store = FeatureStore(policy, PREPROCESSOR, client, batch=2)
+    store = FeatureStore(policy, PREPROCESSOR, client, capacity_bytes=1 << 30, batch=2)
     store.warm_up()
     compiled = store.compiles
     sizes = [(28, 28), (28, 1400), (1400, 28), (84, 56), (300, 300), (56, 280), (170, 90), (28, 300), (300, 28), (1000, 800)]

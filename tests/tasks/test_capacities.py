@@ -16,10 +16,11 @@ from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
 from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.runtime.machine import host_memory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks import ask
-from sensesearch_jax.tasks.capacities import room_for
+from sensesearch_jax.tasks import ask, capacities
+from sensesearch_jax.tasks.capacities import feature_cache_bytes, room_for
 from sensesearch_jax.tasks.checks import check
 from sensesearch_jax.tasks.session import load_student, save_student
 
@@ -108,3 +109,25 @@ def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, 
     room = room_for(prompt, image, config, student.chat, student.preprocessor)
     response = student.chat.observation(['Image 2:', image])
     assert prompt > 416 and prompt <= room.prompt < prompt + 128 and room.suffix >= len(response) + 2 * 4 > 16
+
+
+def test_the_feature_cache_fits_the_config(policy_folder, monkeypatch):
+    """One picture of the largest size for each question of a step, twice; not more than half of the host's memory."""
+    gib = 1 << 30
+    config = config_of('rl_7b', policy_folder)
+    student = load(policy_folder, config)
+    wanted = lambda config: feature_cache_bytes(config, student.policy, student.preprocessor)
+    monkeypatch.setattr(capacities, 'host_memory', lambda: 1 << 50)
+    each = 8_294_400 // 28**2 * student.policy.sizes.language.width * 4
+    assert wanted(config) == max(gib, 2 * 128 * each)
+    config.rl.questions_per_step = 12_800
+    assert wanted(config) == 2 * 12_800 * each > gib
+    monkeypatch.setattr(capacities, 'host_memory', lambda: 6 * gib)
+    assert wanted(config) == 3 * gib
+    config.rollout.feature_cache_gib = 7.5
+    assert wanted(config) == 7.5 * gib
+    config = config_of('sft', policy_folder)  # a few small pictures
+    assert wanted(config) == gib
+    with pytest.raises(UserError, match='rollout.feature_cache_gib is -1.0; give 0'):
+        check(config_of('evaluate', policy_folder, rollout__feature_cache_gib=-1.0))
+    assert 2**28 < host_memory() < 2**50
