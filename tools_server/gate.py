@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tools_server.config import LOOPBACK, ServerConfig
 from tools_server.failures import ToolError
 from tools_server.limits.bodies import BodyRoom
+from tools_server.limits.json_size import MOST_OBJECTS, objects_in
 from tools_server.schemas import Failure
 from tools_server.signatures import is_signed
 
@@ -81,7 +82,7 @@ class Gate:
             await _refuse(error.status, error.message, start, error.retry_after_s)(scope, receive, send)
             return
         try:
-            await self._app(scope, _limited(receive, limit, ends), send)
+            await self._app(scope, _limited(receive, limit, ends, scope['path'] == '/images'), send)
         finally:
             await room.__aexit__(None, None, None)
 
@@ -119,13 +120,13 @@ def _asked_s(connection: HTTPConnection) -> float:
     return math.inf if math.isnan(seconds) else seconds
 
 
-def _limited(receive: Receive, limit: int, ends: float) -> Callable:
+def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Callable:
     """`receive`, for bodies whose length was not declared or not true, or that come too slowly or not until `ends`."""
     now = asyncio.get_running_loop().time
-    seen, piece, piece_ends, whole = 0, 0, now() + PIECE_S, False
+    seen, objects, piece, piece_ends, whole = 0, 0, 0, now() + PIECE_S, False
 
     async def limited() -> Message:
-        nonlocal seen, piece, piece_ends, whole
+        nonlocal seen, objects, piece, piece_ends, whole
         if whole:  # what is still to come is the end of the connection
             return await receive()
         try:
@@ -134,10 +135,13 @@ def _limited(receive: Receive, limit: int, ends: float) -> Callable:
         except TimeoutError:
             raise HTTPException(504, 'the body did not arrive in time') from None
         size = len(message.get('body', b''))
+        objects += 0 if is_picture else objects_in(message.get('body', b''))
         seen, piece = seen + size, piece + size
         if piece >= PIECE_BYTES:
             piece, piece_ends = 0, now() + PIECE_S
         whole = not message.get('more_body', False)
+        if objects > MOST_OBJECTS:
+            raise HTTPException(413, f'the body has more than the allowed {MOST_OBJECTS} objects and lists')
         if seen > limit:
             raise HTTPException(413, f'the body has more than the allowed {limit} bytes')
         return message

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tools_server.failures import FailureKind
 from tools_server.text_forms import as_title
+
+MOST_FIELDS = 50  # of a request that is looked at more closely
 
 
 def _without_surrogates(value: object) -> object:
@@ -63,6 +65,13 @@ class Request(BaseModel):
     """A request; an unknown field is an error, so that a typing mistake is never ignored."""
 
     model_config = ConfigDict(extra='forbid')
+
+    @model_validator(mode='before')
+    @classmethod
+    def _few_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MOST_FIELDS:  # each unknown one would make an error of its own
+            raise ValueError(f'a request has at most {len(cls.model_fields)} fields, this one has {len(data)}')
+        return data
 
 
 class TextSearchRequest(Request):

@@ -6,12 +6,19 @@ import pytest
 from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 
+from tools_server.config import parse_config
 from tools_server.gate import Gate
 
 TOKEN = 'a-token-of-some-length'
 
 
-def status(path, host, token=TOKEN):
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setenv('SOME_TOKEN', TOKEN)
+    return parse_config({'token_env': 'SOME_TOKEN'})
+
+
+def status(config, path, host):
     """The gate's answer to a GET without a token; 200 where it lets it through."""
     sent = []
 
@@ -28,15 +35,15 @@ def status(path, host, token=TOKEN):
         'type': 'http', 'method': 'GET', 'path': path, 'query_string': b'', 'scheme': 'http', 'server': ('h', 80),
         'headers': [(b'host', host.encode())],
     }  # fmt: skip
-    asyncio.run(Gate(behind, token, 1000)(scope, receive, send))
+    asyncio.run(Gate(behind, config)(scope, receive, send))
     return sent[0]['status']
 
 
 @pytest.mark.parametrize('host', ['localhost/live?', 'localhost/ready?', 'localhost/live#', 'localhost'])
-def test_the_host_header_does_not_choose_the_path_that_is_checked(monkeypatch, host):
+def test_the_host_header_does_not_choose_the_path_that_is_checked(monkeypatch, config, host):
     """Starlette before 1.0.1 pasted the Host header and the path together and parsed that as a URL."""
     monkeypatch.setattr(
         HTTPConnection, 'url', property(lambda self: URL(f'http://{self.headers["host"]}{self.scope["path"]}'))
     )
-    assert status('/statistics', host) == 401
-    assert status('/live', host) == 200
+    assert status(config, '/statistics', host) == 401
+    assert status(config, '/live', host) == 200

@@ -187,6 +187,29 @@ def test_replies_of_judges(server, service):
     assert_unmoved(watch)
 
 
+JSONS = {
+    'objects': '{{"query": "a", "more": [{}0]}}'.format('{"a":{}},' * 800_000),
+    'lists': '{{"query": [{}0]}}'.format('[],' * 2_000_000),
+    'nested': '{"query": ' + '[' * 1_000_000,
+    'numbers': '{{"query": [{}0]}}'.format('0,' * 3_000_000),
+    'digits': '{"top_k": ' + '9' * 4_000_000 + '}',
+    'references': '{{"query": [0], "question": "q", "response": "r", "references": [{}0]}}'.format('0,' * 3_000_000),
+    'names': '{' + ','.join(f'"a{number}":0' for number in range(400_000)) + '}',
+}
+
+
+@pytest.mark.parametrize('name', JSONS)
+def test_requests_and_answers_that_are_costly_to_read(server, service, name):
+    service.answers['/search'] = lambda _: (200, JSONS[name].replace('query', 'organic', 1).encode())
+    with Watch(server) as watch:
+        headers = {'X-Deadline-S': str(DEADLINE_S), 'Content-Type': 'application/json'}
+        for path in ('/text_search', '/judge'):
+            answer = requests.post(server.url + path, data=JSONS[name], headers=headers, timeout=30)
+            assert answer.json()['kind'] == 'caller' and len(answer.content) < 2_000, answer.text[:300]
+        assert call(server, '/text_search', {'query': f'a tower of {name}'}).json().get('kind') == 'unavailable'
+    assert_unmoved(watch)
+
+
 def test_afterwards_the_server_is_as_before(server, service):
     """It answers, its workers are few, and no descriptor was left open by the calls before."""
     service.answers['/good'] = lambda _: (200, b'<p>The tower is 330 m high.</p>', {'Content-Type': 'text/html'})
