@@ -11,6 +11,8 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
     """
     settings.min_pixels, settings.max_pixels = 65_536, 8_294_400
     settings.mesh.fsdp = -1
+    if 'agent' in settings:  # SFT calls no tools, and its server only serves pictures
+        settings.tools.update(config='configs/tools_online.yaml', deadline_s=60.0)
     set_there(settings, 'agent', max_turns=10, max_malformed=0, turn_tokens=8192, text_results=5, image_results=5,
               passage_chars=8192)
     # A 4K picture is about 10,500 tokens; prompt and trajectory together are cut at 32,768.

@@ -29,8 +29,7 @@ SETTINGS = {  # of short trajectories
 
 def start(config, workdir, policy, settings, output, **environment):
     """The process, of those SETTINGS that the config has and these; what it says is added to the file `output`."""
-    fields = runpy.run_path(str(ROOT / 'configs' / f'{config}.py'))['get_config']()
-    there = {name: value for name, value in SETTINGS.items() if has(fields, name)}
+    there = fields_of(config, SETTINGS)
     command = [
         sys.executable,
         '-m',
@@ -49,6 +48,12 @@ def start(config, workdir, policy, settings, output, **environment):
             stdout=file,
             stderr=subprocess.STDOUT,
         )
+
+
+def fields_of(config, settings):
+    """Those of the settings that the config has a field for."""
+    fields = runpy.run_path(str(ROOT / 'configs' / f'{config}.py'))['get_config']()
+    return {name: value for name, value in settings.items() if has(fields, name)}
 
 
 def has(config, name):

@@ -122,7 +122,7 @@ def test_every_field_of_the_base_policy_is_read():
 
 
 def test_the_7b_configs_have_the_fields_of_their_tasks():
-    for task in ('sft', 'rl', 'evaluate'):
+    for task in ('ask', 'cold_start', 'sft', 'rl', 'evaluate'):
         assert leaves(config_of(f'{task}_7b')) == leaves(config_of(task))
 
 

@@ -19,7 +19,7 @@ from stand_ins import as_json, chat
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from tools_server.__main__ import main
 from tools_server.app import create_app
-from tools_server.config import parse_config
+from tools_server.config import ConfigError, load_config, parse_config
 from tools_server.launch import ToolServer, ToolServerError
 from tools_server.service import ToolService
 
@@ -248,6 +248,20 @@ def test_server_ends_when_its_parent_is_killed(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail('the server outlived its parent')
+
+
+def test_the_online_configuration_takes_its_keys_from_the_environment(monkeypatch):
+    keys = {'SERPER_API_KEY': 'a', 'OPENAI_API_KEY': 'b', 'TOOLS_SERVER_TOKEN': 'c' * 16}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    config = load_config(ROOT / 'configs' / 'tools_online.yaml', {})
+    assert (config.text_search.backend, config.image_search.backend, config.judge.backend) == ('serper', 'serper', 'openai')
+    assert config.text_search.summariser.model == 'Qwen3-32B' and config.token() == 'c' * 16
+    for name in keys:
+        monkeypatch.delenv(name)
+        with pytest.raises(ConfigError, match=name):
+            load_config(ROOT / 'configs' / 'tools_online.yaml', {})
+        monkeypatch.setenv(name, keys[name])
 
 
 @pytest.mark.skipif(not POCKET.exists(), reason='the pocket world is not there')
