@@ -135,7 +135,9 @@ class Preprocessor:
             path = Path(folder) / name
             if not path.is_file():
                 continue
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = _read_object(path)
+            if name == "processor_config.json" and "image_processor" not in config:
+                continue  # it says nothing of images, and is not read for them
             written = config.get("image_processor", config)
             budget = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
             if written.get("size"):

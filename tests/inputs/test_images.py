@@ -159,6 +159,22 @@ def test_the_file_that_transformers_takes_is_read(tmp_path):
             Preprocessor.read(tmp_path)
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_budget_is_written_where_it_is_read(tmp_path, nested):
+    """By transformers and here; a processor_config.json that says nothing of images stays as it is."""
+    before = Preprocessor(max_pixels=90_000)
+    reference_processor(before).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    processor = {"processor_class": "Qwen2_5_VLProcessor"} | ({"image_processor": settings} if nested else {})
+    (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+    budget = before.within(4000, 60_000)
+    budget.write_budget(tmp_path)
+    theirs = reference.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
+    assert Preprocessor.read(tmp_path) == budget
+    assert dict(theirs.size) == {"shortest_edge": 4000, "longest_edge": 60_000}
+    assert nested or json.loads((tmp_path / "processor_config.json").read_text()) == processor
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

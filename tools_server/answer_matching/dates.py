@@ -60,7 +60,7 @@ _FORMS = [
     )
 ]
 _NUMERIC = re.compile(r'(\d{1,2})([./-])(\d{1,2})\2(\d{4})')  # 24.5.1990, 5/24/1990
-_BEFORE = re.compile(r'(?:in|on|since|by|during) ')
+_BEFORE = re.compile(r'(?:in|on) ')
 _DAY_BEFORE = re.compile(r'([a-z]{3,9})\.?,? (?=\S)')
 
 
