@@ -84,11 +84,13 @@ def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
     The cold start demonstrates search, which RL does not find by itself, and hardly any perception: what a question about
     the picture alone wants, a nearer look and no search, rewards teach as well, and so most of RL's questions ask for that.
     With perception demonstrated in full RL has nothing to add (docs/rl_runs.md compares other mixes).
-    Each set has entities of its own (RL's are those of the split 'validation'), and test questions a seed of their own.
+    Each set has entities of its own (RL's are those of the split 'validation'). `seed` says which questions are learned from
+    and in what order RL asks them, `test_seed` which are tested on; the config's own seed is of all else that is random.
     """
     counts = lambda *of_kinds: dict(zip(('search', 'perception', 'search_only'), of_kinds))
     found = {'train': counts(train, train // 22, train // 3)} if train else {}
     found |= {'rl': counts(rl, 4 * rl, rl)} if rl else {}
+    found |= {'seed': 0} if found else {}
     return found | ({'test': counts(test, test, test), 'test_seed': 1} if test else {})
 
 

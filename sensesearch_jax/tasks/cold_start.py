@@ -58,7 +58,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """The cold-start stages alone; writes workdir/cold_start/kept.jsonl, which `sft.py` trains on."""
     student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
     with open_session(config, workdir) as session:
-        questions = question_set(workdir, 'train', config.questions.train, config.seed)
+        questions = question_set(workdir, 'train', config.questions.train, config.questions.seed)
         cold_start(session, student, session.features(student), questions)
 
 

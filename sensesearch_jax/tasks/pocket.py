@@ -33,7 +33,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     with open_session(config, workdir) as session:
         timed = Stopwatch(workdir)
         with timed('questions'):
-            train = question_set(workdir, 'train', config.questions.train, config.seed)
+            train = question_set(workdir, 'train', config.questions.train, config.questions.seed)
             fresh = rl_questions(config, workdir)
             test = question_set(workdir, 'test', config.questions.test, config.questions.test_seed)
         features = session.features(base)

@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
     """Those RL learns from, about entities that nothing before it has learned from."""
-    return question_set(workdir, 'validation', config.questions.rl, config.seed)
+    return question_set(workdir, 'validation', config.questions.rl, config.questions.seed)
 
 
 def rl_engines(session: Session, student: Student, learner: Learner) -> list[Engine]:
@@ -68,10 +68,25 @@ def rl_engines(session: Session, student: Student, learner: Learner) -> list[Eng
 
 
 def question_order(config: ConfigDict, questions: Sequence[Question]) -> Callable[[int], list[Question]]:
-    """What each step asks: all questions in the seed's order, again and again, each time in another."""
-    order = (grain.MapDataset.source(list(range(len(questions)))).seed(config.seed).shuffle().repeat()
-             .batch(config.rl.questions_per_step, batch_fn=list))
-    return lambda step: [questions[i] for i in order[step]]
+    """What each step asks: all questions in the order of `questions.seed`, again and again, each time in another.
+
+    No step asks a question twice, unless it asks more than there are: where a step ends one pass over the questions and
+    begins the next, those that it has asked come later in the new pass.
+    """
+    count, size = len(questions), config.rl.questions_per_step
+    shuffled = grain.MapDataset.source(list(range(count))).seed(config.questions.seed).shuffle().repeat()
+    order: list[int] = []
+
+    def asked(step: int) -> list[Question]:
+        while len(order) < (step + 1) * size:
+            of_pass = [shuffled[len(order) + i] for i in range(count)]
+            in_step = len(order) % size
+            before = Counter(order[len(order) - in_step:])
+            first = sorted(of_pass, key=before.__getitem__)[:size - in_step]
+            order.extend(first + [i for i in of_pass if i not in first])
+        return [questions[i] for i in order[step * size:(step + 1) * size]]
+
+    return asked
 
 
 def rl(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> Path:
