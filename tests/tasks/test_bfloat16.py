@@ -35,3 +35,31 @@ def test_rl(policy_folder, tmp_path):
         values = record['values']
         assert all(map(math.isfinite, values.values()))
         assert 0 < values['sampler_gap'] < 0.05  # of rounding alone
+
+
+def test_evaluation(policy_folder, tmp_path):
+    output = tmp_path / 'output.txt'
+    settings = {
+        'questions.test.search': 2,
+        'questions.test.perception': 2,
+        'questions.test.search_only': 1,
+        'evaluate.lanes': 2,
+        'rollout.dtype': 'bfloat16',
+    }
+    toy_runs.finish(toy_runs.start('evaluate', tmp_path / 'run', policy_folder, settings, output), output)
+    trajectories = read_trajectories(tmp_path / 'run' / 'evaluation' / 'policy.jsonl')
+    assert len(trajectories) == 5 and any(map(went_on_after_a_tool, trajectories))
+
+
+def test_ask(policy_folder, tmp_path):
+    output = tmp_path / 'output.txt'
+    settings = {
+        'image': toy_runs.ROOT / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'relief.jpg',
+        'question': 'What is this?',
+        'seed': 2,  # whose first turn is a call of a tool
+        'temperature': 1.0,
+        'rollout.dtype': 'bfloat16',
+    }
+    toy_runs.finish(toy_runs.start('ask', tmp_path / 'run', policy_folder, settings, output), output)
+    said = output.read_text()
+    assert '→ ' in said and '── turn 2 ──' in said and 'Answer: ' in said
