@@ -97,6 +97,9 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times in `mine.samples`.
 
     Without those on which tools or judge failed: they are asked again when the run goes on.
+
+    Raises:
+        UserError: they failed on all.
     """
     config, workdir = session.config, session.workdir
     path = workdir / 'cold_start' / 'mined.jsonl'
@@ -132,6 +135,9 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
                 atomic_write(path, ''.join(lines))
     for text in multihost.texts(json.dumps(right)):
         right |= json.loads(text)
+    if questions and not any(q.id in right for q in questions):
+        raise UserError(f'Tools or judge failed on each of {len(questions)} questions, of which none is mined; mend '
+                        f'{session.client.url} and start again with the same --workdir.')
     # In the order of the questions, not in that in which groups happened to finish.
     return [q for q in questions if right.get(q.id, config.mine.samples + 1) <= config.mine.most_right]
 
