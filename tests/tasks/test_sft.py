@@ -106,7 +106,8 @@ def test_one_update_that_is_not_finite_is_left_out(train, tmp_path):
 
 def test_control_tokens_are_in_neither_distribution(policy_folder):
     """The sampler's and the trainer's leave out the same ids: control tokens and rows that are no token."""
-    student = load_student(policy_folder, runpy.run_path(str(CONFIG))['get_config']())
+    config, device = runpy.run_path(str(CONFIG))['get_config'](), jax.local_devices()[:1]
+    student = load_student(policy_folder, config, make_mesh(devices=device), 'float32')
     mask, chat = sft.suppressed_mask(student), student.chat
     assert np.flatnonzero(mask).tolist() == sorted(set(unsampled(student)))
     allowed = {chat.tokenizer.id_to_token(int(i)) for i in np.flatnonzero(~mask)}
