@@ -25,7 +25,7 @@ from sensesearch_jax.policy.qwen import Policy
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import local, mesh_of
 from tools_server.failures import ToolError
-from tools_server.pictures.convert import read_image
+from tools_server.pictures.decoder import read_gentle
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
@@ -147,7 +147,7 @@ class FeatureStore:
         if isinstance(data, ToolFailure):
             return data
         try:
-            patches = self.preprocessor.patches(read_image(data))
+            patches = self.preprocessor.patches(read_gentle(data))
         except (ToolError, ValueError) as error:  # damaged, or of a shape that no policy can see
             return ToolFailure('unavailable', f'the picture cannot be used: {error}')
         with self._lock:

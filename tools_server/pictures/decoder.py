@@ -8,9 +8,10 @@ import sys
 import threading
 
 import numpy as np
+from PIL import Image as Pil
 
 from tools_server.failures import ToolError
-from tools_server.pictures.convert import MAX_PIXELS, opened, read_rgb, upright
+from tools_server.pictures.convert import MAX_PIXELS, opened, read_image, read_rgb, upright
 from tools_server.pictures.outline import Outline, outline
 from tools_server.workers.pool import WorkerPool, WorkFailed
 
@@ -25,6 +26,17 @@ BYTES_PER_PIXEL = 14
 def gentle(found: Outline | None) -> bool:
     """Whether decoding a file of this outline takes little time, wherever it is done."""
     return found is not None and found.work <= MOST_WORK
+
+
+def read_gentle(data: bytes) -> Pil.Image:
+    """Decodes a picture of a kind that the server hands out, in this process, to upright RGB.
+
+    Raises:
+        ToolError: 'caller'; it is another kind of file, damaged, or takes long to decode.
+    """
+    if not gentle(outline(data)):
+        raise ToolError('caller', 'the image is no JPEG or PNG that is complete and quick to decode')
+    return read_image(data)
 
 
 class Decoder:
