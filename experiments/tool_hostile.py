@@ -27,9 +27,10 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import requests
@@ -43,6 +44,7 @@ from small_world import encoded, picture
 from tools_server.launch import ToolServer
 
 P99_S = 1.0
+BINARY = {'Content-Type': 'application/octet-stream'}
 MOST_BYTES = 10**9
 SPARE = 3  # descriptors and threads that may come and go by themselves
 HOSTILE = 'hostile'  # begins every query, question and address of an attacker
@@ -123,11 +125,11 @@ def attack(url: str, seconds: float) -> None:
     numbers = itertools.count()
     bombs = [make() for make in picture_bombs.BOMBS.values()]
     responses = [make() for make in hostile_texts.RESPONSES.values()]
-    good = requests.post(url + '/images', data=encoded(picture(9)), timeout=60).json()['sha256']
+    good = requests.post(url + '/images', data=encoded(picture(9)), headers=BINARY, timeout=60).json()['sha256']
     host, port = url.removeprefix('http://').split(':')
 
-    def post(path: str, **body: object) -> None:
-        requests.post(url + path, headers={'X-Deadline-S': '10'}, timeout=30, **body)
+    def post(path: str, headers: Mapping[str, str] = MappingProxyType({}), **body: object) -> None:
+        requests.post(url + path, headers={'X-Deadline-S': '10', **headers}, timeout=30, **body)
 
     def pages() -> None:
         post('/text_search', json={'query': f'{HOSTILE} {next(numbers)} tower', 'top_k': 5})
@@ -139,7 +141,7 @@ def attack(url: str, seconds: float) -> None:
         post('/image_search', json={'image': crop['sha256'], 'top_k': 5})
 
     def pictures() -> None:
-        post('/images', data=rng.choice(bombs) + b'%d' % next(numbers))
+        post('/images', data=rng.choice(bombs) + b'%d' % next(numbers), headers=BINARY)
 
     def judged() -> None:
         response = rng.choice(responses)
@@ -153,7 +155,7 @@ def attack(url: str, seconds: float) -> None:
     def upload() -> None:
         """20 MB, so slowly that all of these are there at once."""
         with socket.create_connection((host, int(port)), 10) as connection:
-            head = f'POST /images HTTP/1.1\r\nHost: {host}\r\nContent-Length: 20000000\r\n\r\n'
+            head = f'POST /images HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 20000000\r\n\r\n'
             connection.sendall(head.encode())
             for _ in range(40):
                 connection.sendall(bytes(500_000))
@@ -198,7 +200,7 @@ class Honest:
 
     def __init__(self, url: str, pause_s: float):
         self._url, self._pause_s = url, pause_s
-        self._image = requests.post(url + '/images', data=encoded(picture(7)), timeout=60).json()
+        self._image = requests.post(url + '/images', data=encoded(picture(7)), headers=BINARY, timeout=60).json()
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.problems: Counter[str] = Counter()
 
