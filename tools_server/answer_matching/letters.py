@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tools_server.answer_matching.characters import clean
+from tools_server.answer_matching.characters import clean, fold
 from tools_server.answer_matching.phrases import without_lead
 from tools_server.answer_matching.text import MOST_CHARS, answer_text, same_answer
 from tools_server.answer_matching.words import read
@@ -59,9 +59,13 @@ def chosen_letter(response: str, choices: Sequence[str]) -> str | None:
     by_text = _by_text((text, said), options)
     if not by_text:
         return named if named in known else None
-    if len(by_text) > 1:
-        return named if named in by_text else None
-    return next(iter(by_text)) if named is None or named in by_text else None
+    if named is not None and named not in by_text:
+        # 'E. coli' is the option of that text, unless all options begin with letters, which then are of another order.
+        exact = {letter for letter, option in options.items() if fold(option) == fold(text)}
+        return next(iter(exact)) if len(exact) == 1 and not all(map(_FIRST.match, options.values())) else None
+    if named is not None:
+        return named
+    return next(iter(by_text)) if len(by_text) == 1 else None
 
 
 def _without_letters(choices: Sequence[str]) -> list[str]:
