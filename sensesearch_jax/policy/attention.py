@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.policy import kernels
 from sensesearch_jax.policy.context import ATTENDED, MASKED, Context
-from sensesearch_jax.policy.tiles import attend_by_head
+from sensesearch_jax.policy.tiles import attend_by_head, attend_by_member
 from sensesearch_jax.runtime.mesh import current, platform, spec
 
 LONG = 32  # queries per member from which all scores at once are too many to keep
@@ -72,11 +72,11 @@ def choose(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) ->
         return decode_kernel.attend_few if decode_kernel.takes(queries, contexts) else attend_at_once
     if few:
         return attend_at_once
-    return {'cpu': attend_by_head, 'tpu': kernels.attend_splash}.get(here, attend_at_once)
+    return {'cpu': attend_by_head, 'tpu': kernels.attend_splash}.get(here, attend_by_member)
 
 
 def attend_at_once(queries, keys, values, valid, contexts):
-    """All scores as one array: what a few queries want, and any platform without a kernel of its own."""
+    """All scores as one array: what a few queries want."""
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
     # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query heads, S tokens each.

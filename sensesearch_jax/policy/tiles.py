@@ -1,13 +1,15 @@
-"""Attention for a CPU: one member's key head at a time, in tiles of queries whose scores stay in the caches.
+"""Attention in tiles of queries, whose scores are all that is ever held of them: memory is linear in the tokens.
 
-Scores of all heads at once do not fit there: reading and writing them took four times as long. What is kept for the
-backward pass is the outputs and the logarithm of each softmax's sum, from which the weights are made again
+For a CPU one member's key head at a time, whose scores stay in the processor's caches: reading and writing those of all
+heads took four times as long. For a GPU in a type that no kernel takes, all heads of a member together. What is kept for
+the backward pass is the outputs and the logarithm of each softmax's sum, from which the weights are made again
 (Dao et al., arXiv 2205.14135).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,12 @@ from sensesearch_jax.policy.context import ATTENDED, MASKED, Context
 TILE = 256  # queries
 
 
-def attend_by_head(queries, keys, values, valid, contexts):
-    """`attention.attend`."""
+def attend_in_tiles(queries, keys, values, valid, contexts, *, over_heads: Callable):
+    """`attention.attend`.
+
+    Args:
+        over_heads: applies a function to each key head's operands, like `jax.lax.map`.
+    """
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
     by_head = lambda x: jnp.moveaxis(x, 3, 1)  # [b, g, s, k, e] -> [b, k, g, s, e]
@@ -34,23 +40,27 @@ def attend_by_head(queries, keys, values, valid, contexts):
             queries, keys, values, contexts = x
 
             def member(x):
-                queries, keys, values, valid, own_contexts = x
-                own_contexts = iter(own_contexts)
-                now = [tuple(part[0] for part in c) if same else next(own_contexts)
-                       for c, same in zip(contexts, shared)]
-                first = [c[0] for c in now], [c[1] for c in now], [c[2] for c in now]
-                return tiled(queries, jnp.concatenate([x.T for x in first[0]] + [keys]),
-                             jnp.concatenate([*first[1], values]), jnp.concatenate([*first[2], valid]))
+                queries, keys, values, valid, own_contexts, own_valid = x
+                own_contexts, own_valid = iter(own_contexts), iter(own_valid)
+                now = [tuple(part[0] for part in c) if same else next(own_contexts) for c, same in zip(contexts, shared)]
+                seen = [c[0] if same else next(own_valid) for c, same in zip(context_valid, shared)]
+                return tiled(queries, jnp.concatenate([*(keys.T for keys, _ in now), keys]),
+                             jnp.concatenate([*(values for _, values in now), values]), jnp.concatenate([*seen, valid]))
 
-            own_contexts = tuple(c for c, same in zip(contexts, shared) if not same)
-            return jax.lax.map(member, (queries, keys, values, valid, own_contexts))
+            of_member = lambda parts: tuple(c for c, same in zip(parts, shared) if not same)
+            return jax.lax.map(member, (queries, keys, values, valid, of_member(contexts), of_member(context_valid)))
 
-        spread = tuple((c.keys, c.values, jnp.broadcast_to(c.valid, (k, *c.valid.shape))) for c in contexts)
-        return jax.lax.map(head, (queries, keys, values, spread))
+        # Which tokens are real is the same for all heads, and must be seen to be: else all tiles of padding are computed.
+        context_valid = tuple(c.valid for c in contexts)
+        return over_heads(head, (queries, keys, values, tuple((c.keys, c.values) for c in contexts)))
 
     contexts = tuple(Context(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in contexts)
     out = jax.lax.map(row, (queries, by_head(keys), by_head(values), valid, contexts))  # [b, k, g, r, s, e]
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, h, e).astype(queries.dtype)
+
+
+attend_by_head = functools.partial(attend_in_tiles, over_heads=jax.lax.map)
+attend_by_member = functools.partial(attend_in_tiles, over_heads=lambda head, operands: jax.vmap(head)(operands))
 
 
 @jax.custom_vjp

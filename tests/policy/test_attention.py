@@ -77,16 +77,41 @@ def test_masks_of_all_tiles_are_not_kept(monkeypatch):
     assert used < 2 * pairs
 
 
+IN_TILES = [attention.attend_by_head, attention.attend_by_member]
+
+
+@pytest.mark.parametrize('how', IN_TILES)
 @pytest.mark.parametrize('kept', [(), (0,), (1,), (0, 1)])
-def test_by_head_equals_at_once(kept):
+def test_in_tiles_equals_at_once(kept, how):
     *own, contexts = operands(40)
-    assert_equal(attention.attend_by_head, (*own, tuple(contexts[i] for i in kept)))
+    assert_equal(how, (*own, tuple(contexts[i] for i in kept)))
 
 
-def test_tiles_of_padding_cost_nothing_and_change_nothing():
+@pytest.mark.parametrize('how', IN_TILES)
+def test_tiles_of_padding_cost_nothing_and_change_nothing(how):
     *own, contexts = operands(40)
     short = own[3].at[0, 1, 7:].set(False).at[1, 2].set(False)
-    assert_equal(attention.attend_by_head, (*own[:3], short, contexts))
+    assert_equal(how, (*own[:3], short, contexts))
+    assert ' cond[' in str(jax.make_jaxpr(how)(*own[:3], short, contexts))  # and no choice between what is computed
+
+
+@pytest.mark.parametrize('gradients', [False, True])
+def test_float32_on_a_gpu_takes_memory_that_grows_with_the_tokens(gradients, monkeypatch):
+    """Of one long prompt; all scores at once grow with their square."""
+    monkeypatch.setattr(tiles, 'TILE', 64)
+
+    def used(tokens):
+        shape = lambda heads: jax.ShapeDtypeStruct((1, 1, tokens, heads, 16), jnp.float32)
+        topology = AbstractMesh((1,), ('data',), abstract_device=AbstractDevice('gpu', 1, 'gpu'))
+        with jax.sharding.use_abstract_mesh(topology):
+            how = attention.choose(shape(8), ())
+        loss = lambda *operands: how(*operands, ()).sum()
+        program = jax.jit(jax.grad(loss, (0, 1, 2)) if gradients else loss)
+        given = shape(8), shape(2), shape(2), jax.ShapeDtypeStruct((1, 1, tokens), bool)
+        return program.lower(*given).compile().memory_analysis().temp_size_in_bytes
+
+    assert used(2048) < 3 * used(1024)
+    assert used(2048) < 8 * 2048 * 2048 * 4 / 3  # of the scores
 
 
 @pytest.mark.parametrize('kept', [(), (0, 1)])
@@ -172,7 +197,8 @@ def test_the_platform_chooses():
     with jax.sharding.use_abstract_mesh(topology('gpu')):
         assert choose(many, context) is kernels.attend_cudnn and choose(one, context) is decode_kernel.attend_few
         # cuDNN takes no float32; the kernel no heads and contexts whose sizes are no powers of two.
-        assert choose(exact, context) is choose(narrow, context) is choose(one, torn) is at_once
+        assert choose(exact, context) is attention.attend_by_member
+        assert choose(narrow, context) is choose(one, torn) is choose(exact[:, :, :1], context) is at_once
 
 
 @pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1)])
@@ -209,6 +235,7 @@ def test_int8_contexts_are_the_rounded_ones(length):
 
 WAYS = {
     'by head': tiles.attend_by_head,
+    'by member': tiles.attend_by_member,
     'splash': functools.partial(kernels.attend_splash, interpret=True),
     'cuDNN': functools.partial(kernels.attend_cudnn, implementation='xla'),
     'at once': attention.attend_at_once,
