@@ -22,9 +22,8 @@ CONFIG = config_flags.DEFINE_config_file('config', None, 'One of configs/*.py; i
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and where a run that was interrupted goes '
                               'on. A new temporary folder if not given.')
 
-# Where the tools are found and on what is computed has no part in a run's result: these fields may differ when it goes on.
-PLACES = ('tools.url', 'tools.port', 'tools.deadline_s', 'mesh', 'multi_host', 'compilation_cache')
 MULTI_HOST = 'cold_start', 'sft', 'rl', 'evaluate'
+REPEATED = 'ask',  # leaves nothing but pictures, so that the same question may be asked again
 
 
 def main(arguments: list[str]) -> None:
@@ -47,6 +46,8 @@ def main(arguments: list[str]) -> None:
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
     from sensesearch_jax.runtime import multihost
+    from sensesearch_jax.tasks.resuming import check_places, extent, may_change, reaches
+    check_places(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import keep_programs, users_cache
     from sensesearch_jax.runtime.workdir import Workdir
     if config.get('multi_host', False):
@@ -62,10 +63,16 @@ def main(arguments: list[str]) -> None:
     check(config)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(f'sensesearch_jax.tasks.{name}')
-    with Workdir.open(multihost.own_folder(path), config.to_dict(), ignore=('workdir', *PLACES)) as workdir:
+    with Workdir.open(multihost.own_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))) as workdir:
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)
+        done = name not in REPEATED and workdir.stage_done('run') and reaches(workdir.stage_result('run'), config)
+        if multihost.agreed(done):
+            print(f'The run in {workdir.path} is finished, and nothing in it was changed; another one wants another '
+                  '--workdir.', file=sys.stderr)
+            return
         task.run(config, workdir)
+        workdir.mark_done('run', extent(config))
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

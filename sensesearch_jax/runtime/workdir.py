@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,8 +20,11 @@ from typing import Any, Self
 
 from sensesearch_jax.errors import UserError
 
-_held: set[Path] = set()
-"""Directories this process has open: a file cannot tell a second opening here from our dead predecessor."""
+BEAT_S, STALE_S = 60.0, 600.0
+"""How often a run shows that it is alive, and after how long without a sign one of another host counts as gone."""
+
+_held: dict[Path, threading.Event] = {}
+"""Directories this process has open, with what ends their heartbeat: a file cannot tell a second opening here from our dead predecessor."""
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -221,23 +226,51 @@ def _lock(path: Path) -> None:
         file.seek(0)
         holder = _parse_claim(file.read())
         if holder and holder != claim:
-            if holder["host"] != claim["host"]:
+            silent_s = _silent_s(path)
+            if holder["host"] != claim["host"] and silent_s < STALE_S:
                 raise UserError(
-                    f"The workdir {path} is in use by process {holder['pid']} on {holder['host']}; "
-                    f"if that one is dead, remove {path / '.lock'}."
+                    f"The workdir {path} is in use by process {holder['pid']} on {holder['host']}, alive {silent_s:.0f} s "
+                    f"ago; if that one is dead, start again after {STALE_S / 60:.0f} minutes without a sign of it, or "
+                    f"remove {path / '.lock'}."
                 )
-            if _alive(holder):
+            if holder["host"] != claim["host"]:
+                print(
+                    f"The workdir {path} was in use by process {holder['pid']} on {holder['host']}, without a sign of "
+                    f"life for {silent_s / 60:.0f} minutes; this run takes it over.",
+                    file=sys.stderr,
+                )
+            elif _alive(holder):
                 raise UserError(
                     f"The workdir {path} is in use by process {holder['pid']}: wait for it or stop it."
                 )
         file.seek(0)
         file.truncate()
         file.write(json.dumps(claim))
-    _held.add(path)
+    _held[path] = threading.Event()
+    threading.Thread(target=_beat, args=(path / ".lock", _held[path]), daemon=True).start()
+
+
+def _beat(lock: Path, end: threading.Event) -> None:
+    """Touches the lock again and again, so that other hosts see a living run."""
+    while not end.wait(BEAT_S):
+        try:
+            os.utime(lock)
+        except OSError:
+            pass  # the file system may be away for a while; so may the run's other files
+
+
+def _silent_s(path: Path) -> float:
+    """Seconds since the last sign of life in the directory's lock, by the clock of its file system."""
+    now = path / f".now.{os.getpid()}.tmp"
+    now.touch()
+    try:
+        return max(0.0, now.stat().st_mtime - (path / ".lock").stat().st_mtime)
+    finally:
+        now.unlink(missing_ok=True)
 
 
 def _unlock(path: Path) -> None:
-    _held.discard(path)
+    _held.pop(path).set()
     # Emptied, not removed: a process waiting for the old file's lock would claim a file no other can see.
     if path.exists():
         (path / ".lock").write_text("")

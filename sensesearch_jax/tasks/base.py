@@ -73,11 +73,17 @@ def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
 
 
 def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Pages) -> Policy:
-    """A policy directory with tokenizer, preprocessor and random weights of the config's sizes."""
-    write_tokenizer(folder, pages, config.language.vocabulary)
+    """A policy directory with tokenizer, preprocessor and random weights of the config's sizes; gives the policy.
+
+    A policy that is there already stays: it may have been trained.
+    """
+    there = (folder / 'config.json').is_file()
+    if not there:
+        write_tokenizer(folder, pages, config.language.vocabulary)
     preprocessor = {'image_processor_type': 'Qwen2VLImageProcessor', 'min_pixels': config.min_pixels,
                     'max_pixels': config.max_pixels, 'patch_size': 14, 'temporal_patch_size': 2, 'merge_size': 2}
-    (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor, indent=2) + '\n')
+    if not there:
+        (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor, indent=2) + '\n')
     chat = ChatTokenizer(folder, lambda w, h: 0)
     ids = chat.tokenizer.token_to_id
     sizes = PolicySizes(
@@ -85,7 +91,8 @@ def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Page
         image_token=chat.image_pad, vision_start_token=chat.vision_start, vision_end_token=chat.vision_end,
         video_token=ids('<|video_pad|>'), end_tokens=(chat.im_end, chat.end_of_text))
     policy = Policy(sizes, nnx.Rngs(config.seed))
-    save_policy(policy, folder, copy_from=folder)
+    if not there:
+        save_policy(policy, folder, copy_from=folder)
     return policy
 
 
@@ -349,8 +356,12 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
     rates = [config.learning_rate, config.dressed_learning_rate, config.formatted_learning_rate, config.zoom_learning_rate,
              config.sight_learning_rate]
-    schedule = optax.join_schedules(list(map(cycle, rates, [plain_steps, *later])),
-                                    list(itertools.accumulate([plain_steps, *later[:-1]])))
+    stages = [(rate, steps) for rate, steps in zip(rates, [plain_steps, *later], strict=True) if steps]
+    if not stages or min(steps for _, steps in stages) < 0:
+        raise UserError(f'steps is {config.steps}, and those of the later parts of the curriculum are {sum(later)} of them; '
+                        'give at least one in all, and none below 0.')
+    schedule = optax.join_schedules([cycle(*stage) for stage in stages],
+                                    list(itertools.accumulate(steps for _, steps in stages[:-1])))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays))
@@ -387,7 +398,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
         metrics.resume('base', start)
         with Progress('base policy', config.steps, initial=start) as bar:
             for i, batch in zip(range(start, config.steps), prefetch(lessons.batches(config.seed, start))):
-                weight = config.probe_weight * max(0.1, 1 - i / (0.7 * plain_steps))
+                weight = config.probe_weight * max(0.1, 1 - i / max(0.7 * plain_steps, 1))
                 if i >= config.steps - config.sight_steps:
                     weight = config.sight_probe_weight
                 state, parts, norms = step(state, batch, weight)

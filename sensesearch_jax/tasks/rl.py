@@ -99,7 +99,7 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
     config, workdir = session.config.rl, session.workdir
     shared = multihost.shared_folder(workdir.path) / 'rl'
     folder = shared / 'policy'
-    if multihost.agreed(workdir.stage_done('rl')):
+    if multihost.agreed(workdir.stage_done('rl') and workdir.stage_result('rl')['steps'] >= config.steps):
         return folder
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
@@ -114,6 +114,8 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
         features.warm_up()
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = made = resume(learner, checkpoints)
+        if start > config.steps:
+            raise UserError(f'rl.steps is {config.steps}, but {start} are made in {workdir.path}; give as many or more.')
         failed = 0  # steps in a row without any trajectory to learn from
         session.metrics.resume('rl', start)
         with Progress('rl', config.steps, initial=start) as bar:
@@ -138,7 +140,8 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                     keep(learner, checkpoints, made)
                     raise tools_down(session, step, failed)
                 # A step that taught nothing is made again when the run goes on.
-                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps and made == step + 1:
+                # The last one too, from which a run that is given more steps goes on.
+                if ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps) and made == step + 1:
                     checkpoints.save(made, training_state(learner))
     save_student(learner.policy, student, folder, config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})

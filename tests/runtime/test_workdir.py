@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import ml_collections
 import pytest
 
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 
 CONFIG = {"rl": {"lr": 1e-5, "clip": (0.2, 0.28)}, "name": "pocket", "workdir": "a", "log": {"every": 1}}
@@ -165,5 +167,28 @@ def test_locks_of_nobody_are_taken_over(tmp_path, lock):
 
 def test_a_lock_of_another_machine_is_respected(tmp_path):
     (tmp_path / ".lock").write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
-    with pytest.raises(ValueError, match="by process 1 on elsewhere; if that one is dead, remove"):
+    with pytest.raises(UserError, match="by process 1 on elsewhere, alive . s ago; if that one is dead, start again after 10"):
         Workdir.open(tmp_path, CONFIG)
+
+
+def test_a_lock_of_a_machine_that_is_gone_is_taken_over(tmp_path, capsys):
+    """Also one of before there was a heartbeat: its last sign of life is when it was written."""
+    (tmp_path / ".lock").write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
+    os.utime(tmp_path / ".lock", (time.time() - 660, time.time() - 660))
+    with Workdir.open(tmp_path, CONFIG):
+        assert "process 1 on elsewhere, without a sign of life for 11 minutes" in capsys.readouterr().err
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_an_open_workdir_shows_that_it_is_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr("sensesearch_jax.runtime.workdir.BEAT_S", 0.01)
+    lock, long_ago = tmp_path / ".lock", time.time() - 1000
+    with Workdir.open(tmp_path, CONFIG):
+        os.utime(lock, (long_ago, long_ago))
+        deadline = time.monotonic() + 10
+        while lock.stat().st_mtime < long_ago + 900:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    os.utime(lock, (long_ago, long_ago))
+    time.sleep(0.1)
+    assert lock.stat().st_mtime < long_ago + 900  # closed: no sign any more
