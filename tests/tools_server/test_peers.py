@@ -95,7 +95,7 @@ def test_a_body_that_stops_gives_its_room_to_others_long_before_the_deadline(mon
             await asyncio.sleep(waits.pop(0))
             return {'body': bytes(gate.PIECE_BYTES), 'more_body': True}
 
-        limited, start = gate._limited(receive, 10**9, asyncio.get_running_loop().time() + 60), time.monotonic()
+        limited, start = gate._limited(receive, 10**9, asyncio.get_running_loop().time() + 60, False), time.monotonic()
         with pytest.raises(HTTPException) as error:
             while True:
                 await limited()
