@@ -27,10 +27,9 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import requests
@@ -44,7 +43,6 @@ from small_world import encoded, picture
 from tools_server.launch import ToolServer
 
 P99_S = 1.0
-BINARY = {'Content-Type': 'application/octet-stream'}
 MOST_BYTES = 10**9
 SPARE = 3  # descriptors and threads that may come and go by themselves
 HOSTILE = 'hostile'  # begins every query, question and address of an attacker
@@ -129,11 +127,11 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
     numbers = itertools.count()
     bombs = [make() for make in picture_bombs.BOMBS.values()]
     responses = [make() for make in hostile_texts.RESPONSES.values()]
-    good = requests.post(url + '/images', data=encoded(picture(9)), headers=BINARY, timeout=60).json()['sha256']
+    good = uploaded(url, encoded(picture(9)))['sha256']
     host, port = url.removeprefix('http://').split(':')
 
-    def post(path: str, headers: Mapping[str, str] = MappingProxyType({}), **body: object) -> None:
-        requests.post(url + path, headers={'X-Deadline-S': '10', **headers}, timeout=30, **body)
+    def post(path: str, **body: object) -> None:
+        requests.post(url + path, headers={'X-Deadline-S': '10'}, timeout=30, **body)
 
     def pages() -> None:
         post('/text_search', json={'query': f'{HOSTILE} {next(numbers)} tower', 'top_k': 5})
@@ -145,7 +143,7 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
         post('/image_search', json={'image': crop['sha256'], 'top_k': 5})
 
     def pictures() -> None:
-        post('/images', data=rng.choice(bombs) + b'%d' % next(numbers), headers=BINARY)
+        uploaded(url, rng.choice(bombs) + b'%d' % next(numbers))
 
     def judged() -> None:
         response = rng.choice(responses)
@@ -159,8 +157,8 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
     def upload() -> None:
         """20 MB, so slowly that all of these are there at once."""
         with socket.create_connection((host, int(port)), 10) as connection:
-            head = f'POST /images HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 20000000\r\n\r\n'
-            connection.sendall(head.encode())
+            head = f'POST /images HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n'
+            connection.sendall(f'{head}Content-Length: 20000000\r\n\r\n'.encode())
             for _ in range(40):
                 connection.sendall(bytes(500_000))
                 time.sleep(0.25)
@@ -171,7 +169,7 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
             held = []
             for number in range(100):
                 connection = stack.enter_context(socket.create_connection((host, int(port)), 10))
-                length = b'Content-Length: 900\r\n\r\n{' if number % 2 else b''
+                length = b'Content-Type: application/json\r\nContent-Length: 900\r\n\r\n{' if number % 2 else b''
                 connection.sendall(b'POST /judge HTTP/1.1\r\nHost: localhost\r\n' + length)
                 held.append(connection)
             for _ in range(10):
@@ -199,6 +197,18 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
         thread.join(max(0.0, end + 20 - time.monotonic()))
 
 
+def uploaded(url: str, data: bytes) -> dict:
+    """The server's answer to an upload.
+
+    Raises:
+        requests.HTTPError: it was turned away.
+    """
+    headers = {'Content-Type': 'image/png', 'X-Deadline-S': '10'}
+    answer = requests.post(url + '/images', data=data, headers=headers, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
 class Honest:
     """Clients that use the tools as a run does, and note how long each call took.
 
@@ -208,7 +218,7 @@ class Honest:
 
     def __init__(self, url: str, pause_s: float):
         self._url, self._pause_s = url, pause_s
-        self._image = requests.post(url + '/images', data=encoded(picture(7)), headers=BINARY, timeout=60).json()
+        self._image = uploaded(url, encoded(picture(7)))
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.problems: Counter[str] = Counter()
 
