@@ -190,3 +190,24 @@ def test_workers_end_with_a_killed_server():
         worker = int(process.stdout.readline())
         process.kill()
     assert ended(worker)
+
+
+def test_the_smallest_of_the_jobs_that_wait_goes_first(pool):
+    """Files made to take long are large; an ordinary one does not wait for all of them."""
+    run(pool, 'echo')
+    done = []
+
+    def job(size):
+        run(pool, 'reverse', bytes(size))
+        done.append(size)
+
+    with ThreadPoolExecutor(5) as threads:
+        busy = threads.submit(run, pool, 'nap', 0.8)
+        time.sleep(0.1)
+        jobs = []
+        for size in (400_000, 300_000, 100):  # they come in this order
+            jobs.append(threads.submit(job, size))
+            time.sleep(0.1)
+        for future in (busy, *jobs):
+            future.result()
+    assert done == [100, 300_000, 400_000]

@@ -23,6 +23,7 @@ from tools_server.schemas import Passage
 from tools_server.text_forms import as_text
 
 PAGES_SHARE = 0.8  # of the time that is left, for the pages
+MOST_FETCHES = 64  # at once, by all searches: pages that take long must leave room for others
 
 
 class SerperTextSearch:
@@ -51,7 +52,7 @@ class SerperTextSearch:
             self.services.append(model.service)
         self._reader = None if self.summariser is None else PageReader()
         # Pages of one search are fetched side by side, and those of all searches within one bound.
-        self._fetching = ThreadPoolExecutor(config.limits.concurrency, thread_name_prefix='pages')
+        self._fetching = ThreadPoolExecutor(MOST_FETCHES, thread_name_prefix='pages')
 
     def search(self, query: str, top_k: int) -> list[Passage]:
         """See `backends.TextSearch.search`."""

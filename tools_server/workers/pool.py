@@ -11,6 +11,8 @@ pool has none of its own.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 import socket
 import subprocess
@@ -61,6 +63,8 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._working: set[_Worker] = set()
+        self._waiting: list[tuple[int, int]] = []  # size and number of each job that waits, the next one first
+        self._numbers = itertools.count()
         self._closed = False
         self.replaced = 0  # processes that were killed or died
 
@@ -88,7 +92,7 @@ class WorkerPool:
             ToolError: the function's; 'timeout' where the current deadline comes first, or no worker is free
                 until then; 'unavailable' where none can be started, and after `close`.
         """
-        worker = self._take()
+        worker = self._take(sum(len(value) for value in values if isinstance(value, bytes)))
         sound = False
         try:
             worker.wait_until_ready()
@@ -124,25 +128,36 @@ class WorkerPool:
                 raise WorkFailed('error', f'failed with {kind}: {message}' if message else f'failed with {kind}')
         raise WorkFailed('crash', 'answered with something else than a result')
 
-    def _take(self) -> _Worker:
-        """A worker, started if there may be one more."""
+    def _take(self, size: int) -> _Worker:
+        """A worker, started if there may be one more, for a job of so many bytes.
+
+        The smallest job goes first: what is made to take long is large, and must not hold up what is not.
+        """
         with self._changed:
-            while True:
-                if self._closed:
-                    raise ToolError('unavailable', 'the server is closing')
-                while self._idle:
-                    worker = self._idle.pop()
-                    if worker.alive():
+            turn = size, next(self._numbers)
+            bisect.insort(self._waiting, turn)
+            try:
+                while True:
+                    if self._closed:
+                        raise ToolError('unavailable', 'the server is closing')
+                    if self._waiting[0] == turn and (worker := self._free()) is not None:
                         self._working.add(worker)
                         return worker
-                    worker.kill()
-                    self.replaced += 1
-                if len(self._working) < self._size:
-                    worker = self._start()
-                    self._working.add(worker)
-                    return worker
-                wait = min(deadline.require_time(f'the wait for {self._name}'), threading.TIMEOUT_MAX)
-                self._changed.wait(wait)
+                    wait = min(deadline.require_time(f'the wait for {self._name}'), threading.TIMEOUT_MAX)
+                    self._changed.wait(wait)
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()  # it is another one's turn
+
+    def _free(self) -> _Worker | None:
+        """A worker that lives and has nothing to do, or a new one; None where there may be no more."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive():
+                return worker
+            worker.kill()
+            self.replaced += 1
+        return self._start() if len(self._working) < self._size else None
 
     def _give_back(self, worker: _Worker, sound: bool) -> None:
         if not sound:
@@ -155,7 +170,7 @@ class WorkerPool:
                 self._idle.append(worker)
             else:
                 self.replaced += 1
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _start(self) -> _Worker:
         try:
