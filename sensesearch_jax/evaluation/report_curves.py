@@ -33,7 +33,7 @@ _TOOLS = {'image_crop': 'crop', 'image_search': 'image search', 'text_search': '
 # Per stage the charts in reading order. Metrics not named here are drawn after them, one chart each.
 CHARTS: dict[str, tuple[Chart, ...]] = {
     'sft': (
-        Chart('Loss', {'loss': 'training', 'validation_loss': 'validation'}, unit='nats per token'),
+        _single('Loss', 'loss', unit='nats per token'),
         _single('Gradient norm', 'grad_norm'),
         _single('Learning rate', 'learning_rate', smoothed=False),
     ),
@@ -66,13 +66,14 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Repetition', 'repetition', share=True),
         _single('Policy loss', 'loss'),
         _single('Gradient norm', 'grad_norm'),
+        _single('Learning rate', 'learning_rate', smoothed=False),
         _single('Token amplification', 'token_amplification', unit='×', target=1.0),
         _single('Vision amplification', 'vision_amplification', unit='×', target=1.0),
         _single('Time waiting for tools', 'tool_wait_share', share=True),
         _single('Time waiting for the judge', 'judge_wait_share', share=True),
         _single('Throughput', 'rollouts_per_s', unit='trajectories/s'),
         _single('Seconds per step', 'step_s', unit='s'),
-        _single('Resident memory', 'resident_gb', unit='GB', smoothed=False),
+        Chart('Host memory', {'memory_mib': 'resident', 'memory_peak_mib': 'peak'}, unit='MiB', smoothed=False),
         _single('Compilations', 'compilations', smoothed=False),
     ),
 }

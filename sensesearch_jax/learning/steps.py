@@ -361,7 +361,7 @@ class Learner:
                                  estimator=self.objective.kl_estimator)
             loss += self.objective.kl_coefficient * distance / tokens
             metrics['kl'] = distance, count
-        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio)
+        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio) | {'sampler_gap_max': gap.max()}
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}
 
     def _apply(self, gradients: nnx.State, statistics: list[Metrics]) -> dict[str, float]:

@@ -327,7 +327,8 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
     means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in finite]))
              for name in (done[0] if done else ())}
     skipped = {'skipped_updates': sum(u['skipped_updates'] for u in done)}
-    return means | skipped | ({'sampler_gap': done[0]['sampler_gap']} if done else {}), passes
+    first = {name: done[0][name] for name in ('sampler_gap', 'sampler_gap_max')} if done else {}
+    return means | skipped | first, passes
 
 
 def minibatch_normalized(advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],

@@ -1,4 +1,4 @@
-"""Every field of every config has a reader in its task: none is accepted and then ignored."""
+"""Every field of every config has a reader in its task: none is accepted and then ignored. So has every chart a writer."""
 
 import runpy
 from pathlib import Path
@@ -11,6 +11,8 @@ from small_policies import quick_compilation
 from experiments.toy import by_chance
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.evaluation.report_curves import CHARTS
+from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.tasks import ask, base, checks, cold_start, evaluate, pocket, rl, sft
 
@@ -22,8 +24,8 @@ SHORT = {
     'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 384, 'rollout.engines': 1, 'rollout.warm_up': False,
     'rollout.extend_lanes': 2,
     'questions.train': {'search': 1, 'perception': 1, 'search_only': 0}, 'mine.samples': 2, 'mine.answer_tokens': 4,
-    'questions.rl': {'search': 1, 'perception': 1, 'search_only': 0}, 'rl.steps': 1, 'rl.questions_per_step': 2,
-    'rl.members': 2, 'rl.micro_batch': 1, 'rl.threads': 1,
+    'questions.rl': {'search': 1, 'perception': 1, 'search_only': 1}, 'rl.steps': 1, 'rl.questions_per_step': 3,
+    'rl.members': 2, 'rl.micro_batch': 1, 'rl.threads': 1, 'rl.kl_coefficient': 0.1,
     'questions.test': {'search': 0, 'perception': 2, 'search_only': 0}, 'evaluate.lanes': 2,
     'sft.epochs': 1, 'sft.batch': 2, 'sft.micro_batch': 1, 'sft.threads': 1,
 }  # fmt: skip
@@ -107,6 +109,11 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
     checks.check(config)
     with Workdir.open(folder / 'run', config) as workdir:
         TASKS[name].run(Recorded(config, read), workdir)
+    if name == 'pocket':
+        records = read_metrics(folder / 'run' / 'metrics.jsonl')
+        written = {stage: {name for r in records if r['stage'] == stage for name in r['values']} for stage in CHARTS}
+        drawn = {stage: {metric for chart in charts for metric in chart.metrics} for stage, charts in CHARTS.items()}
+        assert {stage: drawn[stage] - written[stage] for stage in CHARTS} == {stage: set() for stage in CHARTS}
     if name in ('cold_start', 'pocket'):  # the other expert
         config.expert.update(kind='openai', url='http://localhost:1', model='any')
         cold_start.make_expert(Recorded(config, read), None, 0)
