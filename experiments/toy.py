@@ -19,7 +19,7 @@ from absl import app
 from sensesearch_jax import main
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import Environment
-from sensesearch_jax.agent.protocol import DEFAULT, ParsedTurn
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn
 from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.tasks import base
@@ -48,7 +48,7 @@ def write_toy_policy(folder: Path) -> None:
     config.vision.update(depth=1, width=16, mlp_width=16, heads=1, full_attention_blocks=(0,))
     config.max_pixels = 28 * 28 * 12
     # In the place of the pocket tokenizer, whose training reads the whole corpus.
-    quick = lambda folder, pages, vocabulary: train_tokenizer([DEFAULT.system_prompt(), TURN] * 20, folder, vocabulary)
+    quick = lambda folder, pages, vocabulary: train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, vocabulary)
     with mock.patch.object(base, 'write_tokenizer', quick):
         base.write_untrained(folder, config, pages=None)
 

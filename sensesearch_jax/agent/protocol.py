@@ -76,7 +76,7 @@ class Protocol:
     search_any_image: bool = True  # False: image search always takes the original and has no argument
     label_key: str | None = None  # a name for what is cut out: accepted, written as 'object', never used
 
-    def system_prompt(self, tools: Sequence[str] = TOOLS) -> str:
+    def system_prompt(self, tools: Sequence[str]) -> str:
         """The system turn: instructions and one JSON line per tool of `tools` (a subset of `TOOLS`).
 
         Raises ValueError for an unknown tool name.
@@ -128,7 +128,7 @@ class Protocol:
             parameters['required'] = required
         return {'type': 'function', 'function': {'name': name, 'description': text, 'parameters': parameters}}
 
-    def parse(self, text: str, tools: Sequence[str] = TOOLS) -> ParsedTurn:
+    def parse(self, text: str, tools: Sequence[str]) -> ParsedTurn:
         """Reads the policy's text of one turn. Never raises: every mistake becomes a named `FormatError`.
 
         Whatever follows the first `</tool_call>` is cut, as the sampler stops there. A missing reasoning
@@ -161,7 +161,7 @@ class Protocol:
             call = json.dumps(self._call(action), ensure_ascii=False)
             body = f'{_CALL_OPEN}\n{fold_tags(call)}\n{_CALL_CLOSE}'
         text = f'<{self.thought_tag}>{thought}</{self.thought_tag}>\n{body}'
-        if self.parse(text) != ParsedTurn(thought, action):
+        if self.parse(text, TOOLS) != ParsedTurn(thought, action):
             raise ValueError(
                 f'protocol {self.name!r} cannot write {shorten(action, 120)} with the thought '
                 f'{shorten(thought, 80)} such that it reads the same; '
@@ -173,7 +173,7 @@ class Protocol:
         """How this protocol counts the image that actions call `image_index` (from 1)."""
         return image_index - 1 + self.first_index
 
-    def tool_names(self, tools: Sequence[str] = TOOLS) -> list[str]:
+    def tool_names(self, tools: Sequence[str]) -> list[str]:
         """The written names of `tools`."""
         return [getattr(self, tool) for tool in tools]
 

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop
-from sensesearch_jax.agent.protocol import Protocol, tool_of
+from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Trajectory
 from sensesearch_jax.evaluation.summary import COUNTED, kind_order
 
@@ -192,7 +192,7 @@ def _trajectory_view(trajectory: Trajectory, question: Question, protocol: Proto
         first = len(frames) + 1
         frames += [(ref, place) for ref in new]
         index_of = {ref.sha256: first + i for i, ref in enumerate(new)}
-        view: dict[str, Any] = {'thought': protocol.parse(turn.text).thought}
+        view: dict[str, Any] = {'thought': protocol.parse(turn.text, TOOLS).thought}
         if isinstance(action, FormatError):
             view |= {'error': action.kind, 'raw': turn.text}
         elif isinstance(action, Answer):

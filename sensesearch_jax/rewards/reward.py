@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sensesearch_jax.agent.client import ToolClient, ToolFailure
-from sensesearch_jax.agent.protocol import Answer, FormatError, Protocol
+from sensesearch_jax.agent.protocol import TOOLS, Answer, FormatError, Protocol
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from tools_server.answer_matching.verdict import is_right
 
@@ -49,7 +49,7 @@ def format_is_right(trajectory: Trajectory, protocol: Protocol) -> bool:
             return False
         if turn.observation is not None and not turn.observation.ok:
             return False
-        if not protocol.parse(turn.text).thought:
+        if not protocol.parse(turn.text, TOOLS).thought:
             return False
     answer = final_answer(trajectory)
     return bool(answer and answer.strip())

@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from PIL import Image
 
-from sensesearch_jax.agent.protocol import DEFAULT
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.data.inquiries import InquiryLessons
 from sensesearch_jax.data.lessons import Lesson, Pages, ReadingLessons, SeeingLessons
@@ -68,7 +68,7 @@ def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
     rng = np.random.default_rng(0)
     asked = [question for _ in range(300) for question, _ in lessons(rng, 512).pairs]
     texts = [f"{p['title']}: {p['text'][:400]}" for p in pages.passages]
-    train_tokenizer([*texts, *pages.titles * 5, *words * 5, *asked, *[DEFAULT.system_prompt(), turn] * 300], folder,
+    train_tokenizer([*texts, *pages.titles * 5, *words * 5, *asked, *[DEFAULT.system_prompt(TOOLS), turn] * 300], folder,
                     vocabulary)
 
 

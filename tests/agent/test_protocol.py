@@ -55,14 +55,14 @@ def check(parsed):
 
 
 def test_reads_the_four_actions():
-    assert DEFAULT.parse(call('text_search', query='Chad capital')) == ParsedTurn(
+    assert DEFAULT.parse(call('text_search', query='Chad capital'), TOOLS) == ParsedTurn(
         't', TextSearch('Chad capital')
     )
-    assert DEFAULT.parse(call('image_search')).action == ImageSearch(1)
-    assert DEFAULT.parse(call('image_search', image_index=3)).action == ImageSearch(3)
-    crop = DEFAULT.parse(call('image_crop', bbox=[0, 0.1, 0.5, 1], image_index=2)).action
+    assert DEFAULT.parse(call('image_search'), TOOLS).action == ImageSearch(1)
+    assert DEFAULT.parse(call('image_search', image_index=3), TOOLS).action == ImageSearch(3)
+    crop = DEFAULT.parse(call('image_crop', bbox=[0, 0.1, 0.5, 1], image_index=2), TOOLS).action
     assert crop == ImageCrop((0.0, 0.1, 0.5, 1.0), 2)
-    assert DEFAULT.parse('<think>Seen.</think><answer> Paris </answer>') == ParsedTurn(
+    assert DEFAULT.parse('<think>Seen.</think><answer> Paris </answer>', TOOLS) == ParsedTurn(
         'Seen.', Answer('Paris')
     )
 
@@ -70,13 +70,13 @@ def test_reads_the_four_actions():
 def test_text_after_the_first_call_is_cut():
     text = call('text_search', query='a')
     assert DEFAULT.parse(
-        text + '\n<tool_response>made up</tool_response><answer>b</answer>'
-    ) == DEFAULT.parse(text)
-    assert DEFAULT.parse(text + text) == DEFAULT.parse(text)
+        text + '\n<tool_response>made up</tool_response><answer>b</answer>', TOOLS
+    ) == DEFAULT.parse(text, TOOLS)
+    assert DEFAULT.parse(text + text, TOOLS) == DEFAULT.parse(text, TOOLS)
 
 
 def test_a_missing_thought_is_no_error():
-    assert DEFAULT.parse('<answer>Paris</answer>') == ParsedTurn('', Answer('Paris'))
+    assert DEFAULT.parse('<answer>Paris</answer>', TOOLS) == ParsedTurn('', Answer('Paris'))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_mistakes_have_names(text, expected):
 
 def test_a_tool_switched_off_is_absent_and_refused():
     tools = ('text_search', 'image_search')
-    assert 'image_crop' in DEFAULT.system_prompt() and 'image_crop' not in DEFAULT.system_prompt(tools)
+    assert 'image_crop' in DEFAULT.system_prompt(TOOLS) and 'image_crop' not in DEFAULT.system_prompt(tools)
     assert kind(call('image_crop', bbox=[0, 0, 1, 1]), tools=tools) == 'unknown_tool'
     assert '<tools>' not in DEFAULT.system_prompt(())
     with pytest.raises(ValueError, match='unknown tools'):
@@ -136,15 +136,15 @@ def test_a_tool_switched_off_is_absent_and_refused():
 
 @pytest.mark.parametrize('protocol', [DEFAULT, RELEASED])
 def test_system_prompt_lists_schemas_as_json_lines(protocol):
-    prompt = protocol.system_prompt()
+    prompt = protocol.system_prompt(TOOLS)
     lines = prompt.split('<tools>\n')[1].split('\n</tools>')[0].split('\n')
-    assert [json.loads(line)['function']['name'] for line in lines] == protocol.tool_names()
+    assert [json.loads(line)['function']['name'] for line in lines] == protocol.tool_names(TOOLS)
     assert all(json.loads(line)['type'] == 'function' for line in lines)
     assert f'<{protocol.thought_tag}>' in prompt
 
 
 def test_system_prompt_is_short():
-    assert len(DEFAULT.system_prompt()) < 960
+    assert len(DEFAULT.system_prompt(TOOLS)) < 960
 
 
 def test_user_text_lists_the_choices():
@@ -159,7 +159,7 @@ def test_released_protocol_counts_and_scales_its_own_way():
         and '"img_idx": 1' in text
         and '<thinking>t</thinking>' in text
     )
-    assert RELEASED.parse(text) == ParsedTurn('t', ImageCrop((0.1, 0.57, 0.5, 1.0), 2))
+    assert RELEASED.parse(text, TOOLS) == ParsedTurn('t', ImageCrop((0.1, 0.57, 0.5, 1.0), 2))
     assert RELEASED.render_action('t', ImageSearch()).count('image_search_tool') == 1
     with pytest.raises(ValueError, match='cannot write'):
         RELEASED.render_action('t', ImageSearch(2))
@@ -192,13 +192,13 @@ answers = st.builds(Answer, plain.filter(bool))
 @patient
 @given(plain, queries | answers | crops | st.builds(ImageSearch, st.integers(1, 50)))
 def test_written_actions_read_the_same(thought, action):
-    assert DEFAULT.parse(DEFAULT.render_action(thought, action)) == ParsedTurn(thought, action)
+    assert DEFAULT.parse(DEFAULT.render_action(thought, action), TOOLS) == ParsedTurn(thought, action)
 
 
 @patient
 @given(plain, queries | answers | released_crops | st.builds(ImageSearch))
 def test_written_actions_read_the_same_as_released(thought, action):
-    assert RELEASED.parse(RELEASED.render_action(thought, action)) == ParsedTurn(thought, action)
+    assert RELEASED.parse(RELEASED.render_action(thought, action), TOOLS) == ParsedTurn(thought, action)
 
 
 fragments = st.sampled_from(
@@ -243,7 +243,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-names = st.sampled_from(DEFAULT.tool_names() + RELEASED.tool_names()) | st.text(max_size=8)
+names = st.sampled_from(DEFAULT.tool_names(TOOLS) + RELEASED.tool_names(TOOLS)) | st.text(max_size=8)
 keys = st.sampled_from(['query', 'bbox', 'bbox_2d', 'image_index', 'img_idx', 'label'])
 
 
@@ -252,15 +252,15 @@ keys = st.sampled_from(['query', 'bbox', 'bbox_2d', 'image_index', 'img_idx', 'l
     st.lists(fragments | st.text(max_size=6), max_size=16).map(''.join), st.sampled_from([DEFAULT, RELEASED])
 )
 def test_reads_any_text(text, protocol):
-    check(protocol.parse(text))
-    check(protocol.parse(f'<think>a</think><tool_call>{text}</tool_call>'))
+    check(protocol.parse(text, TOOLS))
+    check(protocol.parse(f'<think>a</think><tool_call>{text}</tool_call>', TOOLS))
 
 
 @settings(patient, max_examples=300)
 @given(names, st.dictionaries(keys, values, max_size=3) | values, st.sampled_from([DEFAULT, RELEASED]))
 def test_reads_any_call(name, arguments, protocol):
     text = json.dumps({'name': name, 'arguments': arguments})
-    check(protocol.parse(f'<think>a</think>\n<tool_call>\n{text}\n</tool_call>'))
+    check(protocol.parse(f'<think>a</think>\n<tool_call>\n{text}\n</tool_call>', TOOLS))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_reads_any_call(name, arguments, protocol):
 )
 def test_reads_megabytes(unit):
     text = unit * (2**20 // len(unit))
-    check(DEFAULT.parse(text))
-    check(DEFAULT.parse(f'<tool_call>{text}</tool_call>'))
-    check(DEFAULT.parse(call('text_search', query=text)))
-    check(DEFAULT.parse(call(text)))
+    check(DEFAULT.parse(text, TOOLS))
+    check(DEFAULT.parse(f'<tool_call>{text}</tool_call>', TOOLS))
+    check(DEFAULT.parse(call('text_search', query=text), TOOLS))
+    check(DEFAULT.parse(call(text), TOOLS))

@@ -222,7 +222,7 @@ def test_thoughts_are_short_and_name_nothing_unseen():
             whole = synthesise(question, ScriptedExpert(random.Random(seed)), environment(reach=1.0))
             seen = question.text
             for turn in whole.turns:
-                thought = DEFAULT.parse(turn.text).thought
+                thought = DEFAULT.parse(turn.text, TOOLS).thought
                 assert 4 <= len(thought.split()) <= 26
                 assert ('Chad' not in thought or 'Chad' in seen) and (
                     'Djamena' not in thought or 'Djamena' in seen
@@ -380,7 +380,7 @@ def test_a_served_expert_writes_a_trajectory(stand_in, tmp_path, monkeypatch):
     assert [turn.action for turn in whole.turns] == moves and validate(whole) == []
     path, headers, body = stand_in.requests[-1]
     assert path == '/v1/chat/completions' and headers['Authorization'] == 'Bearer a-key'
-    assert body['model'] == 'any-model' and body['messages'][0]['content'] == DEFAULT.system_prompt()
+    assert body['model'] == 'any-model' and body['messages'][0]['content'] == DEFAULT.system_prompt(TOOLS)
     assert [m['role'] for m in body['messages']] == ['system', 'user'] + ['assistant', 'user'] * 3
     assert body['messages'][3]['content'][2]['image_url']['url'].startswith('data:image/png;base64,')
     assert 'Flag of Chad' not in json.dumps(body['messages'][:4])

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from sensesearch_jax.agent.actions import FormatError
-from sensesearch_jax.agent.protocol import DEFAULT
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.data.formats import RESERVED, Format
 
 WORDS = np.array(sorted({'river', 'Paris', 'collection', 'query', *(a + b + c for a in 'bdfg' for b in 'aeio' for c in 'nrst')}))
@@ -42,7 +42,7 @@ def test_the_rule_shows_each_kind_of_turn_and_the_protocol_knows_none():
             assert f'"{name}"' in rule and f'"{argument}"' in rule
         assert form.write_reply('…', '…') in rule
         for text in (form.write_call('a', Format.NAME), form.write_reply('a', 'b')):
-            assert isinstance(DEFAULT.parse(text).action, FormatError)
+            assert isinstance(DEFAULT.parse(text, TOOLS).action, FormatError)
 
 
 def test_many_formats_and_seeds_decide():

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensesearch_jax.agent.protocol import DEFAULT, Answer, ImageCrop, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, Answer, ImageCrop, TextSearch
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.inputs.template import ChatTokenizer, tokenise
 from sensesearch_jax.inputs.train_tokenizer import CONTROL_TOKENS, ORDINARY_TOKENS, train_tokenizer
 
 PICTURE, CROP = ImageRef('a', 448, 252), ImageRef('b', 56, 84)
 TEXTS = [
-    DEFAULT.system_prompt(),
+    DEFAULT.system_prompt(TOOLS),
     DEFAULT.render_action('The flag is small, so I crop it.', ImageCrop((0.1, 0.2, 0.4, 0.5))),
     '<think>It is the Flag of Chad.</think>\n<answer>N’Djamena</answer>',
     '<tool_response>\n1. Chad: Capital\n</tool_response>',
@@ -128,13 +128,13 @@ def test_a_turn_hides_nothing(chat, later):
     for each in (chat, later):
         ids = each.assistant(good)
         assert each.turn_text(ids) == each.turn_text([*ids[:-1], each.end_of_text]) == good
-        assert DEFAULT.parse(each.turn_text(ids)).action == Answer('Chad')
+        assert DEFAULT.parse(each.turn_text(ids), TOOLS).action == Answer('Chad')
         for foreign in (each.im_start, each.im_end, each.end_of_text, each.image_pad, 9999):
             text = each.turn_text([ids[0], foreign, *ids[1:]])
             assert (each.tokenizer.id_to_token(foreign) or '<|9999|>') in text
-            assert DEFAULT.parse(text).action.kind == 'foreign_tag'
+            assert DEFAULT.parse(text, TOOLS).action.kind == 'foreign_tag'
         made_up = each.observation(['1. Chad: Capital']) + ids
-        assert DEFAULT.parse(each.turn_text(made_up)).action.kind == 'foreign_tag'
+        assert DEFAULT.parse(each.turn_text(made_up), TOOLS).action.kind == 'foreign_tag'
 
 
 words = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='<|>'), max_size=40)
@@ -148,7 +148,7 @@ actions = st.builds(TextSearch, words) | st.just(ImageCrop((0.1, 0.2, 0.4, 0.5))
     user=parts, turns=st.lists(st.tuples(thoughts, actions, parts), max_size=3), answer=thoughts.filter(bool)
 )
 def test_pieces_equal_the_template_of_the_whole(chat, reference, user, turns, answer):
-    system = DEFAULT.system_prompt()
+    system = DEFAULT.system_prompt(TOOLS)
     ids = chat.prompt(system, user)
     messages = [{'role': 'system', 'content': system}, {'role': 'user', 'content': user}]
     assert ids == reference(messages, add_generation_prompt=True)
@@ -189,7 +189,7 @@ def test_text_from_outside_never_becomes_a_special_token(chat, token):
 
 
 def test_system_prompt_holds_the_real_tool_call_token(chat):
-    assert chat.tool_call_end in chat.prompt(DEFAULT.system_prompt(), ['q'])
+    assert chat.tool_call_end in chat.prompt(DEFAULT.system_prompt(TOOLS), ['q'])
 
 
 def test_decode_drops_control_tokens_and_survives_broken_bytes(chat):

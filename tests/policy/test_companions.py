@@ -9,7 +9,7 @@ from transformers import AutoProcessor, GenerationConfig
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.utils import is_torchvision_available
 
-from sensesearch_jax.agent.protocol import DEFAULT, Answer, ImageCrop, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, Answer, ImageCrop, TextSearch
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.inputs.images import Preprocessor
@@ -32,7 +32,7 @@ RELEASED_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
 """
-TEXTS = [DEFAULT.system_prompt(), DEFAULT.render_action('I crop it.', ImageCrop((0.1, 0.2, 0.4, 0.5)))] * 3
+TEXTS = [DEFAULT.system_prompt(TOOLS), DEFAULT.render_action('I crop it.', ImageCrop((0.1, 0.2, 0.4, 0.5)))] * 3
 SETTINGS = {'image_processor_type': 'Qwen2VLImageProcessor', 'size': {'shortest_edge': 3136, 'longest_edge': 50_000}}
 
 
@@ -63,7 +63,7 @@ def conversation(*pictures):
     """The same for transformers and for the rollouts' tokenizer."""
     parts = [['Look: ', pictures[0], 'Which flag is it?'], ['Image 2:', pictures[1]], ['1. Chad: Capital']]
     calls = ImageCrop((0.1, 0.2, 0.4, 0.5)), TextSearch('Chad capital')
-    messages = [{'role': 'system', 'content': DEFAULT.system_prompt()}, {'role': 'user', 'content': parts[0]}]
+    messages = [{'role': 'system', 'content': DEFAULT.system_prompt(TOOLS)}, {'role': 'user', 'content': parts[0]}]
     for call, seen in zip(calls, parts[1:]):
         messages += [{'role': 'assistant', 'content': DEFAULT.render_action('I look.', call)},
                      {'role': 'tool', 'content': seen}]

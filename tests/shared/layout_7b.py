@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.toy import TURN
-from sensesearch_jax.agent.protocol import DEFAULT
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.inputs.train_tokenizer import CONTROL_TOKENS, ORDINARY_TOKENS, train_tokenizer
 from sensesearch_jax.policy.checkpoint import save_policy
 from sensesearch_jax.policy.qwen import Policy
@@ -17,7 +17,7 @@ FIRST_CONTROL = 151_643  # <|endoftext|>
 
 def write_tokenizer(folder):
     """151,643 ordinary tokens, most of them fillers that no text has, and Qwen's control tokens behind them."""
-    train_tokenizer([DEFAULT.system_prompt(), TURN] * 20, folder, 640)
+    train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, 640)
     path = folder / 'tokenizer.json'
     content = json.loads(path.read_text())
     vocabulary = content['model']['vocab']

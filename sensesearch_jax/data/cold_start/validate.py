@@ -7,6 +7,7 @@ from itertools import repeat
 
 from sensesearch_jax.agent.actions import ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import indexed_images
+from sensesearch_jax.agent.protocol import TOOLS
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
 from sensesearch_jax.inputs.trajectories import length
 from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
@@ -31,7 +32,7 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     reasons = []
     if not format_is_right(trajectory, scorer.protocol):
         reasons.append('format')
-    if any(scorer.protocol.parse(turn.text).action != turn.action for turn in trajectory.turns):
+    if any(scorer.protocol.parse(turn.text, TOOLS).action != turn.action for turn in trajectory.turns):
         reasons.append('text_differs')
     for i, turn in enumerate(trajectory.turns):
         reasons += _call_reasons(trajectory, trajectory.turns[:i], turn)
