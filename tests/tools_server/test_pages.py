@@ -2,6 +2,7 @@
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pypdf
 import pytest
@@ -11,7 +12,7 @@ from tools_server.failures import ToolError
 from tools_server.limits import deadline
 from tools_server.pages.encodings import decoded
 from tools_server.pages.extract import MOST_CHARS, text_of
-from tools_server.pages.reader import PAGE_S, PageReader
+from tools_server.pages.reader import LARGE_S, WAIT_S, PageReader
 
 # One text per encoding, each in a language that is written in it.
 TEXTS = {
@@ -125,11 +126,30 @@ def test_a_page_that_takes_for_ever_is_given_up_and_the_next_one_is_read():
         start = time.monotonic()
         with pytest.raises(ToolError) as error:
             reader.text(page.encode(), 'text/html')
-        assert error.value.kind == 'refused' and time.monotonic() - start < PAGE_S + 1
+        assert error.value.kind == 'refused' and time.monotonic() - start < LARGE_S + 1
         start = time.monotonic()
         with deadline.within(0.3), pytest.raises(ToolError) as error:
             reader.text(page.encode(), 'text/html')
         assert error.value.kind == 'timeout' and time.monotonic() - start < 1
         assert reader.text(b'<p>next</p>', 'text/html') == 'next'
+    finally:
+        reader.close()
+
+
+def test_small_pages_do_not_wait_behind_large_ones():
+    page = ('<p ' + ' '.join(f'a{number}=1' for number in range(200_000)) + '>text').encode()
+    reader = PageReader()
+    try:
+        reader.text(b'<p>first</p>', 'text/html')
+        with ThreadPoolExecutor(8) as threads:
+            crowd = [threads.submit(reader.text, page, 'text/html') for _ in range(8)]
+            time.sleep(0.3)
+            start = time.monotonic()
+            for number in range(5):
+                assert reader.text(f'<p>small {number}</p>'.encode(), 'text/html') == f'small {number}'
+            assert time.monotonic() - start < 1
+            start = time.monotonic()
+            kinds = {job.exception().kind for job in crowd}
+            assert kinds <= {'refused', 'timeout'} and time.monotonic() - start < WAIT_S + LARGE_S + 1
     finally:
         reader.close()

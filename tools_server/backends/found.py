@@ -9,6 +9,7 @@ from tools_server import degraded
 from tools_server.failures import ToolError
 
 T = TypeVar('T')
+MOST_RESULTS = 100  # of an answer that are looked at; nobody may ask for more than half of that
 
 
 def each(results: Sequence[Any], read: Callable[[int, Any], T], name: str) -> list[T]:
@@ -24,7 +25,7 @@ def each(results: Sequence[Any], read: Callable[[int, Any], T], name: str) -> li
         ToolError: 'unavailable'; there are results, and none is of a known form.
     """
     good: list[T] = []
-    for rank, result in enumerate(results):
+    for rank, result in enumerate(results[:MOST_RESULTS]):
         try:
             good.append(read(rank, result))
         except (AttributeError, KeyError, TypeError, ValueError) as error:

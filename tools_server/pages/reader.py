@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 
 from tools_server.failures import ToolError
+from tools_server.limits import deadline
 from tools_server.workers.pool import WorkerPool, WorkFailed
 
 _EXTRACT = 'tools_server.pages.extract'
-PAGE_S = 3.0  # longest time for one page; an ordinary one takes 20 ms
+LARGE_BYTES = 256 * 2**10
+SMALL_S, LARGE_S = 1.0, 3.0  # longest time for one page; ordinary ones take 20 ms
+WAIT_S = 2.0  # longest wait for a worker; in a crowd of large pages an excerpt now is better than a page later
 PAGE_BYTES = 320_000_000  # most memory that one may take; 4 MB of small elements take 150 MB
 MOST_WORKERS = 4
 
@@ -30,8 +33,11 @@ class PageReader:
         Raises:
             ToolError: 'refused' for a file that cannot be read within the limits; 'timeout'; 'unavailable'.
         """
+        large = len(data) > LARGE_BYTES
+        seconds = LARGE_S if large else SMALL_S
         try:
-            return self._pool.run(f'{_EXTRACT}:text_of', data, content_type, seconds=PAGE_S)
+            with deadline.within(seconds + WAIT_S):
+                return self._pool.run(f'{_EXTRACT}:text_of', data, content_type, seconds=seconds, large=large)
         except WorkFailed as error:
             raise ToolError('refused', f'reading the page {error}') from None
 

@@ -62,7 +62,7 @@ class WorkerPool:
         self._modules = modules
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
-        self._working: set[_Worker] = set()
+        self._working: dict[_Worker, bool] = {}  # whether its job is a large one
         self._waiting: list[tuple[int, int]] = []  # size and number of each job that waits, the next one first
         self._numbers = itertools.count()
         self._closed = False
@@ -78,7 +78,7 @@ class WorkerPool:
             while not self._closed and len(self._idle) + len(self._working) < self._size:
                 self._idle.append(self._start())
 
-    def run(self, function: str, *values: Any, seconds: float) -> Any:
+    def run(self, function: str, *values: Any, seconds: float, large: bool = False) -> Any:
         """The result of a function in a worker.
 
         Args:
@@ -86,13 +86,14 @@ class WorkerPool:
             values: its arguments, each of them bytes (it gets a bytearray) or JSON-able; so is its result, or
                 each member of it where that is a tuple.
             seconds: longest time of the work itself; the wait for a free worker is not part of it.
+            large: it may take much longer than others: one worker, where there are several, is kept free of such.
 
         Raises:
             WorkFailed: it took too long or too much memory, crashed, or raised something else.
             ToolError: the function's; 'timeout' where the current deadline comes first, or no worker is free
                 until then; 'unavailable' where none can be started, and after `close`.
         """
-        worker = self._take(sum(len(value) for value in values if isinstance(value, bytes)))
+        worker = self._take(sum(len(value) for value in values if isinstance(value, bytes)), large)
         sound = False
         try:
             worker.wait_until_ready()
@@ -128,7 +129,7 @@ class WorkerPool:
                 raise WorkFailed('error', f'failed with {kind}: {message}' if message else f'failed with {kind}')
         raise WorkFailed('crash', 'answered with something else than a result')
 
-    def _take(self, size: int) -> _Worker:
+    def _take(self, size: int, large: bool) -> _Worker:
         """A worker, started if there may be one more, for a job of so many bytes.
 
         The smallest job goes first: what is made to take long is large, and must not hold up what is not.
@@ -140,8 +141,8 @@ class WorkerPool:
                 while True:
                     if self._closed:
                         raise ToolError('unavailable', 'the server is closing')
-                    if self._waiting[0] == turn and (worker := self._free()) is not None:
-                        self._working.add(worker)
+                    if self._waiting[0] == turn and (worker := self._free(large)) is not None:
+                        self._working[worker] = large
                         return worker
                     wait = min(deadline.require_time(f'the wait for {self._name}'), threading.TIMEOUT_MAX)
                     self._changed.wait(wait)
@@ -149,8 +150,10 @@ class WorkerPool:
                 self._waiting.remove(turn)
                 self._changed.notify_all()  # it is another one's turn
 
-    def _free(self) -> _Worker | None:
+    def _free(self, large: bool) -> _Worker | None:
         """A worker that lives and has nothing to do, or a new one; None where there may be no more."""
+        if large and sum(self._working.values()) >= max(1, self._size - 1):
+            return None
         while self._idle:
             worker = self._idle.pop()
             if worker.alive():
@@ -163,7 +166,7 @@ class WorkerPool:
         if not sound:
             worker.kill()
         with self._changed:
-            self._working.discard(worker)
+            self._working.pop(worker, None)
             if self._closed:
                 worker.kill()
             elif sound:
