@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tools_server.config import LOOPBACK, ServerConfig
 from tools_server.failures import ToolError
 from tools_server.limits.bodies import BodyRoom
-from tools_server.limits.json_size import MOST_OBJECTS, objects_in
+from tools_server.limits.json_size import MOST_VALUES, values_in
 from tools_server.schemas import Failure
 from tools_server.signatures import is_signed
 
@@ -123,10 +123,10 @@ def _asked_s(connection: HTTPConnection) -> float:
 def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Callable:
     """`receive`, for bodies whose length was not declared or not true, or that come too slowly or not until `ends`."""
     now = asyncio.get_running_loop().time
-    seen, objects, piece, piece_ends, whole = 0, 0, 0, now() + PIECE_S, False
+    seen, values, piece, piece_ends, whole = 0, 0, 0, now() + PIECE_S, False
 
     async def limited() -> Message:
-        nonlocal seen, objects, piece, piece_ends, whole
+        nonlocal seen, values, piece, piece_ends, whole
         if whole:  # what is still to come is the end of the connection
             return await receive()
         try:
@@ -135,13 +135,13 @@ def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Cal
         except TimeoutError:
             raise HTTPException(504, 'the body did not arrive in time') from None
         size = len(message.get('body', b''))
-        objects += 0 if is_picture else objects_in(message.get('body', b''))
+        values += 0 if is_picture else values_in(message.get('body', b''))
         seen, piece = seen + size, piece + size
         if piece >= PIECE_BYTES:
             piece, piece_ends = 0, now() + PIECE_S
         whole = not message.get('more_body', False)
-        if objects > MOST_OBJECTS:
-            raise HTTPException(413, f'the body has more than the allowed {MOST_OBJECTS} objects and lists')
+        if values > MOST_VALUES:
+            raise HTTPException(413, f'the body has more than the allowed {MOST_VALUES} brackets and commas')
         if seen > limit:
             raise HTTPException(413, f'the body has more than the allowed {limit} bytes')
         return message

@@ -20,7 +20,7 @@ from tools_server.backends.found import each
 from tools_server.failures import ToolError
 from tools_server.fetching.connections import read_body, timed_out, timed_pools
 from tools_server.limits import deadline
-from tools_server.limits.json_size import MOST_OBJECTS, objects_in
+from tools_server.limits.json_size import MOST_VALUES, values_in
 from tools_server.limits.service import ServiceLimits
 
 MAX_ANSWER_BYTES = 8 * 2**20
@@ -105,8 +105,8 @@ class Service:
         self, response: urllib3.BaseHTTPResponse, data: bytes, wanted: Collection[str]
     ) -> dict[str, Any]:
         status = response.status
-        if objects_in(data) > MOST_OBJECTS:
-            raise ToolError('unavailable', f'{self.name} sent more than {MOST_OBJECTS} objects and lists')
+        if values_in(data) > MOST_VALUES:
+            raise ToolError('unavailable', f'{self.name} sent more than {MOST_VALUES} brackets and commas')
         try:
             # Decoded here: json would let halves of UTF-16 pairs pass, which nothing after this can write.
             answer = json.loads(data.decode('utf-8-sig', 'replace'))
