@@ -70,6 +70,8 @@ def check(config: ConfigDict) -> None:
         for name in names if stage in config else ():
             if config[stage].get(name, 1) < 1:
                 raise UserError(f'{stage}.{name} is {config[stage][name]}; give 1 or more.')
+    if config.get('max_skipped_updates', 1) < 1:
+        raise UserError(f'max_skipped_updates is {config.max_skipped_updates}; give 1 or more.')
     if 'agent' in config:
         check_agent(config.agent)
     if 'cache_dtype' in config.get('rollout', {}) and config.rollout.cache_dtype not in ('policy', 'int8'):

@@ -194,6 +194,8 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
         ('rl.temperature', 0.0, 'rl.temperature is 0'),
         ('rl.tool_prices.text_search', -1.0, "rl.tool_prices: tool prices .'text_search'. are wrong"),
         ('rl.members', 0, 'rl.members is 0; give 1 or more'),
+        ('rl.max_failed_steps', 0, 'rl.max_failed_steps is 0; give 1 or more'),
+        ('sft.max_skipped_updates', 0, 'sft.max_skipped_updates is 0; give 1 or more'),
         ('mine.temperature', -1.0, 'mine.temperature, .* temperature -1.0 is negative'),
         ('evaluate.top_p', 0.0, 'evaluate.top_p: top_p 0.0 is out of range'),
         ('evaluate.split', 'exam', "evaluate.split 'exam' is unknown"),
