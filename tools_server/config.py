@@ -39,7 +39,7 @@ class ImageStoreConfig(Section):
 
     directory: AnyPath | None = None  # None: a temporary folder, removed at exit
     max_bytes: int = Field(64 * 2**20, ge=1)  # largest upload, encoded
-    upload_bytes: int = Field(256 * 2**20, ge=1)  # of all uploads that are in memory at the same time
+    upload_bytes: int = Field(128 * 2**20, ge=1)  # of all uploads that are in memory at the same time
     max_pixels: int = Field(MAX_PIXELS, ge=1)  # largest picture, decoded
     decoded_bytes: int = Field(512 * 2**20, ge=0)  # memory for decoded originals
     decoders: int = Field(2, ge=1)  # decoded at the same time, and as many in workers; each up to 14 bytes a pixel

@@ -92,19 +92,21 @@ class Decoder:
             # Beyond its limits it will always be; a process that ended or failed may have had another reason.
             ours = error.reason in ('crash', 'error')
             kind, status = ('unavailable', 503) if ours else ('caller', 413)
-            raise ToolError(kind, f'the image cannot be used: decoding it {error}', status) from None
+            why = 'takes more memory than its size calls for' if error.reason == 'memory' else str(error)
+            raise ToolError(kind, f'the image cannot be used: decoding it {why}', status) from None
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
 def decode_job(data: bytearray, max_pixels: int) -> tuple[int, int, memoryview]:
     """In a worker: height, width and pixels of a picture, within memory for the size that its header says."""
     whole = resource.getrlimit(resource.RLIMIT_AS)
-    with opened(data, max_pixels) as image:
-        _limit_memory(SPARE_BYTES + len(data) + BYTES_PER_PIXEL * image.width * image.height, whole)
-        try:
+    try:
+        _limit_memory(SPARE_BYTES + 2 * len(data), whole)  # some headers are bombs too
+        with opened(data, max_pixels) as image:
+            _limit_memory(SPARE_BYTES + len(data) + BYTES_PER_PIXEL * image.width * image.height, whole)
             pixels = np.asarray(upright(image))
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, whole)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, whole)
     return *pixels.shape[:2], memoryview(pixels.reshape(-1))
 
 
