@@ -115,8 +115,8 @@ def test_a_question_about_a_bomb_is_refused_in_a_sentence(tmp_path, bombs):
 
 def test_what_takes_long_to_decode_is_kept_as_something_that_does_not():
     """Every later reader decodes the file again, so a JPEG of many scans is not handed on."""
-    data = jpeg_of_many_scans(900, 900, 1000)
-    store = ImageStore(ImageStoreConfig(**LIMITS))
+    data = jpeg_of_many_scans(600, 600, 1000)
+    store = ImageStore(ImageStoreConfig(**LIMITS | {'decode_s': 30}))
     try:
         image = store.add(data)[0]
         assert outline(data).scans > 1000 and outline(image.encoded()).format == 'PNG'
