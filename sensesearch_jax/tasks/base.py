@@ -351,17 +351,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
         policy = load_policy(config.policy)
     lessons = Lessons(config, folder, policy.sizes, files, pages)
     graph, parameters = nnx.split(Student(policy, tuple(config.probe_layers), config.seed))
-    later = [config.dressed_steps, config.formatted_steps, config.zoom_steps, config.sight_steps]
-    plain_steps = config.steps - sum(later)
-    cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
-    rates = [config.learning_rate, config.dressed_learning_rate, config.formatted_learning_rate, config.zoom_learning_rate,
-             config.sight_learning_rate]
-    stages = [(rate, steps) for rate, steps in zip(rates, [plain_steps, *later], strict=True) if steps]
-    if not stages or min(steps for _, steps in stages) < 0:
-        raise UserError(f'steps is {config.steps}, and those of the later parts of the curriculum are {sum(later)} of them; '
-                        'give at least one in all, and none below 0.')
-    schedule = optax.join_schedules([cycle(*stage) for stage in stages],
-                                    list(itertools.accumulate(steps for _, steps in stages[:-1])))
+    plain_steps, schedule = config.steps - sum(later_steps(config)), learning_rate(config)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays))
@@ -420,6 +410,29 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                     metrics.write('base', i + 1, accuracy(lessons, lambda b: correct(state['parameters'], b), held))
                     checkpoints.save(i + 1, state)
                     save_policy(nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype)
+
+
+def later_steps(config: ml_collections.ConfigDict) -> list[int]:
+    """Steps of the parts of the curriculum that come after the plain one."""
+    return [config.dressed_steps, config.formatted_steps, config.zoom_steps, config.sight_steps]
+
+
+def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """One cosine after another, for each part of the curriculum that has any steps.
+
+    Raises:
+        UserError: no part has, or one has fewer than none.
+    """
+    later = later_steps(config)
+    rates = [config.learning_rate, config.dressed_learning_rate, config.formatted_learning_rate, config.zoom_learning_rate,
+             config.sight_learning_rate]
+    stages = [(rate, steps) for rate, steps in zip(rates, [config.steps - sum(later), *later], strict=True) if steps]
+    if not stages or min(steps for _, steps in stages) < 0:
+        raise UserError(f'steps is {config.steps}, and those of the later parts of the curriculum are {sum(later)} of them; '
+                        'give at least one in all, and none below 0.')
+    cycle = lambda rate, steps: optax.warmup_cosine_decay_schedule(0, rate, min(config.warmup, steps // 2), steps, rate * 0.02)
+    return optax.join_schedules([cycle(*stage) for stage in stages],
+                                list(itertools.accumulate(steps for _, steps in stages[:-1])))
 
 
 def at_step(moments: optax.OptState, step: int) -> optax.OptState:

@@ -44,8 +44,8 @@ COUNTS = {
     'agent': ('max_turns', 'turn_tokens'),
     'mine': ('samples', 'answer_tokens'),
     'expert': ('questions', 'threads'),
-    'sft': ('batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads', 'max_skipped_updates'),
-    'rl': ('questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch', 'checkpoint_every', 'threads',
+    'sft': ('epochs', 'batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads', 'max_skipped_updates'),
+    'rl': ('steps', 'questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch', 'checkpoint_every', 'threads',
            'max_skipped_updates', 'max_failed_steps'),
     'evaluate': ('lanes',),
 }

@@ -196,6 +196,8 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
         ('rl.members', 0, 'rl.members is 0; give 1 or more'),
         ('rl.max_failed_steps', 0, 'rl.max_failed_steps is 0; give 1 or more'),
         ('sft.max_skipped_updates', 0, 'sft.max_skipped_updates is 0; give 1 or more'),
+        ('rl.steps', 0, 'rl.steps is 0'),
+        ('sft.epochs', 0, 'sft.epochs is 0'),
         ('mine.temperature', -1.0, 'mine.temperature, .* temperature -1.0 is negative'),
         ('evaluate.top_p', 0.0, 'evaluate.top_p: top_p 0.0 is out of range'),
         ('evaluate.split', 'exam', "evaluate.split 'exam' is unknown"),

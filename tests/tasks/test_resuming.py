@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from experiments.toy import write_toy_policy
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.metrics import read_metrics
+from sensesearch_jax.tasks.base import learning_rate
 from sensesearch_jax.tasks.resuming import OPERATIONAL, check_places, may_change
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
@@ -72,6 +73,19 @@ def test_the_weights_of_a_base_policy_are_not_made_anew(tmp_path):
     os.utime(trained, (1, 1))
     write_toy_policy(tmp_path)
     assert trained.stat().st_mtime == 1
+
+
+def test_parts_of_the_base_policys_curriculum_may_be_left_out():
+    config = config_of('base')
+    whole = learning_rate(config)
+    config.update(steps=700, dressed_steps=0, formatted_steps=200, zoom_steps=0, sight_steps=0)
+    rate = learning_rate(config)
+    assert 0 < rate(690) < rate(600) and rate(300) > rate(490) > 0 and whole(4500) > 0
+    config.update(steps=200)
+    assert learning_rate(config)(100) > 0
+    config.update(steps=199)
+    with pytest.raises(UserError, match='steps is 199'):
+        learning_rate(config)
 
 
 @pytest.mark.parametrize('field', ['--workdir', 'policy', 'tools.folder', 'sft.data'])
