@@ -335,6 +335,7 @@ def main() -> int:
     serper = {'backend': 'serper', 'base_url': web, 'allow_private_pages': True, 'limits': limits}
     config = {
         'deadline_s': 30,
+        'images': {'decoded_bytes': 128 * 2**20},  # without it, pictures alone may take half of the memory
         'text_search': serper | {'summariser': 'extractive'},
         'image_search': serper | {'public_url': 'https://tools.example'},
         'judge': {'backend': 'openai', 'base_url': web + '/v1', 'model': 'm', 'limits': limits},
