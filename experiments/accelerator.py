@@ -39,14 +39,14 @@ from PIL import Image  # noqa: E402
 from experiments.random_weights import random_policy  # noqa: E402
 from experiments.work import Lengths, decoder_matrices, forward_flops, tower_flops  # noqa: E402
 from sensesearch_jax.agent.trajectory import ImageRef  # noqa: E402
-from sensesearch_jax.inputs.groups import ImageTable, Member, Row, build_groups  # noqa: E402
-from sensesearch_jax.inputs.images import Preprocessor  # noqa: E402
-from sensesearch_jax.learning.optimizer import make_optimizer  # noqa: E402
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets  # noqa: E402
-from sensesearch_jax.policy.sizes import RELEASED, PolicySizes  # noqa: E402
+from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups  # noqa: E402
+from sensesearch_jax.model.config import RELEASED, PolicySizes  # noqa: E402
+from sensesearch_jax.model.image_processor import Preprocessor  # noqa: E402
 from sensesearch_jax.rollout.engine import Engine  # noqa: E402
-from sensesearch_jax.rollout.features import FeatureStore  # noqa: E402
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore  # noqa: E402
 from sensesearch_jax.runtime.machine import machine  # noqa: E402
+from sensesearch_jax.training.optimizer import make_optimizer  # noqa: E402
+from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets  # noqa: E402
 
 # Published for dense bfloat16 products and for memory, per second.
 CARDS = {'NVIDIA H100': (989e12, 3.35e12), 'NVIDIA H200': (989e12, 4.8e12)}

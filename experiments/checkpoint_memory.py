@@ -27,9 +27,14 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from sensesearch_jax.policy.checkpoint import abstract_policy, load_policy, released_name, tensor_table
-from sensesearch_jax.policy.sizes import RELEASED, PolicySizes
-from sensesearch_jax.policy.tensor_files import Tensor, write_tensors
+from sensesearch_jax.model.config import RELEASED, PolicySizes
+from sensesearch_jax.model.hf_checkpoint import (
+    abstract_policy,
+    load_policy,
+    released_name,
+    tensor_table,
+)
+from sensesearch_jax.model.safetensors_io import Tensor, write_tensors
 from sensesearch_jax.runtime.mesh import make_mesh
 
 LIMIT = 3.0  # largest tensors: the one that is read, its copy in another layout, and compiled programs

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from sensesearch_jax.evaluation.summary import format_table, summarise
-from sensesearch_jax.tasks.session import read_trajectories
+from sensesearch_jax.recipes.session import read_trajectories
 
 
 def main() -> None:

@@ -24,16 +24,22 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sensesearch_jax.agent.trajectory import Trajectory
-from sensesearch_jax.learning.advantages import group_advantages
-from sensesearch_jax.learning.steps import Learner, PolicyTargets, trained_part
+from sensesearch_jax.recipes.rl import (
+    make_objective,
+    question_order,
+    rl_engines,
+    rl_questions,
+    sample_groups,
+)
+from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
+from sensesearch_jax.recipes.session import Session, Student, load_student, open_session
 from sensesearch_jax.rewards.evidence import evidence
-from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rewards.scorer import LEARNED_FROM
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.rl import (LEARNED_FROM, make_objective, question_order, rl_engines, rl_questions,
-                                       sample_groups)
-from sensesearch_jax.tasks.session import Session, Student, load_student, open_session
-from sensesearch_jax.tasks.sft import row_batch, suppressed_mask
+from sensesearch_jax.training.advantages import group_advantages
+from sensesearch_jax.training.trainer import Learner, PolicyTargets, trained_part
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/pocket.py.', required=True)
 GROUPS = flags.DEFINE_integer('groups', 32, "How many of RL's questions are asked, the first ones of its steps.")

@@ -23,8 +23,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sensesearch_jax.data.pocket.files import PocketFiles
-from sensesearch_jax.data.pocket.scenes import COUNTS, SIZES, Renderer, SceneSpec, outer_box, sample_scene
+from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.scenes import (
+    COUNTS,
+    SIZES,
+    Renderer,
+    SceneSpec,
+    outer_box,
+    sample_scene,
+)
 from tools_server.backends.image_local import LocalImageSearch
 from tools_server.config import ImageStoreConfig, load_config
 from tools_server.images import ImageStore

@@ -16,10 +16,9 @@ from absl import app, flags
 
 from sensesearch_jax.agent.actions import ImageCrop
 from sensesearch_jax.agent.trajectory import Trajectory
-from sensesearch_jax.data.boxes import loose_box
-from sensesearch_jax.data.frames import holds
+from sensesearch_jax.recipes.session import read_trajectories
+from sensesearch_jax.rewards.crop_geometry import holds, loose_box
 from sensesearch_jax.rewards.evidence import fact_shown, object_named
-from sensesearch_jax.tasks.session import read_trajectories
 
 RUN = flags.DEFINE_string('run', 'runs/pocket', 'workdir of a run that has been evaluated')
 POLICY = flags.DEFINE_string('policy', 'sft', 'whose evaluation: base, sft or rl')

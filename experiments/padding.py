@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sensesearch_jax.inputs.groups import FINE, Member, Row, bucket, padded_lengths
-from sensesearch_jax.inputs.order import by_length
-from sensesearch_jax.tasks.sft import PROMPT_STEP, SUFFIX_STEP, row_length
+from sensesearch_jax.batching.group_batch import Member, Row, padded_lengths
+from sensesearch_jax.batching.length_bucketing import FINE, bucket, by_length
+from sensesearch_jax.recipes.rows import PROMPT_STEP, SUFFIX_STEP, row_length
 
 LONGEST = 32_768
 

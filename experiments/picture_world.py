@@ -6,9 +6,9 @@
 from absl import app, flags
 from PIL import Image, ImageDraw
 
-from sensesearch_jax.data.pocket.files import PocketFiles
-from sensesearch_jax.data.pocket.questions import make_questions
-from sensesearch_jax.data.pocket.scenes import Renderer
+from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.questions import make_questions
+from sensesearch_jax.pocket.world.scenes import Renderer
 
 OUT = flags.DEFINE_string('out', 'docs/pocket_world.jpg', 'Where the picture is written.')
 SIZE = (800, 450)

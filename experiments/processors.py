@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from sensesearch_jax.inputs.images import Preprocessor
+from sensesearch_jax.model.image_processor import Preprocessor
 
 
 class Difference(NamedTuple):

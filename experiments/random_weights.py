@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sensesearch_jax.policy.checkpoint import abstract_policy
-from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.policy.sizes import PolicySizes
+from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.hf_checkpoint import abstract_policy
+from sensesearch_jax.model.qwen2_5_vl import Policy
 
 
 def random_policy(sizes: PolicySizes, dtype: DTypeLike = jnp.bfloat16) -> Policy:

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sensesearch_jax.data.pocket.files import PocketFiles
-from sensesearch_jax.policy.checkpoint import load_policy
+from sensesearch_jax.model.hf_checkpoint import load_policy
+from sensesearch_jax.pocket.pretraining.run import Lessons, Pages, Student
+from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.recipes.session import POCKET_POLICY
 from sensesearch_jax.runtime.progress import Progress
-from sensesearch_jax.tasks.base import Lessons, Pages, Student
-from sensesearch_jax.tasks.session import POCKET_POLICY
 
 
 def asked(question: str, answer: str) -> str:

@@ -25,6 +25,12 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.recipes.session import (
+    load_student,
+    open_session,
+    read_trajectories,
+    rollout_limits,
+)
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
@@ -32,7 +38,6 @@ from sensesearch_jax.runtime.allocator import keep_memory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.tasks.session import load_student, open_session, read_trajectories, rollout_limits
 
 MEDIAN_S, LATE_S, BAR = 2.0, 10.0, 1.15
 SPREAD = math.log(LATE_S / MEDIAN_S) / 2.326  # of a normal distribution's 99th percentile

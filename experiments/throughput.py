@@ -46,8 +46,8 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 from experiments.peers.process import Missing, Peer  # noqa: E402
 from experiments.throughput_sides import Ours, Transformers  # noqa: E402
 from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Conversation, Setting, small  # noqa: E402
-from sensesearch_jax.inputs.groups import ImageTable  # noqa: E402
-from sensesearch_jax.policy.sizes import RELEASED  # noqa: E402
+from sensesearch_jax.batching.group_batch import ImageTable  # noqa: E402
+from sensesearch_jax.model.config import RELEASED  # noqa: E402
 from sensesearch_jax.rollout.engine import Engine  # noqa: E402
 from sensesearch_jax.rollout.sampling import Sampling  # noqa: E402
 from sensesearch_jax.runtime.allocator import keep_memory  # noqa: E402

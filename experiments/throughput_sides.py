@@ -12,11 +12,11 @@ from PIL import Image
 
 from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Sampled
 from sensesearch_jax.agent.trajectory import ImageRef
-from sensesearch_jax.inputs.groups import GroupBatch, Member, Row, build_groups
-from sensesearch_jax.learning.optimizer import make_optimizer
-from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets
+from sensesearch_jax.batching.group_batch import GroupBatch, Member, Row, build_groups
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.features import FeatureStore
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.training.optimizer import make_optimizer
+from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
 
 
 class Ours:

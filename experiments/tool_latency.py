@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sensesearch_jax.agent.client import ToolClient, ToolFailure
-from sensesearch_jax.data.pocket.files import PocketFiles
-from sensesearch_jax.data.pocket.scenes import Renderer, sample_scene
+from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
+from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.scenes import Renderer, sample_scene
 from tools_server.launch import ToolServer
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'

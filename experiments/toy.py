@@ -20,9 +20,9 @@ from sensesearch_jax import main
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn
-from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
+from sensesearch_jax.pocket.pretraining import run as pretraining
+from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rewards.scorer import Scorer
-from sensesearch_jax.tasks import base
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ACTIONS = (
@@ -49,8 +49,8 @@ def write_toy_policy(folder: Path) -> None:
     config.max_pixels = 28 * 28 * 12
     # In the place of the pocket tokenizer, whose training reads the whole corpus.
     quick = lambda folder, pages, vocabulary: train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, vocabulary)
-    with mock.patch.object(base, 'write_tokenizer', quick):
-        base.write_untrained(folder, config, pages=None)
+    with mock.patch.object(pretraining, 'write_tokenizer', quick):
+        pretraining.write_untrained(folder, config, pages=None)
 
 
 def by_chance(self, text):

@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from experiments.compiled import collectives, in_words
 from experiments.tpu_programs import Lengths, Program, sampling, training
-from sensesearch_jax.policy.sizes import RELEASED, PolicySizes
+from sensesearch_jax.model.config import RELEASED, PolicySizes
 
 # The program's own: who imports this file, as the tests do, has flags of another program.
 FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()

@@ -13,16 +13,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments.work import Lengths, decoder_matrices, forward_flops
-from sensesearch_jax.inputs.groups import FINE, GroupBatch, Packing, bucket
-from sensesearch_jax.learning.optimizer import make_optimizer
-from sensesearch_jax.learning.steps import Learner, PolicyTargets
-from sensesearch_jax.policy.checkpoint import abstract_policy
-from sensesearch_jax.policy.sizes import PolicySizes
+from sensesearch_jax.batching.group_batch import GroupBatch
+from sensesearch_jax.batching.length_bucketing import FINE, bucket
+from sensesearch_jax.batching.packing import Packing
+from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.hf_checkpoint import abstract_policy
+from sensesearch_jax.recipes.rl import make_objective
+from sensesearch_jax.recipes.rows import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
-from sensesearch_jax.tasks.rl import make_objective
-from sensesearch_jax.tasks.sft import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
+from sensesearch_jax.training.optimizer import make_optimizer
+from sensesearch_jax.training.trainer import Learner, PolicyTargets
 
 
 class Program(NamedTuple):

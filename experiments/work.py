@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sensesearch_jax.policy.sizes import PolicySizes, VisionSizes
+from sensesearch_jax.model.config import PolicySizes, VisionSizes
 
 
 class Lengths(NamedTuple):

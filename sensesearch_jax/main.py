@@ -16,7 +16,12 @@ from ml_collections import config_flags
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.allocator import keep_memory
 
-TASKS = ('pocket', 'base', 'cold_start', 'sft', 'rl', 'evaluate', 'ask')
+# task -> module with its `run(config, workdir)`
+TASKS = {
+    **{name: f'sensesearch_jax.recipes.{name}' for name in ('cold_start', 'sft', 'rl', 'evaluate', 'ask')},
+    'pocket': 'sensesearch_jax.pocket.run',
+    'base': 'sensesearch_jax.pocket.pretraining.run',
+}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'One of configs/*.py; its docstring says what it does.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and where a run that was interrupted goes '
@@ -45,8 +50,8 @@ def main(arguments: list[str]) -> None:
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
+    from sensesearch_jax.config.resuming import check_places, extent, may_change, reaches
     from sensesearch_jax.runtime import multihost
-    from sensesearch_jax.tasks.resuming import check_places, extent, may_change, reaches
     check_places(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import keep_programs, users_cache
     from sensesearch_jax.runtime.workdir import Workdir
@@ -59,10 +64,10 @@ def main(arguments: list[str]) -> None:
     else:
         programs = users_cache()
     keep_programs(config.compilation_cache, programs)
-    from sensesearch_jax.tasks.checks import check
+    from sensesearch_jax.config.checks import check
     check(config)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
-    task = importlib.import_module(f'sensesearch_jax.tasks.{name}')
+    task = importlib.import_module(TASKS[name])
     with Workdir.open(multihost.own_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))) as workdir:
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)

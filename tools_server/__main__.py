@@ -42,6 +42,7 @@ from tools_server.memory import return_large_buffers
 from tools_server.service import ToolService
 from tools_server.stopping import DRAIN_S, Draining
 
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status: 1 after a ConfigError, whose sentence it prints."""
     parser = argparse.ArgumentParser(

@@ -19,11 +19,11 @@ from starlette.exceptions import HTTPException
 from tools_server import schemas
 from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
-from tools_server.gate import DEADLINE, DOCS_FILES, Gate
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
+from tools_server.middleware import DEADLINE, DOCS_FILES, Gate
 from tools_server.service import ToolService
-from tools_server.tool import Reply
+from tools_server.tool_runner import Reply
 from tools_server.uploads import sent_picture
 
 log = logging.getLogger('tools_server')

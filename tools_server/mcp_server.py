@@ -25,7 +25,7 @@ from tools_server.failures import ToolError
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
 from tools_server.service import ToolService
-from tools_server.tool import Reply
+from tools_server.tool_runner import Reply
 
 T = TypeVar('T')
 log = logging.getLogger('tools_server')

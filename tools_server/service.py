@@ -7,20 +7,20 @@ import threading
 from typing import Any
 
 from tools_server.answer_matching.gold import gold_fault
-from tools_server.answers.behind import LOOK_S, WriteBehind
-from tools_server.answers.modes import Answers
-from tools_server.answers.reader import Reader, StoreError, open_recording
-from tools_server.answers.sources import Source, note, noted_key
-from tools_server.answers.store import AnswerStore
 from tools_server.backend_config import Backend, ModelJudgeConfig, Remote, Section
 from tools_server.backends.choose import choose
 from tools_server.config import ConfigError, ServerConfig
 from tools_server.failures import ToolError
 from tools_server.images import Box, ImageStore, StoredImage
-from tools_server.limits.admission import Admission
+from tools_server.limits.worker_pool import Admission
 from tools_server.metrics import Metrics
+from tools_server.response_cache.behind import LOOK_S, WriteBehind
+from tools_server.response_cache.modes import Answers
+from tools_server.response_cache.reader import Reader, StoreError, open_recording
+from tools_server.response_cache.sources import Source, note, noted_key
+from tools_server.response_cache.store import AnswerStore
 from tools_server.schemas import Image, Match, Passage
-from tools_server.tool import Lane, Reply, Tool
+from tools_server.tool_runner import Lane, Reply, Tool
 
 TOOLS = ('text_search', 'image_search', 'judge')
 KEPT = {'replay': 'recording', 'offline': 'cache'}  # names of back ends that are not asked

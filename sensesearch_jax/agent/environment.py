@@ -4,10 +4,17 @@ import time
 from collections.abc import Iterable, Sequence
 
 from sensesearch_jax.agent import observations
-from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
-from sensesearch_jax.agent.client import ToolClient, ToolFailure
+from sensesearch_jax.agent.actions import (
+    Action,
+    Answer,
+    FormatError,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import ParsedTurn, Protocol, disarm, shorten
+from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 
 

@@ -12,7 +12,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sensesearch_jax.agent.actions import Action, Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.actions import (
+    Action,
+    Answer,
+    FormatError,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
 from sensesearch_jax.agent.trajectory import Question
 
 __all__ = [

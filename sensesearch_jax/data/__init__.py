@@ -1,1 +1,1 @@
-"""Data: what the policy learns from and is tested on."""
+"""Questions: where they come from."""

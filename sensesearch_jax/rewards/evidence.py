@@ -8,8 +8,7 @@ agents; ours counts images too.
 from collections.abc import Iterable
 
 from sensesearch_jax.agent.trajectory import Observation, Question, Trajectory, Turn
-from sensesearch_jax.data.boxes import loose_box
-from sensesearch_jax.data.frames import WHOLE, crop_frames, fits
+from sensesearch_jax.rewards.crop_geometry import WHOLE, crop_frames, fits, loose_box
 from tools_server.answer_matching.characters import clean
 from tools_server.answer_matching.gold import gold_letters, gold_texts
 from tools_server.answer_matching.words import normalise, without_article

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from sensesearch_jax.agent.client import ToolClient, ToolFailure
 from sensesearch_jax.agent.protocol import TOOLS, Answer, FormatError, Protocol
+from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from tools_server.answer_matching.verdict import is_right
 

@@ -6,12 +6,13 @@ Source: SenseSearch (arXiv 2512.24330), reward section, with w = 0.5; evidence, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
+from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
@@ -110,3 +111,11 @@ def uncounted(trajectory: Trajectory) -> SampleState | None:
     observations = (turn.observation for turn in trajectory.turns)
     failed = trajectory.state is SampleState.INFRA_FAILED or any(o.infra_failed for o in observations if o is not None)
     return SampleState.INFRA_FAILED if failed else None
+
+
+LEARNED_FROM = (SampleState.OK, SampleState.TRUNCATED)
+
+
+def is_usable(trajectory: Trajectory) -> bool:
+    """Whether a trajectory counts in the statistics and in the loss."""
+    return trajectory.state in LEARNED_FROM and math.isfinite(trajectory.reward['total'])

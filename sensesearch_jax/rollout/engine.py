@@ -20,16 +20,16 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from sensesearch_jax.inputs.groups import FINE, ImageTable, bucket, feature_tables, image_rows
-from sensesearch_jax.inputs.positions import mrope_positions
-from sensesearch_jax.policy.context import MASKED, Context
-from sensesearch_jax.policy.language import KeysValues
-from sensesearch_jax.policy.qwen import Policy
+from sensesearch_jax.batching.group_batch import ImageTable, feature_tables, image_rows
+from sensesearch_jax.batching.length_bucketing import FINE, bucket
+from sensesearch_jax.model.attention.kv_cache import MASKED, Context
+from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.rope import mrope_positions
+from sensesearch_jax.model.text_decoder import KeysValues
 from sensesearch_jax.rollout.sampling import Sampling, distribution, draw
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import constrain, is_abstract, mesh_of, platform, spec
 from sensesearch_jax.runtime.threads import SharedProgram
-
 
 PROMPT_STEP = 128
 FEATURE_STEP = 512  # of the visual tokens that come with a pass

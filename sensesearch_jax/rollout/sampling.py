@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from sensesearch_jax.policy.context import MASKED
+from sensesearch_jax.model.attention.kv_cache import MASKED
 
 
 class Sampling(NamedTuple):

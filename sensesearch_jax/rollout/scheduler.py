@@ -19,15 +19,22 @@ from typing import NamedTuple
 import numpy as np
 
 from sensesearch_jax.agent.actions import Answer, FormatError
-from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.protocol import user_text
-from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
-from sensesearch_jax.inputs.template import ChatTokenizer
+from sensesearch_jax.agent.tool_client import ToolFailure
+from sensesearch_jax.agent.trajectory import (
+    ImageRef,
+    Observation,
+    Question,
+    SampleState,
+    Trajectory,
+    Turn,
+)
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.scoring import Scoring, put_score
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.threads import side_by_side
 
 

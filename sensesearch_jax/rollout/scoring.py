@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
-from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.rewards.scorer import Scorer
 

@@ -1,6 +1,6 @@
 """The device mesh, and the one table that says how logical axes lie on it.
 
-Parameters name their axes where they are declared (policy/parameters.py), batches and activations where they are
+Parameters name their axes where they are declared (model/parameters.py), batches and activations where they are
 used; nothing else in the project names a mesh axis but attention and the output head, which run per shard.
 """
 

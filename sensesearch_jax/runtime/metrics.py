@@ -131,7 +131,7 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
 
 
 def averages(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-    """Values of (sum, weight) pairs, as `learning.losses` gives them; NaN where the weight is 0."""
+    """Values of (sum, weight) pairs, as `training.losses` gives them; NaN where the weight is 0."""
     return {
         name: float(total) / float(weight) if float(weight) else math.nan
         for name, (total, weight) in pairs.items()

@@ -2,7 +2,6 @@
 
 import pytest
 
-from sensesearch_jax.agent.client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import (
@@ -15,6 +14,7 @@ from sensesearch_jax.agent.protocol import (
     ImageSearch,
     TextSearch,
 )
+from sensesearch_jax.agent.tool_client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 
 PICTURE, CROP, THUMB = ImageRef('a', 3840, 2160), ImageRef('b', 400, 300), ImageRef('c', 64, 48)

@@ -5,7 +5,14 @@ import json
 import numpy as np
 
 from sensesearch_jax.agent.protocol import Answer, FormatError, ImageCrop
-from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.agent.trajectory import (
+    ImageRef,
+    Observation,
+    Question,
+    SampleState,
+    Trajectory,
+    Turn,
+)
 
 
 def test_trajectory_round_trip_through_json():

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from sensesearch_jax.agent.client import ToolFailure
 from sensesearch_jax.agent.protocol import (
     DEFAULT,
     RELEASED,
@@ -14,7 +13,15 @@ from sensesearch_jax.agent.protocol import (
     ImageSearch,
     TextSearch,
 )
-from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.agent.tool_client import ToolFailure
+from sensesearch_jax.agent.trajectory import (
+    ImageRef,
+    Observation,
+    Question,
+    SampleState,
+    Trajectory,
+    Turn,
+)
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.reward import client_judge
 from sensesearch_jax.rewards.scorer import Scorer

@@ -12,9 +12,9 @@ from small_policies import (
     END,
     MERGE,
     PAD,
+    START,
     STOP,
     SUPPRESSED,
-    START,
     VOCABULARY,
     alone,
     quick_compilation,
@@ -23,12 +23,12 @@ from small_policies import (
     tokens_of,
 )
 
-from sensesearch_jax.inputs.groups import Member, Row, build_groups
-from sensesearch_jax.learning.steps import Learner
-from sensesearch_jax.policy import attention
+from sensesearch_jax.batching.group_batch import Member, Row, build_groups
+from sensesearch_jax.model.attention import dispatch
 from sensesearch_jax.rollout import engine as engine_module
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling, distribution
+from sensesearch_jax.training.trainer import Learner
 
 POLICY = small_policy()
 MASK = np.isin(np.arange(VOCABULARY), SUPPRESSED)
@@ -247,8 +247,8 @@ def gap_to_trainer(driver, temperature, dtype):
 
 @pytest.mark.parametrize('cache_dtype', ['policy', 'int8'])
 def test_everything_follows_the_dtype_of_the_parameters(monkeypatch, cache_dtype):
-    """Of an engine and its twin, by either way through attention, when weights of another dtype come and go again."""
-    monkeypatch.setattr(attention, 'LONG', 4)  # a response's pass is long, a token's is not
+    """Of an engine and its twin, by either way through dispatch, when weights of another dtype come and go again."""
+    monkeypatch.setattr(dispatch, 'LONG', 4)  # a response's pass is long, a token's is not
     engine = make_engine.__wrapped__(temperature=1.0, cache_dtype=cache_dtype)
     exact, half = engine.parameters, jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters)
     before = play(engine)

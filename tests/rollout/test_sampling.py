@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from sensesearch_jax.rollout.sampling import Sampling, distribution, draw
 

@@ -15,22 +15,22 @@ from scripted_tools import DOWN, ScriptedTools, noise_file
 from small_policies import quick_compilation, small_policy
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
-from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn, user_text
+from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Turn
-from sensesearch_jax.inputs.groups import build_groups
-from sensesearch_jax.inputs.images import Preprocessor
-from sensesearch_jax.inputs.template import ChatTokenizer
-from sensesearch_jax.inputs.train_tokenizer import train_tokenizer
-from sensesearch_jax.inputs.trajectories import to_member, to_row
-from sensesearch_jax.learning.steps import Learner
+from sensesearch_jax.batching.from_trajectories import to_member, to_row
+from sensesearch_jax.batching.group_batch import build_groups
+from sensesearch_jax.model.image_processor import Preprocessor
+from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rewards.reward import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.features import FeatureStore
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.training.trainer import Learner
 
 PREPROCESSOR = Preprocessor(min_pixels=28 * 28, max_pixels=28 * 28 * 20)
 MEMBERS, TURN_TOKENS = 3, 7

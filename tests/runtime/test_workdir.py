@@ -2,11 +2,11 @@
 
 import json
 import os
-import time
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import ml_collections
 import pytest

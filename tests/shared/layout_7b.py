@@ -7,10 +7,14 @@ from flax import nnx
 
 from experiments.toy import TURN
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
-from sensesearch_jax.inputs.train_tokenizer import CONTROL_TOKENS, ORDINARY_TOKENS, train_tokenizer
-from sensesearch_jax.policy.checkpoint import save_policy
-from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.policy.sizes import RELEASED, LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.hf_checkpoint import save_policy
+from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.pocket.pretraining.train_tokenizer import (
+    CONTROL_TOKENS,
+    ORDINARY_TOKENS,
+    train_tokenizer,
+)
 
 FIRST_CONTROL = 151_643  # <|endoftext|>
 

@@ -23,13 +23,13 @@ def step(folder, processes=1, index=0):
     from small_batches import ROWS, batch_of
     from small_policies import SUPPRESSED, VOCABULARY, small_policy
 
-    from sensesearch_jax.learning.optimizer import make_optimizer
-    from sensesearch_jax.learning.steps import Learner, Objective, PolicyTargets
-    from sensesearch_jax.policy.checkpoint import load_policy, save_policy
-    from sensesearch_jax.runtime.checkpoints import Checkpoints
+    from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
+    from sensesearch_jax.recipes.resume import resume, training_state
     from sensesearch_jax.runtime.mesh import local, make_mesh
     from sensesearch_jax.runtime.multihost import together
-    from sensesearch_jax.tasks.sft import resume, training_state
+    from sensesearch_jax.training.checkpointing import Checkpoints
+    from sensesearch_jax.training.optimizer import make_optimizer
+    from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
 
     # A row of a batch lies on one process.
     mesh = make_mesh({'fsdp': max(2, processes), 'tensor': -1}, jax.devices()[:DEVICES])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sensesearch_jax.agent.client import Match, Passage, ToolFailure
+from sensesearch_jax.agent.tool_client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef
 
 

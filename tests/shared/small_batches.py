@@ -3,7 +3,7 @@
 import numpy as np
 from small_policies import MERGE, PAD, table, tokens_of
 
-from sensesearch_jax.inputs.groups import Member, Row, build_groups
+from sensesearch_jax.batching.group_batch import Member, Row, build_groups
 
 
 def rows_of(layouts, seed=0):

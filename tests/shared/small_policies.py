@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sensesearch_jax.inputs.groups import ImageTable
-from sensesearch_jax.inputs.positions import mrope_positions
-from sensesearch_jax.policy.qwen import Policy
-from sensesearch_jax.policy.sizes import LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.batching.group_batch import ImageTable
+from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.rope import mrope_positions
 
 VOCABULARY, PAD, START, END, VIDEO, STOP = 96, 90, 91, 92, 93, 94
 SUPPRESSED = (PAD, START, END, VIDEO)

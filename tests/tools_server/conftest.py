@@ -8,7 +8,7 @@ import pytest
 from small_world import PASSAGES, TITLES, encoded, picture
 from stand_ins import StandIn
 
-from sensesearch_jax.agent.client import ToolClient
+from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server.launch import ToolServer
 
 

@@ -13,12 +13,12 @@ import pytest
 from small_world import encoded, picture
 from stand_ins import as_json
 
-from tools_server.answers.behind import LOOK_S, MOST_BYTES, WriteBehind
-from tools_server.answers.modes import Answers
-from tools_server.answers.reader import StoreError, open_recording
-from tools_server.answers.store import AnswerStore
 from tools_server.config import AnswerConfig, ConfigError, parse_config
 from tools_server.failures import ToolError
+from tools_server.response_cache.behind import LOOK_S, MOST_BYTES, WriteBehind
+from tools_server.response_cache.modes import Answers
+from tools_server.response_cache.reader import StoreError, open_recording
+from tools_server.response_cache.store import AnswerStore
 from tools_server.service import ToolService
 
 

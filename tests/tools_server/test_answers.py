@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools_server.answers.modes import Answers
-from tools_server.answers.reader import StoreError
-from tools_server.answers.store import AnswerStore
 from tools_server.config import AnswerConfig
 from tools_server.failures import ToolError
+from tools_server.response_cache.modes import Answers
+from tools_server.response_cache.reader import StoreError
+from tools_server.response_cache.store import AnswerStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +128,7 @@ def _fork_writer(path, number):
 
 def test_processes_share_a_file(path):
     program = (
-        'import sys; from pathlib import Path; from tools_server.answers.store import AnswerStore\n'
+        'import sys; from pathlib import Path; from tools_server.response_cache.store import AnswerStore\n'
         'store = AnswerStore(Path(sys.argv[1]), max_bytes=10**6)\n'
         'for n in range(100): store.put(f"{sys.argv[2]}/{n}", b"x" * 100); assert store.get(f"{sys.argv[2]}/{n}")'
     )
@@ -140,7 +140,7 @@ def test_processes_share_a_file(path):
 def test_processes_make_a_file_at_once(tmp_path):
     # All but the first find the tables half made, or made between two looks at them: neither is an error.
     program = (
-        'import sys, time; from pathlib import Path; from tools_server.answers.store import AnswerStore\n'
+        'import sys, time; from pathlib import Path; from tools_server.response_cache.store import AnswerStore\n'
         'start = float(sys.argv[2])\n'
         'for n in range(40):\n'
         '    while time.time() < start + n / 20: pass\n'

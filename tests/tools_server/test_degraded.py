@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from stand_ins import as_json, chat
 
-from sensesearch_jax.agent import client as agent_client
+from sensesearch_jax.agent import tool_client as agent_client
 from tools_server.app import create_app
 from tools_server.backends.text_opensearch import OpenSearchTextSearch
 from tools_server.backends.text_serper import SerperTextSearch

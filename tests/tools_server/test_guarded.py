@@ -20,7 +20,7 @@ from PIL import Image
 from small_world import encoded, picture
 from stand_ins import StandIn, chat
 
-from sensesearch_jax.agent.client import ToolClient
+from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server.launch import ToolServer
 from tools_server.signatures import picture_path
 

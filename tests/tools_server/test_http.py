@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_world import TITLES, encoded, picture, scene
 
-from sensesearch_jax.agent.client import ToolFailure
+from sensesearch_jax.agent.tool_client import ToolFailure
 
 
 def test_health_names_the_back_ends(client):

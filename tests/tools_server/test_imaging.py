@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
 from picture_bombs import chunk, saved
+from PIL import Image, ImageOps
 from small_world import encoded, picture
 
 from tools_server.config import ImageStoreConfig

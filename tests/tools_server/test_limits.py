@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tools_server.backend_config import Limits
 from tools_server.failures import ToolError
 from tools_server.limits import deadline
-from tools_server.limits.admission import Admission
 from tools_server.limits.breaker import Breaker
 from tools_server.limits.rate import Rate
 from tools_server.limits.service import ServiceLimits
+from tools_server.limits.worker_pool import Admission
 
 
 class Clock:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sensesearch_jax.agent.client import ToolClient
+from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server.launch import ToolServer
 from tools_server.memory import return_large_buffers
 

@@ -6,7 +6,7 @@ import pytest
 from small_world import encoded, picture
 from stand_ins import as_json, chat
 
-from sensesearch_jax.agent.client import ToolClient, ToolFailure
+from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from tools_server.launch import ToolServer
 
 

@@ -10,7 +10,7 @@ from picture_bombs import BOMBS
 from small_world import encoded, picture
 from stand_ins import as_json, chat, slow
 
-from sensesearch_jax.agent.client import ToolClient
+from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server import degraded
 from tools_server.backends.image_serper import SerperImageSearch
 from tools_server.backends.judge_openai import ModelJudge, parse_verdict

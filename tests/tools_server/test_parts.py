@@ -13,7 +13,7 @@ from tools_server.backends.descriptors import describe, likeness
 from tools_server.backends.judge_rules import RuleJudge
 from tools_server.backends.regions import find_regions
 from tools_server.backends.snippet import snippet
-from tools_server.backends.words import analyser
+from tools_server.backends.text_analysis import analyser
 from tools_server.cache import Cache
 
 WORDS = analyser().analyze

@@ -12,7 +12,7 @@ import uvicorn
 from small_world import encoded, picture
 from starlette.exceptions import HTTPException
 
-from tools_server import gate
+from tools_server import middleware
 from tools_server.connections import limited_protocol
 from tools_server.failures import ToolError
 from tools_server.launch import ToolServer
@@ -86,16 +86,16 @@ def test_json_bodies_that_do_not_arrive_end(narrow):
 
 
 def test_a_body_that_stops_gives_its_room_to_others_long_before_the_deadline(monkeypatch):
-    monkeypatch.setattr(gate, 'PIECE_S', 0.1)
+    monkeypatch.setattr(middleware, 'PIECE_S', 0.1)
 
     async def scenario():
         waits = [0.0, 0.05, 0.05, 5.0]
 
         async def receive():
             await asyncio.sleep(waits.pop(0))
-            return {'body': bytes(gate.PIECE_BYTES), 'more_body': True}
+            return {'body': bytes(middleware.PIECE_BYTES), 'more_body': True}
 
-        limited, start = gate._limited(receive, 10**9, asyncio.get_running_loop().time() + 60, False), time.monotonic()
+        limited, start = middleware._limited(receive, 10**9, asyncio.get_running_loop().time() + 60, False), time.monotonic()
         with pytest.raises(HTTPException) as error:
             while True:
                 await limited()

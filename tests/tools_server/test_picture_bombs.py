@@ -16,7 +16,7 @@ from PIL import Image
 from small_world import encoded, picture
 
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.tasks.ask import check_image
+from sensesearch_jax.recipes.ask import check_image
 from tools_server.config import ImageStoreConfig
 from tools_server.failures import ToolError
 from tools_server.images import ImageStore

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from small_world import encoded, picture
 from stand_ins import as_json, chat
 
-from sensesearch_jax.agent.client import ToolClient, ToolFailure
+from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from tools_server.__main__ import main
 from tools_server.app import create_app
 from tools_server.config import ConfigError, load_config, parse_config

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tools_server.backends.judge_openai import parse_verdict
 from tools_server.backends.snippet import MOST_CHARS, snippet
+from tools_server.backends.text_analysis import NAME, analyser, splitter
 from tools_server.backends.text_bm25 import BM25, document, schema
-from tools_server.backends.words import NAME, analyser, splitter
 from tools_server.failures import ToolError
 from tools_server.schemas import Match, Passage
 from tools_server.text_forms import as_text, as_title, composed

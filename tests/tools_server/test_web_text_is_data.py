@@ -10,13 +10,17 @@ from small_world import encoded, picture
 from stand_ins import StandIn, as_json
 
 from sensesearch_jax.agent.actions import ImageSearch, TextSearch
-from sensesearch_jax.agent.client import Passage, ToolClient
+from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, disarm
+from sensesearch_jax.agent.tool_client import Passage, ToolClient
 from sensesearch_jax.agent.trajectory import ImageRef
-from sensesearch_jax.inputs.template import ChatTokenizer
-from sensesearch_jax.inputs.train_tokenizer import CONTROL_TOKENS, ORDINARY_TOKENS, train_tokenizer
+from sensesearch_jax.pocket.pretraining.train_tokenizer import (
+    CONTROL_TOKENS,
+    ORDINARY_TOKENS,
+    train_tokenizer,
+)
 from tools_server.launch import ToolServer
 
 TAGS = ['<think>', '</think>', '<thinking>', '</thinking>', '<tools>', '</tools>', '<tool_call>', '</tool_call>',

@@ -16,7 +16,7 @@ from tools_server.images import StoredImage
 from tools_server.schemas import Match, Passage
 
 if TYPE_CHECKING:
-    from tools_server.backends.outbound import Service
+    from tools_server.backends.http_service import Service
 
 
 class TextSearch(Protocol):

@@ -16,7 +16,7 @@ from usearch.index import Index
 
 from tools_server.backend_config import IndexedImages
 from tools_server.backends.descriptors import SIDE
-from tools_server.backends.looks import LookSearch
+from tools_server.backends.image_matcher import LookSearch
 from tools_server.backends.neighbours import ApproximateNeighbours
 from tools_server.config import ConfigError
 from tools_server.images import ImageStore, StoredImage

@@ -11,7 +11,7 @@ import numpy as np
 
 from tools_server.backend_config import LocalImages
 from tools_server.backends import descriptors
-from tools_server.backends.looks import LookSearch
+from tools_server.backends.image_matcher import LookSearch
 from tools_server.backends.neighbours import ExactNeighbours
 from tools_server.config import ConfigError
 from tools_server.failures import ToolError

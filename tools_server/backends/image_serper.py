@@ -12,7 +12,7 @@ import cv2
 
 from tools_server import degraded
 from tools_server.backend_config import SerperLens
-from tools_server.backends.outbound import SERPER_FIELDS, serper_results, serper_service
+from tools_server.backends.http_service import SERPER_FIELDS, serper_results, serper_service
 from tools_server.failures import ToolError
 from tools_server.fetching.fetch import PICTURES, Fetcher
 from tools_server.images import ImageStore, StoredImage

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from tools_server.backend_config import OpenAICompatible
-from tools_server.backends.outbound import Declined, Service, bearer
+from tools_server.backends.http_service import Declined, Service, bearer
 from tools_server.failures import ToolError
 
 REASONING_TOKENS = 4096  # beyond max_tokens, for models whose limit counts what they think as well

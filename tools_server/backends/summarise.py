@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tools_server.backends import words
+from tools_server.backends import text_analysis
 from tools_server.backends.openai_compatible import ChatModel
 from tools_server.backends.snippet import CUT, snippet
 
@@ -28,7 +28,7 @@ class ExtractiveSummariser:
     name = 'extractive'
 
     def __init__(self, sentences: int | None = None):
-        self._words = words.splitter()
+        self._words = text_analysis.splitter()
         self._sentences = sentences
 
     def summarise(self, query: str, text: str, max_chars: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tantivy
 
-from tools_server.backends import words
+from tools_server.backends import text_analysis
 from tools_server.backends.snippet import snippet
 from tools_server.config import ConfigError
 from tools_server.schemas import Passage
@@ -21,8 +21,8 @@ MOST_WORDS = 64  # of a query; further ones are ignored
 def schema() -> tantivy.Schema:
     """Title, text and place in the corpus of each passage."""
     builder = tantivy.SchemaBuilder()
-    builder.add_text_field('title', stored=True, tokenizer_name=words.NAME, index_option='freq')
-    builder.add_text_field('text', stored=True, tokenizer_name=words.NAME, index_option='freq')
+    builder.add_text_field('title', stored=True, tokenizer_name=text_analysis.NAME, index_option='freq')
+    builder.add_text_field('text', stored=True, tokenizer_name=text_analysis.NAME, index_option='freq')
     builder.add_unsigned_field('number', stored=True)
     return builder.build()
 
@@ -45,8 +45,8 @@ class BM25:
     """
 
     def __init__(self, index: tantivy.Index, max_chars: int, title_boost: float):
-        index.register_tokenizer(words.NAME, words.analyser())
-        self._words = words.splitter()
+        index.register_tokenizer(text_analysis.NAME, text_analysis.analyser())
+        self._words = text_analysis.splitter()
         self._index = index
         self._schema = schema()
         self._max_chars = max_chars

@@ -7,7 +7,7 @@ import hashlib
 import tantivy
 
 from tools_server.backend_config import IndexedText, LocalText
-from tools_server.backends import text_bm25, words
+from tools_server.backends import text_analysis, text_bm25
 from tools_server.config import ConfigError
 from tools_server.schemas import Passage
 
@@ -27,7 +27,7 @@ class LocalTextSearch:
 
     def __init__(self, config: LocalText):
         index = tantivy.Index(text_bm25.schema())
-        index.register_tokenizer(words.NAME, words.analyser())
+        index.register_tokenizer(text_analysis.NAME, text_analysis.analyser())
         writer = index.writer(heap_size=64_000_000, num_threads=1)
         self._size = 0
         content = hashlib.sha256()

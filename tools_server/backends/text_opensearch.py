@@ -9,7 +9,7 @@ from typing import Any
 from tools_server import degraded
 from tools_server.backend_config import OpenSearch
 from tools_server.backends.found import each
-from tools_server.backends.outbound import Service
+from tools_server.backends.http_service import Service
 from tools_server.backends.summarise import ExtractiveSummariser
 from tools_server.failures import ToolError
 from tools_server.schemas import Passage

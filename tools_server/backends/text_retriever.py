@@ -6,7 +6,7 @@ from typing import Any
 
 from tools_server.backend_config import Retriever
 from tools_server.backends.found import each
-from tools_server.backends.outbound import Service, bearer
+from tools_server.backends.http_service import Service, bearer
 from tools_server.backends.summarise import ExtractiveSummariser
 from tools_server.backends.text_bm25 import split_contents
 from tools_server.failures import ToolError

@@ -11,8 +11,8 @@ from typing import Any
 from tools_server import degraded
 from tools_server.backend_config import SerperText
 from tools_server.backends import Summariser
+from tools_server.backends.http_service import SERPER_FIELDS, serper_results, serper_service
 from tools_server.backends.openai_compatible import ChatModel
-from tools_server.backends.outbound import SERPER_FIELDS, serper_results, serper_service
 from tools_server.backends.summarise import SENTENCES, ExtractiveSummariser, ModelSummariser
 from tools_server.failures import ToolError
 from tools_server.fetching.fetch import Fetcher

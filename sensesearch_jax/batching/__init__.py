@@ -1,0 +1,1 @@
+"""Groups of trajectories as rows of padded arrays."""

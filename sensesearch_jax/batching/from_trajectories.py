@@ -1,0 +1,42 @@
+"""Trajectories to rows of a group batch: the very tokens that were sampled, never text encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.batching.group_batch import Member, Row
+
+
+def to_member(trajectory: Trajectory) -> Member:
+    """A trajectory's suffix: its turns are the policy's own tokens, observations are not."""
+    tokens: list[int] = []
+    own: list[bool] = []
+    log_probs: list[float] = []
+    for turn in trajectory.turns:
+        tokens += [*turn.tokens, *turn.observation_tokens]
+        own += [True] * len(turn.tokens) + [False] * len(turn.observation_tokens)
+        log_probs += [*turn.log_probs, *[0.0] * len(turn.observation_tokens)]
+    sampled = len(log_probs) == len(tokens)
+    return Member(tokens, own, [image.sha256 for image in trajectory.images[1:]], log_probs if sampled else ())
+
+
+def to_row(group: Sequence[Trajectory]) -> Row:
+    """Trajectories of one question as one row.
+
+    Raises:
+        ValueError: they do not share one prompt.
+    """
+    if any(t.prompt_tokens != group[0].prompt_tokens for t in group):
+        raise ValueError(f'The trajectories of question {group[0].question.id} have different prompts.')
+    return Row(group[0].prompt_tokens, [group[0].images[0].sha256], [to_member(t) for t in group])
+
+
+def own_tokens(trajectory: Trajectory) -> int:
+    """Tokens of a trajectory that the policy wrote, or is to learn to write."""
+    return sum(len(turn.tokens) for turn in trajectory.turns)
+
+
+def length(trajectory: Trajectory) -> int:
+    """Tokens of a trajectory after its prompt."""
+    return sum(len(turn.tokens) + len(turn.observation_tokens) for turn in trajectory.turns)

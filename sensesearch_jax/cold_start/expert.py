@@ -1,0 +1,20 @@
+"""The interface of an expert: what it does next, given the question and the turns so far."""
+
+from collections.abc import Sequence
+from typing import Protocol as Interface
+
+from sensesearch_jax.agent.actions import Action, FormatError
+from sensesearch_jax.agent.tool_client import ToolFailure
+from sensesearch_jax.agent.trajectory import Question, Turn
+
+
+class Expert(Interface):
+    """Writes one turn at a time, having seen what a policy would have seen."""
+
+    def unmet(self, kind: str) -> str | None:
+        """Why questions of `kind` cannot be demonstrated with the run's tools; None if they can."""
+
+    def next_turn(
+        self, question: Question, turns: Sequence[Turn]
+    ) -> tuple[str, Action | FormatError] | ToolFailure:
+        """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not there."""

@@ -1,0 +1,60 @@
+"""Runs an expert against the real tools and writes down the trajectory as text."""
+
+from sensesearch_jax.agent.actions import Answer, FormatError
+from sensesearch_jax.agent.environment import Environment, indexed_images
+from sensesearch_jax.agent.tool_client import ToolFailure
+from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.cold_start.expert import Expert
+
+
+def synthesise(
+    question: Question,
+    expert: Expert,
+    environment: Environment,
+    max_turns: int = 10,
+    image: ImageRef | None = None,
+    member: int = 0,
+    seed: int = 0,
+) -> Trajectory:
+    """One trajectory of `expert` on `question`, as text: `agent.chat_template.tokenise` fills its token lists.
+
+    Args:
+        image: the question's picture on the tool server; None: it is uploaded from `question.image`.
+        member, seed: noted in the trajectory.
+
+    Returns:
+        A trajectory in state OK if it ends with an answer, TRUNCATED if `max_turns` ran out or the expert
+        wrote no valid action, INFRA_FAILED if a tool, the upload or the expert failed. Rewards are not set.
+        Never raises for a failure.
+    """
+    trajectory = Trajectory(question, member, seed, [], SampleState.TRUNCATED, [], [], {}, None)
+    if image is None:
+        image = environment.client.upload(question.image)
+    if isinstance(image, ToolFailure):
+        trajectory.state = SampleState.INFRA_FAILED
+        return trajectory
+    trajectory.images.append(image)
+    for _ in range(max_turns):
+        move = expert.next_turn(question, trajectory.turns)
+        if isinstance(move, ToolFailure):
+            trajectory.state = SampleState.INFRA_FAILED
+            return trajectory
+        thought, action = move
+        text = thought
+        if not isinstance(action, FormatError):
+            try:
+                text = environment.protocol.render_action(thought, action)
+            except ValueError as error:
+                action = FormatError('cannot_be_written', str(error))
+        observation = environment.execute(action, indexed_images(image, trajectory.turns))
+        trajectory.turns.append(Turn([], [], [], text, action, observation, []))
+        if isinstance(action, Answer):
+            trajectory.state, trajectory.answer = SampleState.OK, action.text
+            return trajectory
+        if isinstance(action, FormatError):
+            return trajectory
+        trajectory.images += [part for part in observation.parts if isinstance(part, ImageRef)]
+        if observation.infra_failed:
+            trajectory.state = SampleState.INFRA_FAILED
+            return trajectory
+    return trajectory

@@ -1,0 +1,42 @@
+"""Statistics of what a policy did in its trajectories, which show a collapse early."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensesearch_jax.agent.protocol import TOOLS, tool_of
+from sensesearch_jax.agent.trajectory import SampleState, Trajectory
+from sensesearch_jax.rewards.scorer import is_usable
+
+
+def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+    """What the policy did: the statistics that show collapse early."""
+    everyone = list(itertools.chain.from_iterable(groups))
+    counted = [t for t in everyone if is_usable(t)] or everyone
+    mean = lambda values: float(np.mean(list(values)))
+    states = Counter(t.state for t in everyone)
+    values = {
+        'reward': mean(t.reward['total'] for t in counted),
+        'accuracy': mean(t.reward['accuracy'] for t in counted),
+        'format': mean(t.reward['format'] for t in counted),
+        'evidence': mean(t.reward['evidence'] for t in counted),
+        'turns': mean(len(t.turns) for t in counted),
+        'response_tokens': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
+        'repetition': mean(repeats_call(t) for t in counted),
+        **{state.value: states[state] / len(everyone) for state in SampleState if state is not SampleState.OK},
+        **{f'calls/{tool}': mean(sum(tool_of(turn.action) == tool for turn in t.turns) for t in counted)
+           for tool in TOOLS},
+    }
+    for kind in sorted({t.question.kind for t in counted}):
+        values[f'accuracy/{kind}'] = mean(t.reward['accuracy'] for t in counted if t.question.kind == kind)
+    return values
+
+
+def repeats_call(trajectory: Trajectory) -> bool:
+    """Whether some action was taken twice."""
+    actions = [turn.action for turn in trajectory.turns]
+    return len(set(actions)) < len(actions)

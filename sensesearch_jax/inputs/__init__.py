@@ -1,1 +1,0 @@
-"""Text and images to arrays, on the host: chat template, tokenizer, patches, positions, packed groups."""

@@ -1,0 +1,48 @@
+"""Attention with all scores as one array: a few queries on any platform, and any platform without a kernel of its own."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from sensesearch_jax.model.attention.kv_cache import ATTENDED, MASKED
+
+
+def attend_at_once(queries, keys, values, valid, contexts):
+    """All scores as one array: what a few queries want."""
+    b, g, s, h, e = queries.shape
+    k = keys.shape[3]
+    # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query heads, S tokens each.
+    q = jnp.moveaxis((queries * e**-0.5).reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
+    of_group = lambda x: jnp.swapaxes(x, 1, 2).reshape(b, k, -1, x.shape[-1])  # the members' queries side by side
+    of_member = lambda x: jnp.swapaxes(x.reshape(b, k, g, -1, x.shape[-1]), 1, 2)
+    shared = [context.keys.shape[1] == 1 for context in contexts]
+    scores = []
+    for context, same in zip(contexts, shared):
+        earlier = context.keys.astype(q.dtype)
+        if same:
+            score = of_member(jnp.einsum('bkqe,bkec->bkqc', of_group(q), earlier[:, 0],
+                                         preferred_element_type=jnp.float32))
+        else:
+            score = jnp.einsum('bgkqe,bgkec->bgkqc', q, earlier, preferred_element_type=jnp.float32)
+        if context.key_scales is not None:
+            score *= context.key_scales[:, :, :, None]
+        scores.append(jnp.where(context.valid[:, :, None, None, :], score, MASKED))
+    causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (h // k, 1))
+    own = jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
+    scores.append(jnp.where(causal & valid[:, :, None, None, :], own, MASKED))
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(values.dtype)
+    *parts, own = jnp.split(weights, np.cumsum([c.keys.shape[-1] for c in contexts]), axis=-1)
+    out = jnp.einsum('bgkqt,bgtke->bgkqe', own, values)
+    for part, context, same in zip(parts, contexts, shared):
+        earlier = context.values.astype(values.dtype)
+        if context.value_scales is not None:
+            part *= context.value_scales[:, :, :, None].astype(part.dtype)
+        if same:
+            out += of_member(jnp.einsum('bkqc,bkce->bkqe', of_group(part), earlier[:, 0]))
+        else:
+            out += jnp.einsum('bgkqc,bgkce->bgkqe', part, earlier)
+    out = jnp.moveaxis(out.reshape(b, g, k, h // k, s, e), 4, 2)
+    return checkpoint_name(out.reshape(b, g, s, h, e).astype(queries.dtype), ATTENDED)

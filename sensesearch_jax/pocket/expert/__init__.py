@@ -1,0 +1,1 @@
+"""The scripted expert of the pocket world."""

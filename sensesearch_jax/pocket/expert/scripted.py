@@ -1,0 +1,241 @@
+"""Who writes cold-start trajectories: the interface, and the scripted expert that needs no network."""
+
+import random
+from collections.abc import Sequence
+
+from sensesearch_jax.agent.actions import (
+    Action,
+    Answer,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
+from sensesearch_jax.agent.protocol import Protocol
+from sensesearch_jax.agent.trajectory import Question, Turn
+from sensesearch_jax.pocket.world.question_templates import PLACES
+from sensesearch_jax.rewards.crop_geometry import (
+    WHOLE,
+    Box,
+    crop_frames,
+    fits,
+    holds,
+    loose_box,
+    relative,
+)
+from sensesearch_jax.rewards.evidence import (
+    answer_text,
+    contains,
+    observed_text,
+    right_texts,
+    seen_text,
+    states,
+)
+
+# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. There is one way of saying each: a small
+# policy learns from a thousand trajectories what to do, and not also how to vary its words. Its first thought says again
+# what is asked for, and a query repeats the words of the thought before it: those it can copy.
+_GOAL = 'I want the {field} of the {thing}{place}. '
+_GOAL_COUNT = 'I count the {thing}s. '
+_FIRST_CROP = 'It is small here, so I crop it.'
+_CROP_AGAIN = 'The {thing} is cut off here. I take a better box.'
+_CROP_CLOSER = 'The crop is too loose. I zoom in on the {thing}.'
+_SEARCH_CROP = 'The {thing} is in the crop. I search for its name.'
+_SEARCH_PICTURE = 'It fills the picture. I search for its name.'
+_NOT_FOUND = 'This is not it. I zoom in on the {thing}.'
+_NOTHING_HERE = 'This is not it. I take a better box.'
+_LOOK_UP = 'I look up {query}.'
+_ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
+_READ = 'The {field} is {text}.'
+# What is seen is said before the answer, which may be no more than an option's letter.
+_SEE = 'It is {text}.'
+_GIVE_UP = 'The tools do not show it, so I cannot tell.'
+
+# Names of what is seen, where the generator's would not fit a sentence.
+_SEEN_FIELDS = {'taller than wide': 'shape', 'colour choice': 'colour'}
+
+# The answer after giving up; validation rejects such a trajectory.
+UNKNOWN = 'unknown'
+
+
+class ScriptedExpert:
+    """Solves questions of the pocket world by rule.
+
+    It may look at `Question.truth`, but its tool calls run for real.
+
+    It crops loosely and searches the crop; after a bad crop or a bad result it crops again; it looks up the
+    fact, now and then with a poor query first; it answers with what it read. Its reasoning names only what
+    was seen by then.
+
+    Args:
+        rng: where every choice comes from.
+        protocol, tools: as in the environment; what they do not offer is never called.
+        poor_crops: share of first crops that are too loose or off the object.
+        hasty: share of those that are searched before a second look.
+        poor_queries: share of first text searches that name the fact but not the object.
+        direct: share of perception questions that are answered without a crop.
+        max_crops: crops and image searches per trajectory, each, before it gives up.
+        max_queries: text searches per trajectory before it gives up.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        protocol: Protocol,
+        tools: Sequence[str],
+        poor_crops: float = 0.2,
+        hasty: float = 0.5,
+        poor_queries: float = 0.05,
+        direct: float = 0.5,
+        max_crops: int = 4,
+        max_queries: int = 3,
+    ) -> None:
+        self.rng = rng
+        self.protocol = protocol
+        self.tools = tuple(tools)
+        self.poor_crops = poor_crops
+        self.hasty = hasty
+        self.poor_queries = poor_queries
+        self.direct = direct
+        self.max_crops = max_crops
+        self.max_queries = max_queries
+
+    def unmet(self, kind: str) -> str | None:
+        """See `Expert`. Perception is answered without a crop where there is none."""
+        wanted = {'search': ('image_crop', 'image_search', 'text_search'), 'search_only': ('image_search', 'text_search')}
+        off = [tool for tool in wanted.get(kind, ()) if tool not in self.tools]
+        if off:
+            return f'the scripted expert needs {", ".join(off)} for {kind}, which agent.tools leaves out'
+        if kind == 'search' and not self.protocol.search_any_image:
+            return (f'the scripted expert searches by crops for {kind}, and agent.protocol \'{self.protocol.name}\' by the '
+                    'original alone')
+        return None
+
+    def next_turn(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        """Reasoning (a sentence or two) and one action; see `Expert`."""
+        if question.kind == 'perception':
+            return self._perceive(question, turns)
+        if _calls(turns, TextSearch):
+            return self._after_text_search(question, turns)
+        last = turns[-1].observation if turns else None
+        if last is not None and last.ok and last.kind == 'image_search':
+            return self._after_image_search(question, turns, observed_text(last))
+        if question.kind == 'search_only':
+            if turns:
+                return self._give_up(question)
+            return self._goal(question) + self._say(_SEARCH_PICTURE, question), ImageSearch()
+        frames = crop_frames(turns)
+        if _calls(turns, ImageSearch) >= self.max_crops:
+            return self._give_up(question)
+        looks_right = len(frames) > 1 and fits(frames[-1], question.truth['box'])
+        if looks_right or (len(frames) == 2 and len(turns) == 1 and self.rng.random() < self.hasty):
+            return self._say(_SEARCH_CROP, question), ImageSearch(len(frames))
+        return self._crop(question, turns)
+
+    def _perceive(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        text = right_texts(question)[0]
+        answer = Answer(answer_text(question, text))
+        box = question.truth.get('box')
+        whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
+        blind = whole or 'image_crop' not in self.tools
+        if blind or (not turns and self.rng.random() < self.direct):
+            return self._goal(question) + self._say(_SEE, question, text=text), answer
+        frames = crop_frames(turns)
+        if len(frames) > 1 and fits(frames[-1], box):
+            return self._say(_SEE, question, text=text), answer
+        return self._crop(question, turns)
+
+    def _crop(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        """The first crop, or a better one than the last."""
+        box = question.truth['box']
+        good = loose_box(box)
+        if _calls(turns, ImageCrop) >= self.max_crops:
+            return self._give_up(question)
+        if not turns:
+            poor = self.rng.random() < self.poor_crops
+            words = self._goal(question) + self._say(_FIRST_CROP, question)
+            return words, ImageCrop(self._poor_box(good) if poor else good)
+        frames = crop_frames(turns)
+        if len(frames) > 1 and holds(frames[-1], box):
+            return self._zoom(question, frames, _CROP_CLOSER)
+        return self._say(_CROP_AGAIN, question), ImageCrop(good)
+
+    def _zoom(self, question: Question, frames: Sequence[Box], words: str) -> tuple[str, Action]:
+        """A crop within the last crop, which holds the object."""
+        inner = loose_box(relative(question.truth['box'], frames[-1]))
+        if inner == WHOLE:
+            return self._give_up(question)
+        return self._say(words, question), ImageCrop(inner, len(frames))
+
+    def _poor_box(self, good: Box) -> Box:
+        """A first guess that is too loose on every side, or shifted by a fifth so that it may cut into it."""
+        if self.rng.random() < 0.5:
+            grow = self.rng.choice((0.1, 0.2))
+            grown = (good[0] - grow, good[1] - grow, good[2] + grow, good[3] + grow)
+            return tuple(round(min(1.0, max(0.0, v)), 6) for v in grown)
+        axis = self.rng.choice((0, 1))
+        room_before, room_after = good[axis], 1 - good[axis + 2]
+        shift = -min(0.2, room_before) if room_before > room_after else min(0.2, room_after)
+        shifted = list(good)
+        shifted[axis] = round(good[axis] + shift, 6)
+        shifted[axis + 2] = round(good[axis + 2] + shift, 6)
+        return tuple(shifted)
+
+    def _after_image_search(
+        self, question: Question, turns: Sequence[Turn], results: str
+    ) -> tuple[str, Action]:
+        title, box = question.truth['title'], question.truth.get('box')
+        # A title further down the list is taken only where no closer look is left: a policy cannot tell it
+        # from the rest.
+        retried = question.kind == 'search_only' or _calls(turns, ImageSearch) > 1
+        if contains(results.split('\n', 1)[0], title) or (retried and contains(results, title)):
+            return self._look_up(question, turns)
+        frames = crop_frames(turns)
+        closer = box is not None and len(frames) > 1 and _calls(turns, ImageCrop) < self.max_crops
+        if question.kind == 'search_only' or not closer:
+            return self._give_up(question)
+        if holds(frames[-1], box):
+            return self._zoom(question, frames, _NOT_FOUND)
+        return self._say(_NOTHING_HERE, question), ImageCrop(loose_box(box))
+
+    def _look_up(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        asked = [turn.action.query for turn in turns if isinstance(turn.action, TextSearch)]
+        title, field = question.truth['title'], _field(question)
+        queries = [question.truth['query'], f'the {field} of {title}', title]
+        if not asked and self.rng.random() < self.poor_queries:
+            queries.insert(0, f'the {field}')
+        queries = [query for query in queries if query not in asked]
+        if not queries or len(asked) >= self.max_queries:
+            return self._give_up(question)
+        query = queries[0]
+        return self._say(_ANOTHER_QUERY if asked else _LOOK_UP, question, query=query), TextSearch(query)
+
+    def _after_text_search(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+        read = seen_text(turns, ['text_search'])
+        title = question.truth['title']
+        found = next((text for text in right_texts(question) if states(read, text, title)), None)
+        if found is None:
+            return self._look_up(question, turns)
+        return self._say(_READ, question, text=found), Answer(answer_text(question, found))
+
+    def _give_up(self, question: Question) -> tuple[str, Action]:
+        return self._say(_GIVE_UP, question), Answer(UNKNOWN)
+
+    def _goal(self, question: Question) -> str:
+        place = next((f' {words}' for words in PLACES if words in question.text), '')
+        counted = question.truth.get('field') == 'count'
+        return self._say(_GOAL_COUNT if counted else _GOAL, question, place=place)
+
+    def _say(self, template: str, question: Question, **words: str) -> str:
+        asked = question.text.lower()
+        thing = next((name for name in ('flag', 'painting') if name in asked), 'object')
+        return template.format(thing=thing, field=_field(question), **words)
+
+
+def _calls(turns: Sequence[Turn], kind: type) -> int:
+    return sum(isinstance(turn.action, kind) for turn in turns)
+
+
+def _field(question: Question) -> str:
+    """The fact asked for, in the expert's words."""
+    name = question.truth.get('sought') or question.truth.get('field', 'fact')
+    return _SEEN_FIELDS.get(name, name)

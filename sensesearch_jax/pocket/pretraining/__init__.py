@@ -1,0 +1,1 @@
+"""The pocket base policy from nothing: synthetic lessons, dense targets, a tokenizer."""

@@ -1,0 +1,387 @@
+"""The page a person reads after a run: one HTML file with results, learning curves and trajectories.
+
+The page loads nothing: style, scripts, charts and pictures are inline, and a content security policy in its
+head allows only these scripts, so that text from tools stays text whatever it holds.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from sensesearch_jax import evaluation
+from sensesearch_jax.agent.protocol import Protocol
+from sensesearch_jax.agent.trajectory import SampleState, Trajectory
+from sensesearch_jax.evaluation.curves import curve_sections
+from sensesearch_jax.evaluation.summary import COUNTED, kind_order
+from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
+
+_LABELS = {
+    'base': 'Base',
+    'sft': 'SFT',
+    'rl': 'RL',
+    'search': 'Search',
+    'perception': 'Perception',
+    'search_only': 'Search only',
+    'overall': 'All kinds',
+    'image_crop': 'Crop',
+    'image_search': 'Image search',
+    'text_search': 'Text search',
+    'infra_failed': 'infrastructure failed',
+    'too_long': 'too long',
+}
+_TOOL_ORDER = ('image_crop', 'image_search', 'text_search')
+_MAIN_RUNS = ('base', 'sft', 'rl')
+_OTHER_COLOURS = 3
+_PERCENT_TICKS = [
+    {'x': x, 'text': f'{x} %' if x == 100 else str(x), 'minor': x % 50 > 0} for x in (0, 25, 50, 75, 100)
+]
+
+
+@dataclass(frozen=True)
+class ReportMeta:
+    """What the page says about the run itself; everything is optional."""
+
+    title: str = 'A small agent that zooms, searches and answers'
+    date: str = ''
+    machine: str = ''
+    command: str = ''
+    config: Mapping[str, Any] = field(default_factory=dict)  # flat or nested, shown as name = value
+    durations: Mapping[str, float] = field(default_factory=dict)  # stage to seconds, in the order they ran
+    funnel: Mapping[str, int] = field(default_factory=dict)  # cold start: stage to questions left, falling
+    rejections: Mapping[str, int] = field(default_factory=dict)  # reason to number of rejected trajectories
+
+
+def write_report(
+    path: str | Path,
+    summary: Mapping[str, Any],
+    metrics: Iterable[Mapping[str, Any]],
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    image_loader: ImageLoader,
+    meta: ReportMeta = ReportMeta(),
+    *,
+    protocol: Protocol,
+    shown: int = 60,
+    image_budget: int = 11_000_000,
+) -> int:
+    """Writes the report.
+
+    Args:
+      path: of the HTML file; its folder must exist.
+      summary: what `summary.summarise` gave for these runs.
+      metrics: records of metrics.jsonl, see `report_curves.curve_sections`.
+      runs: run name to trajectories as `Trajectory.to_json` gives them.
+      image_loader: encoded image file by SHA-256; what is not bytes counts as a picture that is not there.
+      meta: about the run.
+      protocol: the text form the trajectories were sampled with.
+      shown: questions in the viewer at most.
+      image_budget: bytes for all pictures in the page, as base64; if they need more, fewer questions are
+        shown.
+
+    Returns:
+      Size of the file in bytes.
+
+    Raises:
+      ValueError: `shown` is negative, or `summary` is not about the same runs.
+    """
+    if shown < 0:
+        raise ValueError(f'shown must be 0 or more, got {shown}.')
+    if set(summary['runs']) != set(runs):
+        raise ValueError(f'the summary is about {sorted(summary["runs"])} but the runs are {sorted(runs)}.')
+    parsed = {
+        name: [Trajectory.from_json(dict(t)) for t in trajectories] for name, trajectories in runs.items()
+    }
+    viewer = viewer_data(parsed, image_loader, protocol, shown=shown, image_budget=image_budget)
+    colours = _colours(list(runs))
+    viewer['labels'] = {name: _label(name) for name in [*runs, *{q['kind'] for q in viewer['questions']}]}
+    viewer['colours'] = colours
+    scripts = [_file('curves.js'), _file('trajectory_viewer.js')]
+    page = _template().render(
+        meta=meta,
+        config=list(_flat(meta.config)),
+        total_time=_duration(sum(meta.durations.values())),
+        durations=_durations(meta.durations),
+        size=_size(summary),
+        headline=_headline(summary, colours),
+        percent_ticks=_PERCENT_TICKS,
+        forest=_forest(summary, colours),
+        levels=_level_forest(summary, colours),
+        differences=_differences(summary),
+        conduct=_conduct(summary, colours),
+        tools=_tools(summary, colours),
+        runs=[{'label': _label(name), 'colour': colours[name]} for name in runs],
+        funnel=_bars(meta.funnel),
+        rejections=_bars(dict(sorted(meta.rejections.items(), key=lambda item: -item[1]))),
+        sections=curve_sections(metrics),
+        confidence=f'{summary["confidence"]:.0%}',
+        summary=summary,
+        shown=len(viewer['questions']),
+        total=viewer['total'],
+        viewer=Markup(script_json(viewer)),
+        style=Markup(_file('page.css')),
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=[base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts],
+    )
+    encoded = page.encode(errors='replace')  # half a surrogate pair is no text
+    Path(path).write_bytes(encoded)
+    return len(encoded)
+
+
+def _file(name: str) -> str:
+    """A file of the page; read as text, so that the hash of a script is that of what a browser sees."""
+    return resources.files(evaluation).joinpath(name).read_text('utf-8')
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {'percent': _percent, 'number': _number, 'signed': _signed, 'reading': _reading}
+    return environment.from_string(_file('report.html'))
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name) or ('RL' + name[2:] if name.startswith('rl ') else name[:1].upper() + name[1:])
+
+
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """CSS class per run: the stages of the method always look the same."""
+    others = [name for name in names if name not in _MAIN_RUNS]
+    return {
+        name: name if name in _MAIN_RUNS else f'other{others.index(name) % _OTHER_COLOURS}' for name in names
+    }
+
+
+# ---- numbers as text ----
+
+
+def _percent(value: float | None) -> str:
+    return '–' if value is None else f'{100 * value:.1f}'
+
+
+def _signed(value: float | None) -> str:
+    return '–' if value is None else f'{100 * value:+.1f}'.replace('-', '−')
+
+
+def _number(value: float | None) -> str:
+    return '–' if value is None else f'{value:.2f}'
+
+
+def _reading(value: float, share: bool) -> str:
+    """A value of a curve or an axis: short, with as many digits as say something."""
+    if share:
+        return f'{100 * value:.3g} %'
+    # A fourth digit above 1: amplifications and ratios differ from 1 by little.
+    digits = 4 if 1 <= abs(value) < 10 else 3
+    return (f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.{digits}g}').replace('-', '−')
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+# ---- sections ----
+
+
+def _size(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the largest run: how many questions and pictures, and per kind."""
+    run = max(summary['runs'].values(), key=lambda run: run['overall']['questions'], default=None)
+    if run is None:
+        return {'questions': 0, 'pictures': 0, 'kinds': []}
+    return {
+        'questions': run['overall']['questions'],
+        'pictures': run['overall']['pictures'],
+        'kinds': [(_label(kind).lower(), block['questions']) for kind, block in run['by_kind'].items()],
+    }
+
+
+def _headline(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Overall accuracy of the main runs, or of all if none of them is there."""
+    names = [name for name in summary['runs'] if name in _MAIN_RUNS] or list(summary['runs'])
+    return [
+        {'label': _label(name), 'colour': colours[name], **summary['runs'][name]['overall']['accuracy']}
+        for name in names
+        if summary['runs'][name]['overall']['accuracy']
+    ]
+
+
+def _forest(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Accuracy with intervals, grouped by kind; 'overall' first, for runs over more than one kind."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, run in summary['runs'].items():
+        overall = {'overall': run['overall']} if len(run['by_kind']) > 1 else {}
+        for kind, block in {**overall, **run['by_kind']}.items():
+            groups.setdefault(kind, []).append(_interval_row(name, block, colours))
+    order = sorted(groups, key=lambda kind: (kind != 'overall', kind_order(kind)))
+    return [{'label': _label(kind), 'rows': [row for row in groups[kind] if row]} for kind in order]
+
+
+def _level_forest(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, run in summary['runs'].items():
+        for kind, by_level in run['by_kind_and_level'].items():
+            for level, block in by_level.items():
+                groups.setdefault((kind, level), []).append(_interval_row(name, block, colours))
+    return [
+        {'label': f'{_label(kind)}, level {level}', 'rows': [row for row in groups[kind, level] if row]}
+        for kind, level in sorted(groups, key=lambda group: (kind_order(group[0]), group[1]))
+    ]
+
+
+def _interval_row(name: str, block: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+    if not block['accuracy']:
+        return None
+    bounds = block['accuracy']
+    return {
+        'label': _label(name),
+        'colour': colours[name],
+        'n': block['counted'],
+        **bounds,
+        'x': 100 * bounds['mean'],
+        'span': None if bounds['low'] is None else [100 * bounds['low'], 100 * bounds['high']],
+    }
+
+
+def _differences(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Paired differences with places on a common axis that holds all intervals and zero."""
+    found = summary['differences']
+    if not found:
+        return None
+    ends = [end for d in found for end in (d['mean'], d['low'], d['high']) if end is not None]
+    step = 0.1 if max(ends) - min(ends) <= 0.8 else 0.2
+    first = min(0, math.floor(min(ends) / step))
+    last = max(1, math.ceil(max(ends) / step))
+
+    def place(value: float) -> float:
+        return 100 * (value / step - first) / (last - first)
+
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for d in found:
+        groups.setdefault((d['a'], d['b']), []).append(
+            {
+                'label': _label(d['kind']),
+                'n': d['questions'],
+                'mean': d['mean'],
+                'low': d['low'],
+                'high': d['high'],
+                'x': place(d['mean']),
+                'span': None if d['low'] is None else [place(d['low']), place(d['high'])],
+                'decided': d['low'] is not None and (d['low'] > 0 or d['high'] < 0),
+            }
+        )
+    return {
+        'groups': [{'label': f'{_label(a)} − {_label(b)}', 'rows': rows} for (a, b), rows in groups.items()],
+        'ticks': [
+            {
+                'x': place(i * step),
+                'text': f'{100 * i * step:+.0f}'.replace('-', '−') if i else '0',
+                'minor': i not in (0, last),
+            }
+            for i in range(first, last + 1)
+        ],
+        'zero': place(0),
+    }
+
+
+def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How the policies went about it: one row per kind and run."""
+    counted = {state.value for state in COUNTED}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, run in summary['runs'].items():
+        for kind, block in run['by_kind'].items():
+            lost = [
+                f'{_percent(share)} % {_LABELS.get(state, state)}'
+                for state, share in block['states'].items()
+                if share and state not in counted
+            ]
+            groups.setdefault(kind, []).append(
+                {
+                    'label': _label(name),
+                    'colour': colours[name],
+                    'format': block['format'],
+                    'turns': block['turns'],
+                    'searches': block['searches'],
+                    'found': block['search_success'],
+                    'wait': block['tool_wait_s'],
+                    'truncated': block['states'].get(SampleState.TRUNCATED.value, 0),
+                    'lost': ', '.join(lost),
+                }
+            )
+    return [{'label': _label(kind), 'rows': groups[kind]} for kind in sorted(groups, key=kind_order)]
+
+
+def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
+    """Calls per trajectory by kind and tool: a dot per run, and a line from SFT to RL, on one axis from 0."""
+    names = list(summary['runs'])
+    calls = {
+        (kind, tool, name): block['calls'][tool]
+        for name, run in summary['runs'].items()
+        for kind, block in run['by_kind'].items()
+        if block['calls']
+        for tool in _TOOL_ORDER
+        if tool in block['calls']
+    }
+    limit = max(1, math.ceil(max(calls.values(), default=1)))
+    groups = []
+    for kind in sorted({kind for kind, _, _ in calls}, key=kind_order):
+        rows = []
+        for tool in _TOOL_ORDER:
+            of_runs = {name: calls[kind, tool, name] for name in names if (kind, tool, name) in calls}
+            # Each run has its own height within the row, so that equal values do not hide one another.
+            dots = {
+                n: {
+                    'run': _label(n),
+                    'colour': colours[n],
+                    'value': v,
+                    'x': 100 * v / limit,
+                    'y': 100 * (names.index(n) + 1) / (len(names) + 1),
+                }
+                for n, v in of_runs.items()
+            }
+            change = [dots[name] for name in ('sft', 'rl') if name in dots]
+            rows.append(
+                {
+                    'label': _label(tool),
+                    'dots': list(dots.values()),
+                    'change': change if len(change) == 2 else None,
+                }
+            )
+        groups.append({'label': _label(kind), 'rows': rows})
+    step = -(-limit // 6)
+    ticks = [{'x': 100 * i / limit, 'text': str(i), 'minor': False} for i in range(0, limit + 1, step)]
+    return {'groups': groups, 'ticks': ticks}
+
+
+def _bars(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Counts as bars relative to the largest."""
+    most = max(counts.values(), default=0) or 1
+    return [
+        {'label': name.replace('_', ' '), 'count': count, 'x': 100 * count / most}
+        for name, count in counts.items()
+    ]
+
+
+def _durations(durations: Mapping[str, float]) -> list[dict[str, Any]]:
+    most = max(durations.values(), default=0) or 1
+    return [
+        {'label': name.replace('_', ' '), 'text': _duration(seconds), 'x': 100 * seconds / most}
+        for name, seconds in durations.items()
+    ]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, str]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', str(value)

@@ -1,0 +1,1 @@
+"""Pictures, questions and facts of the pocket world."""

@@ -1,0 +1,1 @@
+"""The runs that a config can start: each is one linear `run(config, workdir)`."""

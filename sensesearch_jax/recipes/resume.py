@@ -1,0 +1,37 @@
+"""A learner's state in checkpoints: saved, and put back when a run goes on."""
+
+from __future__ import annotations
+
+from sensesearch_jax.errors import UserError
+from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.trainer import Learner
+
+
+def training_state(learner: Learner) -> dict:
+    """What a checkpoint holds of a learner."""
+    state = {'parameters': learner.parameters, 'moments': learner.moments}
+    return state if learner.mean is None else state | {'mean': learner.mean}
+
+
+def keep(learner: Learner, checkpoints: Checkpoints, step: int) -> None:
+    """Saves the learner's state as that after `step` steps, unless the checkpoint of that step or a later one is there."""
+    if step > (checkpoints.latest_step() or 0):
+        checkpoints.save(step, training_state(learner))
+
+
+def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int) -> UserError:
+    """The end of a run whose updates are no longer finite; its state after `step` steps, the last good one, is kept."""
+    keep(learner, checkpoints, step)
+    return UserError(f'The gradients of the last {learner.skipped_in_a_row} updates were not finite, from step {step + 1} on '
+                     f'({stage}.max_skipped_updates), and none was made; look at what the step trained on, or start anew '
+                     f'with a smaller {stage}.learning_rate. {checkpoints.directory} holds the state before them.')
+
+
+def resume(learner: Learner, checkpoints: Checkpoints) -> int:
+    """Puts the last checkpoint into the learner; returns its step, 0 if there is none."""
+    restored = checkpoints.restore(training_state(learner))
+    if restored is None:
+        return 0
+    learner.parameters, learner.moments = restored.arrays['parameters'], restored.arrays['moments']
+    learner.mean = restored.arrays.get('mean')
+    return restored.step

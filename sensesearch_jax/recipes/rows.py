@@ -1,0 +1,44 @@
+"""Trajectories of a run as rows of a batch, with the visual features of their images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.batching.from_trajectories import to_row
+from sensesearch_jax.batching.group_batch import GroupBatch, build_groups
+from sensesearch_jax.batching.length_bucketing import FINE, bucket
+from sensesearch_jax.recipes.session import (
+    Student,
+    unsampled,
+)
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+
+# Steps of the padded lengths: coarse, since every shape is a program to compile.
+PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
+
+
+def row_length(prompt: int, suffix: int) -> tuple[int, int]:
+    """What rows are sorted by: the size that the prompt is padded to, and within one size the suffix."""
+    return bucket(prompt - 1, PROMPT_STEP, FINE), suffix
+
+
+def suppressed_mask(student: Student) -> np.ndarray:
+    """[V] True for ids that are never sampled; the trainer's distribution leaves them out like the sampler's."""
+    mask = np.zeros(student.policy.sizes.language.vocabulary, bool)
+    mask[unsampled(student)] = True
+    return mask
+
+
+def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequence[Trajectory]], members: int,
+              rows: int, ahead: Sequence[Trajectory] = (), pack_step: int = 0) -> GroupBatch:
+    """Groups of trajectories as one batch of `rows` rows; `ahead`: those that come next; `pack_step`: see `build_groups`."""
+    sizes = student.policy.sizes
+    pictures = lambda trajectories: (image for t in trajectories for image in t.images)
+    table = features.table(pictures(itertools.chain(*groups)), pictures(ahead))
+    return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
+                        merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
+                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members, pack_step=pack_step)

@@ -1,1 +1,0 @@
-"""The tasks that a config can start; each is one linear `run(config, workdir)`."""

@@ -1,0 +1,256 @@
+"""Our Qwen2.5-VL equals transformers' PyTorch one: block by block, whole, greedy text and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from tiny_policies import (
+    PAD,
+    Conversation,
+    Rows,
+    arranged,
+    both,
+    difference,
+    feature_table,
+    noise_picture,
+    quick_jit,
+    run_tokens,
+)
+
+from sensesearch_jax.model.attention.dispatch import attend
+from sensesearch_jax.model.attention.kv_cache import Context
+from sensesearch_jax.model.hf_checkpoint import tensor_table
+from sensesearch_jax.model.rope import text_rotary, vision_rotary
+
+NAMES = ('tied', 'untied', 'grouped')
+TOLERANCE = 1e-4
+
+
+@functools.cache
+def dialogue():
+    """Pictures of odd sizes in the prompt and in two later turns; no side fills whole windows."""
+    return Conversation.build([7, noise_picture(200, 139, 1), 3, noise_picture(260, 20, 2), 9,
+                               noise_picture(120, 125, 3), 12, noise_picture(30, 90, 4), 8])
+
+
+@functools.cache
+def whole(name):
+    """One policy's compiled forward and backward pass over `dialogue()`: () -> logits, loss, gradients."""
+    _, policy = both(name)
+    talk = dialogue()
+    graph, state = nnx.split(policy, nnx.Param)
+    rows = Rows.of(talk, arranged(policy, talk)[3].shape[1]).arrays()
+    labels = np.where(talk.tokens == PAD, -100, talk.tokens)[1:]
+
+    def mean_loss(state, batch):
+        policy = nnx.merge(graph, state)
+        hidden, _ = run_tokens(policy, feature_table(policy, batch), rows)
+        logits = policy.logits(hidden[0, 0])
+        log_probs = jax.nn.log_softmax(logits[:-1])
+        chosen = jnp.take_along_axis(log_probs, jnp.maximum(labels, 0)[:, None], -1)[:, 0]
+        return -jnp.sum(jnp.where(labels >= 0, chosen, 0)) / np.sum(labels >= 0), logits
+
+    compiled = quick_jit(jax.value_and_grad(mean_loss, has_aux=True))
+
+    @functools.cache
+    def run(brighter=0):
+        """The picture of a later turn, the third, may be made brighter."""
+        patches = list(talk.patches)
+        patches[2] = patches[2] + brighter
+        batch = arranged(policy, Conversation(talk.tokens, talk.grids, patches))
+        (loss, logits), gradients = compiled(state, batch)
+        return np.asarray(logits), float(loss), gradients
+
+    return run
+
+
+@functools.cache
+def reference(name):
+    """Transformers' logits, loss and gradients of `dialogue()`."""
+    model, _ = both(name)
+    logits = model(**dialogue().for_reference()).logits[0]
+    labels = torch.tensor(np.where(dialogue().tokens == PAD, -100, dialogue().tokens)[1:]).long()
+    model.zero_grad()
+    loss = torch.nn.functional.cross_entropy(logits[:-1], labels)
+    loss.backward()
+    return logits.detach().numpy(), loss.item(), {n: p.grad.numpy() for n, p in model.named_parameters()}
+
+
+@functools.cache
+def features_of(name):
+    """The tower's output for the pictures of `dialogue()`, padded: [f, d]."""
+    _, policy = both(name)
+    graph, state = nnx.split(policy, nnx.Param)
+    return quick_jit(lambda state, batch: feature_table(nnx.merge(graph, state), batch))(
+        state, arranged(policy, dialogue()))
+
+
+def split_layers(stack):
+    """A scanned module's layers: the graph they share and the state of each."""
+    graph, state = nnx.split(stack)
+    depth = jax.tree.leaves(state)[0].shape[0]
+    return graph, [jax.tree.map(lambda leaf: leaf[index], state) for index in range(depth)]
+
+
+def record(modules, forward):
+    """What each PyTorch module puts out during `forward`, and its result."""
+    seen = []
+    hooks = [module.register_forward_hook(lambda _, __, out: seen.append(out)) for module in modules]
+    with torch.no_grad():
+        result = forward()
+    for hook in hooks:
+        hook.remove()
+    return [tensor.numpy() for tensor in seen], result
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_vision_tower_block_by_block(name):
+    model, policy = both(name)
+    talk, theirs = dialogue(), model.model.visual
+    (embedded, *blocks), out = record(
+        [theirs.patch_embed, *theirs.blocks],
+        lambda: theirs(torch.tensor(np.concatenate(talk.patches)), torch.tensor(talk.grids)))
+
+    tower, sizes = policy.vision, policy.sizes.vision
+    patches, positions, valid, order = arranged(policy, talk)
+    real = np.asarray(valid)
+    assert difference(tower.patch_embedding(jnp.asarray(np.concatenate(talk.patches))), embedded) < TOLERANCE
+    x = tower.patch_embedding(patches)
+    cos, sin = vision_rotary(positions, sizes.width // sizes.heads, sizes.rope_theta)
+    graph, states = split_layers(tower.blocks)
+    block = {full: quick_jit(lambda state, x, full=full: nnx.merge(graph, state)(x, cos, sin, valid, full))
+             for full in (False, True)}
+    for index, (state, expected) in enumerate(zip(states, blocks, strict=True)):
+        x = block[index in sizes.full_attention_blocks](state, x)
+        assert difference(np.asarray(x)[real], expected) < TOLERANCE, f'block {index}'
+
+    index = talk.feature_index(order.shape[1])
+    merged = out.pooler_output.numpy()
+    in_reading_order = jnp.take_along_axis(tower.merger(x), order[..., None], 1).reshape(-1, merged.shape[1])
+    assert difference(in_reading_order[index[index >= 0]], merged) < TOLERANCE
+    assert difference(features_of(name)[index[index >= 0]], merged) < TOLERANCE
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_decoder_layer_by_layer(name):
+    model, policy = both(name)
+    talk, text = dialogue(), model.model.language_model
+    (embedded, *layers, normed), _ = record(
+        [text.embed_tokens, *text.layers, text.norm], lambda: model(**talk.for_reference()))
+
+    language, sizes = policy.language, policy.sizes.language
+    table = features_of(name)
+    tokens, index, positions, valid = Rows.of(talk, len(table) // len(talk.grids)).arrays()
+    x = policy.embed(tokens, table[None], index)
+    is_text = talk.tokens != PAD
+    np.testing.assert_array_equal(np.asarray(x)[0, 0, is_text], embedded[0, is_text])
+    cos, sin = text_rotary(positions, sizes.head_width, sizes.rope_theta, sizes.mrope_sections)
+    graph, states = split_layers(language.layers)
+    attention = lambda *qkv: attend(*qkv, valid)
+    layer = quick_jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, attention)[0])
+    for number, (state, expected) in enumerate(zip(states, layers, strict=True)):
+        x = layer(state, x)
+        assert difference(x[0], expected) < TOLERANCE, f'layer {number}'
+    assert difference(language.norm(x)[0], normed) < TOLERANCE
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_whole_policy(name):
+    logits, loss, _ = whole(name)()
+    expected, expected_loss, _ = reference(name)
+    assert difference(logits, expected) < TOLERANCE
+    assert abs(loss - expected_loss) < TOLERANCE * expected_loss
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_gradients(name):
+    """Of the mean cross-entropy of the next text token, for every parameter of tower, merger and decoder."""
+    _, policy = both(name)
+    theirs = dict(reference(name)[2])
+    for row in tensor_table(policy, whole(name)()[2]):
+        ours = np.asarray(row.parameter[...])
+        for key, gradient in zip(row.names, ours if row.stacked else [ours], strict=True):
+            gradient = gradient if row.parameter.layout == 'same' else gradient.T
+            expected = theirs.pop(key)
+            assert np.abs(expected).max() > 0
+            assert difference(gradient.reshape(row.shape), expected) < TOLERANCE, key
+    assert not theirs
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_greedy_continuation(name):
+    """64 tokens; ours reads the prompt's keys and values as a context and runs only the new tokens."""
+    model, policy = both(name)
+    talk, steps = dialogue(), 64
+    with torch.no_grad():
+        theirs = model.generate(**talk.for_reference(), max_new_tokens=steps, min_new_tokens=steps,
+                                do_sample=False, eos_token_id=None, pad_token_id=0)
+    theirs = theirs[0, len(talk.tokens):].tolist()
+    table, (_, following) = features_of(name), talk.positions()
+    rows = Rows.of(talk, len(table) // len(talk.grids)).arrays()
+    graph, state = nnx.split(policy, nnx.Param)
+
+    def prefill(state):
+        policy = nnx.merge(graph, state)
+        hidden, cache = run_tokens(policy, table, rows)
+        return jnp.argmax(policy.logits(hidden[0, 0, -1])), Context.of(*cache, rows[-1])
+
+    def step(state, context, tokens, count):
+        policy = nnx.merge(graph, state)
+        positions = jnp.broadcast_to(following + jnp.arange(steps), (3, 1, 1, steps))
+        valid = (jnp.arange(steps) < count)[None, None]
+        embeddings = policy.language.embedding[...][tokens][None, None]
+        hidden, _ = policy.language(embeddings, positions, valid, (context,))
+        return jnp.argmax(policy.logits(hidden[0, 0, count - 1]))
+
+    first, context = quick_jit(prefill)(state)
+    ours, step = [int(first)], quick_jit(step)
+    while len(ours) < steps:
+        ours.append(int(step(state, context, jnp.asarray(ours + [0] * (steps - len(ours))), len(ours))))
+    assert ours == theirs
+    assert len(set(ours)) > 8  # a continuation that soon repeats itself would say little
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_crops_pixels_change_the_logits(name):
+    """A picture of a later turn reaches everything from its place on and nothing before."""
+    before, after = whole(name)()[0], whole(name)(brighter=0.5)[0]
+    pads = np.flatnonzero(dialogue().tokens == PAD)
+    place = pads[sum(h * w // 4 for _, h, w in dialogue().grids[:2])]
+    np.testing.assert_array_equal(before[:place], after[:place])
+    assert (np.abs(before[place:] - after[place:]).max(axis=-1) > 1e-3).all()
+
+
+def test_turn_after_turn_equals_whole():
+    """Each turn runs only its own tokens; one context, growing in place, stands for all the turns before."""
+    _, policy = both('grouped')
+    talk = dialogue()
+    theirs, _, _ = whole('grouped')()
+    table = features_of('grouped')
+    index = talk.feature_index(len(table) // len(talk.grids))
+    graph, state = nnx.split(policy, nnx.Param)
+
+    @quick_jit
+    def turn(state, context, rows):
+        policy = nnx.merge(graph, state)
+        hidden, new = run_tokens(policy, table, rows, (context,))
+        return policy.logits(hidden)[0, 0], new
+
+    length, size, sizes = len(talk.tokens), 64, policy.sizes.language
+    store = np.zeros((2, sizes.layers, 1, 1, length, sizes.kv_heads, sizes.head_width), np.float32)
+    last = np.flatnonzero(np.diff((talk.tokens == PAD).astype(int)) == -1)  # of each picture's placeholders
+    ends = (last + 3).tolist()  # two tokens later: past the end token and one of text
+    done, following = 0, 0
+    for picture, end in enumerate([*ends, length]):
+        part = Conversation(talk.tokens[done:end], talk.grids[picture:picture + 1], [])
+        rows = Rows.of(part, 0, size, following)
+        rows.index[..., :end - done] = index[done:end]
+        context = Context.of(*jnp.asarray(store), jnp.arange(length)[None, None] < done)
+        logits, new = turn(state, context, rows.arrays())
+        assert difference(logits[:end - done], theirs[done:end]) < TOLERANCE
+        store[:, :, :, :, done:end] = np.stack([new.keys, new.values])[:, :, :, :, :end - done]
+        done, (_, following) = end, part.positions(following)

@@ -1,0 +1,35 @@
+"""The question folder as a TensorFlow Datasets data set, without TensorFlow, read back through grain."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('tensorflow_datasets')
+
+from sensesearch_jax.pocket.world.builder import read_dataset, write_dataset  # noqa: E402
+from sensesearch_jax.pocket.world.files import PocketFiles  # noqa: E402
+from sensesearch_jax.pocket.world.question_folder import read_questions, write_questions  # noqa: E402
+from sensesearch_jax.pocket.world.questions import make_questions  # noqa: E402
+
+
+def test_round_trip(tmp_path):
+    files = PocketFiles()
+    pairs = make_questions(files, 'test', 'search_only', 5, 0) + make_questions(
+        files, 'train', 'search', 2, 0
+    )
+    write_questions(pairs, tmp_path / 'questions', files)
+    builder = write_dataset(tmp_path / 'questions', tmp_path / 'data')
+    assert builder.info.splits['test'].num_examples == 5 and builder.info.splits['train'].num_examples == 2
+    written = {question.id: question for question in read_questions(tmp_path / 'questions')}
+    for split, count in (('test', 5), ('train', 2)):
+        dataset = read_dataset(tmp_path / 'data', split)
+        assert len(dataset) == count
+        for question, picture in dataset.shuffle(seed=1):
+            assert question == written[question.id] and question.split == split
+            assert picture == Path(question.image).read_bytes()
+    assert 'tensorflow' not in sys.modules
+    write_dataset(tmp_path / 'questions', tmp_path / 'data')
+    write_questions(pairs[:3], tmp_path / 'questions', files)
+    with pytest.raises(ValueError, match='other questions'):
+        write_dataset(tmp_path / 'questions', tmp_path / 'data')

@@ -1,0 +1,113 @@
+"""The 7B configs as they are shipped, through the command line, on a tiny policy in the 7B's layout.
+
+Their own dtype, protocol, template and mesh axes; capacities, counts and the tools' back ends by fields of the command line.
+"""
+
+import json
+import math
+
+import pytest
+import toy_runs
+from layout_7b import write_policy
+from PIL import Image
+from safetensors import safe_open
+
+from sensesearch_jax.recipes.session import read_trajectories
+from sensesearch_jax.runtime.metrics import read_metrics
+
+SHORT = {
+    'tools.config': 'configs/tools_pocket.yaml',
+    'min_pixels': 28 * 28,
+    'max_pixels': 28 * 28 * 12,
+    'agent.max_turns': 3,
+    'agent.turn_tokens': 4,
+    'agent.passage_chars': 120,
+    'rollout.groups': 2,
+    'rollout.prompt_capacity': 1024,
+    'rollout.suffix_capacity': 1536,
+    'rollout.chunk': 4,
+    'rollout.tool_threads': 4,
+    'rollout.judge_threads': 2,
+    'rollout.extend_lanes': 2,
+    'rollout.extend_tokens': 128,
+    'rollout.tower_batch': 2,
+    'rl.micro_batch': 2,
+    'rl.members': 2,
+}
+
+
+@pytest.fixture(scope='module')
+def policy_7b(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('7b') / 'policy'
+    write_policy(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run(policy_7b, tmp_path_factory):
+    """Runs a config to a good end; gives its workdir and what it said."""
+    folder = tmp_path_factory.mktemp('runs')
+
+    def run(config, devices, **fields):
+        output, workdir = folder / f'{config}.txt', folder / config
+        chosen = {name.replace('__', '.'): value for name, value in fields.items()}
+        there = toy_runs.fields_of(config, SHORT) | chosen
+        toy_runs.finish(toy_runs.start(config, workdir, policy_7b, there, output, JAX_NUM_CPU_DEVICES=str(devices)), output)
+        return workdir, output.read_text()
+
+    return run
+
+
+def kinds_of_questions(name, search, perception):
+    return {f'questions__{name}__search': search, f'questions__{name}__perception': perception,
+            f'questions__{name}__search_only': 0}
+
+
+def went_on_after_a_tool(trajectories):
+    return any(turn.observation is not None and turn.observation.ok for t in trajectories for turn in t.turns[:-1])
+
+
+def is_7b_directory(folder):
+    """bfloat16 under the released names, and what a server of the policy needs."""
+    config = json.loads((folder / 'config.json').read_text())
+    with safe_open(next(folder.glob('*.safetensors')), 'numpy') as file:
+        names = list(file.keys())
+        assert all(file.get_slice(name).get_dtype() == 'BF16' for name in names)
+    assert 'model.embed_tokens.weight' in names and any(name.startswith('visual.blocks.0') for name in names)
+    return config['dtype' if 'dtype' in config else 'torch_dtype'] == 'bfloat16' and (folder / 'tokenizer.json').is_file()
+
+
+def test_rl(run):
+    workdir, _ = run('rl_7b', 4, rl__steps=2, rl__questions_per_step=2, rl__pack_step=128, **kinds_of_questions('rl', 3, 1))
+    trajectories = [t for step in range(2) for t in read_trajectories(workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl')]
+    assert len(trajectories) == 2 * 2 * 2 and went_on_after_a_tool(trajectories)
+    for record in read_metrics(workdir / 'metrics.jsonl', 'rl'):
+        values = record['values']
+        assert all(map(math.isfinite, values.values())) and 0 < values['sampler_gap'] < 0.05
+    assert is_7b_directory(workdir / 'rl' / 'policy')
+
+
+def test_cold_start_and_sft(run):
+    """The scripted expert stands in for the served one."""
+    cold, _ = run('cold_start_7b', 4, expert__kind='scripted', expert__url='', expert__model='', expert__questions=4,
+                  expert__threads=2, mine__samples=2, mine__answer_tokens=4, mine__most_right=2,
+                  **kinds_of_questions('train', 3, 1))
+    kept = read_trajectories(cold / 'cold_start' / 'kept.jsonl')
+    assert kept
+    workdir, _ = run('sft_7b', 4, sft__data=cold / 'cold_start' / 'kept.jsonl', sft__batch=2, sft__micro_batch=2,
+                     sft__epochs=1, tools__folder=cold / 'tools')
+    losses = [record['values']['loss'] for record in read_metrics(workdir / 'metrics.jsonl', 'sft')]
+    assert losses and all(map(math.isfinite, losses))
+    assert is_7b_directory(workdir / 'sft' / 'policy')
+
+
+def test_evaluation(run):
+    workdir, said = run('evaluate_7b', 4, evaluate__lanes=2, **kinds_of_questions('test', 2, 1))
+    trajectories = read_trajectories(workdir / 'evaluation' / 'policy.jsonl')
+    assert len(trajectories) == 3 and went_on_after_a_tool(trajectories) and 'accuracy' in said
+
+
+def test_ask(run, tmp_path):
+    Image.new('RGB', (300, 200), 'green').save(tmp_path / 'picture.png')
+    _, said = run('ask_7b', 2, image=tmp_path / 'picture.png', question='What is this?')
+    assert '── turn 1 ──' in said and 'Answer:' in said

@@ -1,0 +1,418 @@
+"""Cold start: the scripted expert against tools that answer, the served one against a stand-in, checks."""
+
+import http.server
+import json
+import random
+import threading
+
+import pytest
+
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.observations import ObservationLimits
+from sensesearch_jax.agent.protocol import (
+    DEFAULT,
+    RELEASED,
+    TOOLS,
+    Answer,
+    FormatError,
+    ImageCrop,
+    ImageSearch,
+    TextSearch,
+)
+from sensesearch_jax.agent.tool_client import Match, Passage, ToolFailure
+from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Turn
+from sensesearch_jax.cold_start import validation
+from sensesearch_jax.cold_start.openai_expert import OpenAIExpert
+from sensesearch_jax.cold_start.synthesis import synthesise
+from sensesearch_jax.pocket.expert.scripted import UNKNOWN
+from sensesearch_jax.pocket.expert.scripted import ScriptedExpert as Scripted
+from sensesearch_jax.rewards.crop_geometry import (
+    WHOLE,
+    absolute,
+    crop_frames,
+    fits,
+    holds,
+    loose_box,
+    relative,
+)
+from sensesearch_jax.rewards.evidence import states
+from sensesearch_jax.rewards.scorer import Scorer
+
+BOX = (0.42, 0.31, 0.45, 0.35)
+TRUTH = {'box': BOX, 'title': 'Flag of Chad', 'query': 'Chad capital', 'field': 'capital'}
+SEARCH = Question(
+    's',
+    'search',
+    2,
+    'The flag north-east of the others: its capital?',
+    'map.png',
+    ("N'Djamena",),
+    truth=TRUTH,
+)
+CHOICE = Question(
+    'c', 'search', 2, 'The only flag: its capital?', 'map.png', ('B',), ('Niamey', "N'Djamena"), truth=TRUTH
+)
+ONLY = Question(
+    'o',
+    'search_only',
+    1,
+    'The capital of this flag?',
+    'flag.png',
+    ("N'Djamena",),
+    truth={**TRUTH, 'box': None},
+)
+LOOK = Question(
+    'p',
+    'perception',
+    1,
+    'What colour is the painting?',
+    'map.png',
+    ('B',),
+    ('red', 'blue'),
+    truth={'box': BOX},
+)
+
+
+class World:
+    """A tool server in miniature: knows which part of the picture each image shows, finds what is in it."""
+
+    def __init__(self, reach=0.5, first_rank=1):
+        self.frames = {'whole': WHOLE}
+        self.reach = reach  # image search finds the object in parts of at most this width
+        self.first_rank = first_rank
+        self.fail = None
+
+    def upload(self, path):
+        return self.fail or ImageRef('whole', 3840, 2160)
+
+    def image(self, sha256):
+        return self.fail or b'\x89PNG' + sha256.encode()
+
+    def crop(self, sha256, bbox):
+        frame = absolute(bbox, self.frames[sha256])
+        name = 'crop' + json.dumps(frame)
+        self.frames[name] = frame
+        return self.fail or ImageRef(name, 100, 100)
+
+    def image_search(self, sha256, top_k=5):
+        frame = self.frames[sha256]
+        titles = ['Flag of Mali', 'Flag of Peru', 'Flag of Cuba']
+        if holds(frame, BOX) and frame[2] - frame[0] <= self.reach:
+            titles.insert(self.first_rank - 1, 'Flag of Chad')
+        return self.fail or [Match(title, ImageRef(title, 64, 48), 1.0) for title in titles[:top_k]]
+
+    def text_search(self, query, top_k=5):
+        pages = {'Chad': "Capital: name: N'Djamena", 'Mali': 'Capital: name: Bamako'}
+        hits = [Passage(name, text, 1.0) for name, text in pages.items() if name in query]
+        return self.fail or hits or [Passage('Mali', pages['Mali'], 0.1)]
+
+
+def environment(protocol=DEFAULT, tools=TOOLS, **world):
+    return Environment(World(**world), protocol, tools, ObservationLimits(thumbnails=False))
+
+
+def ScriptedExpert(rng, protocol=DEFAULT, tools=TOOLS, **shares):
+    return Scripted(rng, protocol, tools, **shares)
+
+
+def scorer_of(protocol=DEFAULT, judge=None):
+    return Scorer(protocol, judge, prices={}, format_weight=0.5, evidence_weight=0.0)
+
+
+def validate(trajectory, room=None, scorer=scorer_of()):
+    return validation.validate(trajectory, scorer, room)
+
+
+def kinds(trajectory):
+    return [type(turn.action) for turn in trajectory.turns]
+
+
+def test_frames_nest():
+    box = absolute((0.5, 0.5, 1.0, 1.0), (0.2, 0.2, 0.6, 0.6))
+    assert box == pytest.approx((0.4, 0.4, 0.6, 0.6))
+    assert relative(box, (0.2, 0.2, 0.6, 0.6)) == pytest.approx((0.5, 0.5, 1.0, 1.0))
+    assert fits(loose_box(BOX), BOX) and not fits(WHOLE, BOX) and not fits((0.43, 0.3, 0.5, 0.4), BOX)
+    seen = Observation(('Image 2:',), True, 'image_crop', (ImageRef('b', 1, 1),))
+    turns = [
+        Turn([], [], [], '', ImageCrop((0.2, 0.2, 0.6, 0.6)), seen, []),
+        Turn([], [], [], '', ImageCrop((0.0, 0.0, 2.0, 1.0)), Observation(('bad',), False, 'tool_error'), []),
+        Turn([], [], [], '', ImageCrop((0.5, 0.5, 1.0, 1.0), 2), seen, []),
+    ]
+    assert crop_frames(turns) == [WHOLE, pytest.approx((0.2, 0.2, 0.6, 0.6)), pytest.approx(box)]
+
+
+@pytest.mark.parametrize('question', [SEARCH, CHOICE])
+def test_search_is_crop_search_look_up_answer(question):
+    expert = ScriptedExpert(random.Random(0), poor_crops=0, poor_queries=0)
+    whole = synthesise(question, expert, environment())
+    assert kinds(whole) == [ImageCrop, ImageSearch, TextSearch, Answer]
+    assert whole.turns[0].action.bbox == loose_box(BOX) and whole.turns[1].action.image_index == 2
+    assert whole.state is SampleState.OK and whole.answer == question.answers[0] and validate(whole) == []
+    assert [image.sha256 for image in whole.images[:1]] == ['whole'] and len(whole.images) == 2
+    assert all(not turn.tokens and not turn.observation_tokens for turn in whole.turns)
+
+
+def test_a_poor_crop_is_followed_by_a_better_one():
+    for seed in range(40):
+        expert = ScriptedExpert(random.Random(seed), poor_crops=1, hasty=0, poor_queries=0)
+        whole = synthesise(SEARCH, expert, environment())
+        first = whole.turns[0].action.bbox
+        assert first != loose_box(BOX) and all(0 <= v <= 1 and round(v, 1) == v for v in first)
+        assert validate(whole) == [] and fits(crop_frames(whole.turns)[-1], BOX)
+        assert (kinds(whole)[1] is ImageCrop) == (not fits(first, BOX))
+
+
+def test_a_search_of_a_poor_crop_is_followed_by_a_crop_of_the_object():
+    missed = set()
+    for seed in range(40):
+        expert = ScriptedExpert(random.Random(seed), poor_crops=1, hasty=1, poor_queries=0)
+        whole = synthesise(SEARCH, expert, environment())
+        assert kinds(whole)[:2] == [ImageCrop, ImageSearch] and validate(whole) == []
+        assert whole.answer == "N'Djamena" and len(set(map(str, crop_frames(whole.turns)))) == len(crop_frames(whole.turns))
+        if not holds(crop_frames(whole.turns)[1], BOX):
+            missed.add(whole.turns[2].action)
+    assert missed == {ImageCrop(loose_box(BOX))}  # what lies outside the crop is looked for in the original
+
+
+def test_a_poor_query_is_followed_by_a_better_one():
+    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0), poor_crops=0, poor_queries=1), environment())
+    assert [t.action.query for t in whole.turns if isinstance(t.action, TextSearch)] == [
+        'the capital',
+        'Chad capital',
+    ]
+    assert validate(whole) == []
+
+
+def test_a_bad_result_is_followed_by_a_closer_crop():
+    expert = ScriptedExpert(random.Random(0), poor_crops=0, poor_queries=0)
+    whole = synthesise(SEARCH, expert, environment(reach=0.15))
+    assert kinds(whole) == [ImageCrop, ImageSearch, ImageCrop, ImageSearch, TextSearch, Answer]
+    assert (
+        whole.turns[2].action.image_index == 2
+        and whole.turns[3].action.image_index == 3
+        and validate(whole) == []
+    )
+    second = synthesise(SEARCH, expert, environment(first_rank=2))
+    assert kinds(second)[:4] == [ImageCrop, ImageSearch, ImageCrop, ImageSearch] and validate(second) == []
+
+
+def test_an_expert_that_finds_nothing_says_so_and_is_rejected():
+    for question in (SEARCH, ONLY):
+        whole = synthesise(question, ScriptedExpert(random.Random(0), poor_crops=0), environment(reach=0.0))
+        assert whole.answer == UNKNOWN and set(validate(whole)) == {'wrong_answer', 'unseen_answer'}
+
+
+def test_a_fact_about_another_object_does_not_count():
+    read = '1. Mali — Economy: Currency: euros\n2. Chad — Economy: Currency: francs'
+    assert states(read, 'francs', 'Flag of Chad') and not states(read, 'euros', 'Flag of Chad')
+    assert states(read, 'Euros') and not states(read, 'euro')
+
+
+def test_search_only_and_perception():
+    whole = synthesise(
+        ONLY, ScriptedExpert(random.Random(0), poor_queries=0), environment(reach=1.0, first_rank=1)
+    )
+    assert kinds(whole) == [ImageSearch, TextSearch, Answer] and validate(whole) == []
+    shapes = set()
+    for seed in range(20):
+        whole = synthesise(LOOK, ScriptedExpert(random.Random(seed), poor_crops=0), environment())
+        shapes.add(tuple(kinds(whole)))
+        assert whole.answer == 'B' and validate(whole) == []
+    assert shapes == {(Answer,), (ImageCrop, Answer)}
+    count = Question('n', 'perception', 3, 'How many flags?', 'map.png', ('7',), truth={'box': [0, 0, 1, 1]})
+    assert kinds(synthesise(count, ScriptedExpert(random.Random(0)), environment())) == [Answer]
+
+
+def test_thoughts_are_short_and_name_nothing_unseen():
+    for seed in range(60):
+        for question in (SEARCH, CHOICE, ONLY):
+            whole = synthesise(question, ScriptedExpert(random.Random(seed)), environment(reach=1.0))
+            seen = question.text
+            for turn in whole.turns:
+                thought = DEFAULT.parse(turn.text, TOOLS).thought
+                assert 4 <= len(thought.split()) <= 26
+                assert ('Chad' not in thought or 'Chad' in seen) and (
+                    'Djamena' not in thought or 'Djamena' in seen
+                )
+                seen += (
+                    ''.join(p for p in turn.observation.parts if isinstance(p, str))
+                    if turn.observation
+                    else ''
+                )
+
+
+def test_the_same_seed_writes_the_same():
+    def write():
+        return synthesise(SEARCH, ScriptedExpert(random.Random(7)), environment()).turns
+
+    def texts(turns):
+        return [turn.text for turn in turns]
+
+    assert texts(write()) == texts(write())
+
+
+def test_failures_of_tools_are_states():
+    broken = environment()
+    broken.client.fail = ToolFailure('timeout', 'late')
+    assert synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken).state is SampleState.INFRA_FAILED
+    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken, image=ImageRef('whole', 3840, 2160))
+    assert whole.state is SampleState.INFRA_FAILED and len(whole.turns) == 1
+    assert validate(whole) == ['infra_failed']
+    assert (
+        synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment(), max_turns=2).state
+        is SampleState.TRUNCATED
+    )
+
+
+class Reciter:
+    """An expert that does as it is told."""
+
+    def __init__(self, *moves):
+        self.moves = moves
+
+    def next_turn(self, question, turns):
+        return 'I do as I was told by the test.', self.moves[len(turns)]
+
+
+LOOSE = ImageCrop(loose_box(BOX))
+
+
+@pytest.mark.parametrize(
+    'moves, reason',
+    [
+        ([TextSearch('Chad capital'), Answer("N'Djamena")], 'unseen_title'),
+        ([LOOSE, ImageSearch(2), Answer("N'Djamena")], 'unseen_answer'),
+        ([LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer('Bamako')], 'wrong_answer'),
+        ([LOOSE, ImageSearch(3), Answer("N'Djamena")], 'unknown_image'),
+        ([ImageCrop((0.5, 0.5, 0.4, 0.6)), Answer("N'Djamena")], 'bad_box'),
+        ([LOOSE, LOOSE, Answer("N'Djamena")], 'repeated_call'),
+        ([LOOSE, FormatError('no_action', 'No action.')], 'format'),
+        ([LOOSE, Answer('</answer>')], 'format'),
+    ],
+)
+def test_each_fault_has_its_reason(moves, reason):
+    whole = synthesise(SEARCH, Reciter(*moves), environment())
+    assert reason in validate(whole)
+
+
+@pytest.mark.parametrize('question', [ONLY, LOOK])
+def test_the_expert_writes_under_the_released_protocol(question):
+    expert = ScriptedExpert(random.Random(0), RELEASED, poor_queries=0, direct=0)
+    whole = synthesise(question, expert, environment(RELEASED, reach=1.0))
+    assert '<thinking>' in whole.turns[0].text and len(whole.turns) > 1
+    assert validate(whole, scorer=scorer_of(RELEASED)) == [] and 'format' in validate(whole)
+    assert scorer_of(RELEASED).score(whole).reward['format'] == 1
+
+
+def test_the_expert_uses_only_the_tools_that_there_are():
+    without = lambda *off, protocol=DEFAULT: ScriptedExpert(
+        random.Random(0), protocol, [tool for tool in TOOLS if tool not in off], direct=0)
+    assert [without().unmet(kind) for kind in ('search', 'search_only', 'perception')] == [None] * 3
+    assert 'image_crop for search, which agent.tools leaves out' in without('image_crop').unmet('search')
+    assert 'text_search for search_only' in without('text_search', 'image_crop').unmet('search_only')
+    assert "agent.protocol 'released'" in without(protocol=RELEASED).unmet('search')
+    assert without('image_crop').unmet('search_only') is None
+    tools = ('text_search', 'image_search')
+    whole = synthesise(LOOK, without('image_crop'), environment(tools=tools))
+    assert kinds(whole) == [Answer] and validate(whole) == []
+
+
+def test_a_judge_that_fails_leaves_a_demonstration_out():
+    whole = synthesise(SEARCH, Reciter(LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer('the city')), environment())
+    dead = scorer_of(judge=lambda question, answer, image: ToolFailure('timeout', 'late'))
+    assert 'unscorable' in validate(whole, scorer=dead) and 'wrong_answer' not in validate(whole, scorer=dead)
+
+
+def test_what_no_rollout_has_room_for_is_too_long():
+    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
+    whole.turns[0].tokens, whole.turns[0].observation_tokens = [1] * 5, [2] * 3
+    assert validate(whole, room=8) == [] and validate(whole, room=7) == ['too_long']
+
+
+def test_validation_counts_the_reasons():
+    good = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
+    bad = synthesise(SEARCH, Reciter(Answer('Bamako')), environment())
+    edited = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
+    edited.turns[0].text = edited.turns[1].text
+    kept, reasons = validation.validate_all([good, bad, edited], scorer_of(), None, threads=2)
+    assert kept == [good] and reasons == {'wrong_answer': 1, 'unseen_answer': 1, 'text_differs': 1}
+
+
+@pytest.fixture
+def stand_in():
+    """An OpenAI-compatible server that says what it is told, one reply per request."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+            self.server.requests.append((self.path, dict(self.headers), body))
+            status, content = self.server.replies.pop(0)
+            data = json.dumps({'choices': [{'message': {'content': content}}]}).encode()
+            self.send_response(status)
+            self.send_header('Content-Length', str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.requests, server.replies = [], []
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def served(stand_in, tmp_path, **options):
+    (tmp_path / 'map.png').write_bytes(b'\x89PNG picture')
+    world = environment()
+    url = f'http://127.0.0.1:{stand_in.server_address[1]}/v1/'
+    options = {'key_env': 'STAND_IN_KEY', 'root': tmp_path, **options}
+    return OpenAIExpert(url, 'any-model', world.client, DEFAULT, TOOLS, **options), world
+
+
+def test_a_served_expert_writes_a_trajectory(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv('STAND_IN_KEY', 'a-key')
+    moves = [LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer("N'Djamena")]
+    # Stop strings are left out of replies, and one reply is malformed.
+    replies = [
+        DEFAULT.render_action('A closer look will help.', m).removesuffix('</tool_call>') for m in moves
+    ]
+    stand_in.replies = [(200, 'no action at all')] + [(200, reply) for reply in replies]
+    expert, world = served(stand_in, tmp_path)
+    whole = synthesise(SEARCH, expert, world, image=ImageRef('whole', 3840, 2160))
+    assert [turn.action for turn in whole.turns] == moves and validate(whole) == []
+    path, headers, body = stand_in.requests[-1]
+    assert path == '/v1/chat/completions' and headers['Authorization'] == 'Bearer a-key'
+    assert body['model'] == 'any-model' and body['messages'][0]['content'] == DEFAULT.system_prompt(TOOLS)
+    assert [m['role'] for m in body['messages']] == ['system', 'user'] + ['assistant', 'user'] * 3
+    assert body['messages'][3]['content'][2]['image_url']['url'].startswith('data:image/png;base64,')
+    assert 'Flag of Chad' not in json.dumps(body['messages'][:4])
+
+
+@pytest.mark.parametrize('status, kind', [(500, 'unavailable'), (401, 'caller')])
+def test_a_served_expert_that_fails_is_a_value(stand_in, tmp_path, status, kind):
+    stand_in.replies = [(status, '')]
+    expert, world = served(stand_in, tmp_path, attempts=1)
+    failure = expert.next_turn(SEARCH, [])
+    assert isinstance(failure, ToolFailure) and failure.kind == kind
+    assert 'Authorization' not in stand_in.requests[0][1]
+
+
+def test_a_served_expert_that_cannot_be_had(tmp_path):
+    expert = OpenAIExpert('http://127.0.0.1:9/v1', 'm', World(), DEFAULT, TOOLS, attempts=1, root=tmp_path)
+    assert expert.next_turn(SEARCH, []).kind == 'caller'  # no such picture
+    (tmp_path / 'map.png').write_bytes(b'x')
+    assert expert.next_turn(SEARCH, []).kind == 'unavailable'
+    whole = synthesise(SEARCH, expert, environment())
+    assert whole.state is SampleState.INFRA_FAILED and not whole.turns
+
+
+def test_a_served_expert_that_never_acts_is_rejected(stand_in, tmp_path):
+    stand_in.replies = [(200, 'words'), (200, 'more words')]
+    expert, world = served(stand_in, tmp_path, attempts=2)
+    whole = synthesise(SEARCH, expert, world, image=ImageRef('whole', 3840, 2160))
+    assert whole.state is SampleState.TRUNCATED and 'format' in validate(whole)

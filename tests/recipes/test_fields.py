@@ -1,0 +1,152 @@
+"""Every field of every config has a reader in its task: none is accepted and then ignored. So has every chart a writer."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from small_policies import quick_compilation
+
+from experiments.toy import by_chance
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.config import checks
+from sensesearch_jax.errors import UserError
+from sensesearch_jax.evaluation.curves import CHARTS
+from sensesearch_jax.pocket import run as pocket
+from sensesearch_jax.pocket.pretraining import run as pretraining
+from sensesearch_jax.recipes import ask, cold_start, evaluate, rl, sft
+from sensesearch_jax.runtime.metrics import read_metrics
+from sensesearch_jax.runtime.workdir import Workdir
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TASKS = {'ask': ask, 'cold_start': cold_start, 'evaluate': evaluate, 'pocket': pocket, 'rl': rl, 'sft': sft}
+BY_MAIN = {'task', 'multi_host', 'compilation_cache'}  # which starts the task
+SHORT = {
+    'agent.turn_tokens': 4, 'agent.max_turns': 2, 'agent.passage_chars': 120, 'rollout.groups': 2, 'rollout.chunk': 4,
+    'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 384, 'rollout.engines': 1, 'rollout.warm_up': False,
+    'rollout.extend_lanes': 2,
+    'questions.train': {'search': 1, 'perception': 1, 'search_only': 0}, 'mine.samples': 2, 'mine.answer_tokens': 4,
+    'questions.rl': {'search': 1, 'perception': 1, 'search_only': 1}, 'rl.steps': 1, 'rl.questions_per_step': 3,
+    'rl.members': 2, 'rl.micro_batch': 1, 'rl.threads': 1, 'rl.kl_coefficient': 0.1,
+    'questions.test': {'search': 0, 'perception': 2, 'search_only': 0}, 'evaluate.lanes': 2,
+    'sft.epochs': 1, 'sft.batch': 2, 'sft.micro_batch': 1, 'sft.threads': 1,
+}  # fmt: skip
+
+
+class Recorded:
+    """A config that notes the names of the fields that are read."""
+
+    def __init__(self, config, read, prefix=''):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getitem__(self, name):
+        value, path = self._config[name], f'{self._prefix}{name}'
+        if isinstance(value, ConfigDict):
+            return Recorded(value, self._read, f'{path}.')
+        self._read.add(path)
+        return value
+
+    def __getattr__(self, name):
+        return self[name]
+
+    def __contains__(self, name):
+        return name in self._config
+
+    def __len__(self):
+        return len(self._config)
+
+    def __iter__(self):
+        return iter(self._config)
+
+    def keys(self):
+        return self._config.keys()
+
+    def items(self):
+        return [(name, self[name]) for name in self.keys()]
+
+    def get(self, name, default=None):
+        return self[name] if name in self else default
+
+    def to_dict(self):
+        if self._prefix:  # the whole config as a dictionary is only written down
+            self._read.update(f'{self._prefix}{name}' for name in leaves(self._config))
+        return self._config.to_dict()
+
+
+def config_of(name):
+    return runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']()
+
+
+def leaves(config):
+    """Dotted names of all fields."""
+    found = set()
+    for name, value in config.items():
+        found |= {f'{name}.{inner}' for inner in leaves(value)} if isinstance(value, ConfigDict) else {name}
+    return found
+
+
+@pytest.fixture(scope='module')
+def demonstrations(policy_folder, tmp_path_factory):
+    """The folder of a cold start, of which every trajectory is kept."""
+    return tmp_path_factory.mktemp('cold_start')
+
+
+@pytest.mark.parametrize('name', ['pocket', 'sft', 'cold_start', 'rl', 'evaluate', 'ask'])
+def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonstrations):
+    quick_compilation(monkeypatch)
+    monkeypatch.setattr(Environment, 'parse', by_chance)
+    config, read = config_of(name), set()
+    config.policy = str(policy_folder)
+    for field, value in SHORT.items():
+        part, _, last = field.rpartition('.')
+        if part in config and last in config[part]:
+            config[part][last] = value
+    if name == 'ask':
+        Image.new('RGB', (80, 60), 'green').save(tmp_path / 'picture.png')
+        config.image, config.question = str(tmp_path / 'picture.png'), 'What colour is it?'
+    if name == 'sft':
+        config.sft.data = str(demonstrations / 'run' / 'cold_start' / 'kept.jsonl')
+        config.tools.folder = str(demonstrations / 'run' / 'tools')
+    folder = demonstrations if name == 'pocket' else tmp_path
+    checks.check(config)
+    with Workdir.open(folder / 'run', config) as workdir:
+        TASKS[name].run(Recorded(config, read), workdir)
+    if name == 'pocket':
+        records = read_metrics(folder / 'run' / 'metrics.jsonl')
+        written = {stage: {name for r in records if r['stage'] == stage for name in r['values']} for stage in CHARTS}
+        drawn = {stage: {metric for chart in charts for metric in chart.metrics} for stage, charts in CHARTS.items()}
+        assert {stage: drawn[stage] - written[stage] for stage in CHARTS} == {stage: set() for stage in CHARTS}
+    if name in ('cold_start', 'pocket'):  # the other expert
+        config.expert.update(kind='openai', url='http://localhost:1', model='any')
+        cold_start.make_expert(Recorded(config, read), None, 0)
+    if name in ('rl', 'pocket'):  # the other ratio
+        config.rl.algorithm = 'grpo'
+        rl.make_objective(Recorded(config, read).rl)
+    assert leaves(config) - read == BY_MAIN
+
+
+def test_every_field_of_the_base_policy_is_read():
+    source = Path(pretraining.__file__).read_text()
+    assert {name for name in config_of('base').keys() if f'config.{name}' not in source} == {'task', 'compilation_cache'}
+
+
+def test_the_7b_configs_have_the_fields_of_their_tasks():
+    for task in ('ask', 'cold_start', 'sft', 'rl', 'evaluate'):
+        assert leaves(config_of(f'{task}_7b')) == leaves(config_of(task))
+
+
+@pytest.mark.parametrize('name, fields, words', [
+    ('cold_start', {'expert.url': 'http://localhost:1'}, "expert.url is of expert.kind 'openai'"),
+    ('cold_start', {'expert.kind': 'openai', 'expert.url': 'http://localhost:1'}, 'needs expert.model'),
+    ('evaluate', {'tools.url': 'http://localhost:1', 'tools.mode': 'record'}, 'tools.mode is of a server that is started'),
+    ('evaluate', {f'questions.test.{kind}': 0 for kind in ('search', 'perception', 'search_only')}, 'give at least one'),
+    ('rl', {'questions.rl.search': -1}, 'none below 0'),
+    ('evaluate', {'tools.url': 'http://localhost:1', 'tools.port': 7}, 'tools.port is of a server that is started'),
+])
+def test_what_would_have_no_effect_is_refused(name, fields, words, policy_folder):
+    config = config_of(name)
+    config.policy = str(policy_folder)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=words):
+        checks.check(config)

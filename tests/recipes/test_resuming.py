@@ -1,0 +1,99 @@
+"""A run that is over, one that goes on with other fields, and addresses that are no folders."""
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+import toy_runs
+from safetensors.numpy import load_file
+
+from experiments.toy import write_toy_policy
+from sensesearch_jax.config.resuming import OPERATIONAL, check_places, may_change
+from sensesearch_jax.errors import UserError
+from sensesearch_jax.pocket.pretraining.run import learning_rate
+from sensesearch_jax.runtime.metrics import read_metrics
+
+CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
+RL = {'questions.rl.search': 3, 'questions.rl.perception': 1, 'questions.rl.search_only': 1, 'rl.questions_per_step': 2,
+      'rl.averaged': False}
+
+
+def config_of(name):
+    return runpy.run_path(str(CONFIGS[0].with_name(f'{name}.py')))['get_config']()
+
+
+def state_of(folder):
+    """Every file with its time, but for the lock, which each start writes."""
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in sorted(folder.rglob('*'))
+            if path.is_file() and path.name != '.lock'}
+
+
+def test_a_finished_run_is_left_alone_and_goes_on_with_more_steps_on_another_machine(policy_folder, tmp_path):
+    output, workdir = tmp_path / 'output.txt', tmp_path / 'run'
+    run = lambda folder, **more: toy_runs.finish(
+        toy_runs.start('rl', folder, policy_folder, RL | {name.replace('__', '.'): v for name, v in more.items()}, output),
+        output)
+    run(workdir, rl__steps=1, rl__micro_batch=1)
+    before = state_of(workdir)
+    output.write_text('')
+    run(workdir, rl__steps=1, rl__micro_batch=2, rl__remat='full', rollout__engines=1)
+    assert 'is finished, and nothing in it was changed' in output.read_text() and state_of(workdir) == before
+    run(workdir, rl__steps=2, rl__micro_batch=2, rl__remat='full', rollout__engines=1)
+    run(tmp_path / 'whole', rl__steps=2, rl__micro_batch=1)
+    ours, theirs = (read_metrics(folder / 'metrics.jsonl', 'rl') for folder in (workdir, tmp_path / 'whole'))
+    assert [r['step'] for r in ours] == [1, 2]
+    for name in ('reward', 'turns', 'loss', 'entropy', 'grad_norm'):
+        assert ours[1]['values'][name] == pytest.approx(theirs[1]['values'][name], rel=2e-3, abs=1e-5), name
+    assert load_file(workdir / 'rl' / 'policy' / 'model.safetensors').keys()
+    before = state_of(workdir)
+    run(workdir, rl__steps=1)
+    assert state_of(workdir) == before
+
+
+def test_more_steps_pin_a_workdir_where_the_rate_comes_down_over_them():
+    config = config_of('rl')
+    assert 'rl.steps' in may_change(config)
+    config.rl.schedule = 'cosine'
+    assert 'rl.steps' not in may_change(config) and 'rl.steps' not in may_change(config_of('pocket'))
+
+
+def test_every_field_that_may_change_is_one():
+    """What is not named pins the workdir, so a new field does until someone thinks of it."""
+    configs = [config_of(path.stem) for path in CONFIGS if not path.stem.startswith('common')]
+    for name in OPERATIONAL:
+        assert any(toy_runs.has(config, name) for config in configs), name
+    for pinned in ('seed', 'questions.seed', 'rl.learning_rate', 'rl.dtype', 'rollout.suffix_capacity', 'agent.protocol'):
+        assert any(toy_runs.has(config, pinned) for config in configs) and pinned not in OPERATIONAL
+
+
+def test_the_weights_of_a_base_policy_are_not_made_anew(tmp_path):
+    write_toy_policy(tmp_path)
+    trained = tmp_path / 'model.safetensors'
+    os.utime(trained, (1, 1))
+    write_toy_policy(tmp_path)
+    assert trained.stat().st_mtime == 1
+
+
+def test_parts_of_the_base_policys_curriculum_may_be_left_out():
+    config = config_of('base')
+    whole = learning_rate(config)
+    config.update(steps=700, dressed_steps=0, formatted_steps=200, zoom_steps=0, sight_steps=0)
+    rate = learning_rate(config)
+    assert 0 < rate(690) < rate(600) and rate(300) > rate(490) > 0 and whole(4500) > 0
+    config.update(steps=200)
+    assert learning_rate(config)(100) > 0
+    config.update(steps=199)
+    with pytest.raises(UserError, match='steps is 199'):
+        learning_rate(config)
+
+
+@pytest.mark.parametrize('field', ['--workdir', 'policy', 'tools.folder', 'sft.data'])
+def test_addresses_of_stores_are_refused_where_folders_are_wanted(field):
+    config, workdir = config_of('sft'), 'gs://bucket/run' if field == '--workdir' else 'runs/sft'
+    config.tools.url, config.compilation_cache = 'http://localhost:8080', 'gs://bucket/compiled'
+    check_places(config, 'runs/sft')
+    if field != '--workdir':
+        config.update_from_flattened_dict({field: 's3://bucket/x'})
+    with pytest.raises(UserError, match=f'{field} .*://bucket.* is no path'):
+        check_places(config, workdir)
