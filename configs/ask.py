@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, sampler  # noqa: E402
+from common import agent, common, config, sampler
 
 
 def get_config():
-    return config(common('ask'), {'agent': agent(), 'rollout': sampler()},
-                  {'image': '', 'question': '', 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0})
+    return config(
+        common('ask'),
+        {'agent': agent(), 'rollout': sampler()},
+        {'image': '', 'question': '', 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0},
+    )

@@ -1,4 +1,7 @@
-"""Settings that the pocket configs share: the agent, its tools, sampling. Not a config to start by itself."""
+"""Settings that the pocket configs share: the agent, its tools, sampling.
+
+Not a config to start by itself.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,11 +11,18 @@ def common(task: str) -> dict:
     return {
         'task': task,
         'seed': 0,
-        'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},  # devices that train; -1, once, takes what is left
-        'multi_host': False,  # True where every host of a pod or cluster starts this command; see docs/multi_host.md
-        'compilation_cache': '',  # folder of compiled programs, which a later start needs not compile; '' is
+        'mesh': {
+            'data': 1,
+            'fsdp': 1,
+            'tensor': 1,
+        },  # devices that train; -1, once, takes what is left
+        # True where every host of a pod or cluster starts this command; see docs/multi_host.md
+        'multi_host': False,
+        # folder of compiled programs, which a later start needs not compile; '' is
+        'compilation_cache': '',
         # ~/.cache/sensesearch_jax/compiled, on several hosts WORKDIR-compiled; 'none' keeps none
-        'min_pixels': 0, 'max_pixels': 0,  # of a picture as the policy sees it; 0: as the policy's directory says
+        'min_pixels': 0,
+        'max_pixels': 0,  # of a picture as the policy sees it; 0: as the policy's directory says
         'policy': '',  # a Hugging Face directory; '' is the base policy that comes with the project
         'tools': {
             'config': 'configs/tools_pocket.yaml',
@@ -20,8 +30,10 @@ def common(task: str) -> dict:
             'port': 0,  # of the server that is started; 0 takes a free one
             'folder': '',  # where it keeps its pictures and log; '' is the workdir's own
             'deadline_s': 20.0,
-            'mode': '',  # of the server that is started: live, record, replay or offline; '' is its config's
-            'answers': '',  # its file of answers, in record and replay the recording; '' is its config's
+            # of the server that is started: live, record, replay or offline; '' is its config's
+            'mode': '',
+            # its file of answers, in record and replay the recording; '' is its config's
+            'answers': '',
         },
     }
 
@@ -43,51 +55,80 @@ def agent() -> dict:
     """The same, and how long a policy may write."""
     return {
         **interaction(),
-        'max_malformed': 2,  # turns in a row without a valid action, which end a trajectory as well; 0: they do not
+        # turns in a row without a valid action, which end a trajectory as well; 0: they do not
+        'max_malformed': 2,
         'turn_tokens': 96,
     }
 
 
 def tower() -> dict:
-    """Pictures through the vision tower. A CPU gains nothing by more at once and loses what is padded."""
-    return {'tower_batch': 1,
-            'feature_cache_gib': 0.0}  # host memory for what comes out; 0: enough for a step, up to half of the host's
+    """Pictures through the vision tower.
+
+    A CPU gains nothing by more at once and loses what is padded.
+    """
+    return {
+        'tower_batch': 1,
+        'feature_cache_gib': 0.0,
+    }  # host memory for what comes out; 0: enough for a step, up to half of the host's
 
 
 def sampler() -> dict:
-    """One sampler: the room for a trajectory behind its prompt, in tokens, and the sizes of its passes."""
+    """One sampler: the room for a trajectory behind its prompt, in tokens, and the sizes of its
+    passes.
+    """
     return {
-        'suffix_capacity': 768, 'chunk': 16, 'tool_threads': 4,
-        # Of one pass of tool responses through the decoder; as for pictures, more at once is lost on a CPU.
-        'extend_lanes': 8, 'extend_tokens': 64,
-        'dtype': 'float32',  # or 'bfloat16': of the parameters that are sampled with; RL samples in rl.dtype
+        'suffix_capacity': 768,
+        'chunk': 16,
+        'tool_threads': 4,
+        # Of one pass of tool responses through the decoder; as for pictures, more at once is lost
+        # on a CPU.
+        'extend_lanes': 8,
+        'extend_tokens': 64,
+        # or 'bfloat16': of the parameters that are sampled with; RL samples in rl.dtype
+        'dtype': 'float32',
         'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
         **tower(),
     }
 
 
 def rollout(**more) -> dict:
-    """Samplers that share out the questions, and the verdicts on the answers that are asked for at a time."""
-    return {**sampler(), 'prompt_capacity': 416, 'engines': 2,  # each in a thread: one alone does not fill two cores
-            'judge_threads': 4, **more}
+    """Samplers that share out the questions, and the verdicts on the answers that are asked for at
+    a time.
+    """
+    return {
+        **sampler(),
+        'prompt_capacity': 416,
+        'engines': 2,  # each in a thread: one alone does not fill two cores
+        'judge_threads': 4,
+        **more,
+    }
 
 
 def rl_rollout() -> dict:
-    """The samplers of RL; of the same `groups`, questions that are sampled at once, are those of mining."""
-    return rollout(groups=8, warm_up=True)  # all sizes of the programs are compiled before the first step
+    """The samplers of RL; of the same `groups`, questions that are sampled at once, are those of
+    mining.
+    """
+    return rollout(
+        groups=8, warm_up=True
+    )  # all sizes of the programs are compiled before the first step
 
 
 def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
-    """How many questions the cold start and RL learn from, so many of search and others in proportion, and how many of
-    each kind to test on.
+    """How many questions the cold start and RL learn from, so many of search and others in
+    proportion, and how many of each kind to test on.
 
-    The cold start demonstrates search, which RL does not find by itself, and hardly any perception: what a question about
-    the picture alone wants, a nearer look and no search, rewards teach as well, and so most of RL's questions ask for that.
-    With perception demonstrated in full RL has nothing to add (docs/rl_runs.md compares other mixes).
-    Each set has entities of its own (RL's are those of the split 'validation'). `seed` says which questions are learned from
-    and in what order RL asks them, `test_seed` which are tested on; the config's own seed is of all else that is random.
+    The cold start demonstrates search, which RL does not find by itself, and hardly any perception:
+        what a question about
+    the picture alone wants, a nearer look and no search, rewards teach as well, and so most of RL's
+    questions ask for that. With perception demonstrated in full RL has nothing to add
+    (docs/rl_runs.md compares other mixes). Each set has entities of its own (RL's are those of the
+    split 'validation'). `seed` says which questions are learned from and in what order RL asks
+    them, `test_seed` which are tested on; the config's own seed is of all else that is random.
     """
-    counts = lambda *of_kinds: dict(zip(('search', 'perception', 'search_only'), of_kinds))
+
+    def counts(*of_kinds):
+        return dict(zip(('search', 'perception', 'search_only'), of_kinds))
+
     found = {'train': counts(train, train // 22, train // 3)} if train else {}
     found |= {'rl': counts(rl, 4 * rl, rl)} if rl else {}
     found |= {'seed': 0} if found else {}
@@ -97,63 +138,112 @@ def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
 def cold_start() -> dict:
     """Mining and the expert.
 
-    The paper keeps questions that are right at most once in eight times. Some here have two answers, of which chance
-    alone gives the right one four times.
+    The paper keeps questions that are right at most once in eight times. Some here have two
+    answers, of which chance alone gives the right one four times.
     """
     return {
         'mine': {'samples': 8, 'most_right': 5, 'temperature': 1.0, 'answer_tokens': 16},
-        'expert': {'kind': 'scripted', 'questions': 1000, 'threads': 4, 'url': '', 'model': '',
-                   'key_env': 'OPENAI_API_KEY'},
+        'expert': {
+            'kind': 'scripted',
+            'questions': 1000,
+            'threads': 4,
+            'url': '',
+            'model': '',
+            'key_env': 'OPENAI_API_KEY',
+        },
     }
 
 
 def optimizer(**changes) -> dict:
     """AdamW as the paper has it, but for the learning rate."""
-    return {'schedule': 'constant', 'warmup': 10, 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01,
-            'clip_norm': 1.0, 'remat': 'none', 'dtype': 'float32',
-            # Adam moves the row of a token that hardly occurs as far as any other, in a direction of mere noise, and copying
-            # rare names suffers. The paper trains the whole decoder.
-            'freeze_embedding': True,
-            'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
-            'max_skipped_updates': 5,  # so many in a row whose gradient is not finite, and which are not made, end the run
-            **changes}
+    return {
+        'schedule': 'constant',
+        'warmup': 10,
+        'b1': 0.9,
+        'b2': 0.999,
+        'eps': 1e-8,
+        'weight_decay': 0.01,
+        'clip_norm': 1.0,
+        'remat': 'none',
+        'dtype': 'float32',
+        # Adam moves the row of a token that hardly occurs as far as any other, in a direction of
+        # mere noise, and copying rare names suffers. The paper trains the whole decoder.
+        'freeze_embedding': True,
+        'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
+        # so many in a row whose gradient is not finite, and which are not made, end the run
+        'max_skipped_updates': 5,
+        **changes,
+    }
 
 
 def sft() -> dict:
-    """The imitation of the kept expert trajectories. So many batches in a row share out their items by length."""
-    return optimizer(learning_rate=8e-4, schedule='cosine', warmup=20, b2=0.98, epochs=1, batch=4, micro_batch=2,
-                     length_window=1, checkpoint_every=50)
+    """The imitation of the kept expert trajectories.
+
+    So many batches in a row share out their items by length.
+    """
+    return optimizer(
+        learning_rate=8e-4,
+        schedule='cosine',
+        warmup=20,
+        b2=0.98,
+        epochs=1,
+        batch=4,
+        micro_batch=2,
+        length_window=1,
+        checkpoint_every=50,
+    )
 
 
 def rl() -> dict:
     """Rollouts, rewards and the policy loss; fields as in the paper's table.
 
-    But for the temperature: at 1.0 a policy of this size makes a mistake in most of its trajectories, and at 0.4 it tries
-    nothing new; without a KL term, as in the released code, which saves a pass of the reference (with 0.1 and half of the
-    questions of perception, RL's gain was no larger); and with a reward for evidence (rewards/evidence.py) in place of one
-    for format. After a short SFT most groups of search are all wrong. With accuracy alone they teach nothing; with format,
-    that an answer at once is the surest way to be well-formed; evidence tells the trajectory that looked at the right
-    thing from near, or searched for it, from the one that did not.
-    What is kept is the mean of the parameters over the later two thirds of the steps, also unlike the paper: with so few
-    trajectories most of a gradient is noise, and the mean keeps what the steps have in common.
-    It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is
-    to remember names, not to read them.
+    But for the temperature: at 1.0 a policy of this size makes a mistake in most of its
+        trajectories, and at 0.4 it tries
+    nothing new; without a KL term, as in the released code, which saves a pass of the reference
+    (with 0.1 and half of the questions of perception, RL's gain was no larger); and with a reward
+    for evidence (rewards/evidence.py) in place of one for format. After a short SFT most groups of
+    search are all wrong. With accuracy alone they teach nothing; with format, that an answer at
+    once is the surest way to be well-formed; evidence tells the trajectory that looked at the right
+    thing from near, or searched for it, from the one that did not. What is kept is the mean of the
+    parameters over the later two thirds of the steps, also unlike the paper: with so few
+    trajectories most of a gradient is noise, and the mean keeps what the steps have in common. It
+    asks about entities that neither the base policy nor SFT has met. With those that they have,
+    what is rewarded is to remember names, not to read them.
     """
     return optimizer(
-        algorithm='bn_gspo',    # bn_gspo | gspo | grpo
-        batch_scope='batch',    # of bn_gspo's batch layer: the rollout batch, or each 'minibatch'
-        learning_rate=1e-4, warmup=2, steps=24, questions_per_step=10, members=8, minibatches=1, epochs=1, micro_batch=1,
-        averaged=True,          # the policy that is kept is the mean of those after each of the later two thirds of steps
-        pack_step=0,  # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer programs
-        temperature=0.7, clip_low=0.2, clip_high=0.28, dual_clip=3.0,  # the last of grpo alone
-         kl_coefficient=0.0,
-        format_weight=0.0, evidence_weight=0.5,
-        tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0}, checkpoint_every=2,
-        max_failed_steps=3)  # so many in a row in which tools or judge failed every trajectory end the run, to be mended
+        algorithm='bn_gspo',  # bn_gspo | gspo | grpo
+        batch_scope='batch',  # of bn_gspo's batch layer: the rollout batch, or each 'minibatch'
+        learning_rate=1e-4,
+        warmup=2,
+        steps=24,
+        questions_per_step=10,
+        members=8,
+        minibatches=1,
+        epochs=1,
+        micro_batch=1,
+        # the policy that is kept is the mean of those after each of the later two thirds of steps
+        averaged=True,
+        # smallest size of a row's suffixes packed into one run; 0: they stay padded, for fewer
+        # programs
+        pack_step=0,
+        temperature=0.7,
+        clip_low=0.2,
+        clip_high=0.28,
+        dual_clip=3.0,  # the last of grpo alone
+        kl_coefficient=0.0,
+        format_weight=0.0,
+        evidence_weight=0.5,
+        tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0},
+        checkpoint_every=2,
+        max_failed_steps=3,
+    )  # so many in a row in which tools or judge failed every trajectory end the run, to be mended
 
 
 def evaluation() -> dict:
-    """Greedy, as many questions at once as there are lanes. Whoever tunes SFT does so on the split 'validation'."""
+    """Greedy, as many questions at once as there are lanes.
+
+    Whoever tunes SFT does so on the split 'validation'.
+    """
     return {'lanes': 64, 'temperature': 0.0, 'top_k': 0, 'top_p': 1.0}
 
 

@@ -2,17 +2,24 @@
 
     python -m sensesearch_jax.main --config=configs/evaluate.py --workdir=runs/evaluate --config.policy=runs/rl/rl/policy
 
-Machine: 2 cores; about 2 minutes. Prints a table and writes summary.json and evaluation/policy.jsonl. Leave a tool out
+Machine: 2 cores; about 2 minutes. Prints a table and writes summary.json and
+    evaluation/policy.jsonl. Leave a tool out
 with --config.agent.tools="('text_search','image_search')".
-"""
+"""  # noqa: E501
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, evaluation, questions, rollout  # noqa: E402
+from common import agent, common, config, evaluation, questions, rollout
 
 
 def get_config():
-    return config(common('evaluate'), {'agent': agent(), 'rollout': rollout()},
-                  {'questions': questions(test=220), 'evaluate': {'name': 'policy', 'split': 'test', **evaluation()}})
+    return config(
+        common('evaluate'),
+        {'agent': agent(), 'rollout': rollout()},
+        {
+            'questions': questions(test=220),
+            'evaluate': {'name': 'policy', 'split': 'test', **evaluation()},
+        },
+    )

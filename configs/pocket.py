@@ -2,10 +2,12 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 8 GB; up to 25 minutes on a slow machine (cold start 2, SFT 4, RL 13, evaluation 6), 9 on a fast one. Any
-step may be interrupted and started again with the same workdir. Expect about 30 % after SFT and 0 before, and 40 % after
-RL, which learns what the cold start hardly shows: to answer questions that the picture alone answers.
-Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
+Machine: 2 cores, 8 GB; up to 25 minutes on a slow machine (cold start 2, SFT 4, RL 13, evaluation
+    6), 9 on a fast one. Any
+step may be interrupted and started again with the same workdir. Expect about 30 % after SFT and 0
+before, and 40 % after RL, which learns what the cold start hardly shows: to answer questions that
+the picture alone answers. Writes summary.json, metrics.jsonl, all trajectories and report.html to
+the workdir.
 
     python -m sensesearch_jax.main --config=configs/pocket.py:smoke --workdir=runs/smoke
 
@@ -16,17 +18,28 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, cold_start, common, config, evaluation, questions, rl, rl_rollout, sft  # noqa: E402
+from common import agent, cold_start, common, config, evaluation, questions, rl, rl_rollout, sft
 
-from sensesearch_jax.errors import UserError  # noqa: E402
+from sensesearch_jax.errors import UserError
 
 
 def get_config(mode: str = 'full'):
-    full = config(common('pocket'), {'agent': agent(), 'rollout': rl_rollout()}, {'questions': questions(train=360, rl=40, test=200)},
-                  cold_start(), {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()})
+    full = config(
+        common('pocket'),
+        {'agent': agent(), 'rollout': rl_rollout()},
+        {'questions': questions(train=360, rl=40, test=200)},
+        cold_start(),
+        {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()},
+    )
     if mode == 'smoke':
-        full.update({'questions': questions(train=24, rl=6, test=8), 'expert': {'questions': 32},
-                     'sft': {'epochs': 1}, 'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4}})
+        full.update(
+            {
+                'questions': questions(train=24, rl=6, test=8),
+                'expert': {'questions': 32},
+                'sft': {'epochs': 1},
+                'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4},
+            }
+        )
     elif mode != 'full':
         raise UserError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")
     return full

@@ -2,7 +2,8 @@
 
     python -m sensesearch_jax.main --config=configs/rl.py --workdir=runs/rl --config.policy=runs/sft/sft/policy
 
-Machine: 2 cores; about 5 minutes in the main job, 13 on a slow machine. Writes rl/policy and every trajectory of every
+Machine: 2 cores; about 5 minutes in the main job, 13 on a slow machine. Writes rl/policy and every
+    trajectory of every
 step. The ablations of the paper are --config.rl.algorithm=grpo, gspo or bn_gspo.
 """
 
@@ -10,11 +11,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, questions, rl, rl_rollout  # noqa: E402
+from common import agent, common, config, questions, rl, rl_rollout
 
 
 def get_config():
-    settings = config(common('rl'), {'agent': agent(), 'rollout': rl_rollout()},
-                      {'questions': questions(rl=40), 'rl': rl()})
+    settings = config(
+        common('rl'),
+        {'agent': agent(), 'rollout': rl_rollout()},
+        {'questions': questions(rl=40), 'rl': rl()},
+    )
     del settings.rollout.dtype  # RL samples in the type that it trains in
     return settings

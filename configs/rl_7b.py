@@ -1,25 +1,27 @@
-"""BN-GSPO on a 7B policy with the paper's settings: 128 questions × 8 trajectories a step, learning rate 1e-6.
+"""BN-GSPO on a 7B policy with the paper's settings: 128 questions × 8 trajectories a step, learning
+rate 1e-6.
 
     python -m sensesearch_jax.main --config=configs/rl_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
-Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
-row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8; a machine of another
-size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add
+Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp.
+    micro_batch is one
+row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8;
+a machine of another size sets `--config.rl.micro_batch` to a quarter of its devices, of which a
+chip of tpu7x is two. On several hosts add
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the
-reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the
-paper's 150 to 300.
-Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/padding.py), for two to three times as
-many programs. Not run: no machine of this size was at hand. docs/tpu_memory.md has what its programs take on these
-slices.
+reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its
+caches. Steps: 150 of the paper's 150 to 300. Suffixes are packed (pack_step): 10 % padding where
+there was 52 (experiments/padding.py), for two to three times as many programs. Not run: no machine
+of this size was at hand. docs/tpu_memory.md has what its programs take on these slices.
 """
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import rl  # noqa: E402
-from common import questions  # noqa: E402
-from common_7b import as_7b  # noqa: E402
+import rl
+from common import questions
+from common_7b import as_7b
 
 
 def get_config():
@@ -27,8 +29,24 @@ def get_config():
     settings.questions.update(questions(rl=160))
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
-    settings.rl.update(learning_rate=1e-6, warmup=0, steps=150, questions_per_step=128, members=8, minibatches=1,
-                       micro_batch=16, threads=1, averaged=False, freeze_embedding=False, pack_step=2048, kl_coefficient=1e-4,
-                       temperature=1.0, format_weight=0.5, evidence_weight=0.0, checkpoint_every=10, dtype='bfloat16',
-                       remat='full')
+    settings.rl.update(
+        learning_rate=1e-6,
+        warmup=0,
+        steps=150,
+        questions_per_step=128,
+        members=8,
+        minibatches=1,
+        micro_batch=16,
+        threads=1,
+        averaged=False,
+        freeze_embedding=False,
+        pack_step=2048,
+        kl_coefficient=1e-4,
+        temperature=1.0,
+        format_weight=0.5,
+        evidence_weight=0.0,
+        checkpoint_every=10,
+        dtype='bfloat16',
+        remat='full',
+    )
     return settings

@@ -3,7 +3,8 @@
     python -m sensesearch_jax.main --config=configs/sft.py --workdir=runs/sft \
         --config.sft.data=runs/cold_start/cold_start/kept.jsonl --config.tools.folder=runs/cold_start/tools
 
-Machine: 2 cores; about 9 minutes. Writes sft/policy, a Hugging Face directory. The pictures of the trajectories are where
+Machine: 2 cores; about 9 minutes. Writes sft/policy, a Hugging Face directory. The pictures of the
+    trajectories are where
 the cold start's tool server kept them, hence tools.folder.
 """
 
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import common, config, sft, tower  # noqa: E402
+from common import common, config, sft, tower
 
 
 def get_config():

@@ -1,13 +1,16 @@
-"""The 7B geometry with random weights on one accelerator: training, sampling and the tower, beside the card's limits.
+"""The 7B geometry with random weights on one accelerator: training, sampling and the tower, beside
+the card's limits.
 
     python -m experiments.accelerator [--part=limits --part=train …] [--layers=0] [--out=docs/accelerator.md]
 
-`limits` measures a matrix product and a copy. `train` makes SFT steps on a row of 8,192 tokens, its features in place,
-with float32 master weights and moments, for each remat policy asked for, and one step of RL on a group of 8 behind a
-4K picture. `tower` encodes a 4K picture; `sample` prefills prompts of 10,580 tokens, appends responses, and decodes on
-64 lanes in 8 groups. Every part is a process of its own, so that what one leaves in memory is not in the other's way; a part that
-fails is reported as such. Each adds lines to --results, of which --out is made. Machine: one GPU with 140 GB for all 28
-layers (training holds 12 bytes of master weights and moments per parameter), 6 minutes; a smaller one takes --layers.
+`limits` measures a matrix product and a copy. `train` makes SFT steps on a row of 8,192 tokens, its
+features in place, with float32 master weights and moments, for each remat policy asked for, and one
+step of RL on a group of 8 behind a 4K picture. `tower` encodes a 4K picture; `sample` prefills
+prompts of 10,580 tokens, appends responses, and decodes on 64 lanes in 8 groups. Every part is a
+process of its own, so that what one leaves in memory is not in the other's way; a part that fails
+is reported as such. Each adds lines to --results, of which --out is made. Machine: one GPU with 140
+GB for all 28 layers (training holds 12 bytes of master weights and moments per parameter), 6
+minutes; a smaller one takes --layers.
 """
 
 from __future__ import annotations
@@ -26,27 +29,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Training needs nearly all of the card; what the process does not ask for is not taken from another one.
+# Training needs nearly all of the card; what the process does not ask for is not taken from another
+# one.
 os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.96')
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
-from PIL import Image  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+from PIL import Image
 
-from experiments.random_weights import random_policy  # noqa: E402
-from experiments.work import Lengths, decoder_matrices, forward_flops, tower_flops  # noqa: E402
-from sensesearch_jax.agent.trajectory import ImageRef  # noqa: E402
-from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups  # noqa: E402
-from sensesearch_jax.model.config import RELEASED, PolicySizes  # noqa: E402
-from sensesearch_jax.model.image_processor import Preprocessor  # noqa: E402
-from sensesearch_jax.rollout.engine import Engine  # noqa: E402
-from sensesearch_jax.rollout.vision_feature_cache import FeatureStore  # noqa: E402
-from sensesearch_jax.runtime.machine import machine  # noqa: E402
-from sensesearch_jax.training.optimizer import make_optimizer  # noqa: E402
-from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets  # noqa: E402
+from experiments.random_weights import random_policy
+from experiments.work import Lengths, decoder_matrices, forward_flops, tower_flops
+from sensesearch_jax.agent.trajectory import ImageRef
+from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups
+from sensesearch_jax.model.config import RELEASED, PolicySizes
+from sensesearch_jax.model.image_processor import Preprocessor
+from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime.machine import machine
+from sensesearch_jax.training.optimizer import make_optimizer
+from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
 
 # Published for dense bfloat16 products and for memory, per second.
 CARDS = {'NVIDIA H100': (989e12, 3.35e12), 'NVIDIA H200': (989e12, 4.8e12)}
@@ -59,24 +63,42 @@ GIB = 2.0**30
 # The program's own: who imports this file, as the tests do, has flags of another program.
 FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'What to measure.', flag_values=FLAGS)
-SIZE = flags.DEFINE_enum('size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS)
-LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than the policy has; 0 keeps all.', flag_values=FLAGS)
-SCALE = flags.DEFINE_float('scale', 1.0, 'Of all lengths; for a quick look only.', flag_values=FLAGS)
-REMAT = flags.DEFINE_multi_string('remat', ['dots', 'attention'], 'Remat policies to train with, the last one RL too.',
-                                  flag_values=FLAGS)
-REPEATS = flags.DEFINE_integer('repeats', 5, 'Steps whose median is taken, after one that compiles.',
-                               flag_values=FLAGS)
-RESULTS = flags.DEFINE_string('results', 'docs/accelerator.jsonl', 'Each measurement adds a line to it.',
-                              flag_values=FLAGS)
+SIZE = flags.DEFINE_enum(
+    'size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS
+)
+LAYERS = flags.DEFINE_integer(
+    'layers', 0, 'Fewer decoder layers than the policy has; 0 keeps all.', flag_values=FLAGS
+)
+SCALE = flags.DEFINE_float(
+    'scale', 1.0, 'Of all lengths; for a quick look only.', flag_values=FLAGS
+)
+REMAT = flags.DEFINE_multi_string(
+    'remat',
+    ['dots', 'attention'],
+    'Remat policies to train with, the last one RL too.',
+    flag_values=FLAGS,
+)
+REPEATS = flags.DEFINE_integer(
+    'repeats', 5, 'Steps whose median is taken, after one that compiles.', flag_values=FLAGS
+)
+RESULTS = flags.DEFINE_string(
+    'results', 'docs/accelerator.jsonl', 'Each measurement adds a line to it.', flag_values=FLAGS
+)
 OUT = flags.DEFINE_string('out', 'docs/accelerator.md', 'Where the table goes.', flag_values=FLAGS)
-WITHIN = flags.DEFINE_bool('within', False, 'Measure in this process, as the program asks of its own children.',
-                           flag_values=FLAGS)
+WITHIN = flags.DEFINE_bool(
+    'within',
+    False,
+    'Measure in this process, as the program asks of its own children.',
+    flag_values=FLAGS,
+)
 
 
 def released(size: str, layers: int) -> PolicySizes:
     """The sizes of a released policy, with fewer layers where asked for."""
     sizes = RELEASED[size]
-    return dataclasses.replace(sizes, language=dataclasses.replace(sizes.language, layers=layers or sizes.language.layers))
+    return dataclasses.replace(
+        sizes, language=dataclasses.replace(sizes.language, layers=layers or sizes.language.layers)
+    )
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> float:
@@ -96,9 +118,16 @@ def peak_memory() -> float:
 
 def note(part: str, what: str, **values: Any) -> None:
     """A measurement, for the table and for whoever watches."""
-    line = {'part': part, 'what': what, 'date': datetime.date.today().isoformat(), 'machine': machine(),
-            'card': jax.devices()[0].device_kind, 'layers': LAYERS.value, 'xla_flags': os.environ.get('XLA_FLAGS', ''),
-            **values}
+    line = {
+        'part': part,
+        'what': what,
+        'date': datetime.date.today().isoformat(),
+        'machine': machine(),
+        'card': jax.devices()[0].device_kind,
+        'layers': LAYERS.value,
+        'xla_flags': os.environ.get('XLA_FLAGS', ''),
+        **values,
+    }
     print(json.dumps(line), flush=True)
     with open(RESULTS.value, 'a') as file:
         file.write(json.dumps(line) + '\n')
@@ -124,25 +153,42 @@ def text(count: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(0, 100_000, count).tolist()
 
 
-def row(sizes: PolicySizes, prompt: int, members: int, suffix: int, name: str = 'picture') -> tuple[Row, ImageTable]:
+def row(
+    sizes: PolicySizes, prompt: int, members: int, suffix: int, name: str = 'picture'
+) -> tuple[Row, ImageTable]:
     """A row whose prompt is a picture between two texts, and the random features of that picture."""
     visual = 2 * ((prompt - TEXT) // 2)
-    features = np.random.default_rng(1).normal(size=(visual, sizes.language.width)).astype(np.float32)
-    tokens = [*text(TEXT - 3), sizes.vision_start_token, *[sizes.image_token] * visual, sizes.vision_end_token]
+    features = (
+        np.random.default_rng(1).normal(size=(visual, sizes.language.width)).astype(np.float32)
+    )
+    tokens = [
+        *text(TEXT - 3),
+        sizes.vision_start_token,
+        *[sizes.image_token] * visual,
+        sizes.vision_end_token,
+    ]
     tokens += text(prompt + 1 - len(tokens), 2)
-    own = [Member(text(suffix - 1, 3 + g), [True] * (suffix - 1), (), [-12.0] * (suffix - 1)) for g in range(members)]
+    own = [
+        Member(text(suffix - 1, 3 + g), [True] * (suffix - 1), (), [-12.0] * (suffix - 1))
+        for g in range(members)
+    ]
     return Row(tokens, [name], own), ImageTable({name: (1, 4, visual)}, {name: features})
 
 
 def batch_of(sizes: PolicySizes, prompt: int, members: int, suffix: int):
     """That row as a batch."""
     one, table = row(sizes, prompt, members, suffix)
-    return build_groups([one], table, image_token=sizes.image_token, merge=2, members=members, feature_step=64)
+    return build_groups(
+        [one], table, image_token=sizes.image_token, merge=2, members=members, feature_step=64
+    )
 
 
 def train() -> None:
     """SFT steps under each remat policy, and RL steps on a group under the last."""
-    long = lambda n: max(64, int(n * SCALE.value) // 64 * 64)
+
+    def long(n):
+        return max(64, int(n * SCALE.value) // 64 * 64)
+
     for remat in REMAT.value:
         train_on('SFT', long(6144), 1, long(2048), remat)
         gc.collect()
@@ -152,13 +198,34 @@ def train() -> None:
 def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> None:
     """Whole steps on one row, from random weights; says so where there is no room for them."""
     sizes = released(SIZE.value, LAYERS.value)
-    optimizer = ConfigDict({'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'b1': 0.9, 'b2': 0.999,
-                            'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0})
-    learner = Learner(random_policy(sizes), make_optimizer(optimizer, 10), remat=remat, dtype=jnp.bfloat16,
-                      objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28))
+    optimizer = ConfigDict(
+        {
+            'schedule': 'constant',
+            'learning_rate': 1e-6,
+            'warmup': 1,
+            'b1': 0.9,
+            'b2': 0.999,
+            'eps': 1e-8,
+            'weight_decay': 0.01,
+            'clip_norm': 1.0,
+        }
+    )
+    learner = Learner(
+        random_policy(sizes),
+        make_optimizer(optimizer, 10),
+        remat=remat,
+        dtype=jnp.bfloat16,
+        objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28),
+    )
     batch = batch_of(sizes, prompt, members, suffix)
-    targets = PolicyTargets(np.linspace(-1, 1, members, dtype=np.float32)[None], np.ones((1, members), bool), None)
-    step = (lambda: learner.sft_step([batch])) if stage == 'SFT' else (lambda: learner.rl_step([(batch, targets)]))
+    targets = PolicyTargets(
+        np.linspace(-1, 1, members, dtype=np.float32)[None], np.ones((1, members), bool), None
+    )
+    step = (
+        (lambda: learner.sft_step([batch]))
+        if stage == 'SFT'
+        else (lambda: learner.rl_step([(batch, targets)]))
+    )
     what = f'{stage}, {prompt} + {members} × {suffix}, remat {remat}'
     try:
         began = time.perf_counter()
@@ -168,15 +235,25 @@ def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> 
     except jax.errors.JaxRuntimeError as error:  # most of all, no room
         note('train', what, failed=str(error).splitlines()[0][:200])
         return
-    note('train', what, seconds=took, flops=3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix)),
-         tokens=prompt + members * suffix, first=compiled, peak=peak_memory(), loss=first['loss'])
+    note(
+        'train',
+        what,
+        seconds=took,
+        flops=3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix)),
+        tokens=prompt + members * suffix,
+        first=compiled,
+        peak=peak_memory(),
+        loss=first['loss'],
+    )
 
 
 class OnePicture:
     """In the place of a tool server: a picture by any name."""
 
     def __init__(self, size: tuple[int, int]):
-        pixels = np.random.default_rng(0).integers(0, 255, (size[1] // 8, size[0] // 8, 3), np.uint8)
+        pixels = np.random.default_rng(0).integers(
+            0, 255, (size[1] // 8, size[0] // 8, 3), np.uint8
+        )
         buffer = io.BytesIO()
         Image.fromarray(pixels).resize(size).save(buffer, 'JPEG')
         self.file = buffer.getvalue()
@@ -190,8 +267,13 @@ def tower() -> None:
     """A 4K picture through the vision tower, one at a time: patches to the device, features back."""
     sizes = released(SIZE.value, LAYERS.value)
     size = tuple(max(56, int(side * SCALE.value)) for side in PICTURE)
-    store = FeatureStore(random_policy(sizes), Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16_384),
-                         OnePicture(size), capacity_bytes=1 << 30, batch=1)
+    store = FeatureStore(
+        random_policy(sizes),
+        Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16_384),
+        OnePicture(size),
+        capacity_bytes=1 << 30,
+        batch=1,
+    )
     pictures = [ImageRef(f'{i:064d}', *size) for i in range(REPEATS.value + 1)]
     for picture in pictures:
         store.prepare(picture)
@@ -200,8 +282,15 @@ def tower() -> None:
         began = time.perf_counter()
         visual = len(store.table([picture]).features[picture.sha256])
         took.append(time.perf_counter() - began)
-    note('tower', f'{size[0]} × {size[1]} pixels', seconds=statistics.median(took[1:]), first=took[0], tokens=visual,
-         flops=tower_flops(sizes.vision, 4 * visual), peak=peak_memory())
+    note(
+        'tower',
+        f'{size[0]} × {size[1]} pixels',
+        seconds=statistics.median(took[1:]),
+        first=took[0],
+        tokens=visual,
+        flops=tower_flops(sizes.vision, 4 * visual),
+        peak=peak_memory(),
+    )
 
 
 def sample() -> None:
@@ -210,12 +299,25 @@ def sample() -> None:
     prompt = max(64, int(10_580 * SCALE.value))
     rows = [row(sizes, prompt - 1, 0, 0, f'picture {i}') for i in range(GROUPS)]
     prompts, names = [r.prompt for r, _ in rows], [r.images for r, _ in rows]
-    table = ImageTable({k: v for _, t in rows for k, v in t.grids.items()},
-                       {k: v for _, t in rows for k, v in t.features.items()})
-    response = max(8, int(448 * SCALE.value))  # from here on decoding stays within one size of caches
-    engine = Engine(random_policy(sizes), groups=GROUPS, members=MEMBERS, prompt_capacity=-(-prompt // 128) * 128,
-                    suffix_capacity=-(-response // 64) * 64 + 4 * CHUNK, chunk=CHUNK, stop=(),
-                    suppressed=(sizes.image_token,), prefill_rows=1, extend_lanes=16)
+    table = ImageTable(
+        {k: v for _, t in rows for k, v in t.grids.items()},
+        {k: v for _, t in rows for k, v in t.features.items()},
+    )
+    response = max(
+        8, int(448 * SCALE.value)
+    )  # from here on decoding stays within one size of caches
+    engine = Engine(
+        random_policy(sizes),
+        groups=GROUPS,
+        members=MEMBERS,
+        prompt_capacity=-(-prompt // 128) * 128,
+        suffix_capacity=-(-response // 64) * 64 + 4 * CHUNK,
+        chunk=CHUNK,
+        stop=(),
+        suppressed=(sizes.image_token,),
+        prefill_rows=1,
+        extend_lanes=16,
+    )
 
     def clock(work: Callable[[], Any]) -> tuple[float, Any]:
         began = time.perf_counter()
@@ -226,60 +328,115 @@ def sample() -> None:
     first, places = clock(lambda: engine.prefill([0], prompts[:1], names[:1], table))
     took, more = clock(lambda: engine.prefill(range(1, GROUPS), prompts[1:], names[1:], table))
     places += more
-    note('sample', 'prefill', seconds=took / (GROUPS - 1), tokens=prompt, first=first,
-         flops=forward_flops(sizes, 1, 0, Lengths(prompt - 1, 0, 0)), peak=peak_memory())
+    note(
+        'sample',
+        'prefill',
+        seconds=took / (GROUPS - 1),
+        tokens=prompt,
+        first=first,
+        flops=forward_flops(sizes, 1, 0, Lengths(prompt - 1, 0, 0)),
+        peak=peak_memory(),
+    )
 
     lanes = [(b, g) for b in range(GROUPS) for g in range(MEMBERS)]
     responses = [text(response - 1, i) for i in range(len(lanes))]
-    extend = lambda at: engine.extend(lanes[at], [7] * MEMBERS, responses[at], [[]] * MEMBERS,
-                                      [places[b] for b, _ in lanes[at]], table)
+
+    def extend(at):
+        return engine.extend(
+            lanes[at],
+            [7] * MEMBERS,
+            responses[at],
+            [[]] * MEMBERS,
+            [places[b] for b, _ in lanes[at]],
+            table,
+        )
+
     first, _ = clock(lambda: extend(slice(0, MEMBERS)))
-    took, _ = clock(lambda: [extend(slice(i, i + MEMBERS)) for i in range(MEMBERS, len(lanes), MEMBERS)])
-    note('sample', f'a response of {response} tokens', seconds=took / (len(lanes) - MEMBERS), first=first, tokens=response,
-         peak=peak_memory())
+    took, _ = clock(
+        lambda: [extend(slice(i, i + MEMBERS)) for i in range(MEMBERS, len(lanes), MEMBERS)]
+    )
+    note(
+        'sample',
+        f'a response of {response} tokens',
+        seconds=took / (len(lanes) - MEMBERS),
+        first=first,
+        tokens=response,
+        peak=peak_memory(),
+    )
 
     language = sizes.language
     weights = 2 * (decoder_matrices(sizes) + language.vocabulary * language.width)
-    each = 2 * 2 * language.layers * language.kv_heads * language.head_width  # bytes of a token's keys and values
+    each = (
+        2 * 2 * language.layers * language.kv_heads * language.head_width
+    )  # bytes of a token's keys and values
     everyone = np.ones((GROUPS, MEMBERS), bool)
-    seeds, budget = np.arange(everyone.size, dtype=np.uint32).reshape(everyone.shape), np.full(everyone.shape, CHUNK)
+    seeds, budget = (
+        np.arange(everyone.size, dtype=np.uint32).reshape(everyone.shape),
+        np.full(everyone.shape, CHUNK),
+    )
     first, _ = clock(lambda: engine.decode(everyone, budget, seeds))
     for _ in range(3):
         took, chunk = clock(lambda: engine.decode(everyone, budget, seeds))
         middle = engine.length.sum() - everyone.size * CHUNK / 2
         assert (chunk.count == CHUNK).all() and np.isfinite(chunk.log_probs).all()
-        note('sample', f'decode, {everyone.size} lanes, {engine.length.mean() - CHUNK / 2:.0f} tokens behind the prompt',
-             seconds=took / CHUNK, first=first, bytes=float(weights + each * (GROUPS * (prompt - 1) + middle)),
-             tokens=everyone.size, peak=peak_memory())
+        note(
+            'sample',
+            f'decode, {everyone.size} lanes, {engine.length.mean() - CHUNK / 2:.0f} tokens behind the prompt',
+            seconds=took / CHUNK,
+            first=first,
+            bytes=float(weights + each * (GROUPS * (prompt - 1) + middle)),
+            tokens=everyone.size,
+            peak=peak_memory(),
+        )
 
 
 def rate(found: dict[str, Any], kind: str, results: list[dict[str, Any]]) -> str:
-    """A measurement's share of the published rate, and of what the card gave in the `limits` before it."""
-    flops, memory = next((v for name, v in CARDS.items() if found['card'].startswith(name)), (None, None))
+    """A measurement's share of the published rate, and of what the card gave in the `limits` before
+    it.
+    """
+    flops, memory = next(
+        (v for name, v in CARDS.items() if found['card'].startswith(name)), (None, None)
+    )
     published, what = (flops, 'matrix product') if kind == 'flops' else (memory, 'copy')
-    before = results[:results.index(found) + 1]
-    seen = [r[kind] for r in before if r['part'] == 'limits' and r['what'] == what and r['card'] == found['card']]
+    before = results[: results.index(found) + 1]
+    seen = [
+        r[kind]
+        for r in before
+        if r['part'] == 'limits' and r['what'] == what and r['card'] == found['card']
+    ]
     per_second = found[kind] / found.get('seconds', 1.0)
-    share = lambda limit: f'{100 * per_second / limit:.0f} %' if limit else 'unknown'
-    shown = f'{per_second / 1e12:.0f} TFLOP/s' if kind == 'flops' else f'{per_second / 1e12:.2f} TB/s'
+
+    def share(limit):
+        return f'{100 * per_second / limit:.0f} %' if limit else 'unknown'
+
+    shown = (
+        f'{per_second / 1e12:.0f} TFLOP/s' if kind == 'flops' else f'{per_second / 1e12:.2f} TB/s'
+    )
     return f'{shown} | {share(published)} | {share(seen[-1] if seen else None)}'
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown of the newest measurement of each kind on each card under each set of flags."""
     newest = {(r['card'], r['part'], r['what'], r['layers'], r['xla_flags']): r for r in results}
-    lines = ['# The 7B geometry on one accelerator\n', 'Made by `python -m experiments.accelerator`; random weights in '
-             'bfloat16, float32 master weights and moments in training. FLOPs are those of the mathematics, counted by '
-             'hand, recomputation and padding aside, so that a share of the published rate is the model FLOPs '
-             'utilisation. Bytes of decoding are weights, prefixes (once per group) and suffixes, each once a step; '
-             'tokens are those of a step. `dots` keeps what came out of matrices and attention.\n',
-             '| card | what | date | seconds | tokens | rate | of the published | of that in `limits` | '
-             'most memory |', '|---|---|---|---|---|---|---|---|---|']
+    lines = [
+        '# The 7B geometry on one accelerator\n',
+        'Made by `python -m experiments.accelerator`; random weights in '
+        'bfloat16, float32 master weights and moments in training. FLOPs are those of the mathematics, counted by '
+        'hand, recomputation and padding aside, so that a share of the published rate is the model FLOPs '
+        'utilisation. Bytes of decoding are weights, prefixes (once per group) and suffixes, each once a step; '
+        'tokens are those of a step. `dots` keeps what came out of matrices and attention.\n',
+        '| card | what | date | seconds | tokens | rate | of the published | of that in `limits` | '
+        'most memory |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
     for found in newest.values():
-        start = f'| {found["machine"]} | {found["part"]}: {found["what"]}' + (
-            f', {found["layers"]} layers' if found['layers'] else '') + (
-            f', `XLA_FLAGS={found["xla_flags"]}`' if found['xla_flags'] else '') + (
-            f' ({found["remark"]})' if 'remark' in found else '') + f' | {found["date"]} | '
+        start = (
+            f'| {found["machine"]} | {found["part"]}: {found["what"]}'
+            + (f', {found["layers"]} layers' if found['layers'] else '')
+            + (f', `XLA_FLAGS={found["xla_flags"]}`' if found['xla_flags'] else '')
+            + (f' ({found["remark"]})' if 'remark' in found else '')
+            + f' | {found["date"]} | '
+        )
         if 'failed' in found:
             lines.append(start + f'failed: {found["failed"]} |' + ' |' * 5)
             continue
@@ -299,7 +456,9 @@ def main(arguments: list[str]) -> None:
         return
     for part in PART.value:
         passed = [a for a in sys.argv[1:] if not a.startswith('--part')]
-        done = subprocess.run([sys.executable, '-m', 'experiments.accelerator', '--within', f'--part={part}', *passed])
+        done = subprocess.run(
+            [sys.executable, '-m', 'experiments.accelerator', '--within', f'--part={part}', *passed]
+        )
         if done.returncode:
             print(f'{part} failed with status {done.returncode}.', file=sys.stderr)
     results = [json.loads(line) for line in Path(RESULTS.value).read_text().splitlines()]

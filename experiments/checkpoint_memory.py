@@ -1,12 +1,14 @@
-"""Host memory while a policy is read from its directory: how far above the policy itself it goes, in largest tensors.
+"""Host memory while a policy is read from its directory: how far above the policy itself it goes,
+in largest tensors.
 
     python -m experiments.checkpoint_memory
 
-makes a directory of about 2.6 GB (the 3B's geometry with fewer layers, random numbers, bfloat16, shards with an index) in
-a temporary folder, reads it in a process of its own onto eight virtual devices, and prints the peak. On a CPU the
-devices' memory is the host's too, so what is counted is the process's anonymous memory beyond the policy's own bytes;
-pages of the files that the system maps and may drop at any time are not memory of the process. Exits with 1 above
-LIMIT. Two cores: about a minute, 5 GB.
+makes a directory of about 2.6 GB (the 3B's geometry with fewer layers, random numbers, bfloat16,
+shards with an index) in a temporary folder, reads it in a process of its own onto eight virtual
+devices, and prints the peak. On a CPU the devices' memory is the host's too, so what is counted is
+the process's anonymous memory beyond the policy's own bytes; pages of the files that the system
+maps and may drop at any time are not memory of the process. Exits with 1 above LIMIT. Two cores:
+about a minute, 5 GB.
 """
 
 from __future__ import annotations
@@ -37,20 +39,32 @@ from sensesearch_jax.model.hf_checkpoint import (
 from sensesearch_jax.model.safetensors_io import Tensor, write_tensors
 from sensesearch_jax.runtime.mesh import make_mesh
 
-LIMIT = 3.0  # largest tensors: the one that is read, its copy in another layout, and compiled programs
+LIMIT = (
+    3.0  # largest tensors: the one that is read, its copy in another layout, and compiled programs
+)
 
 LAYERS = flags.DEFINE_integer('layers', 4, 'Decoder layers.')
 VOCABULARY = flags.DEFINE_integer('vocabulary', 151_936, 'Rows of the largest tensor.')
-MESH = flags.DEFINE_string('mesh', '{"fsdp": 4, "tensor": 2}', 'The mesh that it is read onto, as JSON.')
-READ = flags.DEFINE_string('read', None, 'Only read this directory and print what it took, as JSON.')
+MESH = flags.DEFINE_string(
+    'mesh', '{"fsdp": 4, "tensor": 2}', 'The mesh that it is read onto, as JSON.'
+)
+READ = flags.DEFINE_string(
+    'read', None, 'Only read this directory and print what it took, as JSON.'
+)
 
 
 def synthetic(folder: Path, sizes: PolicySizes) -> int:
     """Writes a policy directory with random numbers; returns the bytes of its largest tensor."""
     policy, random = abstract_policy(sizes), np.random.default_rng(0)
-    number = lambda shape: lambda: random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
-    tensors = [Tensor(released_name(name), row.shape, number(row.shape))
-               for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for name in row.names]
+
+    def number(shape):
+        return lambda: random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
+
+    tensors = [
+        Tensor(released_name(name), row.shape, number(row.shape))
+        for row in tensor_table(policy, nnx.state(policy, nnx.Param))
+        for name in row.names
+    ]
     write_tensors(folder, tensors, np.dtype(ml_dtypes.bfloat16), 1 << 28, write=True)
     (folder / 'config.json').write_text(json.dumps(sizes.to_hf('bfloat16')))
     return max(2 * math.prod(tensor.shape) for tensor in tensors)
@@ -81,8 +95,11 @@ def read(folder: Path, mesh: dict[str, int]) -> dict[str, float]:
     done.set()
     thread.join()
     # Every device's copy: what a mesh does not cut is there several times.
-    held = sum(shard.data.nbytes for leaf in jax.tree.leaves(nnx.state(policy, nnx.Param))
-               for shard in leaf.addressable_shards)
+    held = sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(nnx.state(policy, nnx.Param))
+        for shard in leaf.addressable_shards
+    )
     return {'seconds': seconds, 'policy': held, 'above': peak - before - held}
 
 
@@ -92,15 +109,27 @@ def main(_: list[str]) -> None:
         print(json.dumps(read(Path(READ.value), mesh)))
         return
     released = RELEASED['3B']
-    sizes = dataclasses.replace(released, language=dataclasses.replace(
-        released.language, layers=LAYERS.value, vocabulary=VOCABULARY.value))
+    sizes = dataclasses.replace(
+        released,
+        language=dataclasses.replace(
+            released.language, layers=LAYERS.value, vocabulary=VOCABULARY.value
+        ),
+    )
     with tempfile.TemporaryDirectory() as folder:
         largest = synthetic(Path(folder), sizes)
-        command = [sys.executable, '-m', 'experiments.checkpoint_memory', f'--read={folder}', f'--mesh={MESH.value}']
+        command = [
+            sys.executable,
+            '-m',
+            'experiments.checkpoint_memory',
+            f'--read={folder}',
+            f'--mesh={MESH.value}',
+        ]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     ratio = found['above'] / largest
-    print(f'policy {found["policy"] / 1e9:.2f} GB on {MESH.value}, largest tensor {largest / 1e6:.0f} MB: '
-          f'{found["seconds"]:.1f} s, peak {found["above"] / 1e6:.0f} MB above the policy = {ratio:.2f} largest tensors')
+    print(
+        f'policy {found["policy"] / 1e9:.2f} GB on {MESH.value}, largest tensor {largest / 1e6:.0f} MB: '
+        f'{found["seconds"]:.1f} s, peak {found["above"] / 1e6:.0f} MB above the policy = {ratio:.2f} largest tensors'
+    )
     if ratio > LIMIT:
         print(f'That is above {LIMIT} largest tensors.', file=sys.stderr)
         sys.exit(1)

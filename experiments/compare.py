@@ -1,8 +1,10 @@
-"""Policies that were evaluated apart on the same questions: accuracy of each less that of the first, paired.
+"""Policies that were evaluated apart on the same questions: accuracy of each less that of the
+first, paired.
 
     python -m experiments.compare sft=runs/sft/evaluation/policy.jsonl rl=runs/rl/evaluation/policy.jsonl [...]
 
-Each argument is a name and a file of trajectories that configs/evaluate.py wrote. Prints the table of a main job.
+Each argument is a name and a file of trajectories that configs/evaluate.py wrote. Prints the table
+of a main job.
 """
 
 from __future__ import annotations
@@ -15,12 +17,23 @@ from sensesearch_jax.recipes.session import read_trajectories
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('runs', nargs='+', metavar='NAME=FILE', help='the first is what the others are compared with')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='NAME=FILE',
+        help='the first is what the others are compared with',
+    )
     files = dict(run.partition('=')[::2] for run in parser.parse_args().runs)
-    runs = {name: [t.to_json() for t in read_trajectories(Path(path))] for name, path in files.items()}
+    runs = {
+        name: [t.to_json() for t in read_trajectories(Path(path))] for name, path in files.items()
+    }
     if empty := [files[name] or name for name, found in runs.items() if not found]:
-        parser.error(f'no trajectories in {", ".join(empty)}; give NAME=FILE with files that configs/evaluate.py wrote.')
+        parser.error(
+            f'no trajectories in {", ".join(empty)}; give NAME=FILE with files that configs/evaluate.py wrote.'
+        )
     first, *others = runs
     print(format_table(summarise(runs, comparisons=[(name, first) for name in others])))
 

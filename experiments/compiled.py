@@ -6,10 +6,25 @@ import math
 import re
 from collections import Counter, defaultdict
 
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4, 's64': 8,
-         'u64': 8, 'f64': 8}
+BYTES = {
+    'pred': 1,
+    's8': 1,
+    'u8': 1,
+    'bf16': 2,
+    'f16': 2,
+    's16': 2,
+    'u16': 2,
+    'f32': 4,
+    's32': 4,
+    'u32': 4,
+    's64': 8,
+    'u64': 8,
+    'f64': 8,
+}
 COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
-COLLECTIVE = re.compile(r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(')
+COLLECTIVE = re.compile(
+    r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\('
+)
 CALLED = re.compile(r'(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)')
 BRANCHES = re.compile(r'(?:branch|called)_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count[^0-9]*(\d+)')
@@ -17,18 +32,24 @@ CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 LIMIT = re.compile(r' = [su]32\[\]\S* constant\((\d+)\)')
 BELOW = re.compile(r'ROOT .* compare\(.*direction=LT')
 GROUP = re.compile(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})')
-CHAIN = re.compile(r'chain_id="(\d+)"')  # of one collective that is cut into pieces, to run beside computation
+CHAIN = re.compile(
+    r'chain_id="(\d+)"'
+)  # of one collective that is cut into pieces, to run beside computation
 
 
 def collectives(text: str, otherwise: int = 0) -> tuple[Counter, int]:
-    """Bytes that each kind of collective must bring into one chip, and the loops whose length is not known.
+    """Bytes that each kind of collective must bring into one chip, and the loops whose length is
+    not known.
 
-    A loop's body counts as often as the compiler says that it runs, else as its condition does (a counter below one
-    constant, the only form that loops over layers and pieces come in), else `otherwise`, and once where nothing tells.
+    A loop's body counts as often as the compiler says that it runs, else as its condition does (a
+    counter below one constant, the only form that loops over layers and pieces come in), else
+    `otherwise`, and once where nothing tells.
     """
     own: dict[str, Counter] = defaultdict(Counter)
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    limits: dict[str, list[int]] = defaultdict(list)  # of each computation, where it could be a condition
+    limits: dict[str, list[int]] = defaultdict(
+        list
+    )  # of each computation, where it could be a condition
     below: set[str] = set()
     chains: set[str] = set()
     loops: list[tuple[str, str, str, int]] = []
@@ -39,7 +60,8 @@ def collectives(text: str, otherwise: int = 0) -> tuple[Counter, int]:
             entry = name if header[1] else entry
             continue
         chain = CHAIN.search(line)
-        # A piece repeats the whole collective; the first one stands where it starts, the others maybe in inner loops.
+        # A piece repeats the whole collective; the first one stands where it starts, the others
+        # maybe in inner loops.
         if (found := COLLECTIVE.search(line)) and not (chain and chain[1] in chains):
             chains |= {chain[1]} if chain else set()
             own[name][found[2]] += _brought_in(*found.groups(), line)
@@ -47,10 +69,15 @@ def collectives(text: str, otherwise: int = 0) -> tuple[Counter, int]:
             limits[name].append(int(limit[1]))
         if BELOW.search(line):
             below.add(name)
-        called = CALLED.findall(line) + [x.strip(' %') for b in BRANCHES.findall(line) for x in b.split(',')]
+        called = CALLED.findall(line) + [
+            x.strip(' %') for b in BRANCHES.findall(line) for x in b.split(',')
+        ]
         if ' while(' in line:
             trips, condition = TRIPS.search(line), CONDITION.search(line)
-            loops += [(name, other, condition[1] if condition else '', int(trips[1]) if trips else 0) for other in called]
+            loops += [
+                (name, other, condition[1] if condition else '', int(trips[1]) if trips else 0)
+                for other in called
+            ]
         else:
             calls[name] += [(other, 1) for other in called]
     unknown = 0
@@ -82,10 +109,12 @@ def in_words(moved: dict[str, float]) -> str:
 
 def _brought_in(shapes: str, kind: str, start: str | None, line: str) -> float:
     """Bytes that a chip must take in for one collective, whatever its algorithm."""
-    sizes = [BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(',') if n)
-             for dtype, dims in re.findall(r'([a-z]+\d*)\[([\d,]*)\]', shapes)]
+    sizes = [
+        BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(',') if n)
+        for dtype, dims in re.findall(r'([a-z]+\d*)\[([\d,]*)\]', shapes)
+    ]
     if start and kind == 'all-gather':
-        sizes = sizes[len(sizes) // 2:]  # operands stand before results
+        sizes = sizes[len(sizes) // 2 :]  # operands stand before results
     elif start and kind == 'collective-permute':
         sizes = sizes[1:2]
     group = GROUP.search(line)
@@ -93,9 +122,16 @@ def _brought_in(shapes: str, kind: str, start: str | None, line: str) -> float:
         n = 2
     elif group[3]:  # axes and their sizes, and those that are gathered over
         over = group[4].replace("'", '').split(',')
-        n = math.prod(int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", group[3]) if axis in over)
+        n = math.prod(
+            int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", group[3]) if axis in over
+        )
     else:
         n = int(group[1]) if group[1] else group[2].count(',') + 1
-    share = {'all-gather': (n - 1) / n, 'all-to-all': (n - 1) / n, 'all-reduce': 2 * (n - 1) / n,
-             'reduce-scatter': n - 1, 'collective-permute': 1}[kind]
+    share = {
+        'all-gather': (n - 1) / n,
+        'all-to-all': (n - 1) / n,
+        'all-reduce': 2 * (n - 1) / n,
+        'reduce-scatter': n - 1,
+        'collective-permute': 1,
+    }[kind]
     return sum(sizes) * share

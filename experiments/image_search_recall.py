@@ -1,14 +1,15 @@
-"""How often image search finds an object, by how it was cropped: the table behind configs/tools_pocket.yaml.
+"""How often image search finds an object, by how it was cropped: the table behind
+configs/tools_pocket.yaml.
 
     python experiments/image_search_recall.py                        # 1 minute on one core
     python experiments/image_search_recall.py --scenes=40 --seed=1   # more scenes
 
 Scenes of the pocket world at every level of difficulty are searched whole and in crops at native
-resolution: cut to the object, cut loosely (the crop's sides so many times the object's, the object anywhere
-in its middle), and cut along a grid of tenths, once and twice, as a coarse agent does. 'top 1' counts a
-search whose first title is the object's; 'top 5' one with the title among five. 'empty' rows search parts
-of scenes without any object: there the share of searches that (rightly) find nothing is shown under 'top
-1'.
+resolution: cut to the object, cut loosely (the crop's sides so many times the object's, the object
+anywhere in its middle), and cut along a grid of tenths, once and twice, as a coarse agent does.
+'top 1' counts a search whose first title is the object's; 'top 5' one with the title among five.
+'empty' rows search parts of scenes without any object: there the share of searches that (rightly)
+find nothing is shown under 'top 1'.
 """
 
 from __future__ import annotations
@@ -37,13 +38,19 @@ from tools_server.config import ImageStoreConfig, load_config
 from tools_server.images import ImageStore
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'
-OPTIONS = ('upload_side', 'min_region', 'min_share', 'min_similarity')  # of the config's image_search
+OPTIONS = (
+    'upload_side',
+    'min_region',
+    'min_share',
+    'min_similarity',
+)  # of the config's image_search
 LOOSE = (1.15, 1.5, 2.0, 3.0, 4.0)
 
 
 def around(box: np.ndarray, times: float, rng: np.random.Generator, size: np.ndarray) -> np.ndarray:
-    """A view `times` as wide and high as the box [4] in pixels, which lies anywhere in the middle 70 % of
-    the slack."""
+    """A view `times` as wide and high as the box [4] in pixels, which lies anywhere in the middle
+    70 % of the slack.
+    """
     extent = (box[2:] - box[:2]) * times
     slack = extent - (box[2:] - box[:2])
     low = box[:2] - slack * (0.5 + rng.uniform(-0.35, 0.35, 2))
@@ -52,15 +59,18 @@ def around(box: np.ndarray, times: float, rng: np.random.Generator, size: np.nda
 
 
 def tenths(box: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """The smallest box on a grid of tenths of `view` that contains `box` (both in pixels) with a little
-    margin."""
+    """The smallest box on a grid of tenths of `view` that contains `box` (both in pixels) with a
+    little margin.
+    """
     origin, cell = view[:2], (view[2:] - view[:2]) / 10
     low = np.clip(np.floor((box[:2] - origin) / cell - 0.1), 0, 9)
     high = np.clip(np.ceil((box[2:] - origin) / cell + 0.1), low + 1, 10)
     return np.concatenate([origin + low * cell, origin + high * cell])
 
 
-def views(spec: SceneSpec, box: tuple[int, int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def views(
+    spec: SceneSpec, box: tuple[int, int, int, int], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Crops of a scene to search for one object: name to [left, top, right, bottom] in pixels."""
     size = np.array(spec.size, float)
     inner = np.array(box, float)
@@ -103,18 +113,25 @@ def main() -> None:
     files = PocketFiles()
     renderer = Renderer(files)
     rng = np.random.default_rng(arguments.seed)
-    entities = {kind: [e for e in files.entities.values() if e.kind == kind] for kind in ('flag', 'painting')}
+    entities = {
+        kind: [e for e in files.entities.values() if e.kind == kind]
+        for kind in ('flag', 'painting')
+    }
     found: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
     milliseconds: dict[str, list[float]] = {}
 
-    def look(view_name: str, row: str, spec: SceneSpec, view: np.ndarray, title: str | None) -> None:
+    def look(
+        view_name: str, row: str, spec: SceneSpec, view: np.ndarray, title: str | None
+    ) -> None:
         pixels = pixels_of(renderer, spec, view)
         start = time.perf_counter()
         titles = [match.title for match in search.search_pixels(pixels, 5)]
         milliseconds.setdefault('whole' if view_name == 'whole' else 'crop', []).append(
             1e3 * (time.perf_counter() - start)
         )
-        right = (not titles, not titles) if title is None else (titles[:1] == [title], title in titles)
+        right = (
+            (not titles, not titles) if title is None else (titles[:1] == [title], title in titles)
+        )
         found.setdefault((row, view_name), []).append(right)
 
     for kind, entity_kind in (('map', 'flag'), ('wall', 'painting')):
@@ -131,10 +148,19 @@ def main() -> None:
             spec = dataclasses.replace(spec, placements=())
             width = rng.uniform(200, 1600)
             low = rng.uniform(0, 1, 2) * (np.array(spec.size) - (width, width * 9 / 16))
-            look('empty', f'{kind} –', spec, np.concatenate([low, low + (width, width * 9 / 16)]), None)
+            look(
+                'empty',
+                f'{kind} –',
+                spec,
+                np.concatenate([low, low + (width, width * 9 / 16)]),
+                None,
+            )
             look('whole', f'{kind} –', spec, np.array([0, 0, *spec.size]), None)
 
-    print(f'{len(search)} pictures, ' + ', '.join(f'{name}={getattr(section, name):g}' for name in OPTIONS))
+    print(
+        f'{len(search)} pictures, '
+        + ', '.join(f'{name}={getattr(section, name):g}' for name in OPTIONS)
+    )
     print(f'{"scene":8}{"query":20}{"searches":>9}{"top 1":>8}{"top 5":>8}')
     for (row, name), rights in found.items():
         first, fifth = np.mean(rights, axis=0)

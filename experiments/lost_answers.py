@@ -2,8 +2,9 @@
 
     python -m experiments.lost_answers --run=runs/pocket --policy=sft
 
-reads the trajectories of an evaluation (workdir/evaluation/<policy>.jsonl) and prints two tables: of questions that need
-a search, how many come how far; and of those that need a crop first, what the first box was worth.
+reads the trajectories of an evaluation (workdir/evaluation/<policy>.jsonl) and prints two tables:
+of questions that need a search, how many come how far; and of those that need a crop first, what
+the first box was worth.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def stages(trajectories: Iterable[Trajectory]) -> dict[str, list[int]]:
             continue
         there = object_named(t)
         passed = 1, there, there and fact_shown(t), t.reward['accuracy'] == 1
-        counts[t.question.kind] = [a + int(b) for a, b in zip(counts.get(t.question.kind, (0,) * 4), passed)]
+        counts[t.question.kind] = [
+            a + int(b) for a, b in zip(counts.get(t.question.kind, (0,) * 4), passed)
+        ]
     return counts
 
 
@@ -55,8 +58,12 @@ def main(_) -> None:
     path = Path(RUN.value) / 'evaluation' / f'{POLICY.value}.jsonl'
     trajectories = list(read_trajectories(path))
     if not trajectories:
-        raise app.UsageError(f'{path} holds no trajectories; give the workdir of a finished run and base, sft or rl.')
-    print('| questions | asked | object found | and the fact shown | answered right |\n|---|---|---|---|---|')
+        raise app.UsageError(
+            f'{path} holds no trajectories; give the workdir of a finished run and base, sft or rl.'
+        )
+    print(
+        '| questions | asked | object found | and the fact shown | answered right |\n|---|---|---|---|---|'
+    )
     for kind, row in sorted(stages(trajectories).items()):
         print(f'| {kind} | ' + ' | '.join(map(str, row)) + ' |')
     boxes, right = Counter(), Counter()
@@ -65,7 +72,11 @@ def main(_) -> None:
             key = box_kind(t.turns[0].action.bbox, t.question.truth['box']), t.question.level
             boxes[key] += 1
             right[key] += t.reward['accuracy'] == 1
-    print('\n| first box | ' + ' | '.join(f'level {level}: answered right' for level in (1, 2, 3)) + ' |\n|---|---|---|---|')
+    print(
+        '\n| first box | '
+        + ' | '.join(f'level {level}: answered right' for level in (1, 2, 3))
+        + ' |\n|---|---|---|---|'
+    )
     for kind in BOXES:
         cells = (f'{right[kind, level]} of {boxes[kind, level]}' for level in (1, 2, 3))
         print(f'| {kind} | ' + ' | '.join(cells) + ' |')

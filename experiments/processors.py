@@ -1,7 +1,8 @@
 """Our patches beside those of transformers' two image processors, in levels of 0 to 255.
 
-The one on PIL gives the same to the last bit. The one on torchvision, which transformers takes where torchvision is
-installed, resizes in another precision: a policy served with it sees other pixels than it was trained on.
+The one on PIL gives the same to the last bit. The one on torchvision, which transformers takes
+where torchvision is installed, resizes in another precision: a policy served with it sees other
+pixels than it was trained on.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ class Difference(NamedTuple):
 
 
 def differences(preprocessor: Preprocessor, image: Image.Image) -> dict[str, Difference | None]:
-    """The difference from our patches by processor, 'PIL' and 'torchvision'; None for one that is not installed."""
+    """The difference from our patches by processor, 'PIL' and 'torchvision'; None for one that is
+    not installed.
+    """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.utils import is_torchvision_available
 
     kinds = {'PIL': Qwen2VLImageProcessorPil, 'torchvision': None}
     if is_torchvision_available():
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
         kinds['torchvision'] = Qwen2VLImageProcessor
     ours = levels(preprocessor, preprocessor.patches(image)[0])
     found: dict[str, Difference | None] = {}
@@ -37,11 +41,20 @@ def differences(preprocessor: Preprocessor, image: Image.Image) -> dict[str, Dif
             found[name] = None
             continue
         processor = kind(
-            size={'shortest_edge': preprocessor.min_pixels, 'longest_edge': preprocessor.max_pixels},
-            patch_size=preprocessor.patch_size, merge_size=preprocessor.merge_size,
-            temporal_patch_size=preprocessor.temporal_patch_size, image_mean=list(preprocessor.image_mean),
-            image_std=list(preprocessor.image_std), rescale_factor=preprocessor.rescale_factor)
-        theirs = levels(preprocessor, np.asarray(processor(image, return_tensors='pt')['pixel_values']))
+            size={
+                'shortest_edge': preprocessor.min_pixels,
+                'longest_edge': preprocessor.max_pixels,
+            },
+            patch_size=preprocessor.patch_size,
+            merge_size=preprocessor.merge_size,
+            temporal_patch_size=preprocessor.temporal_patch_size,
+            image_mean=list(preprocessor.image_mean),
+            image_std=list(preprocessor.image_std),
+            rescale_factor=preprocessor.rescale_factor,
+        )
+        theirs = levels(
+            preprocessor, np.asarray(processor(image, return_tensors='pt')['pixel_values'])
+        )
         apart = np.abs(ours - theirs).max(axis=1)  # over the colours
         found[name] = Difference(float(np.mean(apart > 0)), int(apart.max()))
     return found
@@ -50,12 +63,22 @@ def differences(preprocessor: Preprocessor, image: Image.Image) -> dict[str, Dif
 def levels(preprocessor: Preprocessor, patches: np.ndarray) -> np.ndarray:
     """Patches as whole levels, [patches, colours, pixels of every frame]."""
     values = patches.astype(np.float64).reshape(len(patches), 3, -1)
-    scale = np.asarray(preprocessor.image_std)[:, None], np.asarray(preprocessor.image_mean)[:, None]
+    scale = (
+        np.asarray(preprocessor.image_std)[:, None],
+        np.asarray(preprocessor.image_mean)[:, None],
+    )
     return np.rint((values * scale[0] + scale[1]) / preprocessor.rescale_factor).astype(int)
 
 
 def sentences(found: dict[str, Difference | None]) -> list[str]:
     """One line per processor."""
     skipped = 'not compared: torchvision is not installed'
-    return [f'patches, processor on {name}: ' + (skipped if one is None else
-            f'{one.share:.2%} of the pixels differ, by at most {one.most} of 255 levels') for name, one in found.items()]
+    return [
+        f'patches, processor on {name}: '
+        + (
+            skipped
+            if one is None
+            else f'{one.share:.2%} of the pixels differ, by at most {one.most} of 255 levels'
+        )
+        for name, one in found.items()
+    ]

@@ -1,4 +1,6 @@
-"""A policy of any size with random weights, made on the device: for what a checkpoint's numbers do not matter to."""
+"""A policy of any size with random weights, made on the device: for what a checkpoint's numbers do
+not matter to.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,13 @@ def random_policy(sizes: PolicySizes, dtype: DTypeLike = jnp.bfloat16) -> Policy
     """Weights that keep activations at about one, made on the device in their own type."""
     policy = abstract_policy(sizes)
     state = nnx.state(policy, nnx.Param)
-    draw = jax.jit(lambda key, shape, scale: (scale * jax.random.normal(key, shape, dtype)).astype(dtype),
-                   static_argnums=1)
+    draw = jax.jit(
+        lambda key, shape, scale: (scale * jax.random.normal(key, shape, dtype)).astype(dtype),
+        static_argnums=1,
+    )
     for i, (path, parameter) in enumerate(nnx.to_flat_state(state)):
         if path[-1] == 'kernel':
-            value = draw(jax.random.key(i), parameter.shape, parameter.shape[-2]**-0.5)
+            value = draw(jax.random.key(i), parameter.shape, parameter.shape[-2] ** -0.5)
         elif path[-1] in ('embedding', 'untied_head'):
             value = draw(jax.random.key(i), parameter.shape, 0.02)
         else:

@@ -1,9 +1,10 @@
-"""What a policy sees of pictures when asked plainly, on entities of one split: share of answers right to the last token.
+"""What a policy sees of pictures when asked plainly, on entities of one split: share of answers
+right to the last token.
 
     python -m experiments.seeing --policy=DIR --split=validation
 
-Plain lessons of configs/base.py, most of them on colours and shapes and near views; of 'train' most pictures are varied
-ones, as in its training, of other splits none is.
+Plain lessons of configs/base.py, most of them on colours and shapes and near views; of 'train' most
+pictures are varied ones, as in its training, of other splits none is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ def asked(question: str, answer: str) -> str:
         return 'box'
     if answer in ('yes', 'no'):
         return 'shape'
-    return 'count' if answer.isdigit() else 'part of the picture' if 'which part' in question else 'colour'
+    return (
+        'count'
+        if answer.isdigit()
+        else 'part of the picture'
+        if 'which part' in question
+        else 'colour'
+    )
 
 
 def main() -> None:
@@ -44,7 +51,10 @@ def main() -> None:
     lessons = Lessons(config, folder, policy.sizes, files, Pages(files))
     seeing = lessons.seeing
     if options.split != 'train':
-        seeing.entities = {'map': files.select('flag', options.split), 'wall': files.select('painting', options.split)}
+        seeing.entities = {
+            'map': files.select('flag', options.split),
+            'wall': files.select('painting', options.split),
+        }
         seeing.varied = 0.0
     graph, parameters = nnx.split(Student(policy, (), 0))
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
@@ -55,8 +65,17 @@ def main() -> None:
             right, groups = np.asarray(correct(parameters, batch)), batch.groups
             for b, g in zip(*np.nonzero(groups.own.any(-1))):
                 own, valid = groups.own[b, g], groups.valid[b, g]
-                say = lambda mask: lessons.chat.decode(groups.tokens[b, g][mask]).replace('<|im_end|>', '').strip()
-                found.setdefault(asked(say(valid & ~own), say(own)), []).append(right[b, g][own[1:]].all())
+
+                def say(mask):
+                    return (
+                        lessons.chat.decode(groups.tokens[b, g][mask])
+                        .replace('<|im_end|>', '')
+                        .strip()
+                    )
+
+                found.setdefault(asked(say(valid & ~own), say(own)), []).append(
+                    right[b, g][own[1:]].all()
+                )
             bar.update()
     print(f'| asked for ({options.split}) | answers | right |\n|---|---|---|')
     for name, values in sorted(found.items()):

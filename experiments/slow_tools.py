@@ -1,13 +1,15 @@
-"""What slow tools and a slow judge cost a rollout: the same trajectories with tools that answer at once, and after seconds.
+"""What slow tools and a slow judge cost a rollout: the same trajectories with tools that answer at
+once, and after seconds.
 
     python -m experiments.slow_tools --workdir=runs/pocket [--groups=128] [--tasks=256] [--judge_s=2]
 
-Takes the SFT policy, questions and tools of a finished pocket run. Waiting times are log-normal with a median of 2 s and a
-99th percentile of 10 s, drawn from what is asked, so that they are the same whatever comes first; the judge's have the
-median that is given and the same spread, and every answer is judged. While some lanes wait
-the others decode; what is left is the share of lanes that wait and the last ones' tail, so more groups in flight cost
-less, and so do more groups in all. Prints a table; exits with 1 beyond BAR times the time of tools that answer at once.
-2 cores, 24 GB: 9 minutes on a fast machine.
+Takes the SFT policy, questions and tools of a finished pocket run. Waiting times are log-normal
+with a median of 2 s and a 99th percentile of 10 s, drawn from what is asked, so that they are the
+same whatever comes first; the judge's have the median that is given and the same spread, and every
+answer is judged. While some lanes wait the others decode; what is left is the share of lanes that
+wait and the last ones' tail, so more groups in flight cost less, and so do more groups in all.
+Prints a table; exits with 1 beyond BAR times the time of tools that answer at once. 2 cores, 24 GB:
+9 minutes on a fast machine.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ from sensesearch_jax.runtime.workdir import Workdir
 MEDIAN_S, LATE_S, BAR = 2.0, 10.0, 1.15
 SPREAD = math.log(LATE_S / MEDIAN_S) / 2.326  # of a normal distribution's 99th percentile
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Of a finished run of configs/pocket.py.', required=True)
+WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Of a finished run of configs/pocket.py.', required=True
+)
 GROUPS = flags.DEFINE_integer('groups', 128, 'Groups in flight.')
 TASKS = flags.DEFINE_integer('tasks', 256, 'Groups in all; questions come again with other seeds.')
 JUDGE = flags.DEFINE_float('judge_s', 2.0, 'Median seconds of a verdict.')
@@ -77,52 +81,94 @@ def late(what: str, median: float) -> float:
 def main(_) -> None:
     run = Path(WORKDIR.value)
     if not (run / 'sft' / 'policy').is_dir():
-        raise app.UsageError(f'{run} holds no SFT policy; give the workdir of a finished run of configs/pocket.py.')
+        raise app.UsageError(
+            f'{run} holds no SFT policy; give the workdir of a finished run of configs/pocket.py.'
+        )
     config = ConfigDict(json.loads((run / 'config.json').read_text()))
     config.tools.folder = str(run / 'tools')
-    found = {t.question.id: t.question for path in sorted((run / 'rl' / 'trajectories').glob('*.jsonl'))
-             for t in read_trajectories(path)}
+    found = {
+        t.question.id: t.question
+        for path in sorted((run / 'rl' / 'trajectories').glob('*.jsonl'))
+        for t in read_trajectories(path)
+    }
     questions = list(found.values())
     student = load_student(run / 'sft' / 'policy', config, make_mesh(), 'float32')
     seconds: dict[str, float] = {}
-    idle: dict[str, tuple[float, float]] = {}  # nothing to decode, only tools' answers to wait for, only verdicts
+    idle: dict[
+        str, tuple[float, float]
+    ] = {}  # nothing to decode, only tools' answers to wait for, only verdicts
     actions: dict[str, list] = {}
     compiled: dict[str, int] = {}  # programs, until then
-    with (tempfile.TemporaryDirectory() as scratch,
-          open_session(config, Workdir.open(scratch, config.to_dict())) as session):
-        engines = session.engines(student, groups=GROUPS.value, members=MEMBERS.value,
-                                  sampling=Sampling(config.rl.temperature))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_session(config, Workdir.open(scratch, config.to_dict())) as session,
+    ):
+        engines = session.engines(
+            student,
+            groups=GROUPS.value,
+            members=MEMBERS.value,
+            sampling=Sampling(config.rl.temperature),
+        )
         features, plain = session.features(student), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
         scorer = session.scorer()
         judge, limits = SlowScorer(**vars(scorer)), rollout_limits(config.agent)
-        tasks = [Task(q, tuple(range(i, i + MEMBERS.value)))
-                 for i, q in zip(range(0, TASKS.value * MEMBERS.value, MEMBERS.value), itertools.cycle(questions))]
-        # The first rollout embeds the pictures that all have in common; it and the second one compile.
+        tasks = [
+            Task(q, tuple(range(i, i + MEMBERS.value)))
+            for i, q in zip(
+                range(0, TASKS.value * MEMBERS.value, MEMBERS.value), itertools.cycle(questions)
+            )
+        ]
+        # The first rollout embeds the pictures that all have in common; it and the second one
+        # compile.
         for name, environment, scored, asked in (
-                ('pictures', plain, scorer, tasks), ('warm-up', slow, scorer, tasks[:GROUPS.value]),
-                ('at once', plain, scorer, tasks), ('slow tools', slow, scorer, tasks),
-                ('slow judge', plain, judge, tasks), ('slow tools and judge', slow, judge, tasks)):
+            ('pictures', plain, scorer, tasks),
+            ('warm-up', slow, scorer, tasks[: GROUPS.value]),
+            ('at once', plain, scorer, tasks),
+            ('slow tools', slow, scorer, tasks),
+            ('slow judge', plain, judge, tasks),
+            ('slow tools and judge', slow, judge, tasks),
+        ):
             slow.waited = []
             with Progress(name, len(asked), unit='group') as bar:
-                groups, cost = rollout(asked, engines, student.chat, environment, features, limits,
-                                       scorer=scored, tool_threads=GROUPS.value * MEMBERS.value,
-                                       judge_threads=GROUPS.value * MEMBERS.value, on_group=lambda group: bar.update())
-            seconds[name], idle[name] = cost.seconds, (cost.waiting_for_tools, cost.waiting_for_judge)
+                groups, cost = rollout(
+                    asked,
+                    engines,
+                    student.chat,
+                    environment,
+                    features,
+                    limits,
+                    scorer=scored,
+                    tool_threads=GROUPS.value * MEMBERS.value,
+                    judge_threads=GROUPS.value * MEMBERS.value,
+                    on_group=lambda group: bar.update(),
+                )
+            seconds[name], idle[name] = (
+                cost.seconds,
+                (cost.waiting_for_tools, cost.waiting_for_judge),
+            )
             compiled[name] = engines[0].compiles
             actions[name] = [[turn.action for turn in t.turns] for group in groups for t in group]
     waited = sorted(slow.waited)
-    print(f'{len(tasks)} groups of {MEMBERS.value}, {GROUPS.value} in flight; {len(waited)} calls, median '
-          f'{waited[len(waited) // 2]:.1f} s, 99th percentile {waited[int(0.99 * len(waited))]:.1f} s')
-    print('| | seconds | only waiting for tools | only for the judge | ratio |\n|---|---|---|---|---|')
+    print(
+        f'{len(tasks)} groups of {MEMBERS.value}, {GROUPS.value} in flight; {len(waited)} calls, median '
+        f'{waited[len(waited) // 2]:.1f} s, 99th percentile {waited[int(0.99 * len(waited))]:.1f} s'
+    )
+    print(
+        '| | seconds | only waiting for tools | only for the judge | ratio |\n|---|---|---|---|---|'
+    )
     sides = 'at once', 'slow tools', 'slow judge', 'slow tools and judge'
     for name in sides:
         tools, judge = idle[name]
-        print(f'| {name} | {seconds[name]:.1f} | {tools:.1f} | {judge:.1f} | {seconds[name] / seconds["at once"]:.2f} |')
+        print(
+            f'| {name} | {seconds[name]:.1f} | {tools:.1f} | {judge:.1f} | {seconds[name] / seconds["at once"]:.2f} |'
+        )
     for name in sides[1:]:
         same = sum(a == b for a, b in zip(actions['at once'], actions[name], strict=True))
         print(f'{name}: {same} of {len(actions[name])} trajectories took the same actions')
-    print(f'{compiled[sides[-1]] - compiled["at once"]} programs were compiled while tools or judge were slow')
+    print(
+        f'{compiled[sides[-1]] - compiled["at once"]} programs were compiled while tools or judge were slow'
+    )
     sys.exit(any(seconds[name] > BAR * seconds['at once'] for name in sides))
 
 

@@ -1,11 +1,14 @@
-"""Building a text index of a million passages: time, memory, size on disk, and how long a search takes.
+"""Building a text index of a million passages: time, memory, size on disk, and how long a search
+takes.
 
     python -m experiments.text_index_scale                     # some minutes on one core
     python -m experiments.text_index_scale --passages=50000    # a small one
 
-The passages are made up: 100 words each, drawn by Zipf's law from 200,000 words, as large as those that
-Wikipedia is usually cut into. The index is built by the command that a user types, and its peak memory is
-what the operating system says of that process and its children. Status 1 if it took more than 4 GB.
+The passages are made up: 100 words each, drawn by Zipf's law from 200,000 words, as large as those
+    that
+Wikipedia is usually cut into. The index is built by the command that a user types, and its peak
+memory is what the operating system says of that process and its children. Status 1 if it took more
+than 4 GB.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ WORDS, PER_PASSAGE, BATCH = 200_000, 100, 1000
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--passages', type=int, default=1_000_000)
     parser.add_argument('--searches', type=int, default=200)
     options = parser.parse_args()
@@ -41,12 +46,16 @@ def main() -> int:
             for first in range(0, options.passages, BATCH):
                 drawn = words[np.minimum(rng.zipf(1.3, (BATCH, PER_PASSAGE)) - 1, WORDS - 1)]
                 for number, row in enumerate(drawn[: options.passages - first], first):
-                    lines.write(json.dumps({'title': f'Passage {number}', 'text': ' '.join(row)}) + '\n')
+                    lines.write(
+                        json.dumps({'title': f'Passage {number}', 'text': ' '.join(row)}) + '\n'
+                    )
         start = time.perf_counter()
         command = [sys.executable, '-m', 'tools_server.build_index', 'text', source, index]
         subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (
+            1 if sys.platform == 'darwin' else 1024
+        )
         size = sum(file.stat().st_size for file in index.iterdir())
         print(f'{options.passages} passages ({source.stat().st_size / 1e6:.0f} MB) in {seconds:.0f} s, '
               f'peak memory {peak / 1e9:.2f} GB, index {size / 1e6:.0f} MB')  # fmt: skip

@@ -1,23 +1,26 @@
-"""Rollouts and a training step beside what people use today: same machine, weights, prompts and sampled lengths.
+"""Rollouts and a training step beside what people use today: same machine, weights, prompts and
+sampled lengths.
 
     python -m experiments.throughput [--repeats=3] [--out=throughput.md]
     python -m experiments.throughput --size=7B --out=throughput_7b.md
 
-One group of 8 trajectories of three turns, with a picture in the prompt and one in every tool response. Ours prefills
-the prompt once and keeps every trajectory's cache between turns; the peer's `generate` is given the whole conversation
-at each turn, as its users do. The training step is on those trajectories: ours as one group row, the peer's as 8
-separate sequences, in micro-batches of a few. Both sample exactly TURN tokens a turn. Then a whole step of trl's GRPO
-trainer on one such turn beside ours, and the decoding of tunix's sampler, on text alone, beside ours. Repetitions
-alternate between the two; the table has medians and their ratios, and the machine's own limits as measured in the same
-run. Each peer is measured in a process of its own, which has the memory to itself. Writes a table and beside it a picture.
-Needs the extras `test` (PyTorch, transformers) and `world` (matplotlib); trl and tunix get environments of their own
-under --environments, and one that cannot be installed is reported as such. Machine: 2 cores and 24 GB take 25 minutes or
-more.
+One group of 8 trajectories of three turns, with a picture in the prompt and one in every tool
+response. Ours prefills the prompt once and keeps every trajectory's cache between turns; the peer's
+`generate` is given the whole conversation at each turn, as its users do. The training step is on
+those trajectories: ours as one group row, the peer's as 8 separate sequences, in micro-batches of a
+few. Both sample exactly TURN tokens a turn. Then a whole step of trl's GRPO trainer on one such
+turn beside ours, and the decoding of tunix's sampler, on text alone, beside ours. Repetitions
+alternate between the two; the table has medians and their ratios, and the machine's own limits as
+measured in the same run. Each peer is measured in a process of its own, which has the memory to
+itself. Writes a table and beside it a picture. Needs the extras `test` (PyTorch, transformers) and
+`world` (matplotlib); trl and tunix get environments of their own under --environments, and one that
+cannot be installed is reported as such. Machine: 2 cores and 24 GB take 25 minutes or more.
 
-With --size the policy is a released one with random weights in bfloat16 on one accelerator, behind a 4K picture of
-10,549 tokens. The two do not fit on a card together, so that each is a process of its own with weights of its own, one
-after the other, and their log-probs are not compared (experiments/numerics.py does that). Ours trains float32 master
-weights and moments; the peer has all of its state in bfloat16, and gradient checkpointing. Machine: one GPU with 140 GB.
+With --size the policy is a released one with random weights in bfloat16 on one accelerator, behind
+a 4K picture of 10,549 tokens. The two do not fit on a card together, so that each is a process of
+its own with weights of its own, one after the other, and their log-probs are not compared
+(experiments/numerics.py does that). Ours trains float32 master weights and moments; the peer has
+all of its state in bfloat16, and gradient checkpointing. Machine: one GPU with 140 GB.
 """
 
 from __future__ import annotations
@@ -37,38 +40,61 @@ from pathlib import Path
 # A training step of 7B needs nearly all of a card.
 os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.96')
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
-from safetensors.numpy import load_file, save_file  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from safetensors.numpy import load_file, save_file
 
-from experiments.peers.process import Missing, Peer  # noqa: E402
-from experiments.throughput_sides import Ours, Transformers  # noqa: E402
-from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Conversation, Setting, small  # noqa: E402
-from sensesearch_jax.batching.group_batch import ImageTable  # noqa: E402
-from sensesearch_jax.model.config import RELEASED  # noqa: E402
-from sensesearch_jax.rollout.engine import Engine  # noqa: E402
-from sensesearch_jax.rollout.sampling import Sampling  # noqa: E402
-from sensesearch_jax.runtime.allocator import keep_memory  # noqa: E402
-from sensesearch_jax.runtime.machine import machine  # noqa: E402
+from experiments.peers.process import Missing, Peer
+from experiments.throughput_sides import Ours, Transformers
+from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Conversation, Setting, small
+from sensesearch_jax.batching.group_batch import ImageTable
+from sensesearch_jax.model.config import RELEASED
+from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.runtime.allocator import keep_memory
+from sensesearch_jax.runtime.machine import machine
 
 WORK = 'rollout', 'training step'
-TEXT_PROMPT, TEXT_TOKENS = 1024, 128  # of the text that tunix decodes: a group's prompt, and what is sampled
+TEXT_PROMPT, TEXT_TOKENS = (
+    1024,
+    128,
+)  # of the text that tunix decodes: a group's prompt, and what is sampled
 
 REPEATS = flags.DEFINE_integer('repeats', 3, 'Repetitions of everything; the table has medians.')
-OUT = flags.DEFINE_string('out', 'throughput.md', 'Where the table goes; the picture stands beside it.')
-SCALE = flags.DEFINE_float('scale', 1.0, 'Of the small policy\'s widths and lengths; for a quick look only.')
-SIZE = flags.DEFINE_enum('size', None, list(RELEASED), 'A released policy in the place of a small one.')
-PEERS = flags.DEFINE_multi_enum('peer', ['transformers', 'trl', 'tunix'], ['transformers', 'trl', 'tunix'],
-                                'Beside which the small policy is measured.')
-ENVIRONMENTS = flags.DEFINE_string('environments', 'runs/peers', 'Where trl and tunix are installed.')
-ALONE = flags.DEFINE_enum('alone', None, ['ours', 'transformers', 'trl', 'tunix'], 'Measure this peer, or this side of a '
-                          'released policy, in this process, as the program asks of its own children; prints JSON.')
+OUT = flags.DEFINE_string(
+    'out', 'throughput.md', 'Where the table goes; the picture stands beside it.'
+)
+SCALE = flags.DEFINE_float(
+    'scale', 1.0, "Of the small policy's widths and lengths; for a quick look only."
+)
+SIZE = flags.DEFINE_enum(
+    'size', None, list(RELEASED), 'A released policy in the place of a small one.'
+)
+PEERS = flags.DEFINE_multi_enum(
+    'peer',
+    ['transformers', 'trl', 'tunix'],
+    ['transformers', 'trl', 'tunix'],
+    'Beside which the small policy is measured.',
+)
+ENVIRONMENTS = flags.DEFINE_string(
+    'environments', 'runs/peers', 'Where trl and tunix are installed.'
+)
+ALONE = flags.DEFINE_enum(
+    'alone',
+    None,
+    ['ours', 'transformers', 'trl', 'tunix'],
+    'Measure this peer, or this side of a '
+    'released policy, in this process, as the program asks of its own children; prints JSON.',
+)
 
 
 def limits(large: bool) -> dict[str, float]:
-    """The machine's: FLOP/s of a matrix product and bytes/s of reading memory by XLA, on an accelerator if `large`."""
+    """The machine's: FLOP/s of a matrix product and bytes/s of reading memory by XLA, on an
+    accelerator if `large`.
+    """
+
     def best(f: Callable, *args) -> float:
         jax.block_until_ready(f(*args))
         times = []
@@ -81,8 +107,10 @@ def limits(large: bool) -> dict[str, float]:
     n, m = (8192, 1 << 30) if large else (2048, 1 << 27)
     a = jax.random.normal(jax.random.key(0), (n, n), jnp.bfloat16 if large else jnp.float32)
     b = jnp.ones(m)
-    return {'matrix products, GFLOP/s': 2 * n**3 / best(jax.jit(jnp.matmul), a, a) / 1e9,
-            'memory, GB/s': 4 * m / best(jax.jit(jnp.sum), b) / 1e9}
+    return {
+        'matrix products, GFLOP/s': 2 * n**3 / best(jax.jit(jnp.matmul), a, a) / 1e9,
+        'memory, GB/s': 4 * m / best(jax.jit(jnp.sum), b) / 1e9,
+    }
 
 
 def clock(work: Callable, *args) -> tuple[float, object]:
@@ -93,7 +121,9 @@ def clock(work: Callable, *args) -> tuple[float, object]:
 
 
 def measure(bench: Bench, repeats: int) -> tuple[dict[str, dict[str, list[float]]], float]:
-    """Seconds by work and side, the two in turn; and the gap between the peer's log-probs and our sampler's."""
+    """Seconds by work and side, the two in turn; and the gap between the peer's log-probs and our
+    sampler's.
+    """
     ours, theirs = Ours(bench), Transformers(bench)
     seconds: dict[str, dict[str, list[float]]] = {w: {'ours': [], 'transformers': []} for w in WORK}
     advantages, gap = np.linspace(-1, 1, MEMBERS), 0.0
@@ -109,10 +139,15 @@ def measure(bench: Bench, repeats: int) -> tuple[dict[str, dict[str, list[float]
         for work, mine, other in zip(WORK, (took, step), (peer, peer_step)):
             seconds[work]['ours'].append(mine)
             seconds[work]['transformers'].append(other)
-        print(f'{i}: rollout {took:.1f} s and {peer:.1f} s, training step {step:.1f} s and {peer_step:.1f} s',
-              file=sys.stderr, flush=True)
+        print(
+            f'{i}: rollout {took:.1f} s and {peer:.1f} s, training step {step:.1f} s and {peer_step:.1f} s',
+            file=sys.stderr,
+            flush=True,
+        )
     if ours.compiles > compiled:
-        raise RuntimeError(f'{ours.compiles - compiled} programs were compiled after the first repetition.')
+        raise RuntimeError(
+            f'{ours.compiles - compiled} programs were compiled after the first repetition.'
+        )
     return seconds, gap
 
 
@@ -121,7 +156,15 @@ def beside_trl(bench: Bench, repeats: int, folder: Path) -> dict[str, dict[str, 
     bench.make_policy()
     picture = bench.conversation.picture
     (bench.folder / 'picture.png').write_bytes(bench.pictures.image(picture.sha256))
-    peer = Peer('trl', 'trl_step.py', folder, bench.folder, bench.folder / 'picture.png', TURN, json.dumps(bench.suppressed))
+    peer = Peer(
+        'trl',
+        'trl_step.py',
+        folder,
+        bench.folder,
+        bench.folder / 'picture.png',
+        TURN,
+        json.dumps(bench.suppressed),
+    )
     # Its own prompt, token by token.
     ours = Ours(bench.about(Conversation(json.loads(peer.hello), picture, [[]] * MEMBERS)))
     seconds: dict[str, list[float]] = {'ours': [], 'trl': []}
@@ -139,14 +182,27 @@ def beside_tunix(bench: Bench, repeats: int, folder: Path) -> dict[str, dict[str
     policy, text = bench.make_policy(), bench.folder / 'text'
     text.mkdir()
     tensors = load_file(bench.folder / 'model.safetensors')
-    save_file({name: x for name, x in tensors.items() if not name.startswith('visual.')}, text / 'model.safetensors')
+    save_file(
+        {name: x for name, x in tensors.items() if not name.startswith('visual.')},
+        text / 'model.safetensors',
+    )
     (text / 'config.json').write_text((bench.folder / 'config.json').read_text())
     prompt = np.random.default_rng(0).integers(0, 2000, TEXT_PROMPT).tolist()
     found = {}
     for members in (1, MEMBERS):
-        engine = Engine(policy, groups=1, members=members, prompt_capacity=TEXT_PROMPT, suffix_capacity=TEXT_TOKENS,
-                        chunk=TEXT_TOKENS, stop=(), suppressed=bench.suppressed, prefill_rows=1, extend_lanes=members,
-                        sampling=Sampling(0.0))  # greedy, as the peer is
+        engine = Engine(
+            policy,
+            groups=1,
+            members=members,
+            prompt_capacity=TEXT_PROMPT,
+            suffix_capacity=TEXT_TOKENS,
+            chunk=TEXT_TOKENS,
+            stop=(),
+            suppressed=bench.suppressed,
+            prefill_rows=1,
+            extend_lanes=members,
+            sampling=Sampling(0.0),
+        )  # greedy, as the peer is
         peer = Peer('tunix', 'tunix_sampler.py', folder, text, members, TEXT_PROMPT, TEXT_TOKENS)
         on, seeds = np.ones((1, members), bool), np.arange(members, dtype=np.uint32)[None]
         seconds: dict[str, list[float]] = {'ours': [], 'tunix': []}
@@ -172,7 +228,9 @@ def alone(bench: Bench, side: str, repeats: int) -> dict[str, list[float]]:
         print(f'{side}: rollout {rollouts[-1][0]:.2f} s', file=sys.stderr, flush=True)
     sampled = rollouts[-1][1]
     if side == 'transformers':
-        sampled = sampled._replace(log_probs=[[[-12.0] * TURN] * TURNS] * MEMBERS)  # `generate` gives none
+        sampled = sampled._replace(
+            log_probs=[[[-12.0] * TURN] * TURNS] * MEMBERS
+        )  # `generate` gives none
         it.model.gradient_checkpointing_enable()
         it.model.train()
         gc.collect()
@@ -191,7 +249,9 @@ def measured_here(name: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), the_setting())
         if bench.setting.released:
-            found['seconds'] = {work: {name: took} for work, took in alone(bench, name, REPEATS.value).items()}
+            found['seconds'] = {
+                work: {name: took} for work, took in alone(bench, name, REPEATS.value).items()
+            }
         elif name == 'transformers':
             found['seconds'], found['gap'] = measure(bench, REPEATS.value)
         else:
@@ -210,8 +270,12 @@ def one_after_the_other(names: Sequence[str]) -> dict:
     whole: dict = {'seconds': {}, 'gap': None, 'missing': []}
     passed = [a for a in sys.argv[1:] if not a.startswith('--peer')]
     for name in names:
-        done = subprocess.run([sys.executable, '-m', 'experiments.throughput', f'--alone={name}', *passed],
-                              stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, '-m', 'experiments.throughput', f'--alone={name}', *passed],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         found = json.loads(done.stdout.splitlines()[-1])
         for work, sides in found['seconds'].items():
             whole['seconds'].setdefault(work, {}).update(sides)
@@ -222,39 +286,75 @@ def one_after_the_other(names: Sequence[str]) -> dict:
 
 def the_setting() -> Setting:
     """As the flags say."""
-    return Setting(RELEASED[SIZE.value], (3840, 2160), 21, 64, 1, True) if SIZE.value else small(SCALE.value)
+    return (
+        Setting(RELEASED[SIZE.value], (3840, 2160), 21, 64, 1, True)
+        if SIZE.value
+        else small(SCALE.value)
+    )
 
 
-def table(bench: Bench, seconds: dict, gap: float | None, missing: list[str], machine_limits: dict[str, float]) -> str:
+def table(
+    bench: Bench,
+    seconds: dict,
+    gap: float | None,
+    missing: list[str],
+    machine_limits: dict[str, float],
+) -> str:
     """The result as Markdown."""
     repeats = len(next(iter(seconds.values()))['ours'])
-    lines = [f'{datetime.date.today().isoformat()}, {machine()}; {bench.parameters / 1e6:.0f} million parameters, '
-             f'{"bfloat16" if bench.setting.released else "float32"}; '
-             + ', '.join(f'{count} tokens {what}' for what, count in bench.tokens().items())
-             + f'; {MEMBERS} trajectories of {TURNS} turns of {TURN} sampled tokens. Medians of '
-             f'{repeats} {"" if bench.setting.released else "alternating "}repetitions.', '',
-             '| | beside | ours, s | theirs, s | times as fast |', '|---|---|---|---|---|']
+    lines = [
+        f'{datetime.date.today().isoformat()}, {machine()}; {bench.parameters / 1e6:.0f} million parameters, '
+        f'{"bfloat16" if bench.setting.released else "float32"}; '
+        + ', '.join(f'{count} tokens {what}' for what, count in bench.tokens().items())
+        + f'; {MEMBERS} trajectories of {TURNS} turns of {TURN} sampled tokens. Medians of '
+        f'{repeats} {"" if bench.setting.released else "alternating "}repetitions.',
+        '',
+        '| | beside | ours, s | theirs, s | times as fast |',
+        '|---|---|---|---|---|',
+    ]
     for work, sides in seconds.items():
-        mine, (name, other) = statistics.median(sides['ours']), next((n, v) for n, v in sides.items() if n != 'ours')
-        lines.append(f'| {work} | {name} | {mine:.2f} | {statistics.median(other):.2f} '
-                     f'| {statistics.median(other) / mine:.1f} |')
-    lines += ['', *missing, *([] if gap is None else ['Largest difference between the log-probs of our sampler and those '
-                                                      f'of transformers: {gap:.1e}.']),
-              *([] if gap is None else ['Nothing was compiled after the first repetition.']),
-              'The machine in the same run: ' + ', '.join(f'{name} {value:.0f}' for name, value in machine_limits.items())
-              + '.']
+        mine, (name, other) = (
+            statistics.median(sides['ours']),
+            next((n, v) for n, v in sides.items() if n != 'ours'),
+        )
+        lines.append(
+            f'| {work} | {name} | {mine:.2f} | {statistics.median(other):.2f} '
+            f'| {statistics.median(other) / mine:.1f} |'
+        )
+    lines += [
+        '',
+        *missing,
+        *(
+            []
+            if gap is None
+            else [
+                'Largest difference between the log-probs of our sampler and those '
+                f'of transformers: {gap:.1e}.'
+            ]
+        ),
+        *([] if gap is None else ['Nothing was compiled after the first repetition.']),
+        'The machine in the same run: '
+        + ', '.join(f'{name} {value:.0f}' for name, value in machine_limits.items())
+        + '.',
+    ]
     return '\n'.join(lines) + '\n'
 
 
 def draw(seconds: dict, path: Path) -> None:
     """Bars of the medians."""
     import matplotlib
+
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(seconds), 1, figsize=(7, 1.1 * len(seconds)), layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(
+        len(seconds), 1, figsize=(7, 1.1 * len(seconds)), layout='constrained', squeeze=False
+    )
     for axis, (work, sides) in zip(axes[:, 0], seconds.items()):
-        mine, (name, other) = statistics.median(sides['ours']), next((n, v) for n, v in sides.items() if n != 'ours')
+        mine, (name, other) = (
+            statistics.median(sides['ours']),
+            next((n, v) for n, v in sides.items() if n != 'ours'),
+        )
         other = statistics.median(other)
         axis.barh([name, 'ours'], [other, mine], color=['#8a8f98', '#c44e1b'])
         for y, value in enumerate((other, mine)):
@@ -274,7 +374,9 @@ def main(_) -> None:
     found = one_after_the_other(('ours', 'transformers') if SIZE.value else PEERS.value)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), the_setting())
-        text = table(bench, found['seconds'], found['gap'], found['missing'], limits(bench.setting.released))
+        text = table(
+            bench, found['seconds'], found['gap'], found['missing'], limits(bench.setting.released)
+        )
     print(text)
     out = Path(OUT.value)
     out.write_text(text)

@@ -1,4 +1,6 @@
-"""Ours and the peer that experiments/throughput.py measures in one process: rollouts and a training step."""
+"""Ours and the peer that experiments/throughput.py measures in one process: rollouts and a training
+step.
+"""
 
 from __future__ import annotations
 
@@ -25,27 +27,56 @@ class Ours:
     def __init__(self, bench: Bench):
         self.bench = bench
         policy = bench.make_policy()
-        self.features = FeatureStore(policy, bench.preprocessor, bench.pictures, capacity_bytes=1 << 30, batch=8)
-        longest = max((len(member) + 1) * TURN + sum(len(r) for r, _ in member) for member in bench.conversation.responses)
+        self.features = FeatureStore(
+            policy, bench.preprocessor, bench.pictures, capacity_bytes=1 << 30, batch=8
+        )
+        longest = max(
+            (len(member) + 1) * TURN + sum(len(r) for r, _ in member)
+            for member in bench.conversation.responses
+        )
         prompt = -(-len(bench.conversation.prompt) // 128) * 128
-        self.engine = Engine(policy, groups=1, members=MEMBERS, prompt_capacity=prompt,
-                             suffix_capacity=-(-longest // 64) * 64 + 64 - TURN, chunk=TURN, stop=(),
-                             suppressed=bench.suppressed, prefill_rows=1, extend_lanes=MEMBERS)
+        self.engine = Engine(
+            policy,
+            groups=1,
+            members=MEMBERS,
+            prompt_capacity=prompt,
+            suffix_capacity=-(-longest // 64) * 64 + 64 - TURN,
+            chunk=TURN,
+            stop=(),
+            suppressed=bench.suppressed,
+            prefill_rows=1,
+            extend_lanes=MEMBERS,
+        )
 
     @functools.cached_property
     def learner(self) -> Learner:
-        """Made when it is first asked for; of a released policy it takes the place of the sampler, whose room it needs."""
+        """Made when it is first asked for; of a released policy it takes the place of the sampler,
+        whose room it needs.
+        """
         bench = self.bench
-        optimizer = ConfigDict({'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'b1': 0.9, 'b2': 0.999,
-                                'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0})
+        optimizer = ConfigDict(
+            {
+                'schedule': 'constant',
+                'learning_rate': 1e-6,
+                'warmup': 1,
+                'b1': 0.9,
+                'b2': 0.999,
+                'eps': 1e-8,
+                'weight_decay': 0.01,
+                'clip_norm': 1.0,
+            }
+        )
         policy = bench.policy
         if bench.setting.released:
             self.engine = bench.policy = None
-        return Learner(policy, make_optimizer(optimizer, 10),
-                       suppressed=np.isin(np.arange(bench.sizes.language.vocabulary), bench.suppressed),
-                       objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28, kl_coefficient=0.0),
-                       remat='attention' if bench.setting.released else 'none',
-                       dtype=jnp.bfloat16 if bench.setting.released else jnp.float32)
+        return Learner(
+            policy,
+            make_optimizer(optimizer, 10),
+            suppressed=np.isin(np.arange(bench.sizes.language.vocabulary), bench.suppressed),
+            objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28, kl_coefficient=0.0),
+            remat='attention' if bench.setting.released else 'none',
+            dtype=jnp.bfloat16 if bench.setting.released else jnp.float32,
+        )
 
     @property
     def compiles(self) -> int:
@@ -58,7 +89,9 @@ class Ours:
         self.rollout(0)
 
     def prepare(self) -> None:
-        """Patches of all pictures on the host, and no features: as with new pictures, which tool threads cut."""
+        """Patches of all pictures on the host, and no features: as with new pictures, which tool
+        threads cut.
+        """
         talk = self.bench.conversation
         self.features.clear()
         for picture in [talk.picture, *(p for member in talk.responses for _, p in member)]:
@@ -67,23 +100,33 @@ class Ours:
     def rollout(self, seed: int) -> Sampled:
         """All turns, and every picture through the tower."""
         talk, features = self.bench.conversation, self.features
-        position, = self.engine.prefill([0], [talk.prompt], [[talk.picture.sha256]], features.table([talk.picture]))
+        (position,) = self.engine.prefill(
+            [0], [talk.prompt], [[talk.picture.sha256]], features.table([talk.picture])
+        )
         lanes = [(0, g) for g in range(MEMBERS)]
         positions = [position] * MEMBERS
         out = Sampled([[] for _ in lanes], [[] for _ in lanes])
         everyone = np.ones((1, MEMBERS), bool)
         turns = len(talk.responses[0]) + 1
         for turn in range(turns):
-            chunk = self.engine.decode(everyone, np.full((1, MEMBERS), TURN, np.int32),
-                                       np.arange(MEMBERS, dtype=np.uint32)[None] + 100 * seed)
+            chunk = self.engine.decode(
+                everyone,
+                np.full((1, MEMBERS), TURN, np.int32),
+                np.arange(MEMBERS, dtype=np.uint32)[None] + 100 * seed,
+            )
             for g in range(MEMBERS):
                 out.turns[g].append(chunk.tokens[0, g].tolist())
                 out.log_probs[g].append(chunk.log_probs[0, g].tolist())
             if turn < turns - 1:
                 said = [talk.responses[g][turn] for g in range(MEMBERS)]
                 positions = self.engine.extend(
-                    lanes, [turns[-1][-1] for turns in out.turns], [tokens for tokens, _ in said],
-                    [[p.sha256] for _, p in said], [p + TURN for p in positions], features.table(p for _, p in said))
+                    lanes,
+                    [turns[-1][-1] for turns in out.turns],
+                    [tokens for tokens, _ in said],
+                    [[p.sha256] for _, p in said],
+                    [p + TURN for p in positions],
+                    features.table(p for _, p in said),
+                )
         self.engine.release()
         return out
 
@@ -98,13 +141,25 @@ class Ours:
                 own += [True] * len(turn) + [False] * len(more)
                 kept += [*log_probs[i], *[0.0] * len(more)]
             members.append(Member(tokens, own, [p.sha256 for _, p in said], kept))
-        table = self.features.table([talk.picture, *(p for member in talk.responses for _, p in member)])
-        return build_groups([Row(talk.prompt, [talk.picture.sha256], members)], table, image_token=self.bench.sizes.image_token, merge=2,
-                            members=MEMBERS, prompt_step=8, suffix_step=8, feature_step=64)
+        table = self.features.table(
+            [talk.picture, *(p for member in talk.responses for _, p in member)]
+        )
+        return build_groups(
+            [Row(talk.prompt, [talk.picture.sha256], members)],
+            table,
+            image_token=self.bench.sizes.image_token,
+            merge=2,
+            members=MEMBERS,
+            prompt_step=8,
+            suffix_step=8,
+            feature_step=64,
+        )
 
     def train(self, sampled: Sampled, advantages: np.ndarray) -> float:
         """One update."""
-        targets = PolicyTargets(advantages[None].astype(np.float32), np.ones((1, MEMBERS), bool), None)
+        targets = PolicyTargets(
+            advantages[None].astype(np.float32), np.ones((1, MEMBERS), bool), None
+        )
         return self.learner.rl_step([(self.batch(sampled), targets)])['sampler_gap']
 
 
@@ -124,19 +179,30 @@ class Transformers:
                 self.model = Qwen2_5_VLForConditionalGeneration(config).eval()
             torch.set_default_dtype(torch.float32)
         else:
-            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(bench.folder, dtype=torch.float32).eval()
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                bench.folder, dtype=torch.float32
+            ).eval()
         for parameter in self.model.model.visual.parameters():
             parameter.requires_grad = False
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=released)
-        cut = lambda ref: bench.preprocessor.patches(Image.open(io.BytesIO(bench.pictures.image(ref.sha256))))
+
+        def cut(ref):
+            return bench.preprocessor.patches(
+                Image.open(io.BytesIO(bench.pictures.image(ref.sha256)))
+            )
+
         talk = bench.conversation
-        self.patches = {p.sha256: cut(p) for p in [talk.picture, *(p for m in talk.responses for _, p in m)]}
+        self.patches = {
+            p.sha256: cut(p) for p in [talk.picture, *(p for m in talk.responses for _, p in m)]
+        }
 
     def warm_up(self) -> None:
         """A few tokens behind a short text: there is nothing to compile."""
         ids = self.torch.ones((MEMBERS, 64), dtype=self.torch.long, device=self.device)
-        self.model.generate(input_ids=ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=4)
+        self.model.generate(
+            input_ids=ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=4
+        )
 
     def prepare(self) -> None:
         """Nothing: the patches are at hand."""
@@ -146,25 +212,41 @@ class Transformers:
         torch = self.torch
         ids = torch.tensor(rows, device=self.device)
         seen = [self.patches[p.sha256] for row in pictures for p in row]
-        return {'input_ids': ids, 'attention_mask': torch.ones_like(ids),
-                'mm_token_type_ids': (ids == self.bench.sizes.image_token).int(),
-                'pixel_values': torch.tensor(np.concatenate([p for p, _ in seen])).to(self.device, self.model.dtype),
-                'image_grid_thw': torch.tensor([grid for _, grid in seen], device=self.device)}
+        return {
+            'input_ids': ids,
+            'attention_mask': torch.ones_like(ids),
+            'mm_token_type_ids': (ids == self.bench.sizes.image_token).int(),
+            'pixel_values': torch.tensor(np.concatenate([p for p, _ in seen])).to(
+                self.device, self.model.dtype
+            ),
+            'image_grid_thw': torch.tensor([grid for _, grid in seen], device=self.device),
+        }
 
     def rollout(self, seed: int) -> Sampled:
         """All turns, each from the whole conversation so far, all members as one batch."""
         torch, talk = self.torch, self.bench.conversation
         torch.manual_seed(seed)
-        rows, pictures = [list(talk.prompt) for _ in range(MEMBERS)], [[talk.picture] for _ in range(MEMBERS)]
+        rows, pictures = (
+            [list(talk.prompt) for _ in range(MEMBERS)],
+            [[talk.picture] for _ in range(MEMBERS)],
+        )
         stop = self.bench.sizes.end_tokens[0]
         out = Sampled([[] for _ in rows], [])
         for turn in range(TURNS):
             with torch.no_grad():
-                made = self.model.generate(**self.inputs(rows, pictures), do_sample=True, top_k=0, top_p=1.0,
-                                           max_new_tokens=TURN, min_new_tokens=TURN, eos_token_id=stop, pad_token_id=stop,
-                                           suppress_tokens=list(self.bench.suppressed))
+                made = self.model.generate(
+                    **self.inputs(rows, pictures),
+                    do_sample=True,
+                    top_k=0,
+                    top_p=1.0,
+                    max_new_tokens=TURN,
+                    min_new_tokens=TURN,
+                    eos_token_id=stop,
+                    pad_token_id=stop,
+                    suppress_tokens=list(self.bench.suppressed),
+                )
             for g in range(MEMBERS):
-                out.turns[g].append(made[g, len(rows[g]):].tolist())
+                out.turns[g].append(made[g, len(rows[g]) :].tolist())
                 assert len(out.turns[g][-1]) == TURN
                 rows[g] = made[g].tolist()
                 if turn < TURNS - 1:
@@ -174,7 +256,8 @@ class Transformers:
         return out
 
     def train(self, sampled: Sampled, advantages: np.ndarray) -> float:
-        """One update on the mean of the members' sequence losses, gradients added up over micro-batches.
+        """One update on the mean of the members' sequence losses, gradients added up over
+        micro-batches.
 
         Returns the largest difference between its log-probs and the sampler's that it was given.
         """
@@ -197,14 +280,23 @@ class Transformers:
             pictures = [[talk.picture, *(p for _, p in talk.responses[g])] for g in members]
             given = self.inputs(rows, pictures)
             # As trl does: logits of the completion alone.
-            logits = self.model(**given, logits_to_keep=len(rows[0]) - start + 1).logits[:, :-1].clone()
+            logits = (
+                self.model(**given, logits_to_keep=len(rows[0]) - start + 1).logits[:, :-1].clone()
+            )
             logits[..., list(self.bench.suppressed)] = float('-inf')
-            picked = torch.log_softmax(logits.float(), -1).gather(-1, given['input_ids'][:, start:, None])[..., 0]
-            mask, before = torch.tensor(own, device=self.device), torch.tensor(old, device=self.device)
+            picked = torch.log_softmax(logits.float(), -1).gather(
+                -1, given['input_ids'][:, start:, None]
+            )[..., 0]
+            mask, before = (
+                torch.tensor(own, device=self.device),
+                torch.tensor(old, device=self.device),
+            )
             picked = torch.where(mask > 0, picked, torch.zeros((), device=self.device))
             gap = max(gap, float(((picked - before) * mask).abs().max().detach()))
             ratio = (((picked - before) * mask).sum(1) / mask.sum(1)).exp()
-            wanted = torch.tensor(advantages[list(members)], dtype=torch.float32, device=self.device)
+            wanted = torch.tensor(
+                advantages[list(members)], dtype=torch.float32, device=self.device
+            )
             loss = -torch.minimum(ratio * wanted, ratio.clamp(0.8, 1.28) * wanted).sum() / MEMBERS
             loss.backward()
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)

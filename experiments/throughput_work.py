@@ -1,4 +1,6 @@
-"""What experiments/throughput.py compares on: a policy, random pictures, and a group's conversation."""
+"""What experiments/throughput.py compares on: a policy, random pictures, and a group's
+conversation.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,28 @@ def small(scale: float = 1.0) -> Setting:
     """A hundred million parameters, 2,170 visual tokens; widths and lengths times `scale`."""
     heads = max(2, 2 * round(6 * scale))
     width = 64 * heads
-    vision = VisionSizes(depth=6, width=32 * heads, mlp_width=64 * heads, heads=heads // 2, out_width=width,
-                         full_attention_blocks=(2, 5))
-    language = LanguageSizes(layers=12, width=width, mlp_width=round(2.75 * width), heads=heads, kv_heads=heads // 2,
-                             vocabulary=8192, mrope_sections=(8, 12, 12), tied_head=True)
+    vision = VisionSizes(
+        depth=6,
+        width=32 * heads,
+        mlp_width=64 * heads,
+        heads=heads // 2,
+        out_width=width,
+        full_attention_blocks=(2, 5),
+    )
+    language = LanguageSizes(
+        layers=12,
+        width=width,
+        mlp_width=round(2.75 * width),
+        heads=heads,
+        kv_heads=heads // 2,
+        vocabulary=8192,
+        mrope_sections=(8, 12, 12),
+        tied_head=True,
+    )
     # The pocket policy's tokenizer, for trl; the rows of the vocabulary behind it are never met.
-    sizes = dataclasses.replace(PolicySizes.from_directory(POCKET), vision=vision, language=language)
+    sizes = dataclasses.replace(
+        PolicySizes.from_directory(POCKET), vision=vision, language=language
+    )
     picture = tuple(28 * max(2, round(side * min(scale, 1.0) / 28)) for side in (1736, 980))
     return Setting(sizes, picture, round(300 * scale), 96, 2, False)
 
@@ -75,7 +93,9 @@ class Pictures:
 
 
 class Conversation(NamedTuple):
-    """The prompt that a group shares and each member's tool responses; the policy's own turns stand between them."""
+    """The prompt that a group shares and each member's tool responses; the policy's own turns stand
+    between them.
+    """
 
     prompt: list[int]
     picture: ImageRef
@@ -97,7 +117,9 @@ class Bench:
         self.preprocessor = Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
         self.pictures, self.random = Pictures(), np.random.default_rng(1)
         self.conversation = self._converse()
-        self.parameters = sum(x.size for x in jax.tree.leaves(nnx.state(abstract_policy(self.sizes), nnx.Param)))
+        self.parameters = sum(
+            x.size for x in jax.tree.leaves(nnx.state(abstract_policy(self.sizes), nnx.Param))
+        )
         self.policy = None
 
     def make_policy(self) -> Policy:
@@ -110,7 +132,11 @@ class Bench:
             self.policy = Policy(self.sizes, nnx.Rngs(0))
             save_policy(self.policy, self.folder, copy_from=POCKET)
             path = self.folder / 'preprocessor_config.json'
-            path.write_text(json.dumps(json.loads(path.read_text()) | {'max_pixels': self.preprocessor.max_pixels}))
+            path.write_text(
+                json.dumps(
+                    json.loads(path.read_text()) | {'max_pixels': self.preprocessor.max_pixels}
+                )
+            )
         return self.policy
 
     def about(self, conversation: Conversation) -> Bench:
@@ -123,7 +149,13 @@ class Bench:
     def suppressed(self) -> tuple[int, ...]:
         """Ids that neither side may sample."""
         sizes = self.sizes
-        return (sizes.image_token, sizes.video_token, sizes.vision_start_token, sizes.vision_end_token, *sizes.end_tokens)
+        return (
+            sizes.image_token,
+            sizes.video_token,
+            sizes.vision_start_token,
+            sizes.vision_end_token,
+            *sizes.end_tokens,
+        )
 
     def _converse(self) -> Conversation:
         picture = self.pictures.draw(self.setting.picture)
@@ -131,7 +163,9 @@ class Bench:
         half, responses = self.setting.response // 2, []
         for _ in range(MEMBERS):
             shown = [self.pictures.draw(RESPONSE_PICTURE) for _ in range(TURNS - 1)]
-            responses.append([([*self._text(half), *self._seen(p), *self._text(half)], p) for p in shown])
+            responses.append(
+                [([*self._text(half), *self._seen(p), *self._text(half)], p) for p in shown]
+            )
         return Conversation(prompt, picture, responses)
 
     def _text(self, count: int) -> list[int]:
@@ -144,5 +178,10 @@ class Bench:
 
     def tokens(self) -> dict[str, int]:
         """How much there is to run."""
-        after = [TURNS * TURN + sum(len(r) for r, _ in member) for member in self.conversation.responses]
-        return {'prompt': len(self.conversation.prompt), 'after it, per trajectory': round(float(np.mean(after)))}
+        after = [
+            TURNS * TURN + sum(len(r) for r, _ in member) for member in self.conversation.responses
+        ]
+        return {
+            'prompt': len(self.conversation.prompt),
+            'after it, per trajectory': round(float(np.mean(after))),
+        }

@@ -3,11 +3,12 @@
     python -m experiments.tool_hostile                  # ten minutes, 50 honest clients
     python -m experiments.tool_hostile --minutes=1
 
-Web, judge and summariser are local stand-ins. For attackers' queries they give hostile pages, snippets, links,
-thumbnails and replies; attackers also upload picture bombs and large files slowly, send responses to judge
-that are made to take long, and half of a request's head, on many connections. Ends with status 1 where a bar is
-not met: 99 % of honest calls below 1 s, none lost or wrong, memory of the server and its workers below 1 GB at
-its highest, and no more descriptors and processes than before, and threads than in the first moments of attack.
+Web, judge and summariser are local stand-ins. For attackers' queries they give hostile pages,
+snippets, links, thumbnails and replies; attackers also upload picture bombs and large files slowly,
+send responses to judge that are made to take long, and half of a request's head, on many
+connections. Ends with status 1 where a bar is not met: 99 % of honest calls below 1 s, none lost or
+wrong, memory of the server and its workers below 1 GB at its highest, and no more descriptors and
+processes than before, and threads than in the first moments of attack.
 
 On a machine with 2 cores, clients and attackers take as much of them as the server does.
 """
@@ -55,7 +56,6 @@ def serve_stand_ins(port_of: multiprocessing.Queue) -> None:
     rng = random.Random(0)
     pages = {str(n): make() for n, make in enumerate(hostile_texts.PAGES.values())}
     bombs = {str(n): make() for n, make in enumerate(picture_bombs.BOMBS.values())}
-    thumbnail = encoded(picture(5), '.jpg')
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = 'HTTP/1.1'
@@ -67,14 +67,24 @@ def serve_stand_ins(port_of: multiprocessing.Queue) -> None:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-            answer = {'/search': self._search, '/lens': self._lens, '/v1/chat/completions': self._reply}[self.path]
+            answer = {
+                '/search': self._search,
+                '/lens': self._lens,
+                '/v1/chat/completions': self._reply,
+            }[self.path]
             self._send(json.dumps(answer(body)).encode(), 'application/json')
 
         def _search(self, body: dict) -> dict:
             if not body['q'].startswith(HOSTILE):
-                result = {'title': body['q'], 'snippet': 'A tower.', 'link': self._address('page/good')}
+                result = {
+                    'title': body['q'],
+                    'snippet': 'A tower.',
+                    'link': self._address('page/good'),
+                }
                 return {'organic': [result]}
-            links = [self._address(f'page/{name}') for name in pages] + list(hostile_texts.LINKS.values())
+            links = [self._address(f'page/{name}') for name in pages] + list(
+                hostile_texts.LINKS.values()
+            )
             snippets = list(hostile_texts.SNIPPETS.values())
             return {'organic': [
                 {'title': rng.choice(snippets)(), 'snippet': rng.choice(snippets)(), 'link': rng.choice(links)}
@@ -82,13 +92,21 @@ def serve_stand_ins(port_of: multiprocessing.Queue) -> None:
             ]}  # fmt: skip
 
         def _lens(self, body: dict) -> dict:
-            places = [self._address(f'bomb/{name}') for name in bombs] + list(hostile_texts.LINKS.values())
-            return {'organic': [{'title': None, 'thumbnailUrl': rng.choice(places)} for _ in range(5)]}
+            places = [self._address(f'bomb/{name}') for name in bombs] + list(
+                hostile_texts.LINKS.values()
+            )
+            return {
+                'organic': [{'title': None, 'thumbnailUrl': rng.choice(places)} for _ in range(5)]
+            }
 
         def _reply(self, body: dict) -> dict:
             hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
             reply = rng.choice(list(hostile_texts.REPLIES.values()))() if hostile else 'Yes'
-            return {'choices': [{'message': {'role': 'assistant', 'content': reply}, 'finish_reason': 'stop'}]}
+            return {
+                'choices': [
+                    {'message': {'role': 'assistant', 'content': reply}, 'finish_reason': 'stop'}
+                ]
+            }
 
         def _address(self, path: str) -> str:
             return f'http://127.0.0.1:{self.server.server_address[1]}/{path}'
@@ -117,7 +135,15 @@ def serve_stand_ins(port_of: multiprocessing.Queue) -> None:
 
 
 # Attacks by name, with how many attackers do each.
-ATTACKERS = {'pages': 4, 'thumbnails': 2, 'pictures': 3, 'judged': 3, 'deep': 1, 'upload': 50, 'heads': 12}
+ATTACKERS = {
+    'pages': 4,
+    'thumbnails': 2,
+    'pictures': 3,
+    'judged': 3,
+    'deep': 1,
+    'upload': 50,
+    'heads': 12,
+}
 
 
 def attack(url: str, seconds: float, names: list[str]) -> None:
@@ -164,12 +190,18 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
                 time.sleep(0.25)
 
     def heads() -> None:
-        """Half a head on each of many connections, a byte now and then; some leave a body unfinished."""
+        """Half a head on each of many connections, a byte now and then; some leave a body
+        unfinished.
+        """
         with contextlib.ExitStack() as stack:
             held = []
             for number in range(100):
                 connection = stack.enter_context(socket.create_connection((host, int(port)), 10))
-                length = b'Content-Type: application/json\r\nContent-Length: 900\r\n\r\n{' if number % 2 else b''
+                length = (
+                    b'Content-Type: application/json\r\nContent-Length: 900\r\n\r\n{'
+                    if number % 2
+                    else b''
+                )
                 connection.sendall(b'POST /judge HTTP/1.1\r\nHost: localhost\r\n' + length)
                 held.append(connection)
             for _ in range(10):
@@ -185,7 +217,9 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
             except (OSError, ValueError, KeyError):
                 time.sleep(0.2)  # turned away, which is right
 
-    attacks = {work.__name__: work for work in (pages, thumbnails, pictures, judged, deep, upload, heads)}
+    attacks = {
+        work.__name__: work for work in (pages, thumbnails, pictures, judged, deep, upload, heads)
+    }
     threads = [
         threading.Thread(target=again, args=(attacks[name],), daemon=True)
         for name in names
@@ -224,7 +258,9 @@ class Honest:
 
     def run(self, clients: int, seconds: float) -> None:
         end = time.monotonic() + seconds
-        threads = [threading.Thread(target=self._client, args=(number, end)) for number in range(clients)]
+        threads = [
+            threading.Thread(target=self._client, args=(number, end)) for number in range(clients)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -239,7 +275,9 @@ class Honest:
             tool, body, right = self._call(rng, f'{number} {call}')
             start = time.monotonic()
             try:
-                answer = session.request('POST' if body else 'GET', f'{self._url}/{tool}', json=body, timeout=60)
+                answer = session.request(
+                    'POST' if body else 'GET', f'{self._url}/{tool}', json=body, timeout=60
+                )
                 good = answer.status_code == 200 and right(answer.json())
                 if not good:
                     self.problems[f'{tool}: {answer.status_code} {answer.text[:120]}'] += 1
@@ -247,19 +285,29 @@ class Honest:
                 self.problems[f'{tool}: {type(error).__name__}'] += 1
             self.seconds[tool].append(time.monotonic() - start)
 
-    def _call(self, rng: random.Random, name: str) -> tuple[str, dict | None, Callable[[dict], bool]]:
+    def _call(
+        self, rng: random.Random, name: str
+    ) -> tuple[str, dict | None, Callable[[dict], bool]]:
         kind = rng.choice(('live', 'crop', 'text_search', 'judge'))
         if kind == 'live':
             return kind, None, lambda answer: answer == {'live': True}
         if kind == 'crop':
             left = rng.uniform(0, 0.5)
             box = [left, 0.1, left + rng.uniform(0.2, 0.5), 0.9]
-            return kind, {'image': self._image['sha256'], 'bbox': box}, lambda answer: answer['height'] == 216
+            return (
+                kind,
+                {'image': self._image['sha256'], 'bbox': box},
+                lambda answer: answer['height'] == 216,
+            )
         if kind == 'text_search':
             query = f'How high is the tower {name}?'
             return kind, {'query': query}, lambda answer: (
                 answer['results'][0]['title'] == query and '330 m' in answer['results'][0]['text'])  # fmt: skip
-        body = {'question': f'Which city {name}?', 'references': ['Paris'], 'response': 'the French capital'}
+        body = {
+            'question': f'Which city {name}?',
+            'references': ['Paris'],
+            'response': 'the French capital',
+        }
         return kind, body, lambda answer: answer['verdict'] is True
 
 
@@ -276,7 +324,9 @@ def family(process: int) -> list[int]:
 
 
 def held(process: int) -> dict[str, int]:
-    """Bytes of memory (shared ones divided), descriptors, threads and processes of a process and its own."""
+    """Bytes of memory (shared ones divided), descriptors, threads and processes of a process and
+    its own.
+    """
     sums = Counter({'bytes': 0, 'descriptors': 0, 'threads': 0, 'processes': 0})
     for member in family(process):
         with contextlib.suppress(OSError):
@@ -319,12 +369,20 @@ def show(title: str, honest: Honest) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--minutes', type=float, default=10.0)
     parser.add_argument('--clients', type=int, default=50)
-    parser.add_argument('--pause_s', type=float, default=1.0, help='mean time between two calls of a client')
-    parser.add_argument('--warm_s', type=float, default=20.0, help='of attack before anything is counted')
-    parser.add_argument('--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS), help='only these')
+    parser.add_argument(
+        '--pause_s', type=float, default=1.0, help='mean time between two calls of a client'
+    )
+    parser.add_argument(
+        '--warm_s', type=float, default=20.0, help='of attack before anything is counted'
+    )
+    parser.add_argument(
+        '--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS), help='only these'
+    )
     options = parser.parse_args()
     os.environ['SERPER_API_KEY'] = 'k'
     ports: multiprocessing.Queue = multiprocessing.Queue()
@@ -335,7 +393,9 @@ def main() -> int:
     serper = {'backend': 'serper', 'base_url': web, 'allow_private_pages': True, 'limits': limits}
     config = {
         'deadline_s': 30,
-        'images': {'decoded_bytes': 128 * 2**20},  # without it, pictures alone may take half of the memory
+        'images': {
+            'decoded_bytes': 128 * 2**20
+        },  # without it, pictures alone may take half of the memory
         'text_search': serper | {'summariser': 'extractive'},
         'image_search': serper | {'public_url': 'https://tools.example'},
         'judge': {'backend': 'openai', 'base_url': web + '/v1', 'model': 'm', 'limits': limits},
@@ -358,14 +418,19 @@ def main() -> int:
         after = held(process)
         p99 = show('under attack:', honest)
         count, lost = sum(map(len, honest.seconds.values())), sum(honest.problems.values())
-        print(f'honest calls: {count}, 99th percentile {p99:.2f} s (bar {P99_S:g} s), lost or wrong {lost} (bar 0)')
+        print(
+            f'honest calls: {count}, 99th percentile {p99:.2f} s (bar {P99_S:g} s), lost or wrong {lost} (bar 0)'
+        )
         for problem, times in honest.problems.most_common(5):
             print(f'  {times} × {problem}')
         most = max(memory, key=lambda sample: sample['bytes'])
         print(f'memory: highest {most["bytes"] / 1e6:.0f} MB (bar {MOST_BYTES / 1e6:.0f} MB), '
-              f'{most["server_bytes"] / 1e6:.0f} MB of them the server itself, with {most["processes"] - 1} workers')  # fmt: skip
+              f'{most["server_bytes"] / 1e6:.0f} MB of them the server itself, with {most["processes"] - 1} workers')  # fmt: skip  # noqa: E501
         names = ('descriptors', 'threads', 'processes')
-        print('before and after: ' + ', '.join(f'{name} {before[name]} and {after[name]}' for name in names))
+        print(
+            'before and after: '
+            + ', '.join(f'{name} {before[name]} and {after[name]}' for name in names)
+        )
         left = any(after[name] > before[name] + SPARE for name in names)
         alive = server.alive()
     services.terminate()

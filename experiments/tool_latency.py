@@ -2,8 +2,8 @@
 
     python experiments/tool_latency.py            # half a minute, one core for each of server and client
 
-Every request is a new one (no answer comes from the cache). The picture is a 3840×2160 JPEG of the pocket
-world. Ends with status 1 where a bar is missed.
+Every request is a new one (no answer comes from the cache). The picture is a 3840×2160 JPEG of the
+pocket world. Ends with status 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sensesearch_jax.pocket.world.scenes import Renderer, sample_scene
 from tools_server.launch import ToolServer
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'
-# Longest median allowed on two cores, in milliseconds: crops of a 4K picture, searches in 41,718 passages and
-# in 401 pictures.
+# Longest median allowed on two cores, in milliseconds: crops of a 4K picture, searches in 41,718
+# passages and in 401 pictures.
 BARS_MS = {'crop': 50, 'crop of half a 4K': 50, 'text search': 15, 'image search in a crop': 60,
            'image search in 4K': 60}  # fmt: skip
 
@@ -50,13 +50,18 @@ def main() -> int:
             raise SystemExit(f'{name} failed: {result.message}')
         return result
 
-    with tempfile.TemporaryDirectory() as workdir, ToolServer.start(arguments.config, workdir) as server:
+    with (
+        tempfile.TemporaryDirectory() as workdir,
+        ToolServer.start(arguments.config, workdir) as server,
+    ):
         client = ToolClient(server.url)
         flags = [entity for entity in files.entities.values() if entity.kind == 'flag']
         pictures = []
         for _ in range(6):
             buffer = io.BytesIO()
-            renderer.render(sample_scene(rng, flags, 'map', 6, (90, 220))).save(buffer, 'JPEG', quality=92)
+            renderer.render(sample_scene(rng, flags, 'map', 6, (90, 220))).save(
+                buffer, 'JPEG', quality=92
+            )
             pictures.append(buffer.getvalue())
         originals = [measure('upload, new', client.upload, data) for data in pictures]
         for data in pictures:
@@ -80,7 +85,9 @@ def main() -> int:
         p50, p95 = np.quantile(values, (0.5, 0.95))
         bar = BARS_MS.get(name)
         missed |= bar is not None and p50 > bar
-        print(f'{name:26}{len(values):5}{p50:9.1f}{p95:9.1f}{"" if bar is None else f"{bar:10.0f}"}')
+        print(
+            f'{name:26}{len(values):5}{p50:9.1f}{p95:9.1f}{"" if bar is None else f"{bar:10.0f}"}'
+        )
     return int(missed)
 
 

@@ -3,12 +3,13 @@
     python -m experiments.tool_load                             # 10,000 mixed, 64 clients, 30 % faults
     python -m experiments.tool_load --requests=300 --each=40    # a small one
 
-Text search and judge ask local stand-ins (a retriever, an OpenAI-compatible server) that fail in a share of
-calls: too slow, status 500 or 429, half an answer, nonsense. Crop and image search fail by their callers:
-boxes out of range, unknown images. Every request is a new one, for image search in a crop that is cut before
-the clock starts. The answers of all other tools tell which request they answer, so that one lost, doubled or
-given to another is seen. Ends with status 1 where a bar is not met: every request answered or failed with a
-kind, none more than 0.5 s beyond its deadline, memory flat.
+Text search and judge ask local stand-ins (a retriever, an OpenAI-compatible server) that fail in a
+share of calls: too slow, status 500 or 429, half an answer, nonsense. Crop and image search fail by
+their callers: boxes out of range, unknown images. Every request is a new one, for image search in a
+crop that is cut before the clock starts. The answers of all other tools tell which request they
+answer, so that one lost, doubled or given to another is seen. Ends with status 1 where a bar is not
+met: every request answered or failed with a kind, none more than 0.5 s beyond its deadline, memory
+flat.
 
 On a machine with 2 cores the clients take as much of them as the server does.
 """
@@ -37,7 +38,9 @@ from PIL import Image
 
 from tools_server.launch import ToolServer
 
-GALLERY = Path(__file__).parents[1] / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'gallery.jsonl'
+GALLERY = (
+    Path(__file__).parents[1] / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'gallery.jsonl'
+)
 SHARES = {'text_search': 0.4, 'judge': 0.3, 'crop': 0.25, 'image_search': 0.05}
 GRACE_S = 0.5
 BINARY = {'Content-Type': 'application/octet-stream'}
@@ -45,7 +48,9 @@ KINDS = ('caller', 'refused', 'timeout', 'unavailable')
 
 
 def serve_stand_ins(port_of: multiprocessing.Queue, share: float, slow_s: float) -> None:
-    """A retriever and a judge that fail in a share of calls; runs in a process of its own until it is ended."""
+    """A retriever and a judge that fail in a share of calls; runs in a process of its own until it
+    is ended.
+    """
     rng = random.Random(0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,7 +59,11 @@ def serve_stand_ins(port_of: multiprocessing.Queue, share: float, slow_s: float)
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
             answer = json.dumps(self._right(body)).encode()
-            fault = rng.choice(('slow', '500', '429', 'half', 'nonsense')) if rng.random() < share else None
+            fault = (
+                rng.choice(('slow', '500', '429', 'half', 'nonsense'))
+                if rng.random() < share
+                else None
+            )
             if fault == 'slow':
                 time.sleep(slow_s)
             status = int(fault) if fault in ('500', '429') else 200
@@ -67,10 +76,18 @@ def serve_stand_ins(port_of: multiprocessing.Queue, share: float, slow_s: float)
 
         def _right(self, body: dict) -> dict:
             if self.path == '/retrieve':
-                return {'result': [[{'document': {'contents': f'{body["queries"][0]}\na text'}, 'score': 1.0}]]}
+                return {
+                    'result': [
+                        [{'document': {'contents': f'{body["queries"][0]}\na text'}, 'score': 1.0}]
+                    ]
+                }
             number = int(json.loads(body['messages'][1]['content'])['response'].rpartition(' ')[2])
             reply = 'Yes' if number % 2 else 'No'
-            return {'choices': [{'message': {'role': 'assistant', 'content': reply}, 'finish_reason': 'stop'}]}
+            return {
+                'choices': [
+                    {'message': {'role': 'assistant', 'content': reply}, 'finish_reason': 'stop'}
+                ]
+            }
 
         def handle(self) -> None:
             try:
@@ -128,7 +145,9 @@ class Load:
         """One request per entry of `tools`, numbered from `first`; crops to search in are cut now."""
         return [self._call(number, tool) for number, tool in enumerate(tools, first)]
 
-    def run(self, calls: list[Call], clients: int, watch=lambda: None) -> tuple[list[Outcome], float]:
+    def run(
+        self, calls: list[Call], clients: int, watch=lambda: None
+    ) -> tuple[list[Outcome], float]:
         """Sends the requests, `watch` is called now and then; returns outcomes and seconds in all."""
         waiting: queue.SimpleQueue = queue.SimpleQueue()
         for call in calls:
@@ -161,7 +180,10 @@ class Load:
         start = time.perf_counter()
         try:
             answer = session.post(
-                f'{self._url}/{call.tool}', json=call.body, headers=headers, timeout=self._deadline_s + 10
+                f'{self._url}/{call.tool}',
+                json=call.body,
+                headers=headers,
+                timeout=self._deadline_s + 10,
             )
             content = answer.json()
         except (requests.RequestException, ValueError):
@@ -169,16 +191,24 @@ class Load:
         seconds = time.perf_counter() - start
         if answer.status_code == 200:
             return Outcome(call.tool, 'ok' if call.right(content) else 'wrong', seconds)
-        return Outcome(call.tool, content['kind'] if content.get('kind') in KINDS else 'lost', seconds)
+        return Outcome(
+            call.tool, content['kind'] if content.get('kind') in KINDS else 'lost', seconds
+        )
 
     def _call(self, number: int, tool: str) -> Call:
         rng = np.random.default_rng(number)
         wrong = bool(rng.random() < self._faults)
         if tool == 'text_search':
             query = f'query {number}'
-            return Call(tool, {'query': query}, lambda a: [r['title'] for r in a['results']] == [query])
+            return Call(
+                tool, {'query': query}, lambda a: [r['title'] for r in a['results']] == [query]
+            )
         if tool == 'judge':
-            body = {'question': f'q {number}', 'references': ['none of these'], 'response': f'response {number}'}
+            body = {
+                'question': f'q {number}',
+                'references': ['none of these'],
+                'response': f'response {number}',
+            }
             return Call(tool, body, lambda a: a['verdict'] is bool(number % 2))
         if tool == 'crop':
             width = 100 + number % 1000  # with the height, different for each of a million numbers
@@ -188,7 +218,9 @@ class Load:
             box = [*low, *(high + 5 if wrong else high)]
             body = {'image': self._image['sha256'], 'bbox': box}
             return Call(
-                tool, body, lambda a: abs(a['width'] - width) <= 1 and abs(a['height'] - height) <= 1
+                tool,
+                body,
+                lambda a: abs(a['width'] - width) <= 1 and abs(a['height'] - height) <= 1,
             )
         image = 'f' * 64 if wrong else self._part(rng)
         return Call(tool, {'image': image}, lambda a: len(a['results']) <= 5)
@@ -211,14 +243,23 @@ def show(name: str, outcomes: list[Outcome], seconds: float) -> None:
     if not outcomes:
         return
     p50, p99 = np.quantile([1e3 * o.seconds for o in outcomes], (0.5, 0.99))
-    counts = ', '.join(f'{kind} {n}' for kind, n in sorted(Counter(o.outcome for o in outcomes).items()))
-    print(f'{name:28}{len(outcomes):7}{len(outcomes) / seconds:9.0f}{p50:9.1f}{p99:9.1f}   {counts}', flush=True)
+    counts = ', '.join(
+        f'{kind} {n}' for kind, n in sorted(Counter(o.outcome for o in outcomes).items())
+    )
+    print(
+        f'{name:28}{len(outcomes):7}{len(outcomes) / seconds:9.0f}{p50:9.1f}{p99:9.1f}   {counts}',
+        flush=True,
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--requests', type=int, default=10_000, help='mixed ones, with faults')
-    parser.add_argument('--each', type=int, default=600, help='of each tool alone, without and with faults')
+    parser.add_argument(
+        '--each', type=int, default=600, help='of each tool alone, without and with faults'
+    )
     parser.add_argument('--clients', type=int, default=64)
     parser.add_argument('--faults', type=float, default=0.3)
     parser.add_argument('--deadline_s', type=float, default=5.0)
@@ -231,7 +272,9 @@ def main() -> int:
     failed = False
     for faults in (0.0, options.faults):
         with running(faults, options.deadline_s) as url:
-            image = requests.post(url + '/images', data=picture.getvalue(), headers=BINARY, timeout=30).json()
+            image = requests.post(
+                url + '/images', data=picture.getvalue(), headers=BINARY, timeout=30
+            ).json()
             load, first = Load(url, image, options.deadline_s, faults), 0
             for tool in SHARES:
                 calls = load.calls([tool] * options.each, first)
@@ -260,7 +303,9 @@ def mixed(load: Load, url: str, first: int, options: argparse.Namespace) -> bool
     failed = len(outcomes) != len(calls) or not len(outcomes) - refused <= counted <= len(outcomes)
     if len(used) >= 4:
         start, end = np.median(used[: len(used) // 4]), np.median(used[-(len(used) // 4) :])
-        print(f'memory of the server: {start:.0f} MiB in the first quarter, {end:.0f} MiB in the last')
+        print(
+            f'memory of the server: {start:.0f} MiB in the first quarter, {end:.0f} MiB in the last'
+        )
         failed |= bool(end > 1.1 * start + 20)
     return bad(outcomes, options.deadline_s) or failed
 
@@ -290,7 +335,9 @@ class running:
     def __enter__(self) -> str:
         ports: multiprocessing.Queue = multiprocessing.Queue()
         arguments = ports, self._faults, self._deadline_s + 2
-        self._services = multiprocessing.Process(target=serve_stand_ins, args=arguments, daemon=True)
+        self._services = multiprocessing.Process(
+            target=serve_stand_ins, args=arguments, daemon=True
+        )
         self._services.start()
         url = f'http://127.0.0.1:{ports.get()}'
         self._folder = tempfile.TemporaryDirectory()

@@ -2,8 +2,8 @@
 
     python -m experiments.tool_memory            # a minute, two cores
 
-Sixteen callers; pictures are 4K JPEG files of the pocket world. Ends with status 1 where more than 600 MiB are resident at
-the end.
+Sixteen callers; pictures are 4K JPEG files of the pocket world. Ends with status 1 where more than
+600 MiB are resident at the end.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def scenes(count: int) -> list[bytes]:
 def resident_mib(process: int) -> tuple[float, float]:
     """Memory of a process now and at most so far."""
     status = Path(f'/proc/{process}/status').read_text()
-    now, most = (int(re.search(rf'{name}:\s+(\d+)', status).group(1)) / 1024 for name in ('VmRSS', 'VmHWM'))
+    now, most = (
+        int(re.search(rf'{name}:\s+(\d+)', status).group(1)) / 1024 for name in ('VmRSS', 'VmHWM')
+    )
     return now, most
 
 

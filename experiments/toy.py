@@ -1,10 +1,12 @@
-"""The command line with a toy policy, whose turns are taken for actions by chance, so that its tools are called.
+"""The command line with a toy policy, whose turns are taken for actions by chance, so that its
+tools are called.
 
     python -m experiments.toy --config=configs/rl.py --workdir=runs/toy --config.policy=DIR …
 
-A random policy writes nothing that parses and earns nothing, and where all fail alike nothing is learned. Here action and
-reward follow from the very tokens that were sampled, as in a real run. `write_toy_policy` makes such a policy: for runs
-of many steps, and runs that are killed, in seconds.
+A random policy writes nothing that parses and earns nothing, and where all fail alike nothing is
+learned. Here action and reward follow from the very tokens that were sampled, as in a real run.
+`write_toy_policy` makes such a policy: for runs of many steps, and runs that are killed, in
+seconds.
 """
 
 from __future__ import annotations
@@ -43,12 +45,22 @@ TURN = (
 def write_toy_policy(folder: Path) -> None:
     """One layer of width 32 with random weights; pictures become at most 12 visual tokens."""
     config = runpy.run_path(str(CONFIGS / 'base.py'))['get_config']()
-    config.language.update(layers=1, width=32, mlp_width=32, heads=2, kv_heads=1, vocabulary=640,
-                           mrope_sections=(2, 2, 4))
+    config.language.update(
+        layers=1,
+        width=32,
+        mlp_width=32,
+        heads=2,
+        kv_heads=1,
+        vocabulary=640,
+        mrope_sections=(2, 2, 4),
+    )
     config.vision.update(depth=1, width=16, mlp_width=16, heads=1, full_attention_blocks=(0,))
     config.max_pixels = 28 * 28 * 12
+
     # In the place of the pocket tokenizer, whose training reads the whole corpus.
-    quick = lambda folder, pages, vocabulary: train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, vocabulary)
+    def quick(folder, pages, vocabulary):
+        return train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, vocabulary)
+
     with mock.patch.object(pretraining, 'write_tokenizer', quick):
         pretraining.write_untrained(folder, config, pages=None)
 

@@ -1,11 +1,13 @@
-"""The programs of a config, compiled ahead of time for TPUs that are not here: do they fit, and what binds?
+"""The programs of a config, compiled ahead of time for TPUs that are not here: do they fit, and
+what binds?
 
     python -m experiments.tpu_memory --config=configs/sft_7b.py --topology=v5e:8x8
 
-For the config's stage (`sft` or `rl`), mesh, remat policy and type: memory per device against its limit, compile time,
-FLOPs counted by hand and by the compiler, bytes that collectives bring in, and the time that published peak rates do not
-let the program beat, with what binds. RL has the sampler's prefill and decode too. A program that does not fit is
-reported with what to change, and the exit status is 1. Needs the extra `tpu` (the compiler alone, no TPU).
+For the config's stage (`sft` or `rl`), mesh, remat policy and type: memory per device against its
+limit, compile time, FLOPs counted by hand and by the compiler, bytes that collectives bring in, and
+the time that published peak rates do not let the program beat, with what binds. RL has the
+sampler's prefill and decode too. A program that does not fit is reported with what to change, and
+the exit status is 1. Needs the extra `tpu` (the compiler alone, no TPU).
 """
 
 from __future__ import annotations
@@ -33,20 +35,44 @@ from sensesearch_jax.model.config import RELEASED, PolicySizes
 
 # The program's own: who imports this file, as the tests do, has flags of another program.
 FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
-CONFIG = config_flags.DEFINE_config_file('config', 'configs/sft_7b.py', 'A config with a stage sft or rl.', flag_values=FLAGS)
-TOPOLOGY = flags.DEFINE_string('topology', 'v5e:8x8', 'Kind and shape of the slice, as v5e:8x8 or v5p:4x4x4.', flag_values=FLAGS)
-SIZE = flags.DEFINE_enum('size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS)
-LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than the policy has, to try; 0 keeps all.', flag_values=FLAGS)
-PROMPT = flags.DEFINE_integer('prompt', 10_580, 'Prompt tokens of a row: a 4K picture and its question.', flag_values=FLAGS)
+CONFIG = config_flags.DEFINE_config_file(
+    'config', 'configs/sft_7b.py', 'A config with a stage sft or rl.', flag_values=FLAGS
+)
+TOPOLOGY = flags.DEFINE_string(
+    'topology',
+    'v5e:8x8',
+    'Kind and shape of the slice, as v5e:8x8 or v5p:4x4x4.',
+    flag_values=FLAGS,
+)
+SIZE = flags.DEFINE_enum(
+    'size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS
+)
+LAYERS = flags.DEFINE_integer(
+    'layers', 0, 'Fewer decoder layers than the policy has, to try; 0 keeps all.', flag_values=FLAGS
+)
+PROMPT = flags.DEFINE_integer(
+    'prompt', 10_580, 'Prompt tokens of a row: a 4K picture and its question.', flag_values=FLAGS
+)
 VISUAL = flags.DEFINE_integer('visual', 10_549, 'Visual tokens of a row.', flag_values=FLAGS)
-SUFFIX = flags.DEFINE_integer('suffix', 16_000, 'Tokens of one trajectory after the prompt.', flag_values=FLAGS)
-PARTS = flags.DEFINE_multi_enum('part', ['training', 'sampling'], ['training', 'sampling'],
-                                'Which programs; an SFT config has no sampling.', flag_values=FLAGS)
-RESULTS = flags.DEFINE_string('results', '', 'A file to which each program adds a line of JSON.', flag_values=FLAGS)
+SUFFIX = flags.DEFINE_integer(
+    'suffix', 16_000, 'Tokens of one trajectory after the prompt.', flag_values=FLAGS
+)
+PARTS = flags.DEFINE_multi_enum(
+    'part',
+    ['training', 'sampling'],
+    ['training', 'sampling'],
+    'Which programs; an SFT config has no sampling.',
+    flag_values=FLAGS,
+)
+RESULTS = flags.DEFINE_string(
+    'results', '', 'A file to which each program adds a line of JSON.', flag_values=FLAGS
+)
 
 
 class Chip(NamedTuple):
-    """Published, per device as jax counts them: bfloat16 FLOP/s, bytes/s of memory and into it by links, memory."""
+    """Published, per device as jax counts them: bfloat16 FLOP/s, bytes/s of memory and into it by
+    links, memory.
+    """
 
     flops: float
     memory: float
@@ -55,17 +81,28 @@ class Chip(NamedTuple):
 
 
 GIB = 2.0**30
-VERSIONS = ', '.join(f'{name} {d.version}' for name in ('jax', 'libtpu') for d in metadata.distributions(name=name))
-# cloud.google.com/tpu/docs: v5e, v5p, v6e, tpu7x. A chip of tpu7x is two devices, each with half of its rates.
-CHIPS = {'v5e': Chip(197e12, 819e9, 200e9, 16 * GIB), 'v5p': Chip(459e12, 2765e9, 600e9, 95 * GIB),
-         'v6e': Chip(918e12, 1640e9, 448e9, 32 * GIB), 'tpu7x': Chip(2307e12 / 2, 7380e9 / 2, 600e9 / 2, 96 * GIB)}
-ADVICE = {'training': "take fewer rows (micro_batch), remat 'full', more devices along mesh.fsdp, or a larger "
-                      'mesh.tensor',
-          'sampling': 'take fewer rollout.groups, a smaller rollout.suffix_capacity, or a larger mesh.tensor'}
+VERSIONS = ', '.join(
+    f'{name} {d.version}' for name in ('jax', 'libtpu') for d in metadata.distributions(name=name)
+)
+# cloud.google.com/tpu/docs: v5e, v5p, v6e, tpu7x. A chip of tpu7x is two devices, each with half of
+# its rates.
+CHIPS = {
+    'v5e': Chip(197e12, 819e9, 200e9, 16 * GIB),
+    'v5p': Chip(459e12, 2765e9, 600e9, 95 * GIB),
+    'v6e': Chip(918e12, 1640e9, 448e9, 32 * GIB),
+    'tpu7x': Chip(2307e12 / 2, 7380e9 / 2, 600e9 / 2, 96 * GIB),
+}
+ADVICE = {
+    'training': "take fewer rows (micro_batch), remat 'full', more devices along mesh.fsdp, or a larger "
+    'mesh.tensor',
+    'sampling': 'take fewer rollout.groups, a smaller rollout.suffix_capacity, or a larger mesh.tensor',
+}
 
 
 def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
-    """Compiles one program: what it needs, moves and cannot beat; without these where it does not fit."""
+    """Compiles one program: what it needs, moves and cannot beat; without these where it does not
+    fit.
+    """
     began = time.monotonic()
     try:
         compiled, text = compiled_with_text(program.lowered)
@@ -74,48 +111,88 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
             raise
         used = re.search(r'[Uu]sed ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
         how = f' ({used[1]} of {used[2]})' if used else ''
-        return {'program': program.name, 'fits': False, 'sentence': f'does not fit{how}: {ADVICE[part]}.'}
-    seconds, memory, cost = time.monotonic() - began, compiled.memory_analysis(), compiled.cost_analysis() or {}
+        return {
+            'program': program.name,
+            'fits': False,
+            'sentence': f'does not fit{how}: {ADVICE[part]}.',
+        }
+    seconds, memory, cost = (
+        time.monotonic() - began,
+        compiled.memory_analysis(),
+        compiled.cost_analysis() or {},
+    )
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = held + memory.temp_size_in_bytes + program.beside
     moved, unknown = collectives(text, program.steps)
-    times = {'compute': program.flops / chip.flops, 'memory': (held + program.weights) / chip.memory,
-             'network': sum(moved.values()) / chip.network}
-    return {'program': program.name, 'fits': total <= chip.size, 'arguments': held, 'temporaries':
-            memory.temp_size_in_bytes, 'beside': program.beside, 'total': total, 'limit': chip.size,
-            'compile_s': seconds, 'flops': program.flops, 'compiler_flops': cost.get('flops', 0.0), 'moved': dict(moved),
-            'unknown_loops': unknown, 'least_s': times, 'binds': max(times, key=times.get),
-            'sentence': 'fits.' if total <= chip.size else
-            f'does not fit beside what else is held ({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.'}
+    times = {
+        'compute': program.flops / chip.flops,
+        'memory': (held + program.weights) / chip.memory,
+        'network': sum(moved.values()) / chip.network,
+    }
+    return {
+        'program': program.name,
+        'fits': total <= chip.size,
+        'arguments': held,
+        'temporaries': memory.temp_size_in_bytes,
+        'beside': program.beside,
+        'total': total,
+        'limit': chip.size,
+        'compile_s': seconds,
+        'flops': program.flops,
+        'compiler_flops': cost.get('flops', 0.0),
+        'moved': dict(moved),
+        'unknown_loops': unknown,
+        'least_s': times,
+        'binds': max(times, key=times.get),
+        'sentence': 'fits.'
+        if total <= chip.size
+        else f'does not fit beside what else is held ({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.',
+    }
 
 
 def compiled_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-    """The compiled program and its text as the compiler writes it: jaxlib cannot read back all that a newer one made."""
+    """The compiled program and its text as the compiler writes it: jaxlib cannot read back all that
+    a newer one made.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        compiled = lowered.compile(compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True})
+        compiled = lowered.compile(
+            compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+        )
         written = [path.read_text() for path in Path(folder).glob('*.after_optimizations.txt')]
-        return compiled, written[0] if written else compiled.as_text()  # none where it comes from a compilation cache
+        return compiled, written[
+            0
+        ] if written else compiled.as_text()  # none where it comes from a compilation cache
 
 
 def shown(found: dict[str, Any]) -> str:
     """A program's lines for a terminal."""
     if 'total' not in found:
         return f'{found["program"]}: {found["sentence"]}'
-    g = lambda name: f'{found[name] / GIB:.2f}'
+
+    def g(name):
+        return f'{found[name] / GIB:.2f}'
+
     moved = in_words(found['moved'])
     least = ', '.join(f'{what} {1e3 * t:.1f} ms' for what, t in found['least_s'].items())
-    loops = f' ({found["unknown_loops"]} loops of unknown length counted once)' if found['unknown_loops'] else ''
-    return (f'{found["program"]}: {g("total")} of {g("limit")} GiB per device (arguments and results {g("arguments")}, '
-            f'temporaries {g("temporaries")}, held beside {g("beside")}); compiled in {found["compile_s"]:.0f} s\n'
-            f'  {found["sentence"]} FLOPs per device: by hand {found["flops"]:.2e}, by the compiler, which counts a '
-            f'loop\'s body once, {found["compiler_flops"]:.2e}\n'
-            f'  collectives bring in: {moved}{loops}\n  at least {least}; {found["binds"]} binds')
+    loops = (
+        f' ({found["unknown_loops"]} loops of unknown length counted once)'
+        if found['unknown_loops']
+        else ''
+    )
+    return (
+        f'{found["program"]}: {g("total")} of {g("limit")} GiB per device (arguments and results {g("arguments")}, '
+        f'temporaries {g("temporaries")}, held beside {g("beside")}); compiled in {found["compile_s"]:.0f} s\n'
+        f'  {found["sentence"]} FLOPs per device: by hand {found["flops"]:.2e}, by the compiler, which counts a '
+        f"loop's body once, {found['compiler_flops']:.2e}\n"
+        f'  collectives bring in: {moved}{loops}\n  at least {least}; {found["binds"]} binds'
+    )
 
 
 def fewer(sizes: PolicySizes, layers: int) -> PolicySizes:
     """The same policy with so many layers; with all of them for 0."""
-    return dataclasses.replace(sizes, language=dataclasses.replace(sizes.language, layers=layers or
-                                                                   sizes.language.layers))
+    return dataclasses.replace(
+        sizes, language=dataclasses.replace(sizes.language, layers=layers or sizes.language.layers)
+    )
 
 
 def main(_: list[str]) -> None:
@@ -123,27 +200,45 @@ def main(_: list[str]) -> None:
     stage = next((name for name in ('sft', 'rl') if name in config), None)
     kind, _, shape = TOPOLOGY.value.partition(':')
     if stage is None or kind not in CHIPS:
-        raise SystemExit(f'The config needs a stage sft or rl, and --topology a kind of {", ".join(CHIPS)}.')
+        raise SystemExit(
+            f'The config needs a stage sft or rl, and --topology a kind of {", ".join(CHIPS)}.'
+        )
     # The compiler must not look for a TPU, nor ask the network what machine this is.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     try:
         devices = topologies.get_topology_desc(f'{kind}:{shape}', 'tpu').devices
     except (RuntimeError, ImportError) as error:
-        raise SystemExit(f'No TPU compiler, or no such slice ({error}); pip install -e ".[tpu]".') from None
-    sizes, lengths = fewer(RELEASED[SIZE.value], LAYERS.value), Lengths(PROMPT.value, VISUAL.value, SUFFIX.value)
+        raise SystemExit(
+            f'No TPU compiler, or no such slice ({error}); pip install -e ".[tpu]".'
+        ) from None
+    sizes, lengths = (
+        fewer(RELEASED[SIZE.value], LAYERS.value),
+        Lengths(PROMPT.value, VISUAL.value, SUFFIX.value),
+    )
     fits = True
     for part in PARTS.value if stage == 'rl' else ['training']:
-        words, programs = {'training': training, 'sampling': sampling}[part](config, stage, sizes, lengths, devices)
-        print(f'{SIZE.value}, {sizes.language.layers} layers, {TOPOLOGY.value} ({len(devices)} devices), {VERSIONS}: {words}',
-              flush=True)
+        words, programs = {'training': training, 'sampling': sampling}[part](
+            config, stage, sizes, lengths, devices
+        )
+        print(
+            f'{SIZE.value}, {sizes.language.layers} layers, {TOPOLOGY.value} ({len(devices)} devices), {VERSIONS}: {words}',  # noqa: E501
+            flush=True,
+        )
         for program in programs:
             found = measured(program, part, CHIPS[kind])
             fits &= found['fits']
             print(shown(found), flush=True)
             if RESULTS.value:
-                record = {'config': Path(config_flags.get_config_filename(FLAGS['config'])).stem, 'what': words,
-                          'topology': TOPOLOGY.value, 'size': SIZE.value, 'layers': sizes.language.layers,
-                          'date': datetime.date.today().isoformat(), 'compiler': VERSIONS, **found}
+                record = {
+                    'config': Path(config_flags.get_config_filename(FLAGS['config'])).stem,
+                    'what': words,
+                    'topology': TOPOLOGY.value,
+                    'size': SIZE.value,
+                    'layers': sizes.language.layers,
+                    'date': datetime.date.today().isoformat(),
+                    'compiler': VERSIONS,
+                    **found,
+                }
                 with Path(RESULTS.value).open('a') as file:
                     file.write(json.dumps(record) + '\n')
     sys.exit(not fits)

@@ -38,53 +38,111 @@ class Program(NamedTuple):
     steps: int = 0  # how often a loop runs whose end the data decide, at most
 
 
-def training(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Lengths,
-             devices: Sequence[jax.Device]) -> tuple[str, list[Program]]:
+def training(
+    config: ConfigDict,
+    stage: str,
+    sizes: PolicySizes,
+    lengths: Lengths,
+    devices: Sequence[jax.Device],
+) -> tuple[str, list[Program]]:
     """A micro-batch's gradient and the update of an SFT or RL step, and in words what they work on."""
     settings, mesh = config[stage], make_mesh(config.mesh, devices)
     rows, members = settings.micro_batch, settings.get('members', 1)
     policy = abstract_policy(sizes)
-    learner = Learner(policy, make_optimizer(settings, 1), objective=make_objective(settings) if stage == 'rl' else None,
-                      suppressed=np.zeros(sizes.language.vocabulary, bool), remat=settings.remat, mesh=mesh,
-                      dtype=settings.dtype)
-    lengths = Lengths(bucket(lengths.prompt - 1, PROMPT_STEP, FINE), bucket(lengths.visual, FEATURE_STEP * members),
-                      bucket(lengths.suffix + 1, SUFFIX_STEP, FINE))
-    number = lambda *n, dtype=np.float32: jax.ShapeDtypeStruct(n, dtype)
-    reference = number(rows, members, lengths.suffix - 1) if settings.get('kl_coefficient') else None
-    targets = None if stage == 'sft' else PolicyTargets(number(rows, members), number(rows, members, dtype=bool),
-                                                        reference)
+    learner = Learner(
+        policy,
+        make_optimizer(settings, 1),
+        objective=make_objective(settings) if stage == 'rl' else None,
+        suppressed=np.zeros(sizes.language.vocabulary, bool),
+        remat=settings.remat,
+        mesh=mesh,
+        dtype=settings.dtype,
+    )
+    lengths = Lengths(
+        bucket(lengths.prompt - 1, PROMPT_STEP, FINE),
+        bucket(lengths.visual, FEATURE_STEP * members),
+        bucket(lengths.suffix + 1, SUFFIX_STEP, FINE),
+    )
+
+    def number(*n, dtype=np.float32):
+        return jax.ShapeDtypeStruct(n, dtype)
+
+    reference = (
+        number(rows, members, lengths.suffix - 1) if settings.get('kl_coefficient') else None
+    )
+    targets = (
+        None
+        if stage == 'sft'
+        else PolicyTargets(number(rows, members), number(rows, members, dtype=bool), reference)
+    )
     batch = group_batch(sizes, rows, members, lengths)
     if settings.get('pack_step'):
-        run, places = bucket(members * lengths.suffix, settings.pack_step, FINE), members * lengths.suffix
-        number_of = lambda n: jax.ShapeDtypeStruct((rows, n), np.int32)
+        run, places = (
+            bucket(members * lengths.suffix, settings.pack_step, FINE),
+            members * lengths.suffix,
+        )
+
+        def number_of(n):
+            return jax.ShapeDtypeStruct((rows, n), np.int32)
+
         batch = batch._replace(packing=Packing(number_of(run), number_of(places)))
     programs = learner.lower(batch, targets)
     held, moments = per_device(learner.parameters), per_device(learner.moments)
-    whole_batch = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
-    beside = moments + held * (whole_batch > rows) + held * (reference is not None)  # a sum of gradients, a reference
+    whole_batch = (
+        settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
+    )
+    beside = (
+        moments + held * (whole_batch > rows) + held * (reference is not None)
+    )  # a sum of gradients, a reference
     whole = held * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
-    words = (f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
-             + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items()))
+    words = (
+        f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
+        + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items())
+    )
     return words, [
-        Program(f'{stage} gradient', programs['gradient'], forward_flops(sizes, rows, members, lengths) * 3 / mesh.size,
-                passes * whole, beside),
-        Program(f'{stage} update', programs['update'], 0.0, 0.0, held * (reference is not None))]
+        Program(
+            f'{stage} gradient',
+            programs['gradient'],
+            forward_flops(sizes, rows, members, lengths) * 3 / mesh.size,
+            passes * whole,
+            beside,
+        ),
+        Program(f'{stage} update', programs['update'], 0.0, 0.0, held * (reference is not None)),
+    ]
 
 
-def sampling(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Lengths,
-             devices: Sequence[jax.Device]) -> tuple[str, list[Program]]:
-    """Prefill and decode of one replica of the sampler, on as many devices as the mesh has along tensor."""
+def sampling(
+    config: ConfigDict,
+    stage: str,
+    sizes: PolicySizes,
+    lengths: Lengths,
+    devices: Sequence[jax.Device],
+) -> tuple[str, list[Program]]:
+    """Prefill and decode of one replica of the sampler, on as many devices as the mesh has along
+    tensor.
+    """
     count = config.mesh.tensor
     mesh = make_mesh({'tensor': count}, devices[:count])
     graph, state = nnx.split(abstract_policy(sizes))
     dtype = jnp.dtype(config[stage].dtype)
-    placed = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), state,
-                          shardings(state, mesh))
+    placed = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place),
+        state,
+        shardings(state, mesh),
+    )
     room = config.rollout
-    engine = Engine(nnx.merge(graph, placed), groups=room.groups, members=config[stage].members,
-                    prompt_capacity=room.prompt_capacity, suffix_capacity=room.suffix_capacity, chunk=room.chunk,
-                    stop=sizes.end_tokens, suppressed=(sizes.image_token,), sampling=Sampling(config[stage].temperature))
+    engine = Engine(
+        nnx.merge(graph, placed),
+        groups=room.groups,
+        members=config[stage].members,
+        prompt_capacity=room.prompt_capacity,
+        suffix_capacity=room.suffix_capacity,
+        chunk=room.chunk,
+        stop=sizes.end_tokens,
+        suppressed=(sizes.image_token,),
+        sampling=Sampling(config[stage].temperature),
+    )
     used = room.suffix_capacity + room.chunk  # the longest that a lane can be
     programs = engine.lower(bucket(lengths.visual, 512), used)
     text, lanes = sizes.language, engine.groups * engine.members
@@ -92,25 +150,56 @@ def sampling(config: ConfigDict, stage: str, sizes: PolicySizes, lengths: Length
     run = Lengths(room.prompt_capacity, 0, 0)
     each = 2 * decoder_matrices(sizes) + 2 * text.vocabulary * text.width
     attended = 4 * text.layers * text.width * (room.prompt_capacity + used)
-    words = (f'replica of {count} devices, {engine.groups} groups × {engine.members} lanes, caches of '
-             f'{room.prompt_capacity} + {used} tokens')
+    words = (
+        f'replica of {count} devices, {engine.groups} groups × {engine.members} lanes, caches of '
+        f'{room.prompt_capacity} + {used} tokens'
+    )
     return words, [
-        Program('prefill', programs['prefill'], forward_flops(sizes, engine.prefill_rows, 0, run) / count, weights, 0.0),
-        Program('decode', programs['decode'], room.chunk * lanes * (each + attended) / count,
-                room.chunk * (weights + caches), 0.0, steps=room.chunk)]
+        Program(
+            'prefill',
+            programs['prefill'],
+            forward_flops(sizes, engine.prefill_rows, 0, run) / count,
+            weights,
+            0.0,
+        ),
+        Program(
+            'decode',
+            programs['decode'],
+            room.chunk * lanes * (each + attended) / count,
+            room.chunk * (weights + caches),
+            0.0,
+            steps=room.chunk,
+        ),
+    ]
 
 
 def group_batch(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -> GroupBatch:
     """The shapes of a micro-batch."""
     p, s = lengths.prompt, lengths.suffix
-    shape = lambda *n, dtype=np.int32: jax.ShapeDtypeStruct(n, dtype)
-    return GroupBatch(shape(rows, p), shape(3, rows, p), shape(rows, p, dtype=bool), shape(rows, p),
-                      shape(rows, members, s), shape(3, rows, members, s), shape(rows, members, s, dtype=bool),
-                      shape(rows, members, s), shape(rows, members, s, dtype=bool),
-                      shape(rows, members, s, dtype=np.float32),
-                      shape(rows, lengths.visual, sizes.language.width, dtype=np.float32))
+
+    def shape(*n, dtype=np.int32):
+        return jax.ShapeDtypeStruct(n, dtype)
+
+    return GroupBatch(
+        shape(rows, p),
+        shape(3, rows, p),
+        shape(rows, p, dtype=bool),
+        shape(rows, p),
+        shape(rows, members, s),
+        shape(3, rows, members, s),
+        shape(rows, members, s, dtype=bool),
+        shape(rows, members, s),
+        shape(rows, members, s, dtype=bool),
+        shape(rows, members, s, dtype=np.float32),
+        shape(rows, lengths.visual, sizes.language.width, dtype=np.float32),
+    )
 
 
 def per_device(tree: Any) -> float:
     """Bytes of a tree's arrays on one device."""
-    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+    return float(
+        sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(tree)
+        )
+    )

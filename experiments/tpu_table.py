@@ -1,9 +1,11 @@
-"""The table docs/tpu_memory.md: the shipped 7B configs on the slices that they are meant for, compiled ahead of time.
+"""The table docs/tpu_memory.md: the shipped 7B configs on the slices that they are meant for,
+compiled ahead of time.
 
     python -m experiments.tpu_table --results=tpu_memory.jsonl
 
-What the results file holds already is not compiled again, so that the command goes on where it was interrupted;
-`--only` compiles nothing and writes the table of what is there. Needs the extra `tpu`, and minutes per program.
+What the results file holds already is not compiled again, so that the command goes on where it was
+interrupted; `--only` compiles nothing and writes the table of what is there. Needs the extra `tpu`,
+and minutes per program.
 """
 
 from __future__ import annotations
@@ -18,17 +20,32 @@ from typing import Any
 from experiments.compiled import in_words
 
 GIB = 2.0**30
-# Config, part, slice, and what the slice changes in the config. A replica of the sampler is one host of such a slice; for
-# four devices out of a v6e:8x8 the compiler dies (libtpu 0.0.52), for such a host alone it does not.
+# Config, part, slice, and what the slice changes in the config. A replica of the sampler is one
+# host of such a slice; for four devices out of a v6e:8x8 the compiler dies (libtpu 0.0.52), for
+# such a host alone it does not.
 CASES = [
-    ('sft_7b', 'training', 'v5e:8x8', ''), ('sft_7b', 'training', 'v5p:4x4x4', ''), ('sft_7b', 'training', 'v6e:8x8', ''),
-    ('sft_7b', 'training', 'v5p:16x16x16', '--config.mesh.data=64 --config.mesh.fsdp=32 '  # 2048 divides no width
-     '--config.sft.micro_batch=2048 --config.sft.batch=2048'),
-    ('rl_7b', 'training', 'v6e:8x8', ''), ('rl_7b', 'training', 'v5p:4x4x4', ''),
+    ('sft_7b', 'training', 'v5e:8x8', ''),
+    ('sft_7b', 'training', 'v5p:4x4x4', ''),
+    ('sft_7b', 'training', 'v6e:8x8', ''),
+    (
+        'sft_7b',
+        'training',
+        'v5p:16x16x16',
+        '--config.mesh.data=64 --config.mesh.fsdp=32 '  # 2048 divides no width
+        '--config.sft.micro_batch=2048 --config.sft.batch=2048',
+    ),
+    ('rl_7b', 'training', 'v6e:8x8', ''),
+    ('rl_7b', 'training', 'v5p:4x4x4', ''),
     ('rl_7b', 'training', 'tpu7x:4x4x4', '--config.rl.micro_batch=32'),  # 64 chips are 128 devices
-    ('rl_7b', 'sampling', 'v6e:2x2', ''), ('rl_7b', 'sampling', 'v5p:4x4x4', ''), ('rl_7b', 'sampling', 'tpu7x:4x4x4', ''),
+    ('rl_7b', 'sampling', 'v6e:2x2', ''),
+    ('rl_7b', 'sampling', 'v5p:4x4x4', ''),
+    ('rl_7b', 'sampling', 'tpu7x:4x4x4', ''),
 ]
-LAST = {('sft_7b', 'training'): 'sft update', ('rl_7b', 'training'): 'rl update', ('rl_7b', 'sampling'): 'decode'}
+LAST = {
+    ('sft_7b', 'training'): 'sft update',
+    ('rl_7b', 'training'): 'rl update',
+    ('rl_7b', 'sampling'): 'decode',
+}
 
 HEAD = """# The 7B programs on TPU slices, ahead of time
 
@@ -43,7 +60,7 @@ two cores, beside other work and with its pauses.
 
 A heading names rows and mesh. A slice is named by its kind and topology, which tell its chips: v5p:4x4x4 has 64 (Google's
 accelerator type for it, v5p-128, counts TensorCores).
-"""
+"""  # noqa: E501
 
 
 def row(found: dict[str, Any]) -> str:
@@ -51,15 +68,32 @@ def row(found: dict[str, Any]) -> str:
     start = f'| {found["topology"]} | {found["program"]} | {found["date"]} | '
     if 'total' not in found:
         return start + f'{found["sentence"]} |' + ' |' * 7
-    gib = lambda name: f'{found[name] / GIB:.1f}'
+
+    def gib(name):
+        return f'{found[name] / GIB:.1f}'
+
     least = found['least_s']
     moved = in_words(found['moved'])
     moved += f' ({found["unknown_loops"]} loops counted once)' if found['unknown_loops'] else ''
-    return start + ' | '.join([
-        f'{gib("total")} of {gib("limit")}' + ('' if found['fits'] else ': too much'),
-        ' + '.join(map(gib, ('arguments', 'temporaries', 'beside'))), f'{found["compile_s"]:.0f} s',
-        f'{found["flops"]:.1e}', f'{found["compiler_flops"]:.1e}', moved,
-        ' / '.join(f'{least[what]:.2g}' if what in least else '–' for what in ('compute', 'memory', 'network')), found['binds']]) + ' |'
+    return (
+        start
+        + ' | '.join(
+            [
+                f'{gib("total")} of {gib("limit")}' + ('' if found['fits'] else ': too much'),
+                ' + '.join(map(gib, ('arguments', 'temporaries', 'beside'))),
+                f'{found["compile_s"]:.0f} s',
+                f'{found["flops"]:.1e}',
+                f'{found["compiler_flops"]:.1e}',
+                moved,
+                ' / '.join(
+                    f'{least[what]:.2g}' if what in least else '–'
+                    for what in ('compute', 'memory', 'network')
+                ),
+                found['binds'],
+            ]
+        )
+        + ' |'
+    )
 
 
 def done(name: str, part: str, topology: str, results: list[dict[str, Any]]) -> bool:
@@ -76,13 +110,27 @@ def table(results: list[dict[str, Any]]) -> str:
         groups.setdefault(found['what'], []).append(found)
     lines = [HEAD]
     for what, rows in groups.items():
-        lines += [f'\n## {what[0].upper() + what[1:]}\n',
-                  '| Slice | Program | Date | GiB of | arguments + temporaries + beside | Compiled in | FLOPs by hand | '
-                  'by the compiler | Collectives bring in | At least s: compute / memory / network | Binds |',
-                  '|' + '---|' * 11, *map(row, rows)]
-    missing = [f'{name} ({part}) on {topology}' for name, part, topology, _ in CASES
-               if not done(name, part, topology, results)]
-    return '\n'.join([*lines, *(['\nNot compiled in full yet: ' + ', '.join(missing) + '.'] if missing else [])]) + '\n'
+        lines += [
+            f'\n## {what[0].upper() + what[1:]}\n',
+            '| Slice | Program | Date | GiB of | arguments + temporaries + beside | Compiled in | FLOPs by hand | '
+            'by the compiler | Collectives bring in | At least s: compute / memory / network | Binds |',
+            '|' + '---|' * 11,
+            *map(row, rows),
+        ]
+    missing = [
+        f'{name} ({part}) on {topology}'
+        for name, part, topology, _ in CASES
+        if not done(name, part, topology, results)
+    ]
+    return (
+        '\n'.join(
+            [
+                *lines,
+                *(['\nNot compiled in full yet: ' + ', '.join(missing) + '.'] if missing else []),
+            ]
+        )
+        + '\n'
+    )
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -92,16 +140,30 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--results', type=Path, default=Path('tpu_memory.jsonl'), help='a line of JSON per program')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--results', type=Path, default=Path('tpu_memory.jsonl'), help='a line of JSON per program'
+    )
     parser.add_argument('--only', action='store_true', help='compile nothing')
     parser.add_argument('--out', type=Path, default=Path('docs/tpu_memory.md'))
     asked = parser.parse_args()
     for name, part, topology, changes in CASES if not asked.only else ():
         if done(name, part, topology, read(asked.results)):
             continue
-        subprocess.run([sys.executable, '-m', 'experiments.tpu_memory', f'--config=configs/{name}.py',
-                        f'--topology={topology}', f'--part={part}', f'--results={asked.results}', *changes.split()])
+        subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'experiments.tpu_memory',
+                f'--config=configs/{name}.py',
+                f'--topology={topology}',
+                f'--part={part}',
+                f'--results={asked.results}',
+                *changes.split(),
+            ]
+        )
     asked.out.write_text(table(read(asked.results)))
 
 

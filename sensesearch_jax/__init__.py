@@ -1,1 +1,3 @@
-"""SenseSearch in JAX: a vision-language policy that zooms, searches and answers, trained by SFT and BN-GSPO."""
+"""SenseSearch in JAX: a vision-language policy that zooms, searches and answers, trained by SFT and
+BN-GSPO.
+"""

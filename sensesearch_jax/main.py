@@ -1,4 +1,6 @@
-"""python -m sensesearch_jax.main --config=FILE [--config.field=value …] [--workdir=DIR]: starts the task of a config."""
+"""python -m sensesearch_jax.main --config=FILE [--config.field=value …] [--workdir=DIR]: starts the
+task of a config.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,26 @@ from sensesearch_jax.runtime.allocator import keep_memory
 
 # task -> module with its `run(config, workdir)`
 TASKS = {
-    **{name: f'sensesearch_jax.recipes.{name}' for name in ('cold_start', 'sft', 'rl', 'evaluate', 'ask')},
+    **{
+        name: f'sensesearch_jax.recipes.{name}'
+        for name in ('cold_start', 'sft', 'rl', 'evaluate', 'ask')
+    },
     'pocket': 'sensesearch_jax.pocket.run',
     'base': 'sensesearch_jax.pocket.pretraining.run',
 }
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'One of configs/*.py; its docstring says what it does.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written, and where a run that was interrupted goes '
-                              'on. A new temporary folder if not given.')
+CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'One of configs/*.py; its docstring says what it does.'
+)
+WORKDIR = flags.DEFINE_string(
+    'workdir',
+    None,
+    'Where everything is written, and where a run that was interrupted goes '
+    'on. A new temporary folder if not given.',
+)
 
 MULTI_HOST = 'cold_start', 'sft', 'rl', 'evaluate'
-REPEATED = 'ask',  # leaves nothing but pictures, so that the same question may be asked again
+REPEATED = ('ask',)  # leaves nothing but pictures, so that the same question may be asked again
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +48,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"'{arguments[1]}' is no option; fields are set as --config.field=value.")
     config = CONFIG.value
     if config is None:
-        raise UserError('There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.')
+        raise UserError(
+            'There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.'
+        )
     try:
         name = config.get('task')
     except OSError:  # only a look at a field tells that there is no such file
@@ -52,12 +65,16 @@ def main(arguments: list[str]) -> None:
     logging.getLogger('jax').setLevel(logging.WARNING)
     from sensesearch_jax.config.resuming import check_places, extent, may_change, reaches
     from sensesearch_jax.runtime import multihost
+
     check_places(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import keep_programs, users_cache
     from sensesearch_jax.runtime.workdir import Workdir
+
     if config.get('multi_host', False):
         if name not in MULTI_HOST or not WORKDIR.value:
-            raise UserError(f"multi_host is for {', '.join(MULTI_HOST)} with a --workdir that all hosts see.")
+            raise UserError(
+                f'multi_host is for {", ".join(MULTI_HOST)} with a --workdir that all hosts see.'
+            )
         multihost.start()
         workdir = Path(WORKDIR.value)
         programs = workdir.with_name(f'{workdir.name}-compiled')  # which all hosts see
@@ -65,32 +82,47 @@ def main(arguments: list[str]) -> None:
         programs = users_cache()
     keep_programs(config.compilation_cache, programs)
     from sensesearch_jax.config.checks import check
+
     check(config)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(TASKS[name])
-    with Workdir.open(multihost.own_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))) as workdir:
+    with Workdir.open(
+        multihost.own_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))
+    ) as workdir:
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)
-        done = name not in REPEATED and workdir.stage_done('run') and reaches(workdir.stage_result('run'), config)
+        done = (
+            name not in REPEATED
+            and workdir.stage_done('run')
+            and reaches(workdir.stage_result('run'), config)
+        )
         if multihost.agreed(done):
-            print(f'The run in {workdir.path} is finished, and nothing in it was changed; another one wants another '
-                  '--workdir.', file=sys.stderr)
+            print(
+                f'The run in {workdir.path} is finished, and nothing in it was changed; another one wants another '
+                '--workdir.',
+                file=sys.stderr,
+            )
             return
         task.run(config, workdir)
         workdir.mark_done('run', extent(config))
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """absl's parsing, with one sentence for a field that the config does not have or a value of another type."""
+    """Absl's parsing, with one sentence for a field that the config does not have or a value of
+    another type.
+    """
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
         if any(frame.name == 'get_config' for frame in traceback.extract_tb(error.__traceback__)):
             raise  # a fault of the config file, not of the command
-        print(f'sensesearch_jax: the config has no field {error}; its fields stand in the --config file.',
-              file=sys.stderr)
+        print(
+            f'sensesearch_jax: the config has no field {error}; its fields stand in the --config file.',
+            file=sys.stderr,
+        )
     except (flags.Error, TypeError, ValueError) as error:
-        # ml_collections makes text of what a config raises, its traceback and all; the last line says it.
+        # ml_collections makes text of what a config raises, its traceback and all; the last line
+        # says it.
         last = str(error).strip().splitlines()[-1]
         kind, _, said = last.partition(': ')
         by_user = kind.rpartition('.')[2] == UserError.__name__
@@ -101,8 +133,11 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 
 def guarded(arguments: list[str]) -> None:
-    """`main`, but what is the caller's to mend ends in one sentence and exit code 2; a fault of the code stays an error."""
+    """`main`, but what is the caller's to mend ends in one sentence and exit code 2; a fault of the
+    code stays an error.
+    """
     from tools_server.launch import ToolServerError
+
     try:
         main(arguments)
     except (UserError, ToolServerError) as error:
@@ -111,7 +146,10 @@ def guarded(arguments: list[str]) -> None:
         print(f'sensesearch_jax: {error}\n(SENSESEARCH_TRACEBACK=1 shows where.)', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('sensesearch_jax: interrupted; start again with the same --workdir to go on.', file=sys.stderr)
+        print(
+            'sensesearch_jax: interrupted; start again with the same --workdir to go on.',
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

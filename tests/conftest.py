@@ -1,7 +1,8 @@
-"""Makes the helpers in tests/shared importable for the tests of every room, and a CPU look like eight devices.
+"""Makes the helpers in tests/shared importable for the tests of every room, and a CPU look like
+eight devices.
 
-Whatever is not told a mesh runs on the first of them alone. What one test compiled, the others take from a cache,
-in pytest's other processes and in those that tests start, too.
+Whatever is not told a mesh runs on the first of them alone. What one test compiled, the others take
+from a cache, in pytest's other processes and in those that tests start, too.
 """
 
 import gc
@@ -10,7 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # pytest's workers have it from the process that started them
+if (
+    'JAX_COMPILATION_CACHE_DIR' not in os.environ
+):  # pytest's workers have it from the process that started them
     cache = tempfile.TemporaryDirectory()
     os.environ |= {
         'JAX_COMPILATION_CACHE_DIR': cache.name,
@@ -28,7 +31,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # for experiments
 
 @pytest.fixture(autouse=True, scope='module')
 def programs_are_released():
-    """Each compiled program holds memory maps, of which Linux gives a process 65,530; past them XLA crashes."""
+    """Each compiled program holds memory maps, of which Linux gives a process 65,530; past them XLA
+    crashes."""
     yield
     jax.clear_caches()
     gc.collect()

@@ -38,7 +38,9 @@ def test_imports_go_down_the_list_of_rooms():
     up = [
         f'{file} imports {target}'
         for file, room, target in imports()
-        if room not in FREE and room != '__init__' and (target in FREE or ROOMS.index(target) < ROOMS.index(room))
+        if room not in FREE
+        and room != '__init__'
+        and (target in FREE or ROOMS.index(target) < ROOMS.index(room))
     ]
     assert not up
 
@@ -50,7 +52,9 @@ def test_recipes_do_not_import_each_other():
     for file in recipes.glob('*.py'):
         text = file.read_text()
         others = {other.stem for other in recipes.glob('*.py')} - {file.stem, '__init__', *shared}
-        assert not [other for other in others if f'sensesearch_jax.recipes.{other} ' in text], file.name
+        assert not [other for other in others if f'sensesearch_jax.recipes.{other} ' in text], (
+            file.name
+        )
 
 
 def test_the_tool_server_imports_nothing_of_the_trainer():
@@ -59,5 +63,9 @@ def test_the_tool_server_imports_nothing_of_the_trainer():
             name.split('.')[0]
             for node in ast.walk(ast.parse(file.read_text()))
             if isinstance(node, ast.Import | ast.ImportFrom)
-            for name in ([node.module or ''] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+            for name in (
+                [node.module or '']
+                if isinstance(node, ast.ImportFrom)
+                else [a.name for a in node.names]
+            )
         }, file

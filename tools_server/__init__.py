@@ -1,1 +1,3 @@
-"""Tool server: text search, image search, crop and judge over HTTP, for agents that look and search."""
+"""Tool server: text search, image search, crop and judge over HTTP, for agents that look and
+search.
+"""

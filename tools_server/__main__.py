@@ -4,17 +4,18 @@
     python -m tools_server --config=configs/tools_pocket.yaml --check    # try every back end, then end
     python -m tools_server --config=configs/tools_pocket.yaml --stdio    # MCP on standard input and output
 
-The API's page is under /docs of the address it prints. Exit status: 0 after SIGTERM or Ctrl-C, 1 when the
-port is in use, the data cannot be used or a checked back end does not work, 2 when the command line is
-wrong.
+The API's page is under /docs of the address it prints. Exit status: 0 after SIGTERM or Ctrl-C, 1
+when the port is in use, the data cannot be used or a checked back end does not work, 2 when the
+command line is wrong.
 """
 
 from __future__ import annotations
 
 import os
 
-# Calls run side by side already; libraries that also spread each small operation over all cores only get in
-# each other's way: an image search took five times as long on two busy cores. They read it when imported.
+# Calls run side by side already; libraries that also spread each small operation over all cores
+# only get in each other's way: an image search took five times as long on two busy cores. They read
+# it when imported.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
@@ -50,21 +51,31 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--config', required=True, type=Path, help='YAML file, see tools_server/config.py')
+    parser.add_argument(
+        '--config', required=True, type=Path, help='YAML file, see tools_server/config.py'
+    )
     parser.add_argument('--port', type=int, help="instead of the config's; 0 takes any free port")
     parser.add_argument('--images', type=Path, help="folder for pictures, instead of the config's")
     parser.add_argument(
-        '--parent', type=int, help='end when the process with this id, which started this one, is gone'
+        '--parent',
+        type=int,
+        help='end when the process with this id, which started this one, is gone',
     )
     parser.add_argument(
-        '--ready-fd', type=int, help='open file descriptor that the address is written to once it serves'
+        '--ready-fd',
+        type=int,
+        help='open file descriptor that the address is written to once it serves',
     )
     parser.add_argument(
         '--mode', choices=('live', 'record', 'replay', 'offline'), help="instead of the config's"
     )
     parser.add_argument('--answers', type=Path, help="file of answers, instead of the config's")
-    parser.add_argument('--check', action='store_true', help='try every back end, say what works, and end')
-    parser.add_argument('--stdio', action='store_true', help='serve MCP on standard input and output')
+    parser.add_argument(
+        '--check', action='store_true', help='try every back end, say what works, and end'
+    )
+    parser.add_argument(
+        '--stdio', action='store_true', help='serve MCP on standard input and output'
+    )
     options = parser.parse_args(arguments)
     try:
         if options.port is not None and not 0 <= options.port <= 65535:
@@ -126,7 +137,9 @@ def _serve_stdio(config: ServerConfig) -> int:
     try:
         from tools_server.mcp_server import create_mcp
     except ImportError:
-        raise ConfigError("--stdio needs the mcp package: pip install 'sensesearch_jax[mcp]'") from None
+        raise ConfigError(
+            "--stdio needs the mcp package: pip install 'sensesearch_jax[mcp]'"
+        ) from None
     service = ToolService(config)
     try:
         service.load()
@@ -142,12 +155,16 @@ def _serve(
     cv2.setNumThreads(1)
     return_large_buffers()
     if ready_fd is not None:
-        os.set_inheritable(ready_fd, False)  # whoever waits at its other end waits for this process alone
+        os.set_inheritable(
+            ready_fd, False
+        )  # whoever waits at its other end waits for this process alone
     service = ToolService(config)
     try:
         draining = Draining(create_app(service, config))
     except ImportError:
-        raise ConfigError("mcp: true needs the mcp package: pip install 'sensesearch_jax[mcp]'") from None
+        raise ConfigError(
+            "mcp: true needs the mcp package: pip install 'sensesearch_jax[mcp]'"
+        ) from None
     server = _Server(
         draining,
         uvicorn.Config(
@@ -171,8 +188,8 @@ def _serve(
             problems.append(error)
             server.should_exit = True
             return
-        # What is loaded stays; and a large JSON text must not be searched for garbage while it is being read, which
-        # makes its reading take five times as long.
+        # What is loaded stays; and a large JSON text must not be searched for garbage while it is
+        # being read, which makes its reading take five times as long.
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         host = f'[{config.host}]' if ':' in config.host else config.host
@@ -182,7 +199,8 @@ def _serve(
             with open(ready_fd, 'w') as ready:
                 ready.write(f'{url}\n')
 
-    # uvicorn raises the signal that stopped it again once it is done; these handlers make that a clean end.
+    # uvicorn raises the signal that stopped it again once it is done; these handlers make that a
+    # clean end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, 'should_exit', True))
     threading.Thread(target=load, daemon=True).start()

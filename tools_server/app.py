@@ -28,7 +28,9 @@ from tools_server.uploads import sent_picture
 
 log = logging.getLogger('tools_server')
 
-FAILURES = {status: {'model': schemas.Failure} for status in (*STATUS.values(), 401, 404, 413, 415, 429)}
+FAILURES = {
+    status: {'model': schemas.Failure} for status in (*STATUS.values(), 401, 404, 413, 415, 429)
+}
 _FILE = {'type': 'string', 'format': 'binary', 'description': 'an image file'}
 IMAGE_BODY = {'requestBody': {'required': True, 'content': {
     'application/octet-stream': {'schema': _FILE}, 'image/*': {'schema': _FILE},
@@ -50,7 +52,8 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         async with mcp.session_manager.run() if mcp else contextlib.nullcontext():
             yield
 
-    # With a token, the page of the API says how to send it. Its scripts come from here: a pod has no internet.
+    # With a token, the page of the API says how to send it. Its scripts come from here: a pod has
+    # no internet.
     bearer = [Depends(HTTPBearer(auto_error=False))] if config.token_env else []
     app = FastAPIOffline(
         title='Tool server', description=__doc__, version='2', lifespan=lifespan, dependencies=bearer,
@@ -68,13 +71,19 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
             if math.isnan(longest):
                 raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds')
             seconds = min(seconds, longest)
-        with deadline.within(seconds - _elapsed(request)):  # what was read and checked until now counts too
+        with deadline.within(
+            seconds - _elapsed(request)
+        ):  # what was read and checked until now counts too
             return await call()
 
     app.add_middleware(Gate, config=config)
 
     def about(request: Request, reply: Reply) -> dict[str, Any]:
-        return {'backend': reply.backend, 'cache_hit': reply.cache_hit, 'latency_s': _elapsed(request)}
+        return {
+            'backend': reply.backend,
+            'cache_hit': reply.cache_hit,
+            'latency_s': _elapsed(request),
+        }
 
     def found(request: Request, reply: Reply) -> dict[str, Any]:
         return about(request, reply) | {'degraded': list(reply.degraded)}
@@ -87,7 +96,10 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
 
     @app.post('/images', openapi_extra=IMAGE_BODY, responses=FAILURES)
     async def upload(request: Request) -> schemas.ImageAnswer:
-        """Keeps an image; from then on it is named by its content hash. Sending it again is cheap."""
+        """Keeps an image; from then on it is named by its content hash.
+
+        Sending it again is cheap.
+        """
 
         async def call() -> Reply[StoredImage]:
             return await service.upload(await sent_picture(request))
@@ -95,12 +107,16 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         return image_answer(request, await timed(request, call))
 
     @app.get(
-        '/images/{sha256}', responses=FAILURES | {200: {'content': {'image/*': {}}}}, response_class=Response
+        '/images/{sha256}',
+        responses=FAILURES | {200: {'content': {'image/*': {}}}},
+        response_class=Response,
     )
     async def image(request: Request, sha256: schemas.Sha256, bare: bool = False) -> Response:
-        """The image file: JPEG or PNG, upright, RGB. What other answers say in fields is in X- headers here.
+        """The image file: JPEG or PNG, upright, RGB. What other answers say in fields is in X-
+        headers here.
 
-        With `bare`, and for whoever comes with a signature, without camera data, place or text in it.
+        With `bare`, and for whoever comes with a signature, without camera data, place or text in
+        it.
         """
         bare = bare or 'signature' in request.query_params
         reply = await timed(request, lambda: service.image(sha256, bare))
@@ -116,16 +132,22 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     @app.post('/crop', responses=FAILURES)
     async def crop(request: Request, body: schemas.CropRequest) -> schemas.ImageAnswer:
         """Cuts a part out of an image at full resolution, and keeps it as an image of its own."""
-        return image_answer(request, await timed(request, lambda: service.crop(body.image, body.bbox)))
+        return image_answer(
+            request, await timed(request, lambda: service.crop(body.image, body.bbox))
+        )
 
     @app.post('/text_search', responses=FAILURES)
-    async def text_search(request: Request, body: schemas.TextSearchRequest) -> schemas.TextSearchAnswer:
+    async def text_search(
+        request: Request, body: schemas.TextSearchRequest
+    ) -> schemas.TextSearchAnswer:
         """Passages for a query of any wording, best first."""
         reply = await timed(request, lambda: service.text_search(body.query, body.top_k))
         return schemas.TextSearchAnswer(results=reply.value, **found(request, reply))
 
     @app.post('/image_search', responses=FAILURES)
-    async def image_search(request: Request, body: schemas.ImageSearchRequest) -> schemas.ImageSearchAnswer:
+    async def image_search(
+        request: Request, body: schemas.ImageSearchRequest
+    ) -> schemas.ImageSearchAnswer:
         """Known pictures that look like an image or something large in it, best first."""
         reply = await timed(request, lambda: service.image_search(body.image, body.top_k))
         return schemas.ImageSearchAnswer(results=reply.value, **found(request, reply))
@@ -173,7 +195,9 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     @app.get('/metrics', response_class=Response, responses={200: {'content': {'text/plain': {}}}})
     def metrics() -> Response:
         """The same for Prometheus."""
-        return Response(service.metrics.text(), media_type='text/plain; version=0.0.4; charset=utf-8')
+        return Response(
+            service.metrics.text(), media_type='text/plain; version=0.0.4; charset=utf-8'
+        )
 
     def failure(request: Request, error: ToolError) -> JSONResponse:
         elapsed = _elapsed(request)
@@ -218,7 +242,8 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         """One of this program: it must not look like one of the caller's."""
         log.error('%s failed', request.scope['path'], exc_info=error)
         return failure(
-            request, ToolError('unavailable', f'the server failed ({type(error).__name__}); see its log')
+            request,
+            ToolError('unavailable', f'the server failed ({type(error).__name__}); see its log'),
         )
 
     if mcp is not None:

@@ -25,8 +25,13 @@ def _existing(path: Path, info: ValidationInfo) -> Path:
 
 
 def _key_in_environment(name: str, info: ValidationInfo) -> str:
-    if not os.environ.get(name) and _mode(info) not in ('replay', 'offline'):  # nobody is called then
-        raise ValueError(f'the environment variable {name} holds no key; set it or choose a local back end')
+    if not os.environ.get(name) and _mode(info) not in (
+        'replay',
+        'offline',
+    ):  # nobody is called then
+        raise ValueError(
+            f'the environment variable {name} holds no key; set it or choose a local back end'
+        )
     return name
 
 
@@ -48,7 +53,8 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 class Section(BaseModel):
     """A part of the configuration; an unknown field is an error, so that a typing mistake is never
-    ignored."""
+    ignored.
+    """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
 
@@ -60,14 +66,27 @@ class Limits(Section):
     per_second: float | None = Field(None, gt=0)  # calls a second on average; null: no limit
     burst: int = Field(1, ge=1)  # calls that may follow each other at once
     attempts: int = Field(3, ge=1)  # of one call, the first included
-    retry_pause_s: float = Field(0.2, ge=0)  # before the second attempt at most, then doubling, in seconds
-    retry_share: float = Field(0.2, ge=0, le=1)  # retries as a share of successful calls, beyond a first ten
-    breaker_failures: int = Field(10, ge=1)  # failures in a row after which the service is left alone
+    retry_pause_s: float = Field(
+        0.2, ge=0
+    )  # before the second attempt at most, then doubling, in seconds
+    retry_share: float = Field(
+        0.2, ge=0, le=1
+    )  # retries as a share of successful calls, beyond a first ten
+    breaker_failures: int = Field(
+        10, ge=1
+    )  # failures in a row after which the service is left alone
     breaker_pause_s: float = Field(10.0, gt=0)  # for so long
 
 
 # Fields that say how a back end is reached and not what it answers.
-OPERATIONAL = {'base_url', 'api_key_env', 'timeout_s', 'limits', 'allow_private_pages', 'public_url'}
+OPERATIONAL = {
+    'base_url',
+    'api_key_env',
+    'timeout_s',
+    'limits',
+    'allow_private_pages',
+    'public_url',
+}
 
 
 class Backend(Section):
@@ -98,7 +117,13 @@ def _places(section: BaseModel) -> list[str]:
     places = []
     for name in sorted(type(section).model_fields):
         value = getattr(section, name)
-        places += [value] if name == 'base_url' else _places(value) if isinstance(value, BaseModel) else []
+        places += (
+            [value]
+            if name == 'base_url'
+            else _places(value)
+            if isinstance(value, BaseModel)
+            else []
+        )
     return places
 
 
@@ -148,11 +173,15 @@ class SerperText(Remote):
     api_key_env: KeyVariable = Field('SERPER_API_KEY', validate_default=True)
     max_chars: int = Field(1500, ge=40)
     summariser: OpenAICompatible | Literal['extractive'] | None = None
-    allow_private_pages: bool = False  # True only for tests: pages on this machine or its network may be read
+    allow_private_pages: bool = (
+        False  # True only for tests: pages on this machine or its network may be read
+    )
 
 
 class Retriever(Remote):
-    """A retriever with Search-R1's interface: POST {base_url}/retrieve {queries, topk, return_scores}."""
+    """A retriever with Search-R1's interface: POST {base_url}/retrieve {queries, topk,
+    return_scores}.
+    """
 
     backend: Literal['retriever']
     base_url: HttpUrl
@@ -178,8 +207,12 @@ class PictureSearch(Backend):
     """What the searches in own pictures share: how a query picture is looked at."""
 
     upload_side: int = Field(1024, ge=64)  # the query is first shrunk to this long side, in pixels
-    min_region: int = Field(48, ge=8)  # a region whose short side is below this, in pixels, is not looked up
-    min_share: float = Field(0.0, ge=0, le=1)  # nor one that covers less of the query picture than this
+    min_region: int = Field(
+        48, ge=8
+    )  # a region whose short side is below this, in pixels, is not looked up
+    min_share: float = Field(
+        0.0, ge=0, le=1
+    )  # nor one that covers less of the query picture than this
     min_similarity: float = Field(0.8, ge=-1, le=1)  # a gallery picture less alike is no match
     thumbnail_side: int = Field(56, ge=8)  # pixels; thumbnails are square
 
@@ -192,15 +225,18 @@ class LocalImages(PictureSearch):
 
 
 class IndexedImages(PictureSearch):
-    """Nearest pictures in an index on disk, which `python -m tools_server.build_index images` writes."""
+    """Nearest pictures in an index on disk, which `python -m tools_server.build_index images`
+    writes.
+    """
 
     backend: Literal['index']
     index: ExistingPath
 
 
 class SerperLens(Remote):
-    """Google Lens by Serper. It fetches the query picture itself, so this server must be reachable from
-    outside."""
+    """Google Lens by Serper. It fetches the query picture itself, so this server must be reachable
+    from outside.
+    """
 
     backend: Literal['serper']
     public_url: HttpUrl  # where the internet reaches this server's GET /images/{sha256}

@@ -3,9 +3,11 @@
     python -m tools_server.build_index text passages.jsonl runs/text_index
     python -m tools_server.build_index images FOLDER runs/picture_index
 
-Text: a .jsonl or .jsonl.xz file of {"title", "text"} (or Search-R1's {"contents"}). Images: a folder, whose
-pictures are named by their file names, or a .jsonl list of {"title", "file"}. The index is written beside its
-place and moved there when it is whole. Exit status: 0, or 1 when the data cannot be used.
+Text: a .jsonl or .jsonl.xz file of {"title", "text"} (or Search-R1's {"contents"}). Images: a
+    folder, whose
+pictures are named by their file names, or a .jsonl list of {"title", "file"}. The index is written
+beside its place and moved there when it is whole. Exit status: 0, or 1 when the data cannot be
+used.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             part.mkdir(parents=True)
         except OSError as error:
-            raise ConfigError(f'{options.index} cannot be written: {error.strerror}; choose another folder') from None
+            raise ConfigError(
+                f'{options.index} cannot be written: {error.strerror}; choose another folder'
+            ) from None
         if options.kind == 'text':
             count = build_text(options.source, part)
         elif importlib.util.find_spec('usearch') is None:
@@ -81,7 +85,9 @@ def build_text(source: Path, folder: Path) -> int:
     writer = index.writer(heap_size=HEAP_BYTES, num_threads=1)
     count = 0
     with tqdm(total=source.stat().st_size, unit='B', unit_scale=True, desc='text index') as bar:
-        for title, text in text_bm25.read_passages(source, lambda position: bar.update(position - bar.n)):
+        for title, text in text_bm25.read_passages(
+            source, lambda position: bar.update(position - bar.n)
+        ):
             writer.add_document(text_bm25.document(title, text, count))
             count += 1
     writer.commit()

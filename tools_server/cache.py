@@ -1,6 +1,8 @@
-"""A bounded in-memory cache that computes each value once, however many ask for it at the same time.
+"""A bounded in-memory cache that computes each value once, however many ask for it at the same
+time.
 
-The samples of a group ask the same things: of G identical requests one does the work, the others wait.
+The samples of a group ask the same things: of G identical requests one does the work, the others
+    wait.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ T = TypeVar('T')
 
 
 class Cache:
-    """Least-recently-used cache with a limit on the summed weight of its values. Safe to share between
-    threads.
+    """Least-recently-used cache with a limit on the summed weight of its values. Safe to share
+    between threads.
 
     Args:
         limit: greatest total weight kept (entries by default, bytes where `weigh` returns bytes).
@@ -36,10 +38,11 @@ class Cache:
     def get_or_compute(
         self, key: Hashable, compute: Callable[[], T], holds: Callable[[T], bool] | None = None
     ) -> tuple[T, bool]:
-        """Returns (value, hit). `hit` is also True for a caller that waited for another's computation.
+        """Returns (value, hit). `hit` is also True for a caller that waited for another's
+        computation.
 
-        An exception of `compute` reaches every caller that waited for it and is not kept. A kept value that no
-        longer `holds` is computed anew.
+        An exception of `compute` reaches every caller that waited for it and is not kept. A kept
+        value that no longer `holds` is computed anew.
         """
         if holds is not None and (kept := self.peek(key)) is not None and not holds(kept):
             self.drop(key)

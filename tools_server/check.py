@@ -1,4 +1,5 @@
-"""`--check`: asks every configured back end something small, and says which work and what came back.
+"""`--check`: asks every configured back end something small, and says which work and what came
+back.
 
 The back ends themselves are called: an answer that is kept somewhere says nothing about them.
 """
@@ -42,7 +43,8 @@ async def _check(service: ToolService, deadline_s: float) -> int:
         calls['text_search'] = lambda: _found(text.search('capital of France', 1))
         summariser = getattr(text, 'summariser', None)
         if summariser is not None:
-            # A search answers without it as well, with excerpts, so only a call of its own shows whether it works.
+            # A search answers without it as well, with excerpts, so only a call of its own shows
+            # whether it works.
             names['summariser'] = summariser.name
             page = 'capital of France', 'The capital of France is Paris.', 200
             calls['summariser'] = lambda: _shown(summariser.summarise(*page))
@@ -69,7 +71,9 @@ async def _check(service: ToolService, deadline_s: float) -> int:
             print(f'{tool}: {backend} does NOT work ({error.kind}: {error.message})')
             continue
         in_part = f'; in part only: {"; ".join(lacking.reasons)}' if lacking.reasons else ''
-        print(f'{tool}: {backend} works ({time.perf_counter() - start:.2f} s): {came_back}{in_part}')
+        print(
+            f'{tool}: {backend} works ({time.perf_counter() - start:.2f} s): {came_back}{in_part}'
+        )
     return 1 if failed else 0
 
 

@@ -1,7 +1,8 @@
-"""The server's configuration: one YAML or Python file, checked as a whole before anything else happens.
+"""The server's configuration: one YAML or Python file, checked as a whole before anything else
+happens.
 
-A Python file defines `get_config()`, which returns the same fields as a dict. Relative paths are relative to
-the file. Keys are never in it: it names environment variables.
+A Python file defines `get_config()`, which returns the same fields as a dict. Relative paths are
+relative to the file. Keys are never in it: it names environment variables.
 """
 
 from __future__ import annotations
@@ -39,13 +40,21 @@ class ImageStoreConfig(Section):
 
     directory: AnyPath | None = None  # None: a temporary folder, removed at exit
     max_bytes: int = Field(64 * 2**20, ge=1)  # largest upload, encoded
-    upload_bytes: int = Field(128 * 2**20, ge=1)  # of all uploads that are in memory at the same time
+    upload_bytes: int = Field(
+        128 * 2**20, ge=1
+    )  # of all uploads that are in memory at the same time
     max_pixels: int = Field(MAX_PIXELS, ge=1)  # largest picture, decoded
     decoded_bytes: int = Field(512 * 2**20, ge=0)  # memory for decoded originals
-    decoders: int = Field(2, ge=1)  # decoded at the same time, and as many in workers; each up to 14 bytes a pixel
+    decoders: int = Field(
+        2, ge=1
+    )  # decoded at the same time, and as many in workers; each up to 14 bytes a pixel
     decode_s: float = Field(5.0, gt=0)  # a picture whose decoding takes longer is refused
-    folder_bytes: int = Field(100 * 2**30, ge=2**20)  # limit of the folder; what was used longest ago goes first
-    keep_hours: float = Field(6.0, gt=0)  # but nothing that was used within so long: a run may refer to it
+    folder_bytes: int = Field(
+        100 * 2**30, ge=2**20
+    )  # limit of the folder; what was used longest ago goes first
+    keep_hours: float = Field(
+        6.0, gt=0
+    )  # but nothing that was used within so long: a run may refer to it
 
 
 class AnswerConfig(Section):
@@ -53,9 +62,13 @@ class AnswerConfig(Section):
 
     path: AnyPath | None = None  # SQLite; None: answers are kept in memory only
     max_age_s: float = Field(30 * 86_400.0, gt=0)  # an older answer of a cache is asked for anew
-    partial_age_s: float = Field(120.0, gt=0)  # the same of one that lacks something: a page, a summary
+    partial_age_s: float = Field(
+        120.0, gt=0
+    )  # the same of one that lacks something: a page, a summary
     empty_age_s: float = Field(600.0, gt=0)  # and of one without any result
-    max_bytes: int = Field(2 * 2**30, ge=2**16)  # a cache that outgrows it loses what was used longest ago
+    max_bytes: int = Field(
+        2 * 2**30, ge=2**16
+    )  # a cache that outgrows it loses what was used longest ago
 
 
 class ServerConfig(Section):
@@ -85,11 +98,15 @@ class ServerConfig(Section):
                 'set token_env to the name of a variable that holds a token, or listen on 127.0.0.1'
             )
         if self.token_env is not None and len(os.environ.get(self.token_env, '').strip()) < 16:
-            raise ValueError(f'token_env: the token in {self.token_env} needs at least 16 characters')
+            raise ValueError(
+                f'token_env: the token in {self.token_env} needs at least 16 characters'
+            )
         if self.mode in ('record', 'replay') and self.answers.path is None:
             raise ValueError(f"answers.path: mode '{self.mode}' needs the file of the recording")
         if self.mode == 'replay' and not self.answers.path.is_file():
-            raise ValueError(f'answers.path: there is no recording {self.answers.path}; record one first')
+            raise ValueError(
+                f'answers.path: there is no recording {self.answers.path}; record one first'
+            )
         return self
 
     def token(self) -> str | None:
@@ -129,7 +146,8 @@ def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> S
 
     Args:
         path: the file.
-        changes: fields that replace the file's; a mapping replaces only the fields of a section it names.
+        changes: fields that replace the file's; a mapping replaces only the fields of a section it
+            names.
 
     Raises:
         ConfigError: no such file, no fields in it, or a field is wrong.
@@ -137,11 +155,15 @@ def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> S
     path = Path(path)
     data = _read_python(path) if path.suffix == '.py' else _read_yaml(path)
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{path} must hold fields such as 'text_search:', not {type(data).__name__}")
+        raise ConfigError(
+            f"{path} must hold fields such as 'text_search:', not {type(data).__name__}"
+        )
     data = dict(data)
     for name, value in (changes or {}).items():
         old = data.get(name)
-        data[name] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        data[name] = (
+            {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        )
     try:
         return parse_config(data, path.resolve().parent)
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """Connections with time limits of their own, and a limit on how many there are.
 
-uvicorn waits for ever for headers that were begun, and for a peer that does not read its answer; so a thousand
-such peers took all descriptors of a server.
+uvicorn waits for ever for headers that were begun, and for a peer that does not read its answer; so
+a thousand such peers took all descriptors of a server.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 4096  # of each the server may hold some 130 kB in buffers
 KEPT_DESCRIPTORS = 200  # for everything else: back ends, files, workers
-HEADERS_S = 10.0  # longest time from the first byte of a request, or from connecting, to the end of its headers
+# longest time from the first byte of a request, or from connecting, to the end of its headers
+HEADERS_S = 10.0
 READING_S = 60.0  # longest time in which a peer takes nothing of its answer
 
 
 def most_connections() -> int:
-    """How many connections there may be, after this process was allowed as many descriptors as it may have."""
+    """How many connections there may be, after this process was allowed as many descriptors as it
+    may have.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + KEPT_DESCRIPTORS
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -31,11 +34,14 @@ def most_connections() -> int:
     return max(16, min(MOST_CONNECTIONS, soft - KEPT_DESCRIPTORS if soft > 0 else MOST_CONNECTIONS))
 
 
-def limited_protocol(most: int, headers_s: float = HEADERS_S, reading_s: float = READING_S) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol within limits.
+def limited_protocol(
+    most: int, headers_s: float = HEADERS_S, reading_s: float = READING_S
+) -> type[H11Protocol]:
+    """Uvicorn's HTTP protocol within limits.
 
     Args:
-        most: connections; one more takes the place of the one that has waited longest for a request.
+        most: connections; one more takes the place of the one that has waited longest for a
+            request.
         headers_s: longest time for the headers of a request.
         reading_s: longest time in which a peer takes nothing of its answer.
     """

@@ -1,6 +1,7 @@
 """What an answer lacks, told by whoever notices it.
 
-As with the deadline, a context variable carries the list: a reader of pages, in a thread of its own, adds to
+As with the deadline, a context variable carries the list: a reader of pages, in a thread of its
+    own, adds to
 the answer of the call it works for, without each function on the way passing it on.
 """
 
@@ -41,7 +42,8 @@ def collected() -> Iterator[Notes]:
 
 
 def note(reason: str, *, lasting: bool = False) -> None:
-    """Says that the current answer is only a part of what it should be; outside of a call it says nothing.
+    """Says that the current answer is only a part of what it should be; outside of a call it says
+    nothing.
 
     Args:
         reason: one sentence without a full stop.

@@ -1,4 +1,6 @@
-"""The one error of the tool server: a kind that a trainer acts on and a sentence that a person reads."""
+"""The one error of the tool server: a kind that a trainer acts on and a sentence that a person
+reads.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ from typing import Literal
 
 FailureKind = Literal['caller', 'refused', 'timeout', 'unavailable']
 
-# The status a plain HTTP client sees for each kind; a failure may ask for a closer one (404, 413, 429 …).
+# The status a plain HTTP client sees for each kind; a failure may ask for a closer one (404, 413,
+# 429 …).
 STATUS: dict[str, int] = {'caller': 400, 'refused': 502, 'timeout': 504, 'unavailable': 503}
 
 
@@ -14,8 +17,9 @@ class ToolError(Exception):
     """A tool call that gave no result.
 
     Args:
-        kind: 'caller' (the request is wrong and will stay wrong), 'refused' (the back end declined it),
-            'timeout' (no answer in time) or 'unavailable' (the back end or the server cannot answer now).
+        kind: 'caller' (the request is wrong and will stay wrong), 'refused' (the back end declined
+            it), 'timeout' (no answer in time) or 'unavailable' (the back end or the server cannot
+            answer now).
         message: one sentence saying what happened and, where possible, what to do.
         status: HTTP status, by default the one of the kind.
         retryable: the same request may succeed soon.

@@ -1,7 +1,7 @@
 """Pictures by content hash: checked uploads, decoded originals within a memory limit, exact crops.
 
-What the store holds under a hash is an encoded file whose SHA-256 is that hash and which decodes to an
-upright RGB picture. Of a crop it knows which part of which original it is.
+What the store holds under a hash is an encoded file whose SHA-256 is that hash and which decodes to
+an upright RGB picture. Of a crop it knows which part of which original it is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class StoredImage:
         return self.store.encoded(self.sha256)
 
     def pixels(self) -> np.ndarray:
-        """[height, width, 3] uint8 RGB, read-only and shared; a crop's are a view of the original's."""
+        """[height, width, 3] uint8 RGB, read-only and shared; a crop's are a view of the
+        original's.
+        """
         if self.origin is not None and self.store.folder.has(self.origin[0]):
             source, (left, top, right, bottom) = self.origin
             return self.store.decoded(source)[top:bottom, left:right]
@@ -53,7 +55,8 @@ class StoredImage:
 
 
 class ImageStore:
-    """Pictures in a folder, by content hash. Safe to share between threads; nothing is ever rewritten.
+    """Pictures in a folder, by content hash. Safe to share between threads; nothing is ever
+    rewritten.
 
     Args:
         config: folder, limits of an upload, and memory for decoded originals.
@@ -82,19 +85,23 @@ class ImageStore:
 
         Returns the image and whether it was known.
 
-        An upright 8-bit RGB JPEG or PNG is kept byte for byte, so its hash is the file's. Anything else, and
-        what takes long to decode, is kept as an upright RGB PNG.
+        An upright 8-bit RGB JPEG or PNG is kept byte for byte, so its hash is the file's. Anything
+        else, and what takes long to decode, is kept as an upright RGB PNG.
 
         Args:
             data: the file.
-            workers: False gives None in place of an image for a file that is new and needs a worker.
+            workers: False gives None in place of an image for a file that is new and needs a
+                worker.
 
         Raises:
-            ToolError: 'caller'; not an image, damaged, or beyond the limits of size, time or memory.
+            ToolError: 'caller'; not an image, damaged, or beyond the limits of size, time or
+                memory.
         """
         if len(data) > self._config.max_bytes:
             raise ToolError(
-                'caller', f'the image has {len(data)} bytes, allowed are {self._config.max_bytes}', 413
+                'caller',
+                f'the image has {len(data)} bytes, allowed are {self._config.max_bytes}',
+                413,
             )
         name = hashlib.sha256(data).hexdigest()
         known, found = self._uploads.peek(name), None
@@ -159,8 +166,12 @@ class ImageStore:
         return data if found is None else bare(data, found)
 
     def decoded(self, sha256: str) -> np.ndarray:
-        """[height, width, 3] uint8 RGB of an image that `get` knows; the latest ones are kept decoded."""
-        return self._decoded.get_or_compute(sha256, lambda: self.decoder.read(self.encoded(sha256)))[0]
+        """[height, width, 3] uint8 RGB of an image that `get` knows; the latest ones are kept
+        decoded.
+        """
+        return self._decoded.get_or_compute(
+            sha256, lambda: self.decoder.read(self.encoded(sha256))
+        )[0]
 
     def crop(self, sha256: str, box: Box) -> tuple[StoredImage, bool]:
         """Cuts a part out of an image; a crop of a crop is cut from the original.
@@ -172,8 +183,8 @@ class ImageStore:
             box: x0, y0, x1, y1 as fractions of that image.
 
         Raises:
-            ToolError: 'caller'; unknown image, or a part with a side below 28 pixels (where the image has as
-                many) or more than 200 times as long as wide.
+            ToolError: 'caller'; unknown image, or a part with a side below 28 pixels (where the
+                image has as many) or more than 200 times as long as wide.
         """
         return self._crops.get_or_compute(
             (sha256, box), lambda: self._crop_new(self.get(sha256), box), self._there

@@ -57,17 +57,18 @@ class ToolServer:
     ) -> ToolServer:
         """Starts a server and waits until it is ready.
 
-        It ends with `close`, at the end of the `with` block, and when the calling process dies in whatever
-        way.
+        It ends with `close`, at the end of the `with` block, and when the calling process dies in
+        whatever way.
 
         Args:
             config: a YAML file, or its fields (then relative paths start from the current folder).
-            workdir: folder for its log (one of each start, tools_server-TIME-HOST-….log) and its pictures
-                (images/), which a later start finds again. Several servers, of several hosts too, may share
-                it. port: 0 takes any free one. ready_timeout_s: longest time to load, in seconds.
+            workdir: folder for its log (one of each start, tools_server-TIME-HOST-….log) and its
+                pictures (images/), which a later start finds again. Several servers, of several
+                hosts too, may share it. port: 0 takes any free one. ready_timeout_s: longest time
+                to load, in seconds.
             mode: 'live', 'record', 'replay' or 'offline', instead of the config's.
-            answers: the file of answers (of modes 'record' and 'replay' the recording), instead of the
-                config's.
+            answers: the file of answers (of modes 'record' and 'replay' the recording), instead of
+                the config's.
 
         Raises:
             ToolServerError: it ended instead, or was not ready in time.
@@ -84,10 +85,15 @@ class ToolServer:
             path = log_path.with_suffix('.yaml')
             path.write_text(yaml.safe_dump(_absolute(dict(config))), encoding='utf-8')
             config = path
-        # The address comes through a pipe: in a folder that servers share, a file could be another one's.
+        # The address comes through a pipe: in a folder that servers share, a file could be another
+        # one's.
         ready, written = os.pipe()
         command = [sys.executable, '-m', 'tools_server', f'--config={config}', f'--port={port}']
-        command += [f'--images={workdir / "images"}', f'--parent={os.getpid()}', f'--ready-fd={written}']
+        command += [
+            f'--images={workdir / "images"}',
+            f'--parent={os.getpid()}',
+            f'--ready-fd={written}',
+        ]
         command += [f'--mode={mode}'] if mode else []
         command += [f'--answers={Path(answers).absolute()}'] if answers else []
         with log, open(ready, 'rb', buffering=0) as pipe:
@@ -99,7 +105,8 @@ class ToolServer:
                     stderr=subprocess.STDOUT,
                     env=_environment(),
                     pass_fds=(written,),
-                    start_new_session=True,  # Ctrl-C stops the run first; the run then stops its server
+                    # Ctrl-C stops the run first; the run then stops its server
+                    start_new_session=True,
                 )
             finally:
                 os.close(written)
@@ -115,7 +122,9 @@ class ToolServer:
         """Takes the address that the server writes once it is ready."""
         deadline, said = time.monotonic() + timeout_s, b''
         while not said.endswith(b'\n'):
-            ended = self.process.poll() is not None  # before reading, so that the last words are not missed
+            ended = (
+                self.process.poll() is not None
+            )  # before reading, so that the last words are not missed
             if select.select([pipe], [], [], 0 if ended else 0.1)[0]:
                 part = pipe.read(4096)
                 said += part
@@ -127,7 +136,11 @@ class ToolServer:
                     f'the tool server was not ready within {timeout_s:g} s; see {self.log_path}'
                 )
             if ended and not said.endswith(b'\n'):
-                lines = [line for line in self.log_path.read_text('utf-8', 'replace').splitlines() if line.strip()]
+                lines = [
+                    line
+                    for line in self.log_path.read_text('utf-8', 'replace').splitlines()
+                    if line.strip()
+                ]
                 reason = lines[-1] if lines else f'exit status {self.process.returncode}'
                 raise ToolServerError(f'the tool server did not start: {reason}')
         self.url = said.decode().strip()

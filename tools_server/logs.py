@@ -1,4 +1,6 @@
-"""Structured logs: one JSON object a line, with time, level and the id of the request that it is about."""
+"""Structured logs: one JSON object a line, with time, level and the id of the request that it is
+about.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar('reques
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON; what a call adds under `extra={'fields': {...}}` becomes fields."""
+    """A record as one line of JSON; what a call adds under `extra={'fields': {...}}` becomes
+    fields.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
@@ -59,6 +63,7 @@ class Identified:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection (ASGI)."""
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return

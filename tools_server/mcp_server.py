@@ -1,9 +1,10 @@
-"""The same tools for clients of the Model Context Protocol, over HTTP under /mcp or over standard input and
-output.
+"""The same tools for clients of the Model Context Protocol, over HTTP under /mcp or over standard
+input and output.
 
-Images are named by content hash, as over HTTP: upload_image takes one, fetch_image shows one. Answers have
-the fields of the HTTP interface. A call that gave no result is an MCP tool error whose text begins with its
-kind.
+Images are named by content hash, as over HTTP: upload_image takes one, fetch_image shows one.
+    Answers have
+the fields of the HTTP interface. A call that gave no result is an MCP tool error whose text begins
+with its kind.
 """
 
 from __future__ import annotations
@@ -32,20 +33,31 @@ log = logging.getLogger('tools_server')
 
 
 class _Server(MCPServer):
-    """Says what is wrong with a call as the HTTP interface does, and takes no argument that a tool has not."""
+    """Says what is wrong with a call as the HTTP interface does, and takes no argument that a tool
+    has not.
+    """
 
     async def list_tools(self) -> list[McpTool]:
         tools = await super().list_tools()
-        return [t.model_copy(update={'input_schema': t.input_schema | {'additionalProperties': False}}) for t in tools]
+        return [
+            t.model_copy(update={'input_schema': t.input_schema | {'additionalProperties': False}})
+            for t in tools
+        ]
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-        taken = {tool.name: list(tool.input_schema['properties']) for tool in await super().list_tools()}
+        taken = {
+            tool.name: list(tool.input_schema['properties']) for tool in await super().list_tools()
+        }
         if name not in taken:
-            raise McpToolError(f'caller: there is no tool {name[:80]!r}; there are {", ".join(sorted(taken))}')
+            raise McpToolError(
+                f'caller: there is no tool {name[:80]!r}; there are {", ".join(sorted(taken))}'
+            )
         for argument in arguments:
             if argument not in taken[name]:
                 known = ', '.join(taken[name])
-                raise McpToolError(f'caller: {name} takes no argument {argument[:80]!r}; it takes {known}')
+                raise McpToolError(
+                    f'caller: {name} takes no argument {argument[:80]!r}; it takes {known}'
+                )
         try:
             return await super().call_tool(name, arguments, context)
         except McpToolError as error:
@@ -77,10 +89,16 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         except ToolError as error:
             raise McpToolError(f'{error.kind}: {error.message}') from None
         latency = round(time.perf_counter() - start, 6)
-        return reply.value, {'backend': reply.backend, 'cache_hit': reply.cache_hit, 'latency_s': latency}
+        return reply.value, {
+            'backend': reply.backend,
+            'cache_hit': reply.cache_hit,
+            'latency_s': latency,
+        }
 
     def image_answer(image: StoredImage, about: dict[str, Any]) -> schemas.ImageAnswer:
-        return schemas.ImageAnswer(sha256=image.sha256, width=image.width, height=image.height, **about)
+        return schemas.ImageAnswer(
+            sha256=image.sha256, width=image.width, height=image.height, **about
+        )
 
     @server.tool()
     async def upload_image(
@@ -111,7 +129,9 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         return schemas.TextSearchAnswer(results=results, **about)
 
     @server.tool()
-    async def image_search(image: schemas.Sha256, top_k: schemas.TopK = 5) -> schemas.ImageSearchAnswer:
+    async def image_search(
+        image: schemas.Sha256, top_k: schemas.TopK = 5
+    ) -> schemas.ImageSearchAnswer:
         """Known pictures that look like an image or something large in it, best first."""
         results, about = await ask(lambda: service.image_search(image, top_k))
         return schemas.ImageSearchAnswer(results=results, **about)

@@ -1,4 +1,6 @@
-"""Prometheus metrics of a server: calls by outcome, latencies, waiting rooms, memory of the process."""
+"""Prometheus metrics of a server: calls by outcome, latencies, waiting rooms, memory of the
+process.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,15 @@ class Metrics:
             registry=self._registry,
         )  # fmt: skip
         self._degraded = Counter(
-            'tools_degraded', 'Answers that lacked something', ['tool', 'backend'], registry=self._registry
+            'tools_degraded',
+            'Answers that lacked something',
+            ['tool', 'backend'],
+            registry=self._registry,
         )
 
-    def observe(self, tool: str, backend: str, outcome: str, cache_hit: bool, seconds: float) -> None:
+    def observe(
+        self, tool: str, backend: str, outcome: str, cache_hit: bool, seconds: float
+    ) -> None:
         """Counts one call."""
         self._calls.labels(tool, backend, outcome, str(cache_hit).lower()).inc()
         self._seconds.labels(tool).observe(seconds)

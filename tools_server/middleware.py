@@ -1,4 +1,6 @@
-"""What stands before every request: the token, Host and Origin, limits of the body's size and time, the clock."""
+"""What stands before every request: the token, Host and Origin, limits of the body's size and time,
+the clock.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +25,30 @@ from tools_server.signatures import is_signed
 
 OPEN = ('/live', '/ready')  # for whoever watches over the process; they say nothing about calls
 DOCS_FILES = '/docs-files'  # scripts and styles of the API's page
-DOCS = ('/docs', '/openapi.json')  # a browser opens it without a token, and its user gives one there
+DOCS = (
+    '/docs',
+    '/openapi.json',
+)  # a browser opens it without a token, and its user gives one there
 MAX_JSON_BYTES = 8 * 2**20
 JSON_BYTES = 8 * MAX_JSON_BYTES  # of all larger JSON bodies that are in memory at the same time
 JSON_S = 10.0  # longest time in which a JSON body must be here
-PIECE_S, PIECE_BYTES = 5.0, 65_536  # of a body so much must come in so many seconds; who stops gives its room to others
+PIECE_S, PIECE_BYTES = (
+    5.0,
+    65_536,
+)  # of a body so much must come in so many seconds; who stops gives its room to others
 DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
 
 
 class Gate:
     """ASGI middleware.
 
-    A body is read only when there is room for it, and must arrive by the call's deadline; the room is taken until the
-    answer is sent. Pictures and other bodies have room of their own.
+    A body is read only when there is room for it, and must arrive by the call's deadline; the room
+    is taken until the answer is sent. Pictures and other bodies have room of their own.
 
     Args:
         app: behind it.
-        config: the token that callers must send as `Authorization: Bearer …` (without one everyone on this machine
-            may call), the deadline, and the limits of uploads.
+        config: the token that callers must send as `Authorization: Bearer …` (without one everyone
+            on this machine may call), the deadline, and the limits of uploads.
     """
 
     def __init__(self, app: ASGIApp, config: ServerConfig):
@@ -54,6 +62,7 @@ class Gate:
         self._room = BodyRoom(JSON_BYTES, config.queue)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection (ASGI)."""
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
@@ -63,23 +72,35 @@ class Gate:
         problem = self._problem(connection)
         limit = self._limits.get(scope['path'], MAX_JSON_BYTES)
         length = connection.headers.get('content-length', '')
-        size = int(length) if length.isdigit() else limit if 'transfer-encoding' in connection.headers else 0
+        size = (
+            int(length)
+            if length.isdigit()
+            else limit
+            if 'transfer-encoding' in connection.headers
+            else 0
+        )
         if problem is None and size > limit:
             problem = 413, f'the body has more than the allowed {limit} bytes'
         if problem is not None:
             await _refuse(*problem, start)(scope, receive, send)
             return
-        seconds = self._deadline_s if scope['path'] in self._rooms else min(JSON_S, self._deadline_s)
+        seconds = (
+            self._deadline_s if scope['path'] in self._rooms else min(JSON_S, self._deadline_s)
+        )
         ends = asyncio.get_running_loop().time() + min(seconds, _asked_s(connection))
         room = self._rooms.get(scope['path'], self._room).take(size)
         try:
             async with asyncio.timeout_at(ends):
                 await room.__aenter__()
         except TimeoutError:
-            await _refuse(504, 'there was no room for the body in time', start)(scope, receive, send)
+            await _refuse(504, 'there was no room for the body in time', start)(
+                scope, receive, send
+            )
             return
         except ToolError as error:
-            await _refuse(error.status, error.message, start, error.retry_after_s)(scope, receive, send)
+            await _refuse(error.status, error.message, start, error.retry_after_s)(
+                scope, receive, send
+            )
             return
         try:
             await self._app(scope, _limited(receive, limit, ends, scope['path'] == '/images'), send)
@@ -88,14 +109,18 @@ class Gate:
 
     def _problem(self, connection: HTTPConnection) -> tuple[int, str] | None:
         """Status and sentence for a request that may not pass."""
-        path = connection.scope['path']  # what is routed; `connection.url` is made of the Host header too
+        path = connection.scope[
+            'path'
+        ]  # what is routed; `connection.url` is made of the Host header too
         if self._token is None:
-            # A web page whose name is made to resolve to this machine would come with its own name here.
+            # A web page whose name is made to resolve to this machine would come with its own name
+            # here.
             host = connection.headers.get('host', '')
             name = host[1:].partition(']')[0] if host.startswith('[') else host.partition(':')[0]
             if name not in LOOPBACK:
                 return 403, f'the host {name[:80]!r} is not this machine'
-            # A page of another site in a browser of this machine: it may send a picture without being asked.
+            # A page of another site in a browser of this machine: it may send a picture without
+            # being asked.
             origin = connection.headers.get('origin')
             if origin is not None and origin.partition('://')[2] != host:
                 return 403, f'pages of {origin[:80]!r} may not call this server'
@@ -103,16 +128,22 @@ class Gate:
         if path in OPEN or path in DOCS or path.startswith(f'{DOCS_FILES}/'):
             return None
         scheme, _, sent = connection.headers.get('authorization', '').partition(' ')
-        if scheme.lower() == 'bearer' and hmac.compare_digest(sent.strip().encode(), self._token.encode()):
+        if scheme.lower() == 'bearer' and hmac.compare_digest(
+            sent.strip().encode(), self._token.encode()
+        ):
             return None
         signature = connection.query_params.get('signature', '')
-        if path.startswith('/images/') and is_signed(path.removeprefix('/images/'), signature, self._token):
+        if path.startswith('/images/') and is_signed(
+            path.removeprefix('/images/'), signature, self._token
+        ):
             return None
         return 401, 'the bearer token is missing or wrong; send it as "Authorization: Bearer TOKEN"'
 
 
 def _asked_s(connection: HTTPConnection) -> float:
-    """The caller's deadline in seconds; infinity without one, or where it is no number, which the call finds out."""
+    """The caller's deadline in seconds; infinity without one, or where it is no number, which the
+    call finds out.
+    """
     try:
         seconds = float(connection.headers.get(DEADLINE, 'inf'))
     except ValueError:
@@ -121,7 +152,9 @@ def _asked_s(connection: HTTPConnection) -> float:
 
 
 def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Callable:
-    """`receive`, for bodies whose length was not declared or not true, or that come too slowly or not until `ends`."""
+    """`receive`, for bodies whose length was not declared or not true, or that come too slowly or
+    not until `ends`.
+    """
     now = asyncio.get_running_loop().time
     seen, values, piece, piece_ends, whole = 0, 0, 0, now() + PIECE_S, False
 
@@ -141,7 +174,9 @@ def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Cal
             piece, piece_ends = 0, now() + PIECE_S
         whole = not message.get('more_body', False)
         if values > MOST_VALUES:
-            raise HTTPException(413, f'the body has more than the allowed {MOST_VALUES} brackets and commas')
+            raise HTTPException(
+                413, f'the body has more than the allowed {MOST_VALUES} brackets and commas'
+            )
         if seen > limit:
             raise HTTPException(413, f'the body has more than the allowed {limit} bytes')
         return message
@@ -149,10 +184,15 @@ def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Cal
     return limited
 
 
-def _refuse(status: int, sentence: str, start: float, retry_after_s: float | None = None) -> JSONResponse:
+def _refuse(
+    status: int, sentence: str, start: float, retry_after_s: float | None = None
+) -> JSONResponse:
     latency = round(time.perf_counter() - start, 6)
-    # Who may not call has made no mistake in the call: to a trainer it is its infrastructure that fails.
-    kind = {401: 'refused', 403: 'refused', 429: 'unavailable', 504: 'timeout'}.get(status, 'caller')
+    # Who may not call has made no mistake in the call: to a trainer it is its infrastructure that
+    # fails.
+    kind = {401: 'refused', 403: 'refused', 429: 'unavailable', 504: 'timeout'}.get(
+        status, 'caller'
+    )
     failure = Failure(
         kind=kind, message=sentence, backend=None, latency_s=latency, retry_after_s=retry_after_s
     )

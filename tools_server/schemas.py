@@ -36,10 +36,14 @@ Text = Annotated[str, BeforeValidator(_without_surrogates), Field(max_length=20_
 LongText = Annotated[
     str, BeforeValidator(_without_surrogates), Field(max_length=1_000_000)
 ]  # a policy may ramble
-Found = Annotated[str, BeforeValidator(_without_surrogates)]  # text of a service elsewhere, which may send any
+Found = Annotated[
+    str, BeforeValidator(_without_surrogates)
+]  # text of a service elsewhere, which may send any
 Title = Annotated[str, BeforeValidator(as_title), BeforeValidator(_without_surrogates)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
-Sha256 = Annotated[str, Field(pattern=r'^[0-9a-f]{64}$', description='content hash of an uploaded image')]
+Sha256 = Annotated[
+    str, Field(pattern=r'^[0-9a-f]{64}$', description='content hash of an uploaded image')
+]
 Box = Annotated[
     tuple[float, float, float, float],
     AfterValidator(_valid_box),
@@ -69,8 +73,12 @@ class Request(BaseModel):
     @model_validator(mode='before')
     @classmethod
     def _few_fields(cls, data: Any) -> Any:
-        if isinstance(data, dict) and len(data) > MOST_FIELDS:  # each unknown one would make an error of its own
-            raise ValueError(f'a request has at most {len(cls.model_fields)} fields, this one has {len(data)}')
+        if (
+            isinstance(data, dict) and len(data) > MOST_FIELDS
+        ):  # each unknown one would make an error of its own
+            raise ValueError(
+                f'a request has at most {len(cls.model_fields)} fields, this one has {len(data)}'
+            )
         return data
 
 
@@ -96,7 +104,9 @@ class CropRequest(Request):
 
 
 class JudgeRequest(Request):
-    """A response to judge by references, with the picture that the question is about where that helps."""
+    """A response to judge by references, with the picture that the question is about where that
+    helps.
+    """
 
     question: Text
     references: Annotated[list[Text], Field(min_length=1, max_length=100)]
@@ -117,7 +127,8 @@ class FoundAnswer(Answer):
     """An answer of a back end, which may be only a part of what it should be."""
 
     degraded: list[str] = Field(
-        [], description='what is missing, a reason each; empty for a whole answer. Such an answer is kept for minutes'
+        [],
+        description='what is missing, a reason each; empty for a whole answer. Such an answer is kept for minutes',
     )
 
 
@@ -150,7 +161,9 @@ class TextSearchAnswer(FoundAnswer):
 
 
 class Match(BaseModel):
-    """A known picture that was found; larger scores are better, and comparable within one answer only."""
+    """A known picture that was found; larger scores are better, and comparable within one answer
+    only.
+    """
 
     title: Title
     thumbnail: Image
@@ -170,8 +183,9 @@ class JudgeAnswer(FoundAnswer):
 
 
 class Failure(BaseModel):
-    """A call that gave no result. 'caller': the request is wrong; 'refused': the back end declined it;
-    'timeout': no answer in time; 'unavailable': cannot be answered now."""
+    """A call that gave no result. 'caller': the request is wrong; 'refused': the back end declined
+    it; 'timeout': no answer in time; 'unavailable': cannot be answered now.
+    """
 
     kind: FailureKind
     message: str = Field(description='one sentence')

@@ -44,16 +44,21 @@ class ToolService:
         self._backends: dict[str, Any] = {}
         self._lanes: dict[str, Lane] = {
             'upload': self._lane('upload', config.images.decoders),
-            # What needs a worker, and may keep it busy for seconds, must not hold up ordinary uploads.
+            # What needs a worker, and may keep it busy for seconds, must not hold up ordinary
+            # uploads.
             'decode': self._lane('decode', config.images.decoders),
             'image': self._lane('image', config.threads),
             'crop': self._lane('crop', config.threads),
         }
         self._loaded = threading.Event()
         self.metrics.watch('tools_now', 'Calls at work and waiting, by tool', self._now)
-        self.metrics.watch('tools_cache', 'Entries, hits and misses, by tool', self.cache_statistics)
+        self.metrics.watch(
+            'tools_cache', 'Entries, hits and misses, by tool', self.cache_statistics
+        )
         self.metrics.watch('tools_services', 'State of services elsewhere', self.service_statistics)
-        self.metrics.watch_counts('tools_pages', 'Web pages read and summarised, by tool', self.page_statistics)
+        self.metrics.watch_counts(
+            'tools_pages', 'Web pages read and summarised, by tool', self.page_statistics
+        )
 
     @property
     def ready(self) -> bool:
@@ -97,7 +102,9 @@ class ToolService:
 
     def backends(self) -> dict[str, str]:
         """Tool to the name of its back end; 'none' where a tool is not configured."""
-        names = {tool: self._lanes[tool].backend if tool in self._lanes else 'none' for tool in TOOLS}
+        names = {
+            tool: self._lanes[tool].backend if tool in self._lanes else 'none' for tool in TOOLS
+        }
         return names | {'crop': 'local'}
 
     def backend(self, tool: str) -> Any | None:
@@ -111,9 +118,13 @@ class ToolService:
     def cache_statistics(self) -> dict[str, dict[str, int]]:
         """Entries, hits and misses of every cache, and the size of the file of answers."""
         tools = {
-            n: lane.cache_statistics() for n, lane in list(self._lanes.items()) if isinstance(lane, Tool)
+            n: lane.cache_statistics()
+            for n, lane in list(self._lanes.items())
+            if isinstance(lane, Tool)
         }
-        empty = {tool: {'entries': 0, 'hits': 0, 'misses': 0} for tool in TOOLS if tool not in tools}
+        empty = {
+            tool: {'entries': 0, 'hits': 0, 'misses': 0} for tool in TOOLS if tool not in tools
+        }
         disk = {}
         if self._store is not None:
             try:
@@ -132,11 +143,13 @@ class ToolService:
 
     def page_statistics(self) -> dict[str, dict[str, int]]:
         """What became of the web pages that each tool read."""
-        tallies = {tool: getattr(backend, 'pages', None) for tool, backend in list(self._backends.items())}
+        tallies = {
+            tool: getattr(backend, 'pages', None) for tool, backend in list(self._backends.items())
+        }
         return {tool: tally.counts() for tool, tally in tallies.items() if tally is not None}
 
-    # Every call may also fail as `Admission.run` says: 'timeout' at the deadline, 'unavailable' when too many
-    # calls wait.
+    # Every call may also fail as `Admission.run` says: 'timeout' at the deadline, 'unavailable'
+    # when too many calls wait.
 
     async def upload(self, data: bytes) -> Reply[StoredImage]:
         """Keeps an image file; see `ImageStore.add`.
@@ -144,13 +157,19 @@ class ToolService:
         Raises:
             ToolError: 'caller'; it is no sound image, or too large.
         """
-        held = [data]  # let go of when the call is given up, however long its place in the queue remains
+        held = [
+            data
+        ]  # let go of when the call is given up, however long its place in the queue remains
 
         async def call() -> tuple[StoredImage, bool, tuple[str, ...]]:
             try:
-                image, known = await self._lanes['upload'].work(lambda: self.images.add(held[0], workers=False))
+                image, known = await self._lanes['upload'].work(
+                    lambda: self.images.add(held[0], workers=False)
+                )
                 if image is None:
-                    image, known = await self._lanes['decode'].work(lambda: self.images.add(held[0]))
+                    image, known = await self._lanes['decode'].work(
+                        lambda: self.images.add(held[0])
+                    )
                 return image, known, ()
             finally:
                 held.clear()
@@ -158,7 +177,8 @@ class ToolService:
         return await self._lanes['upload'].counted(call)
 
     async def image(self, sha256: str, bare: bool = False) -> Reply[bytes]:
-        """The file of an image: JPEG or PNG, upright, RGB; `bare` without camera data, place or text in it.
+        """The file of an image: JPEG or PNG, upright, RGB; `bare` without camera data, place or
+        text in it.
 
         Raises:
             ToolError: 'caller'; there is no such image.
@@ -185,7 +205,8 @@ class ToolService:
         return await tool.ask(request, lambda: backend.search(query, top_k))
 
     async def image_search(self, sha256: str, top_k: int) -> Reply[list[Match]]:
-        """At most `top_k` known pictures that look like an image or something large in it, best first.
+        """At most `top_k` known pictures that look like an image or something large in it, best
+        first.
 
         Raises:
             ToolError: 'caller' for an unknown image; the back end's; 'unavailable' without one.
@@ -210,19 +231,25 @@ class ToolService:
         """Whether a response answers the question as one of the references does.
 
         Args:
-            question: what was asked. references: right answers, or with `choices` their letters or texts.
+            question: what was asked. references: right answers, or with `choices` their letters or
+                texts.
             response: what is judged. sha256: the image that the question is about; models see it.
             choices: the options A, B, … in order; then only the option counts.
 
         Raises:
-            ToolError: 'caller' for an unknown image, and for references by which no response can be right; the
-                back end's, also where it gives no clear verdict.
+            ToolError: 'caller' for an unknown image, and for references by which no response can be
+                right; the back end's, also where it gives no clear verdict.
         """
         tool, backend = self._chosen('judge')
         if not isinstance(self._config.judge, ModelJudgeConfig):
             sha256 = None  # rules look at no image, which need not be here either
         image = self._image(tool, sha256) if sha256 is not None else None
-        request = {'question': question, 'references': references, 'response': response, 'image': sha256}
+        request = {
+            'question': question,
+            'references': references,
+            'response': response,
+            'image': sha256,
+        }
         request['choices'] = choices
 
         def judged() -> bool:
@@ -254,7 +281,9 @@ class ToolService:
 
     def _chosen(self, name: str) -> tuple[Tool, Any]:
         if not self.ready:
-            raise ToolError('unavailable', 'the server is still loading its indexes', retry_after_s=1.0)
+            raise ToolError(
+                'unavailable', 'the server is still loading its indexes', retry_after_s=1.0
+            )
         tool = self._lanes.get(name)
         if not isinstance(tool, Tool):
             raise ToolError('unavailable', f"the server's configuration has no {name}")
@@ -264,7 +293,9 @@ class ToolService:
         return Lane(name, 'local', Admission(name, threads, self._config.queue), self.metrics)
 
     def _source(self, tool: str, section: Backend, data: str) -> dict[str, Any]:
-        """The back end's part of the keys of its answers; `data` is the fingerprint of what it answers from."""
+        """The back end's part of the keys of its answers; `data` is the fingerprint of what it
+        answers from.
+        """
         source = Source(section.identity(), section.place(), data)
         try:
             if self.mode == 'replay':
@@ -304,19 +335,26 @@ class ToolService:
         }
 
     def _written(self, match: Match) -> dict[str, Any]:
-        """A match with its thumbnail's file, so that a recording needs no folder of pictures beside it."""
+        """A match with its thumbnail's file, so that a recording needs no folder of pictures beside
+        it.
+        """
         data = self.images.encoded(match.thumbnail.sha256)
         return match.model_dump() | {'file': base64.b64encode(data).decode()}
 
     def _read(self, value: dict[str, Any]) -> Match:
-        match = Match(title=value['title'], thumbnail=Image(**value['thumbnail']), score=value['score'])
+        match = Match(
+            title=value['title'], thumbnail=Image(**value['thumbnail']), score=value['score']
+        )
         data = base64.b64decode(value['file'])
         self.images.add_encoded(data, match.thumbnail.width, match.thumbnail.height)
         return match
 
     def _now(self) -> dict[str, dict[str, int]]:
         lanes = self._lanes.items()
-        return {n: {'working': a.admission.working, 'waiting': a.admission.waiting} for n, a in list(lanes)}
+        return {
+            n: {'working': a.admission.working, 'waiting': a.admission.waiting}
+            for n, a in list(lanes)
+        }
 
 
 def online(section: Section) -> bool:
@@ -329,9 +367,14 @@ def _open_store(config: ServerConfig) -> AnswerStore | Reader | WriteBehind | No
     if path is None or (config.mode == 'offline' and not path.exists()):
         return None
     try:
-        if config.mode in ('replay', 'offline'):  # nothing is kept, so the file may lie where nobody can write
+        if config.mode in (
+            'replay',
+            'offline',
+        ):  # nothing is kept, so the file may lie where nobody can write
             return open_recording(path)
-        if config.mode == 'record':  # complete or worthless: it neither expires nor loses its oldest part
+        if (
+            config.mode == 'record'
+        ):  # complete or worthless: it neither expires nor loses its oldest part
             return AnswerStore(path)
         return WriteBehind(AnswerStore(path, ages.max_bytes, ages.max_age_s, wait_s=LOOK_S))
     except StoreError as error:

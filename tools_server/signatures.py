@@ -1,4 +1,6 @@
-"""Signed addresses of pictures: a reverse-image service must fetch one, and cannot send the bearer token."""
+"""Signed addresses of pictures: a reverse-image service must fetch one, and cannot send the bearer
+token.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ import hmac
 
 
 def picture_path(sha256: str, token: str | None) -> str:
-    """Path of a picture, without camera data or place, that whoever knows it may fetch, and with it nothing else."""
+    """Path of a picture, without camera data or place, that whoever knows it may fetch, and with it
+    nothing else.
+    """
     path = f'/images/{sha256}?bare=true'
     return path if token is None else f'{path}&signature={_signature(sha256, token)}'
 

@@ -1,4 +1,6 @@
-"""The end of the server: calls at work have a moment to finish, and what is left then is answered with a kind."""
+"""The end of the server: calls at work have a moment to finish, and what is left then is answered
+with a kind.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +36,7 @@ class Draining:
             call.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection (ASGI)."""
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return

@@ -13,7 +13,9 @@ _HALF = re.compile('[\ud800-\udfff]')
 
 
 def _ranges(codes: list[int]) -> str:
-    """Ascending code points as the inside of a class, in ranges, which are matched faster than single signs."""
+    """Ascending code points as the inside of a class, in ranges, which are matched faster than
+    single signs.
+    """
     ranges: list[list[int]] = []
     for code in codes:
         if ranges and code == ranges[-1][1] + 1:
@@ -29,7 +31,8 @@ def _comes_apart_into_marks(letter: str) -> bool:
     return all(map(unicodedata.combining, unicodedata.normalize('NFKD', letter)))
 
 
-# Both classes are made once, before the first call: a dozen threads that each made them would hold up the rest.
+# Both classes are made once, before the first call: a dozen threads that each made them would hold
+# up the rest.
 _PILE = re.compile(
     f'[{_ranges([code for code in range(0x300, _LAST_MARK) if _comes_apart_into_marks(chr(code))])}]'
     f'{{{MOST_MARKS + 1},}}'
@@ -45,7 +48,8 @@ _INVISIBLE = re.compile(f'[{_ranges(_UNSEEN)}\\U000f0000-\\U0010ffff]+')
 def composed(text: str) -> str:
     """The text in composed form (NFC), so that é is one sign however it was written.
 
-    Of a longer run of combining marks only the first 30 are kept: sorting them takes time that grows with the
+    Of a longer run of combining marks only the first 30 are kept: sorting them takes time that
+        grows with the
     square of their number. Half a UTF-16 pair, which is no character, becomes a question mark.
     """
     return unicodedata.normalize('NFC', without_piles(_HALF.sub('?', text)))
@@ -57,10 +61,18 @@ def without_piles(text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """What another service sent where a text should be: '' for null and for objects; a list's members in a row."""
+    """What another service sent where a text should be: '' for null and for objects; a list's
+    members in a row.
+    """
     if isinstance(value, list):
-        return ' '.join(filter(None, (as_text(member) for member in value[:100] if not isinstance(member, list))))
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ''
+        return ' '.join(
+            filter(
+                None, (as_text(member) for member in value[:100] if not isinstance(member, list))
+            )
+        )
+    return (
+        str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ''
+    )
 
 
 def as_title(value: Any) -> str:
@@ -73,5 +85,7 @@ def as_title(value: Any) -> str:
 
 
 def without_invisible(text: str) -> str:
-    """The text without control and format characters, those of private use, and halves of UTF-16 pairs."""
+    """The text without control and format characters, those of private use, and halves of UTF-16
+    pairs.
+    """
     return text if text.isascii() and text.isprintable() else _INVISIBLE.sub('', text)

@@ -54,7 +54,8 @@ class Lane:
         """Runs a call that gives its value and whether it was known; counts what became of it.
 
         Raises:
-            ToolError: the call's, with the back end's name; 'unavailable' for a mistake in this program.
+            ToolError: the call's, with the back end's name; 'unavailable' for a mistake in this
+                program.
         """
 
         async def answer() -> tuple[T, bool, tuple[str, ...]]:
@@ -62,8 +63,11 @@ class Lane:
 
         return await self.counted(answer)
 
-    async def counted(self, answer: Callable[[], Awaitable[tuple[T, bool, tuple[str, ...]]]]) -> Reply[T]:
-        """Awaits a value, whether it was known and what it lacks, and counts what became of the call.
+    async def counted(
+        self, answer: Callable[[], Awaitable[tuple[T, bool, tuple[str, ...]]]]
+    ) -> Reply[T]:
+        """Awaits a value, whether it was known and what it lacks, and counts what became of the
+        call.
 
         Raises:
             ToolError: the call's, with the back end's name.
@@ -86,19 +90,25 @@ class Lane:
             self.count(outcome, time.perf_counter() - start, hit, said)
         return Reply(value, self.backend, hit, lacks)
 
-    def count(self, outcome: str, seconds: float, hit: bool = False, said: Mapping[str, Any] = NOTHING) -> None:
+    def count(
+        self, outcome: str, seconds: float, hit: bool = False, said: Mapping[str, Any] = NOTHING
+    ) -> None:
         """Counts what became of a call, also of one that came to no thread; `said` is for the log."""
         self._outcomes[outcome] += 1
         self._metrics.observe(self.name, self.backend, outcome, hit, seconds)
         self._log(outcome, {**said, 'cache_hit': hit, 'seconds': round(seconds, 6)})
 
     def _log(self, outcome: str, fields: dict[str, Any]) -> None:
-        """A line for each call: a warning where it got less than it should and its caller is not to blame."""
+        """A line for each call: a warning where it got less than it should and its caller is not to
+        blame.
+        """
         well = outcome == 'caller' or (outcome == 'ok' and 'degraded' not in fields)
         level = logging.INFO if well else logging.WARNING
         if log.isEnabledFor(level):
             fields = {'tool': self.name, 'backend': self.backend, 'outcome': outcome} | fields
-            log.log(level, '%s: %s', self.name, fields.get('reason', outcome), extra={'fields': fields})
+            log.log(
+                level, '%s: %s', self.name, fields.get('reason', outcome), extra={'fields': fields}
+            )
 
     async def work(self, call: Callable[[], T]) -> T:
         """The value of a call, from one of the tool's threads.
@@ -128,7 +138,8 @@ class Lane:
 
 
 class Tool(Lane, Generic[T]):
-    """A tool whose answers are kept: equal requests at once are worked on once, later ones not at all.
+    """A tool whose answers are kept: equal requests at once are worked on once, later ones not at
+    all.
 
     Args:
         entries: answers kept in memory.
@@ -151,7 +162,10 @@ class Tool(Lane, Generic[T]):
         self._joined = 0  # calls that waited for another's answer
 
     async def ask(
-        self, request: dict[str, Any], compute: Callable[[], T], holds: Callable[[T], bool] | None = None
+        self,
+        request: dict[str, Any],
+        compute: Callable[[], T],
+        holds: Callable[[T], bool] | None = None,
     ) -> Reply[T]:
         """The answer to a request; `compute` asks the back end, on one of the tool's threads.
 
@@ -176,23 +190,39 @@ class Tool(Lane, Generic[T]):
                 if problem is None:
                     answered = pending.result()
                     return answered.value, True, answered.degraded
-                if isinstance(problem, ToolError) and problem.kind == 'timeout' and deadline.left() > 0.05:
+                if (
+                    isinstance(problem, ToolError)
+                    and problem.kind == 'timeout'
+                    and deadline.left() > 0.05
+                ):
                     continue  # the other caller had less time than this one
                 raise problem
             kept = self._memory.get(key)
-            if kept is not None and time.monotonic() < kept[0] and (holds is None or holds(kept[1].value)):
+            if (
+                kept is not None
+                and time.monotonic() < kept[0]
+                and (holds is None or holds(kept[1].value))
+            ):
                 return kept[1].value, True, kept[1].degraded
             answered = await self._own(key, request, compute)
             return answered.value, answered.from_disk, answered.degraded
 
-    async def _own(self, key: str, request: dict[str, Any], compute: Callable[[], T]) -> Answered[T]:
+    async def _own(
+        self, key: str, request: dict[str, Any], compute: Callable[[], T]
+    ) -> Answered[T]:
         future = self._pending[key] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if none waits
+        future.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # seen, if none waits
         try:
             answered = await self.work(lambda: self._answers.answer(request, compute))
         except BaseException as error:
-            stopped = not isinstance(error, Exception)  # a caller that left must not stop those that wait
-            future.set_exception(ToolError('timeout', 'the first caller left') if stopped else error)
+            stopped = not isinstance(
+                error, Exception
+            )  # a caller that left must not stop those that wait
+            future.set_exception(
+                ToolError('timeout', 'the first caller left') if stopped else error
+            )
             raise
         finally:
             del self._pending[key]
@@ -205,4 +235,8 @@ class Tool(Lane, Generic[T]):
         """Answers kept in memory; calls answered without the back end, and with it."""
         memory = self._memory.statistics()
         known = memory['hits'] + self._joined + self._answers.hits
-        return {'entries': memory['entries'], 'hits': known, 'misses': memory['misses'] - self._answers.hits}
+        return {
+            'entries': memory['entries'],
+            'hits': known,
+            'misses': memory['misses'] - self._answers.hits,
+        }

@@ -13,8 +13,8 @@ FIELDS = 20  # of a form, beside its file
 async def sent_picture(request: Request) -> bytes | bytearray:
     """The body of a request, or the file in it.
 
-    A type is asked for because a page in a browser may send one of three types anywhere without being allowed to;
-    of these only a form is taken, whose origin the gate has checked.
+    A type is asked for because a page in a browser may send one of three types anywhere without
+    being allowed to; of these only a form is taken, whose origin the gate has checked.
 
     Raises:
         ToolError: 'caller'; another type than a picture's, no file in the form, or the caller left.

@@ -1,4 +1,6 @@
-"""A peer in a virtual environment of its own, working in turn with ours: a line to it, a line of seconds back."""
+"""A peer in a virtual environment of its own, working in turn with ours: a line to it, a line of
+seconds back.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,10 @@ import sys
 import venv
 from pathlib import Path
 
-PACKAGES = {'trl': ['torch==2.13.0', 'trl==1.16.0', 'transformers>=5.0', 'pillow'], 'tunix': ['google-tunix==0.1.7']}
+PACKAGES = {
+    'trl': ['torch==2.13.0', 'trl==1.16.0', 'transformers>=5.0', 'pillow'],
+    'tunix': ['google-tunix==0.1.7'],
+}
 
 
 class Missing(Exception):
@@ -25,7 +30,9 @@ def environment(name: str, folder: Path) -> Path:
     if not done.exists():
         venv.create(place, with_pip=True, clear=True)
         print(f'Installing {", ".join(PACKAGES[name])} into {place}.', file=sys.stderr)
-        found = subprocess.run([python, '-m', 'pip', 'install', '-q', *PACKAGES[name]], text=True, capture_output=True)
+        found = subprocess.run(
+            [python, '-m', 'pip', 'install', '-q', *PACKAGES[name]], text=True, capture_output=True
+        )
         if found.returncode:
             raise Missing((found.stderr.strip().splitlines() or ['pip failed'])[-1])
         done.touch()
@@ -38,8 +45,14 @@ class Peer:
     def __init__(self, name: str, script: str, folder: Path, *arguments: object):
         python = environment(name, folder)
         self.log = (folder / f'{name}.log').open('w')
-        self.process = subprocess.Popen([python, Path(__file__).with_name(script), *map(str, arguments)], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, cwd=folder)
+        self.process = subprocess.Popen(
+            [python, Path(__file__).with_name(script), *map(str, arguments)],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd=folder,
+        )
         self.hello = self._line()
 
     def _line(self) -> str:

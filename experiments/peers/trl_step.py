@@ -1,7 +1,10 @@
-"""Steps of trl's GRPO trainer, one for each line on stdin; run by experiments/peers/process.py in trl's environment.
+"""Steps of trl's GRPO trainer, one for each line on stdin; run by experiments/peers/process.py in
+trl's environment.
 
-Arguments: a policy directory, a picture's file, tokens to sample, ids not to sample. Its first line is the prompt's ids,
-each later one the seconds of a step. It knows nothing of this project: it is what a PyTorch user would write.
+Arguments: a policy directory, a picture's file, tokens to sample, ids not to sample. Its first line
+    is the prompt's ids,
+each later one the seconds of a step. It knows nothing of this project: it is what a PyTorch user
+    would write.
 """
 
 import json
@@ -44,24 +47,63 @@ def main(folder: str, picture: str, tokens: int, unsampled: list[int]) -> None:
     for parameter in model.model.visual.parameters():
         parameter.requires_grad = False
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    processor = Processor(image_processor=Qwen2VLImageProcessorPil.from_pretrained(folder), tokenizer=tokenizer,
-                          video_processor=None, chat_template=tokenizer.chat_template)
+    processor = Processor(
+        image_processor=Qwen2VLImageProcessorPil.from_pretrained(folder),
+        tokenizer=tokenizer,
+        video_processor=None,
+        chat_template=tokenizer.chat_template,
+    )
     image = Image.open(picture)
-    prompt = [{'role': 'user', 'content': [{'type': 'image', 'image': image}, {'type': 'text', 'text': QUESTION}]}]
-    found = processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=True, return_dict=True)
+    prompt = [
+        {
+            'role': 'user',
+            'content': [{'type': 'image', 'image': image}, {'type': 'text', 'text': QUESTION}],
+        }
+    ]
+    found = processor.apply_chat_template(
+        [prompt], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
     print(json.dumps([int(i) for i in found['input_ids'][0]]), flush=True)
-    rows = Dataset.from_dict({'prompt': [[{'role': 'user', 'content': QUESTION}]] * STEPS, 'image': [image] * STEPS})
+    rows = Dataset.from_dict(
+        {'prompt': [[{'role': 'user', 'content': QUESTION}]] * STEPS, 'image': [image] * STEPS}
+    )
     settings = GRPOConfig(
-        'trl-steps', per_device_train_batch_size=2, gradient_accumulation_steps=4, num_generations=8,
-        max_completion_length=tokens, generation_kwargs={'min_new_tokens': tokens, 'suppress_tokens': unsampled},
-        temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-6, max_steps=STEPS, beta=0.0, max_grad_norm=1.0,
-        importance_sampling_level='sequence', use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
-        logging_strategy='no', save_strategy='no', disable_tqdm=True)
+        'trl-steps',
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        num_generations=8,
+        max_completion_length=tokens,
+        generation_kwargs={'min_new_tokens': tokens, 'suppress_tokens': unsampled},
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        learning_rate=1e-6,
+        max_steps=STEPS,
+        beta=0.0,
+        max_grad_norm=1.0,
+        importance_sampling_level='sequence',
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        logging_strategy='no',
+        save_strategy='no',
+        disable_tqdm=True,
+    )
     draw = torch.Generator().manual_seed(0)
-    reward = lambda completions, **_: torch.rand(len(completions), generator=draw).tolist()
+
+    def reward(completions, **_):
+        return torch.rand(len(completions), generator=draw).tolist()
+
     reward.__name__ = 'random'
-    GRPOTrainer(model=model, reward_funcs=reward, args=settings, train_dataset=rows, processing_class=processor,
-                callbacks=[Steps()]).train()
+    GRPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=settings,
+        train_dataset=rows,
+        processing_class=processor,
+        callbacks=[Steps()],
+    ).train()
 
 
 if __name__ == '__main__':

@@ -1,7 +1,10 @@
-"""Calls of tunix's sampler on text, one for each line on stdin; run by experiments/peers/process.py in its environment.
+"""Calls of tunix's sampler on text, one for each line on stdin; run by experiments/peers/process.py
+in its environment.
 
-Arguments: a directory with a decoder's config.json and safetensors, sequences at once, tokens of the prompt, tokens to
-sample. Its first line is empty, each later one the seconds of decoding: those of a call that samples all tokens, less
+Arguments: a directory with a decoder's config.json and safetensors, sequences at once, tokens of
+    the prompt, tokens to
+sample. Its first line is empty, each later one the seconds of decoding: those of a call that
+    samples all tokens, less
 those of one that samples a single one. Greedy, which costs it least.
 """
 
@@ -41,10 +44,17 @@ class Numbers:
 def main(folder: str, sequences: int, prompt: int, tokens: int) -> None:
     sizes = json.loads((Path(folder) / 'config.json').read_text())['text_config']
     config = ModelConfig(
-        num_layers=sizes['num_hidden_layers'], vocab_size=sizes['vocab_size'], embed_dim=sizes['hidden_size'],
-        hidden_dim=sizes['intermediate_size'], num_heads=sizes['num_attention_heads'],
-        head_dim=sizes['hidden_size'] // sizes['num_attention_heads'], num_kv_heads=sizes['num_key_value_heads'],
-        rope_theta=sizes['rope_parameters']['rope_theta'], norm_eps=sizes['rms_norm_eps'], use_tied_embedding=True)
+        num_layers=sizes['num_hidden_layers'],
+        vocab_size=sizes['vocab_size'],
+        embed_dim=sizes['hidden_size'],
+        hidden_dim=sizes['intermediate_size'],
+        num_heads=sizes['num_attention_heads'],
+        head_dim=sizes['hidden_size'] // sizes['num_attention_heads'],
+        num_kv_heads=sizes['num_key_value_heads'],
+        rope_theta=sizes['rope_parameters']['rope_theta'],
+        norm_eps=sizes['rms_norm_eps'],
+        use_tied_embedding=True,
+    )
     model = create_model_from_safe_tensors(folder, config)
     end = sizes['vocab_size'] - 1
     caches = CacheConfig(prompt + tokens, config.num_layers, config.num_kv_heads, config.head_dim)
@@ -53,8 +63,15 @@ def main(folder: str, sequences: int, prompt: int, tokens: int) -> None:
 
     def call(steps: int) -> float:
         began = time.perf_counter()
-        found = sampler([words] * sequences, max_generation_steps=steps, max_prompt_length=prompt, forbidden_tokens=[end])
-        assert all(len(ids) >= steps - 1 for ids in found.tokens), [len(ids) for ids in found.tokens]
+        found = sampler(
+            [words] * sequences,
+            max_generation_steps=steps,
+            max_prompt_length=prompt,
+            forbidden_tokens=[end],
+        )
+        assert all(len(ids) >= steps - 1 for ids in found.tokens), [
+            len(ids) for ids in found.tokens
+        ]
         return time.perf_counter() - began
 
     print(flush=True)

@@ -1,1 +1,3 @@
-"""The interaction of a policy and its tools: actions, protocol, environment and trajectories; no JAX."""
+"""The interaction of a policy and its tools: actions, protocol, environment and trajectories; no
+JAX.
+"""

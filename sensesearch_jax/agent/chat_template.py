@@ -1,7 +1,8 @@
 """Qwen's chat template in pieces, token in, token out: what was sampled is never encoded again.
 
-A conversation is prompt · sampled turn · observation · sampled turn · …, each piece encoded once. Together
-they are the tokens of the template applied to the whole conversation (tested against transformers).
+A conversation is prompt · sampled turn · observation · sampled turn · …, each piece encoded once.
+Together they are the tokens of the template applied to the whole conversation (tested against
+transformers).
 """
 
 import itertools
@@ -16,9 +17,10 @@ from tokenizers import Tokenizer
 from sensesearch_jax.agent.trajectory import ImageRef, Trajectory
 from sensesearch_jax.errors import UserError
 
-# Qwen2.5-VL's own template in the part that an agent's conversations use, with tools and their results as the text-only
-# Qwen2.5 has them: the original writes a tool's result as a turn of 'tool', which no Qwen model has seen. What it cannot
-# render it refuses, so that nothing of a conversation is dropped.
+# Qwen2.5-VL's own template in the part that an agent's conversations use, with tools and their
+# results as the text-only Qwen2.5 has them: the original writes a tool's result as a turn of
+# 'tool', which no Qwen model has seen. What it cannot render it refuses, so that nothing of a
+# conversation is dropped.
 CHAT_TEMPLATE = """\
 {%- macro parts(content) -%}
 {%- if content is string %}{{ content }}
@@ -66,13 +68,15 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
-"""
+"""  # noqa: E501
 
 _ASSISTANT = '<|im_start|>assistant\n'
 
-# Tags that a turn is written with, of all protocols, and those that stand around a tool's result. Either may be tokens of
-# their own, in Qwen2.5 only that of the call.
-_OF_A_TURN = {f'<{end}{tag}>' for tag in ('think', 'thinking', 'tool_call', 'answer') for end in ('', '/')}
+# Tags that a turn is written with, of all protocols, and those that stand around a tool's result.
+# Either may be tokens of their own, in Qwen2.5 only that of the call.
+_OF_A_TURN = {
+    f'<{end}{tag}>' for tag in ('think', 'thinking', 'tool_call', 'answer') for end in ('', '/')
+}
 _OF_A_RESULT = {'<tool_response>', '</tool_response>'}
 
 Part = str | ImageRef
@@ -81,12 +85,13 @@ Part = str | ImageRef
 class ChatTokenizer:
     """The tokenizer of a policy directory, with the chat template around it.
 
-    Text is encoded by whom it comes from. The template's own text and the system prompt may hold any special
-    token; an assistant's text those that are ordinary vocabulary (`<tool_call>`), never control tokens; text
-    of users and tools none at all: `<|im_end|>` in a web page is then ten harmless characters.
+    Text is encoded by whom it comes from. The template's own text and the system prompt may hold
+    any special token; an assistant's text those that are ordinary vocabulary (`<tool_call>`), never
+    control tokens; text of users and tools none at all: `<|im_end|>` in a web page is then ten
+    harmless characters.
 
-    Control tokens are those that the tokenizer calls special, those of the form `<|…|>` and the tags of a tool's result,
-    but none of the tags that a turn is written with.
+    Control tokens are those that the tokenizer calls special, those of the form `<|…|>` and the
+    tags of a tool's result, but none of the tags that a turn is written with.
 
     Args:
         folder: a Hugging Face policy directory with tokenizer.json.
@@ -109,7 +114,9 @@ class ChatTokenizer:
         self.visual_tokens = visual_tokens
         added = self.tokenizer.get_added_tokens_decoder()
         self._added = {token.content: i for i, token in added.items()}
-        control = {t.content for t in added.values() if t.special or re.fullmatch(r'<\|.*\|>', t.content)}
+        control = {
+            t.content for t in added.values() if t.special or re.fullmatch(r'<\|.*\|>', t.content)
+        }
         self._control = (control | _OF_A_RESULT) & self._added.keys() - _OF_A_TURN
         self.im_start = self._id('<|im_start|>')
         self.im_end = self._id('<|im_end|>')
@@ -145,12 +152,15 @@ class ChatTokenizer:
             system: the system prompt, trusted.
             user_parts: the user's text and images in reading order; text is not trusted.
         """
-        head = self._split(f'<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n', self._any_added)
+        head = self._split(
+            f'<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n', self._any_added
+        )
         tail = self._split(f'<|im_end|>\n{_ASSISTANT}', self._any_added)
         return self._encode([*head, *self._parts(user_parts), *tail])
 
     def observation(self, parts: Sequence[Part], last_token: int | None = None) -> list[int]:
-        """What follows a sampled turn: its end, the tool's result as a user turn, the next assistant header.
+        """What follows a sampled turn: its end, the tool's result as a user turn, the next
+        assistant header.
 
         Args:
             parts: `Observation.parts`; text is not trusted.
@@ -162,21 +172,26 @@ class ChatTokenizer:
         return self._encode([*head, *self._parts(parts), *tail])
 
     def assistant(self, text: str) -> list[int]:
-        """The ids a policy would sample for `text`: up to `</tool_call>`, or with `<|im_end|>` at the end."""
+        """The ids a policy would sample for `text`: up to `</tool_call>`, or with `<|im_end|>` at
+        the end.
+        """
         ids = self._encode(self._split(text, self._ordinary_added))
         return ids if ids and ids[-1] == self.tool_call_end else [*ids, self.im_end]
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> list[int]:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+    ) -> list[int]:
         """A whole conversation, by the same rules of trust as the pieces.
 
         Args:
-            messages: objects with 'role' (system, user, assistant or tool) and 'content' (a string, or
-                parts). Results of tools that follow each other are one user turn. An assistant's calls are part of its
-                text, as they were sampled.
+            messages: objects with 'role' (system, user, assistant or tool) and 'content' (a string,
+                or parts). Results of tools that follow each other are one user turn. An assistant's
+                calls are part of its text, as they were sampled.
             add_generation_prompt: whether the header of a further assistant turn follows.
 
         Raises:
-            ValueError: another role, another member (tool_calls), or a part that is neither text nor image.
+            ValueError: another role, another member (tool_calls), or a part that is neither text
+                nor image.
         """
         items: list[str | int] = []
         roles = [message['role'] for message in messages]
@@ -184,20 +199,41 @@ class ChatTokenizer:
             if role not in ('system', 'user', 'assistant', 'tool'):
                 raise ValueError(f'message role {role!r} is not system, user, assistant or tool')
             if set(message) - {'role', 'content'}:
-                raise ValueError(f'a message has {sorted(set(message) - {"role", "content"})}; write them into its content')
-            parts = [message['content']] if isinstance(message['content'], str) else list(message['content'])
+                raise ValueError(
+                    f'a message has {sorted(set(message) - {"role", "content"})}; write them into its content'
+                )
+            parts = (
+                [message['content']]
+                if isinstance(message['content'], str)
+                else list(message['content'])
+            )
             if not all(isinstance(part, str | ImageRef) for part in parts):
                 raise ValueError('a part of a message is neither text nor an image reference')
             if role == 'assistant':
-                items += [*self._split(_ASSISTANT, self._any_added), *self.assistant(''.join(parts))]
-                items += self._split('\n' if items[-1] == self.im_end else '<|im_end|>\n', self._any_added)
+                items += [
+                    *self._split(_ASSISTANT, self._any_added),
+                    *self.assistant(''.join(parts)),
+                ]
+                items += self._split(
+                    '\n' if items[-1] == self.im_end else '<|im_end|>\n', self._any_added
+                )
                 continue
             head, tail = f'<|im_start|>{role}\n', '<|im_end|>\n'
             if role == 'tool':
-                head = ('\n' if i and roles[i - 1] == role else '<|im_start|>user\n') + '<tool_response>\n'
+                head = (
+                    '\n' if i and roles[i - 1] == role else '<|im_start|>user\n'
+                ) + '<tool_response>\n'
                 tail = '\n</tool_response>' + ('' if roles[i + 1 : i + 2] == [role] else tail)
-            body = self._split(''.join(parts), self._any_added) if role == 'system' else self._parts(parts)
-            items += [*self._split(head, self._any_added), *body, *self._split(tail, self._any_added)]
+            body = (
+                self._split(''.join(parts), self._any_added)
+                if role == 'system'
+                else self._parts(parts)
+            )
+            items += [
+                *self._split(head, self._any_added),
+                *body,
+                *self._split(tail, self._any_added),
+            ]
         if add_generation_prompt:
             items += self._split(_ASSISTANT, self._any_added)
         return self._encode(items)
@@ -207,21 +243,32 @@ class ChatTokenizer:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def turn_text(self, ids: Sequence[int]) -> str:
-        """The text of a sampled turn: all of its ids but the one that ended it, control tokens as they are written.
+        """The text of a sampled turn: all of its ids but the one that ended it, control tokens as
+        they are written.
 
-        An id that the tokenizer does not know is written like them, `<|151700|>`. Broken UTF-8 becomes U+FFFD.
+        An id that the tokenizer does not know is written like them, `<|151700|>`. Broken UTF-8
+        becomes U+FFFD.
         """
         ids = [int(i) for i in ids]
         if ids and ids[-1] in (self.im_end, self.end_of_text):
             del ids[-1]
-        known = lambda i: self.tokenizer.id_to_token(i) is not None
-        text = lambda run: self.tokenizer.decode(run, skip_special_tokens=False)
+
+        def known(i):
+            return self.tokenizer.id_to_token(i) is not None
+
+        def text(run):
+            return self.tokenizer.decode(run, skip_special_tokens=False)
+
         runs = ((is_text, list(run)) for is_text, run in itertools.groupby(ids, known))
-        return ''.join(text(run) if is_text else ''.join(f'<|{i}|>' for i in run) for is_text, run in runs)
+        return ''.join(
+            text(run) if is_text else ''.join(f'<|{i}|>' for i in run) for is_text, run in runs
+        )
 
     def _id(self, name: str) -> int:
         if name not in self._added:
-            raise UserError(f'the tokenizer has no added token {name}; it is not one of the Qwen family')
+            raise UserError(
+                f'the tokenizer has no added token {name}; it is not one of the Qwen family'
+            )
         return self._added[name]
 
     def _image(self, image: ImageRef) -> list[int]:
@@ -242,14 +289,17 @@ class ChatTokenizer:
         return [self._added[s] if i % 2 else s for i, s in enumerate(allowed.split(text))]
 
     def _encode(self, items: Iterable[str | int]) -> list[int]:
-        """Ids of plain text and given ids. Neighbouring texts are joined first: merges cross their seams."""
+        """Ids of plain text and given ids. Neighbouring texts are joined first: merges cross their
+        seams.
+        """
         ids: list[int] = []
         plain = ''
         for item in [*items, -1]:
             if isinstance(item, str):
                 plain += item
                 continue
-            # The tokenizer would find added tokens in plain text; cut after their first character, it cannot.
+            # The tokenizer would find added tokens in plain text; cut after their first character,
+            # it cannot.
             cuts = [0, *(m.start() + 1 for m in self._added_start.finditer(plain)), len(plain)]
             for start, end in itertools.pairwise(cuts):
                 if start < end:
@@ -264,15 +314,17 @@ def tokenise(
 ) -> Trajectory:
     """Fills the token lists of a trajectory that an expert wrote as text, in place, and returns it.
 
-    Log-probabilities are set to empty lists: nothing was sampled. The prompt is `tokenizer.prompt(system,
-    user_parts)`.
+    Log-probabilities are set to empty lists: nothing was sampled. The prompt is
+    `tokenizer.prompt(system, user_parts)`.
     """
     trajectory.prompt_tokens = tokenizer.prompt(system, user_parts)
     for turn in trajectory.turns:
         turn.tokens = tokenizer.assistant(turn.text)
         turn.log_probs, turn.raw_log_probs = [], []
         turn.observation_tokens = (
-            [] if turn.observation is None else tokenizer.observation(turn.observation.parts, turn.tokens[-1])
+            []
+            if turn.observation is None
+            else tokenizer.observation(turn.observation.parts, turn.tokens[-1])
         )
     return trajectory
 

@@ -19,7 +19,8 @@ from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 
 
 class Environment:
-    """Tools, protocol and limits of a run. Holds no state of any trajectory, so all of them may share it.
+    """Tools, protocol and limits of a run. Holds no state of any trajectory, so all of them may
+    share it.
 
     Args:
         client: the tool server's client, or anything with its methods.
@@ -45,7 +46,9 @@ class Environment:
         """What the policy's `text` of one turn says, under this environment's protocol and tools."""
         return self.protocol.parse(text, self.tools)
 
-    def execute(self, action: Action | FormatError, images: Sequence[ImageRef]) -> Observation | None:
+    def execute(
+        self, action: Action | FormatError, images: Sequence[ImageRef]
+    ) -> Observation | None:
         """Runs `action`; blocks for at most the client's deadline.
 
         Args:
@@ -54,14 +57,16 @@ class Environment:
                 (see `indexed_images`).
 
         Returns:
-            The observation; None after an answer, which ends the trajectory. The policy's own mistakes are
-            observations with ok=False; a tool that fails without fault of the policy sets infra_failed. Never
-            raises for either.
+            The observation; None after an answer, which ends the trajectory. The policy's own
+            mistakes are observations with ok=False; a tool that fails without fault of the policy
+            sets infra_failed. Never raises for either.
         """
         if isinstance(action, Answer):
             return None
         if isinstance(action, FormatError):
-            return Observation((disarm(action.message),), ok=False, kind='format_error')  # it may quote the turn
+            return Observation(
+                (disarm(action.message),), ok=False, kind='format_error'
+            )  # it may quote the turn
         mistake = self._mistake(action, images)
         if mistake:
             return Observation((mistake,), ok=False, kind='tool_error')
@@ -84,7 +89,9 @@ class Environment:
             parts = observations.image_search_parts(result, self.limits)
             return Observation(parts, ok=True, kind='image_search', latency_s=latency)
         parts = observations.image_crop_parts(self.protocol.shown_index(len(images) + 1), result)
-        return Observation(parts, ok=True, kind='image_crop', new_images=(result,), latency_s=latency)
+        return Observation(
+            parts, ok=True, kind='image_crop', new_images=(result,), latency_s=latency
+        )
 
     def _mistake(
         self, action: TextSearch | ImageSearch | ImageCrop, images: Sequence[ImageRef]
@@ -99,7 +106,9 @@ class Environment:
         if isinstance(action, ImageCrop):
             x0, y0, x1, y1 = action.bbox
             if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-                return f'Bad box. 0 <= left < right <= {self.protocol.box_scale}, also top and bottom.'
+                return (
+                    f'Bad box. 0 <= left < right <= {self.protocol.box_scale}, also top and bottom.'
+                )
         return None
 
     def _failure(self, failure: ToolFailure, latency: float) -> Observation:
@@ -107,10 +116,14 @@ class Environment:
             text = observations.cut_text(disarm(failure.message), self.limits.max_chars)
             return Observation((text,), ok=False, kind='tool_error', latency_s=latency)
         text = f'The tool failed ({failure.kind}).'
-        return Observation((text,), ok=False, kind='tool_error', latency_s=latency, infra_failed=True)
+        return Observation(
+            (text,), ok=False, kind='tool_error', latency_s=latency, infra_failed=True
+        )
 
 
 def indexed_images(original: ImageRef, turns: Iterable[Turn]) -> list[ImageRef]:
     """The images that an image_index can name after `turns`: the original and every crop, in order."""
-    crops = (ref for turn in turns if turn.observation is not None for ref in turn.observation.new_images)
+    crops = (
+        ref for turn in turns if turn.observation is not None for ref in turn.observation.new_images
+    )
     return [original, *crops]

@@ -1,4 +1,6 @@
-"""Tool results as the text and images that the policy reads: terse, numbered, and cut with the cut said."""
+"""Tool results as the text and images that the policy reads: terse, numbered, and cut with the cut
+said.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -76,7 +78,11 @@ def image_crop_parts(shown_index: int, crop: ImageRef) -> Parts:
 
 def cut_text(text: str, max_chars: int) -> str:
     """`text`, or its first `max_chars` characters and a note that it was cut."""
-    return text if len(text) <= max_chars else f'{text[:max_chars].rstrip()}… [cut at {max_chars} characters]'
+    return (
+        text
+        if len(text) <= max_chars
+        else f'{text[:max_chars].rstrip()}… [cut at {max_chars} characters]'
+    )
 
 
 def _one_line(text: str) -> str:

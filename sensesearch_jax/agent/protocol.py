@@ -1,8 +1,9 @@
 """The one text form of the interaction: the system prompt with its tools, actions read and written.
 
-A policy's turn is `<think>…</think>`, a newline, and either a JSON object with name and arguments between
-`<tool_call>` and `</tool_call>`, on lines of their own, or `<answer>…</answer>` (arXiv 2512.24330).
-Names, tags and frames are data of a `Protocol`, so that the published protocol and ours share all code.
+A policy's turn is `<think>…</think>`, a newline, and either a JSON object with name and arguments
+between `<tool_call>` and `</tool_call>`, on lines of their own, or `<answer>…</answer>` (arXiv
+2512.24330). Names, tags and frames are data of a `Protocol`, so that the published protocol and
+ours share all code.
 """
 
 import dataclasses
@@ -27,7 +28,8 @@ __all__ = [
     'ImageSearch', 'ParsedTurn', 'Protocol', 'TextSearch', 'disarm', 'fold_tags', 'shorten', 'tool_of', 'user_text',
 ]  # fmt: skip
 
-# The tools by the names that configs, observations and statistics use; a protocol may write them differently.
+# The tools by the names that configs, observations and statistics use; a protocol may write them
+# differently.
 TOOLS = ('text_search', 'image_search', 'image_crop')
 
 
@@ -42,13 +44,16 @@ def _tag_pattern() -> re.Pattern[str]:
     def spelled(name: str) -> str:
         return f'[{unseen}]*'.join(f'[{letter}{chr(ord(letter) + wide)}]' for letter in name)
 
-    names = '|'.join(map(spelled, ('think', 'thinking', 'tools', 'tool_call', 'tool_response', 'answer')))
+    names = '|'.join(
+        map(spelled, ('think', 'thinking', 'tools', 'tool_call', 'tool_response', 'answer'))
+    )
     gap = rf'[\s{unseen}]*'
     return re.compile(rf'[<＜﹤](?={gap}(?:[/／]{gap})?(?:{names})\b|{gap}[|｜])', re.IGNORECASE)
 
 
 _TAG = _tag_pattern()
-# What only the chat template and the environment write: control tokens, and the tags around a tool's result.
+# What only the chat template and the environment write: control tokens, and the tags around a
+# tool's result.
 _FOREIGN = re.compile(r'<\|\w+\|>|</?tool_response>')
 _CALL_OPEN, _CALL_CLOSE = '<tool_call>', '</tool_call>'
 _ANSWER_OPEN, _ANSWER_CLOSE = '<answer>', '</answer>'
@@ -66,8 +71,8 @@ class ParsedTurn:
 class Protocol:
     """Names and conventions of one text form.
 
-    `ImageCrop.bbox` and every `image_index` of an action are the same under all protocols (fractions, counted
-    from 1); `box_scale` and `first_index` say how they are written.
+    `ImageCrop.bbox` and every `image_index` of an action are the same under all protocols
+    (fractions, counted from 1); `box_scale` and `first_index` say how they are written.
     """
 
     name: str
@@ -80,11 +85,16 @@ class Protocol:
     index_key: str = 'image_index'
     first_index: int = 1
     index_required: bool = False  # whether a crop must name its image
-    search_any_image: bool = True  # False: image search always takes the original and has no argument
-    label_key: str | None = None  # a name for what is cut out: accepted, written as 'object', never used
+    search_any_image: bool = (
+        True  # False: image search always takes the original and has no argument
+    )
+    label_key: str | None = (
+        None  # a name for what is cut out: accepted, written as 'object', never used
+    )
 
     def system_prompt(self, tools: Sequence[str]) -> str:
-        """The system turn: instructions and one JSON line per tool of `tools` (a subset of `TOOLS`).
+        """The system turn: instructions and one JSON line per tool of `tools` (a subset of
+        `TOOLS`).
 
         Raises ValueError for an unknown tool name.
         """
@@ -95,7 +105,10 @@ class Protocol:
                 f'Answer the question about the image: reason in <{tag}></{tag}>, '
                 'then give the final <answer></answer>.'
             )
-        schemas = (json.dumps(self.schema(tool), ensure_ascii=False, separators=(',', ':')) for tool in tools)
+        schemas = (
+            json.dumps(self.schema(tool), ensure_ascii=False, separators=(',', ':'))
+            for tool in tools
+        )
         lines = [
             f'Answer the question about the image. Each turn: reason in <{tag}></{tag}>, '
             'then call one tool or give the final <answer></answer>.',
@@ -133,20 +146,27 @@ class Protocol:
         parameters = {'type': 'object', 'properties': properties}
         if required:
             parameters['required'] = required
-        return {'type': 'function', 'function': {'name': name, 'description': text, 'parameters': parameters}}
+        return {
+            'type': 'function',
+            'function': {'name': name, 'description': text, 'parameters': parameters},
+        }
 
     def parse(self, text: str, tools: Sequence[str]) -> ParsedTurn:
-        """Reads the policy's text of one turn. Never raises: every mistake becomes a named `FormatError`.
+        """Reads the policy's text of one turn. Never raises: every mistake becomes a named
+        `FormatError`.
 
-        Whatever follows the first `</tool_call>` is cut, as the sampler stops there. A missing reasoning
-        block is no error here (the action runs, the format reward is lost); one that is not closed is, and so is a
-        control token or a tool response, wherever it stands: what comes after may rest on a made-up result.
+        Whatever follows the first `</tool_call>` is cut, as the sampler stops there. A missing
+        reasoning block is no error here (the action runs, the format reward is lost); one that is
+        not closed is, and so is a control token or a tool response, wherever it stands: what comes
+        after may rest on a made-up result.
         """
         end = text.find(_CALL_CLOSE)
         if end >= 0:
             text = text[: end + len(_CALL_CLOSE)]
         if foreign := _FOREIGN.search(text):
-            return ParsedTurn('', FormatError('foreign_tag', f'{shorten(foreign[0])} is not yours to write.'))
+            return ParsedTurn(
+                '', FormatError('foreign_tag', f'{shorten(foreign[0])} is not yours to write.')
+            )
         thought_open, thought_close = f'<{self.thought_tag}>', f'</{self.thought_tag}>'
         start = text.find(thought_open)
         close = text.find(thought_close, max(start, 0))
@@ -159,7 +179,8 @@ class Protocol:
     def render_action(self, thought: str, action: Action) -> str:
         """The text of a turn, such that `parse` gives `thought` and `action` back.
 
-        Raises ValueError where no text can: a thought or answer with a tag of the protocol or blanks around
+        Raises ValueError where no text can: a thought or answer with a tag of the protocol or
+            blanks around
         it, an empty answer, a value that this protocol cannot write.
         """
         if isinstance(action, Answer):
@@ -229,7 +250,10 @@ class Protocol:
             return FormatError('unclosed_tool_call', 'The tool call is not closed.')
         try:
             call = json.loads(text[start:end])
-        except (ValueError, RecursionError):  # ValueError: also an integer of more digits than Python reads
+        except (
+            ValueError,
+            RecursionError,
+        ):  # ValueError: also an integer of more digits than Python reads
             return FormatError('bad_json', 'The tool call is not valid JSON.')
         return self._read_call(call, tools)
 
@@ -292,7 +316,9 @@ def user_text(question: Question) -> str:
 
 def tool_of(action: Action | FormatError) -> str | None:
     """The tool (of `TOOLS`) that `action` calls; None for an answer or a format error."""
-    return {TextSearch: 'text_search', ImageSearch: 'image_search', ImageCrop: 'image_crop'}.get(type(action))
+    return {TextSearch: 'text_search', ImageSearch: 'image_search', ImageCrop: 'image_crop'}.get(
+        type(action)
+    )
 
 
 def fold_tags(text: str) -> str:
@@ -301,7 +327,8 @@ def fold_tags(text: str) -> str:
 
 
 def disarm(text: str) -> str:
-    """Text from elsewhere in which nothing reads as a tag of a protocol or a control token: its `<` becomes `‹`.
+    """Text from elsewhere in which nothing reads as a tag of a protocol or a control token: its `<`
+    becomes `‹`.
 
     The tokenizer makes no control tokens of a tool's text; but tags that are ordinary text, such as
     `</tool_response>`, would end the response in the policy's eyes.
@@ -318,7 +345,9 @@ def shorten(value: Any, length: int = 40) -> str:
 
 
 def _unicode(text: str) -> str:
-    """Without lone surrogates, which JSON escapes can smuggle in and no tokenizer or network accepts."""
+    """Without lone surrogates, which JSON escapes can smuggle in and no tokenizer or network
+    accepts.
+    """
     return text.encode('utf-8', 'replace').decode('utf-8')
 
 

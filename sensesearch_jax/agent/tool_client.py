@@ -1,5 +1,5 @@
-"""The client of the tool server: every call returns its value or a `ToolFailure`, within a deadline, and
-never raises.
+"""The client of the tool server: every call returns its value or a `ToolFailure`, within a
+deadline, and never raises.
 
 Thread-safe: each thread has its own connections.
 """
@@ -26,7 +26,9 @@ T = TypeVar('T')
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
 RETRY_PAUSE_S = 0.1  # before the first retry after a connection error, in seconds; then doubling
 MOST_PAUSE_S = 1.0
-TOKEN_VARIABLE = 'TOOLS_SERVER_TOKEN'  # environment variable with the server's bearer token, if it asks for one
+TOKEN_VARIABLE = (
+    'TOOLS_SERVER_TOKEN'  # environment variable with the server's bearer token, if it asks for one
+)
 CHUNK = 1 << 16
 
 
@@ -34,13 +36,17 @@ CHUNK = 1 << 16
 class ToolFailure:
     """A call that gave no result.
 
-    `kind`: 'caller' (the request is wrong and will stay wrong: its author may be told), 'refused' (the back
-    end declined it), 'timeout' (no answer in time) or 'unavailable' (server or back end cannot answer now).
+    `kind`: 'caller' (the request is wrong and will stay wrong: its author may be told), 'refused'
+        (the back
+    end declined it), 'timeout' (no answer in time) or 'unavailable' (server or back end cannot
+    answer now).
     """
 
     kind: str
     message: str
-    lost: bool = False  # the server no longer has an image that the call names; sent again, it may succeed
+    lost: bool = (
+        False  # the server no longer has an image that the call names; sent again, it may succeed
+    )
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class ToolClient:
     Args:
       url: the server's address, such as 'http://127.0.0.1:8000'.
       deadline_s: longest time a call may take, its retries included, in seconds.
-      token: the server's bearer token; None takes it from TOOLS_SERVER_TOKEN in the environment, if it is
-        there.
+      token: the server's bearer token; None takes it from TOOLS_SERVER_TOKEN in the environment, if
+        it is there.
     """
 
     def __init__(self, url: str, deadline_s: float = 10.0, token: str | None = None):
@@ -84,7 +90,9 @@ class ToolClient:
             try:
                 image = Path(image).read_bytes()
             except OSError as error:
-                return ToolFailure('caller', f'cannot read the image file {image}: {error.strerror}')
+                return ToolFailure(
+                    'caller', f'cannot read the image file {image}: {error.strerror}'
+                )
         return self._call('POST', '/images', _image_ref, data=image)
 
     def image(self, sha256: str) -> bytes | ToolFailure:
@@ -96,13 +104,20 @@ class ToolClient:
         return self._call('POST', '/text_search', _passages, body={'query': query, 'top_k': top_k})
 
     def image_search(self, sha256: str, top_k: int = 5) -> list[Match] | ToolFailure:
-        """At most `top_k` known pictures that look like an image or something large in it; possibly none."""
+        """At most `top_k` known pictures that look like an image or something large in it; possibly
+        none.
+        """
         return self._call('POST', '/image_search', _matches, body={'image': sha256, 'top_k': top_k})
 
     def crop(self, sha256: str, bbox: Sequence[float]) -> ImageRef | ToolFailure:
-        """Cuts [x0, y0, x1, y1], fractions of an image in [0, 1], out of its full-resolution pixels."""
+        """Cuts [x0, y0, x1, y1], fractions of an image in [0, 1], out of its full-resolution
+        pixels.
+        """
         return self._call(
-            'POST', '/crop', _image_ref, body={'image': sha256, 'bbox': [float(value) for value in bbox]}
+            'POST',
+            '/crop',
+            _image_ref,
+            body={'image': sha256, 'bbox': [float(value) for value in bbox]},
         )
 
     def judge(
@@ -115,9 +130,15 @@ class ToolClient:
     ) -> bool | ToolFailure:
         """Whether a response answers the question as one of the references does.
 
-        `image` is a hash. With `choices` (options A, B, … in order) references name theirs by letter or text.
+        `image` is a hash. With `choices` (options A, B, … in order) references name theirs by
+        letter or text.
         """
-        body = {'question': question, 'references': list(references), 'response': response, 'image': image}
+        body = {
+            'question': question,
+            'references': list(references),
+            'response': response,
+            'image': image,
+        }
         if choices:
             body['choices'] = list(choices)
         return self._call('POST', '/judge', _verdict, body=body)
@@ -134,8 +155,8 @@ class ToolClient:
         body: dict | None = None,
         data: bytes | None = None,
     ) -> T | bytes | ToolFailure:
-        """One request, tried again while the server is away, starting, stopping or too busy to take it, as long as
-        the deadline allows: every request of the server may be repeated.
+        """One request, tried again while the server is away, starting, stopping or too busy to take
+        it, as long as the deadline allows: every request of the server may be repeated.
 
         `read` turns the JSON answer into the value; None returns the bytes as they are.
         """
@@ -145,8 +166,8 @@ class ToolClient:
             headers['Content-Type'] = 'application/octet-stream'
         if body is not None:
             try:
-                # A lone surrogate, which JSON can express and models do write, is no character: the server
-                # replaces it.
+                # A lone surrogate, which JSON can express and models do write, is no character: the
+                # server replaces it.
                 data = json.dumps(body, allow_nan=False).encode()
             except (TypeError, ValueError) as error:
                 return ToolFailure('caller', f'the request cannot be written as JSON: {error}')
@@ -156,7 +177,9 @@ class ToolClient:
         except (requests.Timeout, TimeoutError):
             return ToolFailure('timeout', f'no answer within {self.deadline_s:g} s')
         except (requests.RequestException, OSError) as error:
-            return ToolFailure('unavailable', f'the tool server cannot be reached ({type(error).__name__})')
+            return ToolFailure(
+                'unavailable', f'the tool server cannot be reached ({type(error).__name__})'
+            )
         try:
             if status == 200 and read is None:
                 return answer
@@ -169,19 +192,23 @@ class ToolClient:
                 return ToolFailure(content['kind'], str(content['message']))
         except (ValueError, TypeError, KeyError):
             pass
-        return ToolFailure('unavailable', f'the tool server sent something unexpected, with status {status}')
+        return ToolFailure(
+            'unavailable', f'the tool server sent something unexpected, with status {status}'
+        )
 
     def _patiently(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
     ) -> tuple[int, bytes]:
-        """`_exchange`, again while nobody listens, once when a connection broke, and when the server says to come
-        again later and there is time for that."""
+        """`_exchange`, again while nobody listens, once when a connection broke, and when the
+        server says to come again later and there is time for that.
+        """
         pause_s, broken = RETRY_PAUSE_S, 0
         while True:
             try:
                 status, answer, again_s = self._exchange(method, path, data, headers, deadline)
             except requests.ConnectionError as error:
-                # A broken connection may have been idle for too long; one that breaks again is the server's way.
+                # A broken connection may have been idle for too long; one that breaks again is the
+                # server's way.
                 broken += not _nobody_listens(error)
                 late = deadline - time.monotonic() < pause_s
                 if broken > 1 or isinstance(error, requests.Timeout) or late:
@@ -214,14 +241,16 @@ class ToolClient:
             method,
             self.url + path,
             data=data,
-            headers=headers | {'X-Deadline-S': f'{left:.3f}'},  # nobody works on for a caller that has gone
+            headers=headers
+            | {'X-Deadline-S': f'{left:.3f}'},  # nobody works on for a caller that has gone
             timeout=left,
             stream=True,
             allow_redirects=False,
         ) as response:
             answer = bytearray()
             try:
-                # The time-out of a socket restarts with each byte, so it is set anew before each read.
+                # The time-out of a socket restarts with each byte, so it is set anew before each
+                # read.
                 while chunk := _read_some(response, _left(deadline)):
                     answer += chunk
             except urllib3.exceptions.TimeoutError:
@@ -238,7 +267,9 @@ def _nobody_listens(error: requests.ConnectionError) -> bool:
 
 
 def _says_so_itself(answer: bytes) -> bool:
-    """Whether a failure is the server's own, which starts or stops, and not that of a service it asked."""
+    """Whether a failure is the server's own, which starts or stops, and not that of a service it
+    asked.
+    """
     try:
         return json.loads(answer).get('backend') is None
     except (ValueError, AttributeError):
@@ -273,7 +304,10 @@ def _passages(answer: dict[str, Any]) -> list[Passage]:
 
 
 def _matches(answer: dict[str, Any]) -> list[Match]:
-    return [Match(str(r['title']), _image_ref(r['thumbnail']), float(r['score'])) for r in answer['results']]
+    return [
+        Match(str(r['title']), _image_ref(r['thumbnail']), float(r['score']))
+        for r in answer['results']
+    ]
 
 
 def _verdict(answer: dict[str, Any]) -> bool:

@@ -27,12 +27,14 @@ class Question:
     text: str
     image: str  # path of the image file, absolute or relative to the data set's root
     answers: tuple[str, ...]  # accepted references, the first is canonical
-    choices: tuple[str, ...] = ()  # multiple choice: options A, B, … in order; answers name theirs, by letter or text
+    choices: tuple[
+        str, ...
+    ] = ()  # multiple choice: options A, B, … in order; answers name theirs, by letter or text
     entity: str = ''
     split: str = ''
-    # The generator's ground truth, for the scripted expert, rewards and reports, never for policy or tools:
-    # 'box' [x0, y0, x1, y1] (fractions) of the object asked for, its 'title', a good text 'query' and the
-    # fact's name, 'field'.
+    # The generator's ground truth, for the scripted expert, rewards and reports, never for policy
+    # or tools: 'box' [x0, y0, x1, y1] (fractions) of the object asked for, its 'title', a good text
+    # 'query' and the fact's name, 'field'.
     truth: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,8 +53,12 @@ class Question:
         value = {'choices': (), **value}
         for name in ('answers', 'choices'):
             if isinstance(value[name], str):  # which would come apart into letters
-                raise TypeError(f'{name} of question {value.get("id")} are a text; give a list of texts')
-        return cls(**{**value, 'answers': tuple(value['answers']), 'choices': tuple(value['choices'])})
+                raise TypeError(
+                    f'{name} of question {value.get("id")} are a text; give a list of texts'
+                )
+        return cls(
+            **{**value, 'answers': tuple(value['answers']), 'choices': tuple(value['choices'])}
+        )
 
 
 class SampleState(StrEnum):
@@ -62,14 +68,17 @@ class SampleState(StrEnum):
     TRUNCATED = 'truncated'  # turns or tokens ran out before an answer: scored, as wrong
     INFRA_FAILED = 'infra_failed'  # a tool's infrastructure failed
     UNSCORABLE = 'unscorable'  # the judge failed
-    TOO_LONG = 'too_long'  # the prompt, or a tool's response, is longer than the sampler has room for at all
+    # the prompt, or a tool's response, is longer than the sampler has room for at all
+    TOO_LONG = 'too_long'
 
 
 @dataclass(frozen=True)
 class Observation:
     """What the environment says after an action."""
 
-    parts: tuple[str | ImageRef, ...]  # text and images in reading order, without the tool-response wrapper
+    parts: tuple[
+        str | ImageRef, ...
+    ]  # text and images in reading order, without the tool-response wrapper
     ok: bool  # False: an error text the model is to read
     kind: str  # 'text_search', 'image_search', 'image_crop', 'format_error', 'tool_error'
     new_images: tuple[ImageRef, ...] = ()  # images that got an image_index (crops)
@@ -92,7 +101,11 @@ class Observation:
         """The observation that `to_json` wrote."""
         parts = tuple(p if isinstance(p, str) else ImageRef(**p) for p in value['parts'])
         return cls(
-            **{**value, 'parts': parts, 'new_images': tuple(ImageRef(**r) for r in value['new_images'])}
+            **{
+                **value,
+                'parts': parts,
+                'new_images': tuple(ImageRef(**r) for r in value['new_images']),
+            }
         )
 
 
@@ -106,7 +119,9 @@ class Turn:
     text: str
     action: Action | FormatError
     observation: Observation | None
-    observation_tokens: list[int]  # includes the closing <|im_end|>, up to the next assistant header
+    observation_tokens: list[
+        int
+    ]  # includes the closing <|im_end|>, up to the next assistant header
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; numbers are turned into plain Python ints and floats."""
@@ -143,7 +158,9 @@ class Trajectory:
     turns: list[Turn]
     state: SampleState
     prompt_tokens: list[int]
-    images: list[ImageRef]  # all whose patches entered the prompt or an observation, in order of appearance
+    images: list[
+        ImageRef
+    ]  # all whose patches entered the prompt or an observation, in order of appearance
     reward: dict[str, float]  # 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
     answer: str | None
     failure: str = ''  # why it does not count, in a sentence; '' if it does

@@ -1,4 +1,6 @@
-"""Trajectories to rows of a group batch: the very tokens that were sampled, never text encoded again."""
+"""Trajectories to rows of a group batch: the very tokens that were sampled, never text encoded
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def to_member(trajectory: Trajectory) -> Member:
         own += [True] * len(turn.tokens) + [False] * len(turn.observation_tokens)
         log_probs += [*turn.log_probs, *[0.0] * len(turn.observation_tokens)]
     sampled = len(log_probs) == len(tokens)
-    return Member(tokens, own, [image.sha256 for image in trajectory.images[1:]], log_probs if sampled else ())
+    return Member(
+        tokens, own, [image.sha256 for image in trajectory.images[1:]], log_probs if sampled else ()
+    )
 
 
 def to_row(group: Sequence[Trajectory]) -> Row:
@@ -28,7 +32,9 @@ def to_row(group: Sequence[Trajectory]) -> Row:
         ValueError: they do not share one prompt.
     """
     if any(t.prompt_tokens != group[0].prompt_tokens for t in group):
-        raise ValueError(f'The trajectories of question {group[0].question.id} have different prompts.')
+        raise ValueError(
+            f'The trajectories of question {group[0].question.id} have different prompts.'
+        )
     return Row(group[0].prompt_tokens, [group[0].images[0].sha256], [to_member(t) for t in group])
 
 

@@ -1,12 +1,14 @@
 """The batch type: rows of groups. A row is one prompt and the G suffixes that share it.
 
-The prompt's last token opens every suffix, so that the hidden state which predicts a member's first own token is
-computed with that member, and one rule serves sampling and training: token s predicts token s + 1.
+The prompt's last token opens every suffix, so that the hidden state which predicts a member's first
+own token is computed with that member, and one rule serves sampling and training: token s predicts
+token s + 1.
 """
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jax.typing import DTypeLike
@@ -18,12 +20,16 @@ from sensesearch_jax.model.rope import mrope_positions
 
 
 class Member(NamedTuple):
-    """One trajectory's tokens after the prompt. `own` marks what the policy wrote; `images` in order of their tokens."""
+    """One trajectory's tokens after the prompt. `own` marks what the policy wrote; `images` in
+    order of their tokens.
+    """
 
     tokens: Sequence[int]
     own: Sequence[bool]
     images: Sequence[str] = ()
-    log_probs: Sequence[float] = ()  # of own tokens as sampled, aligned with `tokens`; empty outside of RL
+    log_probs: Sequence[
+        float
+    ] = ()  # of own tokens as sampled, aligned with `tokens`; empty outside of RL
 
 
 class Row(NamedTuple):
@@ -32,8 +38,6 @@ class Row(NamedTuple):
     prompt: Sequence[int]
     images: Sequence[str]
     members: Sequence[Member]
-
-
 
 
 class GroupBatch(NamedTuple):
@@ -58,23 +62,31 @@ class GroupBatch(NamedTuple):
     @property
     def places(self) -> int:
         """Tokens that the layers' matrices run over, padding included."""
-        return self.prompt_valid.size + (self.valid if self.packing is None else self.packing.index).size
+        return (
+            self.prompt_valid.size
+            + (self.valid if self.packing is None else self.packing.index).size
+        )
 
 
 class ImageTable(NamedTuple):
-    """What a batch must know of an image: its grid of patches and its features (merged tokens × width)."""
+    """What a batch must know of an image: its grid of patches and its features (merged tokens ×
+    width).
+    """
 
     grids: Mapping[str, tuple[int, int, int]]
     features: Mapping[str, Float[np.ndarray, 'm d']]
 
 
-
-
-
-
-def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int, count: int, width: int,
-                   dtype: DTypeLike) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
-    """Each row's images, their features one after another, and where each image starts and how long it is.
+def feature_tables(
+    rows: Sequence[Sequence[str]],
+    images: ImageTable,
+    step: int,
+    count: int,
+    width: int,
+    dtype: DTypeLike,
+) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
+    """Each row's images, their features one after another, and where each image starts and how long
+    it is.
 
     Args:
         rows: the names of the images in each row.
@@ -95,12 +107,16 @@ def feature_tables(rows: Sequence[Sequence[str]], images: ImageTable, step: int,
     tables = np.zeros((count, bucket(max(longest, 1), step), width), dtype)
     for table, place in zip(tables, places):
         for name, (first, length) in place.items():
-            table[first:first + length] = images.features[name]
+            table[first : first + length] = images.features[name]
     return tables, places
 
 
-def image_rows(tokens: Sequence[int], images: Sequence[str], offsets: Mapping[str, tuple[int, int]],
-               image_token: int) -> Int[np.ndarray, 'n']:
+def image_rows(
+    tokens: Sequence[int],
+    images: Sequence[str],
+    offsets: Mapping[str, tuple[int, int]],
+    image_token: int,
+) -> Int[np.ndarray, ' n']:
     """For each token the place in its row's feature table that it stands for, or −1.
 
     Raises:
@@ -109,42 +125,82 @@ def image_rows(tokens: Sequence[int], images: Sequence[str], offsets: Mapping[st
     tokens = np.asarray(tokens, np.int64)
     out = np.full(len(tokens), -1, np.int32)
     places = np.nonzero(tokens == image_token)[0]
-    wanted = [np.arange(start, start + count, dtype=np.int32) for start, count in (offsets[i] for i in images)]
+    wanted = [
+        np.arange(start, start + count, dtype=np.int32)
+        for start, count in (offsets[i] for i in images)
+    ]
     total = sum(map(len, wanted))
     if total != len(places):
-        raise ValueError(f'{len(places)} image tokens stand for {len(images)} images of {total} tokens.')
+        raise ValueError(
+            f'{len(places)} image tokens stand for {len(images)} images of {total} tokens.'
+        )
     if wanted:
         out[places] = np.concatenate(wanted)
     return out
 
 
 def padded_lengths(rows: Sequence[Row], prompt_step: int, suffix_step: int) -> tuple[int, int]:
-    """The lengths P and S that these rows are padded to in one batch; a prompt's last token opens its suffixes."""
-    return (bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step, FINE),
-            bucket(max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step, FINE))
+    """The lengths P and S that these rows are padded to in one batch; a prompt's last token opens
+    its suffixes.
+    """
+    return (
+        bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step, FINE),
+        bucket(
+            max((1 + len(m.tokens) for r in rows for m in r.members), default=1), suffix_step, FINE
+        ),
+    )
 
 
-def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, merge: int, members: int,
-                 batch: int | None = None, prompt_step: int = 64, suffix_step: int = 64,
-                 feature_step: int = 512, pack_step: int = 0) -> GroupBatch:
+def build_groups(
+    rows: Sequence[Row],
+    images: ImageTable,
+    *,
+    image_token: int,
+    merge: int,
+    members: int,
+    batch: int | None = None,
+    prompt_step: int = 64,
+    suffix_step: int = 64,
+    feature_step: int = 512,
+    pack_step: int = 0,
+) -> GroupBatch:
     """Pads rows of groups into one batch whose shapes come from few buckets.
 
     Args:
         members: G; rows with fewer members get empty ones.
         batch: B, at least the number of rows; missing rows are empty.
-        prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and a row's image table.
-        pack_step: buckets of a row's tokens after the prompt, which are packed; 0 leaves them in padded suffixes.
+        prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and a row's
+            image table.
+        pack_step: buckets of a row's tokens after the prompt, which are packed; 0 leaves them in
+            padded suffixes.
     """
     batch = batch or len(rows)
-    tables, places = feature_tables([[*r.images, *(i for m in r.members for i in m.images)] for r in rows], images,
-                                    feature_step, batch, 1, np.float32)
+    tables, places = feature_tables(
+        [[*r.images, *(i for m in r.members for i in m.images)] for r in rows],
+        images,
+        feature_step,
+        batch,
+        1,
+        np.float32,
+    )
     p, s = padded_lengths(rows, prompt_step, suffix_step)
-    zeros = lambda *shape, dtype=np.int32: np.zeros(shape, dtype)
+
+    def zeros(*shape, dtype=np.int32):
+        return np.zeros(shape, dtype)
+
     out = GroupBatch(
-        zeros(batch, p), zeros(3, batch, p), zeros(batch, p, dtype=bool), zeros(batch, p) - 1,
-        zeros(batch, members, s), zeros(3, batch, members, s), zeros(batch, members, s, dtype=bool),
-        zeros(batch, members, s) - 1, zeros(batch, members, s, dtype=bool),
-        zeros(batch, members, s, dtype=np.float32), tables)
+        zeros(batch, p),
+        zeros(3, batch, p),
+        zeros(batch, p, dtype=bool),
+        zeros(batch, p) - 1,
+        zeros(batch, members, s),
+        zeros(3, batch, members, s),
+        zeros(batch, members, s, dtype=bool),
+        zeros(batch, members, s) - 1,
+        zeros(batch, members, s, dtype=bool),
+        zeros(batch, members, s, dtype=np.float32),
+        tables,
+    )
     for b, (row, offsets) in enumerate(zip(rows, places)):
         grids = [images.grids[i] for i in row.images]
         positions, following = mrope_positions(np.asarray(row.prompt), grids, image_token, merge)
@@ -156,14 +212,21 @@ def build_groups(rows: Sequence[Row], images: ImageTable, *, image_token: int, m
         for g, member in enumerate(row.members):
             k = len(member.tokens)
             out.tokens[b, g, 0] = row.prompt[-1]
-            out.tokens[b, g, 1:1 + k] = member.tokens
-            later, _ = mrope_positions(np.asarray(member.tokens), [images.grids[i] for i in member.images],
-                                       image_token, merge, start=following)
+            out.tokens[b, g, 1 : 1 + k] = member.tokens
+            later, _ = mrope_positions(
+                np.asarray(member.tokens),
+                [images.grids[i] for i in member.images],
+                image_token,
+                merge,
+                start=following,
+            )
             out.positions[:, b, g, 0] = positions[:, -1]
-            out.positions[:, b, g, 1:1 + k] = later
-            out.valid[b, g, :1 + k] = True
-            out.feature_index[b, g, 1:1 + k] = image_rows(member.tokens, member.images, offsets, image_token)
-            out.own[b, g, 1:1 + k] = member.own
+            out.positions[:, b, g, 1 : 1 + k] = later
+            out.valid[b, g, : 1 + k] = True
+            out.feature_index[b, g, 1 : 1 + k] = image_rows(
+                member.tokens, member.images, offsets, image_token
+            )
+            out.own[b, g, 1 : 1 + k] = member.own
             if len(member.log_probs):
-                out.log_probs[b, g, 1:1 + k] = member.log_probs
+                out.log_probs[b, g, 1 : 1 + k] = member.log_probs
     return out._replace(packing=Packing.of(out.valid, pack_step)) if pack_step else out

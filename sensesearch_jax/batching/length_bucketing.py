@@ -1,4 +1,6 @@
-"""Which trajectories share a batch: those of like length, out of a window of batches, so that little is padding."""
+"""Which trajectories share a batch: those of like length, out of a window of batches, so that
+little is padding.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +13,37 @@ import numpy as np
 T = TypeVar('T')
 
 
-def by_length(batches: Sequence[Sequence[T]], length: Callable[[T], Any], window: int, seed: int) -> list[list[T]]:
+def by_length(
+    batches: Sequence[Sequence[T]], length: Callable[[T], Any], window: int, seed: int
+) -> list[list[T]]:
     """The same items in as many batches, each sorted by length.
 
     Args:
         batches: in a shuffled order, all of one size but for the last.
-        window: so many batches in a row are sorted together and cut anew, and then come in a random order: lengths
-            differ less within a batch and more between batches. With 1 every batch keeps its items.
+        window: so many batches in a row are sorted together and cut anew, and then come in a random
+            order: lengths differ less within a batch and more between batches. With 1 every batch
+            keeps its items.
     """
     out = []
     for first in range(0, len(batches), window):
-        chosen = batches[first:first + window]
+        chosen = batches[first : first + window]
         items = sorted(itertools.chain(*chosen), key=length)
-        cut = [items[i:i + len(chosen[0])] for i in range(0, len(items), len(chosen[0]))]
+        cut = [items[i : i + len(chosen[0])] for i in range(0, len(items), len(chosen[0]))]
         out += [cut[i] for i in np.random.default_rng([seed, first]).permutation(len(cut))]
     return out
 
 
-FINE = 8  # sizes per doubling of what every layer runs over; padding there costs more than a program does
+# sizes per doubling of what every layer runs over; padding there costs more than a program does
+FINE = 8
 
 
 def bucket(length: int, step: int, per_doubling: int = 2) -> int:
-    """The smallest of a few multiples of `step` that holds `length`: 1, 2, 3, 4, 6, 8, 12 … times, or finer.
+    """The smallest of a few multiples of `step` that holds `length`: 1, 2, 3, 4, 6, 8, 12 … times,
+    or finer.
 
     Args:
-        per_doubling: sizes between one power of two and the next, itself a power of two. Beyond as many steps at most
-            one part in per_doubling + 1 of a size is padding.
+        per_doubling: sizes between one power of two and the next, itself a power of two. Beyond as
+            many steps at most one part in per_doubling + 1 of a size is padding.
     """
     steps = max(1, -(-length // step))
     unit = max(1, (1 << (steps - 1).bit_length() >> 1) // per_doubling)

@@ -1,5 +1,6 @@
-"""Moves tokens between suffixes padded to one length, which attention wants, and one run of tokens per row, which is
-all that the layers' matrices need to see."""
+"""Moves tokens between suffixes padded to one length, which attention wants, and one run of tokens
+per row, which is all that the layers' matrices need to see.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +14,21 @@ from jaxtyping import Array, Bool, Int, Shaped
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 
 
-def packed(x: Shaped[Array, 'b g s *rest'], packing: Packing | None) -> Shaped[Array, 'b g s *rest']:
-    """What the suffixes' tokens have, as one run per row [B, 1, N, …]; spare places get 0. As it is without packing."""
+def packed(
+    x: Shaped[Array, 'b g s *rest'], packing: Packing | None
+) -> Shaped[Array, 'b g s *rest']:
+    """What the suffixes' tokens have, as one run per row [B, 1, N, …]; spare places get 0.
+
+    As it is without packing.
+    """
     if packing is None:
         return x
     return moved(x.reshape(len(x), -1, *x.shape[3:]), packing.index, packing.inverse)[:, None]
 
 
-def spread(x: Shaped[Array, 'b g s *rest'], packing: Packing | None, lanes: tuple[int, int]) -> Shaped[Array, 'b g s *rest']:
+def spread(
+    x: Shaped[Array, 'b g s *rest'], packing: Packing | None, lanes: tuple[int, int]
+) -> Shaped[Array, 'b g s *rest']:
     """`packed` undone: the suffixes' [B, G, S, …]; padding gets 0.
 
     Args:
@@ -32,12 +40,14 @@ def spread(x: Shaped[Array, 'b g s *rest'], packing: Packing | None, lanes: tupl
 
 
 @jax.custom_vjp
-def moved(x: Shaped[Array, 'b m *rest'], index: Int[Array, 'b n'], inverse: Int[Array, 'b m']) -> Shaped[Array, 'b n *rest']:
+def moved(
+    x: Shaped[Array, 'b m *rest'], index: Int[Array, 'b n'], inverse: Int[Array, 'b m']
+) -> Shaped[Array, 'b n *rest']:
     """`x` of each row at `index`, and 0 where that is negative.
 
     Args:
-        inverse: where in `index` each place of x stands, negative where nowhere. With it the gradient is such a move
-            too, where automatic differentiation would scatter.
+        inverse: where in `index` each place of x stands, negative where nowhere. With it the
+            gradient is such a move too, where automatic differentiation would scatter.
     """
     return _picked(x, index)
 
@@ -47,8 +57,10 @@ def _picked(x, index):
     return jnp.where((index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2)), found, 0)
 
 
-moved.defvjp(lambda x, index, inverse: (_picked(x, index), inverse),
-             lambda inverse, slope: (_picked(slope, inverse), None, None))
+moved.defvjp(
+    lambda x, index, inverse: (_picked(x, index), inverse),
+    lambda inverse, slope: (_picked(slope, inverse), None, None),
+)
 
 
 class Packing(NamedTuple):
@@ -61,9 +73,11 @@ class Packing(NamedTuple):
     def of(cls, valid: Bool[np.ndarray, 'b g s'], step: int) -> Packing:
         """Runs of one length out of few, `step` the smallest."""
         places = [np.flatnonzero(row) for row in valid]
-        index = np.full((len(valid), bucket(max(map(len, places), default=0), step, FINE)), -1, np.int32)
+        index = np.full(
+            (len(valid), bucket(max(map(len, places), default=0), step, FINE)), -1, np.int32
+        )
         inverse = np.full((len(valid), valid[0].size), -1, np.int32)
         for b, some in enumerate(places):
-            index[b, :len(some)] = some
+            index[b, : len(some)] = some
             inverse[b, some] = np.arange(len(some))
         return cls(index, inverse)

@@ -17,4 +17,6 @@ class Expert(Interface):
     def next_turn(
         self, question: Question, turns: Sequence[Turn]
     ) -> tuple[str, Action | FormatError] | ToolFailure:
-        """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not there."""
+        """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not
+        there.
+        """

@@ -17,7 +17,8 @@ from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
 
 
 class OpenAIExpert:
-    """Asks a served model for one turn at a time, with the policy's own system prompt and conversation.
+    """Asks a served model for one turn at a time, with the policy's own system prompt and
+    conversation.
 
     Args:
         base_url: of the server, up to and with `/v1`.
@@ -26,7 +27,8 @@ class OpenAIExpert:
         protocol, tools: as in the environment.
         key_env: the environment variable that holds the key; an unset one sends none.
         timeout_s: seconds for one request.
-        attempts: tries per turn, for transport errors, busy servers and replies without a valid action.
+        attempts: tries per turn, for transport errors, busy servers and replies without a valid
+            action.
         temperature: of the served model.
         root: what relative image paths of questions are relative to.
     """
@@ -62,11 +64,15 @@ class OpenAIExpert:
     def next_turn(
         self, question: Question, turns: Sequence[Turn]
     ) -> tuple[str, Action | FormatError] | ToolFailure:
-        """See `Expert`. Asks again after a reply without valid action; returns the last one's FormatError."""
+        """See `Expert`. Asks again after a reply without valid action; returns the last one's
+        FormatError.
+        """
         messages = self._messages(question, turns)
         if isinstance(messages, ToolFailure):
             return messages
-        result: tuple[str, Action | FormatError] | ToolFailure = ToolFailure('unavailable', 'not asked')
+        result: tuple[str, Action | FormatError] | ToolFailure = ToolFailure(
+            'unavailable', 'not asked'
+        )
         for attempt in range(self.attempts):
             if attempt and isinstance(result, ToolFailure):
                 time.sleep(min(8.0, 0.5 * 2**attempt))
@@ -106,9 +112,13 @@ class OpenAIExpert:
         if not isinstance(text, str):
             return ToolFailure('unavailable', 'the expert answered without text')
         opened = text.rfind('<tool_call>')
-        return text + '</tool_call>' if opened >= 0 and '</tool_call>' not in text[opened:] else text
+        return (
+            text + '</tool_call>' if opened >= 0 and '</tool_call>' not in text[opened:] else text
+        )
 
-    def _messages(self, question: Question, turns: Sequence[Turn]) -> list[dict[str, Any]] | ToolFailure:
+    def _messages(
+        self, question: Question, turns: Sequence[Turn]
+    ) -> list[dict[str, Any]] | ToolFailure:
         path = self.root / question.image
         try:
             original = path.read_bytes()
@@ -131,7 +141,9 @@ class OpenAIExpert:
                 data = self._fetch(part)
                 if isinstance(data, ToolFailure):
                     return data
-                content.append(_image(data, 'image/png' if data.startswith(b'\x89PNG') else 'image/jpeg'))
+                content.append(
+                    _image(data, 'image/png' if data.startswith(b'\x89PNG') else 'image/jpeg')
+                )
             content.append(_text('\n</tool_response>'))
             messages.append({'role': 'user', 'content': content})
         return messages

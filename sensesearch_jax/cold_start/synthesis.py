@@ -16,16 +16,18 @@ def synthesise(
     member: int = 0,
     seed: int = 0,
 ) -> Trajectory:
-    """One trajectory of `expert` on `question`, as text: `agent.chat_template.tokenise` fills its token lists.
+    """One trajectory of `expert` on `question`, as text: `agent.chat_template.tokenise` fills its
+    token lists.
 
     Args:
-        image: the question's picture on the tool server; None: it is uploaded from `question.image`.
+        image: the question's picture on the tool server; None: it is uploaded from
+            `question.image`.
         member, seed: noted in the trajectory.
 
     Returns:
-        A trajectory in state OK if it ends with an answer, TRUNCATED if `max_turns` ran out or the expert
-        wrote no valid action, INFRA_FAILED if a tool, the upload or the expert failed. Rewards are not set.
-        Never raises for a failure.
+        A trajectory in state OK if it ends with an answer, TRUNCATED if `max_turns` ran out or the
+        expert wrote no valid action, INFRA_FAILED if a tool, the upload or the expert failed.
+        Rewards are not set. Never raises for a failure.
     """
     trajectory = Trajectory(question, member, seed, [], SampleState.TRUNCATED, [], [], {}, None)
     if image is None:

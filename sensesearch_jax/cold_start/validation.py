@@ -1,4 +1,6 @@
-"""Keeps the trajectories worth learning from: format, logic (actions follow from what was seen), answer."""
+"""Keeps the trajectories worth learning from: format, logic (actions follow from what was seen),
+answer.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,20 +21,26 @@ from tools_server.answer_matching.words import normalise
 def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[str]:
     """The reasons against `trajectory`, each once; an empty list keeps it.
 
-    'infra_failed' or 'unscorable': its state, or a judge that failed now. 'format': a turn without reasoning or
-    valid action, a refused call, or no answer at the end. 'text_differs': a turn's text does not read as its action. 'unknown_image',
-    'bad_box': a call on an image or a box that does not exist. 'repeated_call': the same call twice.
-    'unseen_title': a query names the object before any result or the question did. 'unseen_answer': a search
-    question's answer stands in no result about the object before it.
-    'wrong_answer': by the run's scorer. 'too_long': more tokens after the prompt than `room`, so that no rollout could
-    have brought it.
+    'infra_failed' or 'unscorable': its state, or a judge that failed now. 'format': a turn without
+        reasoning or
+    valid action, a refused call, or no answer at the end. 'text_differs': a turn's text does not
+        read as its action. 'unknown_image',
+    'bad_box': a call on an image or a box that does not exist. 'repeated_call': the same call
+        twice.
+    'unseen_title': a query names the object before any result or the question did. 'unseen_answer':
+        a search
+    question's answer stands in no result about the object before it. 'wrong_answer': by the run's
+    scorer. 'too_long': more tokens after the prompt than `room`, so that no rollout could have
+    brought it.
     """
     if trajectory.state not in (SampleState.OK, SampleState.TRUNCATED):
         return [trajectory.state.value]
     reasons = []
     if not format_is_right(trajectory, scorer.protocol):
         reasons.append('format')
-    if any(scorer.protocol.parse(turn.text, TOOLS).action != turn.action for turn in trajectory.turns):
+    if any(
+        scorer.protocol.parse(turn.text, TOOLS).action != turn.action for turn in trajectory.turns
+    ):
         reasons.append('text_differs')
     for i, turn in enumerate(trajectory.turns):
         reasons += _call_reasons(trajectory, trajectory.turns[:i], turn)
@@ -61,13 +69,17 @@ def validate_all(
     """
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(validate, trajectories, repeat(scorer), repeat(room)))
-    kept = [trajectory for trajectory, against in zip(trajectories, found, strict=True) if not against]
+    kept = [
+        trajectory for trajectory, against in zip(trajectories, found, strict=True) if not against
+    ]
     return kept, Counter(reason for against in found for reason in against)
 
 
 def _call_reasons(trajectory: Trajectory, before: list[Turn], turn: Turn) -> list[str]:
     action, reasons = turn.action, []
-    if isinstance(action, TextSearch | ImageSearch | ImageCrop) and any(t.action == action for t in before):
+    if isinstance(action, TextSearch | ImageSearch | ImageCrop) and any(
+        t.action == action for t in before
+    ):
         reasons.append('repeated_call')
     if isinstance(action, ImageSearch | ImageCrop):
         known = indexed_images(trajectory.images[0], before) if trajectory.images else []
@@ -83,7 +95,9 @@ def _call_reasons(trajectory: Trajectory, before: list[Turn], turn: Turn) -> lis
 
 
 def _unseen_name(trajectory: Trajectory, before: list[Turn], query: str) -> bool:
-    """Whether a content word of the object's title is in the query but in no result or question before it."""
+    """Whether a content word of the object's title is in the query but in no result or question
+    before it.
+    """
     question = trajectory.question
     title = content_words(question.truth.get('title', ''))
     shown = question.text + '\n' + seen_text(before)

@@ -1,4 +1,6 @@
-"""python -m sensesearch_jax.config: every field of a config, its type, its meaning, and whether it pins a workdir."""
+"""python -m sensesearch_jax.config: every field of a config, its type, its meaning, and whether it
+pins a workdir.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What can be told of a run from its config alone, so that bad input is refused before anything is written."""
+"""What can be told of a run from its config alone, so that bad input is refused before anything is
+written.
+"""
 
 from __future__ import annotations
 
@@ -29,25 +31,57 @@ def check_mesh(config: ConfigDict) -> None:
     shape = make_mesh(config.mesh).shape
     heads = PolicySizes.from_directory(config.policy or POCKET_POLICY).language.kv_heads
     if heads % shape['tensor']:
-        raise UserError(f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
-                         'one that does.')
+        raise UserError(
+            f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
+            'one that does.'
+        )
     shards = math.prod(shape[axis] for axis in ROWS)
     for stage in ('sft', 'rl'):
         if stage in config and config[stage].micro_batch % shards:
-            raise UserError(f'{stage}.micro_batch {config[stage].micro_batch} cannot be cut over the mesh\'s data × fsdp '
-                             f'= {shards} devices; make it a multiple of that.')
+            raise UserError(
+                f"{stage}.micro_batch {config[stage].micro_batch} cannot be cut over the mesh's data × fsdp "
+                f'= {shards} devices; make it a multiple of that.'
+            )
 
 
 # Fields that count something, of which there must be at least one.
 COUNTS = {
-    'rollout': ('groups', 'prompt_capacity', 'suffix_capacity', 'chunk', 'tool_threads', 'judge_threads', 'extend_lanes',
-                'extend_tokens', 'tower_batch', 'engines'),
+    'rollout': (
+        'groups',
+        'prompt_capacity',
+        'suffix_capacity',
+        'chunk',
+        'tool_threads',
+        'judge_threads',
+        'extend_lanes',
+        'extend_tokens',
+        'tower_batch',
+        'engines',
+    ),
     'agent': ('max_turns', 'turn_tokens'),
     'mine': ('samples', 'answer_tokens'),
     'expert': ('questions', 'threads'),
-    'sft': ('epochs', 'batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads', 'max_skipped_updates'),
-    'rl': ('steps', 'questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch', 'checkpoint_every', 'threads',
-           'max_skipped_updates', 'max_failed_steps'),
+    'sft': (
+        'epochs',
+        'batch',
+        'micro_batch',
+        'length_window',
+        'checkpoint_every',
+        'threads',
+        'max_skipped_updates',
+    ),
+    'rl': (
+        'steps',
+        'questions_per_step',
+        'members',
+        'minibatches',
+        'epochs',
+        'micro_batch',
+        'checkpoint_every',
+        'threads',
+        'max_skipped_updates',
+        'max_failed_steps',
+    ),
     'evaluate': ('lanes',),
 }
 
@@ -56,8 +90,9 @@ def check(config: ConfigDict) -> None:
     """Looks at the fields that name or count something, whatever task they belong to.
 
     Raises:
-        UserError: no policy directory of the right type, no readable image, no trajectories to learn from, a
-            protocol, tool, expert, algorithm or schedule that does not exist, or a number out of its range.
+        UserError: no policy directory of the right type, no readable image, no trajectories to
+            learn from, a protocol, tool, expert, algorithm or schedule that does not exist, or a
+            number out of its range.
     """
     if config.task != 'base':
         check_types(config)
@@ -68,7 +103,9 @@ def check(config: ConfigDict) -> None:
     if 'image' in config:
         check_image(config.image)
     if config.task == 'sft' and not Path(config.sft.data).is_file():
-        raise UserError(f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start.")
+        raise UserError(
+            f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start."
+        )
     for stage, names in COUNTS.items():
         for name in names if stage in config else ():
             if config[stage].get(name, 1) < 1:
@@ -77,21 +114,30 @@ def check(config: ConfigDict) -> None:
         raise UserError(f'max_skipped_updates is {config.max_skipped_updates}; give 1 or more.')
     if 'agent' in config:
         check_agent(config.agent)
-    if 'cache_dtype' in config.get('rollout', {}) and config.rollout.cache_dtype not in ('policy', 'int8'):
-        raise UserError(f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'.")
+    if 'cache_dtype' in config.get('rollout', {}) and config.rollout.cache_dtype not in (
+        'policy',
+        'int8',
+    ):
+        raise UserError(
+            f"rollout.cache_dtype '{config.rollout.cache_dtype}' is unknown; choose 'policy' or 'int8'."
+        )
     if 'dtype' in config.get('rollout', {}):
         check_dtype('rollout', config.rollout)
     if 'tools' in config:
         check_tools(config.tools)
     if not config.get('rollout', {}).get('feature_cache_gib', 0) >= 0:
-        raise UserError(f'rollout.feature_cache_gib is {config.rollout.feature_cache_gib}; give 0 (as much as a step needs) or '
-                        'more.')
+        raise UserError(
+            f'rollout.feature_cache_gib is {config.rollout.feature_cache_gib}; give 0 (as much as a step needs) or '
+            'more.'
+        )
     if 'prompt_capacity' in config.get('rollout', {}):
         check_capacities(config, Path(config.policy or POCKET_POLICY))
     if 'expert' in config:
         check_expert(config)
     if 'split' in config.get('evaluate', {}) and config.evaluate.split not in SPLITS:
-        raise UserError(f"evaluate.split '{config.evaluate.split}' is unknown; choose from {', '.join(SPLITS)}.")
+        raise UserError(
+            f"evaluate.split '{config.evaluate.split}' is unknown; choose from {', '.join(SPLITS)}."
+        )
     for name in ('train', 'rl', 'test'):
         if name in config.get('questions', {}):
             check_counts(f'questions.{name}', config.questions[name])
@@ -108,7 +154,9 @@ def check(config: ConfigDict) -> None:
 def check_agent(agent: ConfigDict) -> None:
     """Whether there is such a protocol, such tools, and something of every result to show."""
     if agent.protocol not in PROTOCOLS:
-        raise UserError(f"agent.protocol '{agent.protocol}' is unknown; choose from {list(PROTOCOLS)}.")
+        raise UserError(
+            f"agent.protocol '{agent.protocol}' is unknown; choose from {list(PROTOCOLS)}."
+        )
     with field('agent.tools'):
         PROTOCOLS[agent.protocol].system_prompt(agent.tools)
     with field('agent'):
@@ -118,19 +166,25 @@ def check_agent(agent: ConfigDict) -> None:
 def check_counts(name: str, counts: ConfigDict) -> None:
     """Whether there is a question at all."""
     if min(counts.values()) < 0 or not sum(counts.values()):
-        raise UserError(f'{name} asks for {dict(counts)} questions; give at least one, and none below 0.')
+        raise UserError(
+            f'{name} asks for {dict(counts)} questions; give at least one, and none below 0.'
+        )
 
 
 def check_tools(tools: ConfigDict) -> None:
     """Whether fields of a server that is started are given for one that runs already."""
     for name in ('port', 'mode', 'answers') if tools.url else ():
         if tools[name]:
-            raise UserError(f'tools.{name} is of a server that is started, but tools.url names one that runs already; '
-                            'leave one of them out.')
+            raise UserError(
+                f'tools.{name} is of a server that is started, but tools.url names one that runs already; '
+                'leave one of them out.'
+            )
 
 
 def check_expert(config: ConfigDict) -> None:
-    """Whether there is such an expert, with all that it needs and no more, and some question that it can demonstrate."""
+    """Whether there is such an expert, with all that it needs and no more, and some question that
+    it can demonstrate.
+    """
     expert = config.expert
     if expert.kind not in EXPERTS:
         raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
@@ -138,8 +192,10 @@ def check_expert(config: ConfigDict) -> None:
         if expert.kind == 'openai' and not expert[name]:
             raise UserError(f"expert.kind 'openai' needs expert.{name}; give it.")
         if expert.kind != 'openai' and expert[name]:
-            raise UserError(f"expert.{name} is of expert.kind 'openai', but expert.kind is '{expert.kind}'; leave one of "
-                            'them out.')
+            raise UserError(
+                f"expert.{name} is of expert.kind 'openai', but expert.kind is '{expert.kind}'; leave one of "
+                'them out.'
+            )
     made = make_expert(config, None, 0)
     unmet = [made.unmet(kind) for kind, count in config.questions.train.items() if count]
     if unmet and all(unmet):
@@ -148,13 +204,21 @@ def check_expert(config: ConfigDict) -> None:
 
 def check_sampling(config: ConfigDict) -> None:
     """Whether tokens can be drawn like that."""
-    for stage, of_stage in (('', config if config.task == 'ask' else None), ('mine.', config.get('mine')),
-                            ('rl.', config.get('rl')), ('evaluate.', config.get('evaluate'))):
+    for stage, of_stage in (
+        ('', config if config.task == 'ask' else None),
+        ('mine.', config.get('mine')),
+        ('rl.', config.get('rl')),
+        ('evaluate.', config.get('evaluate')),
+    ):
         if of_stage is not None:
             with field(f'{stage}temperature, {stage}top_k or {stage}top_p'):
-                Sampling(of_stage.temperature, of_stage.get('top_k', 0), of_stage.get('top_p', 1.0)).check()
+                Sampling(
+                    of_stage.temperature, of_stage.get('top_k', 0), of_stage.get('top_p', 1.0)
+                ).check()
     if 'rl' in config and not config.rl.temperature > 0:
-        raise UserError('rl.temperature is 0, and what is sampled greedily has no groups to learn from; give more than 0.')
+        raise UserError(
+            'rl.temperature is 0, and what is sampled greedily has no groups to learn from; give more than 0.'
+        )
 
 
 def check_training(stage: str, config: ConfigDict) -> None:
@@ -162,11 +226,15 @@ def check_training(stage: str, config: ConfigDict) -> None:
     with field(stage):
         make_optimizer(config, 1)
     if config.remat not in REMAT:
-        raise UserError(f"{stage}.remat '{config.remat}' is unknown; choose from {', '.join(REMAT)}.")
+        raise UserError(
+            f"{stage}.remat '{config.remat}' is unknown; choose from {', '.join(REMAT)}."
+        )
     check_dtype(stage, config)
 
 
 def check_dtype(part: str, config: ConfigDict) -> None:
     """Whether the type of the arithmetic exists."""
     if config.dtype not in ('float32', 'bfloat16'):
-        raise UserError(f"{part}.dtype '{config.dtype}' is unknown; choose 'float32' or 'bfloat16'.")
+        raise UserError(
+            f"{part}.dtype '{config.dtype}' is unknown; choose 'float32' or 'bfloat16'."
+        )

@@ -1,7 +1,8 @@
 """Every field of a config: its type, its meaning, and whether it may change when a run goes on.
 
-A field that pins a workdir has a part in the run's result. The others say where things are found, on what and in what pieces
-they are computed, and how often something is looked at; rounding aside, they change nothing.
+A field that pins a workdir has a part in the run's result. The others say where things are found,
+on what and in what pieces they are computed, and how often something is looked at; rounding aside,
+they change nothing.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ _OPTIMIZER = {
     'weight_decay': Field(float, 'of matrices; biases and norms do not decay'),
     'clip_norm': Field(float, 'largest norm of a gradient'),
     'freeze_embedding': Field(bool, 'leaves the embedding, and a head tied to it, as it is'),
-    'dtype': Field(str, "of the arithmetic: 'float32' or 'bfloat16'; parameters and moments are float32"),
-    'remat': _operational(str, "kept for the backward pass: 'none' (all), 'dots', 'attention' or 'full'"),
+    'dtype': Field(
+        str, "of the arithmetic: 'float32' or 'bfloat16'; parameters and moments are float32"
+    ),
+    'remat': _operational(
+        str, "kept for the backward pass: 'none' (all), 'dots', 'attention' or 'full'"
+    ),
     'micro_batch': _operational(int, 'rows of one forward and backward pass, over all devices'),
     'threads': _operational(int, 'micro-batches computed side by side in a process'),
     'checkpoint_every': _operational(int, 'steps between checkpoints'),
@@ -63,7 +68,9 @@ FIELDS = {
         str, "folder of compiled programs; '' is the user's cache, or beside the workdir; 'none'"
     ),
     'mesh.data': _operational(int, 'devices over which rows are divided; -1 takes what is left'),
-    'mesh.fsdp': _operational(int, 'devices over which rows and parameters are divided; -1: as above'),
+    'mesh.fsdp': _operational(
+        int, 'devices over which rows and parameters are divided; -1: as above'
+    ),
     'mesh.tensor': _operational(int, 'devices over which heads are divided; -1: as above'),
     'tools.config': Field(str, 'configuration of the tool server that is started'),
     'tools.url': _operational(str, "of a tool server that runs already; '' starts one"),
@@ -76,7 +83,9 @@ FIELDS = {
     'agent.tools': Field(tuple, 'tools that the policy may call'),
     'agent.max_turns': Field(int, 'turns of a trajectory'),
     'agent.turn_tokens': Field(int, 'tokens of a turn'),
-    'agent.max_malformed': Field(int, 'turns in a row without a valid action that end a trajectory; 0: none do'),
+    'agent.max_malformed': Field(
+        int, 'turns in a row without a valid action that end a trajectory; 0: none do'
+    ),
     'agent.text_results': Field(int, 'passages of a text search that are shown'),
     'agent.image_results': Field(int, 'matches of an image search that are shown'),
     'agent.thumbnails': Field(bool, 'whether an image search shows images'),
@@ -96,7 +105,9 @@ FIELDS = {
     ),
     'rollout.dtype': Field(str, "of the parameters that are sampled with: 'float32' or 'bfloat16'"),
     'rollout.cache_dtype': Field(str, "of keys and values: 'policy' (as the parameters) or 'int8'"),
-    'rollout.warm_up': _operational(bool, 'compiles all sizes of the programs before the first step'),
+    'rollout.warm_up': _operational(
+        bool, 'compiles all sizes of the programs before the first step'
+    ),
     'questions.train': Field(dict, 'questions of the cold start, by kind'),
     'questions.rl': Field(dict, 'questions of RL, by kind'),
     'questions.test': Field(dict, 'questions of the evaluation, by kind'),
@@ -106,7 +117,9 @@ FIELDS = {
     'mine.most_right': Field(int, 'right answers up to which a question counts as hard'),
     'mine.temperature': Field(float, 'of these answers'),
     'mine.answer_tokens': Field(int, 'tokens of such an answer'),
-    'expert.kind': Field(str, "'scripted' (the pocket world's), or 'openai' for any compatible service"),
+    'expert.kind': Field(
+        str, "'scripted' (the pocket world's), or 'openai' for any compatible service"
+    ),
     'expert.questions': Field(int, 'trajectories that are made, at most'),
     'expert.threads': _operational(int, 'trajectories made at a time'),
     'expert.url': Field(str, 'of the service'),
@@ -119,29 +132,41 @@ FIELDS = {
     'sft.length_window': Field(int, 'batches in a row that share out their trajectories by length'),
     **{f'rl.{name}': field for name, field in _OPTIMIZER.items()},
     'rl.algorithm': Field(str, "'bn_gspo', 'gspo' or 'grpo'; docs/method.md"),
-    'rl.batch_scope': Field(str, "of the batch normalization: the rollout 'batch', or each 'minibatch'"),
+    'rl.batch_scope': Field(
+        str, "of the batch normalization: the rollout 'batch', or each 'minibatch'"
+    ),
     'rl.steps': Field(int, 'rollout batches; more of them go on where the schedule is constant'),
     'rl.questions_per_step': Field(int, 'groups of a rollout batch'),
     'rl.members': Field(int, 'trajectories of a group'),
     'rl.minibatches': Field(int, 'updates of an epoch over a rollout batch'),
     'rl.epochs': Field(int, 'passes over a rollout batch'),
-    'rl.averaged': Field(bool, 'keeps the mean of the policies of the later two thirds of the steps'),
-    'rl.pack_step': _operational(int, 'smallest size of packed suffixes, in tokens; 0 leaves them padded'),
+    'rl.averaged': Field(
+        bool, 'keeps the mean of the policies of the later two thirds of the steps'
+    ),
+    'rl.pack_step': _operational(
+        int, 'smallest size of packed suffixes, in tokens; 0 leaves them padded'
+    ),
     'rl.temperature': Field(float, 'of sampling'),
     'rl.clip_low': Field(float, 'how far the ratio may fall below 1'),
     'rl.clip_high': Field(float, 'how far the ratio may rise above 1'),
-    'rl.dual_clip': Field(float, "bound of the ratio where the advantage is negative, 'grpo' only; 0: none"),
+    'rl.dual_clip': Field(
+        float, "bound of the ratio where the advantage is negative, 'grpo' only; 0: none"
+    ),
     'rl.kl_coefficient': Field(float, 'weight of the KL term; 0 saves the pass of the reference'),
     'rl.format_weight': Field(float, 'weight of format in the reward'),
     'rl.evidence_weight': Field(float, 'weight of evidence in the reward'),
     'rl.tool_prices': Field(dict, "a call's price in the reward, by tool"),
-    'rl.max_failed_steps': _operational(int, 'steps in a row without a usable group, after which the run ends'),
+    'rl.max_failed_steps': _operational(
+        int, 'steps in a row without a usable group, after which the run ends'
+    ),
     'evaluate.name': Field(str, 'of the policy, in the summary'),
     'evaluate.split': Field(str, "of the pocket world: 'train', 'validation' or 'test'"),
     'evaluate.lanes': _operational(int, 'trajectories sampled at once'),
     'evaluate.temperature': Field(float, 'of sampling; 0 is greedy'),
     'evaluate.top_k': Field(int, 'most likely tokens that are drawn from; 0: all'),
-    'evaluate.top_p': Field(float, 'probability of the most likely tokens that are drawn from; 1: all'),
+    'evaluate.top_p': Field(
+        float, 'probability of the most likely tokens that are drawn from; 1: all'
+    ),
     'image': Field(str, 'file of the image to ask about'),
     'question': Field(str, 'to ask'),
     'temperature': Field(float, 'of sampling; 0 is greedy'),
@@ -150,7 +175,11 @@ FIELDS = {
 }
 
 # The fields of `base` are the pocket policy's own; they are documented in configs/base.py.
-OPERATIONAL = (*(name for name, field in FIELDS.items() if not field.pins), 'evaluate_every', 'max_skipped_updates')
+OPERATIONAL = (
+    *(name for name, field in FIELDS.items() if not field.pins),
+    'evaluate_every',
+    'max_skipped_updates',
+)
 
 
 def leaves(config: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
@@ -179,8 +208,16 @@ def check_types(config: ConfigDict) -> None:
     """
     for name, value in leaves(config):
         if name not in FIELDS:
-            raise UserError(f'The config has an unknown field {name}; `python -m sensesearch_jax.config` lists all.')
+            raise UserError(
+                f'The config has an unknown field {name}; `python -m sensesearch_jax.config` lists all.'
+            )
         wanted = FIELDS[name].type
-        given = dict if isinstance(value, ConfigDict) else tuple if isinstance(value, list) else type(value)
+        given = (
+            dict
+            if isinstance(value, ConfigDict)
+            else tuple
+            if isinstance(value, list)
+            else type(value)
+        )
         if given is not wanted and not (wanted is float and given is int):
             raise UserError(f'{name} is {value!r}; give a value of type {wanted.__name__}.')

@@ -15,8 +15,9 @@ from sensesearch_jax.errors import UserError
 def may_change(config: ConfigDict) -> tuple[str, ...]:
     """The fields that may differ from those that the workdir was begun with.
 
-    RL may be given more steps where its learning rate is constant. A cosine comes down over all of its steps, and so pins
-    them. (`rl.averaged` is then the mean over the later two thirds of the new steps, as far as they are still to come.)
+    RL may be given more steps where its learning rate is constant. A cosine comes down over all of
+    its steps, and so pins them. (`rl.averaged` is then the mean over the later two thirds of the
+    new steps, as far as they are still to come.)
     """
     more = ('rl.steps',) if config.task == 'rl' and config.rl.schedule == 'constant' else ()
     return *OPERATIONAL, *more
@@ -33,18 +34,22 @@ def reaches(done: Mapping[str, int], config: ConfigDict) -> bool:
 
 
 def check_places(config: ConfigDict, workdir: str | None) -> None:
-    """Refuses addresses of object stores where files are read or written; as paths they would be local folders.
+    """Refuses addresses of object stores where files are read or written; as paths they would be
+    local folders.
 
     Raises:
         UserError: there is one.
     """
     for name, value in [('--workdir', workdir), *_texts(config)]:
-        # An address of a service is one, and jax reads and writes its compilation cache in such a store by itself.
+        # An address of a service is one, and jax reads and writes its compilation cache in such a
+        # store by itself.
         if name.rpartition('.')[2] in ('url', 'compilation_cache', 'question'):
             continue
         if isinstance(value, str) and re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', value):
-            raise UserError(f'{name} {value} is no path: files are read and written in local or mounted folders only; mount '
-                            'the store (gcsfuse, mount-s3) and give the path there.')
+            raise UserError(
+                f'{name} {value} is no path: files are read and written in local or mounted folders only; mount '
+                'the store (gcsfuse, mount-s3) and give the path there.'
+            )
 
 
 def _texts(config: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,9 @@ SPLITS = ('train', 'validation', 'test')
 SOURCES = {'pocket': 'sensesearch_jax.pocket.world.question_sets'}
 
 
-def question_set(workdir: Workdir, split: str, counts: Mapping[str, int], seed: int) -> list[Question]:
+def question_set(
+    workdir: Workdir, split: str, counts: Mapping[str, int], seed: int
+) -> list[Question]:
     """Questions of a split, drawn once into the workdir and read afterwards.
 
     Args:

@@ -17,7 +17,10 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     """What the policy did: the statistics that show collapse early."""
     everyone = list(itertools.chain.from_iterable(groups))
     counted = [t for t in everyone if is_usable(t)] or everyone
-    mean = lambda values: float(np.mean(list(values)))
+
+    def mean(values):
+        return float(np.mean(list(values)))
+
     states = Counter(t.state for t in everyone)
     values = {
         'reward': mean(t.reward['total'] for t in counted),
@@ -27,12 +30,22 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         'turns': mean(len(t.turns) for t in counted),
         'response_tokens': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
         'repetition': mean(repeats_call(t) for t in counted),
-        **{state.value: states[state] / len(everyone) for state in SampleState if state is not SampleState.OK},
-        **{f'calls/{tool}': mean(sum(tool_of(turn.action) == tool for turn in t.turns) for t in counted)
-           for tool in TOOLS},
+        **{
+            state.value: states[state] / len(everyone)
+            for state in SampleState
+            if state is not SampleState.OK
+        },
+        **{
+            f'calls/{tool}': mean(
+                sum(tool_of(turn.action) == tool for turn in t.turns) for t in counted
+            )
+            for tool in TOOLS
+        },
     }
     for kind in sorted({t.question.kind for t in counted}):
-        values[f'accuracy/{kind}'] = mean(t.reward['accuracy'] for t in counted if t.question.kind == kind)
+        values[f'accuracy/{kind}'] = mean(
+            t.reward['accuracy'] for t in counted if t.question.kind == kind
+        )
     return values
 
 

@@ -1,4 +1,6 @@
-"""Learning curves for the report: which metrics are drawn together, smoothing, coordinates for inline SVG."""
+"""Learning curves for the report: which metrics are drawn together, smoothing, coordinates for
+inline SVG.
+"""
 
 import dataclasses
 import math
@@ -30,7 +32,8 @@ def _single(title: str, metric: str, **options: Any) -> Chart:
 _KINDS = {'search': 'search', 'perception': 'perception', 'search_only': 'search only'}
 _TOOLS = {'image_crop': 'crop', 'image_search': 'image search', 'text_search': 'text search'}
 
-# Per stage the charts in reading order. Metrics not named here are drawn after them, one chart each.
+# Per stage the charts in reading order. Metrics not named here are drawn after them, one chart
+# each.
 CHARTS: dict[str, tuple[Chart, ...]] = {
     'sft': (
         _single('Loss', 'loss', unit='nats per token'),
@@ -50,7 +53,11 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Entropy', 'entropy', unit='nats per token'),
         Chart('Importance ratio', {'ratio': 'mean', 'ratio_max': 'largest'}, target=1.0),
         Chart('Share clipped', {'clip_low': 'lower', 'clip_high': 'upper'}, share=True),
-        Chart('Sampler against trainer', {'sampler_gap': 'mean', 'sampler_gap_max': 'largest'}, unit='nats'),
+        Chart(
+            'Sampler against trainer',
+            {'sampler_gap': 'mean', 'sampler_gap_max': 'largest'},
+            unit='nats',
+        ),
         _single('Groups with spread', 'spread_share', share=True),
         _single('Gain of the batch layer', 'batch_gain', unit='×'),
         Chart(
@@ -73,7 +80,12 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Time waiting for the judge', 'judge_wait_share', share=True),
         _single('Throughput', 'rollouts_per_s', unit='trajectories/s'),
         _single('Seconds per step', 'step_s', unit='s'),
-        Chart('Host memory', {'memory_mib': 'resident', 'memory_peak_mib': 'peak'}, unit='MiB', smoothed=False),
+        Chart(
+            'Host memory',
+            {'memory_mib': 'resident', 'memory_peak_mib': 'peak'},
+            unit='MiB',
+            smoothed=False,
+        ),
         _single('Compilations', 'compilations', smoothed=False),
     ),
 }
@@ -83,15 +95,16 @@ def curve_sections(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     """The learning curves of every stage in the order the stages began.
 
     Args:
-      metrics: records as `runtime.metrics.read_metrics` gives them: 'step', 'stage', 'time' and 'values'
-        (numbers by metric name). What is no finite number is left out; a step that occurs twice counts as it
-        was logged last.
+      metrics: records as `runtime.metrics.read_metrics` gives them: 'step', 'stage', 'time' and
+        'values' (numbers by metric name). What is no finite number is left out; a step that occurs
+        twice counts as it was logged last.
 
     Returns:
-      Per stage {'stage', 'charts', 'others'}; `others` are the charts of metrics that `CHARTS` does not name.
-      A chart has 'title', 'unit', 'share', 'low', 'high' (axis), 'first', 'last' (steps), 'target' (height of
-      the line, if any) and 'curves'. A curve has 'label', 'last' (smoothed value), 'raw' and 'smooth' (points
-      in a 100×100 box) and 'data' (label, steps, raw and smoothed values, for reading off).
+      Per stage {'stage', 'charts', 'others'}; `others` are the charts of metrics that `CHARTS` does
+      not name. A chart has 'title', 'unit', 'share', 'low', 'high' (axis), 'first', 'last' (steps),
+      'target' (height of the line, if any) and 'curves'. A curve has 'label', 'last' (smoothed
+      value), 'raw' and 'smooth' (points in a 100×100 box) and 'data' (label, steps, raw and
+      smoothed values, for reading off).
     """
     stages: dict[str, dict[str, dict[int, float]]] = {}
     for record in metrics:
@@ -105,7 +118,8 @@ def curve_sections(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
         named = {metric for chart in declared for metric in chart.metrics}
         rest = [_single(name, name) for name in sorted(series) if name not in named]
         charts, others = (
-            [c for c in (_draw(chart, series) for chart in group) if c] for group in (declared, rest)
+            [c for c in (_draw(chart, series) for chart in group) if c]
+            for group in (declared, rest)
         )
         if charts or others:
             sections.append({'stage': stage, 'charts': charts, 'others': others})
@@ -113,7 +127,8 @@ def curve_sections(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def smooth(values: Sequence[float], width: float) -> np.ndarray:
-    """Weighted mean around each point, Gaussian weights: unlike a running average it does not lag behind.
+    """Weighted mean around each point, Gaussian weights: unlike a running average it does not lag
+    behind.
 
     Args:
       values: [points], evenly spaced.
@@ -200,11 +215,15 @@ def _height(value: Any, low: float, high: float) -> Any:
     return 100 - 100 * (value - low) / (high - low)
 
 
-def _points(steps: np.ndarray, values: np.ndarray, first: float, last: float, low: float, high: float) -> str:
+def _points(
+    steps: np.ndarray, values: np.ndarray, first: float, last: float, low: float, high: float
+) -> str:
     if first == last:
         across, values = np.array([0.0, 100.0]), np.repeat(values, 2)
     else:
         across = 100 * (steps - first) / (last - first)
         if len(across) == 1:  # a line of one point is invisible
             across, values = across[0] + np.array([-1.0, 1.0]), np.repeat(values, 2)
-    return ' '.join(f'{x:.2f},{y:.2f}' for x, y in zip(across, _height(values, low, high), strict=True))
+    return ' '.join(
+        f'{x:.2f},{y:.2f}' for x, y in zip(across, _height(values, low, high), strict=True)
+    )

@@ -1,9 +1,9 @@
 """Bootstrap intervals for means, for clustered questions and for paired differences.
 
-Percentile bootstrap (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13). Questions about
-one picture succeed and fail together, so where several share a scene (or one question appears in several
-option orders) whole clusters are drawn, as in Field & Welsh 2007 (J. R. Stat. Soc. B 69): drawing questions
-would claim too much.
+Percentile bootstrap (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).
+Questions about one picture succeed and fail together, so where several share a scene (or one
+question appears in several option orders) whole clusters are drawn, as in Field & Welsh 2007 (J. R.
+Stat. Soc. B 69): drawing questions would claim too much.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,7 +21,8 @@ class Interval:
 
     Attributes:
       mean: mean of the values; NaN without values.
-      low, high: ends of the interval; NaN with fewer than two clusters, which say nothing about spread.
+      low, high: ends of the interval; NaN with fewer than two clusters, which say nothing about
+          spread.
       level: coverage aimed at, such as 0.95.
       count: number of values.
       clusters: number of clusters they fall into.
@@ -40,12 +41,14 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def percent(self) -> str:
-        """The interval for a reader, in percent: '61.2 [57.0, 65.3]'; '-' where there is nothing to say."""
+        """The interval for a reader, in percent: '61.2 [57.0, 65.3]'; '-' where there is nothing to
+        say.
+        """
         if self.count == 0:
-            return "-"
+            return '-'
         if np.isnan(self.low):
-            return f"{100 * self.mean:.1f}"
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+            return f'{100 * self.mean:.1f}'
+        return f'{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]'
 
     def to_json(self) -> dict[str, float | int | None]:
         """The fields as JSON values, None in place of NaN."""
@@ -62,31 +65,33 @@ def mean_interval(
 ) -> Interval:
     """Percentile bootstrap interval for a mean.
 
-    With clusters, each resample draws as many clusters as there are, with replacement, and takes the mean
-    over all their values, so clusters of unequal size keep their weight.
+    With clusters, each resample draws as many clusters as there are, with replacement, and takes
+    the mean over all their values, so clusters of unequal size keep their weight.
 
     Args:
       values: [n] scores, finite; leave out what could not be scored before calling.
-      clusters: [n] name of the picture (or question) each value belongs to; None takes each for itself.
+      clusters: [n] name of the picture (or question) each value belongs to; None takes each for
+          itself.
       level: coverage of the interval, in (0, 1).
       resamples: number of bootstrap resamples, at least 1.
       seed: of the random generator; equal seeds give equal intervals.
 
     Returns:
-      The mean and its interval. Values that are all equal give an interval of width 0: the bootstrap cannot
+      The mean and its interval. Values that are all equal give an interval of width 0: the
+          bootstrap cannot
       know what it has not seen, so with few questions such an interval is too narrow.
 
     Raises:
       ValueError: a value is not finite, lengths differ, or level or resamples is out of range.
     """
-    values = _scores("values", values)
+    values = _scores('values', values)
     sums, sizes = _cluster_totals(values, clusters)
     if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}.")
+        raise ValueError(f'level must lie in (0, 1), got {level}.')
     if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}.")
-    mean = float(values.mean()) if len(values) else float("nan")
-    low = high = float("nan")
+        raise ValueError(f'resamples must be at least 1, got {resamples}.')
+    mean = float(values.mean()) if len(values) else float('nan')
+    low = high = float('nan')
     if len(sums) > 1:
         means = _resampled_means(sums, sizes, resamples, np.random.default_rng(seed))
         low, high = (float(end) for end in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
@@ -104,8 +109,8 @@ def paired_difference(
 ) -> Interval:
     """Bootstrap interval for mean(second) - mean(first) over the same questions in the same order.
 
-    Questions (or clusters) are drawn with both scores together, so what makes a question hard for both
-    policies cancels; the interval is narrower than two separate ones suggest.
+    Questions (or clusters) are drawn with both scores together, so what makes a question hard for
+    both policies cancels; the interval is narrower than two separate ones suggest.
 
     Args:
       first: [n] scores of the policy compared with, finite.
@@ -118,18 +123,24 @@ def paired_difference(
     Raises:
       ValueError: lengths differ, or as for `mean_interval`.
     """
-    first, second = _scores("first", first), _scores("second", second)
+    first, second = _scores('first', first), _scores('second', second)
     if first.shape != second.shape:
-        raise ValueError(f"Paired scores need the same questions, got {len(first)} and {len(second)} scores.")
-    return mean_interval(second - first, clusters=clusters, level=level, resamples=resamples, seed=seed)
+        raise ValueError(
+            f'Paired scores need the same questions, got {len(first)} and {len(second)} scores.'
+        )
+    return mean_interval(
+        second - first, clusters=clusters, level=level, resamples=resamples, seed=seed
+    )
 
 
 def _scores(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
-        raise ValueError(f"{name} must be a vector of scores, got shape {values.shape}.")
+        raise ValueError(f'{name} must be a vector of scores, got shape {values.shape}.')
     if not np.all(np.isfinite(values)):
-        raise ValueError(f"{name} holds scores that are not finite: leave out what could not be scored.")
+        raise ValueError(
+            f'{name} holds scores that are not finite: leave out what could not be scored.'
+        )
     return values
 
 
@@ -141,11 +152,13 @@ def _cluster_totals(
         return values, np.ones(len(values))
     if len(clusters) != len(values):
         raise ValueError(
-            f"clusters must name one cluster per value, got {len(clusters)} for {len(values)} values."
+            f'clusters must name one cluster per value, got {len(clusters)} for {len(values)} values.'
         )
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], int)
-    return np.bincount(index, values, len(numbers)), np.bincount(index, minlength=len(numbers)).astype(float)
+    return np.bincount(index, values, len(numbers)), np.bincount(
+        index, minlength=len(numbers)
+    ).astype(float)
 
 
 def _resampled_means(
@@ -153,9 +166,9 @@ def _resampled_means(
 ) -> np.ndarray:
     """Means [resamples] over clusters drawn with replacement.
 
-    A resample's mean depends only on how often each kind of cluster (equal sum, equal size) is drawn. Right
-    or wrong answers come in a handful of kinds, so drawing their counts is exact and costs the same for 200
-    questions and 20,000.
+    A resample's mean depends only on how often each kind of cluster (equal sum, equal size) is
+    drawn. Right or wrong answers come in a handful of kinds, so drawing their counts is exact and
+    costs the same for 200 questions and 20,000.
     """
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     batch = max(1, _ENTRIES_AT_ONCE // len(kinds))

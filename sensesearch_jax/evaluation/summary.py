@@ -1,8 +1,9 @@
-"""The numbers of an evaluation: per run, question kind and level, with intervals, and differences of runs.
+"""The numbers of an evaluation: per run, question kind and level, with intervals, and differences
+of runs.
 
-A *run* is one policy in one setting over the held-out questions ('base', 'sft', 'rl', 'rl without crop'). The
-result is plain JSON (`summary.json`), read by the report and by `format_table`; nothing is computed a second
-time there.
+A *run* is one policy in one setting over the held-out questions ('base', 'sft', 'rl', 'rl without
+crop'). The result is plain JSON (`summary.json`), read by the report and by `format_table`; nothing
+is computed a second time there.
 """
 
 from collections import Counter, defaultdict
@@ -35,11 +36,12 @@ def summarise(
 ) -> dict[str, Any]:
     """Summarises evaluation runs.
 
-    Questions about one picture are not independent, so every interval is a percentile bootstrap that draws
-    pictures (`Question.image`), not questions.
+    Questions about one picture are not independent, so every interval is a percentile bootstrap
+    that draws pictures (`Question.image`), not questions.
 
     Args:
-      runs: run name to its trajectories, each as `Trajectory.to_json` gives it; the order of names is kept.
+      runs: run name to its trajectories, each as `Trajectory.to_json` gives it; the order of names
+          is kept.
       comparisons: pairs (a, b) of run names; a pair of which a run is missing is left out.
       confidence: of all intervals, in (0, 1).
       resamples: bootstrap resamples.
@@ -47,27 +49,32 @@ def summarise(
 
     Returns:
       'runs': run name to {'overall': block, 'by_kind': {kind: block}, 'by_level': {level: block},
-        'by_kind_and_level': {kind: {level: block}}}; levels are strings, as JSON's keys are. A block holds
-        'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy' {'mean', 'low', 'high'};
-        'format' (rate); 'turns'; 'calls' {tool: per trajectory}; 'searches' (number of search calls);
-        'search_success' (share of them that returned results); 'states' {state: share}; 'failures' {state: {'count',
-        'such_as': the reason of the first one}} of those that do not count and say why; 'tool_wait_s'
-        (seconds per trajectory). Rates are in [0, 1]. Accuracy, format, turns and calls are over the counted
-        trajectories, those in state ok or truncated; what has nothing to be computed from is None, and so are
-        the ends of an interval over a single picture.
-      'differences': list of {'a', 'b', 'kind' ('overall' or a kind), 'questions', 'mean', 'low', 'high'}:
-        accuracy of a minus accuracy of b over the questions that both runs answered, paired.
+        'by_kind_and_level': {kind: {level: block}}}; levels are strings, as JSON's keys are. A
+        block holds 'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy'
+        {'mean', 'low', 'high'}; 'format' (rate); 'turns'; 'calls' {tool: per trajectory};
+        'searches' (number of search calls); 'search_success' (share of them that returned results);
+        'states' {state: share}; 'failures' {state: {'count', 'such_as': the reason of the first
+        one}} of those that do not count and say why; 'tool_wait_s' (seconds per trajectory). Rates
+        are in [0, 1]. Accuracy, format, turns and calls are over the counted trajectories, those in
+        state ok or truncated; what has nothing to be computed from is None, and so are the ends of
+        an interval over a single picture.
+      'differences': list of {'a', 'b', 'kind' ('overall' or a kind), 'questions', 'mean', 'low',
+        'high'}: accuracy of a minus accuracy of b over the questions that both runs answered,
+        paired.
       'confidence', 'resamples', 'seed': as given.
 
     Raises:
       ValueError: a run is empty, or a counted trajectory has no accuracy in its reward.
     """
     parsed = {
-        name: [Trajectory.from_json(dict(t)) for t in trajectories] for name, trajectories in runs.items()
+        name: [Trajectory.from_json(dict(t)) for t in trajectories]
+        for name, trajectories in runs.items()
     }
     for name, trajectories in parsed.items():
         if not trajectories:
-            raise ValueError(f'run {name!r} has no trajectories; leave it out or evaluate it first.')
+            raise ValueError(
+                f'run {name!r} has no trajectories; leave it out or evaluate it first.'
+            )
 
     bootstrap = {'level': confidence, 'resamples': resamples, 'seed': seed}
     return {
@@ -85,13 +92,17 @@ def summarise(
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """`summarise`'s result as plain text for a terminal; 113 columns for run names of up to 15 letters."""
+    """`summarise`'s result as plain text for a terminal; 113 columns for run names of up to 15
+    letters.
+    """
     rows = ['run|kind|n|accuracy||format|turns|crop|i.search|t.search|found|failed'.split('|')]
     for name, run in summary['runs'].items():
         overall = [('overall', run['overall'])] if len(run['by_kind']) > 1 else []
         for kind, block in [*run['by_kind'].items(), *overall]:
             calls = block['calls'] or {}
-            failed = sum(share for state, share in block['states'].items() if state not in _COUNTED_NAMES)
+            failed = sum(
+                share for state, share in block['states'].items() if state not in _COUNTED_NAMES
+            )
             rows.append(
                 (
                     name,
@@ -101,7 +112,10 @@ def format_table(summary: Mapping[str, Any]) -> str:
                     _range(block['accuracy']),
                     _percent(block['format']),
                     _number(block['turns']),
-                    *(_number(calls.get(tool)) for tool in ('image_crop', 'image_search', 'text_search')),
+                    *(
+                        _number(calls.get(tool))
+                        for tool in ('image_crop', 'image_search', 'text_search')
+                    ),
                     _percent(block['search_success']),
                     _percent(failed),
                 )
@@ -157,7 +171,9 @@ def _level(trajectory: Trajectory) -> str:
 
 
 def _grouped(
-    trajectories: Iterable[Trajectory], key: Callable[[Trajectory], str], order: Callable[[str], Any] = str
+    trajectories: Iterable[Trajectory],
+    key: Callable[[Trajectory], str],
+    order: Callable[[str], Any] = str,
 ) -> dict[str, list[Trajectory]]:
     groups = defaultdict(list)
     for trajectory in trajectories:
@@ -169,7 +185,10 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
     counted = [t for t in trajectories if t.state in COUNTED]
     states = Counter(t.state for t in trajectories)
     observations = [
-        (tool_of(turn.action), turn.observation) for t in trajectories for turn in t.turns if turn.observation
+        (tool_of(turn.action), turn.observation)
+        for t in trajectories
+        for turn in t.turns
+        if turn.observation
     ]
     searches = [o.ok and o.parts != (NO_RESULTS,) for tool, o in observations if tool in SEARCHES]
     calls = Counter(tool_of(turn.action) for t in counted for turn in t.turns)
@@ -180,7 +199,9 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
         'counted': len(counted),
         'accuracy': _bounds(
             mean_interval(
-                [_accuracy(t) for t in counted], clusters=[t.question.image for t in counted], **bootstrap
+                [_accuracy(t) for t in counted],
+                clusters=[t.question.image for t in counted],
+                **bootstrap,
             )
         ),
         'format': _mean([t.reward.get('format', 0) > 0 for t in counted]),
@@ -190,7 +211,8 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
         'search_success': _mean(searches),
         'states': {state.value: states[state] / len(trajectories) for state in SampleState},
         'failures': _failures(trajectories),
-        'tool_wait_s': sum(observation.latency_s for _, observation in observations) / len(trajectories),
+        'tool_wait_s': sum(observation.latency_s for _, observation in observations)
+        / len(trajectories),
     }
 
 
@@ -207,12 +229,18 @@ def _differences(
     a: Sequence[Trajectory], b: Sequence[Trajectory], bootstrap: Mapping[str, Any]
 ) -> Iterable[dict[str, Any]]:
     """Accuracy of a minus b, overall and per kind, over the questions that count in both runs."""
-    of_a, of_b = (_grouped((t for t in run if t.state in COUNTED), lambda t: t.question.id) for run in (a, b))
+    of_a, of_b = (
+        _grouped((t for t in run if t.state in COUNTED), lambda t: t.question.id) for run in (a, b)
+    )
     shared = [question_id for question_id in of_a if question_id in of_b]
     questions = {question_id: of_a[question_id][0].question for question_id in shared}
     kinds = sorted({question.kind for question in questions.values()}, key=kind_order)
     for kind in ('overall', *kinds) if len(kinds) > 1 else kinds:  # one kind alone is not "overall"
-        chosen = [question_id for question_id in shared if kind in ('overall', questions[question_id].kind)]
+        chosen = [
+            question_id
+            for question_id in shared
+            if kind in ('overall', questions[question_id].kind)
+        ]
         scores_b, scores_a = (
             [_mean([_accuracy(t) for t in run[question_id]]) for question_id in chosen]
             for run in (of_b, of_a)
@@ -225,7 +253,9 @@ def _differences(
 def _bounds(interval: Interval) -> dict[str, float | None] | None:
     if not interval.count:
         return None
-    return {name: value for name, value in interval.to_json().items() if name in ('mean', 'low', 'high')}
+    return {
+        name: value for name, value in interval.to_json().items() if name in ('mean', 'low', 'high')
+    }
 
 
 def _accuracy(trajectory: Trajectory) -> float:

@@ -1,7 +1,7 @@
 """What the report's trajectory viewer shows: a stratified choice of questions and all about them.
 
-The result is one JSON object that `report_viewer.js` draws. Pictures are JPEG data URIs, each distinct one
-once, by content hash.
+The result is one JSON object that `report_viewer.js` draws. Pictures are JPEG data URIs, each
+distinct one once, by content hash.
 """
 
 import base64
@@ -20,7 +20,8 @@ from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Trajectory
 from sensesearch_jax.evaluation.summary import COUNTED, kind_order
 
-# Bytes of an encoded image file by its SHA-256, or anything else (a failure value, None) if there is none.
+# Bytes of an encoded image file by its SHA-256, or anything else (a failure value, None) if there
+# is none.
 ImageLoader = Callable[[str], Any]
 
 # Longest side in pixels, by the part a picture plays.
@@ -41,21 +42,21 @@ def viewer_data(
 ) -> dict[str, Any]:
     """Chooses the questions to show and gathers all that is drawn of them.
 
-    The same questions are shown of every run, so that runs can be compared; of several trajectories of one
-    question in one run the one with the lowest member number is.
+    The same questions are shown of every run, so that runs can be compared; of several trajectories
+    of one question in one run the one with the lowest member number is.
 
     Args:
       runs: run name to trajectories.
       image_loader: gives the encoded file of a picture by its SHA-256.
       protocol: the text form the trajectories were sampled with.
       shown: at most so many questions.
-      image_budget: bytes that the encoded pictures may take together; questions that no longer fit are
-        left out.
+      image_budget: bytes that the encoded pictures may take together; questions that no longer fit
+        are left out.
 
     Returns:
-      {'runs': names, 'total': number of questions there are, 'questions': [...], 'pictures': {SHA-256: data
-      URI}}; a question has 'id', 'kind', 'level', 'text', 'choices', 'answers', 'title' and 'runs' (run name
-      to trajectory), see `_trajectory_view`.
+      {'runs': names, 'total': number of questions there are, 'questions': [...], 'pictures':
+      {SHA-256: data URI}}; a question has 'id', 'kind', 'level', 'text', 'choices', 'answers',
+      'title' and 'runs' (run name to trajectory), see `_trajectory_view`.
     """
     by_question: dict[str, dict[str, Trajectory]] = defaultdict(dict)
     for name, trajectories in runs.items():
@@ -87,15 +88,21 @@ def viewer_data(
 
 
 def script_json(value: Any) -> str:
-    """JSON for the inside of a <script> element: text from tools can neither close it nor open a comment."""
+    """JSON for the inside of a <script> element: text from tools can neither close it nor open a
+    comment.
+    """
     text = json.dumps(value, separators=(',', ':'), allow_nan=False)
     for character in '<>&':
         text = text.replace(character, f'\\u{ord(character):04x}')
     return text
 
 
-def _stratified(by_question: Mapping[str, Mapping[str, Trajectory]], names: Sequence[str]) -> list[str]:
-    """Question ids, one of each stratum (kind, level, outcome per run) in turn; the order is repeatable."""
+def _stratified(
+    by_question: Mapping[str, Mapping[str, Trajectory]], names: Sequence[str]
+) -> list[str]:
+    """Question ids, one of each stratum (kind, level, outcome per run) in turn; the order is
+    repeatable.
+    """
     strata: dict[tuple, list[str]] = defaultdict(list)
     for question_id in sorted(by_question, key=lambda i: hashlib.sha256(i.encode()).digest()):
         of_runs = by_question[question_id]
@@ -139,7 +146,9 @@ def _add_sides(trajectory: Trajectory, sides: dict[str, int]) -> None:
 
 
 def _data_uri(file: Any, side: int) -> str | None:
-    """The picture as a JPEG data URI of at most `side` pixels; None if there is no readable picture."""
+    """The picture as a JPEG data URI of at most `side` pixels; None if there is no readable
+    picture.
+    """
     if not isinstance(file, (bytes, bytearray)):
         return None
     try:
@@ -165,20 +174,24 @@ def _question_view(of_runs: Mapping[str, Trajectory], protocol: Protocol) -> dic
         'answers': list(question.answers),
         'title': str(question.truth.get('title', '')),
         'runs': {
-            name: _trajectory_view(trajectory, question, protocol) for name, trajectory in of_runs.items()
+            name: _trajectory_view(trajectory, question, protocol)
+            for name, trajectory in of_runs.items()
         },
     }
 
 
-def _trajectory_view(trajectory: Trajectory, question: Question, protocol: Protocol) -> dict[str, Any]:
+def _trajectory_view(
+    trajectory: Trajectory, question: Question, protocol: Protocol
+) -> dict[str, Any]:
     """One trajectory as drawn.
 
-    'images' lists the pictures with an image_index in that order, each with its size and what is drawn on it:
-    'boxes' (turn number and fractions; 'own' if the turn cropped this very picture, else the box is that of a
-    crop of a crop) and 'truth', the true box as far as it lies in the picture. A turn's 'parts' are text,
-    {'image': index} or {'thumbnail': SHA-256}.
+    'images' lists the pictures with an image_index in that order, each with its size and what is
+    drawn on it: 'boxes' (turn number and fractions; 'own' if the turn cropped this very picture,
+    else the box is that of a crop of a crop) and 'truth', the true box as far as it lies in the
+    picture. A turn's 'parts' are text, {'image': index} or {'thumbnail': SHA-256}.
     """
-    # Boxes in here are places in the original; a crop also has its turn and the image_index it was cut from.
+    # Boxes in here are places in the original; a crop also has its turn and the image_index it was
+    # cut from.
     frames: list[tuple[ImageRef, Box]] = [(ref, WHOLE) for ref in trajectory.images[:1]]
     crops: list[tuple[int, int, Box]] = []
     turns = []
@@ -220,7 +233,9 @@ def _trajectory_view(trajectory: Trajectory, question: Question, protocol: Proto
         'answer': trajectory.answer,
         'failure': trajectory.failure,
         'reward': {
-            name: round(value, 4) for name, value in trajectory.reward.items() if math.isfinite(value)
+            name: round(value, 4)
+            for name, value in trajectory.reward.items()
+            if math.isfinite(value)
         },
         'turns': turns,
         'images': [

@@ -14,7 +14,10 @@ MODEL_TYPE = 'qwen2_5_vl'
 
 @dataclasses.dataclass(frozen=True)
 class VisionSizes:
-    """The vision tower. `window_size` is in pixels, `full_attention_blocks` are indices of blocks."""
+    """The vision tower.
+
+    `window_size` is in pixels, `full_attention_blocks` are indices of blocks.
+    """
 
     depth: int
     width: int
@@ -42,7 +45,9 @@ class VisionSizes:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageSizes:
-    """The decoder. `mrope_sections` counts rotary frequencies for time, height and width; sums to head width / 2."""
+    """The decoder. `mrope_sections` counts rotary frequencies for time, height and width; sums to
+    head width / 2.
+    """
 
     layers: int
     width: int
@@ -77,20 +82,28 @@ class PolicySizes:
     def __post_init__(self):
         text, vision = self.language, self.vision
         if text.width % text.heads or text.heads % text.kv_heads:
-            raise UserError(f'{text.heads} heads must divide width {text.width} and be a multiple of '
-                             f'{text.kv_heads} key/value heads.')
+            raise UserError(
+                f'{text.heads} heads must divide width {text.width} and be a multiple of '
+                f'{text.kv_heads} key/value heads.'
+            )
         if sum(text.mrope_sections) * 2 != text.head_width:
-            raise UserError(f'mrope_section {text.mrope_sections} must sum to half the head width, '
-                             f'{text.head_width // 2}.')
+            raise UserError(
+                f'mrope_section {text.mrope_sections} must sum to half the head width, '
+                f'{text.head_width // 2}.'
+            )
         if vision.out_width != text.width:
-            raise UserError(f'The vision tower puts out width {vision.out_width}; the decoder has {text.width}.')
+            raise UserError(
+                f'The vision tower puts out width {vision.out_width}; the decoder has {text.width}.'
+            )
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> PolicySizes:
-        """Sizes from the dictionary of a config.json, in the flat (released) or nested (transformers 5) form.
+        """Sizes from the dictionary of a config.json, in the flat (released) or nested
+        (transformers 5) form.
 
         Raises:
-            UserError: another model type, a missing field, or an option that this code does not compute.
+            UserError: another model type, a missing field, or an option that this code does not
+                compute.
         """
         found = config.get('model_type')
         if found != MODEL_TYPE:
@@ -100,8 +113,13 @@ class PolicySizes:
         if vision is None:
             raise UserError('config.json has no vision_config.')
         if text.get('use_sliding_window'):
-            raise UserError('Sliding-window decoders are not supported; set use_sliding_window to false.')
-        for name, act in (('decoder', text.get('hidden_act', 'silu')), ('tower', vision.get('hidden_act', 'silu'))):
+            raise UserError(
+                'Sliding-window decoders are not supported; set use_sliding_window to false.'
+            )
+        for name, act in (
+            ('decoder', text.get('hidden_act', 'silu')),
+            ('tower', vision.get('hidden_act', 'silu')),
+        ):
             if act != 'silu':
                 raise UserError(f"The {name}'s hidden_act is '{act}'; only 'silu' is supported.")
         rope = text.get('rope_parameters') or text.get('rope_scaling') or {}
@@ -112,29 +130,48 @@ class PolicySizes:
         try:
             return cls(
                 vision=VisionSizes(
-                    depth=vision['depth'], width=vision['hidden_size'], mlp_width=vision['intermediate_size'],
-                    heads=vision['num_heads'], out_width=vision['out_hidden_size'],
+                    depth=vision['depth'],
+                    width=vision['hidden_size'],
+                    mlp_width=vision['intermediate_size'],
+                    heads=vision['num_heads'],
+                    out_width=vision['out_hidden_size'],
                     patch_size=vision.get('patch_size', vision.get('spatial_patch_size', 14)),
                     temporal_patch_size=vision.get('temporal_patch_size', 2),
-                    merge_size=vision.get('spatial_merge_size', 2), window_size=vision.get('window_size', 112),
+                    merge_size=vision.get('spatial_merge_size', 2),
+                    window_size=vision.get('window_size', 112),
                     channels=vision.get('in_channels', vision.get('in_chans', 3)),
-                    full_attention_blocks=tuple(vision.get('fullatt_block_indexes', (7, 15, 23, 31))),
-                    rope_theta=float((vision.get('rope_parameters') or {}).get('rope_theta', 10_000.0))),
+                    full_attention_blocks=tuple(
+                        vision.get('fullatt_block_indexes', (7, 15, 23, 31))
+                    ),
+                    rope_theta=float(
+                        (vision.get('rope_parameters') or {}).get('rope_theta', 10_000.0)
+                    ),
+                ),
                 language=LanguageSizes(
-                    layers=text['num_hidden_layers'], width=text['hidden_size'],
-                    mlp_width=text['intermediate_size'], heads=text['num_attention_heads'],
+                    layers=text['num_hidden_layers'],
+                    width=text['hidden_size'],
+                    mlp_width=text['intermediate_size'],
+                    heads=text['num_attention_heads'],
                     kv_heads=text.get('num_key_value_heads') or text['num_attention_heads'],
                     vocabulary=text['vocab_size'],
                     rope_theta=float(rope.get('rope_theta', text.get('rope_theta', 1_000_000.0))),
                     mrope_sections=tuple(rope.get('mrope_section', (16, 24, 24))),
                     norm_epsilon=text.get('rms_norm_eps', 1e-5),
-                    tied_head=bool(config.get('tie_word_embeddings') or text.get('tie_word_embeddings')),
-                    max_positions=text.get('max_position_embeddings', 128_000)),
+                    tied_head=bool(
+                        config.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+                    ),
+                    max_positions=text.get('max_position_embeddings', 128_000),
+                ),
                 image_token=config.get('image_token_id', 151_655),
                 vision_start_token=config.get('vision_start_token_id', 151_652),
                 vision_end_token=config.get('vision_end_token_id', 151_653),
                 video_token=config.get('video_token_id', 151_656),
-                end_tokens=() if end is None else tuple(end) if isinstance(end, (list, tuple)) else (end,))
+                end_tokens=()
+                if end is None
+                else tuple(end)
+                if isinstance(end, (list, tuple))
+                else (end,),
+            )
         except KeyError as error:
             raise UserError(f'config.json lacks the field {error}.') from None
 
@@ -153,28 +190,47 @@ class PolicySizes:
             'eos_token_id': list(self.end_tokens) or None,
             'text_config': {
                 'model_type': 'qwen2_5_vl_text',
-                'num_hidden_layers': text.layers, 'hidden_size': text.width, 'intermediate_size': text.mlp_width,
-                'num_attention_heads': text.heads, 'num_key_value_heads': text.kv_heads,
-                'vocab_size': text.vocabulary, 'hidden_act': 'silu', 'rms_norm_eps': text.norm_epsilon,
-                'max_position_embeddings': text.max_positions, 'use_sliding_window': False,
-                'bos_token_id': None, 'eos_token_id': list(self.end_tokens) or None,
-                'rope_parameters': {'rope_type': 'default', 'rope_theta': text.rope_theta,
-                                    'mrope_section': list(text.mrope_sections)},
+                'num_hidden_layers': text.layers,
+                'hidden_size': text.width,
+                'intermediate_size': text.mlp_width,
+                'num_attention_heads': text.heads,
+                'num_key_value_heads': text.kv_heads,
+                'vocab_size': text.vocabulary,
+                'hidden_act': 'silu',
+                'rms_norm_eps': text.norm_epsilon,
+                'max_position_embeddings': text.max_positions,
+                'use_sliding_window': False,
+                'bos_token_id': None,
+                'eos_token_id': list(self.end_tokens) or None,
+                'rope_parameters': {
+                    'rope_type': 'default',
+                    'rope_theta': text.rope_theta,
+                    'mrope_section': list(text.mrope_sections),
+                },
             },
             'vision_config': {
                 'model_type': 'qwen2_5_vl_vision',
-                'depth': vision.depth, 'hidden_size': vision.width, 'intermediate_size': vision.mlp_width,
-                'num_heads': vision.heads, 'out_hidden_size': vision.out_width, 'hidden_act': 'silu',
-                'patch_size': vision.patch_size, 'temporal_patch_size': vision.temporal_patch_size,
-                'spatial_merge_size': vision.merge_size, 'window_size': vision.window_size,
-                'in_channels': vision.channels, 'fullatt_block_indexes': list(vision.full_attention_blocks),
+                'depth': vision.depth,
+                'hidden_size': vision.width,
+                'intermediate_size': vision.mlp_width,
+                'num_heads': vision.heads,
+                'out_hidden_size': vision.out_width,
+                'hidden_act': 'silu',
+                'patch_size': vision.patch_size,
+                'temporal_patch_size': vision.temporal_patch_size,
+                'spatial_merge_size': vision.merge_size,
+                'window_size': vision.window_size,
+                'in_channels': vision.channels,
+                'fullatt_block_indexes': list(vision.full_attention_blocks),
                 'rope_parameters': {'rope_type': 'axial', 'rope_theta': vision.rope_theta},
             },
         }
 
     @classmethod
     def from_directory(cls, folder: str | Path) -> PolicySizes:
-        """Sizes from `folder`/config.json; a missing or broken file is a ValueError in one sentence."""
+        """Sizes from `folder`/config.json; a missing or broken file is a ValueError in one
+        sentence.
+        """
         path = Path(folder) / 'config.json'
         if not path.is_file():
             raise UserError(f'{folder} is not a policy directory: it has no config.json.')
@@ -189,12 +245,22 @@ class PolicySizes:
 
 
 def _released(language: LanguageSizes, vision_mlp_width: int) -> PolicySizes:
-    vision = VisionSizes(depth=32, width=1280, mlp_width=vision_mlp_width, heads=16, out_width=language.width)
-    return PolicySizes(vision, language, image_token=151_655, vision_start_token=151_652, vision_end_token=151_653,
-                       video_token=151_656, end_tokens=(151_645, 151_643))
+    vision = VisionSizes(
+        depth=32, width=1280, mlp_width=vision_mlp_width, heads=16, out_width=language.width
+    )
+    return PolicySizes(
+        vision,
+        language,
+        image_token=151_655,
+        vision_start_token=151_652,
+        vision_end_token=151_653,
+        video_token=151_656,
+        end_tokens=(151_645, 151_643),
+    )
 
 
-# The sizes that Qwen released (arXiv 2502.13923, table 1), for what is planned without a checkpoint at hand.
+# The sizes that Qwen released (arXiv 2502.13923, table 1), for what is planned without a checkpoint
+# at hand.
 RELEASED = {
     '3B': _released(LanguageSizes(36, 2048, 11_008, 16, 2, 151_936, tied_head=True), 3420),
     '7B': _released(LanguageSizes(28, 3584, 18_944, 28, 4, 152_064), 3420),

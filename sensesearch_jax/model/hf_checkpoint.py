@@ -1,4 +1,5 @@
-"""Policies in and out of Hugging Face directories (config.json, safetensors), the 7B just like the tiny one.
+"""Policies in and out of Hugging Face directories (config.json, safetensors), the 7B just like the
+tiny one.
 
 Each parameter's declaration holds its Hugging Face name and layout (parameters.py); `tensor_table`
 spells them out, and loading and saving both go by that one table.
@@ -48,7 +49,8 @@ def tensor_table(policy: Policy, state: nnx.State) -> list[Row]:
 
     Args:
         policy: gives the sizes.
-        state: its parameters, `nnx.state(policy, nnx.Param)`, or anything of that form: abstract, gradients.
+        state: its parameters, `nnx.state(policy, nnx.Param)`, or anything of that form: abstract,
+            gradients.
     """
     vision = policy.sizes.vision
     patch = (vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
@@ -56,48 +58,64 @@ def tensor_table(policy: Policy, state: nnx.State) -> list[Row]:
     for _, parameter in nnx.to_flat_state(state):
         stacked = parameter.axes[0] == 'layers'
         own = parameter.shape[1:] if stacked else parameter.shape
-        shape = {'same': own, 'transposed': own[::-1], 'flattened': (own[-1], *patch)}[parameter.layout]
+        shape = {'same': own, 'transposed': own[::-1], 'flattened': (own[-1], *patch)}[
+            parameter.layout
+        ]
         layers = range(parameter.shape[0]) if stacked else (None,)
-        rows.append(Row(parameter, tuple(parameter.hf.format(layer) for layer in layers), shape, stacked))
+        rows.append(
+            Row(parameter, tuple(parameter.hf.format(layer) for layer in layers), shape, stacked)
+        )
     return rows
 
 
 def module_name(name: str) -> str:
-    """A tensor's name as the modules of transformers 5 have it, given that or its name in a released file."""
+    """A tensor's name as the modules of transformers 5 have it, given that or its name in a
+    released file.
+    """
     if name.startswith('visual.'):
         return f'model.{name}'
-    if name.startswith('model.') and not name.startswith(('model.visual.', 'model.language_model.')):
+    if name.startswith('model.') and not name.startswith(
+        ('model.visual.', 'model.language_model.')
+    ):
         return f'model.language_model.{name.removeprefix("model.")}'
     return name
 
 
 def released_name(name: str) -> str:
-    """The inverse: how the released Qwen2.5-VL files, and those that transformers 5 writes, call a tensor."""
+    """The inverse: how the released Qwen2.5-VL files, and those that transformers 5 writes, call a
+    tensor.
+    """
     if name.startswith('model.visual.'):
         return name.removeprefix('model.')
     return name.replace('model.language_model.', 'model.', 1)
 
 
-def load_policy(folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Policy:
-    """A policy from a Hugging Face directory, each parameter straight onto the devices that hold a part of it.
+def load_policy(
+    folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+) -> Policy:
+    """A policy from a Hugging Face directory, each parameter straight onto the devices that hold a
+    part of it.
 
-    A process reads only what its own devices hold, one tensor of the file at a time, so that host memory stays at a
-    small multiple of the largest tensor whatever the policy's size.
+    A process reads only what its own devices hold, one tensor of the file at a time, so that host
+    memory stays at a small multiple of the largest tensor whatever the policy's size.
 
     Args:
-        folder: holds config.json and model.safetensors, or shards with model.safetensors.index.json. Tensors
-            are named as in the released Qwen2.5-VL files ('model.layers…', 'visual…') or as the modules of
-            transformers 5 ('model.language_model.layers…', 'model.visual…').
+        folder: holds config.json and model.safetensors, or shards with
+            model.safetensors.index.json. Tensors are named as in the released Qwen2.5-VL files
+            ('model.layers…', 'visual…') or as the modules of transformers 5
+            ('model.language_model.layers…', 'model.visual…').
         dtype: of the parameters in memory, float32 or bfloat16.
         mesh: cuts the parameters by its rules; the first device alone by default.
 
     Raises:
-        UserError: not a policy directory, another model type, or a tensor (named) that is missing, unknown,
-            truncated, of another shape or no float.
+        UserError: not a policy directory, another model type, or a tensor (named) that is missing,
+            unknown, truncated, of another shape or no float.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f'{folder} is not a directory; give the directory of a Hugging Face policy.')
+        raise UserError(
+            f'{folder} is not a directory; give the directory of a Hugging Face policy.'
+        )
     sizes = PolicySizes.from_directory(folder)
     mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
     policy = abstract_policy(sizes)
@@ -111,7 +129,9 @@ def load_policy(folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh |
             stored[module_name(tensor.key)] = tensor
         _check(folder, rows, stored, sizes.language.tied_head)
         for row in rows:
-            row.parameter.set_value(_assembled(row, [stored[name] for name in row.names], np.dtype(dtype), mesh))
+            row.parameter.set_value(
+                _assembled(row, [stored[name] for name in row.names], np.dtype(dtype), mesh)
+            )
     nnx.update(policy, state)
     return policy
 
@@ -121,32 +141,45 @@ def abstract_policy(sizes: PolicySizes) -> Policy:
     return nnx.eval_shape(lambda: Policy(sizes, nnx.Rngs(0)))
 
 
-def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None = None,
-                dtype: DTypeLike | None = None, shard_bytes: int = SHARD_BYTES) -> None:
+def save_policy(
+    policy: Policy,
+    folder: str | Path,
+    copy_from: str | Path | None = None,
+    dtype: DTypeLike | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Writes a directory that `load_policy` and transformers read back bit-equal.
 
     In a program of several processes all of them call this together, and the first one writes.
 
     Args:
-        folder: made if absent. A save that is interrupted leaves the policy that was there, the new one, or none, which
-            `load_policy` says; both are on disk for a while.
-        copy_from: a policy directory whose tokenizer and preprocessor files go along, with the template and the stop
-            tokens that the policy is trained under; see processor_files.py.
+        folder: made if absent. A save that is interrupted leaves the policy that was there, the new
+            one, or none, which `load_policy` says; both are on disk for a while.
+        copy_from: a policy directory whose tokenizer and preprocessor files go along, with the
+            template and the stop tokens that the policy is trained under; see processor_files.py.
         dtype: of the tensors in the file; the policy's own by default. A tied head is not written.
-        shard_bytes: a policy beyond it is written in several files, none larger but for a tensor that is itself.
+        shard_bytes: a policy beyond it is written in several files, none larger but for a tensor
+            that is itself.
 
     Raises:
         UserError: `copy_from` is not a directory, or one of its files cannot be read.
     """
     folder = Path(folder)
     if copy_from is not None and not Path(copy_from).is_dir():
-        raise UserError(f'{copy_from} is not a directory; name the policy whose tokenizer is to be copied.')
+        raise UserError(
+            f'{copy_from} is not a directory; name the policy whose tokenizer is to be copied.'
+        )
     beside = {} if copy_from is None else companions(Path(copy_from))
     dtype = np.dtype(dtype or policy.language.embedding[...].dtype)
     first = jax.process_index() == 0
     staged = stage(folder) if first else folder
-    tensors = [Tensor(released_name(name), row.shape, functools.partial(_in_file_layout, row, layer, dtype))
-               for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for layer, name in enumerate(row.names)]
+    tensors = [
+        Tensor(
+            released_name(name), row.shape, functools.partial(_in_file_layout, row, layer, dtype)
+        )
+        for row in tensor_table(policy, nnx.state(policy, nnx.Param))
+        for layer, name in enumerate(row.names)
+    ]
     write_tensors(staged, tensors, dtype, shard_bytes, write=first)
     if first:
         for name, content in beside.items():
@@ -159,7 +192,9 @@ def save_policy(policy: Policy, folder: str | Path, copy_from: str | Path | None
 
 
 def _assembled(row: Row, stored: list[Stored], dtype: np.dtype, mesh: Mesh) -> jax.Array:
-    """A parameter on its devices. Layers go into their stack one by one: the host never holds the whole stack."""
+    """A parameter on its devices. Layers go into their stack one by one: the host never holds the
+    whole stack.
+    """
     parameter = row.parameter
     sharding = NamedSharding(mesh, spec(parameter.axes, parameter.shape, mesh))
     if not row.stacked:
@@ -170,18 +205,25 @@ def _assembled(row: Row, stored: list[Stored], dtype: np.dtype, mesh: Mesh) -> j
     for layer, tensor in enumerate(stored):
         value = _placed(tensor, parameter.layout, parameter.shape[1:], each, dtype)
         stack = _put(stack, value, np.int32(layer))
-        # On the host before the next one is read: dispatch would run ahead and leave all of them waiting in memory.
+        # On the host before the next one is read: dispatch would run ahead and leave all of them
+        # waiting in memory.
         stack.block_until_ready()
     return stack
 
 
-_put = jax.jit(lambda stack, value, layer: jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0),
-               donate_argnums=0)
+_put = jax.jit(
+    lambda stack, value, layer: jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0),
+    donate_argnums=0,
+)
 _copied = jax.jit(jnp.copy)
 
 
-def _placed(stored: Stored, layout: str, shape: tuple[int, ...], sharding: NamedSharding, dtype: np.dtype) -> jax.Array:
-    """One tensor of the file, each device's part read once however many devices of this process hold it."""
+def _placed(
+    stored: Stored, layout: str, shape: tuple[int, ...], sharding: NamedSharding, dtype: np.dtype
+) -> jax.Array:
+    """One tensor of the file, each device's part read once however many devices of this process
+    hold it.
+    """
     parts: dict[tuple, np.ndarray] = {}
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -209,25 +251,34 @@ def _in_file_layout(row: Row, layer: int, dtype: np.dtype) -> np.ndarray:
     if not value.is_fully_addressable:
         value = jax.device_put(value, NamedSharding(value.sharding.mesh, PartitionSpec()))
     host = np.asarray(value).astype(dtype, copy=False)
-    return np.ascontiguousarray((host if row.parameter.layout == 'same' else host.T).reshape(row.shape))
+    return np.ascontiguousarray(
+        (host if row.parameter.layout == 'same' else host.T).reshape(row.shape)
+    )
 
 
 def _check(folder: Path, rows: list[Row], stored: dict[str, Stored], tied: bool) -> None:
     """Refuses a checkpoint whose tensors are not exactly those of the table."""
     expected = {name: row.shape for row in rows for name in row.names}
     if tied and HEAD in stored:
-        # Some writers keep the tied head; it may stay as long as it says nothing else than the embedding.
+        # Some writers keep the tied head; it may stay as long as it says nothing else than the
+        # embedding.
         head, embedding = stored.pop(HEAD), stored.get(EMBEDDING)
         if embedding and not np.array_equal(head.read(), embedding.read()):
-            raise UserError(f"{folder}: config.json ties head and embedding, but tensor '{HEAD}' differs.")
+            raise UserError(
+                f"{folder}: config.json ties head and embedding, but tensor '{HEAD}' differs."
+            )
     for name, shape in expected.items():
         if name not in stored:
             raise UserError(f"{folder}: tensor '{released_name(name)}' is missing.")
         if stored[name].shape != shape:
-            raise UserError(f"{folder}: tensor '{stored[name].key}' has shape {stored[name].shape}; "
-                             f'config.json asks for {shape}.')
+            raise UserError(
+                f"{folder}: tensor '{stored[name].key}' has shape {stored[name].shape}; "
+                f'config.json asks for {shape}.'
+            )
         if stored[name].dtype not in FLOATS:
-            raise UserError(f"{folder}: tensor '{stored[name].key}' is of type {stored[name].dtype}; "
-                             f'only {", ".join(FLOATS)} are read.')
+            raise UserError(
+                f"{folder}: tensor '{stored[name].key}' is of type {stored[name].dtype}; "
+                f'only {", ".join(FLOATS)} are read.'
+            )
     for name in sorted(stored.keys() - expected.keys()):
         raise UserError(f"{folder}: tensor '{stored[name].key}' is no part of this policy.")

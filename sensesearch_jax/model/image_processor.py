@@ -1,8 +1,10 @@
-"""Pictures to vision-tower patches, on the host: resized, normalised and cut as Qwen2.5-VL's processor does.
+"""Pictures to vision-tower patches, on the host: resized, normalised and cut as Qwen2.5-VL's
+processor does.
 
-Equal to the last bit to transformers' `Qwen2VLImageProcessorPil`, without importing it: a policy directory's
-image processor settings are the only source of the numbers, so a trainer, a sampler and a server that read
-the same directory see the same patches.
+Equal to the last bit to transformers' `Qwen2VLImageProcessorPil`, without importing it: a policy
+    directory's
+image processor settings are the only source of the numbers, so a trainer, a sampler and a server
+that read the same directory see the same patches.
 """
 
 import json
@@ -27,8 +29,11 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # PIL's number for the filter, as the JSON file writes it
 
 
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The size a picture is resized to: multiples of `factor`, area in the budget, aspect ratio nearly kept.
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """The size a picture is resized to: multiples of `factor`, area in the budget, aspect ratio
+    nearly kept.
 
     Args:
         height, width: size of the picture in pixels.
@@ -36,21 +41,22 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
         min_pixels, max_pixels: the budget of the resized area in pixels.
 
     Returns:
-        (height, width) in pixels. Slivers thinner than `factor` are widened to it and may then exceed
-        `max_pixels`.
+        (height, width) in pixels. Slivers thinner than `factor` are widened to it and may then
+        exceed `max_pixels`.
 
     Raises:
         ValueError: an empty picture, or one more than 200 times as long as wide.
 
-    Source: Qwen2-VL (arXiv 2409.12191, section 2.1), with the rounding of transformers' `smart_resize`.
+    Source: Qwen2-VL (arXiv 2409.12191, section 2.1), with the rounding of transformers'
+        `smart_resize`.
     """
     if height < 1 or width < 1:
-        raise ValueError(f"an image of {width}×{height} pixels is empty; give one of at least 1×1")
+        raise ValueError(f'an image of {width}×{height} pixels is empty; give one of at least 1×1')
     ratio = max(height, width) / min(height, width)
     if ratio > MAX_ASPECT_RATIO:
         raise ValueError(
-            f"an image of {width}×{height} pixels has an aspect ratio of {ratio:.0f}; "
-            f"crop it to one of at most {MAX_ASPECT_RATIO}"
+            f'an image of {width}×{height} pixels has an aspect ratio of {ratio:.0f}; '
+            f'crop it to one of at most {MAX_ASPECT_RATIO}'
         )
     rows, columns = round(height / factor), round(width / factor)
     if rows * columns * factor**2 > max_pixels:
@@ -66,7 +72,9 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """How a policy's pictures become patches; the fields are those of the image processor's settings."""
+    """How a policy's pictures become patches; the fields are those of the image processor's
+    settings.
+    """
 
     min_pixels: int = DEFAULT_MIN_PIXELS
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -80,71 +88,82 @@ class Preprocessor:
     def __post_init__(self):
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(
-                f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} leave no size; "
-                "set 0 < min_pixels <= max_pixels"
+                f'min_pixels {self.min_pixels} and max_pixels {self.max_pixels} leave no size; '
+                'set 0 < min_pixels <= max_pixels'
             )
         if len(self.image_mean) != 3 or len(self.image_std) != 3:
-            raise ValueError("image_mean and image_std need three numbers each, for red, green and blue")
+            raise ValueError(
+                'image_mean and image_std need three numbers each, for red, green and blue'
+            )
 
     @classmethod
-    def read(cls, path: str | Path) -> "Preprocessor":
+    def read(cls, path: str | Path) -> 'Preprocessor':
         """Reads the image processor's settings from a policy directory, or from one of its files.
 
-        Of a directory's files `processor_config.json` goes first where it holds an `image_processor` (transformers
-        5 writes no other), then `preprocessor_config.json`, as in transformers. The budget may be written as
-        min_pixels/max_pixels or as size {shortest_edge, longest_edge}; the former wins, as there.
+        Of a directory's files `processor_config.json` goes first where it holds an
+        `image_processor` (transformers 5 writes no other), then `preprocessor_config.json`, as in
+        transformers. The budget may be written as min_pixels/max_pixels or as size {shortest_edge,
+        longest_edge}; the former wins, as there.
 
         Raises:
-            UserError: no such file, not JSON, or a setting that these patches do not follow (a step switched
-                off, another resize filter).
+            UserError: no such file, not JSON, or a setting that these patches do not follow (a step
+                switched off, another resize filter).
         """
         file, config = _image_settings(Path(path))
-        for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        for step in ('do_resize', 'do_rescale', 'do_normalize', 'do_convert_rgb'):
             if config.get(step) is False:
-                raise UserError(f"{file} switches {step} off, but the patches need it; set it to true")
-        if config.get("resample") not in (None, BICUBIC):
-            raise UserError(f"{file} asks for resample {config['resample']}; only 3 (bicubic) is supported")
+                raise UserError(
+                    f'{file} switches {step} off, but the patches need it; set it to true'
+                )
+        if config.get('resample') not in (None, BICUBIC):
+            raise UserError(
+                f'{file} asks for resample {config["resample"]}; only 3 (bicubic) is supported'
+            )
 
         def setting(name: str, default):
             return default if config.get(name) is None else config[name]
 
-        size = setting("size", {})
+        size = setting('size', {})
         with field(str(file)):
             return cls(
-                min_pixels=setting("min_pixels", size.get("shortest_edge") or DEFAULT_MIN_PIXELS),
-                max_pixels=setting("max_pixels", size.get("longest_edge") or DEFAULT_MAX_PIXELS),
-                patch_size=setting("patch_size", cls.patch_size),
-                merge_size=setting("merge_size", cls.merge_size),
-                temporal_patch_size=setting("temporal_patch_size", cls.temporal_patch_size),
-                image_mean=tuple(setting("image_mean", CLIP_MEAN)),
-                image_std=tuple(setting("image_std", CLIP_STD)),
-                rescale_factor=setting("rescale_factor", cls.rescale_factor),
+                min_pixels=setting('min_pixels', size.get('shortest_edge') or DEFAULT_MIN_PIXELS),
+                max_pixels=setting('max_pixels', size.get('longest_edge') or DEFAULT_MAX_PIXELS),
+                patch_size=setting('patch_size', cls.patch_size),
+                merge_size=setting('merge_size', cls.merge_size),
+                temporal_patch_size=setting('temporal_patch_size', cls.temporal_patch_size),
+                image_mean=tuple(setting('image_mean', CLIP_MEAN)),
+                image_std=tuple(setting('image_std', CLIP_STD)),
+                rescale_factor=setting('rescale_factor', cls.rescale_factor),
             )
 
-    def within(self, min_pixels: int, max_pixels: int) -> "Preprocessor":
+    def within(self, min_pixels: int, max_pixels: int) -> 'Preprocessor':
         """The same with another budget of pixels; 0 keeps what it is.
 
         Raises:
             ValueError: the two leave no size.
         """
-        return replace(self, min_pixels=min_pixels or self.min_pixels, max_pixels=max_pixels or self.max_pixels)
+        return replace(
+            self, min_pixels=min_pixels or self.min_pixels, max_pixels=max_pixels or self.max_pixels
+        )
 
     def write_budget(self, folder: str | Path) -> None:
-        """Puts this budget into the folder's Hugging Face files, so that whoever serves the policy sees the same patches."""
-        for name in ("preprocessor_config.json", "processor_config.json"):
+        """Puts this budget into the folder's Hugging Face files, so that whoever serves the policy
+        sees the same patches.
+        """
+        for name in ('preprocessor_config.json', 'processor_config.json'):
             path = Path(folder) / name
             if not path.is_file():
                 continue
             config = _read_object(path)
-            if name == "processor_config.json" and "image_processor" not in config:
+            if name == 'processor_config.json' and 'image_processor' not in config:
                 continue  # it says nothing of images, and is not read for them
-            written = config.get("image_processor", config)
-            budget = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-            if written.get("size"):
-                budget["size"] = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+            written = config.get('image_processor', config)
+            budget = {'min_pixels': self.min_pixels, 'max_pixels': self.max_pixels}
+            if written.get('size'):
+                budget['size'] = {'shortest_edge': self.min_pixels, 'longest_edge': self.max_pixels}
             if any(written.get(key) != value for key, value in budget.items()):
                 written |= budget
-                atomic_write(path, json.dumps(config, indent=2) + "\n")
+                atomic_write(path, json.dumps(config, indent=2) + '\n')
 
     @property
     def most_tokens(self) -> int:
@@ -175,11 +194,15 @@ class Preprocessor:
 
         Raises ValueError as `smart_resize`.
         """
-        rows, columns = smart_resize(height, width, self.token_side, self.min_pixels, self.max_pixels)
+        rows, columns = smart_resize(
+            height, width, self.token_side, self.min_pixels, self.max_pixels
+        )
         return 1, rows // self.patch_size, columns // self.patch_size
 
     def merged_tokens(self, width: int, height: int) -> int:
-        """Tokens that a picture of `width` × `height` pixels takes in the language model's sequence."""
+        """Tokens that a picture of `width` × `height` pixels takes in the language model's
+        sequence.
+        """
         frames, rows, columns = self.grid(width, height)
         return frames * rows * columns // self.merge_size**2
 
@@ -187,9 +210,10 @@ class Preprocessor:
     def _levels(self) -> np.ndarray:
         """Normalised value of each of the 256 levels of each colour, float32 [3, 256].
 
-        A table instead of arithmetic per pixel: the same operations in the same precision as transformers'
-        (rescale in float64, round to float32, normalise in float32), so equal bit by bit, and several times
-        faster.
+        A table instead of arithmetic per pixel: the same operations in the same precision as
+            transformers'
+        (rescale in float64, round to float32, normalise in float32), so equal bit by bit, and
+        several times faster.
         """
         levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean, std = np.float32(self.image_mean), np.float32(self.image_std)
@@ -199,14 +223,15 @@ class Preprocessor:
         """Patches of one picture, in the order in which the vision tower merges them.
 
         Args:
-            image: any PIL picture; see `to_rgb` for what becomes of other modes than RGB. It is taken as it
-                lies: files are read upright by `tools_server.pictures.convert.read_image`.
+            image: any PIL picture; see `to_rgb` for what becomes of other modes than RGB. It is
+                taken as it lies: files are read upright by
+                `tools_server.pictures.convert.read_image`.
 
         Returns:
-            float32 [h*w, 3*frames*patch*patch] and its grid (1, h, w) in patches. The rows are patches,
-            merged token by merged token (row by row), merge × merge of them each (row by row again); a row
-            holds colour, frame, row, column. A still picture is repeated for each of the
-            `temporal_patch_size` frames.
+            float32 [h*w, 3*frames*patch*patch] and its grid (1, h, w) in patches. The rows are
+            patches, merged token by merged token (row by row), merge × merge of them each (row by
+            row again); a row holds colour, frame, row, column. A still picture is repeated for each
+            of the `temporal_patch_size` frames.
 
         Raises:
             ValueError: as `smart_resize`.
@@ -215,7 +240,9 @@ class Preprocessor:
         frames, rows, columns = self.grid(*image.size)
         side, merge = self.patch_size, self.merge_size
         resized = to_rgb(image).resize((columns * side, rows * side), resample=BICUBIC)
-        pixels = np.asarray(resized).reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+        pixels = np.asarray(resized).reshape(
+            rows // merge, merge, side, columns // merge, merge, side, 3
+        )
         pixels = pixels.transpose(6, 0, 3, 1, 4, 2, 5).reshape(3, rows * columns, side * side)
         out = np.empty((rows * columns, 3, self.temporal_patch_size, side * side), np.float32)
         for colour in range(3):
@@ -224,27 +251,33 @@ class Preprocessor:
 
 
 def _image_settings(path: Path) -> tuple[Path, dict]:
-    """The file that a policy directory's image settings stand in, and the settings; `path` may be the file."""
+    """The file that a policy directory's image settings stand in, and the settings; `path` may be
+    the file.
+    """
     if path.is_dir():
-        nested = path / "processor_config.json"
-        if nested.is_file() and "image_processor" in _read_object(nested):
+        nested = path / 'processor_config.json'
+        if nested.is_file() and 'image_processor' in _read_object(nested):
             path = nested
         else:
-            path = path / "preprocessor_config.json"
+            path = path / 'preprocessor_config.json'
     config = _read_object(path)
-    settings = config.get("image_processor", config)
+    settings = config.get('image_processor', config)
     if not isinstance(settings, dict):
-        raise UserError(f"{path}: image_processor is no JSON object; take the file from the policy again")
+        raise UserError(
+            f'{path}: image_processor is no JSON object; take the file from the policy again'
+        )
     return path, settings
 
 
 def _read_object(file: Path) -> dict:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding='utf-8'))
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; give a Hugging Face policy directory") from None
+        raise UserError(
+            f'cannot read {file}: {error.strerror}; give a Hugging Face policy directory'
+        ) from None
     except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
+        raise UserError(f'{file} is not JSON: {error}') from None
     if not isinstance(config, dict):
-        raise UserError(f"{file} is no JSON object; take the file from the policy again")
+        raise UserError(f'{file} is no JSON object; take the file from the policy again')
     return config

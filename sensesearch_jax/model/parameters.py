@@ -1,4 +1,6 @@
-"""One declaration per parameter: shape, logical axes, initialiser and Hugging Face name stand together."""
+"""One declaration per parameter: shape, logical axes, initialiser and Hugging Face name stand
+together.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,25 @@ from jaxtyping import Array, Float
 from sensesearch_jax.runtime.mesh import platform
 
 
-def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], hf: str, *, init: str = 'normal',
-              scale: float = 0.02, layout: str = 'same', dtype=jnp.float32) -> nnx.Param:
+def parameter(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    hf: str,
+    *,
+    init: str = 'normal',
+    scale: float = 0.02,
+    layout: str = 'same',
+    dtype=jnp.float32,
+) -> nnx.Param:
     """A parameter that knows its logical axes and where it stands in a Hugging Face checkpoint.
 
     Args:
-        axes: one logical name per dimension; a leading 'layers' means that `hf` holds '{}' for the layer's index.
+        axes: one logical name per dimension; a leading 'layers' means that `hf` holds '{}' for the
+            layer's index.
         init: 'normal' (with `scale`), 'ones' or 'zeros'.
-        layout: how the Hugging Face tensor is laid out: 'same', 'transposed' ([out, in] there, [in, out] here) or
-            'flattened' (a convolution over one patch there, [in, out] here).
+        layout: how the Hugging Face tensor is laid out: 'same', 'transposed' ([out, in] there, [in,
+            out] here) or 'flattened' (a convolution over one patch there, [in, out] here).
     """
     if len(axes) != len(shape):
         raise ValueError(f'{hf}: {len(axes)} axis names for {len(shape)} dimensions.')
@@ -35,20 +47,25 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], hf:
 def read(parameter: Float[Array, '*n'], slope: Float[Array, '*n']) -> Float[Array, '*n']:
     """The parameter in the type of `slope`, to which its gradient goes.
 
-    `slope` is never looked at: with zeros in its place, the gradient by it is the parameter's in that type, and the
-    parameter is converted where it is used. A converted copy of all parameters would be as large as their gradient.
+    `slope` is never looked at: with zeros in its place, the gradient by it is the parameter's in
+        that type, and the
+    parameter is converted where it is used. A converted copy of all parameters would be as large as
+    their gradient.
     """
     return parameter.astype(slope.dtype)
 
 
-read.defvjp(lambda parameter, slope: (parameter.astype(slope.dtype), None), lambda _, slope: (None, slope))
+read.defvjp(
+    lambda parameter, slope: (parameter.astype(slope.dtype), None), lambda _, slope: (None, slope)
+)
 
 
 @jax.custom_vjp
 def product(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
-    """x @ kernel, with its gradient written out for a CPU.
+    """X @ kernel, with its gradient written out for a CPU.
 
-    XLA would have the slopes transposed for the kernel's gradient, and so compute them twice, once in each order.
+    XLA would have the slopes transposed for the kernel's gradient, and so compute them twice, once
+    in each order.
     """
     return x @ kernel
 
@@ -56,7 +73,10 @@ def product(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Arra
 def _backward(kept, slope):
     x, kernel = kept
     slope = jax.lax.optimization_barrier(slope)
-    flat = lambda a: a.reshape(-1, a.shape[-1])
+
+    def flat(a):
+        return a.reshape(-1, a.shape[-1])
+
     return slope @ kernel.T, jnp.einsum('ni,no->io', flat(x), flat(slope))
 
 
@@ -66,15 +86,35 @@ product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 class Linear(nnx.Module):
     """y = x W + b with W [in, out]; `layers` adds a leading axis that the caller scans over."""
 
-    def __init__(self, rngs: nnx.Rngs, in_width: int, out_width: int, axes: tuple[str, str], hf: str, *,
-                 bias: bool = False, layers: int | None = None, layout: str = 'transposed'):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        in_width: int,
+        out_width: int,
+        axes: tuple[str, str],
+        hf: str,
+        *,
+        bias: bool = False,
+        layers: int | None = None,
+        layout: str = 'transposed',
+    ):
         lead, names = ((), ()) if layers is None else ((layers,), ('layers',))
-        self.kernel = parameter(rngs, (*lead, in_width, out_width), (*names, *axes), f'{hf}.weight',
-                                scale=1 / math.sqrt(in_width), layout=layout)
-        self.bias = parameter(rngs, (*lead, out_width), (*names, axes[1]), f'{hf}.bias',
-                              init='zeros') if bias else None
+        self.kernel = parameter(
+            rngs,
+            (*lead, in_width, out_width),
+            (*names, *axes),
+            f'{hf}.weight',
+            scale=1 / math.sqrt(in_width),
+            layout=layout,
+        )
+        self.bias = (
+            parameter(rngs, (*lead, out_width), (*names, axes[1]), f'{hf}.bias', init='zeros')
+            if bias
+            else None
+        )
 
     def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
+        """The linear map of the last axis."""
         multiply = product if platform() == 'cpu' else jnp.matmul
         y = multiply(x, self.kernel[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
@@ -83,12 +123,21 @@ class Linear(nnx.Module):
 class RMSNorm(nnx.Module):
     """x / rms(x) · w, the mean square in float32 (arXiv 1910.07467)."""
 
-    def __init__(self, rngs: nnx.Rngs, width: int, hf: str, *, epsilon: float = 1e-6, layers: int | None = None):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        width: int,
+        hf: str,
+        *,
+        epsilon: float = 1e-6,
+        layers: int | None = None,
+    ):
         lead, names = ((), ()) if layers is None else ((layers,), ('layers',))
         self.epsilon = epsilon
         self.scale = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.weight', init='ones')
 
     def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+        """The normalized last axis, computed in float32."""
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
@@ -97,11 +146,16 @@ class RMSNorm(nnx.Module):
 class GatedMLP(nnx.Module):
     """down(silu(gate x) · up x), the SwiGLU block of both towers (arXiv 2002.05202)."""
 
-    def __init__(self, rngs: nnx.Rngs, width: int, hidden: int, hf: str, *, bias: bool, layers: int):
-        make = lambda i, o, axes, name: Linear(rngs, i, o, axes, f'{hf}.{name}', bias=bias, layers=layers)
+    def __init__(
+        self, rngs: nnx.Rngs, width: int, hidden: int, hf: str, *, bias: bool, layers: int
+    ):
+        def make(i, o, axes, name):
+            return Linear(rngs, i, o, axes, f'{hf}.{name}', bias=bias, layers=layers)
+
         self.gate = make(width, hidden, ('embed', 'mlp'), 'gate_proj')
         self.up = make(width, hidden, ('embed', 'mlp'), 'up_proj')
         self.down = make(hidden, width, ('mlp', 'embed'), 'down_proj')
 
     def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+        """The gated feed-forward layer."""
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

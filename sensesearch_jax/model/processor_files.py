@@ -1,8 +1,9 @@
-"""The files that make a directory a whole policy beside config and weights: tokenizer, template, processor, stop tokens.
+"""The files that make a directory a whole policy beside config and weights: tokenizer, template,
+processor, stop tokens.
 
-A policy is served with the template that it was trained under. Qwen2.5-VL's own writes a tool's result as a turn of
-'tool'; a rollout writes it as a user turn in <tool_response>. So the source's template stays only if it renders a
-conversation with tools token for token as the rollouts did.
+A policy is served with the template that it was trained under. Qwen2.5-VL's own writes a tool's
+result as a turn of 'tool'; a rollout writes it as a user turn in <tool_response>. So the source's
+template stays only if it renders a conversation with tools token for token as the rollouts did.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ LEGACY_TEMPLATE = 'chat_template.json'  # transformers takes it before the other
 
 _PICTURE = ImageRef('0' * 64, 1, 1)
 _CONVERSATION = (  # what an agent's conversations hold, and results of two tools after each other
-    {'role': 'system', 'content': 'Answer the question.\n<tool_call>\n{"name": <name>}\n</tool_call>'},
+    {
+        'role': 'system',
+        'content': 'Answer the question.\n<tool_call>\n{"name": <name>}\n</tool_call>',
+    },
     {'role': 'user', 'content': [_PICTURE, 'Which flag is it?']},
-    {'role': 'assistant', 'content': '<think>I look.</think>\n<tool_call>\n{"name": "image_crop"}\n</tool_call>'},
+    {
+        'role': 'assistant',
+        'content': '<think>I look.</think>\n<tool_call>\n{"name": "image_crop"}\n</tool_call>',
+    },
     {'role': 'tool', 'content': ['Image 2:\n', _PICTURE]},
     {'role': 'assistant', 'content': 'I search.'},
     {'role': 'tool', 'content': '1. Chad'},
@@ -39,11 +46,12 @@ _CONVERSATION = (  # what an agent's conversations hold, and results of two tool
 
 
 def companions(source: Path) -> dict[str, bytes]:
-    """The contents of the files beside config.json and the weights, by name, for a policy trained from `source`.
+    """The contents of the files beside config.json and the weights, by name, for a policy trained
+    from `source`.
 
-    Tokenizer and processor files are those of `source`; chat_template.jinja, and the same in tokenizer_config.json, the
-    template of the training; generation_config.json has the tokens at which rollouts stop. A directory without a
-    tokenizer gives what it has.
+    Tokenizer and processor files are those of `source`; chat_template.jinja, and the same in
+    tokenizer_config.json, the template of the training; generation_config.json has the tokens at
+    which rollouts stop. A directory without a tokenizer gives what it has.
 
     Raises:
         UserError: a file of `source` that cannot be read.
@@ -58,8 +66,13 @@ def companions(source: Path) -> dict[str, bytes]:
     files['tokenizer_config.json'] = _written(config | {'chat_template': template})
     if 'processor_config.json' in files:  # a template in it would go before the others
         config = _read(source / 'processor_config.json')
-        files['processor_config.json'] = _written({k: v for k, v in config.items() if k != 'chat_template'})
-    sampling = _read(source / 'generation_config.json') or {'do_sample': True, 'pad_token_id': chat.end_of_text}
+        files['processor_config.json'] = _written(
+            {k: v for k, v in config.items() if k != 'chat_template'}
+        )
+    sampling = _read(source / 'generation_config.json') or {
+        'do_sample': True,
+        'pad_token_id': chat.end_of_text,
+    }
     files['generation_config.json'] = _written(sampling | {'eos_token_id': list(chat.stop_ids)})
     return files
 
@@ -75,27 +88,51 @@ def renders_alike(template: str, chat: ChatTokenizer) -> bool:
 
     `chat` counts one visual token for an image of one pixel.
     """
-    part = lambda one: {'type': 'text', 'text': one} if isinstance(one, str) else {'type': 'image'}
+
+    def part(one):
+        return {'type': 'text', 'text': one} if isinstance(one, str) else {'type': 'image'}
+
     messages = [
-        {**m, 'content': m['content'] if isinstance(m['content'], str) else [part(one) for one in m['content']]}
+        {
+            **m,
+            'content': m['content']
+            if isinstance(m['content'], str)
+            else [part(one) for one in m['content']],
+        }
         for m in _CONVERSATION
     ]
     try:
-        text = _environment().from_string(template).render(messages=messages, tools=None, add_generation_prompt=True)
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError):  # what a template can raise
+        text = (
+            _environment()
+            .from_string(template)
+            .render(messages=messages, tools=None, add_generation_prompt=True)
+        )
+    except (
+        jinja2.TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+    ):  # what a template can raise
         return False
     ids = chat.tokenizer.encode(text, add_special_tokens=False).ids
     return ids == chat.render(_CONVERSATION, add_generation_prompt=True)
 
 
 def _environment() -> jinja2.Environment:
-    """As transformers compiles chat templates; sandboxed, for a template is a program from elsewhere."""
+    """As transformers compiles chat templates; sandboxed, for a template is a program from
+    elsewhere.
+    """
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters['tojson'] = lambda value, **options: json.dumps(value, **{'ensure_ascii': False} | options)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters['tojson'] = lambda value, **options: json.dumps(
+        value, **{'ensure_ascii': False} | options
+    )
     environment.globals['raise_exception'] = refuse
     return environment
 
@@ -119,7 +156,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise UserError(f'{file} is not JSON: {error}; take it from the source policy again') from None
+        raise UserError(
+            f'{file} is not JSON: {error}; take it from the source policy again'
+        ) from None
     if not isinstance(value, dict):
         raise UserError(f'{file} is no JSON object; take it from the source policy again')
     return value

@@ -21,23 +21,35 @@ class Policy(nnx.Module):
         self.vision = VisionTower(sizes.vision, rngs)
         self.language = LanguageModel(sizes.language, rngs)
 
-    def embed(self, tokens: Int[Array, 'b *n s'], features: Float[Array, 'b f d'] | None = None,
-              feature_index: Int[Array, 'b *n s'] | None = None) -> Float[Array, 'b *n s d']:
+    def embed(
+        self,
+        tokens: Int[Array, 'b *n s'],
+        features: Float[Array, 'b f d'] | None = None,
+        feature_index: Int[Array, 'b *n s'] | None = None,
+    ) -> Float[Array, 'b *n s d']:
         """Token embeddings, with visual features where a token stands for a piece of an image.
 
         Args:
-            features: each row's table of merged visual tokens, of any images, one after another; None for text alone.
+            features: each row's table of merged visual tokens, of any images, one after another;
+                None for text alone.
             feature_index: place in its row's table for each token, negative for text.
         """
-        # Looked up in a table that is whole along its width: the tokens are cut over the same devices.
+        # Looked up in a table that is whole along its width: the tokens are cut over the same
+        # devices.
         table = constrain(self.language.embedding[...], ('vocabulary', None))
         text = constrain(table[tokens], ('rows', *[None] * tokens.ndim))
         if features is None:
             return text
-        visual = jax.vmap(lambda rows, index: rows[index])(features, jnp.maximum(feature_index, 0)).astype(text.dtype)
+        visual = jax.vmap(lambda rows, index: rows[index])(
+            features, jnp.maximum(feature_index, 0)
+        ).astype(text.dtype)
         return jnp.where((feature_index >= 0)[..., None], visual, text)
 
     def logits(self, hidden: Float[Array, '*n d']) -> Float[Array, '*n v']:
         """Logits over the vocabulary, in float32."""
-        return jnp.einsum('...d,vd->...v', hidden, self.language.head.astype(hidden.dtype),
-                          preferred_element_type=jnp.float32)
+        return jnp.einsum(
+            '...d,vd->...v',
+            hidden,
+            self.language.head.astype(hidden.dtype),
+            preferred_element_type=jnp.float32,
+        )

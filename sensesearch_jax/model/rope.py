@@ -1,9 +1,10 @@
-"""3-D multimodal rotary positions (time, row, column) of a token sequence with pictures, piece by piece.
+"""3-D multimodal rotary positions (time, row, column) of a token sequence with pictures, piece by
+piece.
 
-Text advances all three axes together; a picture's tokens share one time and spread over rows and columns, and
-the text after it goes on one past the largest position so far (Qwen2-VL, arXiv 2409.12191, section 2.1;
-Qwen2.5-VL, arXiv 2502.13923). A conversation grows turn by turn, and positions do too: each piece starts
-where the last one ended.
+Text advances all three axes together; a picture's tokens share one time and spread over rows and
+columns, and the text after it goes on one past the largest position so far (Qwen2-VL, arXiv
+2409.12191, section 2.1; Qwen2.5-VL, arXiv 2502.13923). A conversation grows turn by turn, and
+positions do too: each piece starts where the last one ended.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ def mrope_positions(
         int32 [3, n] (time, row, column) and the next free position, one past the largest in use.
 
     Raises:
-        ValueError: placeholders and grids do not match, for instance because a picture was cut in the middle.
+        ValueError: placeholders and grids do not match, for instance because a picture was cut in
+            the middle.
     """
     tokens = np.asarray(token_ids)
     positions = np.empty((3, tokens.size), np.int32)
@@ -43,16 +45,16 @@ def mrope_positions(
     for number, (frames, height, width) in enumerate(grids, 1):
         if frames != 1 or height % merge or width % merge:
             raise ValueError(
-                f"grid {(int(frames), int(height), int(width))} of image {number} is no still picture whose "
-                f"sides are multiples of {merge}"
+                f'grid {(int(frames), int(height), int(width))} of image {number} is no still picture whose '
+                f'sides are multiples of {merge}'
             )
         rows, columns = int(height) // merge, int(width) // merge
         count = rows * columns
         run = places[used : used + count]
         if run.size < count or run[-1] - run[0] != count - 1:
             raise ValueError(
-                f"image {number} needs {count} placeholder tokens in a row, but the tokens hold fewer at its "
-                "place; cut conversations only between turns"
+                f'image {number} needs {count} placeholder tokens in a row, but the tokens hold fewer at its '
+                'place; cut conversations only between turns'
             )
         first = int(run[0])
         positions[:, at:first] = np.arange(position, position + first - at)
@@ -64,13 +66,16 @@ def mrope_positions(
         position += max(rows, columns)
     if used != places.size:
         spare = places.size - used
-        raise ValueError(f"{spare} placeholder tokens belong to none of the {len(grids)} images given")
+        raise ValueError(
+            f'{spare} placeholder tokens belong to none of the {len(grids)} images given'
+        )
     positions[:, at:] = np.arange(position, position + tokens.size - at)
     return positions, position + tokens.size - at
 
 
-def rotate(x: Float[Array, '... s h e'], cos: Float[Array, '... s e'],
-           sin: Float[Array, '... s e']) -> Float[Array, '... s h e']:
+def rotate(
+    x: Float[Array, '... s h e'], cos: Float[Array, '... s e'], sin: Float[Array, '... s e']
+) -> Float[Array, '... s h e']:
     """Rotary embedding in the half-split layout of Qwen: pairs are (i, i + E/2)."""
     half = x.shape[-1] // 2
     turned = jnp.concatenate([-x[..., half:], x[..., :half]], axis=-1)
@@ -78,9 +83,11 @@ def rotate(x: Float[Array, '... s h e'], cos: Float[Array, '... s e'],
     return (x32 * cos[..., None, :] + turned * sin[..., None, :]).astype(x.dtype)
 
 
-def text_rotary(positions: Int[Array, '3 *n'], head_width: int, theta: float,
-                sections: tuple[int, int, int]) -> tuple[Float[Array, '*n e'], Float[Array, '*n e']]:
-    """Cosines and sines of the 3-D multimodal rotary positions (Qwen2-VL, arXiv 2409.12191, section 2.1).
+def text_rotary(
+    positions: Int[Array, ' 3 *n'], head_width: int, theta: float, sections: tuple[int, int, int]
+) -> tuple[Float[Array, '*n e'], Float[Array, '*n e']]:
+    """Cosines and sines of the 3-D multimodal rotary positions (Qwen2-VL, arXiv 2409.12191, section
+    2.1).
 
     The E/2 frequencies are dealt in order to time, height and width by `sections`.
     """
@@ -93,9 +100,12 @@ def text_rotary(positions: Int[Array, '3 *n'], head_width: int, theta: float,
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def vision_rotary(positions: Int[Array, '*n 2'], head_width: int,
-                  theta: float) -> tuple[Float[Array, '*n e'], Float[Array, '*n e']]:
-    """Cosines and sines of the tower's 2-D rotary positions: half of the frequencies for the row, half for the column."""
+def vision_rotary(
+    positions: Int[Array, '*n 2'], head_width: int, theta: float
+) -> tuple[Float[Array, '*n e'], Float[Array, '*n e']]:
+    """Cosines and sines of the tower's 2-D rotary positions: half of the frequencies for the row,
+    half for the column.
+    """
     quarter = head_width // 4
     frequencies = theta ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
     angles = positions.astype(jnp.float32)[..., None] * frequencies  # [*n, 2, quarter]

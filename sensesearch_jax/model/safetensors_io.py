@@ -1,4 +1,6 @@
-"""Safetensors files of a policy directory: tensors read slice by slice, written in shards of limited size."""
+"""Safetensors files of a policy directory: tensors read slice by slice, written in shards of
+limited size.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Stored(NamedTuple):
     dtype: str
 
     def read(self, index: Sequence[slice] = ()) -> np.ndarray:
-        """The tensor or the part of it that `index` (one slice per leading dimension) names; no other bytes are read."""
+        """The tensor or the part of it that `index` (one slice per leading dimension) names; no
+        other bytes are read.
+        """
         part = self.file.get_slice(self.key)
         return part[tuple(index)] if index else self.file.get_tensor(self.key)
 
@@ -41,31 +45,37 @@ class Tensor(NamedTuple):
 
 
 def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[Stored]:
-    """All tensors of a directory, from one file or from the shards that its index names; `files` keeps them open.
+    """All tensors of a directory, from one file or from the shards that its index names; `files`
+    keeps them open.
 
     Raises:
-        UserError: no weights, an index that is none or leads elsewhere, or a file that is damaged; of a truncated
-            one the message names the first tensor that is not whole.
+        UserError: no weights, an index that is none or leads elsewhere, or a file that is damaged;
+            of a truncated one the message names the first tensor that is not whole.
     """
     for name in _weight_files(folder):
         try:
             file = files.enter_context(safe_open(folder / name, framework='numpy'))
         except (OSError, SafetensorError) as error:
             if (tensor := _truncated(folder / name)) is not None:
-                raise UserError(f"{folder / name} is truncated: tensor '{tensor}' is not whole; fetch the file "
-                                 'again.') from None
+                raise UserError(
+                    f"{folder / name} is truncated: tensor '{tensor}' is not whole; fetch the file "
+                    'again.'
+                ) from None
             raise UserError(f'{folder / name} cannot be read as safetensors: {error}.') from None
         for key in file.keys():
             part = file.get_slice(key)
             yield Stored(file, key, tuple(part.get_shape()), part.get_dtype())
 
 
-def write_tensors(folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shard_bytes: int, *, write: bool) -> None:
+def write_tensors(
+    folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shard_bytes: int, *, write: bool
+) -> None:
     """One file, or shards with an index, in the order given.
 
     Args:
         folder: holds no weights yet.
-        shard_bytes: most bytes in one file but for a tensor that is larger; also what the host holds at a time, twice.
+        shard_bytes: most bytes in one file but for a tensor that is larger; also what the host
+            holds at a time, twice.
         write: False only makes the values (which all processes of a program do together).
     """
     shards: list[list[Tensor]] = [[]]
@@ -77,7 +87,11 @@ def write_tensors(folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shar
             held = 0
         shards[-1].append(tensor)
         total, held = total + size, held + size
-    names = [SHARD.format(i + 1, len(shards)) for i in range(len(shards))] if len(shards) > 1 else [WEIGHTS]
+    names = (
+        [SHARD.format(i + 1, len(shards)) for i in range(len(shards))]
+        if len(shards) > 1
+        else [WEIGHTS]
+    )
     for name, shard in zip(names, shards):
         values = {tensor.name: tensor.value() for tensor in shard}
         if write:
@@ -85,8 +99,12 @@ def write_tensors(folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shar
             save_file(values, folder / name, metadata={'format': 'pt'})
         del values
     if write and len(shards) > 1:
-        index = {'metadata': {'total_size': total},
-                 'weight_map': {tensor.name: name for name, shard in zip(names, shards) for tensor in shard}}
+        index = {
+            'metadata': {'total_size': total},
+            'weight_map': {
+                tensor.name: name for name, shard in zip(names, shards) for tensor in shard
+            },
+        }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8')
 
 
@@ -94,30 +112,45 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / INDEX).is_file() and (folder / STAGED).is_dir():
-        raise UserError(f'{folder} holds no weights, since the last save into it was interrupted; save the policy again, as '
-                        'the run that made it does when it is started again.')
+        raise UserError(
+            f'{folder} holds no weights, since the last save into it was interrupted; save the policy again, as '
+            'the run that made it does when it is started again.'
+        )
     if not (folder / INDEX).is_file():
-        raise UserError(f'{folder} has neither {WEIGHTS} nor {INDEX}; other weight formats are not read.')
+        raise UserError(
+            f'{folder} has neither {WEIGHTS} nor {INDEX}; other weight formats are not read.'
+        )
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding='utf-8'))['weight_map'].values()))
+        names = sorted(
+            set(json.loads((folder / INDEX).read_text(encoding='utf-8'))['weight_map'].values())
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f'{folder / INDEX} is not an index of safetensors files.') from None
     for name in names:
         # A downloaded index must not lead outside its directory.
         if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{folder / INDEX} names the file '{name}', which is not in the directory.")
+            raise UserError(
+                f"{folder / INDEX} names the file '{name}', which is not in the directory."
+            )
     return names
 
 
 def _truncated(path: Path) -> str | None:
-    """The first tensor that a file announces but does not hold whole, None if the file has no readable header."""
+    """The first tensor that a file announces but does not hold whole, None if the file has no
+    readable header.
+    """
     try:
         with open(path, 'rb') as file:
             length = int.from_bytes(file.read(8), 'little')
             header = json.loads(file.read(length))
-            ends = {name: 8 + length + entry['data_offsets'][1] for name, entry in header.items()
-                    if name != '__metadata__'}
+            ends = {
+                name: 8 + length + entry['data_offsets'][1]
+                for name, entry in header.items()
+                if name != '__metadata__'
+            }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
         return None
     size = path.stat().st_size
-    return next((name for name, end in sorted(ends.items(), key=lambda item: item[1]) if end > size), None)
+    return next(
+        (name for name, end in sorted(ends.items(), key=lambda item: item[1]) if end > size), None
+    )

@@ -1,8 +1,9 @@
-"""The files of a policy directory replaced together: an interrupted save leaves the old policy, the new one or none.
+"""The files of a policy directory replaced together: an interrupted save leaves the old policy, the
+new one or none.
 
-Everything is written into a directory within the policy's, and moved from there when all of it is on disk. Files cannot
-be moved all at once: so that no mixture can be read in between, here or by other programs, the file that weights are
-found by goes first and comes last.
+Everything is written into a directory within the policy's, and moved from there when all of it is
+on disk. Files cannot be moved all at once: so that no mixture can be read in between, here or by
+other programs, the file that weights are found by goes first and comes last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ SHARDS = 'model-*-of-*.safetensors'
 
 
 def stage(folder: Path) -> Path:
-    """An empty directory for the files of a save into `folder`; what an interrupted save left in it is dropped."""
+    """An empty directory for the files of a save into `folder`; what an interrupted save left in it
+    is dropped.
+    """
     staged = folder / STAGED
     if staged.exists():
         shutil.rmtree(staged)
@@ -29,9 +32,11 @@ def stage(folder: Path) -> Path:
 
 
 def put_in_place(folder: Path, outdated: Collection[str]) -> None:
-    """Moves what was staged for `folder` into it, and removes weights that were there and are not among it.
+    """Moves what was staged for `folder` into it, and removes weights that were there and are not
+    among it.
 
-    Other files of the folder stay. At each moment it holds the old policy, the new one, or no weights.
+    Other files of the folder stay. At each moment it holds the old policy, the new one, or no
+    weights.
 
     Args:
         outdated: names of other files that go too, if they are there.
@@ -41,10 +46,21 @@ def put_in_place(folder: Path, outdated: Collection[str]) -> None:
         _to_disk(path)
     for path in staged.iterdir():
         is_weights = path.suffix == '.safetensors' or path.name == INDEX
-        if not is_weights and (folder / path.name).is_file() and filecmp.cmp(path, folder / path.name, shallow=False):
+        if (
+            not is_weights
+            and (folder / path.name).is_file()
+            and filecmp.cmp(path, folder / path.name, shallow=False)
+        ):
             path.unlink()
-    moving = sorted((path.name for path in staged.iterdir()), key=lambda name: (name in (WEIGHTS, INDEX), name))
-    known = *folder.glob(SHARDS), folder / INDEX, folder / WEIGHTS, *(folder / name for name in outdated)
+    moving = sorted(
+        (path.name for path in staged.iterdir()), key=lambda name: (name in (WEIGHTS, INDEX), name)
+    )
+    known = (
+        *folder.glob(SHARDS),
+        folder / INDEX,
+        folder / WEIGHTS,
+        *(folder / name for name in outdated),
+    )
     old = {path.name for path in known if path.exists()}
     if len(moving) > 1 or old - set(moving):  # else one file takes the place of another, at once
         for name in (INDEX, WEIGHTS):  # which is read where both are there

@@ -1,4 +1,6 @@
-"""The decoder of Qwen2.5-VL: grouped-query attention with 3-D rotary positions, scanned over layers."""
+"""The decoder of Qwen2.5-VL: grouped-query attention with 3-D rotary positions, scanned over
+layers.
+"""
 
 from __future__ import annotations
 
@@ -26,43 +28,56 @@ def attention_saveable(primitive, *operands, **parameters) -> bool:
 
     Ours and splash name them (ATTENDED); cuDNN's come out of a primitive of its own.
     """
-    named = jax.checkpoint_policies.save_only_these_names(ATTENDED)(primitive, *operands, **parameters)
+    named = jax.checkpoint_policies.save_only_these_names(ATTENDED)(
+        primitive, *operands, **parameters
+    )
     return named or primitive.name.startswith('dot_product_attention_fwd')
 
 
 # What the backward pass finds of a layer beside its input; the rest is computed again.
 REMAT = {
     'none': None,  # everything is kept
-    'dots': jax.checkpoint_policies.save_from_both_policies(  # what came out of a matrix of parameters, and attention
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, attention_saveable),
+    # what came out of a matrix of parameters, and attention
+    'dots': jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, attention_saveable
+    ),
     'attention': attention_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
 }
 
 
 def rematted(layer: Callable, name: str, unrolled: bool) -> Callable:
-    """The layer under the remat policy of that name; `unrolled` tells whether layers stand in one program in a row.
+    """The layer under the remat policy of that name; `unrolled` tells whether layers stand in one
+    program in a row.
 
     Raises:
         ValueError: there is no such policy.
     """
     if name not in REMAT:
         raise ValueError(f"remat '{name}' is unknown; choose from {', '.join(REMAT)}.")
-    # Between the steps of a loop the compiler cannot undo the recomputation, and need not be kept from trying.
-    return layer if name == 'none' else jax.checkpoint(layer, policy=REMAT[name], prevent_cse=unrolled)
+    # Between the steps of a loop the compiler cannot undo the recomputation, and need not be kept
+    # from trying.
+    return (
+        layer if name == 'none' else jax.checkpoint(layer, policy=REMAT[name], prevent_cse=unrolled)
+    )
 
 
 def between_layers(x: Float[Array, 'b g s d']) -> Float[Array, 'b g s d']:
-    """Cut along tokens too: it is what is kept for the backward pass, and every device of the tensor axis would keep it."""
+    """Cut along tokens too: it is what is kept for the backward pass, and every device of the
+    tensor axis would keep it.
+    """
     return constrain(x, ('rows', None, 'tokens', None))
 
 
-# Of queries [b, g, s, h, e], keys and values [b, g, s, k, e], all after rotation, the attended values.
+# Of queries [b, g, s, h, e], keys and values [b, g, s, k, e], all after rotation, the attended
+# values.
 Attention = Callable[[Array, Array, Array], Array]
 
 
 class KeysValues(NamedTuple):
-    """What a forward pass leaves behind for later ones: all layers' keys and values of the tokens it ran."""
+    """What a forward pass leaves behind for later ones: all layers' keys and values of the tokens
+    it ran.
+    """
 
     keys: Float[Array, 'l b g s k e']
     values: Float[Array, 'l b g s k e']
@@ -82,20 +97,35 @@ class DecoderLayers(nnx.Module):
         d, e, n = sizes.width, sizes.head_width, sizes.layers
         hf = PREFIX + '.layers.{}'
         make = functools.partial(Linear, rngs, layers=n)
-        self.attention_norm = RMSNorm(rngs, d, f'{hf}.input_layernorm', epsilon=sizes.norm_epsilon, layers=n)
-        self.query = make(d, sizes.heads * e, ('embed', 'heads'), f'{hf}.self_attn.q_proj', bias=True)
-        self.key = make(d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.k_proj', bias=True)
-        self.value = make(d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.v_proj', bias=True)
+        self.attention_norm = RMSNorm(
+            rngs, d, f'{hf}.input_layernorm', epsilon=sizes.norm_epsilon, layers=n
+        )
+        self.query = make(
+            d, sizes.heads * e, ('embed', 'heads'), f'{hf}.self_attn.q_proj', bias=True
+        )
+        self.key = make(
+            d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.k_proj', bias=True
+        )
+        self.value = make(
+            d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.v_proj', bias=True
+        )
         self.out = make(sizes.heads * e, d, ('heads', 'embed'), f'{hf}.self_attn.o_proj')
-        self.mlp_norm = RMSNorm(rngs, d, f'{hf}.post_attention_layernorm', epsilon=sizes.norm_epsilon, layers=n)
+        self.mlp_norm = RMSNorm(
+            rngs, d, f'{hf}.post_attention_layernorm', epsilon=sizes.norm_epsilon, layers=n
+        )
         self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=False, layers=n)
         self.head_width = e
 
     def __call__(self, x, cos, sin, attention: Attention):
-        """One layer (the layer axis has been scanned away): the new x and this layer's keys and values."""
+        """One layer (the layer axis has been scanned away): the new x and this layer's keys and
+        values.
+        """
         b, g, s, _ = x.shape
         y = self.attention_norm(x)
-        split = lambda z: z.reshape(b, g, s, -1, self.head_width)
+
+        def split(z):
+            return z.reshape(b, g, s, -1, self.head_width)
+
         queries = rotate(split(self.query(y)), cos, sin)
         keys = rotate(split(self.key(y)), cos, sin)
         values = split(self.value(y))
@@ -109,43 +139,74 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, sizes: LanguageSizes, rngs: nnx.Rngs):
         self.sizes = sizes
-        self.embedding = parameter(rngs, (sizes.vocabulary, sizes.width), ('vocabulary', 'embed'),
-                                   f'{PREFIX}.embed_tokens.weight')
+        self.embedding = parameter(
+            rngs,
+            (sizes.vocabulary, sizes.width),
+            ('vocabulary', 'embed'),
+            f'{PREFIX}.embed_tokens.weight',
+        )
         self.layers = DecoderLayers(sizes, rngs)
         self.norm = RMSNorm(rngs, sizes.width, f'{PREFIX}.norm', epsilon=sizes.norm_epsilon)
-        self.untied_head = None if sizes.tied_head else parameter(
-            rngs, (sizes.vocabulary, sizes.width), ('vocabulary', 'embed'), 'lm_head.weight')
+        self.untied_head = (
+            None
+            if sizes.tied_head
+            else parameter(
+                rngs, (sizes.vocabulary, sizes.width), ('vocabulary', 'embed'), 'lm_head.weight'
+            )
+        )
 
     @property
     def head(self) -> Float[Array, 'v d']:
         """The output matrix: logits = hidden @ head.T."""
         return (self.embedding if self.untied_head is None else self.untied_head)[...]
 
-    def __call__(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'], valid: Bool[Array, 'b g s'],
-                 contexts: tuple[Context, ...] = ()) -> tuple[Float[Array, 'b g s d'], KeysValues]:
-        """Runs new tokens, each member attending to its own tokens causally and to the contexts fully.
+    def __call__(
+        self,
+        embeddings: Float[Array, 'b g s d'],
+        positions: Int[Array, '3 b g s'],
+        valid: Bool[Array, 'b g s'],
+        contexts: tuple[Context, ...] = (),
+    ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+        """Runs new tokens, each member attending to its own tokens causally and to the contexts
+        fully.
 
         Args:
             positions: 3-D rotary positions, see model/rope.py.
             valid: False on padding.
             contexts: keys and values of earlier tokens, with a leading layer axis.
+
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
         bare = tuple(c._replace(valid=None) for c in contexts)
-        known = lambda of_layer: tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
-        return self.run(embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare)
 
-    def run(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'], attention: Callable[..., Array],
-            per_layer: tuple[Context, ...] = (), *, remat: str = 'none',
-            slopes: nnx.State | None = None) -> tuple[Float[Array, 'b g s d'], KeysValues]:
+        def known(of_layer):
+            return tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
+
+        return self.run(
+            embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare
+        )
+
+    def run(
+        self,
+        embeddings: Float[Array, 'b g s d'],
+        positions: Int[Array, '3 b g s'],
+        attention: Callable[..., Array],
+        per_layer: tuple[Context, ...] = (),
+        *,
+        remat: str = 'none',
+        slopes: nnx.State | None = None,
+    ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Tokens through all layers, under an attention of the caller's.
 
         Args:
-            attention: an `Attention` that is also given one layer's part of `per_layer`, as `of_layer`.
+            attention: an `Attention` that is also given one layer's part of `per_layer`, as
+                `of_layer`.
             per_layer: arrays with a leading layer axis.
             remat: what each layer keeps for the backward pass, by a name of REMAT.
-            slopes: for each parameter of the layers, what takes its gradient, see `parameters.read`.
+            slopes: for each parameter of the layers, what takes its gradient, see
+                `parameters.read`.
+
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
@@ -155,44 +216,66 @@ class LanguageModel(nnx.Module):
             parameters, of_layer, taking = scanned
             if taking is not None:
                 parameters = jax.tree.map(read, parameters, taking)
-            return nnx.merge(graph, parameters)(x, *rotary, functools.partial(attention, of_layer=of_layer))
+            return nnx.merge(graph, parameters)(
+                x, *rotary, functools.partial(attention, of_layer=of_layer)
+            )
 
         unrolled = self.sizes.layers <= UNROLLED
-        x, (keys, values) = jax.lax.scan(rematted(layer, remat, unrolled), between_layers(embeddings),
-                                         (stacked, per_layer, slopes), unroll=unrolled)
+        x, (keys, values) = jax.lax.scan(
+            rematted(layer, remat, unrolled),
+            between_layers(embeddings),
+            (stacked, per_layer, slopes),
+            unroll=unrolled,
+        )
         return self.norm(x), KeysValues(keys, values)
 
     def _rotary(self, positions: Int[Array, '3 b g s']) -> tuple[Array, Array]:
-        return text_rotary(positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections)
+        return text_rotary(
+            positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections
+        )
 
     def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:
         """Layers and contexts as they are best read token by token.
 
-        A slice of a stacked array is a copy in every step of a loop: of all weights and caches for one token each.
+        A slice of a stacked array is a copy in every step of a loop: of all weights and caches for
+            one token each.
         """
         _, stacked = nnx.split(self.layers)
         layers = range(self.sizes.layers)
-        return Unstacked(tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
-                         tuple(tuple(_of_layer(c, i) for c in contexts) for i in layers))
+        return Unstacked(
+            tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
+            tuple(tuple(_of_layer(c, i) for c in contexts) for i in layers),
+        )
 
-    def run_unstacked(self, embeddings: Float[Array, 'b g s d'], positions: Int[Array, '3 b g s'],
-                      valid: Bool[Array, 'b g s'], unstacked: Unstacked,
-                      recent: tuple[Context, ...]) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
+    def run_unstacked(
+        self,
+        embeddings: Float[Array, 'b g s d'],
+        positions: Int[Array, '3 b g s'],
+        valid: Bool[Array, 'b g s'],
+        unstacked: Unstacked,
+        recent: tuple[Context, ...],
+    ) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
         """As a call, of layers that stand apart.
 
         Args:
             recent: one context more for each layer, with a layer axis of 1.
+
         Returns:
-            the hidden states after the last norm, and each layer's keys and values of these tokens, with such an axis.
+            the hidden states after the last norm, and each layer's keys and values of these tokens,
+            with such an axis.
         """
         rotary, graph, x, found = self._rotary(positions), nnx.split(self.layers)[0], embeddings, []
         for parameters, contexts, more in zip(*unstacked, recent):
             now = *contexts, _of_layer(more, 0)
-            x, kv = nnx.merge(graph, parameters)(x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now))
+            x, kv = nnx.merge(graph, parameters)(
+                x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now)
+            )
             found.append(KeysValues(*(y[None] for y in kv)))
         return self.norm(x), tuple(found)
 
 
 def _of_layer(context: Context, layer: int) -> Context:
     """One layer's part of all layers' context."""
-    return jax.tree.map(lambda x: x[layer], context._replace(valid=None))._replace(valid=context.valid)
+    return jax.tree.map(lambda x: x[layer], context._replace(valid=None))._replace(
+        valid=context.valid
+    )

@@ -1,7 +1,9 @@
-"""The vision tower of Qwen2.5-VL: patches at native aspect ratio, window and full attention, patch merger.
+"""The vision tower of Qwen2.5-VL: patches at native aspect ratio, window and full attention, patch
+merger.
 
-Patches arrive in window order, each window padded to its full size (vision_windows.py), so that window
-attention is a plain batched product whatever the picture's shape, and images of one bucket share a program.
+Patches arrive in window order, each window padded to its full size (vision_windows.py), so that
+window attention is a plain batched product whatever the picture's shape, and images of one bucket
+share a program.
 """
 
 from __future__ import annotations
@@ -28,23 +30,36 @@ PREFIX = 'model.visual'
 MANY = 2048  # patches of an image from which all scores at once are too many to keep
 
 
-def attend_all(q: Float[Array, 'n i h e'], k: Float[Array, 'n i h e'], v: Float[Array, 'n i h e'],
-               valid: Bool[Array, 'n i']) -> Float[Array, 'n i h e']:
+def attend_all(
+    q: Float[Array, 'n i h e'],
+    k: Float[Array, 'n i h e'],
+    v: Float[Array, 'n i h e'],
+    valid: Bool[Array, 'n i'],
+) -> Float[Array, 'n i h e']:
     """Every patch attends to every valid patch of its row (an image, or one window of it)."""
     if q.shape[1] < MANY:
         return attend_all_at_once(q, k, v, valid)
     half = gpu_cudnn.cudnn_takes(q.dtype)
-    implementation = {'tpu': tpu_splash.attend_all_splash, 'gpu': gpu_cudnn.attend_all_cudnn if half else attend_all_in_tiles
-                      }.get(platform(), attend_all_in_tiles)
+    implementation = {
+        'tpu': tpu_splash.attend_all_splash,
+        'gpu': gpu_cudnn.attend_all_cudnn if half else attend_all_in_tiles,
+    }.get(platform(), attend_all_in_tiles)
     mesh = current()
     if mesh is None:
         return implementation(q, k, v, valid)
-    cut, rows = spec(('rows', None, 'heads', None), q.shape, mesh), spec(('rows', None), valid.shape, mesh)
-    return jax.shard_map(implementation, in_specs=(cut, cut, cut, rows), out_specs=cut, check_vma=False)(q, k, v, valid)
+    cut, rows = (
+        spec(('rows', None, 'heads', None), q.shape, mesh),
+        spec(('rows', None), valid.shape, mesh),
+    )
+    return jax.shard_map(
+        implementation, in_specs=(cut, cut, cut, rows), out_specs=cut, check_vma=False
+    )(q, k, v, valid)
 
 
 def attend_all_in_tiles(q, k, v, valid):
-    """`attend_all` by head, a few queries at a time: a 4K picture has 42,000 patches, whose scores would be 113 GB."""
+    """`attend_all` by head, a few queries at a time: a 4K picture has 42,000 patches, whose scores
+    would be 113 GB.
+    """
     size = math.gcd(q.shape[1], MANY // 8)
 
     def head(x):
@@ -58,13 +73,15 @@ def attend_all_in_tiles(q, k, v, valid):
         tiles = jnp.swapaxes(q.reshape(len(q), -1, size, q.shape[2]), 0, 1)
         return jnp.swapaxes(jax.lax.map(tile, tiles), 0, 1).reshape(q.shape)
 
-    by_head = tuple(jnp.moveaxis(x, 2, 0) for x in (q * q.shape[-1]**-0.5, k, v))
+    by_head = tuple(jnp.moveaxis(x, 2, 0) for x in (q * q.shape[-1] ** -0.5, k, v))
     return jnp.moveaxis(jax.lax.map(head, by_head), 0, 2)
 
 
 def attend_all_at_once(q, k, v, valid):
     """`attend_all` with all scores as one array."""
-    scores = jnp.einsum('nihe,njhe->nhij', q * q.shape[-1]**-0.5, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum(
+        'nihe,njhe->nhij', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
+    )
     weights = jax.nn.softmax(jnp.where(valid[:, None, None, :], scores, MASKED), axis=-1)
     return jnp.einsum('nhij,njhe->nihe', weights.astype(v.dtype), v)
 
@@ -81,16 +98,21 @@ class VisionBlocks(nnx.Module):
         self.mlp_norm = RMSNorm(rngs, d, f'{hf}.norm2', layers=n)
         self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=True, layers=n)
         self.heads = sizes.heads
-        self.window_patches = (sizes.window_tokens * sizes.merge_size)**2
+        self.window_patches = (sizes.window_tokens * sizes.merge_size) ** 2
 
     def __call__(self, x: Float[Array, 'n i d'], cos, sin, valid: Bool[Array, 'n i'], full: bool):
         """One block with attention over the whole image (`full`) or within windows."""
         n, i, d = x.shape
-        q, k, v = jnp.split(self.qkv(self.attention_norm(x)).reshape(n, i, 3 * self.heads, -1), 3, axis=2)
+        q, k, v = jnp.split(
+            self.qkv(self.attention_norm(x)).reshape(n, i, 3 * self.heads, -1), 3, axis=2
+        )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
 
         if not full:
-            cut = lambda z: z.reshape(n * i // self.window_patches, self.window_patches, *z.shape[2:])
+
+            def cut(z):
+                return z.reshape(n * i // self.window_patches, self.window_patches, *z.shape[2:])
+
             q, k, v, valid = cut(q), cut(k), cut(v), cut(valid)
         x = x + self.out(attend_all(q, k, v, valid).reshape(n, i, d))
         return x + self.mlp(self.mlp_norm(x))
@@ -103,10 +125,15 @@ class PatchMerger(nnx.Module):
         self.patches = sizes.merge_size**2
         hidden = sizes.width * self.patches
         self.norm = RMSNorm(rngs, sizes.width, f'{PREFIX}.merger.ln_q')
-        self.hidden = Linear(rngs, hidden, hidden, ('embed', 'mlp'), f'{PREFIX}.merger.mlp.0', bias=True)
-        self.out = Linear(rngs, hidden, sizes.out_width, ('mlp', 'embed'), f'{PREFIX}.merger.mlp.2', bias=True)
+        self.hidden = Linear(
+            rngs, hidden, hidden, ('embed', 'mlp'), f'{PREFIX}.merger.mlp.0', bias=True
+        )
+        self.out = Linear(
+            rngs, hidden, sizes.out_width, ('mlp', 'embed'), f'{PREFIX}.merger.mlp.2', bias=True
+        )
 
     def __call__(self, x: Float[Array, 'n i d']) -> Float[Array, 'n m o']:
+        """Merged visual tokens in the language model's width, of patches in window order."""
         n, i, d = x.shape
         x = self.norm(x).reshape(n, i // self.patches, self.patches * d)
         return self.out(jax.nn.gelu(self.hidden(x), approximate=False))
@@ -117,29 +144,44 @@ class VisionTower(nnx.Module):
 
     def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
         self.sizes = sizes
-        self.patch_embedding = Linear(rngs, sizes.patch_width, sizes.width, ('patch', 'embed'),
-                                      f'{PREFIX}.patch_embed.proj', layout='flattened')
+        self.patch_embedding = Linear(
+            rngs,
+            sizes.patch_width,
+            sizes.width,
+            ('patch', 'embed'),
+            f'{PREFIX}.patch_embed.proj',
+            layout='flattened',
+        )
         self.blocks = VisionBlocks(sizes, rngs)
         self.merger = PatchMerger(sizes, rngs)
 
-    def __call__(self, patches: Float[Array, 'n i c'], positions: Int[Array, 'n i 2'], valid: Bool[Array, 'n i'],
-                 order: Int[Array, 'n m']) -> Float[Array, 'n m o']:
+    def __call__(
+        self,
+        patches: Float[Array, 'n i c'],
+        positions: Int[Array, 'n i 2'],
+        valid: Bool[Array, 'n i'],
+        order: Int[Array, 'n m'],
+    ) -> Float[Array, 'n m o']:
         """Features of each image's merged tokens in reading order.
 
         Args:
             patches: window-ordered patches with padding, I a multiple of the window's patches.
             positions: row and column of each patch.
             valid: False on padding.
-            order: for each merged token in reading order its place in window order; padding may name any.
+            order: for each merged token in reading order its place in window order; padding may
+                name any.
         """
-        cos, sin = vision_rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
+        cos, sin = vision_rotary(
+            positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta
+        )
         graph, stacked = nnx.split(self.blocks)
         x = self.patch_embedding(patches.astype(self.patch_embedding.kernel[...].dtype))
-        # Consecutive blocks of one kind are one scan; the kinds stay static, so no program holds a branch.
+        # Consecutive blocks of one kind are one scan; the kinds stay static, so no program holds a
+        # branch.
         is_full = [layer in self.sizes.full_attention_blocks for layer in range(self.sizes.depth)]
         for full, run in itertools.groupby(range(self.sizes.depth), is_full.__getitem__):
             first, *rest = run
-            part = jax.tree.map(lambda p: p[first:first + len(rest) + 1], stacked)
+            part = jax.tree.map(lambda p: p[first : first + len(rest) + 1], stacked)
 
             def block(x, parameters, full=full):
                 return nnx.merge(graph, parameters)(x, cos, sin, valid, full), None

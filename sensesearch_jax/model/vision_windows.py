@@ -1,9 +1,12 @@
-"""Images in the order that the vision tower wants: windows of patches, each padded to its full size."""
+"""Images in the order that the vision tower wants: windows of patches, each padded to its full
+size.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,7 +15,10 @@ from sensesearch_jax.model.config import VisionSizes
 
 
 class ImageBatch(NamedTuple):
-    """N images of one bucket, ready for `VisionTower`. `counts` are the merged tokens of each image."""
+    """N images of one bucket, ready for `VisionTower`.
+
+    `counts` are the merged tokens of each image.
+    """
 
     patches: Float[np.ndarray, 'n i c']
     positions: Int[np.ndarray, 'n i 2']
@@ -22,12 +28,15 @@ class ImageBatch(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def window_layout(rows: int, columns: int, window: int) -> tuple[Int[np.ndarray, 's'], Int[np.ndarray, 'm']]:
+def window_layout(
+    rows: int, columns: int, window: int
+) -> tuple[Int[np.ndarray, ' s'], Int[np.ndarray, ' m']]:
     """Where merged tokens go when an image is cut into windows.
 
     Args:
         rows, columns: the image's merged tokens.
         window: merged tokens along a window's side.
+
     Returns:
         slots: for each place in (padded) window order the merged token there, or -1.
         order: for each merged token in reading order its place in window order.
@@ -35,7 +44,11 @@ def window_layout(rows: int, columns: int, window: int) -> tuple[Int[np.ndarray,
     high, wide = -(-rows // window) * window, -(-columns // window) * window
     padded = np.full((high, wide), -1, np.int32)
     padded[:rows, :columns] = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-    slots = padded.reshape(high // window, window, wide // window, window).transpose(0, 2, 1, 3).reshape(-1)
+    slots = (
+        padded.reshape(high // window, window, wide // window, window)
+        .transpose(0, 2, 1, 3)
+        .reshape(-1)
+    )
     order = np.empty(rows * columns, np.int32)
     order[slots[slots >= 0]] = np.nonzero(slots >= 0)[0]
     return slots, order
@@ -46,8 +59,13 @@ def window_slots(rows: int, columns: int, window: int) -> int:
     return len(window_layout(rows, columns, window)[0])
 
 
-def batch_images(images: Sequence[tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]], sizes: VisionSizes, *,
-                 slots: int | None = None, count: int | None = None) -> ImageBatch:
+def batch_images(
+    images: Sequence[tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]],
+    sizes: VisionSizes,
+    *,
+    slots: int | None = None,
+    count: int | None = None,
+) -> ImageBatch:
     """Puts images (patches in the processor's order, and grid of patches) into one padded batch.
 
     Args:
@@ -59,7 +77,9 @@ def batch_images(images: Sequence[tuple[Float[np.ndarray, 'i c'], tuple[int, int
     need = max(len(s) for s, _ in layouts)
     slots, count = slots or need, count or len(images)
     if slots < need or count < len(images):
-        raise ValueError(f'{len(images)} images of up to {need} places do not fit into {count} × {slots}.')
+        raise ValueError(
+            f'{len(images)} images of up to {need} places do not fit into {count} × {slots}.'
+        )
     unit = merge**2
     patches = np.zeros((count, slots, unit, sizes.patch_width), np.float32)
     positions = np.zeros((count, slots, unit, 2), np.int32)
@@ -73,6 +93,11 @@ def batch_images(images: Sequence[tuple[Float[np.ndarray, 'i c'], tuple[int, int
         corner = np.stack(np.divmod(token, w // merge), axis=-1) * merge
         positions[n, used] = corner[:, None] + inner
         valid[n, used] = True
-        order[n, :len(back)] = back
-    flat = lambda z: z.reshape(count, slots * unit, *z.shape[3:])
-    return ImageBatch(flat(patches), flat(positions), flat(valid), order, tuple(len(back) for _, back in layouts))
+        order[n, : len(back)] = back
+
+    def flat(z):
+        return z.reshape(count, slots * unit, *z.shape[3:])
+
+    return ImageBatch(
+        flat(patches), flat(positions), flat(valid), order, tuple(len(back) for _, back in layouts)
+    )

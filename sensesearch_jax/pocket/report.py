@@ -1,6 +1,8 @@
-"""The page a person reads after a run: one HTML file with results, learning curves and trajectories.
+"""The page a person reads after a run: one HTML file with results, learning curves and
+trajectories.
 
-The page loads nothing: style, scripts, charts and pictures are inline, and a content security policy in its
+The page loads nothing: style, scripts, charts and pictures are inline, and a content security
+    policy in its
 head allows only these scripts, so that text from tools stays text whatever it holds.
 """
 
@@ -41,7 +43,8 @@ _TOOL_ORDER = ('image_crop', 'image_search', 'text_search')
 _MAIN_RUNS = ('base', 'sft', 'rl')
 _OTHER_COLOURS = 3
 _PERCENT_TICKS = [
-    {'x': x, 'text': f'{x} %' if x == 100 else str(x), 'minor': x % 50 > 0} for x in (0, 25, 50, 75, 100)
+    {'x': x, 'text': f'{x} %' if x == 100 else str(x), 'minor': x % 50 > 0}
+    for x in (0, 25, 50, 75, 100)
 ]
 
 
@@ -54,9 +57,15 @@ class ReportMeta:
     machine: str = ''
     command: str = ''
     config: Mapping[str, Any] = field(default_factory=dict)  # flat or nested, shown as name = value
-    durations: Mapping[str, float] = field(default_factory=dict)  # stage to seconds, in the order they ran
-    funnel: Mapping[str, int] = field(default_factory=dict)  # cold start: stage to questions left, falling
-    rejections: Mapping[str, int] = field(default_factory=dict)  # reason to number of rejected trajectories
+    durations: Mapping[str, float] = field(
+        default_factory=dict
+    )  # stage to seconds, in the order they ran
+    funnel: Mapping[str, int] = field(
+        default_factory=dict
+    )  # cold start: stage to questions left, falling
+    rejections: Mapping[str, int] = field(
+        default_factory=dict
+    )  # reason to number of rejected trajectories
 
 
 def write_report(
@@ -78,12 +87,13 @@ def write_report(
       summary: what `summary.summarise` gave for these runs.
       metrics: records of metrics.jsonl, see `report_curves.curve_sections`.
       runs: run name to trajectories as `Trajectory.to_json` gives them.
-      image_loader: encoded image file by SHA-256; what is not bytes counts as a picture that is not there.
+      image_loader: encoded image file by SHA-256; what is not bytes counts as a picture that is not
+          there.
       meta: about the run.
       protocol: the text form the trajectories were sampled with.
       shown: questions in the viewer at most.
-      image_budget: bytes for all pictures in the page, as base64; if they need more, fewer questions are
-        shown.
+      image_budget: bytes for all pictures in the page, as base64; if they need more, fewer
+        questions are shown.
 
     Returns:
       Size of the file in bytes.
@@ -94,13 +104,18 @@ def write_report(
     if shown < 0:
         raise ValueError(f'shown must be 0 or more, got {shown}.')
     if set(summary['runs']) != set(runs):
-        raise ValueError(f'the summary is about {sorted(summary["runs"])} but the runs are {sorted(runs)}.')
+        raise ValueError(
+            f'the summary is about {sorted(summary["runs"])} but the runs are {sorted(runs)}.'
+        )
     parsed = {
-        name: [Trajectory.from_json(dict(t)) for t in trajectories] for name, trajectories in runs.items()
+        name: [Trajectory.from_json(dict(t)) for t in trajectories]
+        for name, trajectories in runs.items()
     }
     viewer = viewer_data(parsed, image_loader, protocol, shown=shown, image_budget=image_budget)
     colours = _colours(list(runs))
-    viewer['labels'] = {name: _label(name) for name in [*runs, *{q['kind'] for q in viewer['questions']}]}
+    viewer['labels'] = {
+        name: _label(name) for name in [*runs, *{q['kind'] for q in viewer['questions']}]
+    }
     viewer['colours'] = colours
     scripts = [_file('curves.js'), _file('trajectory_viewer.js')]
     page = _template().render(
@@ -127,7 +142,9 @@ def write_report(
         viewer=Markup(script_json(viewer)),
         style=Markup(_file('page.css')),
         scripts=[Markup(script) for script in scripts],
-        script_hashes=[base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts],
+        script_hashes=[
+            base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts
+        ],
     )
     encoded = page.encode(errors='replace')  # half a surrogate pair is no text
     Path(path).write_bytes(encoded)
@@ -135,7 +152,9 @@ def write_report(
 
 
 def _file(name: str) -> str:
-    """A file of the page; read as text, so that the hash of a script is that of what a browser sees."""
+    """A file of the page; read as text, so that the hash of a script is that of what a browser
+    sees.
+    """
     return resources.files(evaluation).joinpath(name).read_text('utf-8')
 
 
@@ -143,19 +162,27 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {'percent': _percent, 'number': _number, 'signed': _signed, 'reading': _reading}
+    environment.filters |= {
+        'percent': _percent,
+        'number': _number,
+        'signed': _signed,
+        'reading': _reading,
+    }
     return environment.from_string(_file('report.html'))
 
 
 def _label(name: str) -> str:
-    return _LABELS.get(name) or ('RL' + name[2:] if name.startswith('rl ') else name[:1].upper() + name[1:])
+    return _LABELS.get(name) or (
+        'RL' + name[2:] if name.startswith('rl ') else name[:1].upper() + name[1:]
+    )
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
     """CSS class per run: the stages of the method always look the same."""
     others = [name for name in names if name not in _MAIN_RUNS]
     return {
-        name: name if name in _MAIN_RUNS else f'other{others.index(name) % _OTHER_COLOURS}' for name in names
+        name: name if name in _MAIN_RUNS else f'other{others.index(name) % _OTHER_COLOURS}'
+        for name in names
     }
 
 
@@ -201,7 +228,9 @@ def _size(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         'questions': run['overall']['questions'],
         'pictures': run['overall']['pictures'],
-        'kinds': [(_label(kind).lower(), block['questions']) for kind, block in run['by_kind'].items()],
+        'kinds': [
+            (_label(kind).lower(), block['questions']) for kind, block in run['by_kind'].items()
+        ],
     }
 
 
@@ -209,7 +238,11 @@ def _headline(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[di
     """Overall accuracy of the main runs, or of all if none of them is there."""
     names = [name for name in summary['runs'] if name in _MAIN_RUNS] or list(summary['runs'])
     return [
-        {'label': _label(name), 'colour': colours[name], **summary['runs'][name]['overall']['accuracy']}
+        {
+            'label': _label(name),
+            'colour': colours[name],
+            **summary['runs'][name]['overall']['accuracy'],
+        }
         for name in names
         if summary['runs'][name]['overall']['accuracy']
     ]
@@ -233,12 +266,17 @@ def _level_forest(summary: Mapping[str, Any], colours: Mapping[str, str]) -> lis
             for level, block in by_level.items():
                 groups.setdefault((kind, level), []).append(_interval_row(name, block, colours))
     return [
-        {'label': f'{_label(kind)}, level {level}', 'rows': [row for row in groups[kind, level] if row]}
+        {
+            'label': f'{_label(kind)}, level {level}',
+            'rows': [row for row in groups[kind, level] if row],
+        }
         for kind, level in sorted(groups, key=lambda group: (kind_order(group[0]), group[1]))
     ]
 
 
-def _interval_row(name: str, block: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+def _interval_row(
+    name: str, block: Mapping[str, Any], colours: Mapping[str, str]
+) -> dict[str, Any] | None:
     if not block['accuracy']:
         return None
     bounds = block['accuracy']
@@ -280,7 +318,9 @@ def _differences(summary: Mapping[str, Any]) -> dict[str, Any] | None:
             }
         )
     return {
-        'groups': [{'label': f'{_label(a)} − {_label(b)}', 'rows': rows} for (a, b), rows in groups.items()],
+        'groups': [
+            {'label': f'{_label(a)} − {_label(b)}', 'rows': rows} for (a, b), rows in groups.items()
+        ],
         'ticks': [
             {
                 'x': place(i * step),
@@ -317,11 +357,15 @@ def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dic
                     'lost': ', '.join(lost),
                 }
             )
-    return [{'label': _label(kind), 'rows': groups[kind]} for kind in sorted(groups, key=kind_order)]
+    return [
+        {'label': _label(kind), 'rows': groups[kind]} for kind in sorted(groups, key=kind_order)
+    ]
 
 
 def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
-    """Calls per trajectory by kind and tool: a dot per run, and a line from SFT to RL, on one axis from 0."""
+    """Calls per trajectory by kind and tool: a dot per run, and a line from SFT to RL, on one axis
+    from 0.
+    """
     names = list(summary['runs'])
     calls = {
         (kind, tool, name): block['calls'][tool]
@@ -336,8 +380,11 @@ def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
     for kind in sorted({kind for kind, _, _ in calls}, key=kind_order):
         rows = []
         for tool in _TOOL_ORDER:
-            of_runs = {name: calls[kind, tool, name] for name in names if (kind, tool, name) in calls}
-            # Each run has its own height within the row, so that equal values do not hide one another.
+            of_runs = {
+                name: calls[kind, tool, name] for name in names if (kind, tool, name) in calls
+            }
+            # Each run has its own height within the row, so that equal values do not hide one
+            # another.
             dots = {
                 n: {
                     'run': _label(n),
@@ -358,7 +405,9 @@ def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
             )
         groups.append({'label': _label(kind), 'rows': rows})
     step = -(-limit // 6)
-    ticks = [{'x': 100 * i / limit, 'text': str(i), 'minor': False} for i in range(0, limit + 1, step)]
+    ticks = [
+        {'x': 100 * i / limit, 'text': str(i), 'minor': False} for i in range(0, limit + 1, step)
+    ]
     return {'groups': groups, 'ticks': ticks}
 
 

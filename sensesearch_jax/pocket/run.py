@@ -1,4 +1,6 @@
-"""The whole method on real pictures and facts: mine, synthesise, validate, SFT, RL, evaluation, report."""
+"""The whole method on real pictures and facts: mine, synthesise, validate, SFT, RL, evaluation,
+report.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,15 @@ from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """Every stage in turn; each goes on where an interrupted run stopped. Ends with a table and report.html."""
+    """Every stage in turn; each goes on where an interrupted run stopped.
+
+    Ends with a table and report.html.
+    """
     mesh = make_mesh(config.mesh)
-    load = lambda folder: load_student(folder, config, mesh, 'float32')  # what is trained is float32
+
+    def load(folder):
+        return load_student(folder, config, mesh, 'float32')  # what is trained is float32
+
     base = load(config.policy)
     with open_session(config, workdir) as session:
         timed = Stopwatch(workdir)
@@ -45,24 +53,44 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         with timed('rl'):
             tuned = load(rl(session, learned, features, fresh))
         with timed('evaluation'):
-            runs = evaluate_all(session, features, {'base': base, 'sft': learned, 'rl': tuned}, test)
+            runs = evaluate_all(
+                session, features, {'base': base, 'sft': learned, 'rl': tuned}, test
+            )
         summary = write_summary(workdir, runs)
         size = write_report(
-            workdir / 'report.html', summary, read_metrics(workdir / 'metrics.jsonl'),
-            {name: [t.to_json() for t in found] for name, found in runs.items()}, session.client.image,
-            report_meta(session, timed.seconds), protocol=session.protocol)
-    print(f'\n{workdir / "report.html"} ({size / 1e6:.1f} MB): curves, results, and every kind of trajectory to look at.')
+            workdir / 'report.html',
+            summary,
+            read_metrics(workdir / 'metrics.jsonl'),
+            {name: [t.to_json() for t in found] for name, found in runs.items()},
+            session.client.image,
+            report_meta(session, timed.seconds),
+            protocol=session.protocol,
+        )
+    print(
+        f'\n{workdir / "report.html"} ({size / 1e6:.1f} MB): curves, results, and every kind of trajectory to look at.'
+    )
 
 
-def evaluate_all(session: Session, features: FeatureStore, students: dict[str, Student],
-                 questions: Sequence[Question]) -> dict[str, list[Trajectory]]:
-    """The policies with all tools, and the last one without the crop on the questions that need it, if there are any."""
-    runs = {name: evaluate(session, student, features, questions, name) for name, student in students.items()}
+def evaluate_all(
+    session: Session,
+    features: FeatureStore,
+    students: dict[str, Student],
+    questions: Sequence[Question],
+) -> dict[str, list[Trajectory]]:
+    """The policies with all tools, and the last one without the crop on the questions that need it,
+    if there are any.
+    """
+    runs = {
+        name: evaluate(session, student, features, questions, name)
+        for name, student in students.items()
+    }
     tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
     name, student = list(students.items())[-1]
     search = [q for q in questions if q.kind == 'search']
     if search:
-        runs[f'{name} without crop'] = evaluate(session, student, features, search, f'{name} without crop', tools)
+        runs[f'{name} without crop'] = evaluate(
+            session, student, features, search, f'{name} without crop', tools
+        )
     return runs
 
 
@@ -73,11 +101,20 @@ def report_meta(session: Session, seconds: dict[str, float]) -> ReportMeta:
     mined = (workdir / 'cold_start' / 'mined.jsonl').read_text().splitlines()
     hard = sum(json.loads(line)['right'] <= config.mine.most_right for line in mined)
     return ReportMeta(
-        title='SenseSearch, pocket run', date=datetime.date.today().isoformat(), machine=machine(),
-        command=f'python -m sensesearch_jax.main {" ".join(sys.argv[1:])}', config=config.to_dict(), durations=seconds,
-        funnel={'questions': len(mined), 'hard for the base policy': hard, 'synthesised': cold['synthesised'],
-                'kept': cold['kept']},
-        rejections=cold['rejected'])
+        title='SenseSearch, pocket run',
+        date=datetime.date.today().isoformat(),
+        machine=machine(),
+        command=f'python -m sensesearch_jax.main {" ".join(sys.argv[1:])}',
+        config=config.to_dict(),
+        durations=seconds,
+        funnel={
+            'questions': len(mined),
+            'hard for the base policy': hard,
+            'synthesised': cold['synthesised'],
+            'kept': cold['kept'],
+        },
+        rejections=cold['rejected'],
+    )
 
 
 class Stopwatch:
@@ -85,9 +122,12 @@ class Stopwatch:
 
     def __init__(self, workdir: Workdir):
         self.path = workdir / 'durations.json'
-        self.seconds: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.seconds: dict[str, float] = (
+            json.loads(self.path.read_text()) if self.path.is_file() else {}
+        )
 
     def __call__(self, stage: str) -> Stopwatch:
+        """Measures the stage within `with`."""
         self.stage = stage
         return self
 

@@ -25,7 +25,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """Samples one trajectory for `config.question` about `config.image`.
 
     Raises:
-        UserError: no question, no such image, or a file that is none or that the tool server does not take.
+        UserError: no question, no such image, or a file that is none or that the tool server does
+            not take.
     """
     if not config.question:
         raise UserError("There is no question; give --config.question='…'.")
@@ -38,18 +39,32 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             raise UserError(f'The tool server does not take {config.image}: {image.message}.')
         # One question need not share its room with any other: the capacities follow it.
         prompt = student.chat.prompt(environment.system_prompt, [image, user_text(question)])
-        engines = session.engines(student, groups=1, members=1,
-                                  sampling=Sampling(config.temperature, config.top_k, config.top_p),
-                                  room=room_for(len(prompt), image, config, student.chat, student.preprocessor))
+        engines = session.engines(
+            student,
+            groups=1,
+            members=1,
+            sampling=Sampling(config.temperature, config.top_k, config.top_p),
+            room=room_for(len(prompt), image, config, student.chat, student.preprocessor),
+        )
         print(f'Question: {config.question}\n', flush=True)
-        groups, cost = rollout([Task(question, (config.seed,))], engines, student.chat, environment,
-                               session.features(student), rollout_limits(config.agent), scorer=None,
-                               tool_threads=config.rollout.tool_threads, judge_threads=1, on_turn=print_turn)
+        groups, cost = rollout(
+            [Task(question, (config.seed,))],
+            engines,
+            student.chat,
+            environment,
+            session.features(student),
+            rollout_limits(config.agent),
+            scorer=None,
+            tool_threads=config.rollout.tool_threads,
+            judge_threads=1,
+            on_turn=print_turn,
+        )
     print_end(groups[0][0], cost.seconds)
 
 
 def check_image(path: str) -> None:
-    """Whether there is a picture that the tool server will take; found out as it does, a hostile file included.
+    """Whether there is a picture that the tool server will take; found out as it does, a hostile
+    file included.
 
     Raises:
         UserError: there is none.
@@ -60,7 +75,9 @@ def check_image(path: str) -> None:
     try:
         decoder.read(Path(path).read_bytes())
     except (OSError, ToolError) as error:
-        raise UserError(f'{path} is not a readable image: {getattr(error, "strerror", None) or error}.') from None
+        raise UserError(
+            f'{path} is not a readable image: {getattr(error, "strerror", None) or error}.'
+        ) from None
     finally:
         decoder.close()
 
@@ -69,8 +86,10 @@ def print_turn(trajectory: Trajectory, turn: Turn) -> None:
     """A turn and what came back."""
     print(f'── turn {len(trajectory.turns)} ──\n{turn.text.strip()}')
     if turn.observation is not None:
-        shown = (p if isinstance(p, str) else f'[image {p.width}×{p.height}, {p.sha256[:8]}]'
-                 for p in turn.observation.parts)
+        shown = (
+            p if isinstance(p, str) else f'[image {p.width}×{p.height}, {p.sha256[:8]}]'
+            for p in turn.observation.parts
+        )
         print('→ ' + ' '.join(shown).strip().replace('\n', '\n  '))
     print(flush=True)
 
@@ -79,4 +98,7 @@ def print_end(trajectory: Trajectory, seconds: float) -> None:
     """The answer, or that there is none."""
     last = trajectory.turns[-1].action if trajectory.turns else None
     answer = last.text if isinstance(last, Answer) else f'none ({trajectory.state.value})'
-    print(f'Answer: {answer}\n{trajectory.failure}'.rstrip() + f'\n({len(trajectory.turns)} turns, {seconds:.1f} s)')
+    print(
+        f'Answer: {answer}\n{trajectory.failure}'.rstrip()
+        + f'\n({len(trajectory.turns)} turns, {seconds:.1f} s)'
+    )

@@ -1,4 +1,6 @@
-"""The tokens that prompts and responses take, known from sizes alone, beside what the sampler has room for."""
+"""The tokens that prompts and responses take, known from sizes alone, beside what the sampler has
+room for.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Room(NamedTuple):
 
 
 def read_preprocessor(folder: str | Path, config: ConfigDict) -> Preprocessor:
-    """The policy directory's preprocessor with the config's `min_pixels` and `max_pixels`, where those are not 0.
+    """The policy directory's preprocessor with the config's `min_pixels` and `max_pixels`, where
+    those are not 0.
 
     Raises:
         UserError: no such directory, or no picture has so few and so many pixels.
@@ -40,23 +43,38 @@ def read_preprocessor(folder: str | Path, config: ConfigDict) -> Preprocessor:
         return preprocessor.within(config.min_pixels, config.max_pixels)
 
 
-def room_for(prompt: int, image: ImageRef, config: ConfigDict, chat: ChatTokenizer, preprocessor: Preprocessor) -> Room:
-    """Room for one question: its prompt of so many tokens, and behind it two turns and the largest crop of its picture.
+def room_for(
+    prompt: int,
+    image: ImageRef,
+    config: ConfigDict,
+    chat: ChatTokenizer,
+    preprocessor: Preprocessor,
+) -> Room:
+    """Room for one question: its prompt of so many tokens, and behind it two turns and the largest
+    crop of its picture.
 
     A trajectory has at least what `rollout.suffix_capacity` says.
     """
     side = preprocessor.token_side
     crop = min(preprocessor.most_tokens, -(-image.width // side) * -(-image.height // side))
-    largest = max(crop, preprocessor.least_tokens) + AROUND_IMAGE + len(chat.observation(['Image 2:'])) + 1
-    return Room(-(-prompt // PROMPT_STEP) * PROMPT_STEP,
-                max(config.rollout.suffix_capacity, largest + 2 * config.agent.turn_tokens))
+    largest = (
+        max(crop, preprocessor.least_tokens)
+        + AROUND_IMAGE
+        + len(chat.observation(['Image 2:']))
+        + 1
+    )
+    return Room(
+        -(-prompt // PROMPT_STEP) * PROMPT_STEP,
+        max(config.rollout.suffix_capacity, largest + 2 * config.agent.turn_tokens),
+    )
 
 
 def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Preprocessor) -> int:
-    """Bytes of `rollout.feature_cache_gib`; at 0 as many as the pictures of one step may have, within half of the host's.
+    """Bytes of `rollout.feature_cache_gib`; at 0 as many as the pictures of one step may have,
+    within half of the host's.
 
-    Those are, of its share, one picture of the largest size for each question of a step, and as much again for what tools show; never less
-    than 1 GiB.
+    Those are, of its share, one picture of the largest size for each question of a step, and as
+    much again for what tools show; never less than 1 GiB.
     """
     gib = 1 << 30
     if config.rollout.feature_cache_gib:
@@ -66,14 +84,19 @@ def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Prepro
     at_once += [-(-config.rl.questions_per_step // hosts)] if 'rl' in config else []
     at_once += [-(-config.sft.batch // hosts) * BATCHES_AT_ONCE] if 'sft' in config else []
     at_once += [config.evaluate.lanes] if 'evaluate' in config else []
-    each = preprocessor.most_tokens * policy.sizes.language.width * policy.language.embedding[...].dtype.itemsize
+    each = (
+        preprocessor.most_tokens
+        * policy.sizes.language.width
+        * policy.language.embedding[...].dtype.itemsize
+    )
     return max(gib, min(2 * max(at_once) * each, host_memory() // 2))
 
 
 def check_capacities(config: ConfigDict, folder: Path) -> None:
     """Compares pictures of the smallest and of the largest size with `rollout`'s capacities.
 
-    Prints a sentence where the largest do not fit: such questions and responses would be left out, one by one.
+    Prints a sentence where the largest do not fit: such questions and responses would be left out,
+        one by one.
 
     Raises:
         UserError: not even the smallest fit.
@@ -84,19 +107,25 @@ def check_capacities(config: ConfigDict, folder: Path) -> None:
     least, most = preprocessor.least_tokens, preprocessor.most_tokens
     around = AROUND_IMAGE + len(chat.prompt(system, ['']))
     if around + least > rollout.prompt_capacity:
-        raise UserError(f'rollout.prompt_capacity {rollout.prompt_capacity} holds no prompt at all: without its question it '
-                        f'is {around} tokens and at least {least} of a picture; raise it.')
+        raise UserError(
+            f'rollout.prompt_capacity {rollout.prompt_capacity} holds no prompt at all: without its question it '
+            f'is {around} tokens and at least {least} of a picture; raise it.'
+        )
     if around + most > rollout.prompt_capacity:
-        warn(f'a picture of max_pixels {preprocessor.max_pixels} is {most} tokens, which with {around} of the prompt around it '
-             f'and the question is more than rollout.prompt_capacity {rollout.prompt_capacity}: such questions will be left '
-             f'out as too long. Set max_pixels below {preprocessor.pixels_of(rollout.prompt_capacity - around)} or '
-             f'rollout.prompt_capacity above {around + most}.')
+        warn(
+            f'a picture of max_pixels {preprocessor.max_pixels} is {most} tokens, which with {around} of the prompt around it '  # noqa: E501
+            f'and the question is more than rollout.prompt_capacity {rollout.prompt_capacity}: such questions will be left '  # noqa: E501
+            f'out as too long. Set max_pixels below {preprocessor.pixels_of(rollout.prompt_capacity - around)} or '
+            f'rollout.prompt_capacity above {around + most}.'
+        )
     response = AROUND_IMAGE + len(chat.observation(['Image 2:'])) + most
     if 'image_crop' in config.agent.tools and response + 1 >= rollout.suffix_capacity:
         free = rollout.suffix_capacity - (response - most) - 2
-        warn(f'a crop of max_pixels {preprocessor.max_pixels} is a response of {response} tokens, which never fits into '
-             f'rollout.suffix_capacity {rollout.suffix_capacity}: its trajectory will be left out as too long. Set max_pixels '
-             f'below {preprocessor.pixels_of(max(free, 0))} or rollout.suffix_capacity above {response + 1}.')
+        warn(
+            f'a crop of max_pixels {preprocessor.max_pixels} is a response of {response} tokens, which never fits into '
+            f'rollout.suffix_capacity {rollout.suffix_capacity}: its trajectory will be left out as too long. Set max_pixels '  # noqa: E501
+            f'below {preprocessor.pixels_of(max(free, 0))} or rollout.suffix_capacity above {response + 1}.'
+        )
 
 
 def warn(sentence: str) -> None:

@@ -1,4 +1,6 @@
-"""Cold start: mine questions that the base policy fails, let an expert solve them with real tools, keep what is sound."""
+"""Cold start: mine questions that the base policy fails, let an expert solve them with real tools,
+keep what is sound.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,11 @@ class PlainScorer(Scorer):
 
     def answer(self, trajectory: Trajectory) -> str | None:
         """The whole reply."""
-        return None if uncounted(trajectory) or not trajectory.turns else trajectory.turns[0].text.strip()
+        return (
+            None
+            if uncounted(trajectory) or not trajectory.turns
+            else trajectory.turns[0].text.strip()
+        )
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -72,12 +78,14 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         cold_start(session, student, session.features(student), questions)
 
 
-def cold_start(session: Session, student: Student, features: FeatureStore,
-               questions: Sequence[Question]) -> list[Trajectory]:
-    """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept trajectories.
+def cold_start(
+    session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]
+) -> list[Trajectory]:
+    """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept
+    trajectories.
 
-    Several processes deal out the questions of each stage. The first one gathers what is kept; each other one returns
-    its own.
+    Several processes deal out the questions of each stage. The first one gathers what is kept; each
+    other one returns its own.
     """
     mined = mine(session, student, features, demonstrable(session, questions))
     chosen = _spread(mined, session.config.expert.questions)
@@ -86,7 +94,8 @@ def cold_start(session: Session, student: Student, features: FeatureStore,
 
 
 def demonstrable(session: Session, questions: Sequence[Question]) -> list[Question]:
-    """The questions that the expert can solve with the run's tools; says in a sentence which it leaves out.
+    """The questions that the expert can solve with the run's tools; says in a sentence which it
+    leaves out.
 
     Raises:
         UserError: there are none.
@@ -98,13 +107,18 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
     if not chosen:
         raise UserError(f'The cold start has nothing to demonstrate: {reasons}.')
     if reasons:
-        print(f'The cold start leaves out {len(questions) - len(chosen)} of {len(questions)} questions: {reasons}.',
-              file=sys.stderr)
+        print(
+            f'The cold start leaves out {len(questions) - len(chosen)} of {len(questions)} questions: {reasons}.',
+            file=sys.stderr,
+        )
     return chosen
 
 
-def mine(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> list[Question]:
-    """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times in `mine.samples`.
+def mine(
+    session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]
+) -> list[Question]:
+    """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times
+    in `mine.samples`.
 
     Without those on which tools or judge failed: they are asked again when the run goes on.
 
@@ -120,12 +134,25 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
     left = [q for q in own if q.id not in right]
     if multihost.largest(len(left)):  # making the engines takes all processes
         path.parent.mkdir(parents=True, exist_ok=True)
-        engines = session.engines(student, groups=config.rollout.groups, members=config.mine.samples,
-                                  sampling=Sampling(config.mine.temperature))
+        engines = session.engines(
+            student,
+            groups=config.rollout.groups,
+            members=config.mine.samples,
+            sampling=Sampling(config.mine.temperature),
+        )
         limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
-        environment, scorer = PlainEnvironment(session.environment()), PlainScorer(**vars(session.scorer()))
-        # By the question, so that those left after an interruption are asked with the seeds that they would have had.
-        seeds = lambda q: tuple(hash_seed(config.seed, f'mine-{q.id}-{i}') for i in range(config.mine.samples))
+        environment, scorer = (
+            PlainEnvironment(session.environment()),
+            PlainScorer(**vars(session.scorer())),
+        )
+
+        # By the question, so that those left after an interruption are asked with the seeds that
+        # they would have had.
+        def seeds(q):
+            return tuple(
+                hash_seed(config.seed, f'mine-{q.id}-{i}') for i in range(config.mine.samples)
+            )
+
         tasks = [Task(q, seeds(q)) for q in left]
         with Progress('mine', len(own), initial=len(own) - len(left), unit='question') as bar:
 
@@ -137,32 +164,53 @@ def mine(session: Session, student: Student, features: FeatureStore, questions: 
                 bar.update(hard=hard)
 
             for first in range(0, len(tasks), 64):
-                part = tasks[first:first + 64]
-                rollout(part, engines, student.chat, environment, features, limits, scorer=scorer,
-                        tool_threads=config.rollout.tool_threads, judge_threads=config.rollout.judge_threads,
-                        on_group=note)
+                part = tasks[first : first + 64]
+                rollout(
+                    part,
+                    engines,
+                    student.chat,
+                    environment,
+                    features,
+                    limits,
+                    scorer=scorer,
+                    tool_threads=config.rollout.tool_threads,
+                    judge_threads=config.rollout.judge_threads,
+                    on_group=note,
+                )
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
     for text in multihost.texts(json.dumps(right)):
         right |= json.loads(text)
     if questions and not any(q.id in right for q in questions):
-        raise UserError(f'Tools or judge failed on each of {len(questions)} questions, of which none is mined; mend '
-                        f'{session.client.url} and start again with the same --workdir.')
+        raise UserError(
+            f'Tools or judge failed on each of {len(questions)} questions, of which none is mined; mend '
+            f'{session.client.url} and start again with the same --workdir.'
+        )
     # In the order of the questions, not in that in which groups happened to finish.
-    return [q for q in questions if right.get(q.id, config.mine.samples + 1) <= config.mine.most_right]
+    return [
+        q for q in questions if right.get(q.id, config.mine.samples + 1) <= config.mine.most_right
+    ]
 
 
 def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:
-    """The config's expert, under the run's protocol and with its tools: 'scripted', or any OpenAI-compatible model."""
+    """The config's expert, under the run's protocol and with its tools: 'scripted', or any
+    OpenAI-compatible model.
+    """
     expert, protocol, tools = config.expert, PROTOCOLS[config.agent.protocol], config.agent.tools
     if expert.kind == 'scripted':
-        return importlib.import_module(SCRIPTED).ScriptedExpert(random.Random(seed), protocol, tools)
+        return importlib.import_module(SCRIPTED).ScriptedExpert(
+            random.Random(seed), protocol, tools
+        )
     if expert.kind == 'openai':
-        return OpenAIExpert(expert.url, expert.model, client, protocol, tools, key_env=expert.key_env)
+        return OpenAIExpert(
+            expert.url, expert.model, client, protocol, tools, key_env=expert.key_env
+        )
     raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
 
 
-def synthesise_all(session: Session, student: Student, questions: Sequence[Question]) -> list[Trajectory]:
+def synthesise_all(
+    session: Session, student: Student, questions: Sequence[Question]
+) -> list[Trajectory]:
     """One expert trajectory per question, with real tool calls, tokenised for the student.
 
     Those on disk stay, but for what the tools had failed on.
@@ -179,8 +227,12 @@ def synthesise_all(session: Session, student: Student, questions: Sequence[Quest
         parts = [*trajectory.images[:1], user_text(question)]
         return tokenise(trajectory, student.chat, environment.system_prompt, parts)
 
-    with (Progress('synthesise', len(questions), initial=len(questions) - len(left), unit='trajectory') as bar,
-          ThreadPoolExecutor(config.expert.threads) as pool):
+    with (
+        Progress(
+            'synthesise', len(questions), initial=len(questions) - len(left), unit='trajectory'
+        ) as bar,
+        ThreadPoolExecutor(config.expert.threads) as pool,
+    ):
         for trajectory in pool.map(work, left):
             append_trajectories(path, [trajectory])
             made[trajectory.question.id] = trajectory
@@ -188,24 +240,40 @@ def synthesise_all(session: Session, student: Student, questions: Sequence[Quest
     return [made[q.id] for q in questions]
 
 
-def validated(session: Session, trajectories: Sequence[Trajectory], questions: Sequence[Question]) -> list[Trajectory]:
-    """Trajectories whose format, logic and answer hold; why others were rejected is counted in the stage's result.
+def validated(
+    session: Session, trajectories: Sequence[Trajectory], questions: Sequence[Question]
+) -> list[Trajectory]:
+    """Trajectories whose format, logic and answer hold; why others were rejected is counted in the
+    stage's result.
 
     Args:
         trajectories: this process's.
         questions: of all processes, in the order in which the first one keeps the trajectories.
     """
     workdir = session.workdir
-    kept, reasons = validate_all(trajectories, session.scorer(), session.config.rollout.suffix_capacity,
-                                 session.config.expert.threads)
+    kept, reasons = validate_all(
+        trajectories,
+        session.scorer(),
+        session.config.rollout.suffix_capacity,
+        session.config.expert.threads,
+    )
     kept_path = workdir / 'cold_start' / 'kept.jsonl'
-    write = lambda: atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
+
+    def write():
+        return atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
+
     write()
-    counts = {'synthesised': Counter(all=len(trajectories)), 'kept': Counter(all=len(kept)), 'rejected': reasons,
-              'states': Counter(t.state.value for t in trajectories),
-              'ok': Counter(all=sum(t.state is SampleState.OK for t in kept))}
+    counts = {
+        'synthesised': Counter(all=len(trajectories)),
+        'kept': Counter(all=len(kept)),
+        'rejected': reasons,
+        'states': Counter(t.state.value for t in trajectories),
+        'ok': Counter(all=sum(t.state is SampleState.OK for t in kept)),
+    }
     everywhere = [json.loads(text) for text in multihost.texts(json.dumps(counts))]
-    total = {name: sum((Counter(of_one[name]) for of_one in everywhere), Counter()) for name in counts}
+    total = {
+        name: sum((Counter(of_one[name]) for of_one in everywhere), Counter()) for name in counts
+    }
     multihost.wait()
     if multihost.speaks():
         for folder in multihost.folders(workdir.path)[1:]:
@@ -213,21 +281,32 @@ def validated(session: Session, trajectories: Sequence[Trajectory], questions: S
         by_id = {t.question.id: t for t in kept}
         kept = [dataclasses.replace(by_id[q.id], question=q) for q in questions if q.id in by_id]
         write()
-    workdir.mark_done('cold_start', {'synthesised': total['synthesised']['all'], 'kept': total['kept']['all'],
-                                     'rejected': dict(total['rejected']), 'states': dict(total['states'])})
+    workdir.mark_done(
+        'cold_start',
+        {
+            'synthesised': total['synthesised']['all'],
+            'kept': total['kept']['all'],
+            'rejected': dict(total['rejected']),
+            'states': dict(total['states']),
+        },
+    )
     if not total['ok']:
-        raise UserError(f'Validation kept none of {total["synthesised"]["all"]} trajectories ({dict(total["rejected"])}); '
-                        f'look at {workdir / "cold_start" / "expert.jsonl"}.')
+        raise UserError(
+            f'Validation kept none of {total["synthesised"]["all"]} trajectories ({dict(total["rejected"])}); '
+            f'look at {workdir / "cold_start" / "expert.jsonl"}.'
+        )
     return kept
 
 
-
-
 def _spread(questions: Sequence[Question], count: int) -> list[Question]:
-    """At most `count` questions, the kinds in turn, so that a short cold start still shows all of them."""
+    """At most `count` questions, the kinds in turn, so that a short cold start still shows all of
+    them.
+    """
     kinds: dict[str, list[Question]] = {}
     for question in questions:
         kinds.setdefault(question.kind, []).append(question)
-    ranked = sorted(((i / len(group), q) for group in kinds.values() for i, q in enumerate(group)),
-                    key=lambda pair: (pair[0], pair[1].id))
+    ranked = sorted(
+        ((i / len(group), q) for group in kinds.values() for i, q in enumerate(group)),
+        key=lambda pair: (pair[0], pair[1].id),
+    )
     return [q for _, q in ranked[:count]]

@@ -1,4 +1,6 @@
-"""Evaluation: policies on held-out questions, as agents with all tools, without some, or in plain chat."""
+"""Evaluation: policies on held-out questions, as agents with all tools, without some, or in plain
+chat.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +35,35 @@ from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """Evaluates `config.policy` on questions of `config.evaluate.split`; writes trajectories, summary.json and a table."""
+    """Evaluates `config.policy` on questions of `config.evaluate.split`; writes trajectories,
+    summary.json and a table.
+    """
     student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
     with open_session(config, workdir) as session:
-        questions = question_set(workdir, config.evaluate.split, config.questions.test, config.questions.test_seed)
-        found = evaluate(session, student, session.features(student), questions, config.evaluate.name)
+        questions = question_set(
+            workdir, config.evaluate.split, config.questions.test, config.questions.test_seed
+        )
+        found = evaluate(
+            session, student, session.features(student), questions, config.evaluate.name
+        )
     if multihost.speaks():
         write_summary(workdir, {config.evaluate.name: found})
 
 
-def evaluate(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question], name: str,
-             tools: Sequence[str] | None = None) -> list[Trajectory]:
-    """One scored trajectory per question, in the order of the questions; goes on where it was interrupted.
+def evaluate(
+    session: Session,
+    student: Student,
+    features: FeatureStore,
+    questions: Sequence[Question],
+    name: str,
+    tools: Sequence[str] | None = None,
+) -> list[Trajectory]:
+    """One scored trajectory per question, in the order of the questions; goes on where it was
+    interrupted.
 
-    What tools or judge had failed on is asked again then. Several processes deal out the questions, each to its own
-    devices and tool server; the first one gathers all trajectories into its file, each other one returns its own.
+    What tools or judge had failed on is asked again then. Several processes deal out the questions,
+    each to its own devices and tool server; the first one gathers all trajectories into its file,
+    each other one returns its own.
 
     Args:
         name: of the run, in the summary and as the file workdir/evaluation/<name>.jsonl.
@@ -60,9 +76,13 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
     left = [q for q in own if q.id not in done]
     if multihost.largest(len(left)):  # making the engines takes all processes
         width = min(config.evaluate.lanes, max(len(left), 1))
-        sampling = Sampling(config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p)
+        sampling = Sampling(
+            config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p
+        )
         engines = session.engines(student, groups=width, members=1, sampling=sampling)
-        with Progress(f'evaluate {name}', len(own), initial=len(own) - len(left), unit='question') as bar:
+        with Progress(
+            f'evaluate {name}', len(own), initial=len(own) - len(left), unit='question'
+        ) as bar:
             right = [t.reward['accuracy'] for t in done.values()]
 
             def note(group: list[Trajectory]) -> None:
@@ -72,25 +92,42 @@ def evaluate(session: Session, student: Student, features: FeatureStore, questio
                 append_trajectories(path, group)
                 bar.update(accuracy=sum(right) / len(right))
 
-            rollout([Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left], engines, student.chat,
-                    session.environment(tools), features, rollout_limits(config.agent),
-                    scorer=session.scorer(), tool_threads=config.rollout.tool_threads,
-                    judge_threads=config.rollout.judge_threads, on_group=note)
+            rollout(
+                [Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left],
+                engines,
+                student.chat,
+                session.environment(tools),
+                features,
+                rollout_limits(config.agent),
+                scorer=session.scorer(),
+                tool_threads=config.rollout.tool_threads,
+                judge_threads=config.rollout.judge_threads,
+                on_group=note,
+            )
     gather(session.workdir, path, questions, done)
     return [done[q.id] for q in questions if q.id in done]
 
 
-def gather(workdir: Workdir, path: Path, questions: Sequence[Question], done: dict[str, Trajectory]) -> None:
-    """Adds the trajectories of the other processes to those of the first, and to its file at `path`.
+def gather(
+    workdir: Workdir, path: Path, questions: Sequence[Question], done: dict[str, Trajectory]
+) -> None:
+    """Adds the trajectories of the other processes to those of the first, and to its file at
+    `path`.
 
     Args:
         done: the first process's, by the ids of their questions; the others' stay as they are.
     """
     multihost.wait()
     for folder in multihost.folders(workdir.path)[1:] if multihost.speaks() else ():
-        theirs = {t.question.id: t for t in read_trajectories(folder / path.relative_to(workdir.path))}
+        theirs = {
+            t.question.id: t for t in read_trajectories(folder / path.relative_to(workdir.path))
+        }
         # Their pictures lie in folders of their own; one picture has one path here.
-        new = {q.id: dataclasses.replace(theirs[q.id], question=q) for q in questions if q.id in theirs and q.id not in done}
+        new = {
+            q.id: dataclasses.replace(theirs[q.id], question=q)
+            for q in questions
+            if q.id in theirs and q.id not in done
+        }
         append_trajectories(path, new.values())
         done |= new
 

@@ -14,17 +14,23 @@ def training_state(learner: Learner) -> dict:
 
 
 def keep(learner: Learner, checkpoints: Checkpoints, step: int) -> None:
-    """Saves the learner's state as that after `step` steps, unless the checkpoint of that step or a later one is there."""
+    """Saves the learner's state as that after `step` steps, unless the checkpoint of that step or a
+    later one is there.
+    """
     if step > (checkpoints.latest_step() or 0):
         checkpoints.save(step, training_state(learner))
 
 
 def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int) -> UserError:
-    """The end of a run whose updates are no longer finite; its state after `step` steps, the last good one, is kept."""
+    """The end of a run whose updates are no longer finite; its state after `step` steps, the last
+    good one, is kept.
+    """
     keep(learner, checkpoints, step)
-    return UserError(f'The gradients of the last {learner.skipped_in_a_row} updates were not finite, from step {step + 1} on '
-                     f'({stage}.max_skipped_updates), and none was made; look at what the step trained on, or start anew '
-                     f'with a smaller {stage}.learning_rate. {checkpoints.directory} holds the state before them.')
+    return UserError(
+        f'The gradients of the last {learner.skipped_in_a_row} updates were not finite, from step {step + 1} on '
+        f'({stage}.max_skipped_updates), and none was made; look at what the step trained on, or start anew '
+        f'with a smaller {stage}.learning_rate. {checkpoints.directory} holds the state before them.'
+    )
 
 
 def resume(learner: Learner, checkpoints: Checkpoints) -> int:

@@ -58,7 +58,9 @@ from sensesearch_jax.training.trainer import Learner, Objective, trained_part
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
-    student = load_student(config.policy, config, make_mesh(config.mesh), 'float32')  # what is trained is float32
+    student = load_student(
+        config.policy, config, make_mesh(config.mesh), 'float32'
+    )  # what is trained is float32
     with open_session(config, workdir) as session:
         rl(session, student, session.features(student), rl_questions(config, workdir))
 
@@ -69,62 +71,94 @@ def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
 
 
 def rl_engines(session: Session, student: Student, learner: Learner) -> list[Engine]:
-    """Samplers for a step, with what is learned so far: as many groups at once as there is room for; the others wait."""
+    """Samplers for a step, with what is learned so far: as many groups at once as there is room
+    for; the others wait.
+    """
     config = session.config.rl
     asked = multihost.share_of(config.questions_per_step, 'rl.questions_per_step')
-    return session.engines(student, groups=min(asked, session.config.rollout.groups), members=config.members,
-                           sampling=Sampling(config.temperature), parameters=learner.all_parameters)
+    return session.engines(
+        student,
+        groups=min(asked, session.config.rollout.groups),
+        members=config.members,
+        sampling=Sampling(config.temperature),
+        parameters=learner.all_parameters,
+    )
 
 
-def question_order(config: ConfigDict, questions: Sequence[Question]) -> Callable[[int], list[Question]]:
-    """What each step asks: all questions in the order of `questions.seed`, again and again, each time in another.
+def question_order(
+    config: ConfigDict, questions: Sequence[Question]
+) -> Callable[[int], list[Question]]:
+    """What each step asks: all questions in the order of `questions.seed`, again and again, each
+    time in another.
 
-    No step asks a question twice, unless it asks more than there are: where a step ends one pass over the questions and
+    No step asks a question twice, unless it asks more than there are: where a step ends one pass
+        over the questions and
     begins the next, those that it has asked come later in the new pass.
     """
     count, size = len(questions), config.rl.questions_per_step
-    shuffled = grain.MapDataset.source(list(range(count))).seed(config.questions.seed).shuffle().repeat()
+    shuffled = (
+        grain.MapDataset.source(list(range(count))).seed(config.questions.seed).shuffle().repeat()
+    )
     order: list[int] = []
 
     def asked(step: int) -> list[Question]:
         while len(order) < (step + 1) * size:
             of_pass = [shuffled[len(order) + i] for i in range(count)]
             in_step = len(order) % size
-            before = Counter(order[len(order) - in_step:])
-            first = sorted(of_pass, key=before.__getitem__)[:size - in_step]
+            before = Counter(order[len(order) - in_step :])
+            first = sorted(of_pass, key=before.__getitem__)[: size - in_step]
             order.extend(first + [i for i in of_pass if i not in first])
-        return [questions[i] for i in order[step * size:(step + 1) * size]]
+        return [questions[i] for i in order[step * size : (step + 1) * size]]
 
     return asked
 
 
-def rl(session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]) -> Path:
+def rl(
+    session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]
+) -> Path:
     """Trains for `rl.steps` rollout batches and writes a policy directory.
 
-    Step s asks the same questions with the same seeds whenever it runs, and finished groups of an unfinished step are
-    kept on disk, so that a killed run goes on as if nothing had happened. In a program of several processes each
-    samples its share of the questions and gives them to training as its rows; metrics are the processes' means.
+    Step s asks the same questions with the same seeds whenever it runs, and finished groups of an
+    unfinished step are kept on disk, so that a killed run goes on as if nothing had happened. In a
+    program of several processes each samples its share of the questions and gives them to training
+    as its rows; metrics are the processes' means.
     """
     config, workdir = session.config.rl, session.workdir
     shared = multihost.shared_folder(workdir.path) / 'rl'
     folder = shared / 'policy'
-    if multihost.agreed(workdir.stage_done('rl') and workdir.stage_result('rl')['steps'] >= config.steps):
+    if multihost.agreed(
+        workdir.stage_done('rl') and workdir.stage_result('rl')['steps'] >= config.steps
+    ):
         return folder
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
-    learner = Learner(student.policy, make_optimizer(config, updates), suppressed=suppressed_mask(student),
-                      temperature=config.temperature, objective=objective, remat=config.remat,
-                      mesh=session.mesh, dtype=config.dtype, threads=config.threads, averaged=config.averaged,
-                      trained=trained_part(config))
+    learner = Learner(
+        student.policy,
+        make_optimizer(config, updates),
+        suppressed=suppressed_mask(student),
+        temperature=config.temperature,
+        objective=objective,
+        remat=config.remat,
+        mesh=session.mesh,
+        dtype=config.dtype,
+        threads=config.threads,
+        averaged=config.averaged,
+        trained=trained_part(config),
+    )
     reference = nnx.state(student.policy, trained_part(config)) if config.kl_coefficient else None
-    engines, asked_at = rl_engines(session, student, learner), question_order(session.config, questions)
+    engines, asked_at = (
+        rl_engines(session, student, learner),
+        question_order(session.config, questions),
+    )
     if session.config.rollout.warm_up:
         engines[0].warm_up()
         features.warm_up()
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = made = resume(learner, checkpoints)
         if start > config.steps:
-            raise UserError(f'rl.steps is {config.steps}, but {start} are made in {workdir.path}; give as many or more.')
+            raise UserError(
+                f'rl.steps is {config.steps}, but {start} are made in {workdir.path}; give as many or more.'
+            )
         failed = 0  # steps in a row without any trajectory to learn from
         session.metrics.resume('rl', start)
         with Progress('rl', config.steps, initial=start) as bar:
@@ -132,25 +166,34 @@ def rl(session: Session, student: Student, features: FeatureStore, questions: Se
                 parameters = replica(learner.all_parameters, session.mesh)
                 for engine in engines:
                     engine.set_parameters(parameters)
-                asked = multihost.share(asked_at(step), config.questions_per_step, 'rl.questions_per_step')
+                asked = multihost.share(
+                    asked_at(step), config.questions_per_step, 'rl.questions_per_step'
+                )
                 updates = learner.updates
-                values = multihost.mean(rl_step(session, student, features, engines, learner, reference, asked, step))
+                values = multihost.mean(
+                    rl_step(session, student, features, engines, learner, reference, asked, step)
+                )
                 failed = 0 if values['usable_share'] else failed + 1
                 if learner.updates > updates:
                     made = step + 1
                     if config.averaged and (later := made - config.steps // 3) > 0:
                         learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
-                bar.update(reward=values['reward'], accuracy=values['accuracy'], format=values['format'])
+                bar.update(
+                    reward=values['reward'], accuracy=values['accuracy'], format=values['format']
+                )
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
                     raise not_finite(learner, checkpoints, 'rl', made)
-                # The last step is as good as any other, and the tools may be back when it is asked again.
+                # The last step is as good as any other, and the tools may be back when it is asked
+                # again.
                 if failed >= config.max_failed_steps or (failed and step + 1 == config.steps):
                     keep(learner, checkpoints, made)
                     raise tools_down(session, step, failed)
                 # A step that taught nothing is made again when the run goes on.
                 # The last one too, from which a run that is given more steps goes on.
-                if ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps) and made == step + 1:
+                if (
+                    (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
+                ) and made == step + 1:
                     checkpoints.save(made, training_state(learner))
     save_student(learner.policy, student, folder, config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
@@ -164,23 +207,42 @@ def make_objective(config: ConfigDict) -> Objective:
         UserError: an unknown algorithm, a batch scope that is none, or a clip out of range.
     """
     if config.algorithm not in ALGORITHMS:
-        raise UserError(f"rl.algorithm '{config.algorithm}' is unknown; choose from {list(ALGORITHMS)}.")
+        raise UserError(
+            f"rl.algorithm '{config.algorithm}' is unknown; choose from {list(ALGORITHMS)}."
+        )
     if config.batch_scope not in ('batch', 'minibatch'):
-        raise UserError(f"rl.batch_scope '{config.batch_scope}' is unknown; choose 'batch' or 'minibatch'.")
+        raise UserError(
+            f"rl.batch_scope '{config.batch_scope}' is unknown; choose 'batch' or 'minibatch'."
+        )
     ratio, _ = ALGORITHMS[config.algorithm]
-    objective = Objective(ratio=ratio, clip_low=config.clip_low, clip_high=config.clip_high,
-                          dual_clip=config.dual_clip or None if ratio == 'token' else None,
-                          kl_coefficient=config.kl_coefficient)
+    objective = Objective(
+        ratio=ratio,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        dual_clip=config.dual_clip or None if ratio == 'token' else None,
+        kl_coefficient=config.kl_coefficient,
+    )
     with field('rl'):
         check_options(**objective.clips, aggregation=None)
     return objective
 
 
-def rl_step(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine], learner: Learner,
-            reference: nnx.State | None, asked: Sequence[Question], step: int) -> dict[str, float]:
+def rl_step(
+    session: Session,
+    student: Student,
+    features: FeatureStore,
+    engines: Sequence[Engine],
+    learner: Learner,
+    reference: nnx.State | None,
+    asked: Sequence[Question],
+    step: int,
+) -> dict[str, float]:
     """One rollout batch and the updates on it. Returns the step's metrics."""
     config, began = session.config.rl, time.monotonic()
-    tokens_run = lambda: sum(engine.tokens_run for engine in engines)
+
+    def tokens_run():
+        return sum(engine.tokens_run for engine in engines)
+
     run_before = tokens_run()
     groups, cost = sample_groups(session, student, features, engines, asked, step)
     for engine in engines:
@@ -188,43 +250,76 @@ def rl_step(session: Session, student: Student, features: FeatureStore, engines:
     sampled = time.monotonic()
     usable = np.array([[is_usable(t) for t in g] for g in groups])
     advantages, values = shaped_advantages(config, groups, usable)
-    to_batch = lambda part: multihost.together(row_batch(student, features, part, config.members, own_rows(config),
-                                                         pack_step=config.pack_step))
-    updates, passes = update(config, learner, reference, groups, advantages, usable, to_batch,
-                             np.random.default_rng([session.config.seed, step]))
+
+    def to_batch(part):
+        return multihost.together(
+            row_batch(
+                student,
+                features,
+                part,
+                config.members,
+                own_rows(config),
+                pack_step=config.pack_step,
+            )
+        )
+
+    updates, passes = update(
+        config,
+        learner,
+        reference,
+        groups,
+        advantages,
+        usable,
+        to_batch,
+        np.random.default_rng([session.config.seed, step]),
+    )
     run = tokens_run() - run_before
     ended = time.monotonic()
-    return behaviour(groups) | values | updates | memory_use() | {
-        'token_amplification': (run + passes.run) / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
-        'pictures_encoded_again': features.encoded_again,  # of the step, for want of rollout.feature_cache_gib
-        'feature_cache_wanted_gib': features.step_bytes / (1 << 30),
-        'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
-        'padding_share': 1 - passes.run / max(passes.padded, 1),
-        'usable_share': float(usable.mean()),
-        'trained_share': passes.groups / max(config.epochs * len(groups), 1),
-        'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
-        'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
-        'rollouts_per_s': usable.size / max(sampled - began, 1e-9),
-        'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
-        'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
-        'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
-        'compilations': engines[0].compiles + features.compiles,
-        'rollout_s': sampled - began, 'step_s': ended - began,
-    }
-
-
+    return (
+        behaviour(groups)
+        | values
+        | updates
+        | memory_use()
+        | {
+            'token_amplification': (run + passes.run)
+            / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
+            # of the step, for want of rollout.feature_cache_gib
+            'pictures_encoded_again': features.encoded_again,
+            'feature_cache_wanted_gib': features.step_bytes / (1 << 30),
+            'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
+            'padding_share': 1 - passes.run / max(passes.padded, 1),
+            'usable_share': float(usable.mean()),
+            'trained_share': passes.groups / max(config.epochs * len(groups), 1),
+            'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
+            'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
+            'rollouts_per_s': usable.size / max(sampled - began, 1e-9),
+            'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
+            'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
+            'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
+            'compilations': engines[0].compiles + features.compiles,
+            'rollout_s': sampled - began,
+            'step_s': ended - began,
+        }
+    )
 
 
 def tools_down(session: Session, step: int, steps: int) -> UserError:
-    """The end of a run whose tools failed every trajectory of so many steps, with what failed in the last of them."""
+    """The end of a run whose tools failed every trajectory of so many steps, with what failed in
+    the last of them.
+    """
     failures = Counter(map(failure, read_trajectories(trajectories_path(session, step))))
     said = ', '.join(f'{what} ({count} times)' for what, count in failures.most_common() if what)
     health = session.client.health()
-    answers = (f'does not answer: {health.message}' if isinstance(health, ToolFailure) else
-               f"answers, with the back ends {', '.join(f'{tool}: {name}' for tool, name in health['backends'].items())}")
-    return UserError(f'No trajectory of the last {steps} steps could be used, since these failed: {said or "other hosts"}; '
-                     f'the tool server at {session.client.url} {answers}. Mend that and start again with the same '
-                     '--workdir, which asks those questions again (rl.max_failed_steps).')
+    answers = (
+        f'does not answer: {health.message}'
+        if isinstance(health, ToolFailure)
+        else f'answers, with the back ends {", ".join(f"{tool}: {name}" for tool, name in health["backends"].items())}'
+    )
+    return UserError(
+        f'No trajectory of the last {steps} steps could be used, since these failed: {said or "other hosts"}; '
+        f'the tool server at {session.client.url} {answers}. Mend that and start again with the same '
+        '--workdir, which asks those questions again (rl.max_failed_steps).'
+    )
 
 
 def failure(trajectory: Trajectory) -> str:
@@ -232,55 +327,72 @@ def failure(trajectory: Trajectory) -> str:
     if trajectory.state is SampleState.UNSCORABLE:
         return 'judge'
     if trajectory.state is SampleState.TOO_LONG:
-        return 'room for the prompt or a response (rollout.prompt_capacity, rollout.suffix_capacity)'
+        return (
+            'room for the prompt or a response (rollout.prompt_capacity, rollout.suffix_capacity)'
+        )
     if trajectory.state is not SampleState.INFRA_FAILED:
         return '' if math.isfinite(trajectory.reward['total']) else 'a reward that is not finite'
     last = trajectory.turns[-1] if trajectory.turns else None
-    return 'upload of the picture' if last is None else f'{tool_of(last.action)}: {last.observation.parts[0]}'
+    return (
+        'upload of the picture'
+        if last is None
+        else f'{tool_of(last.action)}: {last.observation.parts[0]}'
+    )
 
 
+def sample_groups(
+    session: Session,
+    student: Student,
+    features: FeatureStore,
+    engines: Sequence[Engine],
+    asked: Sequence[Question],
+    step: int,
+) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+    """The step's groups, scored; those that an interrupted run has left on disk are not sampled
+    again.
 
-
-
-
-
-
-
-
-
-
-
-
-def sample_groups(session: Session, student: Student, features: FeatureStore, engines: Sequence[Engine],
-                  asked: Sequence[Question], step: int) -> tuple[list[list[Trajectory]], RolloutStatistics]:
-    """The step's groups, scored; those that an interrupted run has left on disk are not sampled again.
-
-    But for those in which tools or judge had failed: they are sampled as a whole, with the seeds that they had.
+    But for those in which tools or judge had failed: they are sampled as a whole, with the seeds
+        that they had.
     """
     config = session.config
     path = trajectories_path(session, step)
-    members: dict[str, dict[int, Trajectory]] = {}  # a group that was torn is on disk in part, and later as a whole
+    members: dict[
+        str, dict[int, Trajectory]
+    ] = {}  # a group that was torn is on disk in part, and later as a whole
     for trajectory in read_trajectories(path):
         members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
-    found = {name: [group[g] for g in sorted(group)] for name, group in members.items()
-             if len(group) == config.rl.members and not any(t.state in ASKED_AGAIN for t in group.values())}
+    found = {
+        name: [group[g] for g in sorted(group)]
+        for name, group in members.items()
+        if len(group) == config.rl.members
+        and not any(t.state in ASKED_AGAIN for t in group.values())
+    }
 
     def note(group: list[Trajectory]) -> None:
         append_trajectories(path, group)
         found[group[0].question.id] = group
 
-    seeds = lambda q: tuple(hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members))
+    def seeds(q):
+        return tuple(
+            hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members)
+        )
+
     tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
-    _, cost = rollout(tasks, engines, student.chat, session.environment(), features, rollout_limits(config.agent),
-                      scorer=session.scorer(), tool_threads=config.rollout.tool_threads,
-                      judge_threads=config.rollout.judge_threads, on_group=note)
+    _, cost = rollout(
+        tasks,
+        engines,
+        student.chat,
+        session.environment(),
+        features,
+        rollout_limits(config.agent),
+        scorer=session.scorer(),
+        tool_threads=config.rollout.tool_threads,
+        judge_threads=config.rollout.judge_threads,
+        on_group=note,
+    )
     return [found[q.id] for q in asked], cost
 
 
 def trajectories_path(session: Session, step: int) -> Path:
     """Where a step's trajectories are kept."""
     return session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
-
-
-
-

@@ -31,20 +31,26 @@ def own_rows(config: ConfigDict) -> int:
     return multihost.share_of(config.micro_batch, 'rl.micro_batch')
 
 
-def shaped_advantages(config: ConfigDict, groups: Sequence[Sequence[Trajectory]],
-                      usable: Bool[np.ndarray, 'b g']) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
-    """The group layer's advantages, through the batch layer where its scope is the rollout batch, and two statistics.
+def shaped_advantages(
+    config: ConfigDict, groups: Sequence[Sequence[Trajectory]], usable: Bool[np.ndarray, 'b g']
+) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
+    """The group layer's advantages, through the batch layer where its scope is the rollout batch,
+    and two statistics.
 
     The rollout batch is that of all processes.
     """
-    rewards = multihost.everyone(np.array([[t.reward['total'] for t in g] for g in groups], np.float32))
+    rewards = multihost.everyone(
+        np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
+    )
     usable = multihost.everyone(usable)
     ids = np.repeat(np.arange(len(rewards)), config.members)
     flat = group_advantages(rewards.ravel(), ids, usable.ravel())
     share, weight = spread_share(rewards.ravel(), ids, usable.ravel())
     _, batch_layer = ALGORITHMS[config.algorithm]
-    statistics = {'spread_share': float(share) / max(float(weight), 1.0),
-                  'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0}
+    statistics = {
+        'spread_share': float(share) / max(float(weight), 1.0),
+        'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0,
+    }
     if batch_layer and config.batch_scope == 'batch':
         flat = batch_normalize(flat, usable.ravel())
     return multihost.own(np.asarray(flat).reshape(rewards.shape)), statistics
@@ -60,6 +66,7 @@ class Passes:
     distinct: int = 0  # as many as there were to run
 
     def add(self, batch: GroupBatch, groups: Sequence[Sequence[Trajectory]], times: int) -> None:
+        """Counts a batch of these groups that was run so many times."""
         self.groups += len(groups)
         self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
         self.padded += times * batch.places
@@ -72,20 +79,27 @@ def distinct_tokens(group: Sequence[Trajectory]) -> int:
     return prompt + sum(map(length, group)) if prompt else 0
 
 
-def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, groups: Sequence[Sequence[Trajectory]],
-           advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],
-           to_batch: Callable[[Sequence[Sequence[Trajectory]]], GroupBatch],
-           generator: np.random.Generator) -> tuple[dict[str, float], Passes]:
+def update(
+    config: ConfigDict,
+    learner: Learner,
+    reference: nnx.State | None,
+    groups: Sequence[Sequence[Trajectory]],
+    advantages: Float[np.ndarray, 'b g'],
+    usable: Bool[np.ndarray, 'b g'],
+    to_batch: Callable[[Sequence[Sequence[Trajectory]]], GroupBatch],
+    generator: np.random.Generator,
+) -> tuple[dict[str, float], Passes]:
     """All epochs and minibatches of one rollout batch.
 
     Returns:
-        the updates' statistics over the groups that teach (means of those that were finite; maxima of maxima; the
-        sampler's gap of the first update, before which the two policies are one; how many were skipped), and what they
-        cost. A minibatch without any trajectory that counts makes no update.
+        the updates' statistics over the groups that teach (means of those that were finite; maxima
+        of maxima; the sampler's gap of the first update, before which the two policies are one; how
+        many were skipped), and what they cost. A minibatch without any trajectory that counts makes
+        no update.
     """
-    # A question whose picture could not be had has no tokens. A group without spread stays in: it has no gradient of
-    # its own and costs no pass, but the mean over the batch and the KL term speak of it as well. Where a process has
-    # fewer groups than another, it gives empty rows.
+    # A question whose picture could not be had has no tokens. A group without spread stays in: it
+    # has no gradient of its own and costs no pass, but the mean over the batch and the KL term
+    # speak of it as well. Where a process has fewer groups than another, it gives empty rows.
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
     _, batch_layer = ALGORITHMS[config.algorithm]
     done: list[dict[str, float]] = []
@@ -95,20 +109,33 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
             now = advantages[part]
             if batch_layer and config.batch_scope == 'minibatch':
                 now = minibatch_normalized(advantages, usable, part)
-            # Rows of a pass have one size: of their longest suffix, or packed of all their suffixes together.
-            size = lambda i: (sum if config.pack_step else max)(map(length, groups[part[i]]))
+
+            # Rows of a pass have one size: of their longest suffix, or packed of all their suffixes
+            # together.
+            def size(i):
+                return (sum if config.pack_step else max)(map(length, groups[part[i]]))
+
             order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
             count = multihost.largest(-(-len(part) // rows_each))
-            rows_of = [order[i * rows_each:(i + 1) * rows_each] for i in range(count)]
-            counted = [own_tokens(t) for i in part for t, counts in zip(groups[i], usable[i]) if counts]
+            rows_of = [order[i * rows_each : (i + 1) * rows_each] for i in range(count)]
+            counted = [
+                own_tokens(t) for i in part for t, counts in zip(groups[i], usable[i]) if counts
+            ]
             in_loss = InLoss(*multihost.total(np.count_nonzero(counted), sum(counted)))
             if not in_loss.trajectories:
                 continue
-            wide = lambda x, rows: np.pad(x[rows], ((0, rows_each - len(rows)), (0, 0)))
-            given = [(rows, PolicyTargets(wide(now, rows), wide(usable[part], rows))) for rows in rows_of]
+
+            def wide(x, rows):
+                return np.pad(x[rows], ((0, rows_each - len(rows)), (0, 0)))
+
+            given = [
+                (rows, PolicyTargets(wide(now, rows), wide(usable[part], rows))) for rows in rows_of
+            ]
 
             def micro_batches() -> Iterator[tuple[GroupBatch, PolicyTargets]]:
-                for rows, targets in [pair for pair in given if learner.teaches(pair[1])] or given[:1]:
+                for rows, targets in [pair for pair in given if learner.teaches(pair[1])] or given[
+                    :1
+                ]:
                     of_rows = [groups[part[i]] for i in rows]
                     batch = to_batch(of_rows)
                     if learner.teaches(targets):
@@ -117,16 +144,23 @@ def update(config: ConfigDict, learner: Learner, reference: nnx.State | None, gr
 
             done.append(learner.rl_step(micro_batches(), in_loss, reference))
     finite = [u for u in done if not u['skipped_updates']] or done
-    means = {name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in finite]))
-             for name in (done[0] if done else ())}
+    means = {
+        name: float((np.max if name.endswith('_max') else np.mean)([u[name] for u in finite]))
+        for name in (done[0] if done else ())
+    }
     skipped = {'skipped_updates': sum(u['skipped_updates'] for u in done)}
     first = {name: done[0][name] for name in ('sampler_gap', 'sampler_gap_max')} if done else {}
     return means | skipped | first, passes
 
 
-def minibatch_normalized(advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'],
-                         part: np.ndarray) -> Float[np.ndarray, 'n g']:
-    """The advantages of these groups through the batch layer of the minibatch, to which all processes give their part."""
+def minibatch_normalized(
+    advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'], part: np.ndarray
+) -> Float[np.ndarray, 'n g']:
+    """The advantages of these groups through the batch layer of the minibatch, to which all
+    processes give their part.
+    """
     of_part = np.isin(np.arange(len(usable)), part)[:, None]
     everyone, counted = multihost.everyone(advantages), multihost.everyone(usable & of_part)
-    return multihost.own(np.asarray(batch_normalize(everyone.ravel(), counted.ravel())).reshape(everyone.shape))[part]
+    return multihost.own(
+        np.asarray(batch_normalize(everyone.ravel(), counted.ravel())).reshape(everyone.shape)
+    )[part]

@@ -22,23 +22,48 @@ PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
 
 
 def row_length(prompt: int, suffix: int) -> tuple[int, int]:
-    """What rows are sorted by: the size that the prompt is padded to, and within one size the suffix."""
+    """What rows are sorted by: the size that the prompt is padded to, and within one size the
+    suffix.
+    """
     return bucket(prompt - 1, PROMPT_STEP, FINE), suffix
 
 
 def suppressed_mask(student: Student) -> np.ndarray:
-    """[V] True for ids that are never sampled; the trainer's distribution leaves them out like the sampler's."""
+    """[V] True for ids that are never sampled; the trainer's distribution leaves them out like the
+    sampler's.
+    """
     mask = np.zeros(student.policy.sizes.language.vocabulary, bool)
     mask[unsampled(student)] = True
     return mask
 
 
-def row_batch(student: Student, features: FeatureStore, groups: Sequence[Sequence[Trajectory]], members: int,
-              rows: int, ahead: Sequence[Trajectory] = (), pack_step: int = 0) -> GroupBatch:
-    """Groups of trajectories as one batch of `rows` rows; `ahead`: those that come next; `pack_step`: see `build_groups`."""
+def row_batch(
+    student: Student,
+    features: FeatureStore,
+    groups: Sequence[Sequence[Trajectory]],
+    members: int,
+    rows: int,
+    ahead: Sequence[Trajectory] = (),
+    pack_step: int = 0,
+) -> GroupBatch:
+    """Groups of trajectories as one batch of `rows` rows; `ahead`: those that come next;
+    `pack_step`: see `build_groups`.
+    """
     sizes = student.policy.sizes
-    pictures = lambda trajectories: (image for t in trajectories for image in t.images)
+
+    def pictures(trajectories):
+        return (image for t in trajectories for image in t.images)
+
     table = features.table(pictures(itertools.chain(*groups)), pictures(ahead))
-    return build_groups([to_row(group) for group in groups], table, image_token=sizes.image_token,
-                        merge=sizes.vision.merge_size, members=members, batch=rows, prompt_step=PROMPT_STEP,
-                        suffix_step=SUFFIX_STEP, feature_step=FEATURE_STEP * members, pack_step=pack_step)
+    return build_groups(
+        [to_row(group) for group in groups],
+        table,
+        image_token=sizes.image_token,
+        merge=sizes.vision.merge_size,
+        members=members,
+        batch=rows,
+        prompt_step=PROMPT_STEP,
+        suffix_step=SUFFIX_STEP,
+        feature_step=FEATURE_STEP * members,
+        pack_step=pack_step,
+    )

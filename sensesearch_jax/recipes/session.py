@@ -1,4 +1,6 @@
-"""What every task with an agent needs: a tool server, its client, a policy directory, and where results go."""
+"""What every task with an agent needs: a tool server, its client, a policy directory, and where
+results go.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.launch import ToolServer
 
 POCKET_POLICY = Path(__file__).parent.parent / 'pocket' / 'policy'
-# Results that are on disk and asked again when a run goes on: the tools had failed, or the judge, or there was no room.
+# Results that are on disk and asked again when a run goes on: the tools had failed, or the judge,
+# or there was no room.
 ASKED_AGAIN = (SampleState.INFRA_FAILED, SampleState.UNSCORABLE, SampleState.TOO_LONG)
 
 
@@ -70,33 +73,57 @@ class Session:
         return PROTOCOLS[self.config.agent.protocol]
 
     def scorer(self) -> Scorer:
-        """The run's scorer, with the tool server's judge; a run that trains nothing by rewards weighs them as the paper."""
+        """The run's scorer, with the tool server's judge; a run that trains nothing by rewards
+        weighs them as the paper.
+        """
         weights = {'prices': {}, 'format_weight': 0.5, 'evidence_weight': 0.0}
         if 'rl' in self.config:
             rl = self.config.rl
-            weights = {'prices': rl.tool_prices.to_dict(), 'format_weight': rl.format_weight,
-                       'evidence_weight': rl.evidence_weight}
+            weights = {
+                'prices': rl.tool_prices.to_dict(),
+                'format_weight': rl.format_weight,
+                'evidence_weight': rl.evidence_weight,
+            }
         return Scorer(self.protocol, client_judge(self.client), **weights)
 
     def environment(self, tools: Sequence[str] | None = None) -> Environment:
         """The agent's environment, with the config's tools or fewer."""
         agent = self.config.agent
-        return Environment(self.client, self.protocol, agent.tools if tools is None else tools, observation_limits(agent))
+        return Environment(
+            self.client,
+            self.protocol,
+            agent.tools if tools is None else tools,
+            observation_limits(agent),
+        )
 
     def features(self, student: Student) -> FeatureStore:
         """A store for the student's (frozen) tower."""
-        return FeatureStore(student.policy, student.preprocessor, self.client, batch=self.config.rollout.tower_batch,
-                            capacity_bytes=feature_cache_bytes(self.config, student.policy, student.preprocessor))
+        return FeatureStore(
+            student.policy,
+            student.preprocessor,
+            self.client,
+            batch=self.config.rollout.tower_batch,
+            capacity_bytes=feature_cache_bytes(self.config, student.policy, student.preprocessor),
+        )
 
-    def engines(self, student: Student, *, groups: int, members: int, sampling: Sampling,
-                parameters: nnx.State | None = None, room: Room | None = None) -> list[Engine]:
+    def engines(
+        self,
+        student: Student,
+        *,
+        groups: int,
+        members: int,
+        sampling: Sampling,
+        parameters: nnx.State | None = None,
+        room: Room | None = None,
+    ) -> list[Engine]:
         """Samplers of the student that share out so many groups.
 
-        Students of one structure share them, so that a stage does not compile what another one has. Each process
-        samples on its own devices.
+        Students of one structure share them, so that a stage does not compile what another one has.
+        Each process samples on its own devices.
 
         Args:
-            parameters: to sample with, and in whose dtype; the student's by default, in the config's `rollout.dtype`.
+            parameters: to sample with, and in whose dtype; the student's by default, in the
+                config's `rollout.dtype`.
             room: their capacities; those of the config's `rollout` by default.
         """
         graph, own = nnx.split(student.policy)
@@ -109,10 +136,19 @@ class Session:
         if key not in self.samplers:
             count = min(rollout.engines, groups) if groups > 1 else 1
             first = Engine(
-                nnx.merge(graph, parameters), groups=-(-groups // count), members=members,
-                prompt_capacity=room.prompt, suffix_capacity=room.suffix, chunk=rollout.chunk,
-                sampling=sampling, extend_lanes=rollout.extend_lanes, extend_tokens=rollout.extend_tokens,
-                stop=student.chat.stop_ids, suppressed=unsampled(student), cache_dtype=rollout.cache_dtype)
+                nnx.merge(graph, parameters),
+                groups=-(-groups // count),
+                members=members,
+                prompt_capacity=room.prompt,
+                suffix_capacity=room.suffix,
+                chunk=rollout.chunk,
+                sampling=sampling,
+                extend_lanes=rollout.extend_lanes,
+                extend_tokens=rollout.extend_tokens,
+                stop=student.chat.stop_ids,
+                suppressed=unsampled(student),
+                cache_dtype=rollout.cache_dtype,
+            )
             self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
         for engine in self.samplers[key]:
             engine.set_parameters(parameters)
@@ -121,8 +157,12 @@ class Session:
 
 def observation_limits(agent: ConfigDict) -> ObservationLimits:
     """How much of a tool's result the policy of the config's `agent` is shown."""
-    return ObservationLimits(text_results=agent.text_results, image_results=agent.image_results,
-                             thumbnails=agent.thumbnails, passage_chars=agent.passage_chars)
+    return ObservationLimits(
+        text_results=agent.text_results,
+        image_results=agent.image_results,
+        thumbnails=agent.thumbnails,
+        passage_chars=agent.passage_chars,
+    )
 
 
 def rollout_limits(agent: ConfigDict) -> RolloutLimits:
@@ -131,18 +171,22 @@ def rollout_limits(agent: ConfigDict) -> RolloutLimits:
 
 
 def unsampled(student: Student) -> list[int]:
-    """Ids that are never sampled: vision placeholders, and rows of the embedding that the tokenizer does not know."""
+    """Ids that are never sampled: vision placeholders, and rows of the embedding that the tokenizer
+    does not know.
+    """
     vocabulary = student.policy.sizes.language.vocabulary
     return [*student.chat.suppressed_ids, *range(student.chat.vocab_size, vocabulary)]
 
 
 def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTypeLike) -> Student:
-    """A policy directory; '' means the base policy that comes with the project. `mesh` and `dtype` as for `load_policy`.
+    """A policy directory; '' means the base policy that comes with the project. `mesh` and `dtype`
+    as for `load_policy`.
 
     Its pictures have the config's `min_pixels` and `max_pixels`.
 
     Raises:
-        UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and preprocessor.
+        UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and
+            preprocessor.
     """
     folder = Path(folder) if str(folder) else POCKET_POLICY
     policy = load_policy(folder, dtype, mesh)
@@ -151,7 +195,9 @@ def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTyp
 
 
 def save_student(policy: Policy, student: Student, folder: Path, dtype: str) -> None:
-    """Writes a directory of `policy`, with the student's tokenizer, and its preprocessor as the run had it."""
+    """Writes a directory of `policy`, with the student's tokenizer, and its preprocessor as the run
+    had it.
+    """
     save_policy(policy, folder, copy_from=student.folder, dtype=dtype)
     if jax.process_index() == 0:
         student.preprocessor.write_budget(folder)
@@ -167,10 +213,18 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         url = config.tools.url
         if not url:
-            folder = config.tools.folder or shared_folder(workdir.path) / 'tools'  # pictures in one place
-            url = stack.enter_context(ToolServer.start(config.tools.config, folder, port=config.tools.port,
-                                                       mode=config.tools.mode or None,
-                                                       answers=config.tools.answers or None)).url
+            folder = (
+                config.tools.folder or shared_folder(workdir.path) / 'tools'
+            )  # pictures in one place
+            url = stack.enter_context(
+                ToolServer.start(
+                    config.tools.config,
+                    folder,
+                    port=config.tools.port,
+                    mode=config.tools.mode or None,
+                    answers=config.tools.answers or None,
+                )
+            ).url
         client = ToolClient(url, config.tools.deadline_s)
         health = client.health()
         if isinstance(health, ToolFailure):
@@ -180,7 +234,9 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
-    """Adds trajectories to a JSON-lines file, all or none of a call after a crash but for a torn last line."""
+    """Adds trajectories to a JSON-lines file, all or none of a call after a crash but for a torn
+    last line.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = ''.join(json.dumps(t.to_json()) + '\n' for t in trajectories)
     with open(path, 'a', encoding='utf-8') as file:
@@ -189,7 +245,9 @@ def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
-    """The trajectories of a file, without a last line that a killed process left torn (which is cut off the file)."""
+    """The trajectories of a file, without a last line that a killed process left torn (which is cut
+    off the file).
+    """
     if not path.is_file():
         return []
     data = path.read_bytes()
@@ -197,4 +255,6 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     if whole < len(data):
         with open(path, 'r+b') as file:
             file.truncate(whole)
-    return [Trajectory.from_json(json.loads(line)) for line in data[:whole].decode('utf-8').splitlines()]
+    return [
+        Trajectory.from_json(json.loads(line)) for line in data[:whole].decode('utf-8').splitlines()
+    ]

@@ -1,4 +1,6 @@
-"""SFT: the student imitates the kept expert trajectories, on its own tokens only, vision tower and projector frozen."""
+"""SFT: the student imitates the kept expert trajectories, on its own tokens only, vision tower and
+projector frozen.
+"""
 
 from __future__ import annotations
 
@@ -48,30 +50,54 @@ LOOK_AHEAD = BATCHES_AT_ONCE - 1  # batches whose pictures fill up passes throug
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
-    student = load_student(config.policy, config, make_mesh(config.mesh), 'float32')  # what is trained is float32
+    student = load_student(
+        config.policy, config, make_mesh(config.mesh), 'float32'
+    )  # what is trained is float32
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:
-        raise UserError(f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.')
+        raise UserError(
+            f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.'
+        )
     with open_session(config, workdir) as session:
         sft(session, student, session.features(student), trajectories)
 
 
-def sft(session: Session, student: Student, features: FeatureStore, trajectories: Sequence[Trajectory]) -> Path:
-    """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint. Returns the directory."""
+def sft(
+    session: Session, student: Student, features: FeatureStore, trajectories: Sequence[Trajectory]
+) -> Path:
+    """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint.
+
+    Returns the directory.
+    """
     config, workdir = session.config.sft, session.workdir
     shared = shared_folder(workdir.path) / 'sft'
     folder = shared / 'policy'
     if agreed(workdir.stage_done('sft')):
         return folder
-    shuffled = (grain.MapDataset.source(list(range(len(trajectories)))).seed(session.config.seed).shuffle()
-                .repeat(config.epochs).batch(config.batch, batch_fn=list))
-    key = lambda i: row_length(len(trajectories[i].prompt_tokens), length(trajectories[i]))
+    shuffled = (
+        grain.MapDataset.source(list(range(len(trajectories))))
+        .seed(session.config.seed)
+        .shuffle()
+        .repeat(config.epochs)
+        .batch(config.batch, batch_fn=list)
+    )
+
+    def key(i):
+        return row_length(len(trajectories[i].prompt_tokens), length(trajectories[i]))
+
     order = by_length(list(shuffled), key, config.length_window, session.config.seed)
     steps, rows = len(order), config.micro_batch
-    learner = Learner(student.policy, make_optimizer(config, steps), suppressed=suppressed_mask(student),
-                      remat=config.remat, mesh=session.mesh, dtype=config.dtype, threads=config.threads,
-                      trained=trained_part(config))
+    learner = Learner(
+        student.policy,
+        make_optimizer(config, steps),
+        suppressed=suppressed_mask(student),
+        remat=config.remat,
+        mesh=session.mesh,
+        dtype=config.dtype,
+        threads=config.threads,
+        trained=trained_part(config),
+    )
     with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
@@ -80,47 +106,59 @@ def sft(session: Session, student: Student, features: FeatureStore, trajectories
                 began = time.monotonic()
                 features.begin_step()
                 chosen = [trajectories[i] for i in order[step]]
-                ahead = [trajectories[i] for later in order[step + 1:step + 1 + LOOK_AHEAD] for i in later]
+                ahead = [
+                    trajectories[i]
+                    for later in order[step + 1 : step + 1 + LOOK_AHEAD]
+                    for i in later
+                ]
                 places: Counter[str] = Counter()
-                values = learner.sft_step(micro_batches(student, features, chosen, rows, ahead, places),
-                                          sum(map(own_tokens, chosen)))
+                values = learner.sft_step(
+                    micro_batches(student, features, chosen, rows, ahead, places),
+                    sum(map(own_tokens, chosen)),
+                )
                 used, size = total(places['used'], places['all'])
-                session.metrics.write('sft', step + 1, values | memory_use() | {
-                    'padding_share': 1 - used / size, 'step_s': time.monotonic() - began})
+                session.metrics.write(
+                    'sft',
+                    step + 1,
+                    values
+                    | memory_use()
+                    | {'padding_share': 1 - used / size, 'step_s': time.monotonic() - began},
+                )
                 bar.update(loss=values['loss'])
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
-                    raise not_finite(learner, checkpoints, 'sft', step + 1 - learner.skipped_in_a_row)
-                if (step + 1) % config.checkpoint_every == 0 and step + 1 < steps and not learner.skipped_in_a_row:
+                    raise not_finite(
+                        learner, checkpoints, 'sft', step + 1 - learner.skipped_in_a_row
+                    )
+                if (
+                    (step + 1) % config.checkpoint_every == 0
+                    and step + 1 < steps
+                    and not learner.skipped_in_a_row
+                ):
                     checkpoints.save(step + 1, training_state(learner))
     save_student(learner.policy, student, folder, config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
 
 
-def micro_batches(student: Student, features: FeatureStore, chosen: Sequence[Trajectory], rows: int,
-                  ahead: Sequence[Trajectory], places: Counter[str]) -> Iterator[GroupBatch]:
-    """A step's trajectories in batches of `rows` rows in all processes, each made when it is asked for.
+def micro_batches(
+    student: Student,
+    features: FeatureStore,
+    chosen: Sequence[Trajectory],
+    rows: int,
+    ahead: Sequence[Trajectory],
+    places: Counter[str],
+) -> Iterator[GroupBatch]:
+    """A step's trajectories in batches of `rows` rows in all processes, each made when it is asked
+    for.
 
     Args:
         ahead: trajectories of later steps, whose pictures fill up passes through the tower.
         places: counts `used` tokens and `all` places of this process's rows.
     """
     for first in range(0, len(chosen), rows):
-        own = [[t] for t in share(chosen[first:first + rows], rows, 'sft.micro_batch')]
-        batch = together(row_batch(student, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead))
+        own = [[t] for t in share(chosen[first : first + rows], rows, 'sft.micro_batch')]
+        batch = together(
+            row_batch(student, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead)
+        )
         places.update(used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.places)
         yield batch
-
-
-
-
-
-
-
-
-
-
-
-
-
-

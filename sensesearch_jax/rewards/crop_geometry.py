@@ -1,4 +1,6 @@
-"""Boxes of nested crops: which part of the original a crop shows, and whether it shows an object well."""
+"""Boxes of nested crops: which part of the original a crop shows, and whether it shows an object
+well.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,15 +11,17 @@ from sensesearch_jax.agent.trajectory import Turn
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
-# A crop this much longer per side (in fractions of the original) than the loose box around the object is too
-# loose.
+# A crop this much longer per side (in fractions of the original) than the loose box around the
+# object is too loose.
 TOO_LOOSE = 0.15
 
 _EPSILON = 1e-6
 
 
 def crop_frames(turns: Iterable[Turn]) -> list[Box]:
-    """For each image that has an index, in order, the part of the original that it shows (fractions)."""
+    """For each image that has an index, in order, the part of the original that it shows
+    (fractions).
+    """
     frames = [WHOLE]
     for turn in turns:
         if (
@@ -33,7 +37,12 @@ def absolute(box: Sequence[float], frame: Sequence[float]) -> Box:
     """A box in fractions of `frame` as fractions of what `frame` refers to."""
     width, height = frame[2] - frame[0], frame[3] - frame[1]
     x0, y0, x1, y1 = box
-    return (frame[0] + x0 * width, frame[1] + y0 * height, frame[0] + x1 * width, frame[1] + y1 * height)
+    return (
+        frame[0] + x0 * width,
+        frame[1] + y0 * height,
+        frame[0] + x1 * width,
+        frame[1] + y1 * height,
+    )
 
 
 def relative(box: Sequence[float], frame: Sequence[float]) -> Box:
@@ -66,10 +75,9 @@ def fits(frame: Sequence[float], box: Sequence[float]) -> bool:
     )
 
 
-
-
 def loose_box(box: Sequence[float], margin: float = 0.03, step: float = 0.1) -> Box:
-    """The smallest box on a grid of `step` that holds `box` with `margin` to spare on each side, within the picture.
+    """The smallest box on a grid of `step` that holds `box` with `margin` to spare on each side,
+    within the picture.
 
     Args:
         box: (left, top, right, bottom) in fractions of the picture.

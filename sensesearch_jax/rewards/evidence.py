@@ -1,8 +1,10 @@
-"""What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in it.
+"""What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in
+it.
 
-As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked at the right thing from
-near, or searched for it, from the one that did not. Rewards for what a search brings to light are known from text search
-agents; ours counts images too.
+As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked
+    at the right thing from
+near, or searched for it, from the one that did not. Rewards for what a search brings to light are
+known from text search agents; ours counts images too.
 """
 
 from collections.abc import Iterable
@@ -27,7 +29,9 @@ def seen_text(turns: Iterable[Turn], kinds: Iterable[str] = ('text_search', 'ima
 
 
 def contains(text: str, phrase: str) -> bool:
-    """Whether `phrase`, without its leading article, occurs in `text` as whole words, both normalised like answers."""
+    """Whether `phrase`, without its leading article, occurs in `text` as whole words, both
+    normalised like answers.
+    """
     phrase = normalise(without_article(clean(phrase)))
     return bool(phrase) and f' {phrase} ' in f' {normalise(text)} '
 
@@ -38,7 +42,8 @@ def content_words(title: str) -> list[str]:
 
 
 def states(text: str, fact: str, title: str = '') -> bool:
-    """Whether a line (a result) of `text` holds `fact` and is about `title`, by any content word of it.
+    """Whether a line (a result) of `text` holds `fact` and is about `title`, by any content word of
+    it.
 
     The fact alone would not do: many countries pay in euros.
     """
@@ -48,7 +53,9 @@ def states(text: str, fact: str, title: str = '') -> bool:
 
 
 def right_texts(question: Question) -> tuple[str, ...]:
-    """The accepted answers as a text would state them: for multiple choice the options behind the letters."""
+    """The accepted answers as a text would state them: for multiple choice the options behind the
+    letters.
+    """
     return gold_texts(question.answers, question.choices)
 
 
@@ -58,13 +65,17 @@ def answer_text(question: Question, fact: str) -> str:
 
 
 def evidence(trajectory: Trajectory) -> float:
-    """The share of what tools should bring to light that they showed: a near view of the object, its name, the answer.
+    """The share of what tools should bring to light that they showed: a near view of the object,
+    its name, the answer.
 
-    A near view counts where the object does not fill the picture; the name where the question's truth tells it, and only
-    as an image search's first result. Perception's answers a text might hold by chance, so that the view is all there is.
+    A near view counts where the object does not fill the picture; the name where the question's
+    truth tells it, and only as an image search's first result. Perception's answers a text might
+    hold by chance, so that the view is all there is.
     """
     question = trajectory.question
-    shown = [shown_near(trajectory)] if loose_box(question.truth.get('box') or WHOLE) != WHOLE else []
+    shown = (
+        [shown_near(trajectory)] if loose_box(question.truth.get('box') or WHOLE) != WHOLE else []
+    )
     if question.kind != 'perception':
         shown.append(fact_shown(trajectory))
         if question.truth.get('title'):
@@ -80,11 +91,20 @@ def shown_near(trajectory: Trajectory) -> bool:
 
 def object_named(trajectory: Trajectory) -> bool:
     """Whether an image search named the object first."""
-    searches = (t.observation for t in trajectory.turns if t.observation and t.observation.kind == 'image_search')
-    return any(contains(observed_text(o).split('\n', 1)[0], trajectory.question.truth['title']) for o in searches)
+    searches = (
+        t.observation
+        for t in trajectory.turns
+        if t.observation and t.observation.kind == 'image_search'
+    )
+    return any(
+        contains(observed_text(o).split('\n', 1)[0], trajectory.question.truth['title'])
+        for o in searches
+    )
 
 
 def fact_shown(trajectory: Trajectory) -> bool:
     """Whether a text search showed the right answer, about the object where its title is known."""
     question, read = trajectory.question, seen_text(trajectory.turns, ['text_search'])
-    return any(states(read, text, question.truth.get('title', '')) for text in right_texts(question))
+    return any(
+        states(read, text, question.truth.get('title', '')) for text in right_texts(question)
+    )

@@ -1,4 +1,6 @@
-"""The terms of the reward: whether the answer is right, and whether every turn is in the protocol's format."""
+"""The terms of the reward: whether the answer is right, and whether every turn is in the protocol's
+format.
+"""
 
 from collections.abc import Callable
 
@@ -7,13 +9,16 @@ from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from tools_server.answer_matching.verdict import is_right
 
-# Says whether a response to a question is right, or gives a failure back; the last argument is the hash of the question's
-# image on the tool server, None where it was not shown.
+# Says whether a response to a question is right, or gives a failure back; the last argument is the
+# hash of the question's image on the tool server, None where it was not shown.
 Judge = Callable[[Question, str, str | None], 'bool | ToolFailure']
 
 
 def client_judge(client: ToolClient) -> Judge:
-    """The tool server's judge as a `Judge`. An image that the server has lost, as after a restart, is sent again."""
+    """The tool server's judge as a `Judge`.
+
+    An image that the server has lost, as after a restart, is sent again.
+    """
 
     def judge(question: Question, response: str, image: str | None) -> 'bool | ToolFailure':
         verdict = client.judge(question.text, list(question.answers), response, image)
@@ -32,9 +37,11 @@ def final_answer(trajectory: Trajectory) -> str | None:
     return action.text if isinstance(action, Answer) else None
 
 
-def answer_is_right(question: Question, answer: str, judge: Judge | None, image: str | None) -> 'bool | ToolFailure':
-    """Whether `answer` is right: by the option it names for multiple choice, else if it is sure to be a reference, else by
-    the judge.
+def answer_is_right(
+    question: Question, answer: str, judge: Judge | None, image: str | None
+) -> 'bool | ToolFailure':
+    """Whether `answer` is right: by the option it names for multiple choice, else if it is sure to
+    be a reference, else by the judge.
     """
     if is_right(question.text, question.answers, answer, question.choices):
         return True
@@ -42,7 +49,9 @@ def answer_is_right(question: Question, answer: str, judge: Judge | None, image:
 
 
 def format_is_right(trajectory: Trajectory, protocol: Protocol) -> bool:
-    """Whether every turn has reasoning and exactly one valid action, the last one a non-empty answer."""
+    """Whether every turn has reasoning and exactly one valid action, the last one a non-empty
+    answer.
+    """
     for i, turn in enumerate(trajectory.turns, 1):
         last = i == len(trajectory.turns)
         if isinstance(turn.action, FormatError) or isinstance(turn.action, Answer) != last:

@@ -1,7 +1,7 @@
 """The run's scorer, for the training reward and every metric alike.
 
-R = accuracy + w · format + v · evidence − tool cost.
-Source: SenseSearch (arXiv 2512.24330), reward section, with w = 0.5; evidence, the tool cost and the sample states are ours.
+R = accuracy + w · format + v · evidence − tool cost. Source: SenseSearch (arXiv 2512.24330), reward
+section, with w = 0.5; evidence, the tool cost and the sample states are ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ TERMS = 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
 
 
 class Scored(NamedTuple):
-    """`reward` has 'total', 'accuracy' (0 or 1), 'format' (0 or 1), 'evidence' (0 to 1) and 'tool_cost' (≥ 0).
+    """`reward` has 'total', 'accuracy' (0 or 1), 'format' (0 or 1), 'evidence' (0 to 1) and
+    'tool_cost' (≥ 0).
 
     Format and evidence are not weighted.
     """
@@ -32,7 +33,8 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores finished trajectories and changes nothing in them; holds no state, so threads may share it.
+    """Scores finished trajectories and changes nothing in them; holds no state, so threads may
+    share it.
 
     Args:
         protocol: the text form of the turns.
@@ -56,30 +58,36 @@ class Scorer:
     def score(self, trajectory: Trajectory) -> Scored:
         """The reward and the state; asks the judge where it has to, and waits for it."""
         answer = self.answer(trajectory)
-        return self.scored(trajectory, False if answer is None else self.verdict(trajectory, answer))
+        return self.scored(
+            trajectory, False if answer is None else self.verdict(trajectory, answer)
+        )
 
     def answer(self, trajectory: Trajectory) -> str | None:
-        """The answer that a verdict is to be had of; None if there is none, or if the trajectory does not count anyway."""
+        """The answer that a verdict is to be had of; None if there is none, or if the trajectory
+        does not count anyway.
+        """
         return None if uncounted(trajectory) else final_answer(trajectory)
 
     def verdict(self, trajectory: Trajectory, answer: str) -> bool | ToolFailure:
-        """Whether `answer` to the trajectory's question is right; may take as long as the judge, which is told of the
-        question's image. The judge's failure is a value.
+        """Whether `answer` to the trajectory's question is right; may take as long as the judge,
+        which is told of the question's image. The judge's failure is a value.
         """
         image = trajectory.images[0].sha256 if trajectory.images else None
         return answer_is_right(trajectory.question, answer, self.judge, image)
 
     def scored(self, trajectory: Trajectory, verdict: bool | ToolFailure) -> Scored:
-        """The reward and the state, given the verdict on the trajectory's answer (False if there is none).
+        """The reward and the state, given the verdict on the trajectory's answer (False if there is
+        none).
 
-        Accuracy is 1 if the answer is right. Format is 1 if every turn has reasoning and exactly one valid action, no call
-        was refused as the policy's mistake, and the last turn is a non-empty answer. Evidence is the share of what a search
-        should bring to light that it did; see `evidence`.
+        Accuracy is 1 if the answer is right. Format is 1 if every turn has reasoning and exactly
+        one valid action, no call was refused as the policy's mistake, and the last turn is a
+        non-empty answer. Evidence is the share of what a search should bring to light that it did;
+        see `evidence`.
 
         Returns:
-            The state is INFRA_FAILED if a tool's infrastructure failed and TOO_LONG where it was that (all terms 0),
-            TRUNCATED without an answer (accuracy 0), UNSCORABLE if the judge failed (accuracy 0), else OK. Only OK and
-            TRUNCATED are to be learned from.
+            The state is INFRA_FAILED if a tool's infrastructure failed and TOO_LONG where it was
+            that (all terms 0), TRUNCATED without an answer (accuracy 0), UNSCORABLE if the judge
+            failed (accuracy 0), else OK. Only OK and TRUNCATED are to be learned from.
         """
         if state := uncounted(trajectory):
             return Scored(dict.fromkeys(TERMS, 0.0), state)
@@ -91,9 +99,15 @@ class Scorer:
             'accuracy': float(verdict is True),
             'format': float(format_is_right(trajectory, self.protocol)),
             'evidence': evidence(trajectory),
-            'tool_cost': float(sum(self.prices.get(tool_of(turn.action), 0.0) for turn in trajectory.turns)),
+            'tool_cost': float(
+                sum(self.prices.get(tool_of(turn.action), 0.0) for turn in trajectory.turns)
+            ),
         }
-        total = terms['accuracy'] + self.format_weight * terms['format'] + self.evidence_weight * terms['evidence']
+        total = (
+            terms['accuracy']
+            + self.format_weight * terms['format']
+            + self.evidence_weight * terms['evidence']
+        )
         return Scored({'total': total - terms['tool_cost'], **terms}, state)
 
 
@@ -101,15 +115,21 @@ def check_prices(prices: Mapping[str, float]) -> None:
     """Raises a ValueError for a price of an unknown tool, or a negative one."""
     wrong = [name for name, price in prices.items() if name not in TOOLS or not price >= 0]
     if wrong:
-        raise ValueError(f'tool prices {wrong} are wrong: names are {list(TOOLS)}, prices at least 0')
+        raise ValueError(
+            f'tool prices {wrong} are wrong: names are {list(TOOLS)}, prices at least 0'
+        )
 
 
 def uncounted(trajectory: Trajectory) -> SampleState | None:
-    """The state of a trajectory that says nothing about the policy, whatever it answered; None if it may."""
+    """The state of a trajectory that says nothing about the policy, whatever it answered; None if
+    it may.
+    """
     if trajectory.state is SampleState.TOO_LONG:
         return trajectory.state
     observations = (turn.observation for turn in trajectory.turns)
-    failed = trajectory.state is SampleState.INFRA_FAILED or any(o.infra_failed for o in observations if o is not None)
+    failed = trajectory.state is SampleState.INFRA_FAILED or any(
+        o.infra_failed for o in observations if o is not None
+    )
     return SampleState.INFRA_FAILED if failed else None
 
 

@@ -1,1 +1,3 @@
-"""Trajectories out of a policy: compiled sampling on the device, and the host-side scheduler between its steps."""
+"""Trajectories out of a policy: compiled sampling on the device, and the host-side scheduler
+between its steps.
+"""

@@ -1,9 +1,11 @@
-"""Drives rollouts: decodes on the device while tools answer on threads, a lane at a time through its turns.
+"""Drives rollouts: decodes on the device while tools answer on threads, a lane at a time through
+its turns.
 
-Between two chunks the scheduler reads finished turns, hands their calls to the tool threads, appends the answers that
-have come in, asks for the verdict on whatever has ended, and opens a row for the next question as soon as all members of
-one are done. Nothing waits for the slowest tool or judge but the very end. Several engines take their questions from one
-queue, each in a thread of its own.
+Between two chunks the scheduler reads finished turns, hands their calls to the tool threads,
+appends the answers that have come in, asks for the verdict on whatever has ended, and opens a row
+for the next question as soon as all members of one are done. Nothing waits for the slowest tool or
+judge but the very end. Several engines take their questions from one queue, each in a thread of its
+own.
 """
 
 from __future__ import annotations
@@ -61,9 +63,11 @@ class RolloutLimits:
 
     def reached(self, turns: Sequence[Turn]) -> bool:
         """Whether a trajectory of these turns has to end."""
-        last = turns[-self.max_malformed:] if self.max_malformed else ()
+        last = turns[-self.max_malformed :] if self.max_malformed else ()
         lost = self.max_malformed and len(last) == self.max_malformed
-        return len(turns) >= self.max_turns or bool(lost and all(isinstance(t.action, FormatError) for t in last))
+        return len(turns) >= self.max_turns or bool(
+            lost and all(isinstance(t.action, FormatError) for t in last)
+        )
 
 
 @dataclass
@@ -84,32 +88,48 @@ class RolloutStatistics:
     """What a call of `rollout` cost; times in seconds."""
 
     seconds: float = 0.0
-    waiting_for_tools: float = 0.0  # nothing to decode, only tools' answers to wait for; the mean of the engines
-    waiting_for_judge: float = 0.0  # nothing to decode and no tool to wait for, only verdicts; likewise
+    waiting_for_tools: float = (
+        0.0  # nothing to decode, only tools' answers to wait for; the mean of the engines
+    )
+    waiting_for_judge: float = (
+        0.0  # nothing to decode and no tool to wait for, only verdicts; likewise
+    )
     sampled_tokens: int = 0
     turn_seconds: list[float] = field(default_factory=list)
 
 
-def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: ChatTokenizer, environment: Environment,
-            features: FeatureStore, limits: RolloutLimits, *, scorer: Scorer | None, tool_threads: int, judge_threads: int,
-            on_group: Callable[[list[Trajectory]], None] = lambda group: None,
-            on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
-            ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+def rollout(
+    tasks: Iterable[Task],
+    engines: Engine | Sequence[Engine],
+    chat: ChatTokenizer,
+    environment: Environment,
+    features: FeatureStore,
+    limits: RolloutLimits,
+    *,
+    scorer: Scorer | None,
+    tool_threads: int,
+    judge_threads: int,
+    on_group: Callable[[list[Trajectory]], None] = lambda group: None,
+    on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
+) -> tuple[list[list[Trajectory]], RolloutStatistics]:
     """Samples every task's trajectories.
 
     Args:
         tasks: each with as many seeds as the engines have members, or fewer.
         features: a step of theirs begins; what is learned from the trajectories belongs to it.
-        engines: one, or several that work through the tasks side by side (`Engine.twin`), with the parameters to
-            sample from.
+        engines: one, or several that work through the tasks side by side (`Engine.twin`), with the
+            parameters to sample from.
         scorer: of every trajectory; None leaves them unscored.
         tool_threads: most tool calls at a time.
         judge_threads: most verdicts that are asked for at a time.
-        on_group: called with each finished and scored group, in the order in which they finish, one call at a time.
+        on_group: called with each finished and scored group, in the order in which they finish, one
+            call at a time.
         on_turn: called with each finished turn, its observation included; likewise.
+
     Returns:
-        the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered), TRUNCATED,
-        INFRA_FAILED or TOO_LONG: its prompt, or a tool's response, is longer than all of the engines' capacity.
+        the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered),
+        TRUNCATED, INFRA_FAILED or TOO_LONG: its prompt, or a tool's response, is longer than all of
+        the engines' capacity.
     """
     engines = [engines] if isinstance(engines, Engine) else list(engines)
     features.begin_step()
@@ -124,10 +144,31 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
 
         return call
 
-    queue = _Queue(list(tasks), sum(engine.groups for engine in engines) + features.batch, engines[0].prompt_capacity,
-                   chat, environment, features, pool, scorer, in_turn(on_group))
-    runs = [_Rollout(queue, engine, chat, environment, features, limits, pool, Scoring(scorer, judges), in_turn(on_turn))
-            for engine in engines]
+    queue = _Queue(
+        list(tasks),
+        sum(engine.groups for engine in engines) + features.batch,
+        engines[0].prompt_capacity,
+        chat,
+        environment,
+        features,
+        pool,
+        scorer,
+        in_turn(on_group),
+    )
+    runs = [
+        _Rollout(
+            queue,
+            engine,
+            chat,
+            environment,
+            features,
+            limits,
+            pool,
+            Scoring(scorer, judges),
+            in_turn(on_turn),
+        )
+        for engine in engines
+    ]
     start = time.monotonic()
     try:
         side_by_side(_Rollout.loop, runs, len(runs), queue.stop)
@@ -136,9 +177,12 @@ def rollout(tasks: Iterable[Task], engines: Engine | Sequence[Engine], chat: Cha
             threads.shutdown(wait=False, cancel_futures=True)
     parts = [run.statistics for run in runs]
     return queue.groups, RolloutStatistics(
-        time.monotonic() - start, sum(p.waiting_for_tools for p in parts) / len(parts),
+        time.monotonic() - start,
+        sum(p.waiting_for_tools for p in parts) / len(parts),
         sum(p.waiting_for_judge for p in parts) / len(parts),
-        sum(p.sampled_tokens for p in parts), [s for p in parts for s in p.turn_seconds])
+        sum(p.sampled_tokens for p in parts),
+        [s for p in parts for s in p.turn_seconds],
+    )
 
 
 class _Ready(NamedTuple):
@@ -151,16 +195,27 @@ class _Ready(NamedTuple):
 
 
 class _Queue:
-    """The tasks that no engine has taken yet, their pictures fetched ahead of their turn, and the groups that are done.
+    """The tasks that no engine has taken yet, their pictures fetched ahead of their turn, and the
+    groups that are done.
 
     Args:
-        ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass through the tower.
+        ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass
+            through the tower.
         room: the engines' capacity for a prompt, in tokens.
     """
 
-    def __init__(self, tasks: Sequence[Task], ahead: int, room: int, chat: ChatTokenizer, environment: Environment,
-                 features: FeatureStore, pool: ThreadPoolExecutor, scorer: Scorer | None,
-                 on_group: Callable[[list[Trajectory]], None]):
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        ahead: int,
+        room: int,
+        chat: ChatTokenizer,
+        environment: Environment,
+        features: FeatureStore,
+        pool: ThreadPoolExecutor,
+        scorer: Scorer | None,
+        on_group: Callable[[list[Trajectory]], None],
+    ):
         self.groups: list[list[Trajectory]] = [[] for _ in tasks]
         self.ahead, self.room, self.chat, self.environment = ahead, room, chat, environment
         self.features, self.pool, self.scorer, self.on_group = features, pool, scorer, on_group
@@ -208,8 +263,10 @@ class _Queue:
                     self.opened.append(ready)
                     continue
                 state, why = ready
-                self.groups[index] = [Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
-                                      for g, seed in enumerate(task.seeds)]
+                self.groups[index] = [
+                    Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
+                    for g, seed in enumerate(task.seeds)
+                ]
                 failed.append(self.groups[index])
         for group in failed:
             for trajectory in group:
@@ -217,14 +274,18 @@ class _Queue:
             self.on_group(group)
 
     def take(self, least: int, most: int) -> tuple[list[_Ready], list[ImageRef]]:
-        """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of the next ones."""
+        """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of
+        the next ones.
+        """
         with self.lock:
             ready = min(most, len(self.opened))
             taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
             return taken, [ready.image for ready in self.opened]
 
     def _ready(self, index: int, task: Task) -> _Ready | tuple[SampleState, str]:
-        """On a tool thread: the task's picture and prompt, or why there is none; no work for a prompt without room."""
+        """On a tool thread: the task's picture and prompt, or why there is none; no work for a
+        prompt without room.
+        """
         image = self.environment.client.upload(task.question.image)
         if isinstance(image, ToolFailure):
             return SampleState.INFRA_FAILED, f'The picture cannot be had: {image.message}.'
@@ -234,8 +295,9 @@ class _Queue:
         if len(prompt) - 1 > self.room:  # the last token is run with the first sampled ones
             visual = self.chat.visual_tokens(image.width, image.height)
             return SampleState.TOO_LONG, (
-                f'A prompt of {len(prompt)} tokens, {visual} of them of a picture of {image.width}×{image.height} pixels, is '
-                f'longer than rollout.prompt_capacity {self.room}; raise that or lower max_pixels.')
+                f'A prompt of {len(prompt)} tokens, {visual} of them of a picture of {image.width}×{image.height} pixels, is '  # noqa: E501
+                f'longer than rollout.prompt_capacity {self.room}; raise that or lower max_pixels.'
+            )
         if failure := self.features.prepare(image):
             return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
         return _Ready(index, task, image, prompt)
@@ -244,10 +306,25 @@ class _Queue:
 class _Rollout:
     """One engine's work."""
 
-    def __init__(self, queue: _Queue, engine: Engine, chat: ChatTokenizer, environment: Environment,
-                 features: FeatureStore, limits: RolloutLimits, pool: ThreadPoolExecutor,
-                 scoring: Scoring, on_turn: Callable[[Trajectory, Turn], None]):
-        self.queue, self.engine, self.chat, self.environment, self.features = queue, engine, chat, environment, features
+    def __init__(
+        self,
+        queue: _Queue,
+        engine: Engine,
+        chat: ChatTokenizer,
+        environment: Environment,
+        features: FeatureStore,
+        limits: RolloutLimits,
+        pool: ThreadPoolExecutor,
+        scoring: Scoring,
+        on_turn: Callable[[Trajectory, Turn], None],
+    ):
+        self.queue, self.engine, self.chat, self.environment, self.features = (
+            queue,
+            engine,
+            chat,
+            environment,
+            features,
+        )
         self.limits, self.pool, self.scoring, self.on_turn = limits, pool, scoring, on_turn
         self.rows: dict[int, int] = {}  # row of the engine -> index of the task
         self.lanes: dict[tuple[int, int], _Lane] = {}
@@ -286,20 +363,27 @@ class _Rollout:
     def _open(self) -> None:
         """Starts questions in free rows."""
         free = [row for row in range(self.engine.groups) if row not in self.rows]
-        # A pass costs the same for one row as for all it has room for: wait for more while there is other work.
+        # A pass costs the same for one row as for all it has room for: wait for more while there is
+        # other work.
         patient = self._decodable() and self.queue.more_to_come
         taken, ahead = self.queue.take(self.engine.prefill_rows if patient else 1, len(free))
         if not taken:
             return
-        rows = free[:len(taken)]
+        rows = free[: len(taken)]
         table = self.features.table((ready.image for ready in taken), ahead)
-        positions = self.engine.prefill(rows, [ready.prompt for ready in taken],
-                                        [[ready.image.sha256] for ready in taken], table)
+        positions = self.engine.prefill(
+            rows,
+            [ready.prompt for ready in taken],
+            [[ready.image.sha256] for ready in taken],
+            table,
+        )
         now = time.monotonic()
         for row, (index, task, image, prompt), position in zip(rows, taken, positions):
             self.rows[row] = index
             for g, seed in enumerate(task.seeds):
-                trajectory = Trajectory(task.question, g, seed, [], SampleState.TRUNCATED, prompt, [image], {}, None)
+                trajectory = Trajectory(
+                    task.question, g, seed, [], SampleState.TRUNCATED, prompt, [image], {}, None
+                )
                 self.queue.groups[index].append(trajectory)
                 self.lanes[row, g] = _Lane(trajectory, position, prompt[-1], started=now)
 
@@ -310,10 +394,16 @@ class _Rollout:
     def _decode(self) -> None:
         """One chunk for all lanes that are in the middle of a turn; finished turns are acted on."""
         engine, shape = self.engine, (self.engine.groups, self.engine.members)
-        active, budget, seeds = np.zeros(shape, bool), np.zeros(shape, np.int32), np.zeros(shape, np.uint32)
+        active, budget, seeds = (
+            np.zeros(shape, bool),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.uint32),
+        )
         for lane in self._decodable():
             active[lane] = True
-            budget[lane] = min(self.limits.turn_tokens - len(self.lanes[lane].tokens), engine.room(lane))
+            budget[lane] = min(
+                self.limits.turn_tokens - len(self.lanes[lane].tokens), engine.room(lane)
+            )
             seeds[lane] = self.lanes[lane].trajectory.seed
         chunk = engine.decode(active, budget, seeds)
         self.statistics.sampled_tokens += int(chunk.count.sum())
@@ -327,8 +417,11 @@ class _Rollout:
             if count:
                 state.position += count
                 state.pending = state.tokens[-1]
-            if (state.tokens and state.tokens[-1] in stop) or len(state.tokens) >= self.limits.turn_tokens \
-                    or engine.room(lane) <= 0:
+            if (
+                (state.tokens and state.tokens[-1] in stop)
+                or len(state.tokens) >= self.limits.turn_tokens
+                or engine.room(lane) <= 0
+            ):
                 self._finish_turn(lane)
 
     def _finish_turn(self, lane: tuple[int, int]) -> None:
@@ -337,7 +430,9 @@ class _Rollout:
         self.statistics.turn_seconds.append(now - state.started)
         text = self.chat.turn_text(state.tokens)
         action = self.environment.parse(text).action
-        trajectory.turns.append(Turn(state.tokens, state.log_probs, state.raw_log_probs, text, action, None, []))
+        trajectory.turns.append(
+            Turn(state.tokens, state.log_probs, state.raw_log_probs, text, action, None, [])
+        )
         state.tokens, state.log_probs, state.raw_log_probs, state.started = [], [], [], now
         if isinstance(action, Answer):
             trajectory.state, trajectory.answer = SampleState.OK, action.text
@@ -346,11 +441,15 @@ class _Rollout:
             self._close(lane)  # the state stays TRUNCATED
         else:
             images = indexed_images(trajectory.images[0], trajectory.turns)
-            call = self.pool.submit(self._act, action, images, state.pending, self.engine.room(lane))
+            call = self.pool.submit(
+                self._act, action, images, state.pending, self.engine.room(lane)
+            )
             self.calls[call] = lane
 
     def _act(self, action, images, pending: int, room: int) -> tuple[Observation, list[int]]:
-        """On a tool thread: the call, its response's tokens, and the patches of every image in it if it has room."""
+        """On a tool thread: the call, its response's tokens, and the patches of every image in it
+        if it has room.
+        """
         observation = self.environment.execute(action, images)
         shown = [part for part in observation.parts if isinstance(part, ImageRef)]
         failure = next((f for f in map(self.features.unusable, shown) if f), None)
@@ -359,8 +458,13 @@ class _Rollout:
             failure = next((f.message for f in map(self.features.prepare, shown) if f), None)
         if failure:
             self.features.forget(shown)
-            return Observation((f'The tool failed (its image is of no use: {failure}).',), ok=False, kind='tool_error',
-                               latency_s=observation.latency_s, infra_failed=True), []
+            return Observation(
+                (f'The tool failed (its image is of no use: {failure}).',),
+                ok=False,
+                kind='tool_error',
+                latency_s=observation.latency_s,
+                infra_failed=True,
+            ), []
         return observation, tokens
 
     @staticmethod
@@ -369,7 +473,9 @@ class _Rollout:
         return len(tokens) + 1 < room
 
     def _collect(self) -> None:
-        """Takes in the tools' answers; a trajectory whose tools failed, or that has no room for more, ends."""
+        """Takes in the tools' answers; a trajectory whose tools failed, or that has no room for
+        more, ends.
+        """
         for future in [f for f in self.calls if f.done()]:
             lane = self.calls.pop(future)
             state, (observation, tokens) = self.lanes[lane], future.result()
@@ -377,13 +483,16 @@ class _Rollout:
             # A response enters whole or not at all: nothing is ever cut inside an image's tokens.
             if observation.infra_failed:
                 turn.observation, trajectory.state = observation, SampleState.INFRA_FAILED
-                trajectory.failure = ' '.join(part for part in observation.parts if isinstance(part, str))
+                trajectory.failure = ' '.join(
+                    part for part in observation.parts if isinstance(part, str)
+                )
                 self._close(lane)
             elif not self._fits(tokens, self.engine.suffix_capacity):
                 trajectory.state = SampleState.TOO_LONG
                 trajectory.failure = (
-                    f'A response of {observation.kind} of {len(tokens)} tokens can never fit into rollout.suffix_capacity '
-                    f'{self.engine.suffix_capacity}; raise that, lower max_pixels or show less of each result.')
+                    f'A response of {observation.kind} of {len(tokens)} tokens can never fit into rollout.suffix_capacity '  # noqa: E501
+                    f'{self.engine.suffix_capacity}; raise that, lower max_pixels or show less of each result.'
+                )
                 self._close(lane)
             elif not self._fits(tokens, self.engine.room(lane)):
                 self._close(lane)  # the state stays TRUNCATED
@@ -399,12 +508,19 @@ class _Rollout:
         if not self.answers or len(self.answers) < enough and self._decodable():
             return
         lanes = list(self.answers)
-        refs = [[p for p in self.answers[lane][0].parts if isinstance(p, ImageRef)] for lane in lanes]
+        refs = [
+            [p for p in self.answers[lane][0].parts if isinstance(p, ImageRef)] for lane in lanes
+        ]
         table = self.features.table(p for parts in refs for p in parts)
         states = [self.lanes[lane] for lane in lanes]
         positions = self.engine.extend(
-            lanes, [s.pending for s in states], [self.answers[lane][1] for lane in lanes],
-            [[p.sha256 for p in parts] for parts in refs], [s.position for s in states], table)
+            lanes,
+            [s.pending for s in states],
+            [self.answers[lane][1] for lane in lanes],
+            [[p.sha256 for p in parts] for parts in refs],
+            [s.position for s in states],
+            table,
+        )
         for lane, state, position in zip(lanes, states, positions):
             state.position, state.pending = position, self.answers.pop(lane)[1][-1]
 

@@ -20,12 +20,15 @@ class _Group:
 
     trajectories: list[Trajectory] = field(default_factory=list)
     verdicts: list[Future[bool | ToolFailure]] = field(default_factory=list)
-    asked: dict[str, Future[bool | ToolFailure]] = field(default_factory=dict)  # by answer: equal ones are asked once
+    asked: dict[str, Future[bool | ToolFailure]] = field(
+        default_factory=dict
+    )  # by answer: equal ones are asked once
     whole: bool = False
 
 
 class Scoring:
-    """The groups of one engine that wait for verdicts. Used from the engine's thread; `pool` asks the scorer.
+    """The groups of one engine that wait for verdicts. Used from the engine's thread; `pool` asks
+    the scorer.
 
     Args:
         scorer: None leaves rewards and states as they are.
@@ -42,7 +45,9 @@ class Scoring:
         answer = self.scorer.answer(trajectory) if self.scorer else None
         verdict = NO_ANSWER if answer is None else group.asked.get(answer)
         if verdict is None:
-            verdict = group.asked[answer] = self.pool.submit(self.scorer.verdict, trajectory, answer)
+            verdict = group.asked[answer] = self.pool.submit(
+                self.scorer.verdict, trajectory, answer
+            )
         group.trajectories.append(trajectory)
         group.verdicts.append(verdict)
 
@@ -62,7 +67,11 @@ class Scoring:
 
     def finished(self) -> Sequence[int]:
         """Whole groups whose verdicts have come, each told once; their rewards and states are set."""
-        done = [i for i, group in self._groups.items() if group.whole and all(v.done() for v in group.verdicts)]
+        done = [
+            i
+            for i, group in self._groups.items()
+            if group.whole and all(v.done() for v in group.verdicts)
+        ]
         for index in done:
             group = self._groups.pop(index)
             for trajectory, verdict in zip(group.trajectories, group.verdicts):

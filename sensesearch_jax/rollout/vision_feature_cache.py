@@ -1,4 +1,6 @@
-"""Visual features by content hash: every image goes through the frozen tower once, whoever shows it how often."""
+"""Visual features by content hash: every image goes through the frozen tower once, whoever shows it
+how often.
+"""
 
 from __future__ import annotations
 
@@ -32,25 +34,39 @@ Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
 
 class FeatureStore:
-    """Patches are cut on tool threads (`prepare`), features computed in batches on the device (`table`).
+    """Patches are cut on tool threads (`prepare`), features computed in batches on the device
+    (`table`).
 
     Args:
         policy: its tower is used and must stay frozen while the store lives.
         preprocessor: of the policy's directory.
         client: fetches an image by its hash.
-        capacity_bytes: features kept; the least recently wanted go first and are computed again when needed. Where all
-            that a step wants fits, none of it goes before the next step.
+        capacity_bytes: features kept; the least recently wanted go first and are computed again
+            when needed. Where all that a step wants fits, none of it goes before the next step.
         batch: most images in one pass through the tower.
     """
 
-    def __init__(self, policy: Policy, preprocessor: Preprocessor, client: ToolClient, *,
-                 capacity_bytes: int, batch: int):
-        self.sizes, self.preprocessor, self.client, self.batch = policy.sizes.vision, preprocessor, client, batch
+    def __init__(
+        self,
+        policy: Policy,
+        preprocessor: Preprocessor,
+        client: ToolClient,
+        *,
+        capacity_bytes: int,
+        batch: int,
+    ):
+        self.sizes, self.preprocessor, self.client, self.batch = (
+            policy.sizes.vision,
+            preprocessor,
+            client,
+            batch,
+        )
         graph, parameters = nnx.split(policy.vision)
         parameters = local(parameters)
         mesh = mesh_of(parameters)
-        encode = jax.jit(lambda p, images: nnx.merge(graph, p)(*images),
-                         compiler_options=compiler_options(mesh))
+        encode = jax.jit(
+            lambda p, images: nnx.merge(graph, p)(*images), compiler_options=compiler_options(mesh)
+        )
 
         def encoded(images):
             with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard
@@ -65,8 +81,12 @@ class FeatureStore:
         self._bytes, self._capacity = 0, capacity_bytes
         self._seen: set[str] = set()
         self.images_encoded = 0
-        self.encoded_again = 0  # images that went within the step that wanted them, and were encoded again in it
-        self._of_step: dict[str, int] = {}  # images that the step has wanted, and the bytes of their features
+        self.encoded_again = (
+            0  # images that went within the step that wanted them, and were encoded again in it
+        )
+        self._of_step: dict[
+            str, int
+        ] = {}  # images that the step has wanted, and the bytes of their features
         self._encoded_in_step: set[str] = set()
         self._warned = False
 
@@ -94,8 +114,13 @@ class FeatureStore:
         """Compiles the tower for pictures of every size and form that the preprocessor gives."""
         merge, window = self.sizes.merge_size, self.sizes.window_tokens
         most = self.preprocessor.most_tokens
-        longest = math.isqrt(MAX_ASPECT_RATIO * most)  # of a picture one token high, which may have more than that
-        largest = max(window_slots(1, longest, window), *(window_slots(r, most // r, window) for r in range(1, most + 1)))
+        longest = math.isqrt(
+            MAX_ASPECT_RATIO * most
+        )  # of a picture one token high, which may have more than that
+        largest = max(
+            window_slots(1, longest, window),
+            *(window_slots(r, most // r, window) for r in range(1, most + 1)),
+        )
         smallest = np.zeros((merge**2, self.sizes.patch_width), np.float32), (1, merge, merge)
         for slots in sorted({bucket(places, window**2) for places in range(1, largest + 1)}):
             for count in {1, self.batch}:
@@ -110,9 +135,11 @@ class FeatureStore:
         return None
 
     def prepare(self, image: ImageRef) -> ToolFailure | None:
-        """Fetches an image and cuts its patches, unless its features are known; safe to call from threads.
+        """Fetches an image and cuts its patches, unless its features are known; safe to call from
+        threads.
 
-        Those who want an image that another thread is at wait for it: questions about one picture come together.
+        Those who want an image that another thread is at wait for it: questions about one picture
+            come together.
         """
         with self._lock:
             if image.sha256 in self._features:
@@ -138,7 +165,9 @@ class FeatureStore:
                 del self._preparing[image.sha256]
 
     def forget(self, images: Iterable[ImageRef]) -> None:
-        """Frees the patches of images that are not wanted after all; whoever wants one still has it cut again."""
+        """Frees the patches of images that are not wanted after all; whoever wants one still has it
+        cut again.
+        """
         with self._lock:
             for image in images:
                 self._patches.pop(image.sha256, None)
@@ -156,21 +185,28 @@ class FeatureStore:
         return None
 
     def table(self, images: Iterable[ImageRef], ahead: Iterable[ImageRef] = ()) -> ImageTable:
-        """Grids and features of the images, computing what is missing; safe to call from threads, one at a time.
+        """Grids and features of the images, computing what is missing; safe to call from threads,
+        one at a time.
 
         Args:
-            ahead: images that are asked for next, the soonest first: they fill the places that a pass through the
-                tower has left.
+            ahead: images that are asked for next, the soonest first: they fill the places that a
+                pass through the tower has left.
+
         Raises:
             ValueError: an image is gone and cannot be fetched again.
         """
         refs = {image.sha256: image for image in images}
         with self._computing:
-            return self._table(refs, {image.sha256: image for image in ahead if image.sha256 not in refs})
+            return self._table(
+                refs, {image.sha256: image for image in ahead if image.sha256 not in refs}
+            )
 
     def _table(self, refs: dict[str, ImageRef], ahead: dict[str, ImageRef]) -> ImageTable:
         with self._lock:
-            unknown = lambda found: [image for name, image in found.items() if name not in self._features]
+
+            def unknown(found):
+                return [image for name, image in found.items() if name not in self._features]
+
             missing, later = unknown(refs), unknown(ahead)
         passes = self._passes(missing, later) if missing else []
         for image in itertools.chain(*passes):
@@ -195,19 +231,31 @@ class FeatureStore:
         """Says once that the store is too small."""
         if self.encoded_again and not self._warned:
             self._warned = True
-            gib = lambda count: f'{count / (1 << 30):.3g}'
-            print(f'sensesearch_jax: rollout.feature_cache_gib {gib(self._capacity)} is too little for the pictures of one '
-                  f'step, {gib(self.step_bytes)} GiB of features so far: some go through the vision tower again. Set it to '
-                  'more.', file=sys.stderr)
+
+            def gib(count):
+                return f'{count / (1 << 30):.3g}'
+
+            print(
+                f'sensesearch_jax: rollout.feature_cache_gib {gib(self._capacity)} is too little for the pictures of one '  # noqa: E501
+                f'step, {gib(self.step_bytes)} GiB of features so far: some go through the vision tower again. Set it to '  # noqa: E501
+                'more.',
+                file=sys.stderr,
+            )
 
     def clear(self) -> None:
-        """Forgets all features, as after a change of the tower; they are computed again when asked for."""
+        """Forgets all features, as after a change of the tower; they are computed again when asked
+        for.
+        """
         with self._lock:
             self._features.clear()
             self._bytes = 0
 
-    def _passes(self, missing: Sequence[ImageRef], later: Sequence[ImageRef]) -> list[list[ImageRef]]:
-        """The missing images in passes through the tower, those of like size together, and later ones beside them."""
+    def _passes(
+        self, missing: Sequence[ImageRef], later: Sequence[ImageRef]
+    ) -> list[list[ImageRef]]:
+        """The missing images in passes through the tower, those of like size together, and later
+        ones beside them.
+        """
         passes: list[list[ImageRef]] = []
         waiting: dict[int, list[ImageRef]] = {}
         for image in later:
@@ -216,7 +264,7 @@ class FeatureStore:
             group = list(group)
             room = -len(group) % self.batch if len(group) > 1 else 0
             group += waiting.get(slots, [])[:room]
-            passes += [group[i:i + self.batch] for i in range(0, len(group), self.batch)]
+            passes += [group[i : i + self.batch] for i in range(0, len(group), self.batch)]
         return passes
 
     def _slots(self, image: ImageRef) -> int:
@@ -233,7 +281,9 @@ class FeatureStore:
         patches = [self._patches[name] for name in names]
         # A picture that says it is turned has other sides than its reference.
         slots = max(self._padded(grid) for _, grid in patches)
-        batch = batch_images(patches, self.sizes, slots=slots, count=1 if len(names) == 1 else self.batch)
+        batch = batch_images(
+            patches, self.sizes, slots=slots, count=1 if len(names) == 1 else self.batch
+        )
         out = np.asarray(self._encode(batch[:4]))
         with self._lock:
             for name, values, count in zip(names, out, batch.counts):

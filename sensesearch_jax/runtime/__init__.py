@@ -1,1 +1,3 @@
-"""Runtime: what a long run needs around its arithmetic, the working directory, checkpoints, metrics."""
+"""Runtime: what a long run needs around its arithmetic, the working directory, checkpoints,
+metrics.
+"""

@@ -13,22 +13,27 @@ from jax.sharding import Mesh
 from sensesearch_jax.errors import UserError
 
 NO_CACHE = 'none'
-MIN_SECONDS = 0.2  # of compilation, from which a program is kept: what is quicker is made as soon as read
+MIN_SECONDS = (
+    0.2  # of compilation, from which a program is kept: what is quicker is made as soon as read
+)
 LEVEL = 'xla_backend_optimization_level'
 
 
 def keep_programs(folder: str, default: Path) -> None:
-    """Keeps compiled programs on disk, in jax's persistent compilation cache, and takes from there what is kept already.
+    """Keeps compiled programs on disk, in jax's persistent compilation cache, and takes from there
+    what is kept already.
 
-    jax's own environment variables stand (JAX_COMPILATION_CACHE_DIR, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
+    jax's own environment variables stand (JAX_COMPILATION_CACHE_DIR,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
 
     Args:
-        folder: of the cache, made if absent; '' is what the environment says, else `default`, and 'none' keeps nothing.
-            Runs and hosts may share it; of several processes the first alone writes. Who can write there can run code
-            here.
+        folder: of the cache, made if absent; '' is what the environment says, else `default`, and
+            'none' keeps nothing. Runs and hosts may share it; of several processes the first alone
+            writes. Who can write there can run code here.
 
     Raises:
-        UserError: `folder` cannot be made. Without `default` a run only takes longer, and a warning says so.
+        UserError: `folder` cannot be made. Without `default` a run only takes longer, and a warning
+            says so.
     """
     if folder == NO_CACHE:
         jax.config.update('jax_enable_compilation_cache', False)
@@ -43,7 +48,9 @@ def keep_programs(folder: str, default: Path) -> None:
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
             said = f'The compilation cache {path} cannot be made: {error}'
             if folder:
-                raise UserError(f"{said}; give another folder by --config.compilation_cache=DIR, or '{NO_CACHE}'.") from None
+                raise UserError(
+                    f"{said}; give another folder by --config.compilation_cache=DIR, or '{NO_CACHE}'."
+                ) from None
             warnings.warn(f'{said}; every start compiles anew.')
             return
     jax.config.update('jax_compilation_cache_dir', str(path))
@@ -57,11 +64,13 @@ def users_cache() -> Path:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
-    """For `jax.jit(compiler_options=…)`, of programs that are large and run for minutes rather than days.
+    """For `jax.jit(compiler_options=…)`, of programs that are large and run for minutes rather than
+    days.
 
-    On a CPU, LLVM's first level of optimisation: matrix products come from libraries and loops leave XLA in vectors
-    already, so programs ran as fast as with its third, which took half as long again to compile. A level that XLA_FLAGS
-    gives stands.
+    On a CPU, LLVM's first level of optimisation: matrix products come from libraries and loops
+        leave XLA in vectors
+    already, so programs ran as fast as with its third, which took half as long again to compile. A
+    level that XLA_FLAGS gives stands.
 
     Args:
         mesh: the devices that are compiled for.

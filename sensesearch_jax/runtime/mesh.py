@@ -1,7 +1,8 @@
 """The device mesh, and the one table that says how logical axes lie on it.
 
-Parameters name their axes where they are declared (model/parameters.py), batches and activations where they are
-used; nothing else in the project names a mesh axis but attention and the output head, which run per shard.
+Parameters name their axes where they are declared (model/parameters.py), batches and activations
+where they are used; nothing else in the project names a mesh axis but attention and the output
+head, which run per shard.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from sensesearch_jax.errors import UserError
 
 AXES = ('data', 'fsdp', 'tensor')
-ROWS = ('data', 'fsdp')  # a batch is cut over both: 'fsdp' is data parallelism that also cuts the parameters
+ROWS = (
+    'data',
+    'fsdp',
+)  # a batch is cut over both: 'fsdp' is data parallelism that also cuts the parameters
 
 RULES = {
     'rows': ROWS,
@@ -34,20 +38,26 @@ RULES = {
 }
 
 
-def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh of data × fsdp × tensor.
 
     Args:
         sizes: devices along each axis, 1 where not given; -1, once, takes what the others leave.
-        devices: all of the program's by default. Fewer than these are used only in a program of one process.
+        devices: all of the program's by default. Fewer than these are used only in a program of one
+            process.
 
     Raises:
-        UserError: an unknown axis, sizes that do not fit the devices, or a tensor axis across processes.
+        UserError: an unknown axis, sizes that do not fit the devices, or a tensor axis across
+            processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = dict(sizes or {})
     if unknown := given.keys() - set(AXES):
-        raise UserError(f'mesh.{min(unknown)} is no axis of the mesh; choose from {", ".join(AXES)}.')
+        raise UserError(
+            f'mesh.{min(unknown)} is no axis of the mesh; choose from {", ".join(AXES)}.'
+        )
     shape = [int(given.get(axis, 1)) for axis in AXES]
     shown = ' × '.join(f'{axis} {size}' for axis, size in zip(AXES, shape))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
@@ -55,28 +65,45 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Devi
     if -1 in shape:
         shape[shape.index(-1)] = max(1, len(devices) // -math.prod(shape))
     count = math.prod(shape)
-    if count > len(devices) or len(devices) % count or (count < len(devices) and jax.process_count() > 1):
-        raise UserError(f'The mesh {shown} does not fit {len(devices)} devices; change the config\'s mesh.')
+    if (
+        count > len(devices)
+        or len(devices) % count
+        or (count < len(devices) and jax.process_count() > 1)
+    ):
+        raise UserError(
+            f"The mesh {shown} does not fit {len(devices)} devices; change the config's mesh."
+        )
     if jax.local_device_count() % shape[2] and jax.process_count() > 1:
-        raise UserError(f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
-                         'of a process, but a row of a batch must lie within one; choose one that does.')
+        raise UserError(
+            f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
+            'of a process, but a row of a batch must lie within one; choose one that does.'
+        )
     # By process, so that the innermost axis stays on one host, whose links are the fastest.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
     return Mesh(np.array(ordered).reshape(shape), AXES, (AxisType.Auto,) * len(AXES))
 
 
-def spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How an array with these logical axes is cut; a dimension that its devices do not divide stays whole."""
+def spec(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+    """How an array with these logical axes is cut; a dimension that its devices do not divide stays
+    whole.
+    """
     parts = []
     for axis, size in zip(axes, shape, strict=True):
         names = RULES[axis] if axis is not None else None
-        count = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
+        count = math.prod(
+            mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ())
+        )
         parts.append(names if count > 1 and size % count == 0 else None)
     return PartitionSpec(*parts)
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The sharding of every leaf: parameters, their gradients and moments by their axes, anything else whole."""
+    """The sharding of every leaf: parameters, their gradients and moments by their axes, anything
+    else whole.
+    """
+
     def one(leaf):
         if isinstance(leaf, nnx.Variable):
             return leaf.replace(NamedSharding(mesh, spec(leaf.axes, leaf.shape, mesh)))
@@ -88,41 +115,58 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def mesh_of(parameters: Any) -> Mesh:
     """The mesh that parameters lie on; the first device alone where they know of none."""
     place = jax.tree.leaves(parameters)[0].sharding
-    return place.mesh if isinstance(place, NamedSharding) else make_mesh(devices=jax.local_devices()[:1])
+    return (
+        place.mesh
+        if isinstance(place, NamedSharding)
+        else make_mesh(devices=jax.local_devices()[:1])
+    )
 
 
 def is_abstract(tree: Any) -> bool:
-    """Whether a tree holds shapes where arrays could be: what programs are compiled from and cannot be run on."""
+    """Whether a tree holds shapes where arrays could be: what programs are compiled from and cannot
+    be run on.
+    """
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def local(tree: Any) -> Any:
-    """The tree on this process's own devices, cut over them: what is computed without the other processes.
+    """The tree on this process's own devices, cut over them: what is computed without the other
+    processes.
 
-    In a program of one process every device is its own and nothing moves. Else each array is put together from the
-    parts that other processes hold, by one program of all processes and no server in between.
+    In a program of one process every device is its own and nothing moves. Else each array is put
+    together from the parts that other processes hold, by one program of all processes and no server
+    in between.
     """
     if jax.process_count() == 1:
         return tree
     count, devices = jax.local_device_count(), jax.local_devices()
-    everywhere = Mesh(np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
-                      ('processes', 'devices'))
+    everywhere = Mesh(
+        np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
+        ('processes', 'devices'),
+    )
     here = Mesh(np.array(devices).reshape(1, count, 1), AXES, (AxisType.Auto,) * len(AXES))
 
     def one(x):
-        # Over the longest axis that the devices divide, as every device has the same share of memory.
+        # Over the longest axis that the devices divide, as every device has the same share of
+        # memory.
         sizes = [size if size % count == 0 else 0 for size in x.shape]
         axis = int(np.argmax(sizes)) if any(sizes) else None
-        cut = lambda name: PartitionSpec(*(name if i == axis else None for i in range(x.ndim)))
+
+        def cut(name):
+            return PartitionSpec(*(name if i == axis else None for i in range(x.ndim)))
+
         spread = jax.device_put(x, NamedSharding(everywhere, cut('devices')))
         parts = [shard.data for shard in spread.addressable_shards]
-        return jax.make_array_from_single_device_arrays(x.shape, NamedSharding(here, cut('fsdp')), parts)
+        return jax.make_array_from_single_device_arrays(
+            x.shape, NamedSharding(here, cut('fsdp')), parts
+        )
 
     return jax.tree.map(one, tree)
 
 
 def replica(parameters: Any, mesh: Mesh) -> Any:
-    """Parameters that are trained on `mesh` as this process samples with them: cut by the rules over its own devices.
+    """Parameters that are trained on `mesh` as this process samples with them: cut by the rules
+    over its own devices.
 
     They have a tensor axis as long as the mesh's. In a program of one process nothing moves.
     """
@@ -147,12 +191,16 @@ def current() -> AbstractMesh | None:
 
 
 def platform() -> str:
-    """What the current program is compiled for ('cpu', 'tpu', 'gpu'): not always the machine that compiles it."""
+    """What the current program is compiled for ('cpu', 'tpu', 'gpu'): not always the machine that
+    compiles it.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """Holds an activation to its place on the current mesh, so that the compiler moves weights and not activations."""
+    """Holds an activation to its place on the current mesh, so that the compiler moves weights and
+    not activations.
+    """
     mesh = current()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))

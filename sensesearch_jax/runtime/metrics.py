@@ -1,8 +1,8 @@
 """Metrics of a run as JSON lines, readable while the run goes on and after it was killed.
 
-A line is ``{"step": 12, "stage": "rl", "time": 1767225600.0, "values": {"loss": 0.1}}``: the step within its
-stage, the stage's name, seconds since 1970, and the values. Numbers that are not finite are null, because
-JSON has no NaN.
+A line is ``{"step": 12, "stage": "rl", "time": 1767225600.0, "values": {"loss": 0.1}}``: the step
+within its stage, the stage's name, seconds since 1970, and the values. Numbers that are not finite
+are null, because JSON has no NaN.
 """
 
 import json
@@ -24,19 +24,22 @@ Record = dict[str, Any]
 
 
 class MetricWriter:
-    """Appends metrics to a file; a line is with the system before `write` returns, so a kill loses none.
+    """Appends metrics to a file; a line is with the system before `write` returns, so a kill loses
+    none.
 
-    Opening a file that a killed process left with half a last line cuts that half off. Usable from several
-    threads.
+    Opening a file that a killed process left with half a last line cuts that half off. Usable from
+    several threads.
     """
 
-    def __init__(self, path: str | os.PathLike[str], sinks: Sequence[Callable[[Record], None]] = ()):
+    def __init__(
+        self, path: str | os.PathLike[str], sinks: Sequence[Callable[[Record], None]] = ()
+    ):
         """Opens the file, making it if needed.
 
         Args:
           path: the metrics file, such as ``workdir / 'metrics.jsonl'``.
-          sinks: functions that get each record too; a logger of any kind is one line of glue. What a sink
-            raises is not caught.
+          sinks: functions that get each record too; a logger of any kind is one line of glue. What
+            a sink raises is not caught.
 
         Raises:
           ValueError: the file holds a damaged line before its last one.
@@ -50,7 +53,7 @@ class MetricWriter:
             _parse(whole, self.path)
             if len(whole) < len(text):
                 atomic_write(self.path, whole)
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, 'ab')
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -64,12 +67,12 @@ class MetricWriter:
           ValueError: a value is none of these; nothing is written.
         """
         record = {
-            "step": int(step),
-            "stage": stage,
-            "time": time.time(),
-            "values": {name: _plain(name, value) for name, value in values.items()},
+            'step': int(step),
+            'stage': stage,
+            'time': time.time(),
+            'values': {name: _plain(name, value) for name, value in values.items()},
         }
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        line = (json.dumps(record, allow_nan=False) + '\n').encode()
         with self._lock:
             self._file.write(line)
             self._file.flush()
@@ -89,10 +92,12 @@ class MetricWriter:
         with self._lock:
             self._file.close()
             records = read_metrics(self.path)
-            kept = [r for r in records if r["stage"] != stage or r["step"] <= step]
+            kept = [r for r in records if r['stage'] != stage or r['step'] <= step]
             if len(kept) < len(records):
-                atomic_write(self.path, "".join(json.dumps(_no_nan(r), allow_nan=False) + "\n" for r in kept))
-            self._file = open(self.path, "ab")
+                atomic_write(
+                    self.path, ''.join(json.dumps(_no_nan(r), allow_nan=False) + '\n' for r in kept)
+                )
+            self._file = open(self.path, 'ab')
         return len(records) - len(kept)
 
     def close(self) -> None:
@@ -103,7 +108,10 @@ class MetricWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -116,8 +124,8 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
       stage: name of the stage whose lines are wanted; None for all.
 
     Returns:
-      Records with the keys step, stage, time and values, in the order written; null among the values becomes
-      NaN. A last line without its end is left out.
+      Records with the keys step, stage, time and values, in the order written; null among the
+      values becomes NaN. A last line without its end is left out.
 
     Raises:
       ValueError: a line before the last one is damaged.
@@ -127,7 +135,7 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
         return []
     text = path.read_bytes()
     records = _parse(text[: _whole_length(text)], path)
-    return [record for record in records if stage is None or record["stage"] == stage]
+    return [record for record in records if stage is None or record['stage'] == stage]
 
 
 def averages(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -139,12 +147,14 @@ def averages(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
 
 
 def memory_use() -> dict[str, float]:
-    """This process's memory in MiB: `memory_peak_mib`, and `memory_mib` (resident now) where /proc tells."""
+    """This process's memory in MiB: `memory_peak_mib`, and `memory_mib` (resident now) where /proc
+    tells.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    use = {"memory_peak_mib": peak / (1024**2 if sys.platform == "darwin" else 1024)}
+    use = {'memory_peak_mib': peak / (1024**2 if sys.platform == 'darwin' else 1024)}
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        use["memory_mib"] = pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
+        pages = int(Path('/proc/self/statm').read_text().split()[1])
+        use['memory_mib'] = pages * os.sysconf('SC_PAGE_SIZE') / 1024**2
     except OSError:
         pass
     return use
@@ -155,23 +165,25 @@ def _plain(name: str, value: Any) -> float | int | str | bool | None:
     if isinstance(value, (str, bool)):
         return value
     try:
-        number = value.item() if hasattr(value, "item") else value
+        number = value.item() if hasattr(value, 'item') else value
         if not isinstance(number, (int, float, bool)):
             raise TypeError
     except (TypeError, ValueError):
-        raise ValueError(f"Metric {name} must be a number or a string, got {value!r}.") from None
+        raise ValueError(f'Metric {name} must be a number or a string, got {value!r}.') from None
     return number if math.isfinite(number) else None
 
 
 def _no_nan(record: Record) -> Record:
-    return record | {"values": {name: _plain(name, value) for name, value in record["values"].items()}}
+    return record | {
+        'values': {name: _plain(name, value) for name, value in record['values'].items()}
+    }
 
 
 def _whole_length(text: bytes) -> int:
     """Length of the text up to the end of its last whole line."""
-    end = text.rfind(b"\n") + 1
+    end = text.rfind(b'\n') + 1
     # After a power cut the last line may have its end but not its middle.
-    start = text.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    start = text.rfind(b'\n', 0, max(end - 1, 0)) + 1
     return end if end == 0 or _record(text[start:end]) is not None else start
 
 
@@ -180,9 +192,11 @@ def _parse(text: bytes, path: Path) -> list[Record]:
     for number, line in enumerate(text.splitlines(), 1):
         record = _record(line)
         if record is None:
-            raise UserError(f"{path} is damaged in line {number}: remove that line to go on.")
-        values = {name: math.nan if value is None else value for name, value in record["values"].items()}
-        records.append(record | {"values": values})
+            raise UserError(f'{path} is damaged in line {number}: remove that line to go on.')
+        values = {
+            name: math.nan if value is None else value for name, value in record['values'].items()
+        }
+        records.append(record | {'values': values})
     return records
 
 
@@ -192,5 +206,7 @@ def _record(line: bytes) -> Record | None:
     except ValueError:
         return None
     return (
-        record if isinstance(record, dict) and record.keys() >= {"step", "stage", "time", "values"} else None
+        record
+        if isinstance(record, dict) and record.keys() >= {'step', 'stage', 'time', 'values'}
+        else None
     )

@@ -1,7 +1,8 @@
-"""Programs of several processes: their start, what they agree on before a step, and who speaks for all.
+"""Programs of several processes: their start, what they agree on before a step, and who speaks for
+all.
 
-Rollouts are local to a process, training is one program of all of them. So before a training step the processes
-agree on its shapes; nothing else of a rollout has to be the same.
+Rollouts are local to a process, training is one program of all of them. So before a training step
+the processes agree on its shapes; nothing else of a rollout has to be the same.
 """
 
 from __future__ import annotations
@@ -22,19 +23,28 @@ T = TypeVar('T')
 
 
 def start() -> None:
-    """Joins the other processes of a multi-host run by jax's own means, before anything else uses jax.
+    """Joins the other processes of a multi-host run by jax's own means, before anything else uses
+    jax.
 
-    On TPU pods, GKE, SLURM and under MPI jax finds the others by itself; elsewhere JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are (docs/multi_host.md).
+    On TPU pods, GKE, SLURM and under MPI jax finds the others by itself; elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are
+    (docs/multi_host.md).
 
     Raises:
         UserError: nothing says where the other processes are, or they cannot be reached.
     """
-    number = lambda name: int(os.environ[name]) if name in os.environ else None
+
+    def number(name):
+        return int(os.environ[name]) if name in os.environ else None
+
     try:
-        jax.distributed.initialize(num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID'))
+        jax.distributed.initialize(
+            num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID')
+        )
     except (ValueError, RuntimeError) as error:
-        raise UserError(f'The other processes of this run cannot be joined, see docs/multi_host.md: {error}') from None
+        raise UserError(
+            f'The other processes of this run cannot be joined, see docs/multi_host.md: {error}'
+        ) from None
 
 
 def speaks() -> bool:
@@ -43,9 +53,11 @@ def speaks() -> bool:
 
 
 def own_folder(path: str | os.PathLike[str]) -> Path:
-    """This process's working directory: the one given for the first, and one beside it for each other.
+    """This process's working directory: the one given for the first, and one beside it for each
+    other.
 
-    Metrics, locks and the pictures of a tool server are a process's own; policies and checkpoints are not.
+    Metrics, locks and the pictures of a tool server are a process's own; policies and checkpoints
+    are not.
     """
     path = Path(path)
     return path if speaks() else path.with_name(f'{path.name}-process-{jax.process_index()}')
@@ -53,7 +65,11 @@ def own_folder(path: str | os.PathLike[str]) -> Path:
 
 def shared_folder(path: Path) -> Path:
     """The first process's working directory, given this process's own."""
-    return path if speaks() else path.with_name(path.name.removesuffix(f'-process-{jax.process_index()}'))
+    return (
+        path
+        if speaks()
+        else path.with_name(path.name.removesuffix(f'-process-{jax.process_index()}'))
+    )
 
 
 def agreed(value: bool) -> bool:
@@ -74,25 +90,32 @@ def share_of(count: int, field: str) -> int:
     """
     each, left = divmod(count, jax.process_count())
     if left:
-        raise UserError(f'{field} {count} cannot be dealt to {jax.process_count()} processes; make it a multiple of that.')
+        raise UserError(
+            f'{field} {count} cannot be dealt to {jax.process_count()} processes; make it a multiple of that.'
+        )
     return each
 
 
 def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
     """This process's part of `count` rows, of which the last may be missing; see `share_of`."""
     each = share_of(count, field)
-    return rows[jax.process_index() * each:(jax.process_index() + 1) * each]
+    return rows[jax.process_index() * each : (jax.process_index() + 1) * each]
 
 
 def dealt(items: Sequence[T]) -> list[T]:
-    """This process's part of items that are worked on one by one, as many as they are: dealt out in turn."""
-    return list(items[jax.process_index()::jax.process_count()])
+    """This process's part of items that are worked on one by one, as many as they are: dealt out in
+    turn.
+    """
+    return list(items[jax.process_index() :: jax.process_count()])
 
 
 def folders(path: Path) -> list[Path]:
     """The working directories of all processes, in their order, given this process's own."""
     first = shared_folder(path)
-    return [first, *(first.with_name(f'{first.name}-process-{i}') for i in range(1, jax.process_count()))]
+    return [
+        first,
+        *(first.with_name(f'{first.name}-process-{i}') for i in range(1, jax.process_count())),
+    ]
 
 
 def wait() -> None:
@@ -102,8 +125,14 @@ def wait() -> None:
 
 
 def everyone(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, in their order; each has as many, of one shape and at most 32 bits a number."""
-    return rows if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+    """The rows of all processes, in their order; each has as many, of one shape and at most 32 bits
+    a number.
+    """
+    return (
+        rows
+        if jax.process_count() == 1
+        else np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+    )
 
 
 def own(rows: np.ndarray) -> np.ndarray:
@@ -119,8 +148,8 @@ def largest(value: int) -> int:
 def together(batch: Any) -> Any:
     """A batch padded to the longest of all processes, so that their rows make one batch.
 
-    Shapes come from few buckets; the largest of several processes' is one of them. Padding is invalid everywhere:
-    zeros, and −1 where an index names a feature.
+    Shapes come from few buckets; the largest of several processes' is one of them. Padding is
+    invalid everywhere: zeros, and −1 where an index names a feature.
     """
     if jax.process_count() == 1:
         return batch
@@ -131,7 +160,9 @@ def together(batch: Any) -> Any:
     padded = {}
     for (name, x), shape in zip(arrays.items(), np.split(longest, cuts), strict=True):
         fill = -1 if name in ('prompt_features', 'feature_index') else 0
-        padded[name] = np.pad(x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill)
+        padded[name] = np.pad(
+            x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill
+        )
     if batch.packing is not None:  # places among suffixes that are longer now
         padded['packing'] = batch.packing.of(padded['valid'], largest(batch.packing.index.shape[1]))
     return batch._replace(**padded)
@@ -153,8 +184,10 @@ def texts(text: str) -> list[str]:
     data = np.frombuffer(text.encode(), np.uint8)
     lengths = everyone(np.array([len(data)]))
     padded = np.zeros((1, int(lengths.max())), np.uint8)
-    padded[0, :len(data)] = data
-    return [bytes(row[:length]).decode() for row, length in zip(everyone(padded), lengths, strict=True)]
+    padded[0, : len(data)] = data
+    return [
+        bytes(row[:length]).decode() for row, length in zip(everyone(padded), lengths, strict=True)
+    ]
 
 
 def total(*counts: float) -> list[float]:

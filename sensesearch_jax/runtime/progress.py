@@ -1,4 +1,6 @@
-"""Progress of a loop: a bar with the time left on a terminal, plain lines from time to time in a log file."""
+"""Progress of a loop: a bar with the time left on a terminal, plain lines from time to time in a
+log file.
+"""
 
 import sys
 import time
@@ -8,14 +10,14 @@ from typing import Any, Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
+T = TypeVar('T')
 
 
 class Progress:
     """Shows how far a loop is, how long it will still take, and a few metrics.
 
-    On a terminal this is tqdm's bar. Elsewhere (CI, nohup) a bar would fill the log with carriage returns, so
-    a plain line is printed every `interval_s` seconds instead, and one at the end:
+    On a terminal this is tqdm's bar. Elsewhere (CI, nohup) a bar would fill the log with carriage
+    returns, so a plain line is printed every `interval_s` seconds instead, and one at the end:
 
         rl: 12/100 [01:10<08:33, 5.8s/step] reward=0.61
 
@@ -28,7 +30,7 @@ class Progress:
         total: int | None = None,
         *,
         initial: int = 0,
-        unit: str = "step",
+        unit: str = 'step',
         interval_s: float = 15.0,
         file: TextIO | None = None,
     ):
@@ -53,7 +55,12 @@ class Progress:
         self._bar = None
         if self._file.isatty():
             self._bar = tqdm(
-                desc=description, total=total, initial=initial, unit=unit, file=self._file, dynamic_ncols=True
+                desc=description,
+                total=total,
+                initial=initial,
+                unit=unit,
+                file=self._file,
+                dynamic_ncols=True,
             )
 
     def update(self, steps: int = 1, **metrics: float | str) -> None:
@@ -98,7 +105,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -111,11 +121,12 @@ class Progress:
             prefix=self._description,
             unit=self._unit,
             initial=self._initial,
-            postfix=", ".join(f"{name}={_short(value)}" for name, value in self._metrics.items()) or None,
-            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+            postfix=', '.join(f'{name}={_short(value)}' for name, value in self._metrics.items())
+            or None,
+            bar_format='{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]',
         )
         print(line, file=self._file, flush=True)
 
 
 def _short(value: float | int | str) -> str:
-    return str(value) if isinstance(value, (str, int)) else f"{value:.3g}"
+    return str(value) if isinstance(value, (str, int)) else f'{value:.3g}'

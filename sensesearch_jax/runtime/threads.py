@@ -1,4 +1,6 @@
-"""Compiled programs run side by side, from several threads: one alone does not fill the cores of a CPU."""
+"""Compiled programs run side by side, from several threads: one alone does not fill the cores of a
+CPU.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ In, Out, Sum = TypeVar('In'), TypeVar('Out'), TypeVar('Sum')
 
 
 class SharedProgram:
-    """A function of `jax.jit` for several threads: what one of them compiles, the others wait for and then have."""
+    """A function of `jax.jit` for several threads: what one of them compiles, the others wait for
+    and then have.
+    """
 
     def __init__(self, program: Callable):
         self.program = program
@@ -22,6 +26,7 @@ class SharedProgram:
         self._compiling = threading.Lock()
 
     def __call__(self, *operands: Any) -> Any:
+        """The program's results."""
         form = tuple(map(_form, jax.tree.leaves(operands)))
         if form in self._known:
             return self.program(*operands)
@@ -32,17 +37,27 @@ class SharedProgram:
 
 
 def _form(operand: Any) -> Any:
-    """What of an operand a program is compiled for: a number of Python's may be a static argument, and counts as it is."""
-    return operand if isinstance(operand, int) else (np.shape(operand), getattr(operand, 'dtype', type(operand)))
+    """What of an operand a program is compiled for: a number of Python's may be a static argument,
+    and counts as it is.
+    """
+    return (
+        operand
+        if isinstance(operand, int)
+        else (np.shape(operand), getattr(operand, 'dtype', type(operand)))
+    )
 
 
-def side_by_side(f: Callable[[In], Out], items: Iterable[In], threads: int,
-                 stop: Callable[[], None] = lambda: None) -> list[Out]:
+def side_by_side(
+    f: Callable[[In], Out],
+    items: Iterable[In],
+    threads: int,
+    stop: Callable[[], None] = lambda: None,
+) -> list[Out]:
     """`f` of each item, in the items' order, at most `threads` at a time.
 
     Args:
-        stop: called when one of them fails or the caller is interrupted: makes the others end soon. The error is raised
-            after that.
+        stop: called when one of them fails or the caller is interrupted: makes the others end soon.
+            The error is raised after that.
     """
     if threads == 1:
         return [f(item) for item in items]
@@ -59,11 +74,14 @@ def side_by_side(f: Callable[[In], Out], items: Iterable[In], threads: int,
         return [call.result() for call in calls]
 
 
-def sum_side_by_side(f: Callable[[In], Out], items: Iterable[In], add: Callable[[Sum | None, Out], Sum],
-                     threads: int) -> Sum | None:
-    """`f` of each item, at most `threads` at a time, added up in the items' order; None of no items.
+def sum_side_by_side(
+    f: Callable[[In], Out], items: Iterable[In], add: Callable[[Sum | None, Out], Sum], threads: int
+) -> Sum | None:
+    """`f` of each item, at most `threads` at a time, added up in the items' order; None of no
+    items.
 
-    Beside the sum there is at most one result for each thread: who is done early waits for its turn. An item is taken
+    Beside the sum there is at most one result for each thread: who is done early waits for its
+        turn. An item is taken
     when a thread is free for it, one at a time.
 
     Args:

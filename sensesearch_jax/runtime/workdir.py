@@ -1,8 +1,9 @@
-"""The working directory of a run: whose it is, which stages are done, and files that a kill cannot tear.
+"""The working directory of a run: whose it is, which stages are done, and files that a kill cannot
+tear.
 
-A run may be killed at any moment and started again in the same directory. So each file is either the old one
-or the new one, a stage is done when its marker says so and not before, and two processes never work in one
-directory. POSIX only (advisory locks).
+A run may be killed at any moment and started again in the same directory. So each file is either
+the old one or the new one, a stage is done when its marker says so and not before, and two
+processes never work in one directory. POSIX only (advisory locks).
 """
 
 import fcntl
@@ -24,13 +25,15 @@ BEAT_S, STALE_S = 60.0, 600.0
 """How often a run shows that it is alive, and after how long without a sign one of another host counts as gone."""
 
 _held: dict[Path, threading.Event] = {}
-"""Directories this process has open, with what ends their heartbeat: a file cannot tell a second opening here from our dead predecessor."""
+"""Directories this process has open, with what ends their heartbeat: a file cannot tell a second opening here from our dead predecessor."""  # noqa: E501
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes a file so that whoever reads it, even after a crash, sees the old content or all of the new.
+    """Writes a file so that whoever reads it, even after a crash, sees the old content or all of
+    the new.
 
-    The data reach the disk under a temporary name beside the target, which then takes the target's place.
+    The data reach the disk under a temporary name beside the target, which then takes the target's
+    place.
 
     Args:
       path: file to write; its directory must exist.
@@ -41,9 +44,9 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """
     path = Path(path)
     # Two threads, or a process and its killed predecessor, must not share a temporary file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.{get_ident()}.tmp')
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, 'wb') as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -60,7 +63,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 class Workdir:
-    """An open working directory, made by `Workdir.open` and released by `close` or the end of a `with`.
+    """An open working directory, made by `Workdir.open` and released by `close` or the end of a
+    `with`.
 
     Attributes:
       path: the directory.
@@ -77,22 +81,23 @@ class Workdir:
         path: str | os.PathLike[str],
         config: Mapping[str, Any],
         *,
-        ignore: Collection[str] = ("workdir",),
+        ignore: Collection[str] = ('workdir',),
     ) -> Self:
         """Starts a run in a new or empty directory, or goes on with the run that was started there.
 
         Args:
           path: the directory; made, with its parents, if it does not exist.
-          config: the run's settings, values that JSON can hold (an ml_collections ConfigDict will do).
-          ignore: dotted names of fields that may differ when a run goes on, because they do not change its
-            result (where it logs, say); a name covers all fields below it.
+          config: the run's settings, values that JSON can hold (an ml_collections ConfigDict will
+              do).
+          ignore: dotted names of fields that may differ when a run goes on, because they do not
+            change its result (where it logs, say); a name covers all fields below it.
 
         Returns:
           The open directory, locked against other processes.
 
         Raises:
-          UserError: another process is using the directory, it belongs to a run with other settings, it
-            holds files but no run, or it cannot be made or written.
+          UserError: another process is using the directory, it belongs to a run with other
+            settings, it holds files but no run, or it cannot be made or written.
         """
         path = Path(path).resolve()
         try:
@@ -100,7 +105,7 @@ class Workdir:
             _refuse_strangers(path)
             _lock(path)
         except OSError as error:
-            raise UserError(f"The workdir {path} cannot be used: {error.strerror}.") from None
+            raise UserError(f'The workdir {path} cannot be used: {error.strerror}.') from None
         try:
             return cls(path, _settle_config(path, config, ignore))
         except BaseException:
@@ -115,7 +120,10 @@ class Workdir:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -140,8 +148,8 @@ class Workdir:
         """
         marker = self._marker(name)
         marker.parent.mkdir(exist_ok=True)
-        content = {"stage": name, "finished": time.time(), "result": dict(result or {})}
-        atomic_write(marker, _json(content, f"The result of stage {name}"))
+        content = {'stage': name, 'finished': time.time(), 'result': dict(result or {})}
+        atomic_write(marker, _json(content, f'The result of stage {name}'))
 
     def stage_result(self, name: str) -> dict[str, Any]:
         """The result that `mark_done` was given.
@@ -150,39 +158,43 @@ class Workdir:
           KeyError: the stage is not done.
         """
         if not self.stage_done(name):
-            raise KeyError(f"Stage {name} is not done in {self.path}.")
-        return json.loads(self._marker(name).read_text())["result"]
+            raise KeyError(f'Stage {name} is not done in {self.path}.')
+        return json.loads(self._marker(name).read_text())['result']
 
     def _marker(self, name: str) -> Path:
-        if not name or not all(c.isalnum() or c in "-_" for c in name):
-            raise ValueError(f"A stage's name is made of letters, digits, '-' and '_', got {name!r}.")
-        return self.path / "stages" / f"{name}.json"
+        if not name or not all(c.isalnum() or c in '-_' for c in name):
+            raise ValueError(
+                f"A stage's name is made of letters, digits, '-' and '_', got {name!r}."
+            )
+        return self.path / 'stages' / f'{name}.json'
 
 
 def _json(content: Any, subject: str) -> str:
     try:
-        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + '\n'
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{subject} cannot be written as JSON: {error}.") from None
+        raise ValueError(f'{subject} cannot be written as JSON: {error}.') from None
 
 
 def _refuse_strangers(path: Path) -> None:
     """Refuses a directory with visible files but no run, before anything is written into it."""
-    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if strangers and not (path / "config.json").exists():
+    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith('.'))
+    if strangers and not (path / 'config.json').exists():
         raise UserError(
-            f"The workdir {path} holds {strangers[0]} but no run (no config.json): "
-            "name a new or empty directory."
+            f'The workdir {path} holds {strangers[0]} but no run (no config.json): '
+            'name a new or empty directory.'
         )
 
 
 def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str]) -> bool:
-    """Writes config.json at the first start and compares it at later ones; says whether it was there."""
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    text = _json(config, "The configuration")
-    file = path / "config.json"
-    for directory in (path, path / "stages"):
-        for leftover in directory.glob(".*.tmp"):
+    """Writes config.json at the first start and compares it at later ones; says whether it was
+    there.
+    """
+    config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+    text = _json(config, 'The configuration')
+    file = path / 'config.json'
+    for directory in (path, path / 'stages'):
+        for leftover in directory.glob('.*.tmp'):
             leftover.unlink(missing_ok=True)
     if not file.exists():
         atomic_write(file, text)
@@ -193,61 +205,64 @@ def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str
         raise UserError(f"{file} is not a run's configuration: name another workdir.") from None
     now = _flat(json.loads(text))
     for name in sorted(before.keys() | now.keys()):
-        if any(name == ignored or name.startswith(ignored + ".") for ignored in ignore):
+        if any(name == ignored or name.startswith(ignored + '.') for ignored in ignore):
             continue
         if (name in before) != (name in now) or before.get(name) != now.get(name):
-            there, here = (repr(fields[name]) if name in fields else "not set" for fields in (before, now))
+            there, here = (
+                repr(fields[name]) if name in fields else 'not set' for fields in (before, now)
+            )
             raise UserError(
-                f"The workdir {path} belongs to another run: {name} is {there} there and {here} here; "
-                "use the same settings or another workdir."
+                f'The workdir {path} belongs to another run: {name} is {there} there and {here} here; '
+                'use the same settings or another workdir.'
             )
     return True
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: Any, prefix: str = '') -> dict[str, Any]:
     """Nested dictionaries as one with dotted names; everything else is a value."""
     if not isinstance(value, dict) or (not value and prefix):
         return {prefix: value}
     result: dict[str, Any] = {}
     for name, inner in value.items():
-        result |= _flat(inner, f"{prefix}.{name}" if prefix else name)
+        result |= _flat(inner, f'{prefix}.{name}' if prefix else name)
     return result
 
 
 def _lock(path: Path) -> None:
     """Claims the directory in its .lock file, taking over the claim of a process that is dead."""
     if path in _held:
-        raise ValueError(f"The workdir {path} is already open in this process.")
-    claim = {"pid": os.getpid(), "host": socket.gethostname(), "started": _start_time(os.getpid())}
-    with open(path / ".lock", "a+") as file:
-        # Held only while the claim is read and written, so that of two takers one sees the other's. The claim
-        # itself is text, because a kernel lock would live on in forked children of a killed process.
+        raise ValueError(f'The workdir {path} is already open in this process.')
+    claim = {'pid': os.getpid(), 'host': socket.gethostname(), 'started': _start_time(os.getpid())}
+    with open(path / '.lock', 'a+') as file:
+        # Held only while the claim is read and written, so that of two takers one sees the other's.
+        # The claim itself is text, because a kernel lock would live on in forked children of a
+        # killed process.
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         holder = _parse_claim(file.read())
         if holder and holder != claim:
             silent_s = _silent_s(path)
-            if holder["host"] != claim["host"] and silent_s < STALE_S:
+            if holder['host'] != claim['host'] and silent_s < STALE_S:
                 raise UserError(
-                    f"The workdir {path} is in use by process {holder['pid']} on {holder['host']}, alive {silent_s:.0f} s "
-                    f"ago; if that one is dead, start again after {STALE_S / 60:.0f} minutes without a sign of it, or "
-                    f"remove {path / '.lock'}."
+                    f'The workdir {path} is in use by process {holder["pid"]} on {holder["host"]}, alive {silent_s:.0f} s '  # noqa: E501
+                    f'ago; if that one is dead, start again after {STALE_S / 60:.0f} minutes without a sign of it, or '
+                    f'remove {path / ".lock"}.'
                 )
-            if holder["host"] != claim["host"]:
+            if holder['host'] != claim['host']:
                 print(
-                    f"The workdir {path} was in use by process {holder['pid']} on {holder['host']}, without a sign of "
-                    f"life for {silent_s / 60:.0f} minutes; this run takes it over.",
+                    f'The workdir {path} was in use by process {holder["pid"]} on {holder["host"]}, without a sign of '
+                    f'life for {silent_s / 60:.0f} minutes; this run takes it over.',
                     file=sys.stderr,
                 )
             elif _alive(holder):
                 raise UserError(
-                    f"The workdir {path} is in use by process {holder['pid']}: wait for it or stop it."
+                    f'The workdir {path} is in use by process {holder["pid"]}: wait for it or stop it.'
                 )
         file.seek(0)
         file.truncate()
         file.write(json.dumps(claim))
     _held[path] = threading.Event()
-    threading.Thread(target=_beat, args=(path / ".lock", _held[path]), daemon=True).start()
+    threading.Thread(target=_beat, args=(path / '.lock', _held[path]), daemon=True).start()
 
 
 def _beat(lock: Path, end: threading.Event) -> None:
@@ -261,48 +276,52 @@ def _beat(lock: Path, end: threading.Event) -> None:
 
 def _silent_s(path: Path) -> float:
     """Seconds since the last sign of life in the directory's lock, by the clock of its file system."""
-    now = path / f".now.{os.getpid()}.tmp"
+    now = path / f'.now.{os.getpid()}.tmp'
     now.touch()
     try:
-        return max(0.0, now.stat().st_mtime - (path / ".lock").stat().st_mtime)
+        return max(0.0, now.stat().st_mtime - (path / '.lock').stat().st_mtime)
     finally:
         now.unlink(missing_ok=True)
 
 
 def _unlock(path: Path) -> None:
     _held.pop(path).set()
-    # Emptied, not removed: a process waiting for the old file's lock would claim a file no other can see.
+    # Emptied, not removed: a process waiting for the old file's lock would claim a file no other
+    # can see.
     if path.exists():
-        (path / ".lock").write_text("")
+        (path / '.lock').write_text('')
 
 
 def _parse_claim(text: str) -> dict[str, Any] | None:
     """The claim, or None for an empty or torn one (its writer died while it held the file's lock)."""
     try:
         claim = json.loads(text)
-        return claim if isinstance(claim["pid"], int) and claim.keys() >= {"host", "started"} else None
+        return (
+            claim if isinstance(claim['pid'], int) and claim.keys() >= {'host', 'started'} else None
+        )
     except (ValueError, TypeError, KeyError):
         return None
 
 
 def _alive(claim: Mapping[str, Any]) -> bool:
     """Whether the claiming process still runs; a later process with the same number is another one."""
-    if claim["pid"] == os.getpid():
-        return False  # not in _held, so this number was our predecessor's (as after a container's restart)
+    if claim['pid'] == os.getpid():
+        # not in _held, so this number was our predecessor's (as after a container's restart)
+        return False
     try:
-        os.kill(claim["pid"], 0)
+        os.kill(claim['pid'], 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return claim["started"] is None or claim["started"] == _start_time(claim["pid"])
+    return claim['started'] is None or claim['started'] == _start_time(claim['pid'])
 
 
 def _start_time(pid: int) -> int | None:
     """When a process started, in the kernel's ticks since boot; None where /proc does not tell."""
     try:
         # The second field, the name in brackets, may hold spaces and brackets itself.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(fields[19])
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        return None if fields[0] in 'ZX' else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None

@@ -1,14 +1,17 @@
-"""Advantages: how much better a trajectory did than its group, and the normalisation over the batch.
+"""Advantages: how much better a trajectory did than its group, and the normalisation over the
+batch.
 
-The two layers of BN-GSPO (SenseNova-MARS, arXiv 2512.24330). The group layer is GRPO's (DeepSeekMath, arXiv
-2402.03300); the batch layer rescales what it gives over all trajectories of the batch.
+The two layers of BN-GSPO (SenseNova-MARS, arXiv 2512.24330). The group layer is GRPO's
+(DeepSeekMath, arXiv 2402.03300); the batch layer rescales what it gives over all trajectories of
+the batch.
 
-Trajectories that are not valid (the infrastructure failed, nobody could score them) stay out of both layers:
-they neither shift a mean nor widen a spread, and their own advantage is 0. A value that is not finite is not
-valid, whatever the caller says.
+Trajectories that are not valid (the infrastructure failed, nobody could score them) stay out of
+both layers: they neither shift a mean nor widen a spread, and their own advantage is 0. A value
+that is not finite is not valid, whatever the caller says.
 
-Equal rewards that were summed in another order differ in their last digits, and dividing by a std of that size
-would make advantages of order 1 of them. So a spread below ROUNDING times the largest value counts as none.
+Equal rewards that were summed in another order differ in their last digits, and dividing by a std
+of that size would make advantages of order 1 of them. So a spread below ROUNDING times the largest
+value counts as none.
 """
 
 import jax
@@ -17,41 +20,46 @@ from jaxtyping import Array, Float, Int, Shaped
 
 GROUP_EPSILON = 1e-6
 BATCH_EPSILON = 1e-9
-ROUNDING = 16  # in units of the number type's precision: more than the sum of a reward's terms can be off by
+# in units of the number type's precision: more than the sum of a reward's terms can be off by
+ROUNDING = 16
 
 
 def group_advantages(
-    rewards: Shaped[Array, "trajectories"],
-    group_ids: Int[Array, "trajectories"],
-    valid: Shaped[Array, "trajectories"],
+    rewards: Shaped[Array, ' trajectories'],
+    group_ids: Int[Array, ' trajectories'],
+    valid: Shaped[Array, ' trajectories'],
     *,
     divide_by_std: bool = True,
-) -> Float[Array, "trajectories"]:
+) -> Float[Array, ' trajectories']:
     r"""Advantage of every trajectory within its group (GRPO, arXiv 2402.03300).
 
     .. math:: \bar A_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + 10^{-6}}
 
-    with mean and std (one degree of freedom less, "ddof 1") over the *valid* trajectories of i's group. A
-    group whose rewards are equal but for rounding gives exactly 0. A group with a single valid trajectory has no
-    statistics: mean 0 and std 1 stand in, so it gives its reward. Without the division this is the estimator
-    of Dr. GRPO (arXiv 2503.20783).
+    with mean and std (one degree of freedom less, "ddof 1") over the *valid* trajectories of i's
+    group. A group whose rewards are equal but for rounding gives exactly 0. A group with a single
+    valid trajectory has no statistics: mean 0 and std 1 stand in, so it gives its reward. Without
+    the division this is the estimator of Dr. GRPO (arXiv 2503.20783).
 
     Args:
       rewards: [trajectories], of order 1; whatever an invalid row holds (NaN too) is not looked at.
-      group_ids: [trajectories] integers, equal for trajectories of one question; any values, in any order.
+      group_ids: [trajectories] integers, equal for trajectories of one question; any values, in any
+          order.
       valid: [trajectories], nonzero for trajectories that count.
       divide_by_std: False leaves the difference from the group's mean as it is.
 
     Returns:
-      [trajectories] advantages in at least float32, 0 on invalid rows. No gradient flows into the rewards.
+      [trajectories] advantages in at least float32, 0 on invalid rows. No gradient flows into the
+      rewards.
 
     Raises:
       ValueError: the three arrays are not vectors of one length.
     """
-    rewards, valid = _vectors("rewards", rewards, valid)
+    rewards, valid = _vectors('rewards', rewards, valid)
     group_ids = jnp.asarray(group_ids)
     if group_ids.shape != rewards.shape:
-        raise ValueError(f"group_ids must have the rewards' shape {rewards.shape}, got {group_ids.shape}.")
+        raise ValueError(
+            f"group_ids must have the rewards' shape {rewards.shape}, got {group_ids.shape}."
+        )
     members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
     # Distances from a member, not from the mean, which rounds.
     smallest = _smallest(rewards, members)
@@ -69,17 +77,19 @@ def group_advantages(
 
 
 def batch_normalize(
-    advantages: Shaped[Array, "trajectories"], valid: Shaped[Array, "trajectories"]
-) -> Float[Array, "trajectories"]:
+    advantages: Shaped[Array, ' trajectories'], valid: Shaped[Array, ' trajectories']
+) -> Float[Array, ' trajectories']:
     r"""The batch layer of BN-GSPO (arXiv 2512.24330): zero mean and unit spread over the batch.
 
     .. math:: \tilde A_i = \frac{\bar A_i - \mu}{\sigma + 10^{-9}}
 
-    with mu and sigma (ddof 0) over the valid trajectories. The caller chooses the scope by what it passes:
-    the whole rollout batch or one minibatch of it. Advantages that are equal but for rounding give exactly 0.
+    with mu and sigma (ddof 0) over the valid trajectories. The caller chooses the scope by what it
+    passes: the whole rollout batch or one minibatch of it. Advantages that are equal but for
+    rounding give exactly 0.
 
-    With complete groups of size G this is only a gain, 1 / sqrt(f (G - 1) / G) for a share f of groups with
-    spread (see `spread_share` and `batch_gain`); with single samples and incomplete groups it also recentres.
+    With complete groups of size G this is only a gain, 1 / sqrt(f (G - 1) / G) for a share f of
+    groups with spread (see `spread_share` and `batch_gain`); with single samples and incomplete
+    groups it also recentres.
 
     Args:
       advantages: [trajectories], as `group_advantages` gives them.
@@ -91,14 +101,14 @@ def batch_normalize(
     Raises:
       ValueError: the two arrays are not vectors of one length.
     """
-    advantages, valid = _vectors("advantages", advantages, valid)
+    advantages, valid = _vectors('advantages', advantages, valid)
     offset, mean, sigma = _batch_moments(advantages, valid)
     return jnp.where(valid & (sigma > 0), (offset - mean) / (sigma + BATCH_EPSILON), 0)
 
 
 def batch_gain(
-    advantages: Shaped[Array, "trajectories"], valid: Shaped[Array, "trajectories"]
-) -> Float[Array, ""]:
+    advantages: Shaped[Array, ' trajectories'], valid: Shaped[Array, ' trajectories']
+) -> Float[Array, '']:
     """The factor 1 / (sigma + 1e-9) by which `batch_normalize` stretches; 1 if there is no spread.
 
     Worth logging: as fewer groups have spread it grows, and with it the effective learning rate.
@@ -110,19 +120,21 @@ def batch_gain(
     Raises:
       ValueError: the two arrays are not vectors of one length.
     """
-    advantages, valid = _vectors("advantages", advantages, valid)
+    advantages, valid = _vectors('advantages', advantages, valid)
     _, _, sigma = _batch_moments(advantages, valid)
     return jnp.where(sigma > 0, 1 / (sigma + BATCH_EPSILON), 1)
 
 
 def spread_share(
-    rewards: Shaped[Array, "trajectories"],
-    group_ids: Int[Array, "trajectories"],
-    valid: Shaped[Array, "trajectories"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Groups whose valid rewards differ, out of those with any valid trajectory, as a (sum, weight) pair.
+    rewards: Shaped[Array, ' trajectories'],
+    group_ids: Int[Array, ' trajectories'],
+    valid: Shaped[Array, ' trajectories'],
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """Groups whose valid rewards differ, out of those with any valid trajectory, as a (sum, weight)
+    pair.
 
-    A group without spread teaches nothing; this share (f in `batch_normalize`) says how much of a batch does.
+    A group without spread teaches nothing; this share (f in `batch_normalize`) says how much of a
+    batch does.
 
     Args:
       rewards, group_ids, valid: [trajectories], as for `group_advantages`.
@@ -133,7 +145,7 @@ def spread_share(
     Raises:
       ValueError: rewards and valid are not vectors of one length.
     """
-    rewards, valid = _vectors("rewards", rewards, valid)
+    rewards, valid = _vectors('rewards', rewards, valid)
     group_ids = jnp.asarray(group_ids)
     members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
     spread = _differ(rewards, members)
@@ -143,15 +155,16 @@ def spread_share(
 
 
 def _vectors(name: str, values: Array, valid: Array) -> tuple[Array, Array]:
-    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans; refuses other shapes.
+    """Values in at least float32 with 0 on invalid rows, and `valid` as booleans; refuses other
+    shapes.
 
     A value that is not finite makes its row invalid.
     """
     values, valid = jnp.asarray(values), jnp.asarray(valid)
     if values.ndim != 1 or values.shape != valid.shape:
         raise ValueError(
-            f"{name} and valid must be vectors over trajectories of one length, "
-            f"got shapes {values.shape} and {valid.shape}."
+            f'{name} and valid must be vectors over trajectories of one length, '
+            f'got shapes {values.shape} and {valid.shape}.'
         )
     values = jax.lax.stop_gradient(values.astype(jnp.promote_types(values.dtype, jnp.float32)))
     valid = valid.astype(bool) & jnp.isfinite(values)
@@ -166,14 +179,21 @@ def _smallest(rewards: Array, members: Array) -> Array:
 
 def _differ(values: Array, members: Array) -> Array:
     """Whether the values of each row's members differ by more than rounding."""
-    at_most = lambda x: jnp.max(jnp.where(members, x[None, :], -jnp.inf), axis=1, initial=-jnp.inf)
+
+    def at_most(x):
+        return jnp.max(jnp.where(members, x[None, :], -jnp.inf), axis=1, initial=-jnp.inf)
+
     # The floor: terms of order 1 that cancel leave digits of theirs where nothing is left.
     size = jnp.maximum(at_most(jnp.abs(values)), GROUP_EPSILON)
-    return at_most(values) - _smallest(values, members) > ROUNDING * jnp.finfo(values.dtype).eps * size
+    return (
+        at_most(values) - _smallest(values, members) > ROUNDING * jnp.finfo(values.dtype).eps * size
+    )
 
 
 def _batch_moments(advantages: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """Distances from the smallest valid advantage, their mean and their spread (ddof 0; 0 where it is rounding)."""
+    """Distances from the smallest valid advantage, their mean and their spread (ddof 0; 0 where it
+    is rounding).
+    """
     count = jnp.maximum(jnp.sum(valid), 1)
     offset = jnp.where(valid, advantages - _smallest(advantages, valid[None, :])[0], 0)
     mean = jnp.sum(offset) / count

@@ -1,9 +1,9 @@
 """Checkpoints of a stage: arrays and host state under one step, complete or not there at all.
 
-Orbax writes a step under a temporary name and renames it when everything is on disk, so a process killed
-while saving leaves the previous step as the latest. What this module adds: any pytree of arrays, host state
-of every process beside it, and mismatches refused, where Orbax would cut or pad an array of another shape
-without a word and skip a save whose step is not new.
+Orbax writes a step under a temporary name and renames it when everything is on disk, so a process
+killed while saving leaves the previous step as the latest. What this module adds: any pytree of
+arrays, host state of every process beside it, and mismatches refused, where Orbax would cut or pad
+an array of another shape without a word and skip a save whose step is not new.
 """
 
 import json
@@ -40,24 +40,26 @@ class Restored:
 class Checkpoints:
     """The checkpoints in one directory, of which the newest few are kept.
 
-    In a program of several processes all of them call every method together; arrays may be sharded over all
-    devices, and each process gets its own host state back.
+    In a program of several processes all of them call every method together; arrays may be sharded
+    over all devices, and each process gets its own host state back.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2, background: bool = False):
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep: int = 2, background: bool = False
+    ):
         """Opens the directory, making it if needed, and removes what a killed save left behind.
 
         Args:
           directory: where the steps lie, one folder each; nothing else may use it.
           keep: how many of the newest steps to keep, at least 1.
-          background: let `save` return once the arrays are copied, and write while the next step computes;
-            `wait` and `close` wait for it.
+          background: let `save` return once the arrays are copied, and write while the next step
+            computes; `wait` and `close` wait for it.
 
         Raises:
           ValueError: keep is below 1.
         """
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}.")
+            raise ValueError(f'keep must be at least 1, got {keep}.')
         self.directory = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -82,10 +84,11 @@ class Checkpoints:
 
         Args:
           step: number of the step, above every step saved so far.
-          arrays: pytree of arrays (jax or numpy, typed random keys too), such as an NNX state with an
-            optimizer's.
-          host_state: what else is needed to go on, as values that JSON can hold: position of the data
-            iterator, seeds, finished trajectories of an unfinished step. Copied before this returns.
+          arrays: pytree of arrays (jax or numpy, typed random keys too), such as an NNX state with
+            an optimizer's.
+          host_state: what else is needed to go on, as values that JSON can hold: position of the
+            data iterator, seeds, finished trajectories of an unfinished step. Copied before this
+            returns.
 
         Raises:
           ValueError: the step is not new, a leaf is not an array, or the host state is not JSON.
@@ -93,24 +96,28 @@ class Checkpoints:
         latest = self.latest_step()
         if step < 0 or (latest is not None and step <= latest):
             raise ValueError(
-                f"Step {step} cannot be saved in {self.directory}: the latest there is {latest}."
+                f'Step {step} cannot be saved in {self.directory}: the latest there is {latest}.'
             )
         leaves = _named_leaves(arrays)
         for name, leaf in leaves.items():
             if not isinstance(leaf, (jax.Array, np.ndarray)):
-                raise ValueError(f"Only arrays can be saved, but {name} is a {type(leaf).__name__}.")
+                raise ValueError(
+                    f'Only arrays can be saved, but {name} is a {type(leaf).__name__}.'
+                )
         try:
             text = json.dumps(dict(host_state or {}), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"The host state cannot be written as JSON: {error}.") from None
+            raise ValueError(f'The host state cannot be written as JSON: {error}.') from None
         host = {
-            "layout": {name: _layout(leaf) for name, leaf in leaves.items()},
-            "processes": multihost.texts(text),
+            'layout': {name: _layout(leaf) for name, leaf in leaves.items()},
+            'processes': multihost.texts(text),
         }
-        items = {"host": ocp.args.JsonSave(host)}
+        items = {'host': ocp.args.JsonSave(host)}
         if leaves:
-            stored = {name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()}
-            items["arrays"] = ocp.args.StandardSave(stored)
+            stored = {
+                name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()
+            }
+            items['arrays'] = ocp.args.StandardSave(stored)
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, target: Any, step: int | None = None) -> Restored | None:
@@ -118,16 +125,17 @@ class Checkpoints:
 
         Args:
           target: pytree with the structure of what was saved. Its leaves are arrays, or
-            `jax.ShapeDtypeStruct` as `jax.eval_shape` gives, with a sharding where an array is to be spread
-            over devices. A numpy array in it comes back as a numpy array, anything else as a jax array.
+            `jax.ShapeDtypeStruct` as `jax.eval_shape` gives, with a sharding where an array is to
+            be spread over devices. A numpy array in it comes back as a numpy array, anything else
+            as a jax array.
           step: which step; the newest complete one by default.
 
         Returns:
           The checkpoint, or None if there is none and no step was asked for.
 
         Raises:
-          ValueError: the step does not exist, or its arrays have other names, shapes or dtypes than the
-            target's, or it was saved by another number of processes.
+          ValueError: the step does not exist, or its arrays have other names, shapes or dtypes than
+            the target's, or it was saved by another number of processes.
         """
         latest = self.latest_step()
         if step is None and latest is None:
@@ -135,18 +143,22 @@ class Checkpoints:
         if step is None:
             step = latest
         if step not in self._manager.all_steps():
-            raise ValueError(f"There is no step {step} in {self.directory}, only {self.steps()}.")
-        host = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))["host"]
+            raise ValueError(f'There is no step {step} in {self.directory}, only {self.steps()}.')
+        host = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))[
+            'host'
+        ]
         leaves = _named_leaves(target)
-        self._check_layout(step, host["layout"], {name: _layout(leaf) for name, leaf in leaves.items()})
-        if len(host["processes"]) != jax.process_count():
+        self._check_layout(
+            step, host['layout'], {name: _layout(leaf) for name, leaf in leaves.items()}
+        )
+        if len(host['processes']) != jax.process_count():
             raise UserError(
-                f"Step {step} in {self.directory} was saved by {len(host['processes'])} processes and this "
-                f"program has {jax.process_count()}: each needs its own host state back."
+                f'Step {step} in {self.directory} was saved by {len(host["processes"])} processes and this '
+                f'program has {jax.process_count()}: each needs its own host state back.'
             )
         restored = self._restore_arrays(step, leaves)
         treedef = jax.tree.structure(target)
-        state = json.loads(host["processes"][jax.process_index()])
+        state = json.loads(host['processes'][jax.process_index()])
         return Restored(step, jax.tree.unflatten(treedef, restored), state)
 
     def wait(self) -> None:
@@ -162,7 +174,10 @@ class Checkpoints:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -171,8 +186,8 @@ class Checkpoints:
             there, here = (_described(layout.get(name)) for layout in (stored, wanted))
             if there != here:
                 raise UserError(
-                    f"Step {step} in {self.directory} does not fit this program: "
-                    f"{name} is {there} there and {here} here."
+                    f'Step {step} in {self.directory} does not fit this program: '
+                    f'{name} is {there} there and {here} here.'
                 )
 
     def _restore_arrays(self, step: int, leaves: dict[str, Any]) -> list[Any]:
@@ -181,9 +196,10 @@ class Checkpoints:
         templates = {name: _template(leaf) for name, leaf in leaves.items()}
         arrays = self._manager.restore(
             step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(templates))
-        )["arrays"]
+        )['arrays']
         return [
-            _wrap_key(arrays[name], leaf) if _is_key(leaf) else arrays[name] for name, leaf in leaves.items()
+            _wrap_key(arrays[name], leaf) if _is_key(leaf) else arrays[name]
+            for name, leaf in leaves.items()
         ]
 
 
@@ -191,9 +207,9 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves by a readable name, so that every kind of pytree is stored alike."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
+        name = jax.tree_util.keystr(path, simple=True, separator='.') or 'value'
         if name in named:
-            raise ValueError(f"Two arrays of the tree have the same name, {name}.")
+            raise ValueError(f'Two arrays of the tree have the same name, {name}.')
         named[name] = leaf
     return named
 
@@ -215,7 +231,7 @@ def _layout(leaf: Any) -> list[Any]:
 
 
 def _described(layout: list[Any] | None) -> str:
-    return "not there" if layout is None else f"{layout[0]}{layout[1]}"
+    return 'not there' if layout is None else f'{layout[0]}{layout[1]}'
 
 
 def _template(leaf: Any) -> Any:
@@ -224,5 +240,7 @@ def _template(leaf: Any) -> Any:
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     if isinstance(leaf, np.ndarray):
         return leaf
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = getattr(leaf, 'sharding', None) or jax.sharding.SingleDeviceSharding(
+        jax.local_devices()[0]
+    )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,15 +1,18 @@
-"""Policy losses, KL estimators and cross-entropy over [trajectories, tokens], as masked (sum, weight) pairs.
+"""Policy losses, KL estimators and cross-entropy over [trajectories, tokens], as masked (sum,
+weight) pairs.
 
-Every loss is the pair of a sum and the weight to divide it by. Pairs of micro-batches and of hosts are added
-before the division, so the gradient is that of the whole batch however it is cut, and a part without tokens
-adds (0, 0).
+Every loss is the pair of a sum and the weight to divide it by. Pairs of micro-batches and of hosts
+are added before the division, so the gradient is that of the whole batch however it is cut, and a
+part without tokens adds (0, 0).
 
-Masked positions may hold anything, infinities and NaN included: they are replaced before the first operation,
+Masked positions may hold anything, infinities and NaN included: they are replaced before the first
+    operation,
 not multiplied by 0 after the last one, because 0 * inf is NaN in the backward pass.
 
-Notation: l is the log-probability under the policy being trained, l_old the one it had when the batch was
-prepared, m the mask (1 on the policy's own tokens), L_i the number of those in trajectory i, A_i its
-advantage.
+Notation: l is the log-probability under the policy being trained, l_old the one it had when the
+    batch was
+prepared, m the mask (1 on the policy's own tokens), L_i the number of those in trajectory i, A_i
+its advantage.
 """
 
 from typing import Literal
@@ -19,12 +22,12 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Shaped
 
-SumWeight = tuple[Float[Array, ""], Float[Array, ""]]
-TokenArray = Shaped[Array, "trajectories tokens"]
-Ratio = Literal["sequence", "token"]
-Aggregation = Literal["sequence", "token"]
-Importance = Literal["sequence", "token"]
-Estimator = Literal["k1", "abs", "k2", "k3"]
+SumWeight = tuple[Float[Array, ''], Float[Array, '']]
+TokenArray = Shaped[Array, 'trajectories tokens']
+Ratio = Literal['sequence', 'token']
+Aggregation = Literal['sequence', 'token']
+Importance = Literal['sequence', 'token']
+Estimator = Literal['k1', 'abs', 'k2', 'k3']
 
 LOG_RATIO_LIMIT = 20.0
 """Differences of log-probs are kept within this before exp; e^20 is far outside every clip range."""
@@ -35,10 +38,10 @@ SEQUENCE_LOG_RATIO_CAP = 10.0
 def policy_loss(
     log_probs: TokenArray,
     old_log_probs: TokenArray,
-    advantages: Shaped[Array, "trajectories"],
+    advantages: Shaped[Array, ' trajectories'],
     mask: TokenArray,
     *,
-    ratio: Ratio = "sequence",
+    ratio: Ratio = 'sequence',
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float | None = None,
@@ -50,48 +53,53 @@ def policy_loss(
     r"""Clipped policy-gradient loss with GSPO's or GRPO's ratio.
 
     .. math::
-      \mathrm{loss}_{i,t} = \max(-A_i \rho_{i,t},\; -A_i\, \mathrm{clip}(\rho_{i,t}, 1 - low, 1 + high))
+      \mathrm{loss}_{i,t} = \max(-A_i \rho_{i,t},\; -A_i\, \mathrm{clip}(\rho_{i,t}, 1 - low, 1 +
+      high))
 
-    ``ratio='sequence'`` is GSPO (arXiv 2507.18071) in its token form: one ratio for the whole trajectory, the
-    geometric mean of its token ratios, through which every token gets its own gradient,
+    ``ratio='sequence'`` is GSPO (arXiv 2507.18071) in its token form: one ratio for the whole
+    trajectory, the geometric mean of its token ratios, through which every token gets its own
+    gradient,
 
     .. math::
       \log s_i = \frac{1}{L_i} \sum_t m_{i,t} (\ell_{i,t} - \ell^{old}_{i,t}), \quad
       \log \rho_{i,t} = \min(\ell_{i,t} - sg[\ell_{i,t}] + sg[\log s_i],\; 10).
 
-    Its value is s_i at every token and its gradient, after the mean over the tokens, that of s_i. With
-    advantages from `advantages.batch_normalize` this is the objective of BN-GSPO (SenseNova-MARS, arXiv
-    2512.24330).
+    Its value is s_i at every token and its gradient, after the mean over the tokens, that of s_i.
+    With advantages from `advantages.batch_normalize` this is the objective of BN-GSPO
+    (SenseNova-MARS, arXiv 2512.24330).
 
-    ``ratio='token'`` is GRPO (arXiv 2402.03300) and PPO: log rho = l - l_old, kept within +-20. ``clip_high``
-    above ``clip_low`` is the "clip higher" of DAPO (arXiv 2503.14476). ``dual_clip=c`` bounds the loss by
-    -A c where A < 0 (arXiv 1912.09729), so that a ratio far above 1 on a bad trajectory cannot dominate the
-    batch.
+    ``ratio='token'`` is GRPO (arXiv 2402.03300) and PPO: log rho = l - l_old, kept within +-20.
+    ``clip_high`` above ``clip_low`` is the "clip higher" of DAPO (arXiv 2503.14476).
+    ``dual_clip=c`` bounds the loss by -A c where A < 0 (arXiv 1912.09729), so that a ratio far
+    above 1 on a bad trajectory cannot dominate the batch.
 
-    ``importance`` corrects for tokens that were sampled from another distribution than the trainer's old
-    policy (other numerics, temperature): the loss is multiplied by min(w, cap) with
-    w = exp(l_old - l_sampler) per token, or the product of these over the trajectory (truncated importance
-    sampling, Ionides 2008, J. Comput. Graph. Stat. 17).
+    ``importance`` corrects for tokens that were sampled from another distribution than the
+    trainer's old policy (other numerics, temperature): the loss is multiplied by min(w, cap) with w
+    = exp(l_old - l_sampler) per token, or the product of these over the trajectory (truncated
+    importance sampling, Ionides 2008, J. Comput. Graph. Stat. 17).
 
     Args:
       log_probs: [trajectories, tokens], in nats; the only argument a gradient flows into.
-      old_log_probs: [trajectories, tokens], in nats, of the policy before the first update on this batch.
+      old_log_probs: [trajectories, tokens], in nats, of the policy before the first update on this
+          batch.
       advantages: [trajectories]; whatever a row without tokens holds is not looked at.
       mask: [trajectories, tokens], nonzero on tokens that the policy wrote.
       ratio: 'sequence' (GSPO) or 'token' (GRPO, PPO).
       clip_low: how far the ratio may fall below 1, in [0, 1]; GSPO's own paper uses 3e-4.
       clip_high: how far the ratio may rise above 1, at least 0; GSPO's own paper uses 4e-4.
-      dual_clip: bound above 1 of the ratio for negative advantages, with ratio='token'; None leaves it out.
-      aggregation: 'sequence' takes the mean over a trajectory's tokens and weighs trajectories equally,
-        'token' weighs all tokens equally; by default the same as `ratio`.
+      dual_clip: bound above 1 of the ratio for negative advantages, with ratio='token'; None leaves
+          it out.
+      aggregation: 'sequence' takes the mean over a trajectory's tokens and weighs trajectories
+        equally, 'token' weighs all tokens equally; by default the same as `ratio`.
       importance: 'token' or 'sequence' to correct for the sampler's log-probs, None not to.
-      sampler_log_probs: [trajectories, tokens], in nats, of the distribution really sampled from; with
-        `importance`.
+      sampler_log_probs: [trajectories, tokens], in nats, of the distribution really sampled from;
+        with `importance`.
       importance_cap: upper limit of the importance weights, above 0; used only with `importance`.
 
     Returns:
-      (sum, weight) in at least float32: the sum of trajectory means and the number of trajectories with any
-      token, or the sum over tokens and their number. The loss to minimise is total sum / total weight.
+      (sum, weight) in at least float32: the sum of trajectory means and the number of trajectories
+      with any token, or the sum over tokens and their number. The loss to minimise is total sum /
+      total weight.
 
     Raises:
       ValueError: shapes do not match, a limit is out of range, or options exclude each other.
@@ -104,11 +112,15 @@ def policy_loss(
     old_log_probs = stop_gradient(old_log_probs)
     advantages = _per_token(advantages, mask, log_probs.dtype)
     rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
-    losses = jnp.maximum(-advantages * rho, -advantages * jnp.clip(rho, 1 - clip_low, 1 + clip_high))
+    losses = jnp.maximum(
+        -advantages * rho, -advantages * jnp.clip(rho, 1 - clip_low, 1 + clip_high)
+    )
     if dual_clip is not None:
         losses = jnp.where(advantages < 0, jnp.minimum(losses, -advantages * dual_clip), losses)
     if importance is not None:
-        weights = _importance_weights(old_log_probs, stop_gradient(sampler_log_probs), mask, importance)
+        weights = _importance_weights(
+            old_log_probs, stop_gradient(sampler_log_probs), mask, importance
+        )
         losses = losses * jnp.minimum(weights, importance_cap)
     return _aggregate(losses, mask, aggregation or ratio)
 
@@ -118,8 +130,8 @@ def kl(
     ref_log_probs: TokenArray,
     mask: TokenArray,
     *,
-    estimator: Estimator = "k3",
-    aggregation: Aggregation = "token",
+    estimator: Estimator = 'k3',
+    aggregation: Aggregation = 'token',
 ) -> SumWeight:
     r"""Per-token estimates of KL(policy || reference) from sampled tokens, with d = l_ref - l.
 
@@ -130,7 +142,8 @@ def kl(
     'k3'    e^d - d - 1         unbiased, low variance, never negative (GRPO's)
     ======  ==================  ==============================================================
 
-    Source: J. Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, eq. 4. In 'k3' d is
+    Source: J. Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, eq. 4. In
+        'k3' d is
     kept within +-20, so that one token which the policy has all but given up cannot overflow.
 
     Args:
@@ -146,15 +159,17 @@ def kl(
     Raises:
       ValueError: shapes do not match, or a name is unknown.
     """
-    _check_choice("estimator", estimator, ("k1", "abs", "k2", "k3"))
-    _check_choice("aggregation", aggregation, ("sequence", "token"))
+    _check_choice('estimator', estimator, ('k1', 'abs', 'k2', 'k3'))
+    _check_choice('aggregation', aggregation, ('sequence', 'token'))
     mask, log_probs, ref_log_probs = _masked(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
     d = stop_gradient(ref_log_probs) - log_probs
-    if estimator == "k1":
+    if estimator == 'k1':
         values = -d
-    elif estimator == "abs":
-        values = d * stop_gradient(jnp.sign(d))  # |d| with gradient 0 at 0, where policy and reference start
-    elif estimator == "k2":
+    elif estimator == 'abs':
+        values = d * stop_gradient(
+            jnp.sign(d)
+        )  # |d| with gradient 0 at 0, where policy and reference start
+    elif estimator == 'k2':
         values = d**2 / 2
     else:
         values = _k3(d)
@@ -162,7 +177,7 @@ def kl(
 
 
 def cross_entropy(
-    log_probs: TokenArray, mask: TokenArray, *, aggregation: Aggregation = "token"
+    log_probs: TokenArray, mask: TokenArray, *, aggregation: Aggregation = 'token'
 ) -> SumWeight:
     """Negative log-likelihood of the tokens under the mask: the loss of supervised fine-tuning.
 
@@ -177,7 +192,7 @@ def cross_entropy(
     Raises:
       ValueError: shapes do not match, or a name is unknown.
     """
-    _check_choice("aggregation", aggregation, ("sequence", "token"))
+    _check_choice('aggregation', aggregation, ('sequence', 'token'))
     mask, log_probs = _masked(mask, log_probs=log_probs)
     return _aggregate(-log_probs, mask, aggregation)
 
@@ -185,10 +200,10 @@ def cross_entropy(
 def policy_statistics(
     log_probs: TokenArray,
     old_log_probs: TokenArray,
-    advantages: Shaped[Array, "trajectories"],
+    advantages: Shaped[Array, ' trajectories'],
     mask: TokenArray,
     *,
-    ratio: Ratio = "sequence",
+    ratio: Ratio = 'sequence',
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float | None = None,
@@ -197,9 +212,11 @@ def policy_statistics(
     sampler_log_probs: TokenArray | None = None,
     importance_cap: float = 2.0,
 ) -> dict[str, SumWeight]:
-    """What the policy loss did, as (sum, weight) pairs that add up like the loss; takes the same arguments.
+    """What the policy loss did, as (sum, weight) pairs that add up like the loss; takes the same
+    arguments.
 
-    Unlike in `policy_loss`, `sampler_log_probs` may be given without `importance`: the gap is worth watching
+    Unlike in `policy_loss`, `sampler_log_probs` may be given without `importance`: the gap is worth
+        watching
     even where nothing corrects for it.
 
     Returns:
@@ -210,7 +227,8 @@ def policy_statistics(
         dual_clip: share where the dual clip binds; only with `dual_clip`.
         approx_kl: k3 estimate of KL(old || current) in nats per token.
         sampler_gap: |l_old - l_sampler| in nats per token; only with `sampler_log_probs`.
-        sampler_kl: k3 estimate of KL(sampler || old) in nats per token; only with `sampler_log_probs`.
+        sampler_kl: k3 estimate of KL(sampler || old) in nats per token; only with
+            `sampler_log_probs`.
         importance_weight: the truncated importance weight; only with `importance`.
         importance_truncated: share of weights cut at `importance_cap`; only with `importance`.
 
@@ -230,22 +248,25 @@ def policy_statistics(
     advantages = _per_token(advantages, mask, log_probs.dtype)
     rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
     values = {
-        "ratio": rho,
-        "clip_low": (advantages < 0) & (rho < 1 - clip_low),
-        "clip_high": (advantages > 0) & (rho > 1 + clip_high),
-        "approx_kl": _k3(log_probs - old_log_probs),
+        'ratio': rho,
+        'clip_low': (advantages < 0) & (rho < 1 - clip_low),
+        'clip_high': (advantages > 0) & (rho > 1 + clip_high),
+        'approx_kl': _k3(log_probs - old_log_probs),
     }
     if dual_clip is not None:
-        values["dual_clip"] = (advantages < 0) & (rho > dual_clip)
+        values['dual_clip'] = (advantages < 0) & (rho > dual_clip)
     if sampler_log_probs is not None:
         gap = old_log_probs - sampler_log_probs
-        values["sampler_gap"] = jnp.abs(gap)
-        values["sampler_kl"] = _k3(gap)
+        values['sampler_gap'] = jnp.abs(gap)
+        values['sampler_kl'] = _k3(gap)
     if importance is not None:
         weights = _importance_weights(old_log_probs, sampler_log_probs, mask, importance)
-        values["importance_weight"] = jnp.minimum(weights, importance_cap)
-        values["importance_truncated"] = weights > importance_cap
-    return {name: _aggregate(value.astype(rho.dtype), mask, aggregation) for name, value in values.items()}
+        values['importance_weight'] = jnp.minimum(weights, importance_cap)
+        values['importance_truncated'] = weights > importance_cap
+    return {
+        name: _aggregate(value.astype(rho.dtype), mask, aggregation)
+        for name, value in values.items()
+    }
 
 
 def policy_maxima(
@@ -253,10 +274,11 @@ def policy_maxima(
     old_log_probs: TokenArray,
     mask: TokenArray,
     *,
-    ratio: Ratio = "sequence",
+    ratio: Ratio = 'sequence',
     sampler_log_probs: TokenArray | None = None,
-) -> dict[str, Float[Array, ""]]:
-    """Largest values of what `policy_statistics` averages; to be combined with maximum, not with a sum.
+) -> dict[str, Float[Array, '']]:
+    """Largest values of what `policy_statistics` averages; to be combined with maximum, not with a
+    sum.
 
     Args:
       log_probs, old_log_probs, mask, ratio, sampler_log_probs: as for `policy_statistics`.
@@ -267,7 +289,7 @@ def policy_maxima(
     Raises:
       ValueError: shapes do not match, or a name is unknown.
     """
-    _check_choice("ratio", ratio, ("sequence", "token"))
+    _check_choice('ratio', ratio, ('sequence', 'token'))
     mask, log_probs, old_log_probs, sampler_log_probs = _masked(
         mask,
         log_probs=stop_gradient(log_probs),
@@ -275,16 +297,16 @@ def policy_maxima(
         sampler_log_probs=sampler_log_probs,
     )
     rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
-    maxima = {"ratio_max": jnp.max(jnp.where(mask, rho, 0), initial=0)}
+    maxima = {'ratio_max': jnp.max(jnp.where(mask, rho, 0), initial=0)}
     if sampler_log_probs is not None:
-        maxima["sampler_gap_max"] = jnp.max(jnp.abs(old_log_probs - sampler_log_probs), initial=0)
+        maxima['sampler_gap_max'] = jnp.max(jnp.abs(old_log_probs - sampler_log_probs), initial=0)
     return maxima
 
 
 def _log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio) -> Array:
-    """log rho [trajectories, tokens] of masked inputs; see `policy_loss`."""
+    """Log rho [trajectories, tokens] of masked inputs; see `policy_loss`."""
     difference = log_probs - old_log_probs
-    if ratio == "token":
+    if ratio == 'token':
         return jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     lengths = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     log_s = stop_gradient(jnp.sum(difference, axis=1, keepdims=True) / lengths)
@@ -292,9 +314,11 @@ def _log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio
 
 
 def _importance_weights(old: Array, sampler: Array, mask: Array, importance: Importance) -> Array:
-    """Weights [trajectories, tokens] of the trainer's old policy against the sampler, before truncation."""
+    """Weights [trajectories, tokens] of the trainer's old policy against the sampler, before
+    truncation.
+    """
     log_weights = old - sampler
-    if importance == "sequence":
+    if importance == 'sequence':
         log_weights = jnp.broadcast_to(jnp.sum(log_weights, axis=1, keepdims=True), mask.shape)
     return jnp.exp(jnp.clip(log_weights, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
@@ -308,7 +332,7 @@ def _k3(d: Array) -> Array:
 def _aggregate(values: Array, mask: Array, aggregation: Aggregation) -> SumWeight:
     """(sum, weight) of [trajectories, tokens] values under the mask."""
     values = jnp.where(mask, values, 0)
-    if aggregation == "token":
+    if aggregation == 'token':
         return jnp.sum(values), jnp.sum(mask, dtype=values.dtype)
     lengths = jnp.sum(mask, axis=1, dtype=values.dtype)
     return jnp.sum(jnp.sum(values, axis=1) / jnp.maximum(lengths, 1)), jnp.sum(
@@ -320,15 +344,18 @@ def _masked(mask: Array, **arrays: Array | None) -> tuple[Array | None, ...]:
     """The mask as booleans, then the arrays in one dtype of at least float32, 0 outside the mask."""
     mask = jnp.asarray(mask)
     if mask.ndim != 2:
-        raise ValueError(f"mask must be [trajectories, tokens], got shape {mask.shape}.")
+        raise ValueError(f'mask must be [trajectories, tokens], got shape {mask.shape}.')
     for name, array in arrays.items():
         if array is not None and jnp.shape(array) != mask.shape:
-            raise ValueError(f"{name} must have the mask's shape {mask.shape}, got {jnp.shape(array)}.")
+            raise ValueError(
+                f"{name} must have the mask's shape {mask.shape}, got {jnp.shape(array)}."
+            )
     mask = mask.astype(bool)
     present = [jnp.asarray(array) for array in arrays.values() if array is not None]
     dtype = jnp.result_type(jnp.float32, *present)
     cleaned = (
-        None if a is None else jnp.where(mask, jnp.asarray(a).astype(dtype), 0) for a in arrays.values()
+        None if a is None else jnp.where(mask, jnp.asarray(a).astype(dtype), 0)
+        for a in arrays.values()
     )
     return mask, *cleaned
 
@@ -339,7 +366,7 @@ def _per_token(advantages: Array, mask: Array, dtype: jnp.dtype) -> Array:
     if advantages.shape != mask.shape[:1]:
         raise ValueError(
             f"advantages must have one entry for each of the mask's {mask.shape[0]} trajectories, "
-            f"got shape {advantages.shape}."
+            f'got shape {advantages.shape}.'
         )
     advantages = jnp.where(jnp.any(mask, axis=1), advantages.astype(dtype), 0)
     return stop_gradient(advantages)[:, None]
@@ -347,39 +374,45 @@ def _per_token(advantages: Array, mask: Array, dtype: jnp.dtype) -> Array:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')
 
 
 def check_options(
     ratio: str, clip_low: float, clip_high: float, dual_clip: float | None, aggregation: str | None
 ) -> None:
-    """Raises a ValueError for a choice that does not exist or a clip out of range; traced clips are not looked at."""
-    _check_choice("ratio", ratio, ("sequence", "token"))
+    """Raises a ValueError for a choice that does not exist or a clip out of range; traced clips are
+    not looked at.
+    """
+    _check_choice('ratio', ratio, ('sequence', 'token'))
     if aggregation is not None:
-        _check_choice("aggregation", aggregation, ("sequence", "token"))
+        _check_choice('aggregation', aggregation, ('sequence', 'token'))
     # Traced limits (a schedule inside jit) cannot be looked at.
     if not isinstance(clip_low, jax.core.Tracer) and not 0 <= clip_low <= 1:
-        raise ValueError(f"clip_low must lie in [0, 1], got {clip_low}.")
+        raise ValueError(f'clip_low must lie in [0, 1], got {clip_low}.')
     if not isinstance(clip_high, jax.core.Tracer) and not clip_high >= 0:
-        raise ValueError(f"clip_high must be at least 0, got {clip_high}.")
+        raise ValueError(f'clip_high must be at least 0, got {clip_high}.')
     if dual_clip is None:
         return
-    if ratio != "token":
-        raise ValueError("dual_clip bounds token ratios: use it with ratio='token', or leave it out.")
+    if ratio != 'token':
+        raise ValueError(
+            "dual_clip bounds token ratios: use it with ratio='token', or leave it out."
+        )
     if not isinstance(dual_clip, jax.core.Tracer) and not dual_clip > 1:
-        raise ValueError(f"dual_clip bounds the ratio from above and must exceed 1, got {dual_clip}.")
+        raise ValueError(
+            f'dual_clip bounds the ratio from above and must exceed 1, got {dual_clip}.'
+        )
 
 
 def _check_importance(importance: str | None, sampler_log_probs: Array | None, cap: float) -> None:
     if importance is None:
         if sampler_log_probs is not None:
             raise ValueError(
-                "sampler_log_probs without importance would be ignored: "
+                'sampler_log_probs without importance would be ignored: '
                 "choose importance='token' or 'sequence'."
             )
         return
-    _check_choice("importance", importance, ("sequence", "token"))
+    _check_choice('importance', importance, ('sequence', 'token'))
     if sampler_log_probs is None:
-        raise ValueError(f"importance={importance!r} needs sampler_log_probs.")
+        raise ValueError(f'importance={importance!r} needs sampler_log_probs.')
     if not isinstance(cap, jax.core.Tracer) and not cap > 0:
-        raise ValueError(f"importance_cap must be above 0, got {cap}.")
+        raise ValueError(f'importance_cap must be above 0, got {cap}.')

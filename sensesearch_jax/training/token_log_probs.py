@@ -1,10 +1,11 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding logits for all tokens at once.
+"""Log-probabilities of given tokens from hidden states, without ever holding logits for all tokens
+at once.
 
-At Qwen2.5's vocabulary of 152k one token's float32 logits are 0.6 MB, so 16k tokens would need 10 GB, and as
-much again in the backward pass. Here the tokens go through the output head in pieces; a piece's logits are
-dropped after use and computed again when its gradient is needed. The gradient is written out: it needs one
-array of a piece's size where automatic differentiation keeps several, and on a mesh each device sums up its
-head's gradient over all its pieces before any of it is sent.
+At Qwen2.5's vocabulary of 152k one token's float32 logits are 0.6 MB, so 16k tokens would need 10
+GB, and as much again in the backward pass. Here the tokens go through the output head in pieces; a
+piece's logits are dropped after use and computed again when its gradient is needed. The gradient is
+written out: it needs one array of a piece's size where automatic differentiation keeps several, and
+on a mesh each device sums up its head's gradient over all its pieces before any of it is sent.
 """
 
 import functools
@@ -19,35 +20,38 @@ from sensesearch_jax.runtime.mesh import current, spec
 
 
 def token_log_probs(
-    hidden: Float[Array, "*rows tokens D"],
-    head: Float[Array, "V D"],
-    targets: Int[Array, "*rows tokens"],
+    hidden: Float[Array, '*rows tokens D'],
+    head: Float[Array, 'V D'],
+    targets: Int[Array, '*rows tokens'],
     *,
-    suppressed: Shaped[Array, "V"] | None = None,
-    temperature: float | Float[Array, ""] = 1.0,
+    suppressed: Shaped[Array, ' V'] | None = None,
+    temperature: float | Float[Array, ''] = 1.0,
     chunk: int = 256,
-) -> tuple[Float[Array, "*rows tokens"], Float[Array, "*rows tokens"]]:
+) -> tuple[Float[Array, '*rows tokens'], Float[Array, '*rows tokens']]:
     r"""Log-probability of each target token, and the entropy of the distribution it is taken from.
 
     .. math:: z = \mathrm{head}\, h / T, \quad \ell = z_{target} - \mathrm{logsumexp}(z), \quad
               H = -\sum_v p_v \log p_v
 
-    Equal to a log-softmax over all logits, values and gradients, in the memory of one piece: logits of at
-    most [chunk, V] exist on a device at a time, forward and backward. On a mesh the first axis is cut over
-    its data and fsdp axes and the vocabulary over its tensor axis.
+    Equal to a log-softmax over all logits, values and gradients, in the memory of one piece: logits
+    of at most [chunk, V] exist on a device at a time, forward and backward. On a mesh the first
+    axis is cut over its data and fsdp axes and the vocabulary over its tensor axis.
 
     Args:
       hidden: [..., tokens, D] final hidden states, at the positions that predict the targets.
       head: [V, D] output head; the embedding table where the two are tied.
-      targets: [..., tokens] token ids. An id outside the vocabulary (a padding value such as -100) gives NaN,
-        which the masks of `losses` remove and nothing else hides.
+      targets: [..., tokens] token ids. An id outside the vocabulary (a padding value such as -100)
+        gives NaN, which the masks of `losses` remove and nothing else hides.
       suppressed: [V], nonzero for ids that the sampler cannot draw (vision placeholders); they get
-        probability 0, and -inf as log-probability where they are the target. At least one id must remain.
+        probability 0, and -inf as log-probability where they are the target. At least one id must
+        remain.
       temperature: the logits are divided by it; above 0. Pass what the sampler used.
-      chunk: most tokens that go through the head at once on a device, at least 1; for memory and speed only.
+      chunk: most tokens that go through the head at once on a device, at least 1; for memory and
+          speed only.
 
     Returns:
-      (log_probs, entropy): each [..., tokens], in nats, in at least float32. Both are differentiable with
+      (log_probs, entropy): each [..., tokens], in nats, in at least float32. Both are
+          differentiable with
       respect to hidden, head and a traced temperature.
 
     Raises:
@@ -57,13 +61,19 @@ def token_log_probs(
     dtype = jnp.promote_types(jnp.result_type(hidden, head), jnp.float32)
     if targets.size == 0:
         return jnp.zeros(targets.shape, dtype), jnp.zeros(targets.shape, dtype)
-    banned = jnp.zeros(head.shape[0], bool) if suppressed is None else jnp.asarray(suppressed).astype(bool)
+    banned = (
+        jnp.zeros(head.shape[0], bool)
+        if suppressed is None
+        else jnp.asarray(suppressed).astype(bool)
+    )
     hidden, head, targets = jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets)
     return _log_probs(chunk, hidden, head, targets, banned, jnp.asarray(temperature, dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _log_probs(chunk: int, hidden: Array, head: Array, targets: Array, banned: Array, temperature: Array):
+def _log_probs(
+    chunk: int, hidden: Array, head: Array, targets: Array, banned: Array, temperature: Array
+):
     return _forward(chunk, hidden, head, targets, banned, temperature)[0]
 
 
@@ -73,7 +83,10 @@ def _forward(chunk, hidden, head, targets, banned, temperature):
     if current() is not None:
         whole = PartitionSpec()
         local = jax.shard_map(
-            local, in_specs=(rows, vocabulary, rows, vocabulary, whole), out_specs=rows, check_vma=False
+            local,
+            in_specs=(rows, vocabulary, rows, vocabulary, whole),
+            out_specs=rows,
+            check_vma=False,
         )
     log_probs, entropy, normalizer = local(hidden, head, targets, banned, temperature)
     return (log_probs, entropy), (hidden, head, targets, banned, temperature, entropy, normalizer)
@@ -81,7 +94,9 @@ def _forward(chunk, hidden, head, targets, banned, temperature):
 
 def _backward(chunk, residuals, gradients):
     rows, vocabulary, to_head = _places(*residuals[:2])
-    local = functools.partial(_backward_pieces, chunk, _cut(rows), _cut(vocabulary), len(to_head) > 1)
+    local = functools.partial(
+        _backward_pieces, chunk, _cut(rows), _cut(vocabulary), len(to_head) > 1
+    )
     if current() is not None:
         whole = PartitionSpec()
         local = jax.shard_map(
@@ -102,9 +117,10 @@ def _places(hidden: Array, head: Array) -> tuple[PartitionSpec, PartitionSpec, P
     mesh = current()
     if mesh is None:
         return PartitionSpec(), PartitionSpec(), PartitionSpec()
-    rows = spec(("rows",), hidden.shape[:1], mesh)
-    vocabulary, embed = spec(("vocabulary", "embed"), head.shape, mesh)
-    # What is summed over rows may as well be cut like the parameter; without rows to sum over it is whole.
+    rows = spec(('rows',), hidden.shape[:1], mesh)
+    vocabulary, embed = spec(('vocabulary', 'embed'), head.shape, mesh)
+    # What is summed over rows may as well be cut like the parameter; without rows to sum over it is
+    # whole.
     scattered = (embed,) if embed is not None and rows[0] is not None else ()
     return rows, PartitionSpec(vocabulary), PartitionSpec(vocabulary, *scattered)
 
@@ -120,18 +136,23 @@ def _forward_pieces(chunk, cut, hidden, head, targets, banned, temperature):
     def piece(hidden: Array, targets: Array) -> tuple[Array, Array, Array]:
         logits, allowed = _logits(hidden, head, banned, temperature)
         top = _over(jax.lax.pmax, jnp.max(allowed, axis=-1), cut)
-        normalizer = top + jnp.log(_over(jax.lax.psum, jnp.exp(allowed - top[:, None]).sum(-1), cut))
+        normalizer = top + jnp.log(
+            _over(jax.lax.psum, jnp.exp(allowed - top[:, None]).sum(-1), cut)
+        )
         # A masked sum, no gather: it works where the vocabulary is cut.
         here = _ids(head, cut) == targets[:, None]
         picked = _over(jax.lax.psum, jnp.where(here, allowed, 0).sum(-1), cut)
         inside = (targets >= 0) & (targets < _over(jax.lax.psum, head.shape[0], cut))
-        # A sum of terms that are never negative; normalizer - sum(p z) would lose digits where logits are large.
+        # A sum of terms that are never negative; normalizer - sum(p z) would lose digits where
+        # logits are large.
         terms = jnp.exp(allowed - normalizer[:, None]) * (normalizer[:, None] - logits)
         entropy = _over(jax.lax.psum, terms.sum(-1), cut)
         return jnp.where(inside, picked - normalizer, jnp.nan), entropy, normalizer
 
     flat, cutter = _cutter(chunk, targets)
-    found = jax.lax.map(lambda x: piece(*x), (cutter(hidden.reshape(-1, hidden.shape[-1])), cutter(flat)))
+    found = jax.lax.map(
+        lambda x: piece(*x), (cutter(hidden.reshape(-1, hidden.shape[-1])), cutter(flat))
+    )
     return tuple(x.reshape(-1)[: flat.size].reshape(targets.shape) for x in found)
 
 
@@ -160,27 +181,41 @@ def _backward_pieces(
         logits, allowed = _logits(hidden, head, banned, temperature)
         log_p = logits - normalizer[:, None]
         here = (_ids(head, cut) == targets[:, None]) & ~banned
-        gradient = jnp.where(here, to_log_prob[:, None], 0) - jnp.exp(allowed - normalizer[:, None]) * (
-            to_log_prob[:, None] + to_entropy[:, None] * (log_p + entropy[:, None])
-        )
+        gradient = jnp.where(here, to_log_prob[:, None], 0) - jnp.exp(
+            allowed - normalizer[:, None]
+        ) * (to_log_prob[:, None] + to_entropy[:, None] * (log_p + entropy[:, None]))
         to_temperature = -(gradient * logits).sum() / temperature
         gradient = (gradient / temperature).astype(hidden.dtype)
         product = functools.partial(jnp.einsum, preferred_element_type=normalizer.dtype)
-        to_hidden = product("nv,vd->nd", gradient, head).astype(hidden.dtype)
-        return (sums[0] + product("nv,nd->vd", gradient, hidden), sums[1] + to_temperature), to_hidden
+        to_hidden = product('nv,vd->nd', gradient, head).astype(hidden.dtype)
+        return (
+            sums[0] + product('nv,nd->vd', gradient, hidden),
+            sums[1] + to_temperature,
+        ), to_hidden
 
     flat, cutter = _cutter(chunk, targets)
     known = (flat >= 0) & (flat < _over(jax.lax.psum, head.shape[0], cut))
     to_log_prob = jnp.where(known, to_log_prob.reshape(-1), 0)
-    pieces = (cutter(x) for x in (flat, entropy.reshape(-1), normalizer.reshape(-1), to_log_prob, to_entropy.reshape(-1)))
+    pieces = (
+        cutter(x)
+        for x in (
+            flat,
+            entropy.reshape(-1),
+            normalizer.reshape(-1),
+            to_log_prob,
+            to_entropy.reshape(-1),
+        )
+    )
     start = jnp.zeros(head.shape, normalizer.dtype), jnp.zeros((), normalizer.dtype)
     (to_head, to_temperature), to_hidden = jax.lax.scan(
         piece, start, (cutter(hidden.reshape(-1, hidden.shape[-1])), *pieces)
     )
     to_hidden = to_hidden.reshape(-1, hidden.shape[-1])[: flat.size].reshape(hidden.shape)
     if scatter:
-        to_head = jax.lax.psum_scatter(to_head, "fsdp", scatter_dimension=1, tiled=True)
-    to_head = _over(jax.lax.psum, to_head, tuple(axis for axis in rows if axis != "fsdp") if scatter else rows)
+        to_head = jax.lax.psum_scatter(to_head, 'fsdp', scatter_dimension=1, tiled=True)
+    to_head = _over(
+        jax.lax.psum, to_head, tuple(axis for axis in rows if axis != 'fsdp') if scatter else rows
+    )
     to_temperature = _over(jax.lax.psum, _over(jax.lax.psum, to_temperature, rows), cut)
     to_hidden = _over(jax.lax.psum, to_hidden, cut)
     return to_hidden, to_head.astype(head.dtype), to_temperature.astype(temperature.dtype)
@@ -191,7 +226,10 @@ def _logits(hidden: Array, head: Array, banned: Array, temperature: Array) -> tu
 
     0 * -inf is NaN, so they are -inf only where they are exponentiated or picked.
     """
-    logits = jnp.einsum("nd,vd->nv", hidden, head, preferred_element_type=temperature.dtype) / temperature
+    logits = (
+        jnp.einsum('nd,vd->nv', hidden, head, preferred_element_type=temperature.dtype)
+        / temperature
+    )
     return jnp.where(banned, 0, logits), jnp.where(banned, -jnp.inf, logits)
 
 
@@ -207,7 +245,9 @@ def _over(combine, x, axes):
 
 
 def _cutter(chunk: int, targets: Array):
-    """The targets in one row, and what cuts such rows into pieces [pieces, size, ...], padded with zeros."""
+    """The targets in one row, and what cuts such rows into pieces [pieces, size, ...], padded with
+    zeros.
+    """
     flat = targets.reshape(-1)
     # As few pieces as the limit allows, all of one size: the least padding.
     pieces = math.ceil(flat.size / chunk)
@@ -230,16 +270,18 @@ def _check(
 ) -> None:
     if hidden.ndim < 2 or hidden.shape[:-1] != targets.shape:
         raise ValueError(
-            f"hidden must be [..., tokens, D] and targets [..., tokens], "
-            f"got {hidden.shape} and {targets.shape}."
+            f'hidden must be [..., tokens, D] and targets [..., tokens], '
+            f'got {hidden.shape} and {targets.shape}.'
         )
     if head.ndim != 2 or head.shape[1] != hidden.shape[-1]:
-        raise ValueError(f"head must be [V, {hidden.shape[-1]}] to fit the hidden states, got {head.shape}.")
+        raise ValueError(
+            f'head must be [V, {hidden.shape[-1]}] to fit the hidden states, got {head.shape}.'
+        )
     if suppressed is not None and jnp.shape(suppressed) != head.shape[:1]:
         raise ValueError(
-            f"suppressed must be [{head.shape[0]}], one entry per id, got {jnp.shape(suppressed)}."
+            f'suppressed must be [{head.shape[0]}], one entry per id, got {jnp.shape(suppressed)}.'
         )
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}.")
+        raise ValueError(f'temperature must be above 0, got {temperature}.')
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}.")
+        raise ValueError(f'chunk must be at least 1, got {chunk}.')

@@ -1,14 +1,16 @@
-"""SFT and RL steps on group batches: gradients of a micro-batch, the update of a minibatch, and nothing else.
+"""SFT and RL steps on group batches: gradients of a micro-batch, the update of a minibatch, and
+nothing else.
 
-Only the decoder is trained (SenseSearch freezes the vision tower and projector): the tower is not in these programs at
-all, its features come with the batch, so frozen parameters carry neither gradients nor optimiser state. Losses are
-(sum, weight) pairs; the weight of a whole minibatch is known on the host beforehand, so the gradients of its
-micro-batches simply add up: into one sum, while the host makes the next micro-batch. So memory does not grow with their
-number.
+Only the decoder is trained (SenseSearch freezes the vision tower and projector): the tower is not
+    in these programs at
+all, its features come with the batch, so frozen parameters carry neither gradients nor optimiser
+state. Losses are (sum, weight) pairs; the weight of a whole minibatch is known on the host
+beforehand, so the gradients of its micro-batches simply add up: into one sum, while the host makes
+the next micro-batch. So memory does not grow with their number.
 
-The steps are programs over a mesh (runtime/mesh.py), which may have one device: parameters, gradients and moments are
-cut by their axes, batches by rows. In a program of several processes each gives the rows that it has sampled, and
-all make the same steps.
+The steps are programs over a mesh (runtime/mesh.py), which may have one device: parameters,
+gradients and moments are cut by their axes, batches by rows. In a program of several processes each
+gives the rows that it has sampled, and all make the same steps.
 """
 
 from __future__ import annotations
@@ -52,11 +54,17 @@ NOTHING = 1e-5  # advantages are of order 1; less is rounding
 
 
 class PolicyTargets(NamedTuple):
-    """What RL knows of a batch beyond its tokens; old log-probs are the sampler's own (`GroupBatch.log_probs`)."""
+    """What RL knows of a batch beyond its tokens; old log-probs are the sampler's own
+    (`GroupBatch.log_probs`).
+    """
 
     advantages: Float[np.ndarray, 'b g']
-    in_loss: Bool[np.ndarray, 'b g']  # False leaves a trajectory out (failed infrastructure, padding)
-    ref_log_probs: Float[np.ndarray, 'b g s'] | None = None  # of tokens 1 … S−1; None without a KL term
+    in_loss: Bool[
+        np.ndarray, 'b g'
+    ]  # False leaves a trajectory out (failed infrastructure, padding)
+    ref_log_probs: Float[np.ndarray, 'b g s'] | None = (
+        None  # of tokens 1 … S−1; None without a KL term
+    )
 
 
 class InLoss(NamedTuple):
@@ -80,12 +88,18 @@ class Objective:
     @property
     def clips(self) -> dict[str, Any]:
         """The arguments that the loss and its statistics share."""
-        return {'ratio': self.ratio, 'clip_low': self.clip_low, 'clip_high': self.clip_high,
-                'dual_clip': self.dual_clip}
+        return {
+            'ratio': self.ratio,
+            'clip_low': self.clip_low,
+            'clip_high': self.clip_high,
+            'dual_clip': self.dual_clip,
+        }
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:
-    """Filter of the trained parameters: the language model, not the vision tower with its projector."""
+    """Filter of the trained parameters: the language model, not the vision tower with its
+    projector.
+    """
     return path[0] == 'language'
 
 
@@ -103,16 +117,17 @@ class Learner:
     """The trained parameters, their optimiser, and the jitted programs on them.
 
     Args:
-        policy: what training starts from; a policy of mere shapes (`abstract_policy`) gives a learner that can only
-            `lower` its programs.
+        policy: what training starts from; a policy of mere shapes (`abstract_policy`) gives a
+            learner that can only `lower` its programs.
         optimizer: over the decoder's parameters.
-        suppressed: ids that the sampler cannot draw; the trainer's distribution leaves them out as well.
+        suppressed: ids that the sampler cannot draw; the trainer's distribution leaves them out as
+            well.
         temperature: that trajectories are sampled at; 1 for SFT.
         objective: the RL loss; not needed for SFT.
         remat: what a layer keeps for the backward pass, a name of `model.text_decoder.REMAT`.
         mesh: devices that train; the first one alone by default.
-        dtype: of the forward and backward pass, and so of a micro-batch's gradient. Parameters, sums of gradients and
-            moments are float32 always.
+        dtype: of the forward and backward pass, and so of a micro-batch's gradient. Parameters,
+            sums of gradients and moments are float32 always.
         threads: micro-batches that are run side by side, of one process.
         trained: filter of the parameters that are: `decoder` or `inner_decoder`.
         averaged: keeps the mean of the parameters too, which `average` moves on.
@@ -121,21 +136,40 @@ class Learner:
         ValueError: an unknown remat policy.
     """
 
-    def __init__(self, policy: Policy, optimizer: optax.GradientTransformation, *, suppressed: np.ndarray | None = None,
-                 temperature: float = 1.0, objective: Objective | None = None, remat: str = 'none',
-                 mesh: Mesh | None = None, dtype: DTypeLike = jnp.float32, threads: int = 1, averaged: bool = False,
-                 trained: Callable[[tuple[str, ...], Any], bool] = decoder):
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: optax.GradientTransformation,
+        *,
+        suppressed: np.ndarray | None = None,
+        temperature: float = 1.0,
+        objective: Objective | None = None,
+        remat: str = 'none',
+        mesh: Mesh | None = None,
+        dtype: DTypeLike = jnp.float32,
+        threads: int = 1,
+        averaged: bool = False,
+        trained: Callable[[tuple[str, ...], Any], bool] = decoder,
+    ):
         if remat not in REMAT:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.graph, start, self.frozen = nnx.split(policy, trained, ...)
-        # What of the decoder stays as it is goes into the programs as an operand: they would hold it as a constant.
+        # What of the decoder stays as it is goes into the programs as an operand: they would hold
+        # it as a constant.
         kept, self.tower = nnx.split_state(self.frozen, decoder, ...)
         self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
         self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
         self.threads = threads if jax.process_count() == 1 else 1
-        computed = lambda tree: jax.tree.map(lambda x: x.astype(self.dtype), tree)
-        self.kept = kept if is_abstract(start) else jax.device_put(computed(kept), shardings(kept, self.mesh))
+
+        def computed(tree):
+            return jax.tree.map(lambda x: x.astype(self.dtype), tree)
+
+        self.kept = (
+            kept
+            if is_abstract(start)
+            else jax.device_put(computed(kept), shardings(kept, self.mesh))
+        )
         places = shardings(start, self.mesh)
         whole = NamedSharding(self.mesh, PartitionSpec())
         options = compiler_options(self.mesh)
@@ -143,30 +177,53 @@ class Learner:
         self.mean = self._master(start, places) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
-        gradient = lambda loss: SharedProgram(jax.jit(
-            lambda held, *rest: jax.grad(loss, has_aux=True)(self._slopes(held[0]), held, *rest),
-            out_shardings=(places, whole), compiler_options=options))
+
+        def gradient(loss):
+            return SharedProgram(
+                jax.jit(
+                    lambda held, *rest: jax.grad(loss, has_aux=True)(
+                        self._slopes(held[0]), held, *rest
+                    ),
+                    out_shardings=(places, whole),
+                    compiler_options=options,
+                )
+            )
+
         self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
-        self._log_probs = SharedProgram(jax.jit(
-            lambda held, batch: self._forward(self._slopes(held[0]), held, batch)[0],
-            out_shardings=rows_sharding(self.mesh, 3), compiler_options=options))
+        self._log_probs = SharedProgram(
+            jax.jit(
+                lambda held, batch: self._forward(self._slopes(held[0]), held, batch)[0],
+                out_shardings=rows_sharding(self.mesh, 3),
+                compiler_options=options,
+            )
+        )
         self._exact = jax.jit(float32, out_shardings=places)
-        self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places)
+        self._add = jax.jit(
+            lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places
+        )
         self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
-        self._update = jax.jit(self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole))
+        self._update = jax.jit(
+            self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole)
+        )
         self.updates = 0  # made so far
-        self.skipped_in_a_row = 0  # updates that were not finite and so not made, since the last one that was
+        self.skipped_in_a_row = (
+            0  # updates that were not finite and so not made, since the last one that was
+        )
 
     @property
     def policy(self) -> Policy:
         """The policy with the trained parameters, or with their mean where one is kept."""
-        return nnx.merge(self.graph, self.parameters if self.mean is None else self.mean, self.frozen)
+        return nnx.merge(
+            self.graph, self.parameters if self.mean is None else self.mean, self.frozen
+        )
 
     def average(self, share: float) -> None:
-        """Takes the parameters as they are into the mean, with that share; 1/n at the n-th time makes all count alike.
+        """Takes the parameters as they are into the mean, with that share; 1/n at the n-th time
+        makes all count alike.
 
-        With gradients that are mostly noise, parameters wander as well as move on; their mean wanders less (Polyak and
-        Juditsky, Acceleration of stochastic approximation by averaging, 1992).
+        With gradients that are mostly noise, parameters wander as well as move on; their mean
+        wanders less (Polyak and Juditsky, Acceleration of stochastic approximation by averaging,
+        1992).
         """
         with jax.set_mesh(self.mesh):
             self.mean = self._average(self.parameters, self.mean, share)
@@ -175,44 +232,64 @@ class Learner:
     def compiles(self) -> int:
         """Programs compiled so far."""
         shared = (program.program for program in (self._sft, self._rl, self._log_probs))
-        return sum(p._cache_size() for p in (*shared, self._exact, self._add, self._average, self._update))
+        return sum(
+            p._cache_size() for p in (*shared, self._exact, self._add, self._average, self._update)
+        )
 
     @property
     def all_parameters(self) -> nnx.State:
-        """Trained and frozen parameters together, as the sampler takes them: in the type that the loss computes in."""
+        """Trained and frozen parameters together, as the sampler takes them: in the type that the
+        loss computes in.
+        """
         computed = jax.tree.map(lambda x: x.astype(self.dtype), self.parameters)
         return nnx.merge_state(computed, self.kept, self.tower)
 
-    def log_probs(self, batch: GroupBatch, parameters: nnx.State | None = None) -> Float[Array, 'b g s']:
-        """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a reference policy."""
+    def log_probs(
+        self, batch: GroupBatch, parameters: nnx.State | None = None
+    ) -> Float[Array, 'b g s']:
+        """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a
+        reference policy.
+        """
         parameters = self.parameters if parameters is None else parameters
         with jax.set_mesh(self.mesh):
             return self._log_probs((parameters, self.kept), self._placed(batch))
 
-    def sft_step(self, batches: Iterable[GroupBatch], tokens: float | None = None) -> dict[str, float]:
+    def sft_step(
+        self, batches: Iterable[GroupBatch], tokens: float | None = None
+    ) -> dict[str, float]:
         """One update on the mean cross-entropy of all own tokens of the micro-batches.
 
         Args:
             batches: taken one at a time, each when the one before it has begun to run.
-            tokens: how many own tokens they hold in all processes; None counts them, which takes them all at once.
+            tokens: how many own tokens they hold in all processes; None counts them, which takes
+                them all at once.
 
         Returns:
             the loss's statistics and those of the update, see `_apply`.
         """
         if tokens is None:
             batches = list(batches)
-            tokens, = multihost.total(sum(b.own.sum() for b in batches))
-        return self._apply(*self._summed(lambda batch: self._sft((self.parameters, self.kept), batch, tokens), batches))
+            (tokens,) = multihost.total(sum(b.own.sum() for b in batches))
+        return self._apply(
+            *self._summed(
+                lambda batch: self._sft((self.parameters, self.kept), batch, tokens), batches
+            )
+        )
 
-    def rl_step(self, batches: Iterable[tuple[GroupBatch, PolicyTargets]], in_loss: InLoss | None = None,
-                reference: nnx.State | None = None) -> dict[str, float]:
+    def rl_step(
+        self,
+        batches: Iterable[tuple[GroupBatch, PolicyTargets]],
+        in_loss: InLoss | None = None,
+        reference: nnx.State | None = None,
+    ) -> dict[str, float]:
         """One update on the policy loss of a minibatch, given in micro-batches.
 
         Args:
             batches: taken one at a time, each when the one before it has begun to run.
-            in_loss: what the whole minibatch holds, those micro-batches too that do not `teach` and are left out; None
-                counts and leaves out here, which takes them all at once.
-            reference: parameters of the policy that the KL term keeps near to; its log-probs are computed here.
+            in_loss: what the whole minibatch holds, those micro-batches too that do not `teach` and
+                are left out; None counts and leaves out here, which takes them all at once.
+            reference: parameters of the policy that the KL term keeps near to; its log-probs are
+                computed here.
 
         Returns:
             the means of the policy statistics and those of the update, see `_apply`.
@@ -225,46 +302,72 @@ class Learner:
         def gradient(pair):
             batch, targets = pair
             if reference is not None:
-                targets = targets._replace(ref_log_probs=self._log_probs((reference, self.kept), batch))
-            return self._rl((self.parameters, self.kept), batch, targets, max(in_loss.trajectories, 1.0),
-                            max(in_loss.tokens, 1.0))
+                targets = targets._replace(
+                    ref_log_probs=self._log_probs((reference, self.kept), batch)
+                )
+            return self._rl(
+                (self.parameters, self.kept),
+                batch,
+                targets,
+                max(in_loss.trajectories, 1.0),
+                max(in_loss.tokens, 1.0),
+            )
 
         return self._apply(*self._summed(gradient, batches))
 
     def teaches(self, targets: PolicyTargets) -> bool:
-        """Whether a micro-batch can have a gradient: not where every group's rewards are equal and no KL term pulls.
+        """Whether a micro-batch can have a gradient: not where every group's rewards are equal and
+        no KL term pulls.
 
         Several processes make all passes, so that none waits for another that has nothing to do.
         """
-        return (bool(self.objective.kl_coefficient) or jax.process_count() > 1
-                or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING))
+        return (
+            bool(self.objective.kl_coefficient)
+            or jax.process_count() > 1
+            or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING)
+        )
 
-    def policy_gradient(self, batch: GroupBatch, targets: PolicyTargets) -> tuple[nnx.State, Metrics]:
-        """The gradient of the policy loss of a minibatch that is one micro-batch, and its statistics; no update."""
+    def policy_gradient(
+        self, batch: GroupBatch, targets: PolicyTargets
+    ) -> tuple[nnx.State, Metrics]:
+        """The gradient of the policy loss of a minibatch that is one micro-batch, and its
+        statistics; no update.
+        """
         in_loss = self._in_loss([(batch, targets)])
         with jax.set_mesh(self.mesh):
-            return self._rl((self.parameters, self.kept), *self._placed((batch, targets)), max(in_loss.trajectories, 1.0),
-                            max(in_loss.tokens, 1.0))
+            return self._rl(
+                (self.parameters, self.kept),
+                *self._placed((batch, targets)),
+                max(in_loss.trajectories, 1.0),
+                max(in_loss.tokens, 1.0),
+            )
 
     def _in_loss(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> InLoss:
         own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
-        return InLoss(*multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own)))
+        return InLoss(
+            *multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
+        )
 
-    def _summed(self, gradient: Callable[[Any], tuple[nnx.State, Metrics]],
-                batches: Iterable[Any]) -> tuple[nnx.State, list[Metrics]]:
-        """The sum of the micro-batches' gradients, in their order and in float32, and the statistics of each.
+    def _summed(
+        self, gradient: Callable[[Any], tuple[nnx.State, Metrics]], batches: Iterable[Any]
+    ) -> tuple[nnx.State, list[Metrics]]:
+        """The sum of the micro-batches' gradients, in their order and in float32, and the
+        statistics of each.
 
-        There are never more gradients than the sum and one for each thread. In one thread a micro-batch is made while the
-        device works on the one before.
+        There are never more gradients than the sum and one for each thread. In one thread a
+        micro-batch is made while the device works on the one before.
         """
         statistics: list[Metrics] = []
 
         def computed(batch):
             if self.threads == 1 and statistics:
-                jax.block_until_ready(statistics[-1])  # the host would run ahead, with all gradients in the queue
+                jax.block_until_ready(
+                    statistics[-1]
+                )  # the host would run ahead, with all gradients in the queue
             with jax.set_mesh(self.mesh):
                 found = gradient(self._placed(batch))
-            # A thread has to wait for its own, or it would hand in the next one behind the same queue.
+            # A thread has to wait for its own, or it would hand in the next one behind the same
+            # queue.
             return jax.block_until_ready(found) if self.threads > 1 else found
 
         def add(total, found):
@@ -277,34 +380,58 @@ class Learner:
 
         return sum_side_by_side(computed, batches, add, self.threads), statistics
 
-    def lower(self, batch: GroupBatch, targets: PolicyTargets | None = None) -> dict[str, jax.stages.Lowered]:
-        """The programs of a step on such a batch, not yet compiled and never run: for devices that are not here too.
+    def lower(
+        self, batch: GroupBatch, targets: PolicyTargets | None = None
+    ) -> dict[str, jax.stages.Lowered]:
+        """The programs of a step on such a batch, not yet compiled and never run: for devices that
+        are not here too.
 
         Args:
-            batch, targets: arrays or `jax.ShapeDtypeStruct`s; with targets the step is RL's, else SFT's.
+            batch, targets: arrays or `jax.ShapeDtypeStruct`s; with targets the step is RL's, else
+                SFT's.
         """
         with jax.set_mesh(self.mesh):
             if targets is None:
-                gradient = self._sft.program.lower((self.parameters, self.kept), self._placed(batch), 1.0)
+                gradient = self._sft.program.lower(
+                    (self.parameters, self.kept), self._placed(batch), 1.0
+                )
             else:
-                gradient = self._rl.program.lower((self.parameters, self.kept), *self._placed((batch, targets)), 1.0, 1.0)
-            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-                                  self.parameters)
-            return {'gradient': gradient, 'update': self._update.lower(self.parameters, self.moments, shapes)}
+                gradient = self._rl.program.lower(
+                    (self.parameters, self.kept), *self._placed((batch, targets)), 1.0, 1.0
+                )
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                self.parameters,
+            )
+            return {
+                'gradient': gradient,
+                'update': self._update.lower(self.parameters, self.moments, shapes),
+            }
 
     def _master(self, start, places):
-        """The parameters in float32, on their devices; shapes where the policy has no more than shapes."""
+        """The parameters in float32, on their devices; shapes where the policy has no more than
+        shapes.
+        """
         if is_abstract(start):
-            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place), start, places)
+            return jax.tree.map(
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place),
+                start,
+                places,
+            )
         # Updates donate their buffers, so these are copies: the policy keeps its own.
-        master = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
-                         out_shardings=places)
+        master = jax.jit(
+            lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
+            out_shardings=places,
+        )
         return master(jax.device_put(start, places))
 
     def _first_moments(self, places):
         if is_abstract(self.parameters):
-            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-                                jax.eval_shape(self.optimizer.init, self.parameters), places)
+            return jax.tree.map(
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                jax.eval_shape(self.optimizer.init, self.parameters),
+                places,
+            )
         return jax.jit(self.optimizer.init, out_shardings=places)(self.parameters)
 
     def _placed(self, batch: Any) -> Any:
@@ -317,8 +444,10 @@ class Learner:
             axis = 1 if path[-1].name in ('positions', 'prompt_positions') else 0
             rows = x.shape[axis] * jax.process_count()
             if rows % shards:
-                raise ValueError(f'{rows} rows in a micro-batch cannot be cut over data × fsdp = {shards} devices; '
-                                 'make micro_batch a multiple of it.')
+                raise ValueError(
+                    f'{rows} rows in a micro-batch cannot be cut over data × fsdp = {shards} devices; '
+                    'make micro_batch a multiple of it.'
+                )
             sharding = rows_sharding(self.mesh, len(x.shape), axis)
             if isinstance(x, jax.ShapeDtypeStruct):
                 return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -327,58 +456,98 @@ class Learner:
         return jax.tree_util.tree_map_with_path(place, batch)
 
     def _slopes(self, parameters):
-        """What gradients are taken by: in the loss's type and never looked at; see `parameters.read`."""
+        """What gradients are taken by: in the loss's type and never looked at; see
+        `parameters.read`.
+        """
         return jax.tree.map(lambda x: jnp.zeros(x.shape, self.dtype), parameters)
 
     def _forward(self, slopes, held, batch: GroupBatch):
-        # Layers are read one by one as they are run, the embedding, the head and the last norm here.
+        # Layers are read one by one as they are run, the embedding, the head and the last norm
+        # here.
         parameters, kept = held
-        apart = lambda state: nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
+
+        def apart(state):
+            return nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
+
         (layers, rest), (of_layers, of_rest) = apart(parameters), apart(slopes)
         policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), kept, self.tower)
-        hidden, _ = group_hidden(policy, batch, remat=self.remat, slopes=of_layers['language']['layers'])
+        hidden, _ = group_hidden(
+            policy, batch, remat=self.remat, slopes=of_layers['language']['layers']
+        )
         following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
-        found = token_log_probs(hidden, policy.language.head, packed(following, batch.packing), suppressed=self.suppressed,
-                                temperature=self.temperature)
+        found = token_log_probs(
+            hidden,
+            policy.language.head,
+            packed(following, batch.packing),
+            suppressed=self.suppressed,
+            temperature=self.temperature,
+        )
         return tuple(spread(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
 
     def _sft_loss(self, slopes, held, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
         log_probs, entropy = self._forward(slopes, held, batch)
         own = batch.own[:, :, 1:]
-        flat = lambda x: x.reshape(-1, x.shape[-1])
-        total, count = cross_entropy(flat(log_probs), flat(own))
-        return total / weight, {'loss': (total, count), 'entropy': (jnp.where(own, entropy, 0).sum(), count)}
 
-    def _rl_loss(self, slopes, held, batch: GroupBatch, targets: PolicyTargets, trajectories,
-                 tokens) -> tuple[Array, Metrics]:
+        def flat(x):
+            return x.reshape(-1, x.shape[-1])
+
+        total, count = cross_entropy(flat(log_probs), flat(own))
+        return total / weight, {
+            'loss': (total, count),
+            'entropy': (jnp.where(own, entropy, 0).sum(), count),
+        }
+
+    def _rl_loss(
+        self, slopes, held, batch: GroupBatch, targets: PolicyTargets, trajectories, tokens
+    ) -> tuple[Array, Metrics]:
         log_probs, entropy = self._forward(slopes, held, batch)
         own = (batch.own & targets.in_loss[..., None])[:, :, 1:]
-        flat = lambda x: x.reshape(-1, x.shape[-1])
-        arrays = (flat(log_probs), flat(batch.log_probs[:, :, 1:]), targets.advantages.reshape(-1), flat(own))
+
+        def flat(x):
+            return x.reshape(-1, x.shape[-1])
+
+        arrays = (
+            flat(log_probs),
+            flat(batch.log_probs[:, :, 1:]),
+            targets.advantages.reshape(-1),
+            flat(own),
+        )
         total, weight = policy_loss(*arrays, **self.objective.clips)
         loss = total / (trajectories if self.objective.ratio == 'sequence' else tokens)
         metrics = policy_statistics(*arrays, **self.objective.clips)
         # Before the first update of a rollout batch this is the gap between sampler and trainer.
         gap = jnp.where(arrays[3], jnp.abs(arrays[0] - arrays[1]), 0)
-        metrics |= {'loss': (total, weight), 'entropy': (jnp.where(own, entropy, 0).sum(), own.sum()),
-                    'sampler_gap': (gap.sum(), own.sum())}
+        metrics |= {
+            'loss': (total, weight),
+            'entropy': (jnp.where(own, entropy, 0).sum(), own.sum()),
+            'sampler_gap': (gap.sum(), own.sum()),
+        }
         if targets.ref_log_probs is not None:
-            distance, count = kl(arrays[0], flat(targets.ref_log_probs), arrays[3],
-                                 estimator=self.objective.kl_estimator)
+            distance, count = kl(
+                arrays[0],
+                flat(targets.ref_log_probs),
+                arrays[3],
+                estimator=self.objective.kl_estimator,
+            )
             loss += self.objective.kl_coefficient * distance / tokens
             metrics['kl'] = distance, count
-        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio) | {'sampler_gap_max': gap.max()}
+        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio) | {
+            'sampler_gap_max': gap.max()
+        }
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}
 
     def _apply(self, gradients: nnx.State, statistics: list[Metrics]) -> dict[str, float]:
         """The update with a sum of gradients.
 
         Returns:
-            the means of the micro-batches' statistics, `grad_norm`, `param_norm` and `learning_rate` of `finite_update`, and
-            `skipped_updates`: 1 where the gradient was not finite and nothing was updated, else 0.
+            the means of the micro-batches' statistics, `grad_norm`, `param_norm` and
+            `learning_rate` of `finite_update`, and `skipped_updates`: 1 where the gradient was not
+            finite and nothing was updated, else 0.
         """
         with jax.set_mesh(self.mesh):
-            self.parameters, self.moments, norms = self._update(self.parameters, self.moments, gradients)
+            self.parameters, self.moments, norms = self._update(
+                self.parameters, self.moments, gradients
+            )
         found, norms = jax.device_get((statistics, norms))
         means = {}
         for name in found[0]:
@@ -390,7 +559,11 @@ class Learner:
         skipped = not math.isfinite(norms['grad_norm'])
         self.updates += not skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
-        return means | {name: float(value) for name, value in norms.items()} | {'skipped_updates': float(skipped)}
+        return (
+            means
+            | {name: float(value) for name, value in norms.items()}
+            | {'skipped_updates': float(skipped)}
+        )
 
     def _update_program(self, parameters, moments, gradients):
         return finite_update(self.optimizer, parameters, moments, float32(gradients))

@@ -1,4 +1,5 @@
-"""The chat template in pieces: as transformers does whole conversations, and safe against special strings."""
+"""The chat template in pieces: as transformers does whole conversations, and safe against special
+strings."""
 
 import json
 import unicodedata
@@ -50,7 +51,8 @@ def chat(folder):
 
 @pytest.fixture(scope='module')
 def reference(folder):
-    """A conversation's tokens by transformers: template as text, image pads repeated, encoded whole."""
+    """A conversation's tokens by transformers: template as text, image pads repeated, encoded
+    whole."""
     tokenizer = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(str(folder))
 
     def encode(messages, add_generation_prompt=False):
@@ -59,7 +61,10 @@ def reference(folder):
             content = message['content']
             parts = [content] if isinstance(content, str) else content
             images += [part for part in parts if isinstance(part, ImageRef)]
-            parts = [{'type': 'text', 'text': p} if isinstance(p, str) else {'type': 'image'} for p in parts]
+            parts = [
+                {'type': 'text', 'text': p} if isinstance(p, str) else {'type': 'image'}
+                for p in parts
+            ]
             written.append(
                 {'role': message['role'], 'content': content if isinstance(content, str) else parts}
             )
@@ -67,7 +72,9 @@ def reference(folder):
             written, tokenize=False, add_generation_prompt=add_generation_prompt
         )
         for image in images:
-            text = text.replace('<|image_pad|>', '<|pad|>' * visual_tokens(image.width, image.height), 1)
+            text = text.replace(
+                '<|image_pad|>', '<|pad|>' * visual_tokens(image.width, image.height), 1
+            )
         return tokenizer.encode(text.replace('<|pad|>', '<|image_pad|>'), add_special_tokens=False)
 
     return encode
@@ -101,25 +108,36 @@ NEVER = {*CONTROL_TOKENS, *ORDINARY_TOKENS} - STOP - {'<tool_call>'}
 
 @pytest.fixture(scope='module')
 def later(folder, tmp_path_factory):
-    """Of Qwen3's layout: the tags of thoughts and results are tokens too. Here those of a call are even special."""
+    """Of Qwen3's layout: the tags of thoughts and results are tokens too.
+
+    Here those of a call are even special.
+    """
     path = tmp_path_factory.mktemp('later') / 'tokenizer.json'
     content = json.loads((folder / 'tokenizer.json').read_text())
     for token in content['added_tokens']:
         token['special'] |= token['content'].endswith('tool_call>')
     like, first = content['added_tokens'][-1], content['added_tokens'][-1]['id'] + 1
     names = '<tool_response>', '</tool_response>', '<think>', '</think>', 'Montenegro'
-    content['added_tokens'] += [like | {'id': first + i, 'content': name} for i, name in enumerate(names)]
+    content['added_tokens'] += [
+        like | {'id': first + i, 'content': name} for i, name in enumerate(names)
+    ]
     path.write_text(json.dumps(content))
     return ChatTokenizer(path.parent, visual_tokens)
 
 
 def test_control_tokens_are_suppressed_and_sampling_stops(chat, later):
-    """All that the tokenizers of Qwen2.5 and Qwen3 have, but those that a turn is written with or ends with."""
-    names = lambda chat, ids: {chat.tokenizer.id_to_token(i) for i in ids}
+    """All that the tokenizers of Qwen2.5 and Qwen3 have, but those that a turn is written with or
+    ends with."""
+
+    def names(chat, ids):
+        return {chat.tokenizer.id_to_token(i) for i in ids}
+
     assert names(chat, chat.suppressed_ids) == NEVER and len(NEVER) == 18
     assert names(later, later.suppressed_ids) == NEVER | {'<tool_response>', '</tool_response>'}
     for each in (chat, later):
-        assert names(each, each.stop_ids) == STOP and not set(each.stop_ids) & set(each.suppressed_ids)
+        assert names(each, each.stop_ids) == STOP and not set(each.stop_ids) & set(
+            each.suppressed_ids
+        )
 
 
 def test_what_a_turn_may_hold_is_what_is_trained(chat, later):
@@ -130,11 +148,14 @@ def test_what_a_turn_may_hold_is_what_is_trained(chat, later):
         assert not set(ids) & set(each.suppressed_ids) and ids[-1] == each.tool_call_end
         assert each.tokenizer.token_to_id('<tool_call>') in ids
         assert each.turn_text(ids).endswith(f'{hostile}</think>\n<tool_call>\n{{}}\n</tool_call>')
-    assert {later.tokenizer.token_to_id(name) for name in ('<think>', '</think>', 'Montenegro')} <= set(ids)
+    assert {
+        later.tokenizer.token_to_id(name) for name in ('<think>', '</think>', 'Montenegro')
+    } <= set(ids)
 
 
 def test_a_turn_hides_nothing(chat, later):
-    """A made-up dialogue within it, or an id of no token, is there to be read, and is no valid turn."""
+    """A made-up dialogue within it, or an id of no token, is there to be read, and is no valid
+    turn."""
     good = DEFAULT.render_action('Seen.', Answer('Chad'))
     for each in (chat, later):
         ids = each.assistant(good)
@@ -156,7 +177,9 @@ actions = st.builds(TextSearch, words) | st.just(ImageCrop((0.1, 0.2, 0.4, 0.5))
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    user=parts, turns=st.lists(st.tuples(thoughts, actions, parts), max_size=3), answer=thoughts.filter(bool)
+    user=parts,
+    turns=st.lists(st.tuples(thoughts, actions, parts), max_size=3),
+    answer=thoughts.filter(bool),
 )
 def test_pieces_equal_the_template_of_the_whole(chat, reference, user, turns, answer):
     system = DEFAULT.system_prompt(TOOLS)
@@ -178,7 +201,9 @@ def test_pieces_equal_the_template_of_the_whole(chat, reference, user, turns, an
     newline = chat.tokenizer.encode('\n').ids
     assert ids + newline == reference(messages) == chat.render(messages)
     images = [part for m in messages for part in m['content'] if isinstance(part, ImageRef)]
-    assert ids.count(chat.image_pad) == sum(visual_tokens(image.width, image.height) for image in images)
+    assert ids.count(chat.image_pad) == sum(
+        visual_tokens(image.width, image.height) for image in images
+    )
 
 
 def test_a_turn_that_ended_itself_is_not_ended_twice(chat):
@@ -219,13 +244,20 @@ SEARCH = {'type': 'function', 'function': {'name': 'text_search', 'parameters': 
 def template(folder):
     """What transformers makes of a conversation, as text."""
     tokenizer = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(str(folder))
-    return lambda messages, **options: tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    return lambda messages, **options: tokenizer.apply_chat_template(
+        messages, tokenize=False, **options
+    )
 
 
 def test_results_of_tools_that_follow_each_other_are_one_user_turn(chat, template, reference):
-    messages = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'two calls'},
-                {'role': 'tool', 'content': '1. Chad'}, {'role': 'tool', 'content': ['a>', PICTURE]},
-                {'role': 'tool', 'content': 'c'}, {'role': 'assistant', 'content': 'a'}]
+    messages = [
+        {'role': 'user', 'content': 'q'},
+        {'role': 'assistant', 'content': 'two calls'},
+        {'role': 'tool', 'content': '1. Chad'},
+        {'role': 'tool', 'content': ['a>', PICTURE]},
+        {'role': 'tool', 'content': 'c'},
+        {'role': 'assistant', 'content': 'a'},
+    ]
     assert chat.render(messages) == reference(messages)
     text = template([{**m, 'content': 'x'} for m in messages])
     each = '\n<tool_response>\nx\n</tool_response>'
@@ -241,7 +273,9 @@ def test_calls_are_rendered_as_they_are_sampled(template):
     as_text = {'function': {'name': 'text_search', 'arguments': '{"query": "Chad é"}'}}
     for content in (None, ''):
         two = template([{'role': 'assistant', 'content': content, 'tool_calls': [CALL, as_text]}])
-        body = '<tool_call>\n{"name": "text_search", "arguments": {"query": "Chad é"}}\n</tool_call>'
+        body = (
+            '<tool_call>\n{"name": "text_search", "arguments": {"query": "Chad é"}}\n</tool_call>'
+        )
         assert two == f'<|im_start|>assistant\n{body}\n{body}<|im_end|>\n'
 
 
@@ -252,15 +286,25 @@ def test_tools_are_listed_in_the_system_turn(template):
         text = template([*system, user], tools=[SEARCH])
         head, _, rest = text.partition(listed)
         assert head == '<|im_start|>system\n' + ('Be brief.\n\n' if system else '')
-        assert f'<tools>\n{json.dumps(SEARCH)}\n</tools>' in rest and text.count('<|im_start|>system') == 1
+        assert (
+            f'<tools>\n{json.dumps(SEARCH)}\n</tools>' in rest
+            and text.count('<|im_start|>system') == 1
+        )
         assert rest.endswith('</tool_call><|im_end|>\n<|im_start|>user\nq<|im_end|>\n')
 
 
 def test_every_way_of_writing_an_image_is_an_image(template):
     vision = '<|vision_start|><|image_pad|><|vision_end|>'
-    for part in ({'type': 'image'}, {'type': 'image', 'url': 'a.png'}, {'image': 'a.png'}, {'image_url': {'url': 'a'}},
-                 {'type': 'image_url', 'image_url': {'url': 'data:,'}}):
-        assert vision in template([{'role': 'user', 'content': [part, {'type': 'text', 'text': 'q'}]}])
+    for part in (
+        {'type': 'image'},
+        {'type': 'image', 'url': 'a.png'},
+        {'image': 'a.png'},
+        {'image_url': {'url': 'a'}},
+        {'type': 'image_url', 'image_url': {'url': 'data:,'}},
+    ):
+        assert vision in template(
+            [{'role': 'user', 'content': [part, {'type': 'text', 'text': 'q'}]}]
+        )
 
 
 @pytest.mark.parametrize(
@@ -297,7 +341,9 @@ def test_tokenise_fills_an_expert_trajectory(chat):
     turns = [Turn([], [], [], texts[0], None, seen, []), Turn([], [], [], texts[1], None, None, [])]
     whole = Trajectory(question, 0, 0, turns, SampleState.OK, [], [PICTURE, CROP], {}, 'Paris')
     tokenise(whole, chat, 'sys', [PICTURE, question.text])
-    ids = whole.prompt_tokens + [i for turn in whole.turns for i in turn.tokens + turn.observation_tokens]
+    ids = whole.prompt_tokens + [
+        i for turn in whole.turns for i in turn.tokens + turn.observation_tokens
+    ]
     messages = [
         {'role': 'system', 'content': 'sys'},
         {'role': 'user', 'content': [PICTURE, question.text]},
@@ -306,4 +352,6 @@ def test_tokenise_fills_an_expert_trajectory(chat):
         {'role': 'assistant', 'content': texts[1]},
     ]
     assert chat.render(messages)[:-1] == ids
-    assert whole.turns[0].tokens[-1] == chat.tool_call_end and whole.turns[1].tokens[-1] == chat.im_end
+    assert (
+        whole.turns[0].tokens[-1] == chat.tool_call_end and whole.turns[1].tokens[-1] == chat.im_end
+    )

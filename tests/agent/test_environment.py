@@ -1,4 +1,5 @@
-"""The environment: what each action gets to see, whose fault a failure is, and no call for a mistake."""
+"""The environment: what each action gets to see, whose fault a failure is, and no call for a
+mistake."""
 
 import pytest
 
@@ -31,7 +32,10 @@ class FakeClient:
         return self.failure or value
 
     def text_search(self, query, top_k=5):
-        passages = [Passage('Chad', 'Capital:\n N’Djamena', 2.0), Passage('Mali', 'Capital: Bamako', 1.0)]
+        passages = [
+            Passage('Chad', 'Capital:\n N’Djamena', 2.0),
+            Passage('Mali', 'Capital: Bamako', 1.0),
+        ]
         return self._note('text_search', query, top_k, value=passages)
 
     def image_search(self, sha256, top_k=5):
@@ -57,7 +61,9 @@ def test_text_search_is_numbered_and_limited():
 
 def test_long_text_is_cut_and_says_so():
     limits = ObservationLimits(max_chars=20, passage_chars=8)
-    (text,) = environment_of(FakeClient(), limits=limits).execute(TextSearch('capital'), [PICTURE]).parts
+    (text,) = (
+        environment_of(FakeClient(), limits=limits).execute(TextSearch('capital'), [PICTURE]).parts
+    )
     assert text == '1. Chad: Capital:…\n2… [cut at 20 characters]'
     with pytest.raises(ValueError, match='at least 1'):
         ObservationLimits(max_chars=0)
@@ -66,19 +72,30 @@ def test_long_text_is_cut_and_says_so():
 def test_image_search_shows_titles_and_thumbnails():
     client = FakeClient()
     seen = environment_of(client).execute(ImageSearch(2), [PICTURE, CROP])
-    assert seen.parts == ('1. Flag of Chad', THUMB, '\n2. Flag of Romania', THUMB) and not seen.new_images
+    assert (
+        seen.parts == ('1. Flag of Chad', THUMB, '\n2. Flag of Romania', THUMB)
+        and not seen.new_images
+    )
     assert client.calls == [('image_search', 'b', 5)]
-    seen = environment_of(client, limits=ObservationLimits(thumbnails=False)).execute(ImageSearch(), [PICTURE])
+    seen = environment_of(client, limits=ObservationLimits(thumbnails=False)).execute(
+        ImageSearch(), [PICTURE]
+    )
     assert seen.parts == ('1. Flag of Chad\n2. Flag of Romania',)
 
 
 def test_a_crop_becomes_the_next_image():
     client = FakeClient()
     seen = environment_of(client).execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE])
-    assert seen.parts == ('Image 2:', CROP) and seen.new_images == (CROP,) and seen.kind == 'image_crop'
+    assert (
+        seen.parts == ('Image 2:', CROP)
+        and seen.new_images == (CROP,)
+        and seen.kind == 'image_crop'
+    )
     assert client.calls == [('crop', 'a', (0.0, 0.1, 0.5, 1.0))]
     assert (
-        environment_of(client, RELEASED).execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE]).parts[0]
+        environment_of(client, RELEASED)
+        .execute(ImageCrop((0.0, 0.1, 0.5, 1.0)), [PICTURE])
+        .parts[0]
         == 'Image 1:'
     )
     searched = Observation(('1. Flag of Chad', THUMB), True, 'image_search')
@@ -103,20 +120,31 @@ def test_a_crop_becomes_the_next_image():
 def test_mistakes_are_told_without_a_call(action, said):
     client = FakeClient()
     seen = environment_of(client).execute(action, [PICTURE, CROP])
-    assert not seen.ok and seen.kind == 'tool_error' and not seen.infra_failed and said in seen.parts[0]
+    assert (
+        not seen.ok
+        and seen.kind == 'tool_error'
+        and not seen.infra_failed
+        and said in seen.parts[0]
+    )
     assert not client.calls and len(seen.parts[0]) < 100
 
 
 def test_format_errors_are_told_and_answers_end():
     environment = environment_of(FakeClient(), tools=('text_search',))
     assert environment.execute(Answer('a'), [PICTURE]) is None
-    error = environment.parse('<tool_call>{"name": "image_crop", "arguments": {}}</tool_call>').action
+    error = environment.parse(
+        '<tool_call>{"name": "image_crop", "arguments": {}}</tool_call>'
+    ).action
     assert isinstance(error, FormatError)
-    assert environment.execute(error, [PICTURE]) == Observation((error.message,), False, 'format_error')
+    assert environment.execute(error, [PICTURE]) == Observation(
+        (error.message,), False, 'format_error'
+    )
     assert 'image_crop' not in environment.system_prompt
 
 
-@pytest.mark.parametrize('action', [TextSearch('a'), ImageSearch(), ImageCrop((0.0, 0.0, 1.0, 1.0))])
+@pytest.mark.parametrize(
+    'action', [TextSearch('a'), ImageSearch(), ImageCrop((0.0, 0.0, 1.0, 1.0))]
+)
 @pytest.mark.parametrize('kind', ['caller', 'refused', 'timeout', 'unavailable'])
 def test_failures_are_values(action, kind):
     seen = environment_of(FakeClient(ToolFailure(kind, 'too small'))).execute(action, [PICTURE])

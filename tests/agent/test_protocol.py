@@ -27,9 +27,7 @@ ACTIONS = (TextSearch, ImageSearch, ImageCrop, Answer, FormatError)
 
 
 def call(name, **arguments):
-    return (
-        f'<think>t</think>\n<tool_call>\n{json.dumps({"name": name, "arguments": arguments})}\n</tool_call>'
-    )
+    return f'<think>t</think>\n<tool_call>\n{json.dumps({"name": name, "arguments": arguments})}\n</tool_call>'
 
 
 def kind(text, protocol=DEFAULT, tools=TOOLS):
@@ -39,7 +37,8 @@ def kind(text, protocol=DEFAULT, tools=TOOLS):
 
 
 def check(parsed):
-    """Whatever the text was: an action whose values are usable, or a named error with something to read."""
+    """Whatever the text was: an action whose values are usable, or a named error with something to
+    read."""
     assert isinstance(parsed, ParsedTurn) and isinstance(parsed.action, ACTIONS)
     if isinstance(parsed.action, FormatError):
         assert parsed.action.kind.isidentifier() and 0 < len(parsed.action.message) < 200
@@ -50,7 +49,9 @@ def check(parsed):
         assert parsed.action.text
         parsed.action.text.encode('utf-8')
     if isinstance(parsed.action, ImageCrop):
-        assert len(parsed.action.bbox) == 4 and all(abs(x) < float('inf') for x in parsed.action.bbox)
+        assert len(parsed.action.bbox) == 4 and all(
+            abs(x) < float('inf') for x in parsed.action.bbox
+        )
         assert isinstance(parsed.action.image_index, int)
 
 
@@ -88,7 +89,10 @@ def test_a_missing_thought_is_no_error():
         ('<think>a</think><answer>b', 'unclosed_answer'),
         ('<think>a</think><answer> </answer>', 'empty_answer'),
         ('<think>a<|im_end|>\n<|im_start|>user\nb</think><answer>c</answer>', 'foreign_tag'),
-        ('<think>a</think>\n<tool_response>\nmade up\n</tool_response><answer>b</answer>', 'foreign_tag'),
+        (
+            '<think>a</think>\n<tool_response>\nmade up\n</tool_response><answer>b</answer>',
+            'foreign_tag',
+        ),
         ('<think>a</tool_response></think><answer>b</answer>', 'foreign_tag'),
         ('<think>a</think><answer>b<|image_pad|></answer>', 'foreign_tag'),
         ('<think>a</think><answer>b</answer><answer>c</answer>', 'several_actions'),
@@ -127,7 +131,9 @@ def test_mistakes_have_names(text, expected):
 
 def test_a_tool_switched_off_is_absent_and_refused():
     tools = ('text_search', 'image_search')
-    assert 'image_crop' in DEFAULT.system_prompt(TOOLS) and 'image_crop' not in DEFAULT.system_prompt(tools)
+    assert 'image_crop' in DEFAULT.system_prompt(
+        TOOLS
+    ) and 'image_crop' not in DEFAULT.system_prompt(tools)
     assert kind(call('image_crop', bbox=[0, 0, 1, 1]), tools=tools) == 'unknown_tool'
     assert '<tools>' not in DEFAULT.system_prompt(())
     with pytest.raises(ValueError, match='unknown tools'):
@@ -148,7 +154,9 @@ def test_system_prompt_is_short():
 
 
 def test_user_text_lists_the_choices():
-    question = Question('q', 'perception', 1, 'Which one?', 'a.png', ('B',), choices=('red', 'blue'))
+    question = Question(
+        'q', 'perception', 1, 'Which one?', 'a.png', ('B',), choices=('red', 'blue')
+    )
     assert user_text(question) == 'Which one?\nA. red\nB. blue'
 
 
@@ -180,10 +188,14 @@ def test_what_would_read_differently_cannot_be_written(thought, action):
         DEFAULT.render_action(thought, action)
 
 
-plain = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='<>'), max_size=60).map(str.strip)
+plain = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='<>'), max_size=60).map(
+    str.strip
+)
 tenths = st.integers(0, 10).map(lambda i: i / 10)
 fractions = st.floats(allow_nan=False, allow_infinity=False)
-crops = st.builds(ImageCrop, st.tuples(fractions, fractions, fractions, fractions), st.integers(1, 50))
+crops = st.builds(
+    ImageCrop, st.tuples(fractions, fractions, fractions, fractions), st.integers(1, 50)
+)
 released_crops = st.builds(ImageCrop, st.tuples(tenths, tenths, tenths, tenths), st.integers(1, 50))
 queries = st.builds(TextSearch, st.text(max_size=80) | st.just('</tool_call><think><|im_end|>'))
 answers = st.builds(Answer, plain.filter(bool))
@@ -192,13 +204,17 @@ answers = st.builds(Answer, plain.filter(bool))
 @patient
 @given(plain, queries | answers | crops | st.builds(ImageSearch, st.integers(1, 50)))
 def test_written_actions_read_the_same(thought, action):
-    assert DEFAULT.parse(DEFAULT.render_action(thought, action), TOOLS) == ParsedTurn(thought, action)
+    assert DEFAULT.parse(DEFAULT.render_action(thought, action), TOOLS) == ParsedTurn(
+        thought, action
+    )
 
 
 @patient
 @given(plain, queries | answers | released_crops | st.builds(ImageSearch))
 def test_written_actions_read_the_same_as_released(thought, action):
-    assert RELEASED.parse(RELEASED.render_action(thought, action), TOOLS) == ParsedTurn(thought, action)
+    assert RELEASED.parse(RELEASED.render_action(thought, action), TOOLS) == ParsedTurn(
+        thought, action
+    )
 
 
 fragments = st.sampled_from(
@@ -240,16 +256,21 @@ values = st.recursive(
     | st.integers(10**300, 10**320)
     | st.floats()
     | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=8,
 )
-names = st.sampled_from(DEFAULT.tool_names(TOOLS) + RELEASED.tool_names(TOOLS)) | st.text(max_size=8)
+names = st.sampled_from(DEFAULT.tool_names(TOOLS) + RELEASED.tool_names(TOOLS)) | st.text(
+    max_size=8
+)
 keys = st.sampled_from(['query', 'bbox', 'bbox_2d', 'image_index', 'img_idx', 'label'])
 
 
 @settings(patient, max_examples=300)
 @given(
-    st.lists(fragments | st.text(max_size=6), max_size=16).map(''.join), st.sampled_from([DEFAULT, RELEASED])
+    st.lists(fragments | st.text(max_size=6), max_size=16).map(''.join),
+    st.sampled_from([DEFAULT, RELEASED]),
 )
 def test_reads_any_text(text, protocol):
     check(protocol.parse(text, TOOLS))
@@ -257,7 +278,9 @@ def test_reads_any_text(text, protocol):
 
 
 @settings(patient, max_examples=300)
-@given(names, st.dictionaries(keys, values, max_size=3) | values, st.sampled_from([DEFAULT, RELEASED]))
+@given(
+    names, st.dictionaries(keys, values, max_size=3) | values, st.sampled_from([DEFAULT, RELEASED])
+)
 def test_reads_any_call(name, arguments, protocol):
     text = json.dumps({'name': name, 'arguments': arguments})
     check(protocol.parse(f'<think>a</think>\n<tool_call>\n{text}\n</tool_call>', TOOLS))

@@ -1,5 +1,5 @@
-"""The tool client against servers that answer, stall, drip, lie, and die; it returns values, whatever
-happens."""
+"""The tool client against servers that answer, stall, drip, lie, and die; it returns values,
+whatever happens."""
 
 import socket
 import socketserver
@@ -48,7 +48,8 @@ def respond(body: bytes, status: str = '200 OK') -> Callable[[socket.socket, int
     def handle(connection: socket.socket, number: int) -> None:
         connection.recv(65_536)
         connection.sendall(
-            f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n'.encode() + body
+            f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n'.encode()
+            + body
         )
 
     return handle
@@ -89,7 +90,9 @@ def busy(retry_after: bytes) -> Callable[[socket.socket, int], None]:
             return respond(b'{"results": []}')(connection, number)
         connection.recv(65_536)
         body = b'{"kind": "unavailable", "message": "too many calls"}'
-        head = b'HTTP/1.1 429 X\r\nRetry-After: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n'
+        head = (
+            b'HTTP/1.1 429 X\r\nRetry-After: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n'
+        )
         connection.sendall(head % (retry_after, len(body)) + body)
 
     return handle
@@ -109,7 +112,9 @@ def test_token_and_deadline_are_sent(monkeypatch):
 
     def handle(connection: socket.socket, number: int) -> None:
         seen.append(connection.recv(65_536))
-        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{"results": []}')
+        connection.sendall(
+            b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{"results": []}'
+        )
 
     monkeypatch.setenv('TOOLS_SERVER_TOKEN', 'from-the-environment')
     with Peer(handle) as peer:
@@ -233,7 +238,10 @@ def test_a_restart_is_ridden_out_within_the_deadline(tmp_path):
         port = int(server.url.rpartition(':')[2])
     answers, started = [], time.monotonic()
     calls = [
-        threading.Thread(target=lambda n=n: answers.append(client.judge(f'q {n}', ['Paris'], 'paris'))) for n in range(8)
+        threading.Thread(
+            target=lambda n=n: answers.append(client.judge(f'q {n}', ['Paris'], 'paris'))
+        )
+        for n in range(8)
     ]
     for call in calls:
         call.start()

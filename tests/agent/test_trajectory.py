@@ -18,12 +18,29 @@ from sensesearch_jax.agent.trajectory import (
 def test_trajectory_round_trip_through_json():
     picture, crop = ImageRef('a' * 64, 3840, 2160), ImageRef('b' * 64, 768, 432)
     question = Question(
-        'q1', 'search', 2, 'Which?', 'a.png', ('A',), ('x', 'y'), 'flag-td', 'train', {'box': [0, 0, 1, 1]}
+        'q1',
+        'search',
+        2,
+        'Which?',
+        'a.png',
+        ('A',),
+        ('x', 'y'),
+        'flag-td',
+        'train',
+        {'box': [0, 0, 1, 1]},
     )
     seen = Observation(('Image 2:', crop), True, 'image_crop', (crop,), 0.25)
     error = Observation(('No action.',), False, 'format_error')
     turns = [
-        Turn([1, 2], [-0.5, -0.25], [-0.5, -0.125], 'é', ImageCrop((0.0, 0.1, 0.5, 1.0), 1), seen, [3, 4]),
+        Turn(
+            [1, 2],
+            [-0.5, -0.25],
+            [-0.5, -0.125],
+            'é',
+            ImageCrop((0.0, 0.1, 0.5, 1.0), 1),
+            seen,
+            [3, 4],
+        ),
         Turn([5], [-1.0], [-1.0], '', FormatError('no_action', 'No action.'), error, [6]),
         Turn([np.int32(7)], [np.float32(-0.5)], [np.float32(-0.5)], 'a', Answer('A'), None, []),
     ]

@@ -18,7 +18,9 @@ PICTURE, CROP, THUMBNAIL = (ImageRef(c * 64, 56, 28) for c in 'abc')
 
 
 def trajectory(turns, prompt=(1, 2, 3), images=(PICTURE,), member=0):
-    return Trajectory(QUESTION, member, 7, turns, SampleState.OK, list(prompt), list(images), {}, None)
+    return Trajectory(
+        QUESTION, member, 7, turns, SampleState.OK, list(prompt), list(images), {}, None
+    )
 
 
 def turn(tokens, after=(), log_probs=None):
@@ -37,7 +39,8 @@ def turn(tokens, after=(), log_probs=None):
 
 def test_turns_and_observations_alternate():
     told = trajectory(
-        [turn([10, 11], [20, 21, 22]), turn([12], [23]), turn([13, 14])], images=[PICTURE, CROP, THUMBNAIL]
+        [turn([10, 11], [20, 21, 22]), turn([12], [23]), turn([13, 14])],
+        images=[PICTURE, CROP, THUMBNAIL],
     )
     member = to_member(told)
     assert member.tokens == [10, 11, 20, 21, 22, 12, 23, 13, 14]
@@ -65,9 +68,12 @@ def test_a_group_is_one_row():
 
 
 def test_a_json_round_trip_gives_the_same_member():
-    """What a restarted run reads from disk is trained like what it sampled, log-probs to the last bit."""
+    """What a restarted run reads from disk is trained like what it sampled, log-probs to the last
+    bit."""
     import json
 
-    told = trajectory([turn([10], [20], log_probs=[-0.1234567890123]), turn([12], log_probs=[-1e-30])])
+    told = trajectory(
+        [turn([10], [20], log_probs=[-0.1234567890123]), turn([12], log_probs=[-1e-30])]
+    )
     again = Trajectory.from_json(json.loads(json.dumps(told.to_json())))
     assert to_member(again) == to_member(told)

@@ -1,4 +1,5 @@
-"""Batches of like lengths: nothing lost, nothing twice, and little padding on the lengths of real runs."""
+"""Batches of like lengths: nothing lost, nothing twice, and little padding on the lengths of real
+runs."""
 
 import itertools
 
@@ -23,7 +24,9 @@ def test_items_of_a_window_are_cut_anew_by_length():
 
 def test_a_tenth_of_an_sft_step_is_padding_at_most():
     """As configs/sft_7b.py cuts its batches."""
-    share, shapes = padding.sft(padding.mix(3000, 0), batch=64, rows=32, window=16, epochs=3, seed=0)
+    share, shapes = padding.sft(
+        padding.mix(3000, 0), batch=64, rows=32, window=16, epochs=3, seed=0
+    )
     assert share <= 0.1 and shapes <= 36
     before, _ = padding.sft(padding.mix(3000, 0), batch=64, rows=32, window=1, epochs=3, seed=0)
     assert before > share

@@ -9,28 +9,50 @@ from sensesearch_jax.agent.trajectory import Observation, Question, SampleState,
 TARGET = (0.34, 0.44, 0.46, 0.56)
 
 
-@pytest.mark.parametrize('box, kind', [
-    ((0.3, 0.4, 0.5, 0.6), 'exact'),
-    ((0.2, 0.2, 0.8, 0.9), 'holds it'),
-    ((0.37, 0.4, 0.5, 0.6), 'shows most of it'),
-    ((0.42, 0.4, 0.5, 0.6), 'shows some of it'),
-    ((0.5, 0.4, 0.6, 0.6), 'beside it'),
-])
+@pytest.mark.parametrize(
+    'box, kind',
+    [
+        ((0.3, 0.4, 0.5, 0.6), 'exact'),
+        ((0.2, 0.2, 0.8, 0.9), 'holds it'),
+        ((0.37, 0.4, 0.5, 0.6), 'shows most of it'),
+        ((0.42, 0.4, 0.5, 0.6), 'shows some of it'),
+        ((0.5, 0.4, 0.6, 0.6), 'beside it'),
+    ],
+)
 def test_box_kinds(box, kind):
     assert kind in BOXES and box_kind(box, TARGET) == kind
 
 
 def trajectory(titles, passages, accuracy):
-    question = Question('q', 'search', 1, 'What is the capital?', 'q.jpg', ('Rome',), truth={'title': 'Flag of Italy'})
-    turn = lambda action, kind, text: Turn([], [], [], '', action, Observation((text,), ok=True, kind=kind), [])
-    turns = [turn(ImageSearch(1), 'image_search', titles), turn(TextSearch('x'), 'text_search', passages),
-             Turn([], [], [], '', Answer('Rome'), None, [])]
+    question = Question(
+        'q',
+        'search',
+        1,
+        'What is the capital?',
+        'q.jpg',
+        ('Rome',),
+        truth={'title': 'Flag of Italy'},
+    )
+
+    def turn(action, kind, text):
+        return Turn([], [], [], '', action, Observation((text,), ok=True, kind=kind), [])
+
+    turns = [
+        turn(ImageSearch(1), 'image_search', titles),
+        turn(TextSearch('x'), 'text_search', passages),
+        Turn([], [], [], '', Answer('Rome'), None, []),
+    ]
     return Trajectory(question, 0, 0, turns, SampleState.OK, [], [], {'accuracy': accuracy}, 'Rome')
 
 
 def test_stages_follow_one_another():
-    """A fact about another country is none, and what no search had found first is not counted further on."""
+    """A fact about another country is none, and what no search had found first is not counted
+    further on."""
     found, fact = '1. Flag of Italy\n2. Flag of Mali', '1. Italy: capital: Rome'
-    runs = [trajectory(found, fact, 1.0), trajectory(found, fact, 0.0), trajectory(found, '1. Mali: Rome', 0.0),
-            trajectory('1. Flag of Mali\n2. Flag of Italy', fact, 0.0)]
+    runs = [
+        trajectory(found, fact, 1.0),
+        trajectory(found, fact, 0.0),
+        trajectory(found, '1. Mali: Rome', 0.0),
+        trajectory('1. Flag of Mali\n2. Flag of Italy', fact, 0.0),
+    ]
     assert stages(runs) == {'search': [4, 3, 2, 1]}

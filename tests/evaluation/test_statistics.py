@@ -7,11 +7,12 @@ from sensesearch_jax.evaluation.statistics import mean_interval, paired_differen
 
 
 def test_a_known_proportion():
-    """60 of 200 right: the bootstrap agrees with the normal approximation, 0.3 +- 1.96 * sqrt(.21 / 200)."""
+    """60 of 200 right: the bootstrap agrees with the normal approximation, 0.3 +- 1.96 * sqrt(.21 /
+    200)."""
     interval = mean_interval([1] * 60 + [0] * 140)
     assert interval.mean == 0.3 and interval.count == interval.clusters == 200
     np.testing.assert_allclose([interval.low, interval.high], [0.2365, 0.3635], atol=0.006)
-    assert interval.percent() == f"30.0 [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    assert interval.percent() == f'30.0 [{100 * interval.low:.1f}, {100 * interval.high:.1f}]'
 
 
 def test_seed_and_order_do_not_change_more_than_noise():
@@ -21,7 +22,7 @@ def test_seed_and_order_do_not_change_more_than_noise():
     np.testing.assert_allclose(shuffled.low, mean_interval(values).low, atol=0.01)
 
 
-@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize('clustered', [False, True])
 def test_coverage(clustered):
     """Close to 95 % of the intervals of repeated experiments hold the truth."""
     rng = np.random.default_rng(1)
@@ -50,7 +51,7 @@ def test_copies_of_a_question_do_not_narrow_the_interval():
 
 
 def test_clusters_of_unequal_size_keep_their_weight():
-    interval = mean_interval([1, 1, 1, 0], clusters=["a", "a", "a", "b"])
+    interval = mean_interval([1, 1, 1, 0], clusters=['a', 'a', 'a', 'b'])
     assert interval.mean == 0.75 and (interval.low, interval.high) == (0, 1)
 
 
@@ -71,14 +72,14 @@ def test_pairing_uses_what_both_share():
 def test_degenerate_cases():
     nothing = mean_interval([])
     assert nothing.count == 0 and np.isnan([nothing.mean, nothing.low, nothing.high]).all()
-    assert nothing.percent() == "-" and nothing.to_json()["mean"] is None
+    assert nothing.percent() == '-' and nothing.to_json()['mean'] is None
     single = mean_interval([1.0])
-    assert single.mean == 1 and np.isnan(single.low) and single.percent() == "100.0"
-    assert np.isnan(mean_interval([1, 0, 1], clusters=["a"] * 3).low)
+    assert single.mean == 1 and np.isnan(single.low) and single.percent() == '100.0'
+    assert np.isnan(mean_interval([1, 0, 1], clusters=['a'] * 3).low)
     assert not single.excludes_zero
     equal = mean_interval([0.1] * 7)
     np.testing.assert_allclose([equal.low, equal.high], [0.1, 0.1])
-    assert equal.to_json()["count"] == 7
+    assert equal.to_json()['count'] == 7
 
 
 def test_many_different_values_are_drawn_in_pieces(monkeypatch):
@@ -86,19 +87,19 @@ def test_many_different_values_are_drawn_in_pieces(monkeypatch):
 
     values = np.random.default_rng(3).normal(size=500)
     whole = mean_interval(values, resamples=400)
-    monkeypatch.setattr(statistics, "_ENTRIES_AT_ONCE", 5000)
+    monkeypatch.setattr(statistics, '_ENTRIES_AT_ONCE', 5000)
     assert mean_interval(values, resamples=400) == whole
 
 
 @pytest.mark.parametrize(
-    "call, sentence",
+    'call, sentence',
     [
-        (lambda: mean_interval([1, float("nan")]), "not finite"),
-        (lambda: mean_interval([[1, 2]]), "vector of scores"),
-        (lambda: mean_interval([1, 2], clusters=["a"]), "one cluster per value"),
-        (lambda: mean_interval([1, 2], level=1.0), "level must lie"),
-        (lambda: mean_interval([1, 2], resamples=0), "resamples must be"),
-        (lambda: paired_difference([1, 2], [1]), "the same questions"),
+        (lambda: mean_interval([1, float('nan')]), 'not finite'),
+        (lambda: mean_interval([[1, 2]]), 'vector of scores'),
+        (lambda: mean_interval([1, 2], clusters=['a']), 'one cluster per value'),
+        (lambda: mean_interval([1, 2], level=1.0), 'level must lie'),
+        (lambda: mean_interval([1, 2], resamples=0), 'resamples must be'),
+        (lambda: paired_difference([1, 2], [1]), 'the same questions'),
     ],
 )
 def test_mistakes_are_refused_with_a_sentence(call, sentence):

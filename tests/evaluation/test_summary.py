@@ -16,10 +16,21 @@ def _turn(action, kind='', ok=True, latency=0.0):
 
 
 def _trajectory(
-    number, right, kind='search', level=1, state=SampleState.OK, turns=(), well_formed=True, image=None
+    number,
+    right,
+    kind='search',
+    level=1,
+    state=SampleState.OK,
+    turns=(),
+    well_formed=True,
+    image=None,
 ):
     question = Question(f'q{number}', kind, level, 'What?', image or f'{number // 2}.png', ('yes',))
-    reward = {'total': right + 0.5 * well_formed, 'accuracy': float(right), 'format': float(well_formed)}
+    reward = {
+        'total': right + 0.5 * well_formed,
+        'accuracy': float(right),
+        'format': float(well_formed),
+    }
     turns = [*turns, _turn(Answer('yes'))]
     return Trajectory(question, 0, 0, turns, state, [], [], reward, 'yes').to_json()
 
@@ -41,7 +52,12 @@ def test_rates_and_counts():
     ]
     run = [_trajectory(0, True, turns=turns), _trajectory(1, False, well_formed=False)]
     block = _summarise({'rl': run})['runs']['rl']['overall']
-    assert (block['trajectories'], block['questions'], block['pictures'], block['counted']) == (2, 2, 1, 2)
+    assert (block['trajectories'], block['questions'], block['pictures'], block['counted']) == (
+        2,
+        2,
+        1,
+        2,
+    )
     assert block['accuracy']['mean'] == 0.5 and block['format'] == 0.5
     assert block['turns'] == 3.0
     assert block['calls'] == {'text_search': 0.5, 'image_search': 0.5, 'image_crop': 0.5}
@@ -69,7 +85,9 @@ def test_only_what_the_policy_is_to_blame_for_counts():
     ]
     block = _summarise({'rl': run})['runs']['rl']['overall']
     assert block['counted'] == 2 and block['accuracy']['mean'] == 0.5
-    assert block['states'] == dict.fromkeys(('ok', 'truncated', 'infra_failed', 'unscorable', 'too_long'), 0.2)
+    assert block['states'] == dict.fromkeys(
+        ('ok', 'truncated', 'infra_failed', 'unscorable', 'too_long'), 0.2
+    )
 
 
 def test_nothing_counted_is_none_not_zero():
@@ -130,7 +148,11 @@ def test_is_json_and_repeatable():
 
 
 def test_table_shows_the_numbers():
-    runs = {'base': _run([0, 1, 0, 0]), 'sft': _run([1, 1, 0, 1]), 'rl without crop': _run([0, 0, 0, 1])}
+    runs = {
+        'base': _run([0, 1, 0, 0]),
+        'sft': _run([1, 1, 0, 1]),
+        'rl without crop': _run([0, 0, 0, 1]),
+    }
     table = format_table(_summarise(runs))
     lines = table.splitlines()
     assert lines[0].split()[:4] == ['run', 'kind', 'n', 'accuracy']
@@ -149,9 +171,26 @@ def test_refuses_what_cannot_be_summarised():
 
 
 def test_what_does_not_count_says_why():
-    long = {**_trajectory(2, False, state=SampleState.TOO_LONG), 'failure': 'A prompt of 436 tokens is too long.'}
-    summary = _summarise({'rl': [_trajectory(0, True), long, {**long, 'failure': 'A prompt of 500 tokens is too long.'}]})
+    long = {
+        **_trajectory(2, False, state=SampleState.TOO_LONG),
+        'failure': 'A prompt of 436 tokens is too long.',
+    }
+    summary = _summarise(
+        {
+            'rl': [
+                _trajectory(0, True),
+                long,
+                {**long, 'failure': 'A prompt of 500 tokens is too long.'},
+            ]
+        }
+    )
     block = summary['runs']['rl']['overall']
-    assert block['counted'] == 1 and block['accuracy']['mean'] == 1 and block['states']['too_long'] == pytest.approx(2 / 3)
-    assert block['failures'] == {'too_long': {'count': 2, 'such_as': 'A prompt of 436 tokens is too long.'}}
+    assert (
+        block['counted'] == 1
+        and block['accuracy']['mean'] == 1
+        and block['states']['too_long'] == pytest.approx(2 / 3)
+    )
+    assert block['failures'] == {
+        'too_long': {'count': 2, 'such_as': 'A prompt of 436 tokens is too long.'}
+    }
     assert 'rl: 2 too_long, such as: A prompt of 436 tokens is too long.' in format_table(summary)

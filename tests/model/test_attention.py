@@ -34,11 +34,19 @@ def small_tiles(monkeypatch):
 
 
 def operands(length, seed=0):
-    """Own tokens, some behind the real ones, and contexts with holes: one shared by the group and one per member."""
+    """Own tokens, some behind the real ones, and contexts with holes: one shared by the group and
+    one per member."""
     random = np.random.default_rng(seed)
-    normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
-    holes = lambda *shape: jnp.asarray(random.random(shape) < 0.7)
-    pair = lambda lanes, tokens: (normal(B, lanes, tokens, K, E), normal(B, lanes, tokens, K, E))
+
+    def normal(*shape):
+        return jnp.asarray(random.normal(size=shape), jnp.float32)
+
+    def holes(*shape):
+        return jnp.asarray(random.random(shape) < 0.7)
+
+    def pair(lanes, tokens):
+        return (normal(B, lanes, tokens, K, E), normal(B, lanes, tokens, K, E))
+
     contexts = Context.of(*pair(1, 11), holes(B, 1, 11)), Context.of(*pair(G, 5), holes(B, G, 5))
     real = jnp.arange(length) < jnp.asarray(random.integers(1, length + 1, (B, G, 1)))
     return normal(B, G, length, H, E), *pair(G, length), real, contexts
@@ -51,37 +59,54 @@ def value_and_gradients(how, queries, keys, values, valid, contexts):
         return (out * jnp.cos(jnp.arange(E))).sum(), out
 
     gradients, out = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))(
-        queries, keys, values, contexts)
+        queries, keys, values, contexts
+    )
     return [leaf for leaf in jax.tree.leaves((out, gradients)) if leaf.dtype == jnp.float32]
 
 
 def assert_equal(how, operands, tolerance=1e-5):
-    ours, theirs = value_and_gradients(how, *operands), value_and_gradients(xla.attend_at_once, *operands)
+    ours, theirs = (
+        value_and_gradients(how, *operands),
+        value_and_gradients(xla.attend_at_once, *operands),
+    )
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=tolerance)
 
 
 def assert_near(found, expected, valid, tolerance=2e-6):
     """Equal wherever there is a token; what padding gives is its own affair."""
-    real = lambda x: np.asarray(x, np.float32)[np.asarray(valid)]
+
+    def real(x):
+        return np.asarray(x, np.float32)[np.asarray(valid)]
+
     np.testing.assert_allclose(real(found), real(expected), atol=tolerance)
 
 
 def test_masks_of_all_tiles_are_not_kept(monkeypatch):
-    """With a loop over layers around it, JAX would compute beforehand and keep what depends on nothing learned."""
+    """With a loop over layers around it, JAX would compute beforehand and keep what depends on
+    nothing learned."""
     monkeypatch.setattr(cpu_tiled, 'TILE', 128)
     members, length, earlier = 4, 512, 1024
-    normal = lambda *shape: jnp.ones(shape, jnp.float32)
+
+    def normal(*shape):
+        return jnp.ones(shape, jnp.float32)
+
     queries, own = normal(1, members, length, H, E), normal(1, members, length, K, E)
-    context = Context(normal(1, 1, K, E, earlier), normal(1, 1, K, earlier, E), jnp.ones((1, 1, earlier), bool))
+    context = Context(
+        normal(1, 1, K, E, earlier), normal(1, 1, K, earlier, E), jnp.ones((1, 1, earlier), bool)
+    )
     valid = jnp.ones((1, members, length), bool)
 
     def loss(queries):
-        layer = lambda x, _: (cpu_tiled.attend_by_head(x, own, own, valid, (context,)), None)
+        def layer(x, _):
+            return (cpu_tiled.attend_by_head(x, own, own, valid, (context,)), None)
+
         return jax.lax.scan(layer, queries, None, length=2)[0].sum()
 
     used = jax.jit(jax.grad(loss)).lower(queries).compile().memory_analysis().temp_size_in_bytes
-    pairs = members * H * length * (earlier + length / 2)  # of a query and a key; nine bytes each if they were kept
+    pairs = (
+        members * H * length * (earlier + length / 2)
+    )  # of a query and a key; nine bytes each if they were kept
     assert used < 2 * pairs
 
 
@@ -100,7 +125,9 @@ def test_tiles_of_padding_cost_nothing_and_change_nothing(how):
     *own, contexts = operands(40)
     short = own[3].at[0, 1, 7:].set(False).at[1, 2].set(False)
     assert_equal(how, (*own[:3], short, contexts))
-    assert ' cond[' in str(jax.make_jaxpr(how)(*own[:3], short, contexts))  # and no choice between what is computed
+    assert ' cond[' in str(
+        jax.make_jaxpr(how)(*own[:3], short, contexts)
+    )  # and no choice between what is computed
 
 
 @pytest.mark.parametrize('gradients', [False, True])
@@ -109,11 +136,16 @@ def test_float32_on_a_gpu_takes_memory_that_grows_with_the_tokens(gradients, mon
     monkeypatch.setattr(cpu_tiled, 'TILE', 64)
 
     def used(tokens):
-        shape = lambda heads: jax.ShapeDtypeStruct((1, 1, tokens, heads, 16), jnp.float32)
+        def shape(heads):
+            return jax.ShapeDtypeStruct((1, 1, tokens, heads, 16), jnp.float32)
+
         topology = AbstractMesh((1,), ('data',), abstract_device=AbstractDevice('gpu', 1, 'gpu'))
         with jax.sharding.use_abstract_mesh(topology):
             how = dispatch.choose(shape(8), ())
-        loss = lambda *operands: how(*operands, ()).sum()
+
+        def loss(*operands):
+            return how(*operands, ()).sum()
+
         program = jax.jit(jax.grad(loss, (0, 1, 2)) if gradients else loss)
         given = shape(8), shape(2), shape(2), jax.ShapeDtypeStruct((1, 1, tokens), bool)
         return program.lower(*given).compile().memory_analysis().temp_size_in_bytes
@@ -131,8 +163,14 @@ def test_the_kernels_of_accelerators_equal_at_once(kept):
     assert_equal(functools.partial(gpu_cudnn.attend_cudnn, implementation='xla'), given)
 
 
-@pytest.mark.parametrize('how', [functools.partial(tpu_splash.attend_all_splash, interpret=True), attend_all_in_tiles,
-                                 functools.partial(gpu_cudnn.attend_all_cudnn, implementation='xla')])
+@pytest.mark.parametrize(
+    'how',
+    [
+        functools.partial(tpu_splash.attend_all_splash, interpret=True),
+        attend_all_in_tiles,
+        functools.partial(gpu_cudnn.attend_all_cudnn, implementation='xla'),
+    ],
+)
 def test_all_ways_to_attend_to_a_whole_picture_are_equal(how):
     """Padding stands between the patches, as windows leave it."""
     random = np.random.default_rng(0)
@@ -147,7 +185,7 @@ def test_a_large_picture_is_attended_to_in_pieces(shape, monkeypatch):
     random = np.random.default_rng(0)
     q, k, v = jnp.asarray(random.normal(size=(3, 2, 192, H, E)), jnp.float32)
     valid = jnp.asarray(random.random((2, 192)) < 0.7)
-    with jax.set_mesh(make_mesh(dict(zip(AXES, shape)), jax.devices()[:math.prod(shape)])):
+    with jax.set_mesh(make_mesh(dict(zip(AXES, shape)), jax.devices()[: math.prod(shape)])):
         found = jax.jit(vision_tower.attend_all)(q, k, v, valid)
     np.testing.assert_allclose(found, attend_all_at_once(q, k, v, valid), atol=2e-6)
 
@@ -158,22 +196,37 @@ def test_remat_may_keep_attention_from_running_twice(name, times):
     queries, keys, values, valid, _ = operands(40)
 
     def loss(queries):
-        again = jax.checkpoint(lambda q: dispatch.attend_by_head(jnp.sin(q), keys, values, valid, ()), policy=REMAT[name])
-        return (again(queries)**2).sum()
+        again = jax.checkpoint(
+            lambda q: dispatch.attend_by_head(jnp.sin(q), keys, values, valid, ()),
+            policy=REMAT[name],
+        )
+        return (again(queries) ** 2).sum()
 
-    assert str(jax.make_jaxpr(jax.grad(loss))(queries)).count('reduce_max') == times * len(list(cpu_tiled._tiles(
-        jnp.zeros((1, 40, 1)), jnp.zeros((40, 1)))))
+    assert str(jax.make_jaxpr(jax.grad(loss))(queries)).count('reduce_max') == times * len(
+        list(cpu_tiled._tiles(jnp.zeros((1, 40, 1)), jnp.zeros((40, 1))))
+    )
 
 
 def few(queries, seed=0):
-    """A few queries behind contexts of several blocks, the last of them torn; heads as wide as the kernel wants."""
+    """A few queries behind contexts of several blocks, the last of them torn; heads as wide as the
+    kernel wants."""
     random = np.random.default_rng(seed)
-    normal = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
-    holes = lambda *shape: jnp.asarray(random.random(shape) < 0.7)
-    pair = lambda lanes, tokens: (normal(B, lanes, tokens, K, 16), normal(B, lanes, tokens, K, 16))
+
+    def normal(*shape):
+        return jnp.asarray(random.normal(size=shape), jnp.float32)
+
+    def holes(*shape):
+        return jnp.asarray(random.random(shape) < 0.7)
+
+    def pair(lanes, tokens):
+        return (normal(B, lanes, tokens, K, 16), normal(B, lanes, tokens, K, 16))
+
     ends = jnp.arange(288) < jnp.asarray([[[250]], [[40]]])
-    contexts = (Context.of(*pair(1, 288), ends), Context.of(*pair(G, 48), holes(B, G, 48)),
-                Context.of(*pair(G, 16), jnp.zeros((B, G, 16), bool)))
+    contexts = (
+        Context.of(*pair(1, 288), ends),
+        Context.of(*pair(G, 48), holes(B, G, 48)),
+        Context.of(*pair(G, 16), jnp.zeros((B, G, 16), bool)),
+    )
     valid = jnp.arange(queries) < jnp.asarray(random.integers(1, queries + 1, (B, G, 1)))
     return normal(B, G, queries, H, 16), *pair(G, queries), valid, contexts
 
@@ -181,7 +234,8 @@ def few(queries, seed=0):
 @pytest.mark.parametrize('queries', [1, 3])
 @pytest.mark.parametrize('quantized', [False, True])
 def test_the_decode_kernel_equals_at_once(queries, quantized, monkeypatch):
-    """Step by step; several pieces of a context, some of them empty, several rows of queries, and a context of nothing."""
+    """Step by step; several pieces of a context, some of them empty, several rows of queries, and a
+    context of nothing."""
     monkeypatch.setattr(gpu_decode, 'BLOCK', 32)
     *own, contexts = few(queries)
     if quantized:
@@ -195,18 +249,34 @@ def test_the_decode_kernel_equals_at_once(queries, quantized, monkeypatch):
 def test_the_platform_chooses():
     """By what the mesh's devices are, not by the machine that compiles."""
     *own, contexts = few(LONG)
-    exact, many, one, context = own[0], own[0].astype(jnp.bfloat16), own[0][:, :, :1].astype(jnp.bfloat16), contexts[:1]
+    exact, many, one, context = (
+        own[0],
+        own[0].astype(jnp.bfloat16),
+        own[0][:, :, :1].astype(jnp.bfloat16),
+        contexts[:1],
+    )
     narrow, torn = one[..., :12], (context[0]._replace(keys=context[0].keys[..., :25]),)
     choose, at_once = dispatch.choose, xla.attend_at_once
     assert choose(many, context) is dispatch.attend_by_head and choose(one, context) is at_once
-    topology = lambda name: AbstractMesh((1,), ('data',), abstract_device=AbstractDevice(name, 1, name))
+
+    def topology(name):
+        return AbstractMesh((1,), ('data',), abstract_device=AbstractDevice(name, 1, name))
+
     with jax.sharding.use_abstract_mesh(topology('tpu')):
         assert choose(many, context) is tpu_splash.attend_splash and choose(one, context) is at_once
     with jax.sharding.use_abstract_mesh(topology('gpu')):
-        assert choose(many, context) is gpu_cudnn.attend_cudnn and choose(one, context) is gpu_decode.attend_few
+        assert (
+            choose(many, context) is gpu_cudnn.attend_cudnn
+            and choose(one, context) is gpu_decode.attend_few
+        )
         # cuDNN takes no float32; the kernel no heads and contexts whose sizes are no powers of two.
         assert choose(exact, context) is dispatch.attend_by_member
-        assert choose(narrow, context) is choose(one, torn) is choose(exact[:, :, :1], context) is at_once
+        assert (
+            choose(narrow, context)
+            is choose(one, torn)
+            is choose(exact[:, :, :1], context)
+            is at_once
+        )
 
 
 @pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1)])
@@ -230,8 +300,10 @@ def test_int8_contexts_are_the_rounded_ones(length):
     rounded = tuple(context.quantized() for context in contexts)
     for before, after in zip(contexts, rounded):
         assert after.keys.dtype == after.values.dtype == jnp.int8
-        for exact, near, axis in ((before.keys, after.plain(jnp.float32).keys, -2),
-                                  (before.values, after.plain(jnp.float32).values, -1)):
+        for exact, near, axis in (
+            (before.keys, after.plain(jnp.float32).keys, -2),
+            (before.values, after.plain(jnp.float32).values, -1),
+        ):
             largest = jnp.abs(exact).max(axis, keepdims=True)
             assert (jnp.abs(exact - near) <= largest * (0.5 / 127 + 1e-6)).all()
     found = jax.jit(attend)(queries, keys, values, valid, rounded)
@@ -254,15 +326,23 @@ WAYS = {
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('own, earlier', [('bfloat16', 'float32'), ('float32', 'bfloat16')])
 def test_contexts_may_be_of_another_dtype(way, own, earlier, monkeypatch):
-    """Whatever computes it, the result is of the queries' dtype, and that of contexts which have it too."""
+    """Whatever computes it, the result is of the queries' dtype, and that of contexts which have it
+    too."""
     monkeypatch.setattr(dispatch, 'choose', lambda *_: WAYS[way])
     queries, keys, values, valid, contexts = few(1 if way == 'decode kernel' else LONG)
     given = [x.astype(own) for x in (queries, keys, values)]
-    cast = lambda dtype: tuple(context.plain(dtype) for context in contexts)
+
+    def cast(dtype):
+        return tuple(context.plain(dtype) for context in contexts)
+
     found = attend(*given, valid, cast(earlier))
     assert found.dtype == own
-    assert_near(found, attend(*given, valid, tuple(c.plain(own) for c in cast(earlier))), valid,
-                0.05 if own == 'bfloat16' else 1e-5)
+    assert_near(
+        found,
+        attend(*given, valid, tuple(c.plain(own) for c in cast(earlier))),
+        valid,
+        0.05 if own == 'bfloat16' else 1e-5,
+    )
 
 
 def test_bfloat16_stays_bfloat16():

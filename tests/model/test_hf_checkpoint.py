@@ -47,7 +47,10 @@ def edit_config(folder, **fields):
 
 
 def parameters(policy):
-    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(nnx.state(policy, nnx.Param))}
+    return {
+        path: np.asarray(value[...])
+        for path, value in nnx.to_flat_state(nnx.state(policy, nnx.Param))
+    }
 
 
 def assert_same(one, other):
@@ -62,7 +65,9 @@ def assert_same(one, other):
 def test_transformers_reads_what_we_write(name, tmp_path):
     model, policy = both(name)
     save_policy(policy, tmp_path)
-    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     assert ('lm_head.weight' in load_file(tmp_path / 'model.safetensors')) == (name == 'untied')
     for key, tensor in model.state_dict().items():
@@ -105,7 +110,9 @@ def test_half_precision(tmp_path):
         assert torch.equal(tensor.bfloat16(), theirs.state_dict()[key]), key
     widened = load_policy(tmp_path / 'half')
     save_policy(widened, tmp_path / 'again', dtype=jnp.bfloat16)
-    half, again = ((tmp_path / name / 'model.safetensors').read_bytes() for name in ('half', 'again'))
+    half, again = (
+        (tmp_path / name / 'model.safetensors').read_bytes() for name in ('half', 'again')
+    )
     assert half == again
 
 
@@ -113,17 +120,25 @@ def test_released_directory_in_shards(folder):
     """As Qwen released the 7B: flat config, shards with an index."""
     expected = load_policy(folder)
     tensors = load_file(folder / 'model.safetensors')
-    shards = {f'model-{number:05}-of-00003.safetensors': list(tensors)[number::3] for number in range(3)}
+    shards = {
+        f'model-{number:05}-of-00003.safetensors': list(tensors)[number::3] for number in range(3)
+    }
     for name, keys in shards.items():
         save_file({key: tensors[key] for key in keys}, folder / name, metadata={'format': 'pt'})
     (folder / 'model.safetensors').unlink()
-    index = {'metadata': {}, 'weight_map': {key: name for name, keys in shards.items() for key in keys}}
+    index = {
+        'metadata': {},
+        'weight_map': {key: name for name, keys in shards.items() for key in keys},
+    }
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
     config = json.loads((folder / 'config.json').read_text())
     text, vision = config.pop('text_config'), config['vision_config']
     rope = text.pop('rope_parameters')
-    text.update(model_type='qwen2_5_vl', rope_theta=rope['rope_theta'],
-                rope_scaling={'type': 'mrope', 'mrope_section': rope['mrope_section']})
+    text.update(
+        model_type='qwen2_5_vl',
+        rope_theta=rope['rope_theta'],
+        rope_scaling={'type': 'mrope', 'mrope_section': rope['mrope_section']},
+    )
     vision.update(in_chans=vision.pop('in_channels'), spatial_patch_size=14)
     del vision['rope_parameters']
     (folder / 'config.json').write_text(json.dumps(config | text))
@@ -138,7 +153,9 @@ def test_both_styles_of_names(folder):
     model, expected = both('untied')[0], load_policy(folder)
     released, modules = list(load_file(folder / 'model.safetensors')), list(model.state_dict())
     assert {'lm_head.weight', 'visual.merger.ln_q.weight', 'model.norm.weight'} < set(released)
-    assert sorted(map(module_name, released)) == sorted(map(module_name, modules)) == sorted(modules)
+    assert (
+        sorted(map(module_name, released)) == sorted(map(module_name, modules)) == sorted(modules)
+    )
     assert sorted(map(released_name, modules)) == sorted(released)
     save_file(model.state_dict(), folder / 'model.safetensors', metadata={'format': 'pt'})
     assert_same(load_policy(folder), expected)
@@ -175,9 +192,13 @@ def test_shards_that_transformers_reads(tmp_path):
     for name in files:
         tensors = load_file(tmp_path / name)
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 40_000
-    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in model.state_dict().items()
+    )
     assert_same(policy, load_policy(tmp_path))
     save_policy(policy, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['config.json', 'model.safetensors']
@@ -190,7 +211,11 @@ def test_released_sizes_have_transformers_parameters(name):
     """Names, shapes and count, without any numbers."""
     sizes = RELEASED[name]
     policy = abstract_policy(sizes)
-    ours = {key: row.shape for row in tensor_table(policy, nnx.state(policy, nnx.Param)) for key in row.names}
+    ours = {
+        key: row.shape
+        for row in tensor_table(policy, nnx.state(policy, nnx.Param))
+        for key in row.names
+    }
     with torch.device('meta'):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes.to_hf()))
     theirs = {key: tuple(tensor.shape) for key, tensor in model.named_parameters()}
@@ -207,8 +232,13 @@ def test_companion_files_go_along(folder, tmp_path):
     policy = load_policy(folder)
     save_policy(policy, tmp_path / 'copy', copy_from=folder)
     names = {path.name for path in (tmp_path / 'copy').iterdir()}
-    assert names == {'config.json', 'model.safetensors', 'merges.txt', 'preprocessor_config.json',
-                     'generation_config.json'}
+    assert names == {
+        'config.json',
+        'model.safetensors',
+        'merges.txt',
+        'preprocessor_config.json',
+        'generation_config.json',
+    }
     save_policy(policy, folder, copy_from=folder)  # in place: nothing lost
     assert (folder / 'merges.txt').read_text() == 'merges.txt'
     assert_same(load_policy(folder), policy)
@@ -219,7 +249,9 @@ def test_companion_files_go_along(folder, tmp_path):
 def test_a_tied_head_may_be_stored_but_not_differ(tmp_path):
     both('tied')[0].save_pretrained(tmp_path)
     embedding = 'model.embed_tokens.weight'
-    rewrite(tmp_path, lambda tensors: tensors.update({'lm_head.weight': tensors[embedding].clone()}))
+    rewrite(
+        tmp_path, lambda tensors: tensors.update({'lm_head.weight': tensors[embedding].clone()})
+    )
     assert_same(load_policy(tmp_path), both('tied')[1])
     rewrite(tmp_path, lambda tensors: tensors['lm_head.weight'].add_(1))
     with pytest.raises(ValueError, match="'lm_head.weight' differs"):
@@ -229,16 +261,35 @@ def test_a_tied_head_may_be_stored_but_not_differ(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'complaint'),
     [
-        (lambda t: t.pop('visual.blocks.1.attn.qkv.bias'), "'visual.blocks.1.attn.qkv.bias' is missing"),
+        (
+            lambda t: t.pop('visual.blocks.1.attn.qkv.bias'),
+            "'visual.blocks.1.attn.qkv.bias' is missing",
+        ),
         (lambda t: t.pop('lm_head.weight'), "'lm_head.weight' is missing"),
-        (lambda t: t.update({'model.visual.extra': torch.ones(2)}), "'model.visual.extra' is no part"),
-        (lambda t: t.update({'model.layers.3.mlp.up_proj.weight': torch.ones(80, 64)}),
-         "layers.3.mlp.up_proj.weight' is no part"),
-        (lambda t: t.update({'lm_head.weight': torch.ones(95, 64)}), r"lm_head.weight' has shape \(95, 64\)"),
-        (lambda t: t.update({'lm_head.weight': torch.ones(64, 96)}), r'config.json asks for \(96, 64\)'),
-        (lambda t: t.update({'lm_head.weight': torch.ones(96, 64, dtype=torch.int8)}), 'is of type I8'),
-        (lambda t: t.update({'model.visual.merger.ln_q.weight': torch.ones(48)}),
-         "ln_q.weight' is in the checkpoint twice"),
+        (
+            lambda t: t.update({'model.visual.extra': torch.ones(2)}),
+            "'model.visual.extra' is no part",
+        ),
+        (
+            lambda t: t.update({'model.layers.3.mlp.up_proj.weight': torch.ones(80, 64)}),
+            "layers.3.mlp.up_proj.weight' is no part",
+        ),
+        (
+            lambda t: t.update({'lm_head.weight': torch.ones(95, 64)}),
+            r"lm_head.weight' has shape \(95, 64\)",
+        ),
+        (
+            lambda t: t.update({'lm_head.weight': torch.ones(64, 96)}),
+            r'config.json asks for \(96, 64\)',
+        ),
+        (
+            lambda t: t.update({'lm_head.weight': torch.ones(96, 64, dtype=torch.int8)}),
+            'is of type I8',
+        ),
+        (
+            lambda t: t.update({'model.visual.merger.ln_q.weight': torch.ones(48)}),
+            "ln_q.weight' is in the checkpoint twice",
+        ),
     ],
 )
 def test_wrong_tensors_are_refused_by_name(folder, change, complaint):
@@ -262,8 +313,10 @@ def test_wrong_directories_are_refused(folder, tmp_path):
     weights, index = folder / 'model.safetensors', folder / 'model.safetensors.index.json'
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    header = json.loads(whole[8:8 + int.from_bytes(whole[:8], 'little')])
-    last = max((entry['data_offsets'][1], key) for key, entry in header.items() if key != '__metadata__')[1]
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], 'little')])
+    last = max(
+        (entry['data_offsets'][1], key) for key, entry in header.items() if key != '__metadata__'
+    )[1]
     with complaint(f"is truncated: tensor '{last}' is not whole"):
         load_policy(folder)
     weights.write_bytes(whole[:100])

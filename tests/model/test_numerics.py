@@ -11,7 +11,8 @@ from sensesearch_jax.model.image_processor import Preprocessor
 
 
 def test_a_wrong_block_is_named(tmp_path, monkeypatch):
-    """A decoder layer whose weights differ by a hundredth: wrong alone, and everything after it so far."""
+    """A decoder layer whose weights differ by a hundredth: wrong alone, and everything after it so
+    far."""
 
     def bent(folder, dtype):
         policy = load_policy(folder, dtype)
@@ -24,12 +25,22 @@ def test_a_wrong_block_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(numerics, 'load_policy', bent)
     rows, wrong = numerics.compare(tmp_path, Image.new('RGB', (120, 90), 'teal'))
     assert [sentence.split(':')[0] for sentence in wrong if 'alone' in sentence] == ['decoder 3']
-    assert {s.split(':')[0] for s in wrong if 'so far' in s} == {'decoder 3', 'decoder 4', 'decoder 5', 'norm', 'logits'}
-    assert list(rows)[:2] == ['patches', 'vision 0'] and max(row['so far'] for row in rows.values()) < 0.1
+    assert {s.split(':')[0] for s in wrong if 'so far' in s} == {
+        'decoder 3',
+        'decoder 4',
+        'decoder 5',
+        'norm',
+        'logits',
+    }
+    assert (
+        list(rows)[:2] == ['patches', 'vision 0']
+        and max(row['so far'] for row in rows.values()) < 0.1
+    )
 
 
 def test_patches_are_compared_with_both_processors(monkeypatch):
-    """Nothing apart from the one on PIL; the one on torchvision is said to be skipped where it is not installed."""
+    """Nothing apart from the one on PIL; the one on torchvision is said to be skipped where it is
+    not installed."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
     monkeypatch.setattr('transformers.utils.is_torchvision_available', lambda: False)
     found = processors.differences(Preprocessor(), noise)
@@ -46,7 +57,7 @@ def test_pixels_that_differ_are_counted_in_levels(monkeypatch):
     def bent(self, image):
         """Half of the patches with one colour three levels brighter."""
         out, grid = patches(self, image)
-        out[::2, :self.patch_width // 3] += np.float32(3 / 255 / self.image_std[0])
+        out[::2, : self.patch_width // 3] += np.float32(3 / 255 / self.image_std[0])
         return out, grid
 
     monkeypatch.setattr(Preprocessor, 'patches', bent)

@@ -1,4 +1,5 @@
-"""Our Qwen2.5-VL equals transformers' PyTorch one: block by block, whole, greedy text and gradients."""
+"""Our Qwen2.5-VL equals transformers' PyTorch one: block by block, whole, greedy text and
+gradients."""
 
 import functools
 
@@ -33,13 +34,25 @@ TOLERANCE = 1e-4
 @functools.cache
 def dialogue():
     """Pictures of odd sizes in the prompt and in two later turns; no side fills whole windows."""
-    return Conversation.build([7, noise_picture(200, 139, 1), 3, noise_picture(260, 20, 2), 9,
-                               noise_picture(120, 125, 3), 12, noise_picture(30, 90, 4), 8])
+    return Conversation.build(
+        [
+            7,
+            noise_picture(200, 139, 1),
+            3,
+            noise_picture(260, 20, 2),
+            9,
+            noise_picture(120, 125, 3),
+            12,
+            noise_picture(30, 90, 4),
+            8,
+        ]
+    )
 
 
 @functools.cache
 def whole(name):
-    """One policy's compiled forward and backward pass over `dialogue()`: () -> logits, loss, gradients."""
+    """One policy's compiled forward and backward pass over `dialogue()`: () -> logits, loss,
+    gradients."""
     _, policy = both(name)
     talk = dialogue()
     graph, state = nnx.split(policy, nnx.Param)
@@ -77,7 +90,11 @@ def reference(name):
     model.zero_grad()
     loss = torch.nn.functional.cross_entropy(logits[:-1], labels)
     loss.backward()
-    return logits.detach().numpy(), loss.item(), {n: p.grad.numpy() for n, p in model.named_parameters()}
+    return (
+        logits.detach().numpy(),
+        loss.item(),
+        {n: p.grad.numpy() for n, p in model.named_parameters()},
+    )
 
 
 @functools.cache
@@ -86,7 +103,8 @@ def features_of(name):
     _, policy = both(name)
     graph, state = nnx.split(policy, nnx.Param)
     return quick_jit(lambda state, batch: feature_table(nnx.merge(graph, state), batch))(
-        state, arranged(policy, dialogue()))
+        state, arranged(policy, dialogue())
+    )
 
 
 def split_layers(stack):
@@ -99,7 +117,9 @@ def split_layers(stack):
 def record(modules, forward):
     """What each PyTorch module puts out during `forward`, and its result."""
     seen = []
-    hooks = [module.register_forward_hook(lambda _, __, out: seen.append(out)) for module in modules]
+    hooks = [
+        module.register_forward_hook(lambda _, __, out: seen.append(out)) for module in modules
+    ]
     with torch.no_grad():
         result = forward()
     for hook in hooks:
@@ -113,24 +133,34 @@ def test_vision_tower_block_by_block(name):
     talk, theirs = dialogue(), model.model.visual
     (embedded, *blocks), out = record(
         [theirs.patch_embed, *theirs.blocks],
-        lambda: theirs(torch.tensor(np.concatenate(talk.patches)), torch.tensor(talk.grids)))
+        lambda: theirs(torch.tensor(np.concatenate(talk.patches)), torch.tensor(talk.grids)),
+    )
 
     tower, sizes = policy.vision, policy.sizes.vision
     patches, positions, valid, order = arranged(policy, talk)
     real = np.asarray(valid)
-    assert difference(tower.patch_embedding(jnp.asarray(np.concatenate(talk.patches))), embedded) < TOLERANCE
+    assert (
+        difference(tower.patch_embedding(jnp.asarray(np.concatenate(talk.patches))), embedded)
+        < TOLERANCE
+    )
     x = tower.patch_embedding(patches)
     cos, sin = vision_rotary(positions, sizes.width // sizes.heads, sizes.rope_theta)
     graph, states = split_layers(tower.blocks)
-    block = {full: quick_jit(lambda state, x, full=full: nnx.merge(graph, state)(x, cos, sin, valid, full))
-             for full in (False, True)}
+    block = {
+        full: quick_jit(
+            lambda state, x, full=full: nnx.merge(graph, state)(x, cos, sin, valid, full)
+        )
+        for full in (False, True)
+    }
     for index, (state, expected) in enumerate(zip(states, blocks, strict=True)):
         x = block[index in sizes.full_attention_blocks](state, x)
         assert difference(np.asarray(x)[real], expected) < TOLERANCE, f'block {index}'
 
     index = talk.feature_index(order.shape[1])
     merged = out.pooler_output.numpy()
-    in_reading_order = jnp.take_along_axis(tower.merger(x), order[..., None], 1).reshape(-1, merged.shape[1])
+    in_reading_order = jnp.take_along_axis(tower.merger(x), order[..., None], 1).reshape(
+        -1, merged.shape[1]
+    )
     assert difference(in_reading_order[index[index >= 0]], merged) < TOLERANCE
     assert difference(features_of(name)[index[index >= 0]], merged) < TOLERANCE
 
@@ -140,7 +170,8 @@ def test_decoder_layer_by_layer(name):
     model, policy = both(name)
     talk, text = dialogue(), model.model.language_model
     (embedded, *layers, normed), _ = record(
-        [text.embed_tokens, *text.layers, text.norm], lambda: model(**talk.for_reference()))
+        [text.embed_tokens, *text.layers, text.norm], lambda: model(**talk.for_reference())
+    )
 
     language, sizes = policy.language, policy.sizes.language
     table = features_of(name)
@@ -150,7 +181,10 @@ def test_decoder_layer_by_layer(name):
     np.testing.assert_array_equal(np.asarray(x)[0, 0, is_text], embedded[0, is_text])
     cos, sin = text_rotary(positions, sizes.head_width, sizes.rope_theta, sizes.mrope_sections)
     graph, states = split_layers(language.layers)
-    attention = lambda *qkv: attend(*qkv, valid)
+
+    def attention(*qkv):
+        return attend(*qkv, valid)
+
     layer = quick_jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, attention)[0])
     for number, (state, expected) in enumerate(zip(states, layers, strict=True)):
         x = layer(state, x)
@@ -168,7 +202,8 @@ def test_whole_policy(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_gradients(name):
-    """Of the mean cross-entropy of the next text token, for every parameter of tower, merger and decoder."""
+    """Of the mean cross-entropy of the next text token, for every parameter of tower, merger and
+    decoder."""
     _, policy = both(name)
     theirs = dict(reference(name)[2])
     for row in tensor_table(policy, whole(name)()[2]):
@@ -187,9 +222,15 @@ def test_greedy_continuation(name):
     model, policy = both(name)
     talk, steps = dialogue(), 64
     with torch.no_grad():
-        theirs = model.generate(**talk.for_reference(), max_new_tokens=steps, min_new_tokens=steps,
-                                do_sample=False, eos_token_id=None, pad_token_id=0)
-    theirs = theirs[0, len(talk.tokens):].tolist()
+        theirs = model.generate(
+            **talk.for_reference(),
+            max_new_tokens=steps,
+            min_new_tokens=steps,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    theirs = theirs[0, len(talk.tokens) :].tolist()
     table, (_, following) = features_of(name), talk.positions()
     rows = Rows.of(talk, len(table) // len(talk.grids)).arrays()
     graph, state = nnx.split(policy, nnx.Param)
@@ -210,7 +251,9 @@ def test_greedy_continuation(name):
     first, context = quick_jit(prefill)(state)
     ours, step = [int(first)], quick_jit(step)
     while len(ours) < steps:
-        ours.append(int(step(state, context, jnp.asarray(ours + [0] * (steps - len(ours))), len(ours))))
+        ours.append(
+            int(step(state, context, jnp.asarray(ours + [0] * (steps - len(ours))), len(ours)))
+        )
     assert ours == theirs
     assert len(set(ours)) > 8  # a continuation that soon repeats itself would say little
 
@@ -226,7 +269,8 @@ def test_a_crops_pixels_change_the_logits(name):
 
 
 def test_turn_after_turn_equals_whole():
-    """Each turn runs only its own tokens; one context, growing in place, stands for all the turns before."""
+    """Each turn runs only its own tokens; one context, growing in place, stands for all the turns
+    before."""
     _, policy = both('grouped')
     talk = dialogue()
     theirs, _, _ = whole('grouped')()
@@ -242,15 +286,17 @@ def test_turn_after_turn_equals_whole():
 
     length, size, sizes = len(talk.tokens), 64, policy.sizes.language
     store = np.zeros((2, sizes.layers, 1, 1, length, sizes.kv_heads, sizes.head_width), np.float32)
-    last = np.flatnonzero(np.diff((talk.tokens == PAD).astype(int)) == -1)  # of each picture's placeholders
+    last = np.flatnonzero(
+        np.diff((talk.tokens == PAD).astype(int)) == -1
+    )  # of each picture's placeholders
     ends = (last + 3).tolist()  # two tokens later: past the end token and one of text
     done, following = 0, 0
     for picture, end in enumerate([*ends, length]):
-        part = Conversation(talk.tokens[done:end], talk.grids[picture:picture + 1], [])
+        part = Conversation(talk.tokens[done:end], talk.grids[picture : picture + 1], [])
         rows = Rows.of(part, 0, size, following)
-        rows.index[..., :end - done] = index[done:end]
+        rows.index[..., : end - done] = index[done:end]
         context = Context.of(*jnp.asarray(store), jnp.arange(length)[None, None] < done)
         logits, new = turn(state, context, rows.arrays())
-        assert difference(logits[:end - done], theirs[done:end]) < TOLERANCE
-        store[:, :, :, :, done:end] = np.stack([new.keys, new.values])[:, :, :, :, :end - done]
+        assert difference(logits[: end - done], theirs[done:end]) < TOLERANCE
+        store[:, :, :, :, done:end] = np.stack([new.keys, new.values])[:, :, :, :, : end - done]
         done, (_, following) = end, part.positions(following)

@@ -1,4 +1,5 @@
-"""A saved policy is a whole one: transformers reads its processor, and its template gives the ids of the training."""
+"""A saved policy is a whole one: transformers reads its processor, and its template gives the ids
+of the training."""
 
 import json
 
@@ -32,8 +33,14 @@ RELEASED_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
 """
-TEXTS = [DEFAULT.system_prompt(TOOLS), DEFAULT.render_action('I crop it.', ImageCrop((0.1, 0.2, 0.4, 0.5)))] * 3
-SETTINGS = {'image_processor_type': 'Qwen2VLImageProcessor', 'size': {'shortest_edge': 3136, 'longest_edge': 50_000}}
+TEXTS = [
+    DEFAULT.system_prompt(TOOLS),
+    DEFAULT.render_action('I crop it.', ImageCrop((0.1, 0.2, 0.4, 0.5))),
+] * 3
+SETTINGS = {
+    'image_processor_type': 'Qwen2VLImageProcessor',
+    'size': {'shortest_edge': 3136, 'longest_edge': 50_000},
+}
 
 
 @pytest.fixture
@@ -42,7 +49,9 @@ def source(tmp_path):
     folder = tmp_path / 'source'
     train_tokenizer(TEXTS, folder, vocab_size=600)
     config = json.loads((folder / 'tokenizer_config.json').read_text())
-    (folder / 'tokenizer_config.json').write_text(json.dumps(config | {'chat_template': RELEASED_TEMPLATE, 'extra': 1}))
+    (folder / 'tokenizer_config.json').write_text(
+        json.dumps(config | {'chat_template': RELEASED_TEMPLATE, 'extra': 1})
+    )
     (folder / 'chat_template.json').write_text(json.dumps({'chat_template': RELEASED_TEMPLATE}))
     (folder / 'preprocessor_config.json').write_text(json.dumps(SETTINGS))
     generation = {'do_sample': True, 'eos_token_id': [1, 2], 'pad_token_id': 1, 'top_p': 0.5}
@@ -52,7 +61,8 @@ def source(tmp_path):
 
 @pytest.fixture
 def auto(monkeypatch):
-    """AutoProcessor.from_pretrained with the PIL image processor; the one for videos needs torchvision."""
+    """AutoProcessor.from_pretrained with the PIL image processor; the one for videos needs
+    torchvision."""
     if not is_torchvision_available():
         without_videos = staticmethod(lambda: ['image_processor', 'tokenizer'])
         monkeypatch.setattr(Qwen2_5_VLProcessor, 'get_attributes', without_videos)
@@ -61,28 +71,57 @@ def auto(monkeypatch):
 
 def conversation(*pictures):
     """The same for transformers and for the rollouts' tokenizer."""
-    parts = [['Look: ', pictures[0], 'Which flag is it?'], ['Image 2:', pictures[1]], ['1. Chad: Capital']]
+    parts = [
+        ['Look: ', pictures[0], 'Which flag is it?'],
+        ['Image 2:', pictures[1]],
+        ['1. Chad: Capital'],
+    ]
     calls = ImageCrop((0.1, 0.2, 0.4, 0.5)), TextSearch('Chad capital')
-    messages = [{'role': 'system', 'content': DEFAULT.system_prompt(TOOLS)}, {'role': 'user', 'content': parts[0]}]
+    messages = [
+        {'role': 'system', 'content': DEFAULT.system_prompt(TOOLS)},
+        {'role': 'user', 'content': parts[0]},
+    ]
     for call, seen in zip(calls, parts[1:]):
-        messages += [{'role': 'assistant', 'content': DEFAULT.render_action('I look.', call)},
-                     {'role': 'tool', 'content': seen}]
-    messages += [messages[-1], {'role': 'assistant', 'content': DEFAULT.render_action('So.', Answer('Paris'))}]
+        messages += [
+            {'role': 'assistant', 'content': DEFAULT.render_action('I look.', call)},
+            {'role': 'tool', 'content': seen},
+        ]
+    messages += [
+        messages[-1],
+        {'role': 'assistant', 'content': DEFAULT.render_action('So.', Answer('Paris'))},
+    ]
     return messages
 
 
 def written(messages):
     """Parts as transformers reads them."""
-    part = lambda one: {'type': 'text', 'text': one} if isinstance(one, str) else {'type': 'image', 'image': one}
-    parts = lambda content: content if isinstance(content, str) else list(map(part, content))
+
+    def part(one):
+        return (
+            {'type': 'text', 'text': one}
+            if isinstance(one, str)
+            else {'type': 'image', 'image': one}
+        )
+
+    def parts(content):
+        return content if isinstance(content, str) else list(map(part, content))
+
     return [{**message, 'content': parts(message['content'])} for message in messages]
 
 
 @pytest.mark.parametrize('nested', [False, True])
-def test_the_processor_of_a_saved_policy_gives_the_ids_and_patches_of_the_training(source, tmp_path, auto, nested):
-    if nested:  # as transformers 5 writes it, with a template that would go before the file of its own
-        processor = {'processor_class': 'Qwen2_5_VLProcessor', 'image_processor': SETTINGS, 'chat_template': 'x',
-                     'video_processor': SETTINGS | {'video_processor_type': 'Qwen2VLVideoProcessor'}}
+def test_the_processor_of_a_saved_policy_gives_the_ids_and_patches_of_the_training(
+    source, tmp_path, auto, nested
+):
+    if (
+        nested
+    ):  # as transformers 5 writes it, with a template that would go before the file of its own
+        processor = {
+            'processor_class': 'Qwen2_5_VLProcessor',
+            'image_processor': SETTINGS,
+            'chat_template': 'x',
+            'video_processor': SETTINGS | {'video_processor_type': 'Qwen2VLVideoProcessor'},
+        }
         (source / 'processor_config.json').write_text(json.dumps(processor))
         (source / 'preprocessor_config.json').unlink()
     save_policy(both('untied')[1], tmp_path / 'saved', copy_from=source)
@@ -92,8 +131,12 @@ def test_the_processor_of_a_saved_policy_gives_the_ids_and_patches_of_the_traini
     pictures = noise_picture(200, 120, 1), noise_picture(90, 60, 2)
     refs = [ImageRef(str(i), *picture.size) for i, picture in enumerate(pictures)]
     for generate in (False, True):
-        batch = processor.apply_chat_template(written(conversation(*pictures)), tokenize=True, return_dict=True,
-                                              add_generation_prompt=generate)
+        batch = processor.apply_chat_template(
+            written(conversation(*pictures)),
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=generate,
+        )
         chat = ChatTokenizer(tmp_path / 'saved', preprocessor.merged_tokens)
         assert np.ravel(batch['input_ids']).tolist() == chat.render(conversation(*refs), generate)
     patches = np.concatenate([preprocessor.patches(picture)[0] for picture in pictures])
@@ -118,7 +161,9 @@ def test_other_templates_give_way_to_that_of_the_training(source, own):
     config = json.loads((source / 'tokenizer_config.json').read_text()) | {'chat_template': own}
     (source / 'tokenizer_config.json').write_text(json.dumps(config))
     files = companions(source)
-    assert files['chat_template.jinja'].decode() == CHAT_TEMPLATE and 'chat_template.json' not in files
+    assert (
+        files['chat_template.jinja'].decode() == CHAT_TEMPLATE and 'chat_template.json' not in files
+    )
     assert json.loads(files['tokenizer_config.json'])['chat_template'] == CHAT_TEMPLATE
 
 

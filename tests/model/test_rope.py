@@ -16,7 +16,9 @@ PAD, MERGE = 9, 2
 
 def reference_positions(tokens, grids, merge=MERGE):
     """Qwen2.5-VL's own function, called without building a model."""
-    config = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=merge, tokens_per_second=2))
+    config = SimpleNamespace(
+        vision_config=SimpleNamespace(spatial_merge_size=merge, tokens_per_second=2)
+    )
     model = SimpleNamespace(config=config, get_vision_position_ids=None)
     model.get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids.__get__(model)
     ids = torch.tensor([tokens])
@@ -27,7 +29,8 @@ def reference_positions(tokens, grids, merge=MERGE):
 
 
 def picture(height, width, merge=MERGE):
-    """A picture of `height` × `width` merged tokens between its vision start and end tokens: tokens, grid."""
+    """A picture of `height` × `width` merged tokens between its vision start and end tokens:
+    tokens, grid."""
     return [7] + [PAD] * (height * width) + [8], (1, height * merge, width * merge)
 
 
@@ -45,7 +48,7 @@ def conversation(layout, merge=MERGE):
 
 
 @pytest.mark.parametrize(
-    "layout",
+    'layout',
     [
         [5, (3, 5), 4],
         [(1, 1)],
@@ -53,7 +56,7 @@ def conversation(layout, merge=MERGE):
         [30, (2, 2), 1, (5, 5)],
     ],
 )
-@pytest.mark.parametrize("merge", [1, 2, 3])
+@pytest.mark.parametrize('merge', [1, 2, 3])
 def test_whole_conversations(layout, merge):
     tokens, grids = conversation(layout, merge)
     positions, following = mrope_positions(tokens, grids, PAD, merge)
@@ -64,7 +67,9 @@ def test_whole_conversations(layout, merge):
 
 
 pieces = st.lists(
-    st.lists(st.one_of(st.integers(0, 6), st.tuples(st.integers(1, 6), st.integers(1, 6))), max_size=4),
+    st.lists(
+        st.one_of(st.integers(0, 6), st.tuples(st.integers(1, 6), st.integers(1, 6))), max_size=4
+    ),
     min_size=1,
     max_size=5,
 )
@@ -102,14 +107,14 @@ def test_text_only_and_empty():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "grids", "complaint"),
+    ('tokens', 'grids', 'complaint'),
     [
-        ([1, PAD, PAD], [(1, 4, 4)], "image 1 needs 4"),
-        ([1, PAD, PAD, 1, PAD, PAD], [(1, 4, 4)], "image 1 needs 4"),
-        ([1, 2], [(1, 2, 2)], "image 1 needs 1"),
-        ([PAD, 1, PAD], [(1, 2, 2)], "1 placeholder tokens belong to none"),
-        ([PAD], [(1, 3, 2)], "multiples of 2"),
-        ([PAD, PAD], [(2, 2, 2)], "no still picture"),
+        ([1, PAD, PAD], [(1, 4, 4)], 'image 1 needs 4'),
+        ([1, PAD, PAD, 1, PAD, PAD], [(1, 4, 4)], 'image 1 needs 4'),
+        ([1, 2], [(1, 2, 2)], 'image 1 needs 1'),
+        ([PAD, 1, PAD], [(1, 2, 2)], '1 placeholder tokens belong to none'),
+        ([PAD], [(1, 3, 2)], 'multiples of 2'),
+        ([PAD, PAD], [(2, 2, 2)], 'no still picture'),
     ],
 )
 def test_mismatches_are_refused(tokens, grids, complaint):

@@ -29,12 +29,16 @@ class Disk:
 
     def __init__(self):
         self.left, self.folder = 0, ''
-        sys.addaudithook(self.operation)  # cannot be taken away again: without a number it does nothing
+        sys.addaudithook(
+            self.operation
+        )  # cannot be taken away again: without a number it does nothing
 
     def operation(self, event, arguments):
         if not self.left or event not in EVENTS or self.folder not in str(arguments[0]):
             return
-        if event == 'open' and not (isinstance(arguments[1], str) and set(arguments[1]) & set('wxa+')):
+        if event == 'open' and not (
+            isinstance(arguments[1], str) and set(arguments[1]) & set('wxa+')
+        ):
             return
         self.left -= 1
         if not self.left:
@@ -42,6 +46,7 @@ class Disk:
 
     def save_file(self, save):
         """safetensors writes without Python's help: half of the file is there when it is killed."""
+
         def torn(values, path, metadata):
             save(values, path, metadata=metadata)
             try:
@@ -62,8 +67,10 @@ def policies(tmp_path_factory):
     found = []
     for seed in range(2):
         policy = small_policy(seed=seed)
-        policy.sizes = dataclasses.replace(policy.sizes, language=dataclasses.replace(
-            policy.sizes.language, rope_theta=1000.0 * (1 + seed)))
+        policy.sizes = dataclasses.replace(
+            policy.sizes,
+            language=dataclasses.replace(policy.sizes.language, rope_theta=1000.0 * (1 + seed)),
+        )
         source = tmp_path_factory.mktemp('source')
         (source / 'special_tokens_map.json').write_text(str(seed))
         found.append((policy, source))
@@ -76,20 +83,39 @@ def which(folder, policies):
     seed = int((folder / 'special_tokens_map.json').read_text())
     expected, _ = policies[seed]
     assert loaded.sizes == expected.sizes
-    leaves = lambda policy: jax.tree.leaves(nnx.state(policy, nnx.Param))
-    assert all(np.array_equal(one, other) for one, other in zip(leaves(loaded), leaves(expected), strict=True))
+
+    def leaves(policy):
+        return jax.tree.leaves(nnx.state(policy, nnx.Param))
+
+    assert all(
+        np.array_equal(one, other)
+        for one, other in zip(leaves(loaded), leaves(expected), strict=True)
+    )
     return seed
 
 
-@pytest.mark.parametrize('before, after', [(ONE_FILE, ONE_FILE), (SHARDS, SHARDS), (ONE_FILE, SHARDS), (SHARDS, ONE_FILE),
-                                           (SHARDS, MORE_SHARDS)])
+@pytest.mark.parametrize(
+    'before, after',
+    [
+        (ONE_FILE, ONE_FILE),
+        (SHARDS, SHARDS),
+        (ONE_FILE, SHARDS),
+        (SHARDS, ONE_FILE),
+        (SHARDS, MORE_SHARDS),
+    ],
+)
 def test_killed_at_every_file_operation(policies, tmp_path, monkeypatch, before, after):
     monkeypatch.setattr(safetensors_io, 'save_file', DISK.save_file(safetensors_io.save_file))
     (old, of_old), (new, of_new) = policies
     save_policy(old, tmp_path / 'old', of_old, shard_bytes=before)
     save_policy(new, tmp_path / 'new', of_new, shard_bytes=after)
     (tmp_path / 'old' / 'notes.txt').write_text('of the user')
-    content = lambda folder: {path.name: path.read_bytes() for path in folder.iterdir() if path.name != 'notes.txt'}
+
+    def content(folder):
+        return {
+            path.name: path.read_bytes() for path in folder.iterdir() if path.name != 'notes.txt'
+        }
+
     outcomes, killed = [], True
     while killed:
         folder = tmp_path / f'run-{len(outcomes)}'
@@ -120,7 +146,11 @@ def test_new_weights_alone_take_the_old_ones_place_at_once(policies, tmp_path, m
     for policy in (old, new):
         save_policy(policy, tmp_path / 'run', source)
     seen, unlink = [], Path.unlink
-    monkeypatch.setattr(Path, 'unlink', lambda path, *how, **options: seen.append(path) or unlink(path, *how, **options))
+    monkeypatch.setattr(
+        Path,
+        'unlink',
+        lambda path, *how, **options: seen.append(path) or unlink(path, *how, **options),
+    )
     save_policy(old, tmp_path / 'run', source)
     assert all(path.parent.name == '.saving' for path in seen)
     names = sorted(path.name for path in (tmp_path / 'run').iterdir())
@@ -135,4 +165,7 @@ def test_what_the_new_policy_has_no_use_for_goes_with_the_old_weights(tmp_path):
         (staged / name).write_text('new')
     put_in_place(tmp_path, outdated=('chat_template.json', 'absent.json'))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        'model.safetensors': 'new', 'config.json': 'new', 'notes.txt': 'old'}
+        'model.safetensors': 'new',
+        'config.json': 'new',
+        'notes.txt': 'old',
+    }

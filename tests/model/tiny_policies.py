@@ -1,4 +1,5 @@
-"""Tiny random Qwen2.5-VL policies, transformers' and ours, and conversations with pictures for both."""
+"""Tiny random Qwen2.5-VL policies, transformers' and ours, and conversations with pictures for
+both."""
 
 import dataclasses
 import functools
@@ -26,33 +27,93 @@ def hf_config(name):
     """Three policies that differ in all that the code tells apart."""
     text, vision = {
         # Tied head, 2 queries per key, windows of 4 tokens, the last block full.
-        'tied': (dict(hidden_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2,
-                      intermediate_size=48, rms_norm_eps=1e-6, sections=[2, 3, 3]),
-                 dict(hidden_size=32, num_heads=2, depth=3, intermediate_size=40, window_size=112,
-                      fullatt_block_indexes=[2])),
+        'tied': (
+            dict(
+                hidden_size=32,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                num_hidden_layers=2,
+                intermediate_size=48,
+                rms_norm_eps=1e-6,
+                sections=[2, 3, 3],
+            ),
+            dict(
+                hidden_size=32,
+                num_heads=2,
+                depth=3,
+                intermediate_size=40,
+                window_size=112,
+                fullatt_block_indexes=[2],
+            ),
+        ),
         # Untied head, no grouping, windows of 2 tokens, the first block full, another rotary base.
-        'untied': (dict(hidden_size=64, num_attention_heads=4, num_key_value_heads=4, num_hidden_layers=3,
-                        intermediate_size=80, rms_norm_eps=1e-5, sections=[4, 2, 2], rope_theta=5000.0),
-                   dict(hidden_size=48, num_heads=3, depth=2, intermediate_size=64, window_size=56,
-                        fullatt_block_indexes=[0])),
+        'untied': (
+            dict(
+                hidden_size=64,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+                num_hidden_layers=3,
+                intermediate_size=80,
+                rms_norm_eps=1e-5,
+                sections=[4, 2, 2],
+                rope_theta=5000.0,
+            ),
+            dict(
+                hidden_size=48,
+                num_heads=3,
+                depth=2,
+                intermediate_size=64,
+                window_size=56,
+                fullatt_block_indexes=[0],
+            ),
+        ),
         # 3 queries per key, windows of 3 tokens, full blocks around a windowed one.
-        'grouped': (dict(hidden_size=48, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=2,
-                         intermediate_size=64, rms_norm_eps=1e-6, sections=[1, 1, 2]),
-                    dict(hidden_size=24, num_heads=2, depth=3, intermediate_size=36, window_size=84,
-                         fullatt_block_indexes=[0, 2])),
+        'grouped': (
+            dict(
+                hidden_size=48,
+                num_attention_heads=6,
+                num_key_value_heads=2,
+                num_hidden_layers=2,
+                intermediate_size=64,
+                rms_norm_eps=1e-6,
+                sections=[1, 1, 2],
+            ),
+            dict(
+                hidden_size=24,
+                num_heads=2,
+                depth=3,
+                intermediate_size=36,
+                window_size=84,
+                fullatt_block_indexes=[0, 2],
+            ),
+        ),
     }[name]
-    rope = {'rope_type': 'default', 'rope_theta': text.pop('rope_theta', 1e6),
-            'mrope_section': text.pop('sections')}
+    rope = {
+        'rope_type': 'default',
+        'rope_theta': text.pop('rope_theta', 1e6),
+        'mrope_section': text.pop('sections'),
+    }
     return Qwen2_5_VLConfig(
-        text_config=text | dict(vocab_size=VOCABULARY, rope_parameters=rope, bos_token_id=None,
-                                eos_token_id=STOP, max_position_embeddings=2048),
+        text_config=text
+        | dict(
+            vocab_size=VOCABULARY,
+            rope_parameters=rope,
+            bos_token_id=None,
+            eos_token_id=STOP,
+            max_position_embeddings=2048,
+        ),
         vision_config=vision | dict(out_hidden_size=text['hidden_size']),
-        tie_word_embeddings=name == 'tied', image_token_id=PAD, vision_start_token_id=START,
-        vision_end_token_id=END, video_token_id=VIDEO)
+        tie_word_embeddings=name == 'tied',
+        image_token_id=PAD,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+        video_token_id=VIDEO,
+    )
 
 
 def reference_policy(name, seed=8):
-    """Transformers' model with every parameter random and large enough to matter (norms and biases too)."""
+    """Transformers' model with every parameter random and large enough to matter (norms and biases
+    too)."""
     model = Qwen2_5_VLForConditionalGeneration(hf_config(name)).eval()
     generator = torch.Generator().manual_seed(seed)
     # With large embeddings a tied head would only repeat the token that it has just read.
@@ -80,7 +141,9 @@ def both(name):
 
 
 def noise_picture(width, height, seed):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    )
 
 
 @dataclasses.dataclass
@@ -108,20 +171,26 @@ class Conversation:
 
     def for_reference(self):
         ids = torch.tensor(self.tokens[None], dtype=torch.long)
-        return dict(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == PAD).int(),
-                    pixel_values=torch.tensor(np.concatenate(self.patches)),
-                    image_grid_thw=torch.tensor(self.grids))
+        return dict(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == PAD).int(),
+            pixel_values=torch.tensor(np.concatenate(self.patches)),
+            image_grid_thw=torch.tensor(self.grids),
+        )
 
     def positions(self, start=0):
         """[3, n] and the next position."""
         return mrope_positions(self.tokens, self.grids, PAD, PREPROCESSOR.merge_size, start)
 
     def feature_index(self, rows):
-        """Row of the feature table of each token, -1 on text: [n]; the table has `rows` for each picture."""
+        """Row of the feature table of each token, -1 on text: [n]; the table has `rows` for each
+        picture."""
         index = np.full(len(self.tokens), -1, np.int32)
         counts = [h * w // PREPROCESSOR.merge_size**2 for _, h, w in self.grids]
         index[self.tokens == PAD] = np.concatenate(
-            [picture * rows + np.arange(count) for picture, count in enumerate(counts)] or [[]])
+            [picture * rows + np.arange(count) for picture, count in enumerate(counts)] or [[]]
+        )
         return index
 
 
@@ -131,7 +200,8 @@ def arranged(policy, conversation):
     # One spare window, so that every comparison also says that padding does not matter.
     slots = sizes.window_tokens**2 + max(
         window_slots(h // sizes.merge_size, w // sizes.merge_size, sizes.window_tokens)
-        for _, h, w in conversation.grids)
+        for _, h, w in conversation.grids
+    )
     images = list(zip(conversation.patches, conversation.grids, strict=True))
     return [jnp.asarray(field) for field in batch_images(images, sizes, slots=slots)[:4]]
 
@@ -156,8 +226,12 @@ class Rows:
         """One conversation, or a turn of it that starts at position `start`, padded to `size`."""
         count = len(conversation.tokens)
         shape = (1, 1, size or count)
-        out = cls(np.zeros(shape, np.int32), np.full(shape, -1, np.int32), np.zeros((3, *shape), np.int32),
-                  np.zeros(shape, bool))
+        out = cls(
+            np.zeros(shape, np.int32),
+            np.full(shape, -1, np.int32),
+            np.zeros((3, *shape), np.int32),
+            np.zeros(shape, bool),
+        )
         out.tokens[..., :count] = conversation.tokens
         out.index[..., :count] = conversation.feature_index(rows)
         out.positions[:, 0, 0, :count] = conversation.positions(start)[0]
@@ -165,7 +239,9 @@ class Rows:
         return out
 
     def arrays(self):
-        return [jnp.asarray(field) for field in (self.tokens, self.index, self.positions, self.valid)]
+        return [
+            jnp.asarray(field) for field in (self.tokens, self.index, self.positions, self.valid)
+        ]
 
 
 def run_tokens(policy, table, rows, contexts=()):
@@ -176,8 +252,13 @@ def run_tokens(policy, table, rows, contexts=()):
 
 def quick_jit(function):
     """jit for programs that run once: compiled in less than half of the time, slower to run."""
-    return jax.jit(function, compiler_options={
-        'xla_llvm_disable_expensive_passes': True, 'xla_backend_optimization_level': 0})
+    return jax.jit(
+        function,
+        compiler_options={
+            'xla_llvm_disable_expensive_passes': True,
+            'xla_backend_optimization_level': 0,
+        },
+    )
 
 
 def difference(ours, theirs):

@@ -24,7 +24,10 @@ def test_a_flag_comes_in_many_colours(renderer):
         for _ in range(8):
             variant = renderer.vary(rng, entity)
             pixels = renderer.picture(variant.id)[0]
-            assert pixels.shape[1::-1] == variant.size and abs(variant.aspect / entity.aspect - 1) < 0.03
+            assert (
+                pixels.shape[1::-1] == variant.size
+                and abs(variant.aspect / entity.aspect - 1) < 0.03
+            )
             colours.setdefault(entity.id, set()).add(dominant_colour(pixels))
     assert np.mean([len(found - {None}) for found in colours.values()]) > 1.5
 
@@ -51,7 +54,10 @@ def test_entities_keep_what_is_known_of_them(renderer):
     entity = TAUGHT['flag'][0]
     variant = renderer.vary(rng, entity)
     assert variant.id != entity.id and (variant.title, variant.facts, variant.split) == (
-        entity.title, entity.facts, 'train')
+        entity.title,
+        entity.facts,
+        'train',
+    )
     assert renderer.entity(variant.id) is variant and renderer.entity(entity.id) is entity
 
 
@@ -68,5 +74,7 @@ def test_the_same_draws_give_the_same_pictures():
     pictures = []
     for _ in range(2):
         renderer, rng = VariedRenderer(FILES), np.random.default_rng(4)
-        pictures.append([renderer.picture(e.id)[0] for e in renderer.some(rng, TAUGHT['flag'], 6, share=0.7)])
+        pictures.append(
+            [renderer.picture(e.id)[0] for e in renderer.some(rng, TAUGHT['flag'], 6, share=0.7)]
+        )
     assert all(map(np.array_equal, *pictures))

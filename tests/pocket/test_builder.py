@@ -1,4 +1,5 @@
-"""The question folder as a TensorFlow Datasets data set, without TensorFlow, read back through grain."""
+"""The question folder as a TensorFlow Datasets data set, without TensorFlow, read back through
+grain."""
 
 import sys
 from pathlib import Path
@@ -7,10 +8,10 @@ import pytest
 
 pytest.importorskip('tensorflow_datasets')
 
-from sensesearch_jax.pocket.world.builder import read_dataset, write_dataset  # noqa: E402
-from sensesearch_jax.pocket.world.files import PocketFiles  # noqa: E402
-from sensesearch_jax.pocket.world.question_folder import read_questions, write_questions  # noqa: E402
-from sensesearch_jax.pocket.world.questions import make_questions  # noqa: E402
+from sensesearch_jax.pocket.world.builder import read_dataset, write_dataset
+from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.question_folder import read_questions, write_questions
+from sensesearch_jax.pocket.world.questions import make_questions
 
 
 def test_round_trip(tmp_path):
@@ -20,7 +21,10 @@ def test_round_trip(tmp_path):
     )
     write_questions(pairs, tmp_path / 'questions', files)
     builder = write_dataset(tmp_path / 'questions', tmp_path / 'data')
-    assert builder.info.splits['test'].num_examples == 5 and builder.info.splits['train'].num_examples == 2
+    assert (
+        builder.info.splits['test'].num_examples == 5
+        and builder.info.splits['train'].num_examples == 2
+    )
     written = {question.id: question for question in read_questions(tmp_path / 'questions')}
     for split, count in (('test', 5), ('train', 2)):
         dataset = read_dataset(tmp_path / 'data', split)

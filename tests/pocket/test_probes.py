@@ -20,8 +20,13 @@ def test_targets_of_a_picture():
     """Two objects on a grid of 4 rows and 5 columns that begins at token 3."""
     left, right = (0.0, 0.0, 0.2, 0.5), (0.61, 0.76, 0.99, 0.99)
     found = visual_targets([boxes(left, right)], [(4, 5)], [3], 30)
-    assert found.visual.shape == (1, 30) and found.visual[0].nonzero()[0].tolist() == list(range(3, 23))
-    grid = lambda field: getattr(found, field)[0, 3:23].reshape(4, 5, *getattr(found, field).shape[2:])
+    assert found.visual.shape == (1, 30) and found.visual[0].nonzero()[0].tolist() == list(
+        range(3, 23)
+    )
+
+    def grid(field):
+        return getattr(found, field)[0, 3:23].reshape(4, 5, *getattr(found, field).shape[2:])
+
     assert (grid('row') == np.arange(4)[:, None]).all() and (grid('column') == np.arange(5)).all()
     inside = np.zeros((4, 5), bool)
     inside[:2, 0] = inside[3, 3:] = True
@@ -42,14 +47,23 @@ def test_of_two_objects_a_token_belongs_to_the_one_that_covers_it_more():
     found = visual_targets([boxes((0.0, 0.0, 0.12, 1.0), (0.14, 0.0, 0.45, 1.0))], [(1, 4)], [0], 4)
     # Token 0 reaches to 0.25: the first object covers nearly half of it and has its centre there.
     assert found.inside[0].tolist() == [True, True, False, False]
-    assert found.edges[0, 0].tolist() == [0, 0, 2, 10] and found.edges[0, 1].tolist() == [1, 0, 5, 10]
+    assert found.edges[0, 0].tolist() == [0, 0, 2, 10] and found.edges[0, 1].tolist() == [
+        1,
+        0,
+        5,
+        10,
+    ]
 
 
 def test_looks_belong_to_the_tokens_of_their_objects():
     objects = boxes((0.0, 0.0, 0.2, 0.5), (0.61, 0.76, 0.99, 0.99), (0.61, 0.0, 0.99, 0.2))
     found = visual_targets([objects], [(4, 5)], [3], 30, looks=[np.array([4, -1, 7])])
     look = found.look[0, 3:23].reshape(4, 5)
-    assert look[:2, 0].tolist() == [4, 4] and look[0, 3:].tolist() == [7, 7] and (look == -1).sum() == 16
+    assert (
+        look[:2, 0].tolist() == [4, 4]
+        and look[0, 3:].tolist() == [7, 7]
+        and (look == -1).sum() == 16
+    )
     assert (visual_targets([objects], [(4, 5)], [3], 30).look == -1).all()
 
 
@@ -68,7 +82,8 @@ def test_rows_without_picture_or_object():
     st.integers(0, 5),
 )
 def test_any_objects(objects, rows, columns, start):
-    """Every object is inside some token unless another one took it; lines stay on the grid and in order."""
+    """Every object is inside some token unless another one took it; lines stay on the grid and in
+    order."""
     objects = boxes(*[(x, y, min(1.0, x + w), min(1.0, y + h)) for x, y, w, h in objects])
     found = visual_targets([objects], [(rows, columns)], [start], start + rows * columns + 2)
     assert found.visual.sum() == rows * columns and not (found.inside & ~found.visual).any()
@@ -81,14 +96,19 @@ def test_any_objects(objects, rows, columns, start):
 def test_probes_learn_what_the_values_hold():
     """Right read-outs give no loss; what is not visual, or not inside, does not count."""
     looks = [np.array([LOOKS - 1]), np.zeros(0, int)]
-    targets = visual_targets([boxes((0.1, 0.1, 0.5, 0.6)), boxes()], [(3, 4), None], [1, 0], 16, looks=looks)
+    targets = visual_targets(
+        [boxes((0.1, 0.1, 0.5, 0.6)), boxes()], [(3, 4), None], [1, 0], 16, looks=looks
+    )
     random = np.random.default_rng(0)
     rows, columns = 6, 7
     width = 1 + 4 * LINES + rows + columns + LOOKS
     probes = Probes(width, rows, columns, nnx.Rngs(0))
     probes.read.kernel.set_value(jnp.eye(width))
     probes.read.bias.set_value(jnp.zeros(width))
-    one_hot = lambda i, n: np.eye(n, dtype=np.float32)[i] * 50
+
+    def one_hot(i, n):
+        return np.eye(n, dtype=np.float32)[i] * 50
+
     right = np.concatenate(
         [
             np.where(targets.inside, 50, -50)[..., None],
@@ -103,7 +123,9 @@ def test_probes_learn_what_the_values_hold():
     assert parts.keys() == {'objectness', 'edges', 'place', 'look'} and float(loss) < 1e-4
     noisy = np.where(targets.visual[..., None], right, random.normal(size=right.shape) * 9)
     noisy[..., -LOOKS:] = np.where(targets.look[..., None] >= 0, right[..., -LOOKS:], 7.0)
-    noisy[..., 1 : 1 + 4 * LINES] = np.where(targets.inside[..., None], right[..., 1 : 1 + 4 * LINES], 7.0)
+    noisy[..., 1 : 1 + 4 * LINES] = np.where(
+        targets.inside[..., None], right[..., 1 : 1 + 4 * LINES], 7.0
+    )
     assert float(probes(jnp.asarray(noisy), targets)[0]) == pytest.approx(float(loss), abs=1e-5)
     blank, parts = probes(jnp.zeros_like(right), targets)
     assert float(parts['edges']) == pytest.approx(np.log(LINES), rel=1e-5)

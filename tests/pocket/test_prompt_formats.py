@@ -9,7 +9,17 @@ from sensesearch_jax.agent.actions import FormatError
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.pocket.pretraining.prompt_formats import RESERVED, Format
 
-WORDS = np.array(sorted({'river', 'Paris', 'collection', 'query', *(a + b + c for a in 'bdfg' for b in 'aeio' for c in 'nrst')}))
+WORDS = np.array(
+    sorted(
+        {
+            'river',
+            'Paris',
+            'collection',
+            'query',
+            *(a + b + c for a in 'bdfg' for b in 'aeio' for c in 'nrst'),
+        }
+    )
+)
 
 
 def drawn(count):
@@ -18,7 +28,13 @@ def drawn(count):
 
 def test_names_are_distinct_short_words_without_the_protocols():
     for form in drawn(100):
-        used = [form.thought, form.call, form.reply, *form.keys, *(word for function in form.functions for word in function)]
+        used = [
+            form.thought,
+            form.call,
+            form.reply,
+            *form.keys,
+            *(word for function in form.functions for word in function),
+        ]
         used = [word for word in used if word]
         assert len(set(used)) == len(used) and not RESERVED.intersection(used)
         assert all(word.islower() and len(word) <= 8 for word in used)
@@ -26,13 +42,21 @@ def test_names_are_distinct_short_words_without_the_protocols():
 
 def test_calls_hold_their_argument_as_json():
     for form in drawn(60):
-        for function, value, read in ((Format.LOOK, '[0.1, 0.2, 0.3, 0.4]', [0.1, 0.2, 0.3, 0.4]),
-                                      (Format.FIND, 'the "Elder"\nof é', 'the "Elder"\nof é'), (Format.NAME, None, None)):
+        for function, value, read in (
+            (Format.LOOK, '[0.1, 0.2, 0.3, 0.4]', [0.1, 0.2, 0.3, 0.4]),
+            (Format.FIND, 'the "Elder"\nof é', 'the "Elder"\nof é'),
+            (Format.NAME, None, None),
+        ):
             text = form.write_call('I look.', function, value)
             found = json.loads(re.search(r'\{.*\}', text, re.DOTALL).group())
             name, argument = form.functions[function]
-            assert found == {form.keys[0]: name, form.keys[1]: {} if value is None else {argument: read}}
-            assert 'I look.' in text and text.count('<') == text.count('>') == 2 * (bool(form.thought) + bool(form.call))
+            assert found == {
+                form.keys[0]: name,
+                form.keys[1]: {} if value is None else {argument: read},
+            }
+            assert 'I look.' in text and text.count('<') == text.count('>') == 2 * (
+                bool(form.thought) + bool(form.call)
+            )
 
 
 def test_the_rule_shows_each_kind_of_turn_and_the_protocol_knows_none():

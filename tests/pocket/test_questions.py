@@ -1,4 +1,5 @@
-"""Question sets: disjoint by entity, unambiguous, answerable, reproducible, and readable after writing."""
+"""Question sets: disjoint by entity, unambiguous, answerable, reproducible, and readable after
+writing."""
 
 import json
 from collections import Counter
@@ -20,7 +21,9 @@ from tools_server.answer_matching.verdict import is_right
 FILES = PocketFiles()
 SIZES = {'train': 400, 'validation': 45, 'test': 240}
 SETS = {
-    (split, kind): make_questions(FILES, split, kind, SIZES[split], 0) for split in SPLITS for kind in KINDS
+    (split, kind): make_questions(FILES, split, kind, SIZES[split], 0)
+    for split in SPLITS
+    for kind in KINDS
 }
 ALL = [pair for pairs in SETS.values() for pair in pairs]
 
@@ -35,12 +38,16 @@ def test_sizes_ids_and_kinds():
     for (split, kind), pairs in SETS.items():
         assert len(pairs) == SIZES[split]
         assert all(
-            q.kind == kind and q.split == split and (s is None) == (kind == 'search_only') for q, s in pairs
+            q.kind == kind and q.split == split and (s is None) == (kind == 'search_only')
+            for q, s in pairs
         )
 
 
 def test_splits_are_disjoint_in_entities_pictures_and_passages():
-    used = {split: {'entity': set(), 'file': set(), 'passage': set(), 'image': set()} for split in SPLITS}
+    used = {
+        split: {'entity': set(), 'file': set(), 'passage': set(), 'image': set()}
+        for split in SPLITS
+    }
     for question, spec in ALL:
         for identity in shown(question, spec):
             assert FILES.entities[identity].split == question.split
@@ -150,7 +157,9 @@ def test_unknown_kind_and_too_many_are_refused():
 
 
 def test_written_questions_come_back_and_interrupted_writing_goes_on(tmp_path):
-    pairs = make_questions(FILES, 'test', 'search', 4, 5) + make_questions(FILES, 'test', 'search_only', 3, 5)
+    pairs = make_questions(FILES, 'test', 'search', 4, 5) + make_questions(
+        FILES, 'test', 'search_only', 3, 5
+    )
     seen = []
     write_questions(pairs, tmp_path, FILES, progress=lambda done, total: seen.append((done, total)))
     images = sorted((tmp_path / 'images').iterdir())
@@ -166,7 +175,9 @@ def test_written_questions_come_back_and_interrupted_writing_goes_on(tmp_path):
         )
         with Image.open(back.image) as picture:
             picture.load()
-            assert picture.size == (spec.size if spec else picture.size) and max(picture.size) >= 336
+            assert (
+                picture.size == (spec.size if spec else picture.size) and max(picture.size) >= 336
+            )
     before = {image: (image.read_bytes(), image.stat().st_mtime_ns) for image in images}
     images[0].unlink()
     write_questions(pairs, tmp_path, FILES)
@@ -192,16 +203,24 @@ def test_every_reference_of_the_world_is_right_by_itself():
 @pytest.mark.parametrize(
     'answers, choices, complaint',
     [
-        (['E'], ['red', 'blue'], "question q7 in line 1 .* 'E' names none of the 2 choices; give a letter A to B"),
+        (
+            ['E'],
+            ['red', 'blue'],
+            "question q7 in line 1 .* 'E' names none of the 2 choices; give a letter A to B",
+        ),
         ([], [], 'question q7 .* has no reference answer'),
         ([''], [], 'question q7 .* empty'),
         ([7], [], 'question q7 .* list of texts'),
         ('Paris', [], 'answers of question q7 are a text'),
     ],
 )
-def test_a_question_that_nothing_answers_is_refused_when_it_is_read(tmp_path, answers, choices, complaint):
+def test_a_question_that_nothing_answers_is_refused_when_it_is_read(
+    tmp_path, answers, choices, complaint
+):
     line = {'id': 'q7', 'kind': 'search', 'level': 1, 'text': 'Which?', 'image': 'a.png'}
-    (tmp_path / 'questions.jsonl').write_text(json.dumps(line | {'answers': answers, 'choices': choices}))
+    (tmp_path / 'questions.jsonl').write_text(
+        json.dumps(line | {'answers': answers, 'choices': choices})
+    )
     with pytest.raises(UserError, match=complaint):
         read_questions(tmp_path)
 
@@ -213,7 +232,9 @@ def test_pictures_of_one_name_must_be_one_scene(tmp_path):
     )
     clash = [
         (
-            second[0][0].__class__.from_json({**second[0][0].to_json(), 'image': first[0][0].image}),
+            second[0][0].__class__.from_json(
+                {**second[0][0].to_json(), 'image': first[0][0].image}
+            ),
             second[0][1],
         )
     ]

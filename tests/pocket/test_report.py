@@ -1,4 +1,5 @@
-"""The report: one self-contained page whose numbers are the summary's and whose foreign text stays text."""
+"""The report: one self-contained page whose numbers are the summary's and whose foreign text stays
+text."""
 
 import base64
 import hashlib
@@ -44,7 +45,9 @@ def _turn(text, action, observation=None):
     return Turn([1], [0.0], [0.0], text, action, observation, [])
 
 
-def _trajectory(number: int, right: bool, kind: str = 'search', state: SampleState = SampleState.OK) -> dict:
+def _trajectory(
+    number: int, right: bool, kind: str = 'search', state: SampleState = SampleState.OK
+) -> dict:
     scene = _picture(number % 4, 1280, 720)
     crop, closer, thumbnail = _picture(100, 256, 192), _picture(101, 128, 96), _picture(102, 64, 64)
     question = Question(
@@ -68,15 +71,27 @@ def _trajectory(number: int, right: bool, kind: str = 'search', state: SampleSta
             Observation(('Image 3:', closer), True, 'image_crop', (closer,), 0.01),
         ),
         _turn(
-            '<think>whose</think>', ImageSearch(3), Observation(('1. Flag', thumbnail), True, 'image_search')
+            '<think>whose</think>',
+            ImageSearch(3),
+            Observation(('1. Flag', thumbnail), True, 'image_search'),
         ),
-        _turn(f'<think>{EVIL}</think>', TextSearch(EVIL), Observation((EVIL,), True, 'text_search', (), 1.2)),
-        _turn(EVIL, FormatError('bad_json', 'No JSON.'), Observation(('No JSON.',), False, 'format_error')),
+        _turn(
+            f'<think>{EVIL}</think>',
+            TextSearch(EVIL),
+            Observation((EVIL,), True, 'text_search', (), 1.2),
+        ),
+        _turn(
+            EVIL,
+            FormatError('bad_json', 'No JSON.'),
+            Observation(('No JSON.',), False, 'format_error'),
+        ),
         _turn('<think>so</think>\n<answer>yes</answer>', Answer('yes')),
     ]
     reward = {'total': right + 0.5, 'accuracy': float(right), 'format': 1.0, 'tool_cost': 0.0}
     images = [scene, crop, closer, thumbnail]
-    return Trajectory(question, 0, 0, turns, state, [], images, reward, 'yes' if right else EVIL).to_json()
+    return Trajectory(
+        question, 0, 0, turns, state, [], images, reward, 'yes' if right else EVIL
+    ).to_json()
 
 
 def _runs(questions: int = 12) -> dict[str, list[dict]]:
@@ -91,7 +106,10 @@ def _runs(questions: int = 12) -> dict[str, list[dict]]:
 
 
 def _metrics() -> list[dict]:
-    names = {stage: [name for chart in charts for name in chart.metrics] for stage, charts in CHARTS.items()}
+    names = {
+        stage: [name for chart in charts for name in chart.metrics]
+        for stage, charts in CHARTS.items()
+    }
     return [
         {
             'step': step,
@@ -148,7 +166,9 @@ class _Page(HTMLParser):
             self.text.append(data)
 
     def viewer(self) -> dict:
-        return json.loads(next(text for attrs, text in self.scripts if attrs.get('id') == 'viewer-data'))
+        return json.loads(
+            next(text for attrs, text in self.scripts if attrs.get('id') == 'viewer-data')
+        )
 
     def with_id(self, name: str) -> list:
         return [element for element in self.elements if element[1].get('id') == name]
@@ -167,9 +187,20 @@ def written(tmp_path_factory):
 
 def test_sections(written):
     _, page, _ = written
-    for name in ('results', 'tools', 'cold-start', 'curves', 'trajectories', 'run', 'viewer', 'viewer-data'):
+    for name in (
+        'results',
+        'tools',
+        'cold-start',
+        'curves',
+        'trajectories',
+        'run',
+        'viewer',
+        'viewer-data',
+    ):
         assert len(page.with_id(name)) == 1, name
-    assert sum(tag == 'figure' for tag, _ in page.elements) == sum(len(c) + 1 for c in CHARTS.values())
+    assert sum(tag == 'figure' for tag, _ in page.elements) == sum(
+        len(c) + 1 for c in CHARTS.values()
+    )
     assert {t for t, _ in page.elements} >= {'nav', 'main', 'h1', 'noscript', 'article'}
 
 
@@ -184,14 +215,19 @@ def test_loads_nothing(written):
     assert 'url(' not in style and '@import' not in style
     code = ''.join(text for attrs, text in page.scripts if attrs.get('type') != 'application/json')
     loaders = r'fetch\(|XMLHttpRequest|import\('
-    assert not re.search(loaders + r'|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(', code)
+    assert not re.search(
+        loaders + r'|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(', code
+    )
 
 
 def test_policy_allows_exactly_the_own_scripts(written):
     _, page, _ = written
     policy = next(a['content'] for t, a in page.elements if t == 'meta' and 'http-equiv' in a)
     executed = [text for attrs, text in page.scripts if attrs.get('type') != 'application/json']
-    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in executed}
+    hashes = {
+        f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'"
+        for t in executed
+    }
     assert len(executed) == 2 and set(re.findall(r"'sha256-[^']*'", policy)) == hashes
     assert "default-src 'none'" in policy and 'img-src data:;' in policy
 
@@ -202,7 +238,9 @@ def test_foreign_text_stays_text(written):
     assert len(page.scripts) == 3
     assert EVIL in page.viewer()['questions'][0]['text']
     assert any('A <b>test</b>' in text for text in page.text)
-    block = html[html.index('id="viewer-data">') : html.index('</script>', html.index('id="viewer-data">'))]
+    block = html[
+        html.index('id="viewer-data">') : html.index('</script>', html.index('id="viewer-data">'))
+    ]
     assert '<' not in block.split('>', 1)[1] and '\u2028' not in block
 
 
@@ -210,7 +248,10 @@ def test_numbers_are_those_of_the_summary(written):
     _, page, summary = written
     words = ' '.join(' '.join(page.text).split())
     for run in summary['runs'].values():
-        for block in [*run['by_kind'].values(), *([run['overall']] if len(run['by_kind']) > 1 else [])]:
+        for block in [
+            *run['by_kind'].values(),
+            *([run['overall']] if len(run['by_kind']) > 1 else []),
+        ]:
             a = block['accuracy']
             bounds = f'{100 * a["mean"]:.1f} {100 * a["low"]:.1f} – {100 * a["high"]:.1f} {block["counted"]}'
             assert bounds in words
@@ -236,7 +277,10 @@ def test_viewer_has_boxes_pictures_and_turns(written):
         {'turn': 1, 'box': [0.2, 0.2, 0.6, 0.6], 'own': True},
         {'turn': 2, 'box': [0.2, 0.2, 0.4, 0.4], 'own': False},
     ]
-    assert crop['boxes'] == [{'turn': 2, 'box': [0.0, 0.0, 0.5, 0.5], 'own': True}] and closer['boxes'] == []
+    assert (
+        crop['boxes'] == [{'turn': 2, 'box': [0.0, 0.0, 0.5, 0.5], 'own': True}]
+        and closer['boxes'] == []
+    )
     assert scene['truth'] == [0.3, 0.3, 0.4, 0.4] and crop['truth'] == [0.25, 0.25, 0.5, 0.5]
     assert closer['truth'] == [0.5, 0.5, 1.0, 1.0]
     first, _, search, text, wrong, answer = shown['turns']
@@ -291,9 +335,24 @@ def test_missing_pictures_and_little_data(tmp_path):
 def test_refuses_a_summary_of_other_runs(tmp_path):
     runs = {'rl': [_trajectory(0, True)]}
     with pytest.raises(ValueError, match=r"about \['rl'\] but the runs are \['sft'\]"):
-        write_report(tmp_path / 'r.html', summarise(runs, resamples=20), [], {'sft': runs['rl']}, FILES.get, protocol=DEFAULT)
+        write_report(
+            tmp_path / 'r.html',
+            summarise(runs, resamples=20),
+            [],
+            {'sft': runs['rl']},
+            FILES.get,
+            protocol=DEFAULT,
+        )
     with pytest.raises(ValueError, match='shown must be 0 or more'):
-        write_report(tmp_path / 'r.html', summarise(runs, resamples=20), [], runs, FILES.get, protocol=DEFAULT, shown=-1)
+        write_report(
+            tmp_path / 'r.html',
+            summarise(runs, resamples=20),
+            [],
+            runs,
+            FILES.get,
+            protocol=DEFAULT,
+            shown=-1,
+        )
 
 
 def test_curves_keep_the_last_of_a_step_and_skip_what_is_no_number():
@@ -303,7 +362,9 @@ def test_curves_keep_the_last_of_a_step_and_skip_what_is_no_number():
     ]
     (section,) = curve_sections(records)
     (reward,) = section['charts']
-    assert reward['curves'][0]['data']['steps'] == [0, 2] and reward['curves'][0]['data']['raw'] == [0.5, 1.0]
+    assert reward['curves'][0]['data']['steps'] == [0, 2] and reward['curves'][0]['data'][
+        'raw'
+    ] == [0.5, 1.0]
     assert reward['curves'][0]['raw'].split()[0].startswith('0.00,') and (
         reward['first'],
         reward['last'],
@@ -313,7 +374,9 @@ def test_curves_keep_the_last_of_a_step_and_skip_what_is_no_number():
 
 
 def test_long_curves_are_thinned():
-    records = [{'step': s, 'stage': 'sft', 'time': 0.0, 'values': {'loss': float(s)}} for s in range(5000)]
+    records = [
+        {'step': s, 'stage': 'sft', 'time': 0.0, 'values': {'loss': float(s)}} for s in range(5000)
+    ]
     curve = curve_sections(records)[0]['charts'][0]['curves'][0]
     assert len(curve['raw'].split()) == 300 and curve['last'] == pytest.approx(4999, rel=0.02)
 

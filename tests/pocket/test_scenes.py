@@ -42,7 +42,9 @@ def test_objects_are_small_apart_and_inside(kind, level):
             width, height = placement.box[2] - placement.box[0], placement.box[3] - placement.box[1]
             assert max(width, height) <= SIZES[level][1]
             assert level == 1 or max(width, height) >= SIZES[level][0] - 1
-            assert width / height == pytest.approx(FILES.entities[placement.entity].aspect, rel=0.03)
+            assert width / height == pytest.approx(
+                FILES.entities[placement.entity].aspect, rel=0.03
+            )
             assert box[0] >= 0 and box[1] >= 0 and box[2] <= spec.size[0] and box[3] <= spec.size[1]
         for i, a in enumerate(boxes):
             for b in boxes[:i]:
@@ -52,9 +54,15 @@ def test_objects_are_small_apart_and_inside(kind, level):
 
 def test_same_seed_same_scene_and_json_round_trip():
     for kind, level in CASES:
-        first, again, other = scenes(kind, level, 3), scenes(kind, level, 3), scenes(kind, level, 3, seed=1)
+        first, again, other = (
+            scenes(kind, level, 3),
+            scenes(kind, level, 3),
+            scenes(kind, level, 3, seed=1),
+        )
         assert first == again and first != other
-        assert [SceneSpec.from_json(json.loads(json.dumps(spec.to_json()))) for spec in first] == first
+        assert [
+            SceneSpec.from_json(json.loads(json.dumps(spec.to_json()))) for spec in first
+        ] == first
 
 
 @pytest.mark.parametrize('kind', ENTITIES)
@@ -64,7 +72,9 @@ def test_a_view_looks_like_the_full_picture_shrunk(kind):
     assert full.size == (3840, 2160)
     for box in (None, (0.2, 0.3, 0.5, 0.6), (0.05, 0.1, 0.95, 0.9)):
         view = np.asarray(RENDERER.render(spec, box, (448, 252)), float)
-        pixels = [part * side for part, side in zip(box or (0, 0, 1, 1), full.size * 2, strict=True)]
+        pixels = [
+            part * side for part, side in zip(box or (0, 0, 1, 1), full.size * 2, strict=True)
+        ]
         shrunk = full.resize((448, 252), Image.Resampling.BOX, box=pixels)
         assert np.abs(view - np.asarray(shrunk, float)).mean() < 2.5
 

@@ -1,4 +1,5 @@
-"""Inquiries: what is said was shown before, nothing held out comes in, and the value stands in what is cut out."""
+"""Inquiries: what is said was shown before, nothing held out comes in, and the value stands in what
+is cut out."""
 
 import json
 import re
@@ -26,7 +27,9 @@ def inquiries():
 
 def test_names_and_answers_were_shown_before(inquiries, monkeypatch):
     made, plain = [], inquiries._dialogue
-    monkeypatch.setattr(inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1])
+    monkeypatch.setattr(
+        inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1]
+    )
     for seed in range(400):
         lesson = inquiries(np.random.default_rng(seed), 512)
         assert lesson.picture is None and not held_out(words_of(lesson))
@@ -42,12 +45,20 @@ def test_names_and_answers_were_shown_before(inquiries, monkeypatch):
 
 def test_formatted_inquiries_call_for_the_words_and_reply_with_the_value(inquiries, monkeypatch):
     made, plain = [], inquiries._dialogue
-    monkeypatch.setattr(inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1])
-    systems = [inquiries(np.random.default_rng(seed), 512, formatted=True).system for seed in range(200)]
-    for (_, form, _, _, _, name, key, _, _, value), pairs, system in zip(*zip(*made), systems, strict=True):
+    monkeypatch.setattr(
+        inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1]
+    )
+    systems = [
+        inquiries(np.random.default_rng(seed), 512, formatted=True).system for seed in range(200)
+    ]
+    for (_, form, _, _, _, name, key, _, _, value), pairs, system in zip(
+        *zip(*made), systems, strict=True
+    ):
         assert system.endswith(form.rule())
         call, reply = pairs[-2][1], pairs[-1][1]
-        assert f'"{form.functions[form.FIND].name}"' in call and reply.endswith(form.write_reply('', value)[-len(value):])
+        assert f'"{form.functions[form.FIND].name}"' in call and reply.endswith(
+            form.write_reply('', value)[-len(value) :]
+        )
         words = json.loads(re.search(r'\{.*\}', call, re.DOTALL).group())[form.keys[1]].popitem()[1]
         assert name in words and key in words
 
@@ -68,7 +79,12 @@ def test_facts_asked_for_are_of_training_entities_and_stated(inquiries):
 def test_cut_around_keeps_the_value():
     text = 'abc ' * 100 + 'the value' + ' xyz' * 100
     part = cut_around(text, 'the value')
-    assert 'the value' in part and len(part) <= PASSAGE + 4 and part.startswith('… ') and part.endswith('…')
+    assert (
+        'the value' in part
+        and len(part) <= PASSAGE + 4
+        and part.startswith('… ')
+        and part.endswith('…')
+    )
     assert cut_around('a: b; c: d', 'd') == 'a: b; c: d'
     assert cut_around(text, '') == text[:PASSAGE].strip() + '…'
 

@@ -1,4 +1,5 @@
-"""The base policy's lessons: nothing of a held-out entity, answers that the picture or page bears out."""
+"""The base policy's lessons: nothing of a held-out entity, answers that the picture or page bears
+out."""
 
 import dataclasses
 import json
@@ -76,7 +77,9 @@ def pages(reading):
 
 
 def words_of(lesson):
-    return '\n'.join([lesson.system, lesson.text, *(part for pair in lesson.pairs for part in pair)])
+    return '\n'.join(
+        [lesson.system, lesson.text, *(part for pair in lesson.pairs for part in pair)]
+    )
 
 
 def test_there_are_held_out_names_to_look_for():
@@ -100,14 +103,16 @@ def test_no_passage_about_a_held_out_entity(reading):
     subjects = {identity.split('/')[0] for identity in own}
     assert not subjects & {identity.split('/')[0] for identity in kept}
     assert len(kept) > 1000
-    assert not any(held_out(f"{p['title']} {p['text']}") for p in reading.pages.passages)
+    assert not any(held_out(f'{p["title"]} {p["text"]}') for p in reading.pages.passages)
     assert not any(held_out(title) for title in reading.pages.titles)
 
 
 def test_no_held_out_entity_in_the_tokenizers_texts(all_pages, monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(
-        pretraining, 'train_tokenizer', lambda texts, folder, size: found.update(texts=list(texts), size=size)
+        pretraining,
+        'train_tokenizer',
+        lambda texts, folder, size: found.update(texts=list(texts), size=size),
     )
     pretraining.write_tokenizer(tmp_path, all_pages, 512)
     texts = set(found['texts'])
@@ -126,7 +131,9 @@ def test_counts_and_boxes(views):
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         for question, answer in lesson.pairs:
             if any(
-                question == phrase.format(noun) for phrase in COUNT.phrasings for noun in ('flag', 'painting')
+                question == phrase.format(noun)
+                for phrase in COUNT.phrasings
+                for noun in ('flag', 'painting')
             ):
                 assert answer == str(len(boxes))
                 counted += 1
@@ -158,12 +165,17 @@ def test_objects_are_where_the_boxes_say(seeing, monkeypatch):
     """Drawn without its objects, a picture differs inside the boxes (and their rims) only."""
     rng, made = np.random.default_rng(5), []
     plain = seeing.renderer.render
-    monkeypatch.setattr(seeing.renderer, 'render', lambda *view: (made.append(view), plain(*view))[1])
+    monkeypatch.setattr(
+        seeing.renderer, 'render', lambda *view: (made.append(view), plain(*view))[1]
+    )
     found = [seeing(rng) for _ in range(6)]
     for lesson, (spec, view, size) in zip(found, made, strict=True):
         bare = dataclasses.replace(spec, placements=())
         change = (
-            np.abs(np.asarray(lesson.picture, int) - np.asarray(plain(bare, view, size), int)).max(-1) > 30
+            np.abs(np.asarray(lesson.picture, int) - np.asarray(plain(bare, view, size), int)).max(
+                -1
+            )
+            > 30
         )
         high, wide = change.shape
         for x0, y0, x1, y1 in lesson.boxes:
@@ -176,18 +188,25 @@ def test_pages_grow_with_their_budget(pages):
     """The shortest are a line with one question; longer ones hold more of both."""
     short, long = pages[::4], pages[3::4]
     assert all('\n' not in lesson.text and len(lesson.pairs) == 1 for lesson in short)
-    size = lambda lessons: np.mean([len(lesson.text) for lesson in lessons])
+
+    def size(lessons):
+        return np.mean([len(lesson.text) for lesson in lessons])
+
     assert size(long) > 4 * size(short) and max(len(lesson.pairs) for lesson in long) == 10
 
 
 def test_parts_of_the_picture():
-    assert part_of_picture(0.1, 0.1) == 'upper left' and part_of_picture(0.5, 0.5) == 'middle centre'
+    assert (
+        part_of_picture(0.1, 0.1) == 'upper left' and part_of_picture(0.5, 0.5) == 'middle centre'
+    )
     assert part_of_picture(1.0, 1.0) == 'lower right' and part_of_picture(0.9, 0.2) == 'upper right'
 
 
 def test_clip_box():
     assert clip_box((0.2, 0.2, 0.4, 0.4), (0, 0, 1, 1)) == (0.2, 0.2, 0.4, 0.4)
-    assert clip_box((0.2, 0.2, 0.4, 0.4), (0.2, 0.0, 0.6, 0.8)) == pytest.approx((0, 0.25, 0.5, 0.5))
+    assert clip_box((0.2, 0.2, 0.4, 0.4), (0.2, 0.0, 0.6, 0.8)) == pytest.approx(
+        (0, 0.25, 0.5, 0.5)
+    )
     assert clip_box((0.2, 0.2, 0.4, 0.4), (0.25, 0, 1, 1)) == pytest.approx((0, 0.2, 0.2, 0.4))
     assert clip_box((0.2, 0.2, 0.4, 0.4), (0.31, 0, 1, 1)) is None  # less than half of it
     assert clip_box((0.2, 0.2, 0.4, 0.4), (0.5, 0.5, 1, 1)) is None
@@ -208,7 +227,9 @@ def test_answers_stand_on_the_page(pages):
                 assert lines[int(match[1]) - 1].startswith(f'{match[1]}. {answer}')
                 kinds.add('title')
             elif match := re.fullmatch(r'What does result (\d+) show\?', question):
-                line = lines[int(match[1]) - 1].removeprefix(f'{match[1]}. ').removeprefix('Flag of ')
+                line = (
+                    lines[int(match[1]) - 1].removeprefix(f'{match[1]}. ').removeprefix('Flag of ')
+                )
                 assert line.replace(', by ', ' ') == answer
                 kinds.add('subject')
             elif match := re.fullmatch(r'Say "(.*)" again\.', question):
@@ -232,7 +253,9 @@ def test_the_same_seed_gives_the_same_lesson(seeing, reading):
         one, other = (seeing(np.random.default_rng(11), ease) for _ in range(2))
         assert np.array_equal(np.asarray(one.picture), np.asarray(other.picture))
         assert (
-            np.array_equal(one.boxes, other.boxes) and one.pairs == other.pairs and one.system == other.system
+            np.array_equal(one.boxes, other.boxes)
+            and one.pairs == other.pairs
+            and one.system == other.system
         )
     for tokens in (64, 512):
         one, other = (reading(np.random.default_rng(11), tokens) for _ in range(2))
@@ -249,7 +272,8 @@ def test_names_are_invented_without_end(reading):
 
 
 def test_dressed_answers_fill_the_blank(seeing, reading):
-    """The answer stands where the blank was, the rest of the sentence around it, and nothing held out comes in."""
+    """The answer stands where the blank was, the rest of the sentence around it, and nothing held
+    out comes in."""
     filled = 0
     made = [
         lesson
@@ -275,7 +299,10 @@ def test_dressed_answers_fill_the_blank(seeing, reading):
 def test_markup_is_said_again(reading):
     for seed in range(40):
         lesson = reading.markup(np.random.default_rng(seed), 256)
-        assert lesson.pairs == [('Say that again.', lesson.text)] and lesson.text.strip() == lesson.text
+        assert (
+            lesson.pairs == [('Say that again.', lesson.text)]
+            and lesson.text.strip() == lesson.text
+        )
         assert not held_out(words_of(lesson))
 
 
@@ -284,7 +311,9 @@ def test_namesakes_share_their_words_and_are_said_again(reading):
         lesson = reading.namesakes(np.random.default_rng(seed), 256)
         names = [line.split('. ', 1)[1].rsplit(': ', 1)[0] for line in lesson.text.split('\n')]
         assert len({word for name in names for word in name.split()}) <= 8
-        assert all(answer in lesson.text for _, answer in lesson.pairs) and not held_out(words_of(lesson))
+        assert all(answer in lesson.text for _, answer in lesson.pairs) and not held_out(
+            words_of(lesson)
+        )
 
 
 def test_formatted_lessons_give_their_format_and_keep_it(seeing):
@@ -294,13 +323,16 @@ def test_formatted_lessons_give_their_format_and_keep_it(seeing):
         if '…' in lesson.system and lesson.system.count('\nor at the end ') == 1:
             for question, answer in lesson.pairs:
                 tags = re.findall(r'</?(\w+)>', answer)
-                assert set(tags) <= set(re.findall(r'</?(\w+)>', lesson.system)) and len(tags) % 2 == 0
+                assert (
+                    set(tags) <= set(re.findall(r'</?(\w+)>', lesson.system)) and len(tags) % 2 == 0
+                )
                 written += 'Where' in question and answer.count('[') == 1
     assert written > 10
 
 
 def test_sights_ask_for_what_single_objects_look_like(seeing):
-    """More than a third of their questions is of colour and shape, and an option's letter or a thought names the same colour."""
+    """More than a third of their questions is of colour and shape, and an option's letter or a
+    thought names the same colour."""
     asked = sights = 0
     for seed in range(60):
         lesson = seeing(np.random.default_rng(seed), dressed=seed % 2 == 1, sights=True)

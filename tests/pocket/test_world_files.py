@@ -1,4 +1,5 @@
-"""The data folder: complete, split cleanly, and every fact stated literally by a passage of the corpus."""
+"""The data folder: complete, split cleanly, and every fact stated literally by a passage of the
+corpus."""
 
 import json
 from collections import Counter
@@ -63,7 +64,8 @@ def test_every_fact_is_short_and_stands_literally_in_its_passage():
             assert 1 <= len(answer.split()) <= 5
             passage = FILES.passages[entity.passages[fact]]
             assert answer in passage['text']
-            # Without its subject in the title and the label in the text a word search cannot find a fact.
+            # Without its subject in the title and the label in the text a word search cannot find a
+            # fact.
             assert ':' in passage['text']
             assert all(word in passage['title'] for word in entity.subject.split())
     for kind, fields in FACT_FIELDS.items():

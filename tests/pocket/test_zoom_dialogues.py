@@ -1,4 +1,5 @@
-"""Zooms: boxes that show the object, second answers that the nearer picture bears out, pictures where their tokens say."""
+"""Zooms: boxes that show the object, second answers that the nearer picture bears out, pictures
+where their tokens say."""
 
 import json
 import re
@@ -33,28 +34,46 @@ def test_the_nearer_picture_shows_the_object_and_a_second_box_finds_it(pages, mo
     again = right = 0
     for seed in range(60):
         lesson = zooms(np.random.default_rng(seed), 3)
-        assert not held_out(' '.join([lesson.system, *(f'{z.question} {z.first} {z.shown} {z.second}' for z in lesson.zooms)]))
+        assert not held_out(
+            ' '.join(
+                [
+                    lesson.system,
+                    *(f'{z.question} {z.first} {z.shown} {z.second}' for z in lesson.zooms),
+                ]
+            )
+        )
         for zoom in lesson.zooms:
-            view, = boxes_in(zoom.first)
-            within = [b for b in lesson.boxes if (b[:2] >= view[:2]).all() and (b[2:] <= view[2:]).all()]
+            (view,) = boxes_in(zoom.first)
+            within = [
+                b for b in lesson.boxes if (b[:2] >= view[:2]).all() and (b[2:] <= view[2:]).all()
+            ]
             assert within
             right += zoom.right
             if second := boxes_in(zoom.second):
                 again += 1
                 low, size = np.array(view[:2]), np.array(view[2:]) - view[:2]
-                there = [(low + np.array(second[0][:2]) * size, low + np.array(second[0][2:]) * size)]
-                assert any((b[:2] >= a - 1e-6).all() and (b[2:] <= z + 1e-6).all() for b in within for a, z in there)
+                there = [
+                    (low + np.array(second[0][:2]) * size, low + np.array(second[0][2:]) * size)
+                ]
+                assert any(
+                    (b[:2] >= a - 1e-6).all() and (b[2:] <= z + 1e-6).all()
+                    for b in within
+                    for a, z in there
+                )
     assert again > 20 and 40 < right < 170
 
 
 def test_every_token_of_a_picture_finds_its_own_features(pages):
-    """Features of each picture are marked with its number; what the tokens gather must be that number, in order."""
+    """Features of each picture are marked with its number; what the tokens gather must be that
+    number, in order."""
     config, policy = base_config.get_config(), load_policy(POCKET_POLICY)
     lessons = Lessons(config, POCKET_POLICY, policy.sizes, FILES, pages)
     batch = lessons.zoom_batch(np.random.default_rng(0))
     groups, slots = batch.groups, config.picture_slots
     rows, members, length = groups.tokens.shape
-    assert (rows, members) == (config.zoom_pictures, config.zooms) and length == config.zoom_tokens[1]
+    assert (rows, members) == (config.zoom_pictures, config.zooms) and length == config.zoom_tokens[
+        1
+    ]
     assert len(batch.images[0]) == rows * (1 + members)
     for b in range(rows):
         for picture, index in enumerate([groups.prompt_features[b], *groups.feature_index[b]]):

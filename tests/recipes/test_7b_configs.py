@@ -1,6 +1,8 @@
-"""The 7B configs as they are shipped, through the command line, on a tiny policy in the 7B's layout.
+"""The 7B configs as they are shipped, through the command line, on a tiny policy in the 7B's
+layout.
 
-Their own dtype, protocol, template and mesh axes; capacities, counts and the tools' back ends by fields of the command line.
+Their own dtype, protocol, template and mesh axes; capacities, counts and the tools' back ends by
+fields of the command line.
 """
 
 import json
@@ -52,19 +54,31 @@ def run(policy_7b, tmp_path_factory):
         output, workdir = folder / f'{config}.txt', folder / config
         chosen = {name.replace('__', '.'): value for name, value in fields.items()}
         there = toy_runs.fields_of(config, SHORT) | chosen
-        toy_runs.finish(toy_runs.start(config, workdir, policy_7b, there, output, JAX_NUM_CPU_DEVICES=str(devices)), output)
+        toy_runs.finish(
+            toy_runs.start(
+                config, workdir, policy_7b, there, output, JAX_NUM_CPU_DEVICES=str(devices)
+            ),
+            output,
+        )
         return workdir, output.read_text()
 
     return run
 
 
 def kinds_of_questions(name, search, perception):
-    return {f'questions__{name}__search': search, f'questions__{name}__perception': perception,
-            f'questions__{name}__search_only': 0}
+    return {
+        f'questions__{name}__search': search,
+        f'questions__{name}__perception': perception,
+        f'questions__{name}__search_only': 0,
+    }
 
 
 def went_on_after_a_tool(trajectories):
-    return any(turn.observation is not None and turn.observation.ok for t in trajectories for turn in t.turns[:-1])
+    return any(
+        turn.observation is not None and turn.observation.ok
+        for t in trajectories
+        for turn in t.turns[:-1]
+    )
 
 
 def is_7b_directory(folder):
@@ -73,13 +87,29 @@ def is_7b_directory(folder):
     with safe_open(next(folder.glob('*.safetensors')), 'numpy') as file:
         names = list(file.keys())
         assert all(file.get_slice(name).get_dtype() == 'BF16' for name in names)
-    assert 'model.embed_tokens.weight' in names and any(name.startswith('visual.blocks.0') for name in names)
-    return config['dtype' if 'dtype' in config else 'torch_dtype'] == 'bfloat16' and (folder / 'tokenizer.json').is_file()
+    assert 'model.embed_tokens.weight' in names and any(
+        name.startswith('visual.blocks.0') for name in names
+    )
+    return (
+        config['dtype' if 'dtype' in config else 'torch_dtype'] == 'bfloat16'
+        and (folder / 'tokenizer.json').is_file()
+    )
 
 
 def test_rl(run):
-    workdir, _ = run('rl_7b', 4, rl__steps=2, rl__questions_per_step=2, rl__pack_step=128, **kinds_of_questions('rl', 3, 1))
-    trajectories = [t for step in range(2) for t in read_trajectories(workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl')]
+    workdir, _ = run(
+        'rl_7b',
+        4,
+        rl__steps=2,
+        rl__questions_per_step=2,
+        rl__pack_step=128,
+        **kinds_of_questions('rl', 3, 1),
+    )
+    trajectories = [
+        t
+        for step in range(2)
+        for t in read_trajectories(workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl')
+    ]
     assert len(trajectories) == 2 * 2 * 2 and went_on_after_a_tool(trajectories)
     for record in read_metrics(workdir / 'metrics.jsonl', 'rl'):
         values = record['values']
@@ -89,13 +119,30 @@ def test_rl(run):
 
 def test_cold_start_and_sft(run):
     """The scripted expert stands in for the served one."""
-    cold, _ = run('cold_start_7b', 4, expert__kind='scripted', expert__url='', expert__model='', expert__questions=4,
-                  expert__threads=2, mine__samples=2, mine__answer_tokens=4, mine__most_right=2,
-                  **kinds_of_questions('train', 3, 1))
+    cold, _ = run(
+        'cold_start_7b',
+        4,
+        expert__kind='scripted',
+        expert__url='',
+        expert__model='',
+        expert__questions=4,
+        expert__threads=2,
+        mine__samples=2,
+        mine__answer_tokens=4,
+        mine__most_right=2,
+        **kinds_of_questions('train', 3, 1),
+    )
     kept = read_trajectories(cold / 'cold_start' / 'kept.jsonl')
     assert kept
-    workdir, _ = run('sft_7b', 4, sft__data=cold / 'cold_start' / 'kept.jsonl', sft__batch=2, sft__micro_batch=2,
-                     sft__epochs=1, tools__folder=cold / 'tools')
+    workdir, _ = run(
+        'sft_7b',
+        4,
+        sft__data=cold / 'cold_start' / 'kept.jsonl',
+        sft__batch=2,
+        sft__micro_batch=2,
+        sft__epochs=1,
+        tools__folder=cold / 'tools',
+    )
     losses = [record['values']['loss'] for record in read_metrics(workdir / 'metrics.jsonl', 'sft')]
     assert losses and all(map(math.isfinite, losses))
     assert is_7b_directory(workdir / 'sft' / 'policy')

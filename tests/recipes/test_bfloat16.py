@@ -19,7 +19,9 @@ RL = {
 
 
 def went_on_after_a_tool(trajectory):
-    return any(turn.observation is not None and turn.observation.ok for turn in trajectory.turns[:-1])
+    return any(
+        turn.observation is not None and turn.observation.ok for turn in trajectory.turns[:-1]
+    )
 
 
 def test_rl(policy_folder, tmp_path):
@@ -46,7 +48,9 @@ def test_evaluation(policy_folder, tmp_path):
         'evaluate.lanes': 2,
         'rollout.dtype': 'bfloat16',
     }
-    toy_runs.finish(toy_runs.start('evaluate', tmp_path / 'run', policy_folder, settings, output), output)
+    toy_runs.finish(
+        toy_runs.start('evaluate', tmp_path / 'run', policy_folder, settings, output), output
+    )
     trajectories = read_trajectories(tmp_path / 'run' / 'evaluation' / 'policy.jsonl')
     assert len(trajectories) == 5 and any(map(went_on_after_a_tool, trajectories))
 
@@ -60,6 +64,8 @@ def test_ask(policy_folder, tmp_path):
         'temperature': 1.0,
         'rollout.dtype': 'bfloat16',
     }
-    toy_runs.finish(toy_runs.start('ask', tmp_path / 'run', policy_folder, settings, output), output)
+    toy_runs.finish(
+        toy_runs.start('ask', tmp_path / 'run', policy_folder, settings, output), output
+    )
     said = output.read_text()
     assert '→ ' in said and '── turn 2 ──' in said and 'Answer: ' in said

@@ -1,4 +1,5 @@
-"""Prompts, pictures and responses beside the sampler's room: told before any work, and followed by a single question."""
+"""Prompts, pictures and responses beside the sampler's room: told before any work, and followed by
+a single question."""
 
 import json
 import runpy
@@ -34,7 +35,9 @@ def load(folder, config):
 def config_of(name, policy, **fields):
     config = runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']()
     config.policy = str(policy)
-    config.update_from_flattened_dict({field.replace('__', '.'): value for field, value in fields.items()})
+    config.update_from_flattened_dict(
+        {field.replace('__', '.'): value for field, value in fields.items()}
+    )
     return config
 
 
@@ -49,20 +52,37 @@ def test_pictures_that_would_be_left_out_are_told_before_any_work(policy_folder,
     around = len(chat.prompt(DEFAULT.system_prompt(TOOLS), [''])) + 2
     check(config_of('evaluate', policy_folder, max_pixels=12_845_056))
     prompts, crops = capsys.readouterr().err.splitlines()
-    assert f'a picture of max_pixels 12845056 is 16384 tokens, which with {around} of the prompt' in prompts
-    assert 'rollout.prompt_capacity 416' in prompts and f'rollout.prompt_capacity above {around + 16384}' in prompts
+    assert (
+        f'a picture of max_pixels 12845056 is 16384 tokens, which with {around} of the prompt'
+        in prompts
+    )
+    assert (
+        'rollout.prompt_capacity 416' in prompts
+        and f'rollout.prompt_capacity above {around + 16384}' in prompts
+    )
     assert 'a crop of max_pixels 12845056' in crops and 'rollout.suffix_capacity 768' in crops
     # With what is advised there is nothing to say.
-    check(config_of('evaluate', policy_folder, max_pixels=12_845_056, rollout__prompt_capacity=around + 16384,
-                    rollout__suffix_capacity=17_000))
+    check(
+        config_of(
+            'evaluate',
+            policy_folder,
+            max_pixels=12_845_056,
+            rollout__prompt_capacity=around + 16384,
+            rollout__suffix_capacity=17_000,
+        )
+    )
     check(config_of('evaluate', policy_folder, max_pixels=(416 - around) * 28 * 28))
     assert capsys.readouterr().err == ''
 
 
 def test_capacities_that_hold_no_prompt_are_refused(policy_folder):
-    with pytest.raises(UserError, match='rollout.prompt_capacity 64 holds no prompt at all.*raise it'):
+    with pytest.raises(
+        UserError, match='rollout.prompt_capacity 64 holds no prompt at all.*raise it'
+    ):
         check(config_of('evaluate', policy_folder, rollout__prompt_capacity=64))
-    with pytest.raises(UserError, match='min_pixels, max_pixels: min_pixels 90000 and max_pixels 100 leave no size'):
+    with pytest.raises(
+        UserError, match='min_pixels, max_pixels: min_pixels 90000 and max_pixels 100 leave no size'
+    ):
         check(config_of('evaluate', policy_folder, min_pixels=90_000, max_pixels=100))
 
 
@@ -76,15 +96,28 @@ def test_a_run_s_pixels_are_the_policy_s_that_it_writes(policy_folder, tmp_path)
     own = load(policy_folder, config_of('sft', policy_folder))
     assert own.preprocessor == Preprocessor.read(policy_folder)
     student = load(policy_folder, config_of('sft', policy_folder, max_pixels=28 * 28 * 6))
-    assert student.preprocessor.max_pixels == 28 * 28 * 6 and student.preprocessor.min_pixels == own.preprocessor.min_pixels
-    assert student.chat.visual_tokens(1000, 1000) == student.preprocessor.merged_tokens(1000, 1000) <= 6
+    assert (
+        student.preprocessor.max_pixels == 28 * 28 * 6
+        and student.preprocessor.min_pixels == own.preprocessor.min_pixels
+    )
+    assert (
+        student.chat.visual_tokens(1000, 1000)
+        == student.preprocessor.merged_tokens(1000, 1000)
+        <= 6
+    )
     (tmp_path / 'policy').mkdir()
-    nested = {'image_processor': {'size': {'shortest_edge': 1, 'longest_edge': 2}}, 'processor_class': 'x'}
+    nested = {
+        'image_processor': {'size': {'shortest_edge': 1, 'longest_edge': 2}},
+        'processor_class': 'x',
+    }
     (tmp_path / 'policy' / 'processor_config.json').write_text(json.dumps(nested))
     save_student(student.policy, student, tmp_path / 'policy', 'float32')
     assert Preprocessor.read(tmp_path / 'policy') == student.preprocessor
     written = json.loads((tmp_path / 'policy' / 'processor_config.json').read_text())
-    assert written['image_processor']['size'] == {'shortest_edge': own.preprocessor.min_pixels, 'longest_edge': 28 * 28 * 6}
+    assert written['image_processor']['size'] == {
+        'shortest_edge': own.preprocessor.min_pixels,
+        'longest_edge': 28 * 28 * 6,
+    }
     assert written['processor_class'] == 'x'
 
 
@@ -95,8 +128,17 @@ def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, 
     pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'a.png')
     question = 'What is the capital of the country whose flag is in the picture? ' * 12
-    config = config_of('ask', policy_folder, image=str(tmp_path / 'a.png'), question=question, agent__turn_tokens=4,
-                       agent__max_turns=2, rollout__chunk=4, rollout__extend_lanes=1, rollout__suffix_capacity=256)
+    config = config_of(
+        'ask',
+        policy_folder,
+        image=str(tmp_path / 'a.png'),
+        question=question,
+        agent__turn_tokens=4,
+        agent__max_turns=2,
+        rollout__chunk=4,
+        rollout__extend_lanes=1,
+        rollout__suffix_capacity=256,
+    )
     assert 'prompt_capacity' not in config.rollout
     check(config)
     with Workdir.open(tmp_path / 'run', config) as workdir:
@@ -108,15 +150,23 @@ def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, 
     prompt = len(student.chat.prompt(DEFAULT.system_prompt(TOOLS), [image, question]))
     room = room_for(prompt, image, config, student.chat, student.preprocessor)
     response = student.chat.observation(['Image 2:', image])
-    assert prompt > 416 and prompt <= room.prompt < prompt + 128 and room.suffix >= len(response) + 2 * 4 > 16
+    assert (
+        prompt > 416
+        and prompt <= room.prompt < prompt + 128
+        and room.suffix >= len(response) + 2 * 4 > 16
+    )
 
 
 def test_the_feature_cache_fits_the_config(policy_folder, monkeypatch):
-    """One picture of the largest size for each question of a step, twice; not more than half of the host's memory."""
+    """One picture of the largest size for each question of a step, twice; not more than half of the
+    host's memory."""
     gib = 1 << 30
     config = config_of('rl_7b', policy_folder)
     student = load(policy_folder, config)
-    wanted = lambda config: feature_cache_bytes(config, student.policy, student.preprocessor)
+
+    def wanted(config):
+        return feature_cache_bytes(config, student.policy, student.preprocessor)
+
     monkeypatch.setattr(capacities, 'host_memory', lambda: 1 << 50)
     each = 8_294_400 // 28**2 * student.policy.sizes.language.width * 4
     assert wanted(config) == max(gib, 2 * 128 * each)

@@ -1,4 +1,5 @@
-"""Cold start: the scripted expert against tools that answer, the served one against a stand-in, checks."""
+"""Cold start: the scripted expert against tools that answer, the served one against a stand-in,
+checks."""
 
 import http.server
 import json
@@ -50,7 +51,14 @@ SEARCH = Question(
     truth=TRUTH,
 )
 CHOICE = Question(
-    'c', 'search', 2, 'The only flag: its capital?', 'map.png', ('B',), ('Niamey', "N'Djamena"), truth=TRUTH
+    'c',
+    'search',
+    2,
+    'The only flag: its capital?',
+    'map.png',
+    ('B',),
+    ('Niamey', "N'Djamena"),
+    truth=TRUTH,
 )
 ONLY = Question(
     'o',
@@ -74,7 +82,8 @@ LOOK = Question(
 
 
 class World:
-    """A tool server in miniature: knows which part of the picture each image shows, finds what is in it."""
+    """A tool server in miniature: knows which part of the picture each image shows, finds what is
+    in it."""
 
     def __init__(self, reach=0.5, first_rank=1):
         self.frames = {'whole': WHOLE}
@@ -131,11 +140,21 @@ def test_frames_nest():
     box = absolute((0.5, 0.5, 1.0, 1.0), (0.2, 0.2, 0.6, 0.6))
     assert box == pytest.approx((0.4, 0.4, 0.6, 0.6))
     assert relative(box, (0.2, 0.2, 0.6, 0.6)) == pytest.approx((0.5, 0.5, 1.0, 1.0))
-    assert fits(loose_box(BOX), BOX) and not fits(WHOLE, BOX) and not fits((0.43, 0.3, 0.5, 0.4), BOX)
+    assert (
+        fits(loose_box(BOX), BOX) and not fits(WHOLE, BOX) and not fits((0.43, 0.3, 0.5, 0.4), BOX)
+    )
     seen = Observation(('Image 2:',), True, 'image_crop', (ImageRef('b', 1, 1),))
     turns = [
         Turn([], [], [], '', ImageCrop((0.2, 0.2, 0.6, 0.6)), seen, []),
-        Turn([], [], [], '', ImageCrop((0.0, 0.0, 2.0, 1.0)), Observation(('bad',), False, 'tool_error'), []),
+        Turn(
+            [],
+            [],
+            [],
+            '',
+            ImageCrop((0.0, 0.0, 2.0, 1.0)),
+            Observation(('bad',), False, 'tool_error'),
+            [],
+        ),
         Turn([], [], [], '', ImageCrop((0.5, 0.5, 1.0, 1.0), 2), seen, []),
     ]
     assert crop_frames(turns) == [WHOLE, pytest.approx((0.2, 0.2, 0.6, 0.6)), pytest.approx(box)]
@@ -147,7 +166,11 @@ def test_search_is_crop_search_look_up_answer(question):
     whole = synthesise(question, expert, environment())
     assert kinds(whole) == [ImageCrop, ImageSearch, TextSearch, Answer]
     assert whole.turns[0].action.bbox == loose_box(BOX) and whole.turns[1].action.image_index == 2
-    assert whole.state is SampleState.OK and whole.answer == question.answers[0] and validate(whole) == []
+    assert (
+        whole.state is SampleState.OK
+        and whole.answer == question.answers[0]
+        and validate(whole) == []
+    )
     assert [image.sha256 for image in whole.images[:1]] == ['whole'] and len(whole.images) == 2
     assert all(not turn.tokens and not turn.observation_tokens for turn in whole.turns)
 
@@ -168,14 +191,20 @@ def test_a_search_of_a_poor_crop_is_followed_by_a_crop_of_the_object():
         expert = ScriptedExpert(random.Random(seed), poor_crops=1, hasty=1, poor_queries=0)
         whole = synthesise(SEARCH, expert, environment())
         assert kinds(whole)[:2] == [ImageCrop, ImageSearch] and validate(whole) == []
-        assert whole.answer == "N'Djamena" and len(set(map(str, crop_frames(whole.turns)))) == len(crop_frames(whole.turns))
+        assert whole.answer == "N'Djamena" and len(set(map(str, crop_frames(whole.turns)))) == len(
+            crop_frames(whole.turns)
+        )
         if not holds(crop_frames(whole.turns)[1], BOX):
             missed.add(whole.turns[2].action)
-    assert missed == {ImageCrop(loose_box(BOX))}  # what lies outside the crop is looked for in the original
+    assert missed == {
+        ImageCrop(loose_box(BOX))
+    }  # what lies outside the crop is looked for in the original
 
 
 def test_a_poor_query_is_followed_by_a_better_one():
-    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0), poor_crops=0, poor_queries=1), environment())
+    whole = synthesise(
+        SEARCH, ScriptedExpert(random.Random(0), poor_crops=0, poor_queries=1), environment()
+    )
     assert [t.action.query for t in whole.turns if isinstance(t.action, TextSearch)] == [
         'the capital',
         'Chad capital',
@@ -193,12 +222,17 @@ def test_a_bad_result_is_followed_by_a_closer_crop():
         and validate(whole) == []
     )
     second = synthesise(SEARCH, expert, environment(first_rank=2))
-    assert kinds(second)[:4] == [ImageCrop, ImageSearch, ImageCrop, ImageSearch] and validate(second) == []
+    assert (
+        kinds(second)[:4] == [ImageCrop, ImageSearch, ImageCrop, ImageSearch]
+        and validate(second) == []
+    )
 
 
 def test_an_expert_that_finds_nothing_says_so_and_is_rejected():
     for question in (SEARCH, ONLY):
-        whole = synthesise(question, ScriptedExpert(random.Random(0), poor_crops=0), environment(reach=0.0))
+        whole = synthesise(
+            question, ScriptedExpert(random.Random(0), poor_crops=0), environment(reach=0.0)
+        )
         assert whole.answer == UNKNOWN and set(validate(whole)) == {'wrong_answer', 'unseen_answer'}
 
 
@@ -219,14 +253,18 @@ def test_search_only_and_perception():
         shapes.add(tuple(kinds(whole)))
         assert whole.answer == 'B' and validate(whole) == []
     assert shapes == {(Answer,), (ImageCrop, Answer)}
-    count = Question('n', 'perception', 3, 'How many flags?', 'map.png', ('7',), truth={'box': [0, 0, 1, 1]})
+    count = Question(
+        'n', 'perception', 3, 'How many flags?', 'map.png', ('7',), truth={'box': [0, 0, 1, 1]}
+    )
     assert kinds(synthesise(count, ScriptedExpert(random.Random(0)), environment())) == [Answer]
 
 
 def test_thoughts_are_short_and_name_nothing_unseen():
     for seed in range(60):
         for question in (SEARCH, CHOICE, ONLY):
-            whole = synthesise(question, ScriptedExpert(random.Random(seed)), environment(reach=1.0))
+            whole = synthesise(
+                question, ScriptedExpert(random.Random(seed)), environment(reach=1.0)
+            )
             seen = question.text
             for turn in whole.turns:
                 thought = DEFAULT.parse(turn.text, TOOLS).thought
@@ -254,8 +292,13 @@ def test_the_same_seed_writes_the_same():
 def test_failures_of_tools_are_states():
     broken = environment()
     broken.client.fail = ToolFailure('timeout', 'late')
-    assert synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken).state is SampleState.INFRA_FAILED
-    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken, image=ImageRef('whole', 3840, 2160))
+    assert (
+        synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken).state
+        is SampleState.INFRA_FAILED
+    )
+    whole = synthesise(
+        SEARCH, ScriptedExpert(random.Random(0)), broken, image=ImageRef('whole', 3840, 2160)
+    )
     assert whole.state is SampleState.INFRA_FAILED and len(whole.turns) == 1
     assert validate(whole) == ['infra_failed']
     assert (
@@ -305,11 +348,18 @@ def test_the_expert_writes_under_the_released_protocol(question):
 
 
 def test_the_expert_uses_only_the_tools_that_there_are():
-    without = lambda *off, protocol=DEFAULT: ScriptedExpert(
-        random.Random(0), protocol, [tool for tool in TOOLS if tool not in off], direct=0)
+    def without(*off, protocol=DEFAULT):
+        return ScriptedExpert(
+            random.Random(0), protocol, [tool for tool in TOOLS if tool not in off], direct=0
+        )
+
     assert [without().unmet(kind) for kind in ('search', 'search_only', 'perception')] == [None] * 3
-    assert 'image_crop for search, which agent.tools leaves out' in without('image_crop').unmet('search')
-    assert 'text_search for search_only' in without('text_search', 'image_crop').unmet('search_only')
+    assert 'image_crop for search, which agent.tools leaves out' in without('image_crop').unmet(
+        'search'
+    )
+    assert 'text_search for search_only' in without('text_search', 'image_crop').unmet(
+        'search_only'
+    )
     assert "agent.protocol 'released'" in without(protocol=RELEASED).unmet('search')
     assert without('image_crop').unmet('search_only') is None
     tools = ('text_search', 'image_search')
@@ -318,9 +368,15 @@ def test_the_expert_uses_only_the_tools_that_there_are():
 
 
 def test_a_judge_that_fails_leaves_a_demonstration_out():
-    whole = synthesise(SEARCH, Reciter(LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer('the city')), environment())
+    whole = synthesise(
+        SEARCH,
+        Reciter(LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer('the city')),
+        environment(),
+    )
     dead = scorer_of(judge=lambda question, answer, image: ToolFailure('timeout', 'late'))
-    assert 'unscorable' in validate(whole, scorer=dead) and 'wrong_answer' not in validate(whole, scorer=dead)
+    assert 'unscorable' in validate(whole, scorer=dead) and 'wrong_answer' not in validate(
+        whole, scorer=dead
+    )
 
 
 def test_what_no_rollout_has_room_for_is_too_long():
@@ -379,7 +435,8 @@ def test_a_served_expert_writes_a_trajectory(stand_in, tmp_path, monkeypatch):
     moves = [LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer("N'Djamena")]
     # Stop strings are left out of replies, and one reply is malformed.
     replies = [
-        DEFAULT.render_action('A closer look will help.', m).removesuffix('</tool_call>') for m in moves
+        DEFAULT.render_action('A closer look will help.', m).removesuffix('</tool_call>')
+        for m in moves
     ]
     stand_in.replies = [(200, 'no action at all')] + [(200, reply) for reply in replies]
     expert, world = served(stand_in, tmp_path)
@@ -387,9 +444,13 @@ def test_a_served_expert_writes_a_trajectory(stand_in, tmp_path, monkeypatch):
     assert [turn.action for turn in whole.turns] == moves and validate(whole) == []
     path, headers, body = stand_in.requests[-1]
     assert path == '/v1/chat/completions' and headers['Authorization'] == 'Bearer a-key'
-    assert body['model'] == 'any-model' and body['messages'][0]['content'] == DEFAULT.system_prompt(TOOLS)
+    assert body['model'] == 'any-model' and body['messages'][0]['content'] == DEFAULT.system_prompt(
+        TOOLS
+    )
     assert [m['role'] for m in body['messages']] == ['system', 'user'] + ['assistant', 'user'] * 3
-    assert body['messages'][3]['content'][2]['image_url']['url'].startswith('data:image/png;base64,')
+    assert body['messages'][3]['content'][2]['image_url']['url'].startswith(
+        'data:image/png;base64,'
+    )
     assert 'Flag of Chad' not in json.dumps(body['messages'][:4])
 
 
@@ -403,7 +464,9 @@ def test_a_served_expert_that_fails_is_a_value(stand_in, tmp_path, status, kind)
 
 
 def test_a_served_expert_that_cannot_be_had(tmp_path):
-    expert = OpenAIExpert('http://127.0.0.1:9/v1', 'm', World(), DEFAULT, TOOLS, attempts=1, root=tmp_path)
+    expert = OpenAIExpert(
+        'http://127.0.0.1:9/v1', 'm', World(), DEFAULT, TOOLS, attempts=1, root=tmp_path
+    )
     assert expert.next_turn(SEARCH, []).kind == 'caller'  # no such picture
     (tmp_path / 'map.png').write_bytes(b'x')
     assert expert.next_turn(SEARCH, []).kind == 'unavailable'

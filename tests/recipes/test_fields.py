@@ -1,4 +1,7 @@
-"""Every field of every config has a reader in its task: none is accepted and then ignored. So has every chart a writer."""
+"""Every field of every config has a reader in its task: none is accepted and then ignored.
+
+So has every chart a writer.
+"""
 
 import runpy
 from pathlib import Path
@@ -20,7 +23,14 @@ from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-TASKS = {'ask': ask, 'cold_start': cold_start, 'evaluate': evaluate, 'pocket': pocket, 'rl': rl, 'sft': sft}
+TASKS = {
+    'ask': ask,
+    'cold_start': cold_start,
+    'evaluate': evaluate,
+    'pocket': pocket,
+    'rl': rl,
+    'sft': sft,
+}
 BY_MAIN = {'task', 'multi_host', 'compilation_cache'}  # which starts the task
 SHORT = {
     'agent.turn_tokens': 4, 'agent.max_turns': 2, 'agent.passage_chars': 120, 'rollout.groups': 2, 'rollout.chunk': 4,
@@ -82,7 +92,11 @@ def leaves(config):
     """Dotted names of all fields."""
     found = set()
     for name, value in config.items():
-        found |= {f'{name}.{inner}' for inner in leaves(value)} if isinstance(value, ConfigDict) else {name}
+        found |= (
+            {f'{name}.{inner}' for inner in leaves(value)}
+            if isinstance(value, ConfigDict)
+            else {name}
+        )
     return found
 
 
@@ -114,9 +128,17 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         TASKS[name].run(Recorded(config, read), workdir)
     if name == 'pocket':
         records = read_metrics(folder / 'run' / 'metrics.jsonl')
-        written = {stage: {name for r in records if r['stage'] == stage for name in r['values']} for stage in CHARTS}
-        drawn = {stage: {metric for chart in charts for metric in chart.metrics} for stage, charts in CHARTS.items()}
-        assert {stage: drawn[stage] - written[stage] for stage in CHARTS} == {stage: set() for stage in CHARTS}
+        written = {
+            stage: {name for r in records if r['stage'] == stage for name in r['values']}
+            for stage in CHARTS
+        }
+        drawn = {
+            stage: {metric for chart in charts for metric in chart.metrics}
+            for stage, charts in CHARTS.items()
+        }
+        assert {stage: drawn[stage] - written[stage] for stage in CHARTS} == {
+            stage: set() for stage in CHARTS
+        }
     if name in ('cold_start', 'pocket'):  # the other expert
         config.expert.update(kind='openai', url='http://localhost:1', model='any')
         cold_start.make_expert(Recorded(config, read), None, 0)
@@ -128,7 +150,10 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
 
 def test_every_field_of_the_base_policy_is_read():
     source = Path(pretraining.__file__).read_text()
-    assert {name for name in config_of('base').keys() if f'config.{name}' not in source} == {'task', 'compilation_cache'}
+    assert {name for name in config_of('base').keys() if f'config.{name}' not in source} == {
+        'task',
+        'compilation_cache',
+    }
 
 
 def test_the_7b_configs_have_the_fields_of_their_tasks():
@@ -136,14 +161,37 @@ def test_the_7b_configs_have_the_fields_of_their_tasks():
         assert leaves(config_of(f'{task}_7b')) == leaves(config_of(task))
 
 
-@pytest.mark.parametrize('name, fields, words', [
-    ('cold_start', {'expert.url': 'http://localhost:1'}, "expert.url is of expert.kind 'openai'"),
-    ('cold_start', {'expert.kind': 'openai', 'expert.url': 'http://localhost:1'}, 'needs expert.model'),
-    ('evaluate', {'tools.url': 'http://localhost:1', 'tools.mode': 'record'}, 'tools.mode is of a server that is started'),
-    ('evaluate', {f'questions.test.{kind}': 0 for kind in ('search', 'perception', 'search_only')}, 'give at least one'),
-    ('rl', {'questions.rl.search': -1}, 'none below 0'),
-    ('evaluate', {'tools.url': 'http://localhost:1', 'tools.port': 7}, 'tools.port is of a server that is started'),
-])
+@pytest.mark.parametrize(
+    'name, fields, words',
+    [
+        (
+            'cold_start',
+            {'expert.url': 'http://localhost:1'},
+            "expert.url is of expert.kind 'openai'",
+        ),
+        (
+            'cold_start',
+            {'expert.kind': 'openai', 'expert.url': 'http://localhost:1'},
+            'needs expert.model',
+        ),
+        (
+            'evaluate',
+            {'tools.url': 'http://localhost:1', 'tools.mode': 'record'},
+            'tools.mode is of a server that is started',
+        ),
+        (
+            'evaluate',
+            {f'questions.test.{kind}': 0 for kind in ('search', 'perception', 'search_only')},
+            'give at least one',
+        ),
+        ('rl', {'questions.rl.search': -1}, 'none below 0'),
+        (
+            'evaluate',
+            {'tools.url': 'http://localhost:1', 'tools.port': 7},
+            'tools.port is of a server that is started',
+        ),
+    ],
+)
 def test_what_would_have_no_effect_is_refused(name, fields, words, policy_folder):
     config = config_of(name)
     config.policy = str(policy_folder)

@@ -1,4 +1,5 @@
-"""The command line, given what is wrong: one sentence, no traceback, a code other than 0, nothing written."""
+"""The command line, given what is wrong: one sentence, no traceback, a code other than 0, nothing
+written."""
 
 import json
 import os
@@ -21,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments, where=ROOT):
-    environment = {name: value for name, value in os.environ.items() if name != 'SENSESEARCH_TRACEBACK'}
+    environment = {
+        name: value for name, value in os.environ.items() if name != 'SENSESEARCH_TRACEBACK'
+    }
     environment |= {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1'}
     return subprocess.run(
         [sys.executable, '-m', 'sensesearch_jax.main', *map(str, arguments)],
@@ -51,7 +54,10 @@ def refused(done, *words):
         (['--config=configs/rl.py', '--config.rl.nonsense=1'], ['no field', 'nonsense']),
         (['--config=configs/rl.py', '--config.seed=many'], ['config.seed=many']),
         (['--config=configs/none.py'], ['configs/none.py names no file', 'configs/*.py']),
-        (['--config=configs/pocket.py:huge'], ['configs/pocket.py:huge is unknown', "'full' or 'smoke'"]),
+        (
+            ['--config=configs/pocket.py:huge'],
+            ['configs/pocket.py:huge is unknown', "'full' or 'smoke'"],
+        ),
         (['--config=configs/rl.py', 'stray'], ["'stray' is no option"]),
         (['--workdir=x'], ['There is no --config']),
         (['--confg=configs/rl.py'], ['confg']),
@@ -59,7 +65,10 @@ def refused(done, *words):
 )
 def test_what_is_wrong_with_the_command_itself(arguments, words, tmp_path):
     refused(
-        start(*arguments, *(['--workdir', tmp_path / 'w'] if '--workdir=x' not in arguments else [])), *words
+        start(
+            *arguments, *(['--workdir', tmp_path / 'w'] if '--workdir=x' not in arguments else [])
+        ),
+        *words,
     )
     assert not list(tmp_path.iterdir())
 
@@ -78,7 +87,9 @@ def test_only_errors_made_for_users_lose_their_traceback(monkeypatch, capsys):
     monkeypatch.setattr(main, 'main', fails(UserError('There is no question.')))
     with pytest.raises(SystemExit) as end:
         main.guarded([])
-    assert end.value.code == 2 and 'sensesearch_jax: There is no question.' in capsys.readouterr().err
+    assert (
+        end.value.code == 2 and 'sensesearch_jax: There is no question.' in capsys.readouterr().err
+    )
 
 
 def test_an_error_about_a_value_names_its_field_and_other_errors_pass():
@@ -90,7 +101,9 @@ def test_an_error_about_a_value_names_its_field_and_other_errors_pass():
         raise TypeError('a fault')
 
 
-@pytest.mark.parametrize('fault', ["int('many')", "{}['none']", "open('none')", "None.none", "len(3)"])
+@pytest.mark.parametrize(
+    'fault', ["int('many')", "{}['none']", "open('none')", 'None.none', 'len(3)']
+)
 def test_a_fault_of_a_config_file_keeps_its_traceback(fault, tmp_path):
     (tmp_path / 'own.py').write_text(f'def get_config():\n    return {fault}\n')
     done = start(f'--config={tmp_path}/own.py', f'--workdir={tmp_path}/w')
@@ -99,7 +112,9 @@ def test_a_fault_of_a_config_file_keeps_its_traceback(fault, tmp_path):
 
 def test_no_policy_directory(tmp_path):
     refused(
-        start('--config=configs/rl.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}/none'),
+        start(
+            '--config=configs/rl.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}/none'
+        ),
         f'{tmp_path}/none is not a policy directory',
     )
     assert not list(tmp_path.iterdir())
@@ -108,7 +123,9 @@ def test_no_policy_directory(tmp_path):
 def test_a_directory_of_another_model_type(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'llama'}))
     refused(
-        start('--config=configs/evaluate.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}'),
+        start(
+            '--config=configs/evaluate.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}'
+        ),
         "a 'llama' directory",
         'qwen2_5_vl',
     )
@@ -117,7 +134,9 @@ def test_a_directory_of_another_model_type(tmp_path):
 
 def test_a_corrupt_image(tmp_path, policy_folder):
     picture = tmp_path / 'picture.jpg'
-    picture.write_bytes((ROOT / 'sensesearch_jax/pocket/world/files/relief.jpg').read_bytes()[:2000])
+    picture.write_bytes(
+        (ROOT / 'sensesearch_jax/pocket/world/files/relief.jpg').read_bytes()[:2000]
+    )
     refused(
         start(
             '--config=configs/ask.py',
@@ -156,7 +175,9 @@ def test_a_second_start_compiles_nothing(tmp_path, policy_folder):
 def test_pictures_that_no_policy_can_see(tmp_path):
     picture = tmp_path / 'picture.png'
     Image.new('RGB', (4000, 10)).save(picture)
-    with pytest.raises(UserError, match='more than 200 times as long as wide; give one that is less narrow'):
+    with pytest.raises(
+        UserError, match='more than 200 times as long as wide; give one that is less narrow'
+    ):
         check_image(str(picture))
     with pytest.raises(ValueError, match=r"no image file at 'none.png'; give --config.image=FILE"):
         check_image('none.png')
@@ -192,7 +213,11 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
         ('rl.clip_low', 2.0, 'rl: clip_low must lie in'),
         ('rl.temperature', 0.0, 'rl.temperature is 0'),
-        ('rl.tool_prices.text_search', -1.0, "rl.tool_prices: tool prices .'text_search'. are wrong"),
+        (
+            'rl.tool_prices.text_search',
+            -1.0,
+            "rl.tool_prices: tool prices .'text_search'. are wrong",
+        ),
         ('rl.members', 0, 'rl.members is 0; give 1 or more'),
         ('rl.max_failed_steps', 0, 'rl.max_failed_steps is 0; give 1 or more'),
         ('sft.max_skipped_updates', 0, 'sft.max_skipped_updates is 0; give 1 or more'),
@@ -217,7 +242,9 @@ def test_names_that_do_not_exist_are_refused_whichever_stage_they_belong_to(
         check(config)
 
 
-def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(tmp_path, policy_folder):
+def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(
+    tmp_path, policy_folder
+):
     refused(
         start(
             '--config=configs/pocket.py',
@@ -231,7 +258,9 @@ def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(t
     assert not (tmp_path / 'w').exists()
 
 
-@pytest.mark.parametrize('arguments', [('configs/ask.py', '--workdir=somewhere'), ('configs/sft.py',)])
+@pytest.mark.parametrize(
+    'arguments', [('configs/ask.py', '--workdir=somewhere'), ('configs/sft.py',)]
+)
 def test_several_hosts_where_they_are_of_no_use(arguments):
     config, *others = arguments
     refused(
@@ -243,11 +272,16 @@ def test_several_hosts_where_they_are_of_no_use(arguments):
 def test_the_7b_configs_are_whole(policy_folder):
     """They have every field that their task's pocket config has, and they pass its checks."""
     for task in ('sft', 'rl', 'evaluate'):
-        pocket, large = (runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
-                         for name in (task, f'{task}_7b'))
+        pocket, large = (
+            runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
+            for name in (task, f'{task}_7b')
+        )
         assert set(large.keys()) == set(pocket.keys())
         if task != 'sft':  # which wants trajectories
-            large.policy, large.mesh.tensor = str(policy_folder), 1  # a small policy has one key/value head
+            large.policy, large.mesh.tensor = (
+                str(policy_folder),
+                1,
+            )  # a small policy has one key/value head
             check(large)
 
 
@@ -256,13 +290,21 @@ def test_the_workdir_of_another_run(tmp_path, policy_folder):
     (tmp_path / 'config.json').write_text(json.dumps({'task': 'evaluate', 'seed': 7}))
     before = sorted(tmp_path.iterdir())
     refused(
-        start('--config=configs/evaluate.py', f'--workdir={tmp_path}', f'--config.policy={policy_folder}'),
+        start(
+            '--config=configs/evaluate.py',
+            f'--workdir={tmp_path}',
+            f'--config.policy={policy_folder}',
+        ),
         f'{tmp_path} belongs to another run',
     )
     assert [p for p in sorted(tmp_path.iterdir()) if p.name != '.lock'] == before
     (tmp_path / 'config.json').rename(tmp_path / 'letters.txt')
     refused(
-        start('--config=configs/evaluate.py', f'--workdir={tmp_path}', f'--config.policy={policy_folder}'),
+        start(
+            '--config=configs/evaluate.py',
+            f'--workdir={tmp_path}',
+            f'--config.policy={policy_folder}',
+        ),
         'holds letters.txt but no run',
     )
 

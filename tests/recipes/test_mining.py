@@ -19,18 +19,29 @@ from sensesearch_jax.runtime.workdir import Workdir
 
 @pytest.fixture
 def run(policy_folder, tmp_path, monkeypatch):
-    """Mines three questions with given tools, in one workdir; gives the names of those that are hard."""
+    """Mines three questions with given tools, in one workdir; gives the names of those that are
+    hard."""
     quick_compilation(monkeypatch)
-    config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'cold_start.py'))['get_config']()
+    config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'cold_start.py'))[
+        'get_config'
+    ]()
     config.mine.update(samples=2, most_right=1, answer_tokens=4)
-    config.rollout.update(groups=3, engines=1, chunk=4, extend_lanes=2, prompt_capacity=256, suffix_capacity=16)
+    config.rollout.update(
+        groups=3, engines=1, chunk=4, extend_lanes=2, prompt_capacity=256, suffix_capacity=16
+    )
     files = [noise_file(tmp_path / f'{i}.png', 84, 56, i) for i in range(3)]
-    asked = [Question(f'q{i}', 'perception', 1, f'What is {i}?', file, ('it',)) for i, file in enumerate(files)]
+    asked = [
+        Question(f'q{i}', 'perception', 1, f'What is {i}?', file, ('it',))
+        for i, file in enumerate(files)
+    ]
     mesh = make_mesh(config.mesh)
     student = load_student(policy_folder, config, mesh, 'float32')
 
     def run(tools):
-        with Workdir.open(tmp_path / 'run', config) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+        with (
+            Workdir.open(tmp_path / 'run', config) as workdir,
+            MetricWriter(workdir / 'metrics.jsonl') as metrics,
+        ):
             session = Session(config, workdir, tools, metrics, mesh)
             hard = mine(session, student, session.features(student), asked)
             lines = (workdir / 'cold_start' / 'mined.jsonl').read_text().splitlines()
@@ -49,7 +60,9 @@ def test_what_failed_is_neither_hard_nor_known(run, method, what):
 
 def test_a_judge_that_takes_every_answer_leaves_nothing_hard(run, monkeypatch):
     """The verdicts are the run's judge's, as they are for the reward."""
-    monkeypatch.setattr(ScriptedTools, 'judge', lambda self, question, references, response, image=None: True)
+    monkeypatch.setattr(
+        ScriptedTools, 'judge', lambda self, question, references, response, image=None: True
+    )
     assert run(ScriptedTools()) == (set(), {'q0', 'q1', 'q2'})
 
 

@@ -32,7 +32,13 @@ def session_of(tmp_path):
 
     def make(config):
         workdir = Workdir.open(tmp_path / 'run', config.to_dict())
-        return Session(config, workdir, ScriptedTools(), MetricWriter(workdir / 'metrics.jsonl'), make_mesh(config.mesh))
+        return Session(
+            config,
+            workdir,
+            ScriptedTools(),
+            MetricWriter(workdir / 'metrics.jsonl'),
+            make_mesh(config.mesh),
+        )
 
     return make
 
@@ -40,7 +46,15 @@ def session_of(tmp_path):
 @pytest.fixture
 def looked_at(tmp_path):
     path = noise_file(tmp_path / 'a.png', 112, 84, 0)
-    return Question('q', 'perception', 1, 'Which colour?', path, ('it',), truth={'box': (0.42, 0.34, 0.46, 0.38)})
+    return Question(
+        'q',
+        'perception',
+        1,
+        'Which colour?',
+        path,
+        ('it',),
+        truth={'box': (0.42, 0.34, 0.46, 0.38)},
+    )
 
 
 @pytest.mark.parametrize('name', ['rl', 'evaluate', 'pocket'])
@@ -48,15 +62,26 @@ def test_a_well_formed_trajectory_of_the_released_protocol_has_format(session_of
     session = session_of(config_of(name, protocol='released'))
     told = Observation((NO_RESULTS,), True, 'text_search')
     moves = (TextSearch('a'), told), (ImageCrop((0.1, 0.2, 0.5, 0.75)), told), (Answer('it'), None)
-    turns = [Turn([], [], [], RELEASED.render_action('t', action), action, seen, []) for action, seen in moves]
-    scored = session.scorer().score(Trajectory(looked_at, 0, 0, turns, SampleState.OK, [], [], {}, 'it'))
+    turns = [
+        Turn([], [], [], RELEASED.render_action('t', action), action, seen, [])
+        for action, seen in moves
+    ]
+    scored = session.scorer().score(
+        Trajectory(looked_at, 0, 0, turns, SampleState.OK, [], [], {}, 'it')
+    )
     assert scored.reward['format'] == 1 and scored.reward['accuracy'] == 1
 
 
-def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol(session_of, looked_at, policy_folder):
+def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol(
+    session_of, looked_at, policy_folder
+):
     session = session_of(config_of('cold_start', protocol='released'))
-    (made,) = cold_start.synthesise_all(session, load_student(policy_folder, session.config, session.mesh, 'float32'), [looked_at])
-    assert '<thinking>' in made.turns[0].text and cold_start.validated(session, [made], [looked_at]) == [made]
+    (made,) = cold_start.synthesise_all(
+        session, load_student(policy_folder, session.config, session.mesh, 'float32'), [looked_at]
+    )
+    assert '<thinking>' in made.turns[0].text and cold_start.validated(
+        session, [made], [looked_at]
+    ) == [made]
 
 
 def test_questions_that_need_a_tool_that_is_off_are_left_out(session_of, looked_at, capsys):

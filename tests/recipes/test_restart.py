@@ -48,7 +48,9 @@ def steps(workdir, stage):
 MOMENTS = {
     'while the expert works': lambda w: lines(w / 'cold_start' / 'expert.jsonl') >= 2,
     'in SFT, past its checkpoint': lambda w: steps(w, 'sft') >= 3,
-    'while the first groups are sampled': lambda w: lines(w / 'rl' / 'trajectories' / '00000.jsonl') >= 1,
+    'while the first groups are sampled': lambda w: (
+        lines(w / 'rl' / 'trajectories' / '00000.jsonl') >= 1
+    ),
     'in RL, past its checkpoint': lambda w: lines(w / 'rl' / 'trajectories' / '00002.jsonl') >= 1,
 }
 
@@ -71,7 +73,10 @@ def trajectories(path):
 def test_killed_at_every_stage(policy_folder, tmp_path):
     """Each step and trajectory is there once, and the policies are those of a run in one go."""
     output = tmp_path / 'output.txt'
-    start = lambda workdir: toy_runs.start('pocket', workdir, policy_folder, SETTINGS, output)
+
+    def start(workdir):
+        return toy_runs.start('pocket', workdir, policy_folder, SETTINGS, output)
+
     whole, torn = tmp_path / 'whole', tmp_path / 'torn'
     toy_runs.finish(start(whole), output)
     for moment, reached in MOMENTS.items():
@@ -88,11 +93,22 @@ def test_killed_at_every_stage(policy_folder, tmp_path):
 
     for stage in ('sft', 'rl'):
         ours, theirs = (read_metrics(folder / 'metrics.jsonl', stage) for folder in (torn, whole))
-        assert [r['step'] for r in ours] == [r['step'] for r in theirs] == list(range(1, 1 + len(theirs)))
+        assert (
+            [r['step'] for r in ours]
+            == [r['step'] for r in theirs]
+            == list(range(1, 1 + len(theirs)))
+        )
         assert len(theirs) > 2
         for one, other in zip(ours, theirs, strict=True):
-            for name in ('loss', 'entropy', 'grad_norm', *(['reward', 'turns'] if stage == 'rl' else [])):
-                assert one['values'][name] == pytest.approx(other['values'][name], rel=1e-3, abs=1e-6), (
+            for name in (
+                'loss',
+                'entropy',
+                'grad_norm',
+                *(['reward', 'turns'] if stage == 'rl' else []),
+            ):
+                assert one['values'][name] == pytest.approx(
+                    other['values'][name], rel=1e-3, abs=1e-6
+                ), (
                     stage,
                     name,
                 )
@@ -103,9 +119,13 @@ def test_killed_at_every_stage(policy_folder, tmp_path):
             load_file(folder / stage / 'policy' / 'model.safetensors') for folder in (torn, whole)
         )
         assert ours.keys() == theirs.keys() == before.keys()
-        distance = lambda one, other: np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one))
-        # Rounding differs with what happened to share a batch, nothing else; and there was something to lose. Taken over
-        # all parameters: Adam makes steps of full size out of gradients that are themselves only rounding.
+
+        def distance(one, other):
+            return np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one))
+
+        # Rounding differs with what happened to share a batch, nothing else; and there was
+        # something to lose. Taken over all parameters: Adam makes steps of full size out of
+        # gradients that are themselves only rounding.
         assert distance(ours, theirs) < 1e-2 * distance(theirs, before), stage
         assert distance(theirs, before) > 1e-1
         before = theirs
@@ -134,9 +154,9 @@ def test_the_tool_servers_of_killed_runs_end_themselves(tmp_path):
     while time.monotonic() < deadline:
         left = [
             line
-            for line in subprocess.run(['ps', '-eo', 'args'], capture_output=True, text=True).stdout.split(
-                '\n'
-            )
+            for line in subprocess.run(
+                ['ps', '-eo', 'args'], capture_output=True, text=True
+            ).stdout.split('\n')
             if '-m tools_server' in line and str(tmp_path.parent / 'test_killed') in line
         ]
         if not left:

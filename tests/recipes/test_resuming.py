@@ -15,8 +15,13 @@ from sensesearch_jax.pocket.pretraining.run import learning_rate
 from sensesearch_jax.runtime.metrics import read_metrics
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
-RL = {'questions.rl.search': 3, 'questions.rl.perception': 1, 'questions.rl.search_only': 1, 'rl.questions_per_step': 2,
-      'rl.averaged': False}
+RL = {
+    'questions.rl.search': 3,
+    'questions.rl.perception': 1,
+    'questions.rl.search_only': 1,
+    'rl.questions_per_step': 2,
+    'rl.averaged': False,
+}
 
 
 def config_of(name):
@@ -25,26 +30,48 @@ def config_of(name):
 
 def state_of(folder):
     """Every file with its time, but for the lock, which each start writes."""
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in sorted(folder.rglob('*'))
-            if path.is_file() and path.name != '.lock'}
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob('*'))
+        if path.is_file() and path.name != '.lock'
+    }
 
 
-def test_a_finished_run_is_left_alone_and_goes_on_with_more_steps_on_another_machine(policy_folder, tmp_path):
+def test_a_finished_run_is_left_alone_and_goes_on_with_more_steps_on_another_machine(
+    policy_folder, tmp_path
+):
     output, workdir = tmp_path / 'output.txt', tmp_path / 'run'
-    run = lambda folder, **more: toy_runs.finish(
-        toy_runs.start('rl', folder, policy_folder, RL | {name.replace('__', '.'): v for name, v in more.items()}, output),
-        output)
+
+    def run(folder, **more):
+        return toy_runs.finish(
+            toy_runs.start(
+                'rl',
+                folder,
+                policy_folder,
+                RL | {name.replace('__', '.'): v for name, v in more.items()},
+                output,
+            ),
+            output,
+        )
+
     run(workdir, rl__steps=1, rl__micro_batch=1)
     before = state_of(workdir)
     output.write_text('')
     run(workdir, rl__steps=1, rl__micro_batch=2, rl__remat='full', rollout__engines=1)
-    assert 'is finished, and nothing in it was changed' in output.read_text() and state_of(workdir) == before
+    assert (
+        'is finished, and nothing in it was changed' in output.read_text()
+        and state_of(workdir) == before
+    )
     run(workdir, rl__steps=2, rl__micro_batch=2, rl__remat='full', rollout__engines=1)
     run(tmp_path / 'whole', rl__steps=2, rl__micro_batch=1)
-    ours, theirs = (read_metrics(folder / 'metrics.jsonl', 'rl') for folder in (workdir, tmp_path / 'whole'))
+    ours, theirs = (
+        read_metrics(folder / 'metrics.jsonl', 'rl') for folder in (workdir, tmp_path / 'whole')
+    )
     assert [r['step'] for r in ours] == [1, 2]
     for name in ('reward', 'turns', 'loss', 'entropy', 'grad_norm'):
-        assert ours[1]['values'][name] == pytest.approx(theirs[1]['values'][name], rel=2e-3, abs=1e-5), name
+        assert ours[1]['values'][name] == pytest.approx(
+            theirs[1]['values'][name], rel=2e-3, abs=1e-5
+        ), name
     assert load_file(workdir / 'rl' / 'policy' / 'model.safetensors').keys()
     before = state_of(workdir)
     run(workdir, rl__steps=1)
@@ -55,7 +82,9 @@ def test_more_steps_pin_a_workdir_where_the_rate_comes_down_over_them():
     config = config_of('rl')
     assert 'rl.steps' in may_change(config)
     config.rl.schedule = 'cosine'
-    assert 'rl.steps' not in may_change(config) and 'rl.steps' not in may_change(config_of('pocket'))
+    assert 'rl.steps' not in may_change(config) and 'rl.steps' not in may_change(
+        config_of('pocket')
+    )
 
 
 def test_every_field_that_may_change_is_one():
@@ -63,7 +92,14 @@ def test_every_field_that_may_change_is_one():
     configs = [config_of(path.stem) for path in CONFIGS if not path.stem.startswith('common')]
     for name in OPERATIONAL:
         assert any(toy_runs.has(config, name) for config in configs), name
-    for pinned in ('seed', 'questions.seed', 'rl.learning_rate', 'rl.dtype', 'rollout.suffix_capacity', 'agent.protocol'):
+    for pinned in (
+        'seed',
+        'questions.seed',
+        'rl.learning_rate',
+        'rl.dtype',
+        'rollout.suffix_capacity',
+        'agent.protocol',
+    ):
         assert any(toy_runs.has(config, pinned) for config in configs) and pinned not in OPERATIONAL
 
 

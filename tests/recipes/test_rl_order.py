@@ -1,4 +1,5 @@
-"""What RL asks, step by step, and mining's seeds: every question as often, none twice at once, the same after a restart."""
+"""What RL asks, step by step, and mining's seeds: every question as often, none twice at once, the
+same after a restart."""
 
 import json
 import runpy
@@ -19,7 +20,9 @@ from sensesearch_jax.runtime.workdir import Workdir
 
 
 def asked(count, size, steps, seed=0, start=0, training_seed=0):
-    config = ConfigDict({'seed': training_seed, 'questions': {'seed': seed}, 'rl': {'questions_per_step': size}})
+    config = ConfigDict(
+        {'seed': training_seed, 'questions': {'seed': seed}, 'rl': {'questions_per_step': size}}
+    )
     order = question_order(config, range(count))
     return [order(step) for step in range(start, steps)]
 
@@ -30,8 +33,8 @@ def test_no_step_asks_a_question_twice_and_none_is_skipped(count, size):
     assert all(len(set(step)) == size for step in steps)
     flat = [i for step in steps for i in step]
     for begin in range(0, len(flat) - count, count):
-        assert sorted(flat[begin:begin + count]) == list(range(count))
-    assert flat[:count] != flat[count:2 * count] or count == 1
+        assert sorted(flat[begin : begin + count]) == list(range(count))
+    assert flat[:count] != flat[count : 2 * count] or count == 1
 
 
 def test_a_step_that_asks_more_than_there_are_asks_all_as_often_as_can_be():
@@ -47,19 +50,37 @@ def test_the_order_is_of_the_questions_seed_and_not_of_the_training():
     assert asked(24, 10, 5, training_seed=1) == asked(24, 10, 5) != asked(24, 10, 5, seed=1)
 
 
-def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_had(tmp_path, monkeypatch):
-    config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'cold_start.py'))['get_config']()
+def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_had(
+    tmp_path, monkeypatch
+):
+    config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'cold_start.py'))[
+        'get_config'
+    ]()
     questions = [Question(f'q{i}', 'search', 1, 'What?', '', ('it',)) for i in range(4)]
     seen = []
     monkeypatch.setattr(Session, 'engines', lambda *_, **__: [])
-    monkeypatch.setattr(cold_start, 'rollout', lambda tasks, *_, **__: seen.append({t.question.id: t.seeds for t in tasks}))
+    monkeypatch.setattr(
+        cold_start,
+        'rollout',
+        lambda tasks, *_, **__: seen.append({t.question.id: t.seeds for t in tasks}),
+    )
 
     def mine(folder, mined):
-        with Workdir.open(folder, config) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+        with (
+            Workdir.open(folder, config) as workdir,
+            MetricWriter(workdir / 'metrics.jsonl') as metrics,
+        ):
             (workdir / 'cold_start').mkdir()
-            (workdir / 'cold_start' / 'mined.jsonl').write_text(''.join(json.dumps({'id': i, 'right': 0}) + '\n' for i in mined))
+            (workdir / 'cold_start' / 'mined.jsonl').write_text(
+                ''.join(json.dumps({'id': i, 'right': 0}) + '\n' for i in mined)
+            )
             student = type('Student', (), {'chat': None})
-            cold_start.mine(Session(config, workdir, ScriptedTools(), metrics, make_mesh(config.mesh)), student, None, questions)
+            cold_start.mine(
+                Session(config, workdir, ScriptedTools(), metrics, make_mesh(config.mesh)),
+                student,
+                None,
+                questions,
+            )
 
     mine(tmp_path / 'whole', [])
     mine(tmp_path / 'torn', ['q0', 'q2'])

@@ -26,17 +26,42 @@ def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
     toy_runs.finish(toy_runs.start('rl', tmp_path / 'one', policy_folder, SETTINGS, output), output)
     toy_runs.several('rl', tmp_path / 'two', policy_folder, SETTINGS | {'mesh.fsdp': 4}, output)
 
-    trajectories = lambda name, step: (tmp_path / name / 'rl' / 'trajectories' / f'{step:05d}.jsonl').read_text().count('\n')
+    def trajectories(name, step):
+        return (
+            (tmp_path / name / 'rl' / 'trajectories' / f'{step:05d}.jsonl').read_text().count('\n')
+        )
+
     for step in range(2):
         assert trajectories('one', step) == 18
         assert trajectories('two', step) == trajectories('two-process-1', step) == 9
-    ours, theirs = (read_metrics(tmp_path / name / 'metrics.jsonl', 'rl') for name in ('two', 'one'))
+    ours, theirs = (
+        read_metrics(tmp_path / name / 'metrics.jsonl', 'rl') for name in ('two', 'one')
+    )
     assert len(ours) == len(theirs) == 2
     for one, other in zip(ours, theirs, strict=True):
-        for name in ('reward', 'turns', 'spread_share', 'batch_gain', 'loss', 'kl', 'grad_norm', 'sampler_gap'):
-            assert one['values'][name] == pytest.approx(other['values'][name], rel=2e-3, abs=1e-5), name
-    before, *after = (load_file(folder / 'model.safetensors') for folder in (
-        policy_folder, *(tmp_path / name / 'rl' / 'policy' for name in ('one', 'two'))))
-    distance = lambda one, other: np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one))
+        for name in (
+            'reward',
+            'turns',
+            'spread_share',
+            'batch_gain',
+            'loss',
+            'kl',
+            'grad_norm',
+            'sampler_gap',
+        ):
+            assert one['values'][name] == pytest.approx(
+                other['values'][name], rel=2e-3, abs=1e-5
+            ), name
+    before, *after = (
+        load_file(folder / 'model.safetensors')
+        for folder in (
+            policy_folder,
+            *(tmp_path / name / 'rl' / 'policy' for name in ('one', 'two')),
+        )
+    )
+
+    def distance(one, other):
+        return np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in one))
+
     assert distance(*after) < 1e-2 * distance(before, after[0])
     assert distance(before, after[0]) > 1e-1

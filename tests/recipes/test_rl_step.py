@@ -1,4 +1,5 @@
-"""One rollout batch and its updates: what counts, what a restarted step takes from disk, what failures do."""
+"""One rollout batch and its updates: what counts, what a restarted step takes from disk, what
+failures do."""
 
 import math
 import runpy
@@ -31,10 +32,15 @@ from sensesearch_jax.training.trainer import Learner, decoder
 
 @pytest.fixture(scope='module')
 def world(policy_folder, tmp_path_factory):
-    """A student, a learner that every test starts anew, and a function that runs a step with given tools."""
+    """A student, a learner that every test starts anew, and a function that runs a step with given
+    tools."""
     config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'rl.py'))['get_config']()
-    config.rl.update(members=3, questions_per_step=3, micro_batch=2, steps=2, warmup=0, learning_rate=1e-2)
-    config.agent.update(max_turns=3, turn_tokens=6, passage_chars=30, text_results=2, image_results=2)
+    config.rl.update(
+        members=3, questions_per_step=3, micro_batch=2, steps=2, warmup=0, learning_rate=1e-2
+    )
+    config.agent.update(
+        max_turns=3, turn_tokens=6, passage_chars=30, text_results=2, image_results=2
+    )
     config.rollout.update(chunk=4, prompt_capacity=256, suffix_capacity=384)
     folder = tmp_path_factory.mktemp('world')
     questions = [
@@ -63,25 +69,40 @@ def world(policy_folder, tmp_path_factory):
         reference, samplers = nnx.state(student.policy, decoder), {}
 
         def step(path, tools):
-            with Workdir.open(path, config) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+            with (
+                Workdir.open(path, config) as workdir,
+                MetricWriter(workdir / 'metrics.jsonl') as metrics,
+            ):
                 session = Session(config, workdir, tools, metrics, student_mesh, samplers)
                 learner.parameters = jax.tree.map(jax.numpy.copy, reference)
                 learner.moments = learner.optimizer.init(learner.parameters)
-                engines = session.engines(student, groups=3, members=3, sampling=Sampling(), parameters=learner.all_parameters)
+                engines = session.engines(
+                    student,
+                    groups=3,
+                    members=3,
+                    sampling=Sampling(),
+                    parameters=learner.all_parameters,
+                )
                 features = session.features(student)
-                return rl.rl_step(session, student, features, engines, learner, reference, questions, 0)
+                return rl.rl_step(
+                    session, student, features, engines, learner, reference, questions, 0
+                )
 
         def moved():
             after, before = (nnx.to_flat_state(state) for state in (learner.parameters, reference))
             return max(
-                float(np.abs(a[...] - b[...]).max()) for (_, a), (_, b) in zip(after, before, strict=True)
+                float(np.abs(a[...] - b[...]).max())
+                for (_, a), (_, b) in zip(after, before, strict=True)
             )
 
         def run(path, tools, **settings):
             changed = config.copy_and_resolve_references()
             changed.rl.update(checkpoint_every=1, threads=1, averaged=False, **settings)
             changed.rollout.update(warm_up=False, engines=1)
-            with Workdir.open(path, changed) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+            with (
+                Workdir.open(path, changed) as workdir,
+                MetricWriter(workdir / 'metrics.jsonl') as metrics,
+            ):
                 session = Session(changed, workdir, tools, metrics, student_mesh, samplers)
                 return rl.rl(session, student, session.features(student), questions)
 
@@ -91,7 +112,8 @@ def world(policy_folder, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(world, tmp_path_factory):
-    """A step in which nothing fails: its folder, its tools, its metrics and how far the parameters moved."""
+    """A step in which nothing fails: its folder, its tools, its metrics and how far the parameters
+    moved."""
     folder, tools = tmp_path_factory.mktemp('whole') / 'run', ScriptedTools()
     return folder, tools, world(folder, tools), world.moved()
 
@@ -122,9 +144,14 @@ def test_a_step_learns_and_says_what_it_cost(whole):
     assert all(math.isfinite(value) for value in values.values())
     assert values['infra_failed'] == values['unscorable'] == 0 and 1 < values['turns'] <= 3
     # Every token is computed once per pass and every picture once: the idea of the group.
-    assert values['token_amplification'] == pytest.approx(1, abs=0.02) and values['vision_amplification'] == 1
     assert (
-        values['sampler_gap'] < 1e-5 and 0 <= values['padding_share'] < 1 and 0 < values['spread_share'] <= 1
+        values['token_amplification'] == pytest.approx(1, abs=0.02)
+        and values['vision_amplification'] == 1
+    )
+    assert (
+        values['sampler_gap'] < 1e-5
+        and 0 <= values['padding_share'] < 1
+        and 0 < values['spread_share'] <= 1
     )
 
 
@@ -141,7 +168,8 @@ def test_a_restarted_step_takes_finished_groups_from_disk(world, whole):
 
 @pytest.mark.parametrize('kept', [1, 4.5])
 def test_a_group_that_was_torn_is_sampled_again(world, whole, tmp_path, kept):
-    """Whole members and half a line of it may be on disk; later starts are content with what is there."""
+    """Whole members and half a line of it may be on disk; later starts are content with what is
+    there."""
     folder, tools, values, moved = whole
     text = (folder / 'rl' / 'trajectories' / '00000.jsonl').read_text().splitlines(keepends=True)
     path = tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl'
@@ -158,35 +186,57 @@ def test_a_group_that_was_torn_is_sampled_again(world, whole, tmp_path, kept):
 
 
 def test_a_question_whose_picture_cannot_be_had_is_left_out(world, tmp_path):
-    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None)
+    tools = ScriptedTools(
+        fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None
+    )
     values = world(tmp_path / 'run', tools)
     assert values['infra_failed'] == pytest.approx(1 / 3) and math.isfinite(values['loss'])
     assert world.moved() > 1e-3
     tools.calls.clear()
     assert_same(world(tmp_path / 'run', tools), values)
-    # The others are read from disk, and that one is asked again: its picture is wanted, no tool of the others.
-    assert ('upload', '1.png') in tools.calls and {method for method, _ in tools.calls} <= {'image', 'upload'}
+    # The others are read from disk, and that one is asked again: its picture is wanted, no tool of
+    # the others.
+    assert ('upload', '1.png') in tools.calls and {method for method, _ in tools.calls} <= {
+        'image',
+        'upload',
+    }
 
 
 def test_a_prompt_that_is_too_long_is_left_out(world, tmp_path, monkeypatch):
     """Of loss and statistics; the others are learned from."""
     prompt = ChatTokenizer.prompt
-    long = lambda self, system, parts: prompt(self, system, parts) + [1] * 300 * ('What is 1?' in parts)
+
+    def long(self, system, parts):
+        return prompt(self, system, parts) + [1] * 300 * ('What is 1?' in parts)
+
     monkeypatch.setattr(ChatTokenizer, 'prompt', long)
     values = world(tmp_path / 'run', ScriptedTools())
-    assert values['too_long'] == pytest.approx(1 / 3) and values['infra_failed'] == 0 and values['judge_wait_share'] >= 0
+    assert (
+        values['too_long'] == pytest.approx(1 / 3)
+        and values['infra_failed'] == 0
+        and values['judge_wait_share'] >= 0
+    )
     assert math.isfinite(values['loss']) and world.moved() > 1e-3
-    left_out = [t for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl') if t.failure]
-    assert {t.question.id for t in left_out} == {'q1'} and 'rollout.prompt_capacity 256' in left_out[0].failure
+    left_out = [
+        t
+        for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl')
+        if t.failure
+    ]
+    assert {t.question.id for t in left_out} == {
+        'q1'
+    } and 'rollout.prompt_capacity 256' in left_out[0].failure
     assert 'rollout.prompt_capacity' in rl.failure(left_out[0])
 
 
 CALLED = ('text_search', 'image_search', 'crop')
 
 
-@pytest.mark.parametrize('down', [('upload', *CALLED, 'judge'), ('upload',), CALLED, ('judge',)], ids='+'.join)
+@pytest.mark.parametrize(
+    'down', [('upload', *CALLED, 'judge'), ('upload',), CALLED, ('judge',)], ids='+'.join
+)
 def test_what_failed_is_asked_again_when_the_run_goes_on(world, whole, tmp_path, down):
-    """With all tools down, or some; then they are mended, and the step is that of a run in which nothing failed."""
+    """With all tools down, or some; then they are mended, and the step is that of a run in which
+    nothing failed."""
     tools = ScriptedTools(fails=lambda method, what: DOWN if method in down else None)
     values = world(tmp_path / 'run', tools)
     assert values['infra_failed'] + values['unscorable'] > 0
@@ -204,36 +254,56 @@ def test_nothing_is_learned_where_every_tool_is_down(world, tmp_path):
 def test_a_judge_that_is_down_makes_answers_unscorable(world, tmp_path):
     """Such trajectories are no zeros: they are left out of loss and statistics."""
     values = world(
-        tmp_path / 'run', ScriptedTools(fails=lambda method, what: DOWN if method == 'judge' else None)
+        tmp_path / 'run',
+        ScriptedTools(fails=lambda method, what: DOWN if method == 'judge' else None),
     )
-    states = [t.state for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl')]
+    states = [
+        t.state for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl')
+    ]
     assert values['unscorable'] == states.count(SampleState.UNSCORABLE) / 9 > 0
     assert math.isfinite(values['loss'])
 
 
 def after(folder):
     """The parameters that a run left behind."""
-    return {'.'.join(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(load_policy(folder)))}
+    return {
+        '.'.join(path): np.asarray(leaf[...])
+        for path, leaf in nnx.to_flat_state(nnx.state(load_policy(folder)))
+    }
 
 
 @pytest.mark.parametrize('good', [0, 1])
 def test_a_run_whose_tools_are_down_stops_and_goes_on_when_they_are_mended(world, tmp_path, good):
-    """From its first step on, or behind steps that were made: those that failed do not count, and no policy is left."""
+    """From its first step on, or behind steps that were made: those that failed do not count, and
+    no policy is left."""
     settings = {'steps': 4, 'max_failed_steps': 2}
     tools = ScriptedTools()
     whole = world.run(tmp_path / 'whole', tools, **settings)
-    metrics = lambda: read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
-    tools.fails = lambda method, what: DOWN if method != 'health' and len(metrics()) >= good else None
+
+    def metrics():
+        return read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+
+    tools.fails = lambda method, what: (
+        DOWN if method != 'health' and len(metrics()) >= good else None
+    )
     with pytest.raises(UserError) as raised:
         world.run(tmp_path / 'run', tools, **settings)
-    for words in ('last 2 steps', 'upload of the picture (9 times)', tools.url, 'text_search: bm25', 'rl.max_failed_steps'):
+    for words in (
+        'last 2 steps',
+        'upload of the picture (9 times)',
+        tools.url,
+        'text_search: bm25',
+        'rl.max_failed_steps',
+    ):
         assert words in str(raised.value)
     assert '\n' not in str(raised.value)
     assert [m['values']['usable_share'] for m in metrics()] == [1] * good + [0, 0]
     assert not (tmp_path / 'run' / 'rl' / 'policy').exists()
     tools.fails = lambda method, what: None
     mended = after(world.run(tmp_path / 'run', tools, **settings))
-    assert [m['step'] for m in metrics()] == [1, 2, 3, 4] and all(m['values']['usable_share'] == 1 for m in metrics())
+    assert [m['step'] for m in metrics()] == [1, 2, 3, 4] and all(
+        m['values']['usable_share'] == 1 for m in metrics()
+    )
     for name, value in after(whole).items():
         np.testing.assert_allclose(mended[name], value, atol=1e-4, err_msg=name)
 
@@ -241,7 +311,10 @@ def test_a_run_whose_tools_are_down_stops_and_goes_on_when_they_are_mended(world
 def test_tools_that_are_down_at_the_last_step_leave_it_to_be_made(world, tmp_path):
     tools = ScriptedTools()
     settings = {'steps': 2, 'max_failed_steps': 5}
-    metrics = lambda: read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+
+    def metrics():
+        return read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+
     tools.fails = lambda method, what: DOWN if metrics() else None
     with pytest.raises(UserError, match='does not answer: the tool is down'):
         world.run(tmp_path / 'run', tools, **settings)
@@ -261,5 +334,8 @@ def test_a_reward_that_is_not_finite_leaves_its_trajectory_out(world, tmp_path, 
     monkeypatch.setattr(Scorer, 'scored', sometimes)
     values = world(tmp_path / 'run', ScriptedTools())
     assert values['usable_share'] == pytest.approx(2 / 3) and values['skipped_updates'] == 0
-    assert all(math.isfinite(values[name]) for name in ('reward', 'spread_share', 'batch_gain', 'loss', 'grad_norm'))
+    assert all(
+        math.isfinite(values[name])
+        for name in ('reward', 'spread_share', 'batch_gain', 'loss', 'grad_norm')
+    )
     assert world.moved() > 1e-3

@@ -41,7 +41,9 @@ def train(policy_folder, tmp_path_factory):
     config = runpy.run_path(str(CONFIG))['get_config']()
     student = load_student(policy_folder, config, make_mesh({}, jax.devices()[:1]), 'float32')
     kept = [trajectory(student, tools, folder, number) for number in range(3)]
-    config.sft.update(epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2)
+    config.sft.update(
+        epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2
+    )
 
     def run(path, mesh, stop=None, broken=()):
         step = sft.Learner.sft_step
@@ -57,7 +59,10 @@ def train(policy_folder, tmp_path_factory):
         with pytest.MonkeyPatch.context() as monkeypatch:
             quick_compilation(monkeypatch)
             monkeypatch.setattr(sft.Learner, 'sft_step', interrupted)
-            with Workdir.open(path, config) as workdir, MetricWriter(path / 'metrics.jsonl') as metrics:
+            with (
+                Workdir.open(path, config) as workdir,
+                MetricWriter(path / 'metrics.jsonl') as metrics,
+            ):
                 session = Session(config, workdir, tools, metrics, mesh=make_mesh(mesh))
                 return sft.sft(session, student, session.features(student), kept)
 
@@ -69,7 +74,9 @@ def test_a_run_goes_on_on_another_mesh(train, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / 'torn', {}, stop=2)
     torn = train(tmp_path / 'torn', {'fsdp': 2})
-    ours, theirs = (nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)) for folder in (torn, whole))
+    ours, theirs = (
+        nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)) for folder in (torn, whole)
+    )
     for (path, one), (_, other) in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one[...], other[...], atol=2e-5, err_msg=str(path))
     losses = [
@@ -81,9 +88,13 @@ def test_a_run_goes_on_on_another_mesh(train, tmp_path):
 
 
 def test_updates_that_are_not_finite_end_the_run_with_the_last_good_state(train, tmp_path):
-    """Two in a row, behind a step that is good; the run that goes on without them ends where one that never had them does."""
+    """Two in a row, behind a step that is good; the run that goes on without them ends where one
+    that never had them does."""
     whole = train(tmp_path / 'whole', {})
-    with pytest.raises(UserError, match=r'last 2 updates were not finite, from step 2 on \(sft.max_skipped_updates\)'):
+    with pytest.raises(
+        UserError,
+        match=r'last 2 updates were not finite, from step 2 on \(sft.max_skipped_updates\)',
+    ):
         train(tmp_path / 'torn', {}, broken=(1, 2))
     assert not (tmp_path / 'torn' / 'sft' / 'policy').exists()
     with Checkpoints(tmp_path / 'torn' / 'sft' / 'checkpoints') as checkpoints:
@@ -91,21 +102,27 @@ def test_updates_that_are_not_finite_end_the_run_with_the_last_good_state(train,
     steps = read_metrics(tmp_path / 'torn' / 'metrics.jsonl', 'sft')
     assert [m['values']['skipped_updates'] for m in steps] == [0, 1, 1]
     torn = train(tmp_path / 'torn', {})
-    ours, theirs = (nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)) for folder in (torn, whole))
+    ours, theirs = (
+        nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)) for folder in (torn, whole)
+    )
     for (path, one), (_, other) in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one[...], other[...], atol=2e-5, err_msg=str(path))
 
 
 def test_one_update_that_is_not_finite_is_left_out(train, tmp_path):
     folder = train(tmp_path / 'run', {}, broken=(1,))
-    assert all(np.isfinite(leaf[...]).all() for _, leaf in nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param)))
+    assert all(
+        np.isfinite(leaf[...]).all()
+        for _, leaf in nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param))
+    )
     steps = read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'sft')
     assert [m['values']['skipped_updates'] for m in steps] == [0, 1, 0]
     assert np.isfinite([m['values']['learning_rate'] for m in steps]).all()
 
 
 def test_control_tokens_are_in_neither_distribution(policy_folder):
-    """The sampler's and the trainer's leave out the same ids: control tokens and rows that are no token."""
+    """The sampler's and the trainer's leave out the same ids: control tokens and rows that are no
+    token."""
     config, device = runpy.run_path(str(CONFIG))['get_config'](), jax.local_devices()[:1]
     student = load_student(policy_folder, config, make_mesh(devices=device), 'float32')
     mask, chat = rows.suppressed_mask(student), student.chat

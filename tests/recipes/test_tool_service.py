@@ -1,5 +1,5 @@
-"""RL runs and the tool server's promises: a recorded run is replayed token for token, a killed server costs
-only the trajectories whose calls it took with it."""
+"""RL runs and the tool server's promises: a recorded run is replayed token for token, a killed
+server costs only the trajectories whose calls it took with it."""
 
 import contextlib
 import os
@@ -61,7 +61,10 @@ def finish(process, start):
 
 
 def steps_of(workdir, steps=STEPS):
-    return [read_trajectories(workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl') for step in range(steps)]
+    return [
+        read_trajectories(workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl')
+        for step in range(steps)
+    ]
 
 
 def without_clocks(trajectory):
@@ -69,7 +72,10 @@ def without_clocks(trajectory):
     for turn in value['turns']:
         if turn['observation']:
             del turn['observation']['latency_s']
-        del turn['log_probs'], turn['raw_log_probs']  # rounding differs with what happened to share a batch
+        del (
+            turn['log_probs'],
+            turn['raw_log_probs'],
+        )  # rounding differs with what happened to share a batch
     del value['question']['image']  # a path in the workdir
     return value
 
@@ -79,12 +85,15 @@ def by_member(trajectories):
 
 
 def test_a_recorded_run_is_replayed_token_for_token(start, tmp_path):
-    """With a configuration whose data are not there any more: nothing but the recording can have answered."""
+    """With a configuration whose data are not there any more: nothing but the recording can have
+    answered."""
     recording = tmp_path / 'recording.sqlite'
     settings = {'rl__steps': 2, 'tools__answers': recording, 'tools__deadline_s': 100.0}
     finish(start(tmp_path / 'one', tools__mode='record', **settings), start)
     gone = tmp_path / 'gone.yaml'
-    gone.write_text(POCKET.read_text().replace('../sensesearch_jax/pocket/world/files', 'no/such/folder'))
+    gone.write_text(
+        POCKET.read_text().replace('../sensesearch_jax/pocket/world/files', 'no/such/folder')
+    )
     finish(start(tmp_path / 'two', tools__mode='replay', tools__config=gone, **settings), start)
     recorded, replayed = steps_of(tmp_path / 'one', 2), steps_of(tmp_path / 'two', 2)
     assert list(map(by_member, recorded)) == list(map(by_member, replayed))
@@ -107,7 +116,9 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
     with server() as running:
         process = start(workdir, tools__url=running.url)
         path = workdir / 'rl' / 'trajectories' / first
-        while not (path.exists() and path.read_text()):  # the first group is there, others are in flight
+        while not (
+            path.exists() and path.read_text()
+        ):  # the first group is there, others are in flight
             assert process.poll() is None, start.output.read_text()[-3000:]
             time.sleep(0.005)
         running.process.kill()
@@ -115,7 +126,9 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
     while len(read_metrics(workdir / 'metrics.jsonl', 'rl')) < 2:  # a whole step without tools
         assert process.poll() is None, start.output.read_text()[-3000:]
         time.sleep(0.005)
-    process.send_signal(signal.SIGSTOP)  # a step without tools is over sooner than a server has started
+    process.send_signal(
+        signal.SIGSTOP
+    )  # a step without tools is over sooner than a server has started
     with server():
         process.send_signal(signal.SIGCONT)
         finish(process, start)
@@ -123,13 +136,22 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
     steps, metrics = steps_of(workdir), read_metrics(workdir / 'metrics.jsonl', 'rl')
     assert [len(step) for step in steps] == [QUESTIONS * MEMBERS] * STEPS and len(metrics) == STEPS
     assert any(t.state is SampleState.INFRA_FAILED for step in steps for t in step)
-    assert any(t.state is SampleState.OK for t in steps[0]) and any(t.state in LEARNED_FROM for t in steps[-1])
+    assert any(t.state is SampleState.OK for t in steps[0]) and any(
+        t.state in LEARNED_FROM for t in steps[-1]
+    )
     for step, record in zip(steps, metrics, strict=True):
         values, counted = record['values'], [t for t in step if t.state in LEARNED_FROM]
-        for state in (SampleState.INFRA_FAILED, SampleState.UNSCORABLE):  # calls of tools, and of the judge
-            assert values.get(state.value, 0.0) == pytest.approx(sum(t.state is state for t in step) / len(step))
+        for state in (
+            SampleState.INFRA_FAILED,
+            SampleState.UNSCORABLE,
+        ):  # calls of tools, and of the judge
+            assert values.get(state.value, 0.0) == pytest.approx(
+                sum(t.state is state for t in step) / len(step)
+            )
         if counted:  # rewards of those that count, and of no other, make the statistics
-            assert values['reward'] == pytest.approx(np.mean([t.reward['total'] for t in counted]), rel=1e-5)
+            assert values['reward'] == pytest.approx(
+                np.mean([t.reward['total'] for t in counted]), rel=1e-5
+            )
         assert values['spread_share'] == pytest.approx(spread_share(step), abs=1e-6)
         assert np.isfinite(values.get('loss', 0.0))
 

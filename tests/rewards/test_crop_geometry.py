@@ -1,4 +1,5 @@
-"""Loose boxes: on the grid, around what they hold, no larger than needed, the same when written and read."""
+"""Loose boxes: on the grid, around what they hold, no larger than needed, the same when written and
+read."""
 
 import json
 
@@ -20,11 +21,15 @@ def inner_boxes(draw):
 @given(inner_boxes())
 def test_holds_with_margin_and_no_more_than_a_step(box):
     loose = loose_box(box)
-    assert all(0 <= v <= 1 and round(v * 10) == v * 10 or abs(v * 10 - round(v * 10)) < 1e-5 for v in loose)
+    assert all(
+        0 <= v <= 1 and round(v * 10) == v * 10 or abs(v * 10 - round(v * 10)) < 1e-5 for v in loose
+    )
     for i in (0, 1):
         assert loose[i] < loose[i + 2]
         assert loose[i] == 0 or box[i] - 0.13 - 1e-6 < loose[i] <= box[i] - 0.03 + 1e-6
-        assert loose[i + 2] == 1 or box[i + 2] + 0.03 - 1e-6 <= loose[i + 2] < box[i + 2] + 0.13 + 1e-6
+        assert (
+            loose[i + 2] == 1 or box[i + 2] + 0.03 - 1e-6 <= loose[i + 2] < box[i + 2] + 0.13 + 1e-6
+        )
 
 
 @given(inner_boxes(), st.sampled_from([0.05, 0.1, 0.25]), st.floats(0, 0.2))
@@ -33,14 +38,22 @@ def test_any_grid_and_margin(box, step, margin):
     for i in (0, 1):
         assert 0 <= loose[i] <= max(0, box[i] - margin) + 1e-6
         assert min(1, box[i + 2] + margin) - 1e-6 <= loose[i + 2] <= 1
-        assert loose[i] >= box[i] - margin - step - 1e-6 and loose[i + 2] <= box[i + 2] + margin + step + 1e-6
+        assert (
+            loose[i] >= box[i] - margin - step - 1e-6
+            and loose[i + 2] <= box[i + 2] + margin + step + 1e-6
+        )
 
 
 @given(inner_boxes(), inner_boxes())
 def test_a_box_within_another_has_its_loose_box_within_the_others(one, other):
     union = (*map(min, one[:2], other[:2]), *map(max, one[2:], other[2:]))
     inner, outer = loose_box(one), loose_box(union)
-    assert outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
+    assert (
+        outer[0] <= inner[0]
+        and outer[1] <= inner[1]
+        and outer[2] >= inner[2]
+        and outer[3] >= inner[3]
+    )
 
 
 @given(inner_boxes())

@@ -1,4 +1,5 @@
-"""The scoring function: what counts as right, what format asks for, which trajectories do not count."""
+"""The scoring function: what counts as right, what format asks for, which trajectories do not
+count."""
 
 import dataclasses
 
@@ -50,16 +51,41 @@ GOOD = trajectory(turn(TextSearch('Chad capital'), SEEN), turn(Answer('ndjamena.
 def test_a_good_trajectory_gets_everything():
     scored = trajectory_reward(GOOD)
     assert scored.state is SampleState.OK
-    assert scored.reward == {'total': 1.5, 'accuracy': 1.0, 'format': 1.0, 'evidence': 0.0, 'tool_cost': 0.0}
+    assert scored.reward == {
+        'total': 1.5,
+        'accuracy': 1.0,
+        'format': 1.0,
+        'evidence': 0.0,
+        'tool_cost': 0.0,
+    }
 
 
 def test_evidence_is_what_the_tools_showed_of_what_a_search_is_for():
-    about_chad = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena",), truth={'title': 'Flag of Chad'})
-    names = lambda *titles: Observation(tuple(f'{i}. {t}\n' for i, t in enumerate(titles, 1)), True, 'image_search')
-    page = lambda text, ok=True: Observation((text,), ok, 'text_search')
-    share = lambda *observations, question=about_chad: evidence(
-        trajectory(*(turn(TextSearch('a'), o) for o in observations), turn(Answer('x')), question=question))
-    named, told = names('Flag of Chad', 'Flag of Mali'), page('1. Mali: Bamako\n2. Chad: capital: N\'Djamena')
+    about_chad = Question(
+        'q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena",), truth={'title': 'Flag of Chad'}
+    )
+
+    def names(*titles):
+        return Observation(
+            tuple(f'{i}. {t}\n' for i, t in enumerate(titles, 1)), True, 'image_search'
+        )
+
+    def page(text, ok=True):
+        return Observation((text,), ok, 'text_search')
+
+    def share(*observations, question=about_chad):
+        return evidence(
+            trajectory(
+                *(turn(TextSearch('a'), o) for o in observations),
+                turn(Answer('x')),
+                question=question,
+            )
+        )
+
+    named, told = (
+        names('Flag of Chad', 'Flag of Mali'),
+        page("1. Mali: Bamako\n2. Chad: capital: N'Djamena"),
+    )
     assert share() == 0 and share(named) == share(told) == 0.5 and share(named, told) == 1
     assert share(names('Flag of Mali', 'Flag of Chad')) == 0  # only the first result counts
     assert share(page("1. Mali: N'Djamena")) == share(page("1. Chad: N'Djamena", ok=False)) == 0
@@ -69,17 +95,37 @@ def test_evidence_is_what_the_tools_showed_of_what_a_search_is_for():
 
 
 def test_evidence_is_also_a_near_view_of_the_object():
-    asked = lambda *box, kind='perception': Question('q', kind, 2, 'Which colour?', 'a.png', ('red',), truth={'box': box})
-    shown = Observation((ImageRef('0' * 64, 90, 60),), True, 'image_crop', (ImageRef('0' * 64, 90, 60),))
-    share = lambda *turns, question=asked(0.42, 0.34, 0.46, 0.38): evidence(
-        trajectory(*turns, turn(Answer('red')), question=question))
-    crop = lambda *box, image=1: turn(ImageCrop(box, image), shown)
+    def asked(*box, kind='perception'):
+        return Question('q', kind, 2, 'Which colour?', 'a.png', ('red',), truth={'box': box})
+
+    shown = Observation(
+        (ImageRef('0' * 64, 90, 60),), True, 'image_crop', (ImageRef('0' * 64, 90, 60),)
+    )
+
+    def share(*turns, question=asked(0.42, 0.34, 0.46, 0.38)):
+        return evidence(trajectory(*turns, turn(Answer('red')), question=question))
+
+    def crop(*box, image=1):
+        return turn(ImageCrop(box, image), shown)
+
     assert share() == 0 and share(crop(0.3, 0.3, 0.5, 0.5)) == 1
-    assert share(crop(0.0, 0.3, 0.5, 0.5)) == share(crop(0.43, 0.3, 0.6, 0.5)) == 0  # too loose, cut off
-    assert share(crop(0.0, 0.0, 0.6, 0.6), crop(0.5, 0.5, 0.9, 0.9, image=2)) == 1  # the second within the first
-    assert share(turn(ImageCrop((0.3, 0.3, 0.5, 0.5)), Observation(('refused',), False, 'tool_error'))) == 0
-    assert share(crop(0.0, 0.0, 1.0, 1.0), question=asked(0.0, 0.0, 1.0, 1.0)) == 0  # as when objects are counted
-    assert share(crop(0.3, 0.3, 0.5, 0.5), question=asked(0.42, 0.34, 0.46, 0.38, kind='search')) == 0.5  # no fact yet
+    assert (
+        share(crop(0.0, 0.3, 0.5, 0.5)) == share(crop(0.43, 0.3, 0.6, 0.5)) == 0
+    )  # too loose, cut off
+    assert (
+        share(crop(0.0, 0.0, 0.6, 0.6), crop(0.5, 0.5, 0.9, 0.9, image=2)) == 1
+    )  # the second within the first
+    assert (
+        share(turn(ImageCrop((0.3, 0.3, 0.5, 0.5)), Observation(('refused',), False, 'tool_error')))
+        == 0
+    )
+    assert (
+        share(crop(0.0, 0.0, 1.0, 1.0), question=asked(0.0, 0.0, 1.0, 1.0)) == 0
+    )  # as when objects are counted
+    assert (
+        share(crop(0.3, 0.3, 0.5, 0.5), question=asked(0.42, 0.34, 0.46, 0.38, kind='search'))
+        == 0.5
+    )  # no fact yet
 
 
 def test_evidence_counts_as_much_as_it_is_weighted():
@@ -114,7 +160,11 @@ def test_prices_are_paid_per_call():
 )
 def test_one_mistake_loses_the_format_reward(bad):
     scored = trajectory_reward(trajectory(*bad))
-    assert scored.reward['format'] == 0 and scored.reward['accuracy'] == 1 and scored.state is SampleState.OK
+    assert (
+        scored.reward['format'] == 0
+        and scored.reward['accuracy'] == 1
+        and scored.state is SampleState.OK
+    )
 
 
 def test_without_an_answer_it_is_truncated_and_wrong():
@@ -131,10 +181,18 @@ def test_the_judge_is_asked_only_where_exact_match_fails():
         return response == 'the city of Ndjamena'
 
     assert trajectory_reward(GOOD, judge).reward['accuracy'] == 1 and not asked
-    assert trajectory_reward(trajectory(turn(Answer('the city of Ndjamena'))), judge).reward['accuracy'] == 1
+    assert (
+        trajectory_reward(trajectory(turn(Answer('the city of Ndjamena'))), judge).reward[
+            'accuracy'
+        ]
+        == 1
+    )
     assert trajectory_reward(trajectory(turn(Answer('Abéché'))), judge).reward['accuracy'] == 0
     choice = Question('q', 'perception', 1, 'Which?', 'a.png', ('B',), ('red', 'blue'))
-    assert trajectory_reward(trajectory(turn(Answer('C')), question=choice), judge).reward['accuracy'] == 0
+    assert (
+        trajectory_reward(trajectory(turn(Answer('C')), question=choice), judge).reward['accuracy']
+        == 0
+    )
     assert len(asked) == 2
 
 
@@ -143,7 +201,10 @@ def test_the_judge_is_asked_only_where_exact_match_fails():
 def test_multiple_choice_is_scored_for_every_kind_and_way_of_naming_the_option(kind, gold):
     question = Question('q', kind, 1, 'Which?', 'a.png', (gold,), ('blue', 'red', 'green'))
     told = Observation(('1. a red flag',), True, 'text_search')
-    said = lambda text: trajectory(turn(TextSearch('a'), told), turn(Answer(text)), question=question)
+
+    def said(text):
+        return trajectory(turn(TextSearch('a'), told), turn(Answer(text)), question=question)
+
     answers = 'B', 'red', 'The answer is B', 'A', '(A) or (B)'
     assert [trajectory_reward(said(text)).reward['accuracy'] for text in answers] == [1, 1, 1, 0, 0]
     assert trajectory_reward(said('A')).reward['evidence'] == (0 if kind == 'perception' else 1)
@@ -174,7 +235,9 @@ def test_the_judge_is_shown_the_questions_image_and_sent_it_again_where_it_was_l
             return ImageRef('b' * 64, 56, 56)
 
     client = Client()
-    whole = dataclasses.replace(trajectory(turn(Answer('Abéché'))), images=[ImageRef('a' * 64, 56, 56)])
+    whole = dataclasses.replace(
+        trajectory(turn(Answer('Abéché'))), images=[ImageRef('a' * 64, 56, 56)]
+    )
     assert trajectory_reward(whole, client_judge(client)).reward['accuracy'] == 1
     assert client.asked == ['a' * 64, 'b' * 64] and client.sent == [QUESTION.image]
 
@@ -182,13 +245,20 @@ def test_the_judge_is_shown_the_questions_image_and_sent_it_again_where_it_was_l
 def test_infrastructure_failures_win_over_everything():
     dead = turn(TextSearch('a'), Observation(('x',), False, 'tool_error', infra_failed=True))
     zero = dict.fromkeys(('total', 'accuracy', 'format', 'evidence', 'tool_cost'), 0.0)
-    for whole in (trajectory(dead, *GOOD.turns), trajectory(*GOOD.turns, state=SampleState.INFRA_FAILED)):
+    for whole in (
+        trajectory(dead, *GOOD.turns),
+        trajectory(*GOOD.turns, state=SampleState.INFRA_FAILED),
+    ):
         assert trajectory_reward(whole) == (zero, SampleState.INFRA_FAILED)
 
 
 @pytest.mark.parametrize('protocol, other', [(DEFAULT, RELEASED), (RELEASED, DEFAULT)])
 def test_format_is_that_of_the_scorers_protocol(protocol, other):
-    moves = (TextSearch('Chad capital'), SEEN), (ImageCrop((0.1, 0.2, 0.5, 0.75)), SEEN), (Answer("N'Djamena"), None)
+    moves = (
+        (TextSearch('Chad capital'), SEEN),
+        (ImageCrop((0.1, 0.2, 0.5, 0.75)), SEEN),
+        (Answer("N'Djamena"), None),
+    )
     whole = trajectory(*(turn(action, seen, protocol=protocol) for action, seen in moves))
     assert trajectory_reward(whole, protocol=protocol).reward['format'] == 1
     assert trajectory_reward(whole, protocol=other).reward['format'] == 0

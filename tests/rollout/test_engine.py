@@ -1,4 +1,5 @@
-"""The engine against whole sequences run one by one: the same tokens and log-probs, whatever runs beside."""
+"""The engine against whole sequences run one by one: the same tokens and log-probs, whatever runs
+beside."""
 
 import functools
 
@@ -73,9 +74,11 @@ def make_engine(
 
 
 class Driver:
-    """Plays the scheduler: opens rows, decodes and extends lanes, and writes down all that happened.
+    """Plays the scheduler: opens rows, decodes and extends lanes, and writes down all that
+    happened.
 
-    `lanes` maps (row, member) to what it holds; `ended` collects what stood in rows that were opened anew.
+    `lanes` maps (row, member) to what it holds; `ended` collects what stood in rows that were
+    opened anew.
     """
 
     def __init__(self, engine, seed=0):
@@ -84,12 +87,15 @@ class Driver:
 
     def open(self, rows, parts):
         prompts = [tokens_of(part, self.random) for part in parts]
-        following = self.engine.prefill(rows, [p for p, _ in prompts], [i for _, i in prompts], table())
+        following = self.engine.prefill(
+            rows, [p for p, _ in prompts], [i for _, i in prompts], table()
+        )
         for row, (prompt, images), position in zip(rows, prompts, following, strict=True):
             for g in range(self.engine.members):
                 if (row, g) in self.lanes:
                     self.ended.append(self.lanes[row, g])
-                # From prompt and member, so that any grid of lanes gives a trajectory the same seed.
+                # From prompt and member, so that any grid of lanes gives a trajectory the same
+                # seed.
                 self.lanes[row, g] = {
                     'prompt': prompt,
                     'images': list(images),
@@ -174,7 +180,8 @@ def play(engine, seed=0):
 
 
 def test_greedy_equals_whole_sequences():
-    """Every token is the most likely allowed one after all before it; both log-probs are of that pass."""
+    """Every token is the most likely allowed one after all before it; both log-probs are of that
+    pass."""
     driver = play(make_engine())
     assert len(driver.ended) == 2
     logits = alone(POLICY, driver.sequences())
@@ -215,8 +222,10 @@ def test_a_turn_stops_at_its_stop_token_or_budget():
         assert all(token >= 60 for token in own[:-1]) and (own[-1] < 60 or count == 12)
 
 
-@pytest.mark.parametrize(('temperature', 'cache_dtype', 'most'), [(1.0, 'policy', 1e-4), (0.7, 'policy', 1e-4),
-                                                                  (1.0, 'int8', 0.05)])
+@pytest.mark.parametrize(
+    ('temperature', 'cache_dtype', 'most'),
+    [(1.0, 'policy', 1e-4), (0.7, 'policy', 1e-4), (1.0, 'int8', 0.05)],
+)
 def test_log_probs_are_the_trainers(temperature, cache_dtype, most):
     """What the sampler says of its tokens is what the trainer computes for the batch of groups."""
     driver = play(make_engine(temperature=temperature, cache_dtype=cache_dtype), seed=1)
@@ -227,14 +236,18 @@ def test_log_probs_are_the_trainers(temperature, cache_dtype, most):
 
 
 def gap_to_trainer(driver, temperature, dtype):
-    """Between the sampler's log-probs of its tokens and those of a trainer that computes in this dtype."""
+    """Between the sampler's log-probs of its tokens and those of a trainer that computes in this
+    dtype."""
     rows = []
     for pair in (driver.ended, *([driver.lanes[row, g] for g in range(2)] for row in range(3))):
         rows.append(
             Row(
                 pair[0]['prompt'],
                 pair[0]['images'][: pair[0]['first']],
-                [Member(s['tokens'], s['own'], s['images'][s['first'] :], s['log_probs']) for s in pair],
+                [
+                    Member(s['tokens'], s['own'], s['images'][s['first'] :], s['log_probs'])
+                    for s in pair
+                ],
             )
         )
     batch = build_groups(rows, table(), image_token=PAD, merge=MERGE, members=2)
@@ -247,30 +260,41 @@ def gap_to_trainer(driver, temperature, dtype):
 
 @pytest.mark.parametrize('cache_dtype', ['policy', 'int8'])
 def test_everything_follows_the_dtype_of_the_parameters(monkeypatch, cache_dtype):
-    """Of an engine and its twin, by either way through dispatch, when weights of another dtype come and go again."""
+    """Of an engine and its twin, by either way through dispatch, when weights of another dtype come
+    and go again."""
     monkeypatch.setattr(dispatch, 'LONG', 4)  # a response's pass is long, a token's is not
     engine = make_engine.__wrapped__(temperature=1.0, cache_dtype=cache_dtype)
-    exact, half = engine.parameters, jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters)
+    exact, half = (
+        engine.parameters,
+        jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters),
+    )
     before = play(engine)
     for one in (engine, engine.twin()):
         one.set_parameters(half)
         driver = play(one)
         kept = one.caches.prefix.keys, one.caches.suffix.values
-        assert {x.dtype for x in kept} == {jnp.dtype('int8' if cache_dtype == 'int8' else 'bfloat16')}
+        assert {x.dtype for x in kept} == {
+            jnp.dtype('int8' if cache_dtype == 'int8' else 'bfloat16')
+        }
         assert gap_to_trainer(driver, 1.0, jnp.bfloat16).mean() < 0.03
     compiled = engine.compiles
     engine.set_parameters(jax.tree.map(lambda x: x + x, half))
     play(engine)
     assert engine.compiles == compiled
     engine.set_parameters(exact)
-    assert [s['tokens'] for s in play(engine).everything()] == [s['tokens'] for s in before.everything()]
+    assert [s['tokens'] for s in play(engine).everything()] == [
+        s['tokens'] for s in before.everything()
+    ]
 
 
 def test_what_is_warmed_up_is_of_the_dtype_that_samples():
     engine = make_engine.__wrapped__(temperature=1.0)
     engine.set_parameters(jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters))
     engine.warm_up()
-    compiled = lambda: [f.program._cache_size() for f in (engine._extend, engine._decode)]
+
+    def compiled():
+        return [f.program._cache_size() for f in (engine._extend, engine._decode)]
+
     before = compiled()
     play(engine)
     assert compiled() == before and engine.caches.suffix.keys.dtype == jnp.bfloat16
@@ -280,11 +304,23 @@ def test_an_engine_of_shapes_lowers_in_their_dtype():
     """Nothing of a large one is in float32 but what is said to be: the draw and the rotation."""
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     graph, state = nnx.split(POLICY)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place), state)
-    engine = Engine(nnx.merge(graph, shapes), groups=2, members=2, prompt_capacity=40, suffix_capacity=160, chunk=4,
-                    stop=(STOP,), suppressed=SUPPRESSED)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place), state
+    )
+    engine = Engine(
+        nnx.merge(graph, shapes),
+        groups=2,
+        members=2,
+        prompt_capacity=40,
+        suffix_capacity=160,
+        chunk=4,
+        stop=(STOP,),
+        suppressed=SUPPRESSED,
+    )
     operands = jax.tree.leaves([program.in_avals for program in engine.lower(32, 164).values()])
-    assert {x.dtype for x in operands if jnp.issubdtype(x.dtype, jnp.floating)} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in operands if jnp.issubdtype(x.dtype, jnp.floating)} == {
+        jnp.dtype(jnp.bfloat16)
+    }
 
 
 def test_suppressed_ids_are_never_sampled():
@@ -308,7 +344,10 @@ def test_suppressed_ids_are_never_sampled():
     for n, state in enumerate(driver.everything()):
         for s, token in enumerate(state['tokens']):
             assert (
-                abs(state['log_probs'][s] - used[n, len(state['prompt']) - 1 + s, kept.index(token)]) < 1e-4
+                abs(
+                    state['log_probs'][s] - used[n, len(state['prompt']) - 1 + s, kept.index(token)]
+                )
+                < 1e-4
             )
 
 
@@ -358,7 +397,8 @@ def test_draws_depend_on_seed_and_place_only(chunk, groups, order):
 
 
 def test_where_most_lanes_wait_the_others_do_not_pay_for_them():
-    """A narrower grid decodes, with the same tokens as all lanes at once; who was left out comes first the next time."""
+    """A narrower grid decodes, with the same tokens as all lanes at once; who was left out comes
+    first the next time."""
     prompts = [tokens_of([4 + row], np.random.default_rng(row))[0] for row in range(2)]
     awake = np.zeros((2, 8), bool)
     awake[0, [0, 2, 5, 6, 7]] = awake[1, [1, 3, 4]] = True
@@ -374,7 +414,9 @@ def test_where_most_lanes_wait_the_others_do_not_pay_for_them():
             shapes.append(at[1].shape[1])
             chunk = engine.decode(active, budget, seeds)
             for row, member in zip(*np.nonzero(active)):
-                tokens[row][member] += chunk.tokens[row, member, : chunk.count[row, member]].tolist()
+                tokens[row][member] += chunk.tokens[
+                    row, member, : chunk.count[row, member]
+                ].tolist()
         return tokens, shapes
 
     wanted, wide = sample(np.ones((2, 8), bool))
@@ -386,7 +428,9 @@ def test_where_most_lanes_wait_the_others_do_not_pay_for_them():
 
 
 def test_nothing_compiles_after_warm_up():
-    engine = make_engine(temperature=1.0)  # other tests may have warmed it up, which only makes this harder
+    engine = make_engine(
+        temperature=1.0
+    )  # other tests may have warmed it up, which only makes this harder
     play(engine)
     warm = engine.compiles
     assert warm > 0
@@ -402,7 +446,10 @@ def test_warm_up_compiles_every_size_of_extend_and_decode(monkeypatch):
     monkeypatch.setattr(engine_module, 'CACHE_STEP', 16)
     engine = make_engine.__wrapped__(temperature=1.0)
     engine.warm_up()
-    compiled = lambda: [f.program._cache_size() for f in (engine._extend, engine._decode)]
+
+    def compiled():
+        return [f.program._cache_size() for f in (engine._extend, engine._decode)]
+
     sizes, before = {engine._used(n) for n in range(1, 165)}, compiled()
     assert len(sizes) > 3 and max(sizes) == 164
     assert before == [len(sizes), 3 * len(sizes)]  # all lanes, half of each row, few lanes
@@ -436,7 +483,9 @@ def test_counters_and_room():
     counts = driver.decode({(0, 0): 3, (1, 1): 2})
     sampled = sum(counts.values())
     assert engine.tokens_run == 19 + sampled
-    driver.extend({(0, 0): [5, 'crop', 4]})  # the pending token and 5 + 10 + 4 new ones, but for the last
+    driver.extend(
+        {(0, 0): [5, 'crop', 4]}
+    )  # the pending token and 5 + 10 + 4 new ones, but for the last
     assert engine.tokens_run == 19 + sampled + 19
     assert engine.room((0, 0)) == 160 - counts[0, 0] - 19 and engine.room((0, 1)) == 160
     driver.open([0], [[8]])
@@ -456,10 +505,14 @@ def test_the_last_token_that_fits_is_as_right_as_the_first():
 
 def test_refusals():
     engine = make_engine(prompt_capacity=20)
-    with pytest.raises(ValueError, match='prompt of 22 tokens does not fit into 20; raise rollout.prompt_capacity'):
+    with pytest.raises(
+        ValueError, match='prompt of 22 tokens does not fit into 20; raise rollout.prompt_capacity'
+    ):
         engine.prefill([0], [list(range(22))], [[]], table())
     engine.prefill([0], [list(range(21))], [[]], table())
     with pytest.raises(ValueError, match='belong to none'):
         engine.prefill([0], [[1, START, *[PAD] * 3, END, 4]], [['thumbnail']], table())
-    with pytest.raises(ValueError, match="cache_dtype 'int4' is unknown; choose 'policy' or 'int8'"):
+    with pytest.raises(
+        ValueError, match="cache_dtype 'int4' is unknown; choose 'policy' or 'int8'"
+    ):
         make_engine(cache_dtype='int4')

@@ -20,7 +20,9 @@ from sensesearch_jax.rollout.sampling import Sampling, distribution, draw
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 5, 50)).astype(np.float32)
 
 
-@pytest.mark.parametrize('temperature, top_k, top_p', itertools.product((1.0, 0.4), (0, 1, 8, 99), (1.0, 0.9, 0.2)))
+@pytest.mark.parametrize(
+    'temperature, top_k, top_p', itertools.product((1.0, 0.4), (0, 1, 8, 99), (1.0, 0.9, 0.2))
+)
 def test_as_in_transformers(temperature, top_k, top_p):
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
@@ -69,7 +71,8 @@ def misfit(found, expected):
 
 @pytest.mark.parametrize('place', [0, 77_777])
 def test_rare_tokens_come_as_often_as_they_should(place):
-    """Of a large vocabulary a hundredth is in tokens of 6.6e-8 each: all together, and any part of them."""
+    """Of a large vocabulary a hundredth is in tokens of 6.6e-8 each: all together, and any part of
+    them."""
     vocabulary, count = 151_936, 60_000
     rare = 0.01 / (vocabulary - 1)
     log_probs = jnp.full(vocabulary, np.log(rare), jnp.float32).at[place].set(np.log(0.99))
@@ -80,7 +83,13 @@ def test_rare_tokens_come_as_often_as_they_should(place):
     assert misfit(np.histogram(tail, edges)[0], np.diff(edges)) > 1e-3
     block = np.abs(tail - place) < 600  # those beside the one that has nearly all
     of_block = np.abs(np.arange(vocabulary) - place) < 600
-    assert misfit(np.array([block.sum(), (~block).sum()]), np.array([of_block.sum() - 1, (~of_block).sum()])) > 1e-3
+    assert (
+        misfit(
+            np.array([block.sum(), (~block).sum()]),
+            np.array([of_block.sum() - 1, (~of_block).sum()]),
+        )
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize('vocabulary', [1, 2, 50, 97, 640])

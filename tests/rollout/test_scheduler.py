@@ -1,4 +1,5 @@
-"""The scheduler with a random policy whose every turn is made an action: what is sampled is what is kept."""
+"""The scheduler with a random policy whose every turn is made an action: what is sampled is what is
+kept."""
 
 import dataclasses
 import functools
@@ -84,7 +85,9 @@ def store_for(policy):
     first = FeatureStore(policy, PREPROCESSOR, None, capacity_bytes=1 << 30, batch=2)
 
     def make(client, **options):
-        store = FeatureStore(policy, PREPROCESSOR, client, **{'batch': 2, 'capacity_bytes': 1 << 30} | options)
+        store = FeatureStore(
+            policy, PREPROCESSOR, client, **{'batch': 2, 'capacity_bytes': 1 << 30} | options
+        )
         store._encode = first._encode
         return store
 
@@ -96,13 +99,21 @@ def questions(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pictures')
     sizes = [(112, 84), (84, 56), (140, 60), (56, 56)]
     return [
-        Question(f'q{i}', 'search', 1, f'What is {i}?', noise_file(folder / f'{i}.png', *size, i), ('it',))
+        Question(
+            f'q{i}',
+            'search',
+            1,
+            f'What is {i}?',
+            noise_file(folder / f'{i}.png', *size, i),
+            ('it',),
+        )
         for i, size in enumerate(sizes)
     ]
 
 
 def by_chance(text, answers=True):
-    """An action that follows from the text that was sampled, so that a trajectory is its tokens' doing."""
+    """An action that follows from the text that was sampled, so that a trajectory is its tokens'
+    doing."""
     choice = zlib.crc32(text.encode())
     actions = [
         TextSearch(f'query {choice % 5}'),
@@ -130,7 +141,18 @@ class ScriptedEnvironment(Environment):
 def run(chat, engine, store_for, questions):
     """Runs a rollout of the questions; returns its groups, its events, the store and the cost."""
 
-    def run(client, act=by_chance, max_turns=4, asked=questions, tool_threads=8, max_malformed=0, engines=1, scorer=None, judge_threads=8, **hooks):
+    def run(
+        client,
+        act=by_chance,
+        max_turns=4,
+        asked=questions,
+        tool_threads=8,
+        max_malformed=0,
+        engines=1,
+        scorer=None,
+        judge_threads=8,
+        **hooks,
+    ):
         features = store_for(client)
         events = {'group': [], 'turn': []}
         tasks = [Task(q, tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS))) for q in asked]
@@ -187,7 +209,10 @@ def test_every_kind_of_turn_occurs(plain):
     assert kinds == {TextSearch, ImageSearch, ImageCrop, FormatError, Answer}
     assert {t.state for t in everyone} == {SampleState.OK, SampleState.TRUNCATED}
     assert any(
-        turn.observation.kind == 'tool_error' for t in everyone for turn in t.turns if turn.observation
+        turn.observation.kind == 'tool_error'
+        for t in everyone
+        for turn in t.turns
+        if turn.observation
     )
     assert cost.sampled_tokens == sum(len(turn.tokens) for t in everyone for turn in t.turns)
     assert len(cost.turn_seconds) == sum(len(t.turns) for t in everyone)
@@ -199,7 +224,9 @@ def test_groups_come_back_in_order_and_are_told_once(plain, questions):
         [(q.id, g, 1000 * i + g) for g in range(MEMBERS)] for i, q in enumerate(questions)
     ]
     assert sorted(map(id, events['group'])) == sorted(map(id, groups))
-    assert sorted(events['turn']) == sorted(id(turn) for group in groups for t in group for turn in t.turns)
+    assert sorted(events['turn']) == sorted(
+        id(turn) for group in groups for t in group for turn in t.turns
+    )
 
 
 def test_an_answer_ends_a_trajectory_and_nothing_else_does(plain):
@@ -214,7 +241,8 @@ def test_an_answer_ends_a_trajectory_and_nothing_else_does(plain):
 
 
 def test_token_in_token_out(plain, chat, questions):
-    """The member is the prompt's, the sampled and the observations' ids; text is only read off them."""
+    """The member is the prompt's, the sampled and the observations' ids; text is only read off
+    them."""
     for t in (t for group in plain[0] for t in group):
         assert t.prompt_tokens == chat.prompt('Act.', [t.images[0], user_text(t.question)])
         expected, own = [], []
@@ -226,7 +254,9 @@ def test_token_in_token_out(plain, chat, questions):
             assert not set(turn.tokens) & set(chat.suppressed_ids)
             assert turn.text == chat.turn_text(turn.tokens) and turn.action == by_chance(turn.text)
             after = (
-                [] if turn.observation is None else chat.observation(turn.observation.parts, turn.tokens[-1])
+                []
+                if turn.observation is None
+                else chat.observation(turn.observation.parts, turn.tokens[-1])
             )
             assert turn.observation_tokens == after
             expected += turn.tokens + after
@@ -242,7 +272,11 @@ def test_log_probs_are_the_trainers(plain, policy, chat):
     groups, _, features, _ = plain
     table = features.table(image for group in groups for t in group for image in t.images)
     batch = build_groups(
-        [to_row(group) for group in groups], table, image_token=chat.image_pad, merge=2, members=MEMBERS
+        [to_row(group) for group in groups],
+        table,
+        image_token=chat.image_pad,
+        merge=2,
+        members=MEMBERS,
     )
     mask = np.isin(np.arange(chat.vocab_size), chat.suppressed_ids)
     ours = np.asarray(Learner(policy, optax.sgd(0.1), suppressed=mask).log_probs(batch))
@@ -269,7 +303,8 @@ def test_the_same_whatever_the_tools_delays(run, plain, seed):
 
 
 def test_the_same_from_engines_side_by_side(run, plain, questions, engine):
-    """Two work through one queue; each group is told once, and nothing compiles again for the second."""
+    """Two work through one queue; each group is told once, and nothing compiles again for the
+    second."""
     compiled = engine.compiles
     threads = set()
     groups, events, features, cost = run(
@@ -277,9 +312,14 @@ def test_the_same_from_engines_side_by_side(run, plain, questions, engine):
     )
     assert len(threads) == 2 and engine.compiles <= compiled + 1
     assert essence(groups) == essence(plain[0])
-    assert [id(g) for g in sorted(events['group'], key=lambda g: g[0].question.id)] == [id(g) for g in groups]
+    assert [id(g) for g in sorted(events['group'], key=lambda g: g[0].question.id)] == [
+        id(g) for g in groups
+    ]
     assert features.distinct_images == features.images_encoded
-    assert cost.sampled_tokens == plain[3].sampled_tokens and 0 <= cost.waiting_for_tools <= cost.seconds
+    assert (
+        cost.sampled_tokens == plain[3].sampled_tokens
+        and 0 <= cost.waiting_for_tools <= cost.seconds
+    )
 
 
 def test_an_engine_that_fails_ends_the_rollout(run):
@@ -293,7 +333,8 @@ def test_an_engine_that_fails_ends_the_rollout(run):
 
 
 def test_a_failed_tool_ends_its_trajectory_only(run, plain):
-    """The call's lane is out, with what failed in its last turn; all others are what they would have been."""
+    """The call's lane is out, with what failed in its last turn; all others are what they would
+    have been."""
     query = next(
         turn.action
         for group in plain[0]
@@ -301,7 +342,10 @@ def test_a_failed_tool_ends_its_trajectory_only(run, plain):
         for turn in t.turns
         if isinstance(turn.action, TextSearch) and turn.observation is not None
     )
-    wrong = lambda method, what: DOWN if (method, what) == ('text_search', query.query) else None
+
+    def wrong(method, what):
+        return DOWN if (method, what) == ('text_search', query.query) else None
+
     tools = ScriptedTools(fails=wrong)
     groups, events, _, _ = run(tools)
     failed = 0
@@ -316,7 +360,9 @@ def test_a_failed_tool_ends_its_trajectory_only(run, plain):
             continue
         failed += 1
         assert (
-            ours.state is SampleState.INFRA_FAILED and len(ours.turns) == hit[0] + 1 and ours.answer is None
+            ours.state is SampleState.INFRA_FAILED
+            and len(ours.turns) == hit[0] + 1
+            and ours.answer is None
         )
         last = ours.turns[-1]
         assert last.observation.infra_failed and last.observation_tokens == []
@@ -331,7 +377,8 @@ def test_a_failed_tool_ends_its_trajectory_only(run, plain):
 
 
 def test_a_mistake_of_the_policy_is_told_to_it(run):
-    """A call that the server refuses as the caller's fault goes on with the message as its observation."""
+    """A call that the server refuses as the caller's fault goes on with the message as its
+    observation."""
     wrong = ToolFailure('caller', 'the box is too small')
     groups, *_ = run(ScriptedTools(fails=lambda method, what: wrong if method == 'crop' else None))
     told = [
@@ -354,7 +401,10 @@ def test_a_picture_that_is_gone_fails_its_trajectory(run, questions):
             broken if method == 'image' and sum(m == 'crop' for m, _ in client.calls) else None
         )
         groups, *_ = run(
-            client, act=lambda text: ImageCrop((0.0, 0.0, 0.5, 0.5)), max_turns=2, asked=questions[:1]
+            client,
+            act=lambda text: ImageCrop((0.0, 0.0, 0.5, 0.5)),
+            max_turns=2,
+            asked=questions[:1],
         )
         for t in (t for group in groups for t in group):
             assert t.state is SampleState.INFRA_FAILED and len(t.turns) == 1
@@ -363,11 +413,18 @@ def test_a_picture_that_is_gone_fails_its_trajectory(run, questions):
 
 def test_a_question_whose_picture_cannot_be_uploaded(run, questions):
     """Its group is told as failed, without prompt and turns; the others run."""
-    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None)
+    tools = ScriptedTools(
+        fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None
+    )
     groups, events, *_ = run(tools)
     assert len(events['group']) == 4
     for t in groups[1]:
-        assert (t.state, t.turns, t.prompt_tokens, t.images) == (SampleState.INFRA_FAILED, [], [], [])
+        assert (t.state, t.turns, t.prompt_tokens, t.images) == (
+            SampleState.INFRA_FAILED,
+            [],
+            [],
+            [],
+        )
     assert [t.member for t in groups[1]] == list(range(MEMBERS))
     assert all(t.turns for i in (0, 2, 3) for t in groups[i])
 
@@ -376,21 +433,31 @@ def test_truncation_by_turns(run, questions):
     groups, *_ = run(ScriptedTools(), act=functools.partial(by_chance, answers=False), max_turns=2)
     for t in (t for group in groups for t in group):
         assert t.state is SampleState.TRUNCATED and len(t.turns) == 2
-        assert t.turns[0].observation is not None and t.turns[1].observation is None and t.answer is None
+        assert (
+            t.turns[0].observation is not None
+            and t.turns[1].observation is None
+            and t.answer is None
+        )
 
 
 def test_malformed_turns_in_a_row_end_a_trajectory():
     """Other turns between them start the count anew; 0 means that none of them ends anything."""
-    wrong, right = (Turn([], [], [], '', action, None, []) for action in (FormatError('x', 'x'), ImageSearch(1)))
+    wrong, right = (
+        Turn([], [], [], '', action, None, []) for action in (FormatError('x', 'x'), ImageSearch(1))
+    )
     limits = RolloutLimits(max_turns=6, turn_tokens=8, max_malformed=2)
     assert limits.reached([right, wrong, wrong]) and limits.reached([wrong, wrong])
-    assert not any(map(limits.reached, ([wrong], [wrong, right, wrong], [wrong, wrong, right], [right] * 5)))
+    assert not any(
+        map(limits.reached, ([wrong], [wrong, right, wrong], [wrong, wrong, right], [right] * 5))
+    )
     assert limits.reached([right] * 6)
     assert not RolloutLimits(max_turns=6, turn_tokens=8).reached([wrong] * 5)
 
 
 def test_a_policy_that_says_nothing_valid_is_cut_short(run, questions):
-    groups, *_ = run(ScriptedTools(), act=lambda text: FormatError('no_action', 'No action.'), max_malformed=2)
+    groups, *_ = run(
+        ScriptedTools(), act=lambda text: FormatError('no_action', 'No action.'), max_malformed=2
+    )
     for t in (t for group in groups for t in group):
         assert t.state is SampleState.TRUNCATED and len(t.turns) == 2 and t.answer is None
         assert t.turns[0].observation is not None and t.turns[1].observation is None
@@ -414,7 +481,9 @@ def test_truncation_by_room_never_cuts_a_response(run, engine, chat, monkeypatch
         assert last.observation is None and last.observation_tokens == []
         ends.add(len(tokens) == capacity)
         for turn in t.turns[:-1]:
-            assert turn.observation_tokens == chat.observation(turn.observation.parts, turn.tokens[-1])
+            assert turn.observation_tokens == chat.observation(
+                turn.observation.parts, turn.tokens[-1]
+            )
     assert False in ends
 
 
@@ -467,17 +536,30 @@ def scorer_of(judge):
 def test_a_slow_judge_is_asked_side_by_side_while_decoding_goes_on(run, plain, engine, monkeypatch):
     judge, meanwhile = SlowJudge(), []
     decode = engine.decode
-    monkeypatch.setattr(engine, 'decode', lambda *lanes: (meanwhile.append(judge.now), decode(*lanes))[1])
+    monkeypatch.setattr(
+        engine, 'decode', lambda *lanes: (meanwhile.append(judge.now), decode(*lanes))[1]
+    )
     told = []
-    groups, events, _, cost = run(ScriptedTools(), scorer=scorer_of(judge), on_group=lambda g: told.append([t.state for t in g]))
+    groups, events, _, cost = run(
+        ScriptedTools(),
+        scorer=scorer_of(judge),
+        on_group=lambda g: told.append([t.state for t in g]),
+    )
     answers = [(t.question.id, t.answer) for group in groups for t in group if t.answer is not None]
-    assert len(answers) > 4 and sorted(judge.asked) == sorted(set(answers))  # equal ones of a group once
+    assert len(answers) > 4 and sorted(judge.asked) == sorted(
+        set(answers)
+    )  # equal ones of a group once
     assert judge.most > 1 and any(meanwhile)
-    assert cost.seconds - cost.waiting_for_judge < len(judge.asked) * judge.seconds and cost.waiting_for_judge > 0
+    assert (
+        cost.seconds - cost.waiting_for_judge < len(judge.asked) * judge.seconds
+        and cost.waiting_for_judge > 0
+    )
     # Scored before they are told, and sampled as without a judge.
     assert sorted(map(id, events['group'])) == sorted(map(id, groups))
     assert all('total' in t.reward for group in groups for t in group) and len(told) == len(groups)
-    assert [[t.turns[-1].tokens for t in g] for g in groups] == [[t.turns[-1].tokens for t in g] for g in plain[0]]
+    assert [[t.turns[-1].tokens for t in g] for g in groups] == [
+        [t.turns[-1].tokens for t in g] for g in plain[0]
+    ]
 
 
 def test_no_more_verdicts_are_asked_for_at_a_time_than_judge_threads(run):
@@ -487,7 +569,9 @@ def test_no_more_verdicts_are_asked_for_at_a_time_than_judge_threads(run):
 
 
 def test_a_judge_that_fails_makes_its_answers_unscorable_and_stops_nothing(run):
-    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('judge', 'What is 0?') else None)
+    tools = ScriptedTools(
+        fails=lambda method, what: DOWN if (method, what) == ('judge', 'What is 0?') else None
+    )
     groups, *_ = run(tools, scorer=scorer_of(client_judge(tools)))
     for t in (t for group in groups for t in group):
         dead = t.question.id == 'q0' and t.answer is not None
@@ -496,9 +580,13 @@ def test_a_judge_that_fails_makes_its_answers_unscorable_and_stops_nothing(run):
 
 
 def test_what_no_picture_could_be_had_for_is_scored_as_well(run):
-    tools = ScriptedTools(fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None)
+    tools = ScriptedTools(
+        fails=lambda method, what: DOWN if (method, what) == ('upload', '1.png') else None
+    )
     groups, *_ = run(tools, scorer=scorer_of(None))
-    assert [(t.state, t.reward['total']) for t in groups[1]] == [(SampleState.INFRA_FAILED, 0.0)] * MEMBERS
+    assert [(t.state, t.reward['total']) for t in groups[1]] == [
+        (SampleState.INFRA_FAILED, 0.0)
+    ] * MEMBERS
 
 
 def test_a_prompt_that_does_not_fit_fails_alone(run, plain, engine, questions, chat):
@@ -508,12 +596,26 @@ def test_a_prompt_that_does_not_fit_fails_alone(run, plain, engine, questions, c
     for engines in (1, 2):
         tools = ScriptedTools()
         groups, events, features, _ = run(
-            tools, asked=[questions[0], long, *questions[2:]], engines=engines, scorer=scorer_of(None)
+            tools,
+            asked=[questions[0], long, *questions[2:]],
+            engines=engines,
+            scorer=scorer_of(None),
         )
         for t in groups[1]:
-            assert (t.state, t.turns, t.prompt_tokens, t.images) == (SampleState.TOO_LONG, [], [], [])
-            assert f'A prompt of {tokens} tokens, 6 of them' in t.failure and '84×56 pixels' in t.failure
-            assert f'rollout.prompt_capacity {engine.prompt_capacity}' in t.failure and t.reward['total'] == 0
+            assert (t.state, t.turns, t.prompt_tokens, t.images) == (
+                SampleState.TOO_LONG,
+                [],
+                [],
+                [],
+            )
+            assert (
+                f'A prompt of {tokens} tokens, 6 of them' in t.failure
+                and '84×56 pixels' in t.failure
+            )
+            assert (
+                f'rollout.prompt_capacity {engine.prompt_capacity}' in t.failure
+                and t.reward['total'] == 0
+            )
         assert [t.member for t in groups[1]] == list(range(MEMBERS)) and len(events['group']) == 4
         for i in (0, 2, 3):
             assert [[turn.tokens for turn in t.turns] for t in groups[i]] == [
@@ -524,19 +626,31 @@ def test_a_prompt_that_does_not_fit_fails_alone(run, plain, engine, questions, c
 
 
 def test_a_response_that_can_never_fit_is_no_fault_of_the_policy(run, engine, monkeypatch):
-    """It is out, with the numbers, and its pictures are not even fetched; one that came too late is cut as ever."""
+    """It is out, with the numbers, and its pictures are not even fetched; one that came too late is
+    cut as ever."""
     monkeypatch.setattr(engine, 'suffix_capacity', 25)
     tools = ScriptedTools()
     groups, *_ = run(tools, act=lambda text: ImageSearch(1), max_turns=3, scorer=scorer_of(None))
-    thumbnails = {name for name in tools._files} - {t.images[0].sha256 for group in groups for t in group}
+    thumbnails = {name for name in tools._files} - {
+        t.images[0].sha256 for group in groups for t in group
+    }
     for t in (t for group in groups for t in group):
-        assert t.state is SampleState.TOO_LONG and len(t.turns) == 1 and t.turns[0].observation is None
-        assert 'A response of image_search of' in t.failure and 'rollout.suffix_capacity 25' in t.failure
-    assert thumbnails and not {what for method, what in tools.calls if method == 'image'} & thumbnails
+        assert (
+            t.state is SampleState.TOO_LONG and len(t.turns) == 1 and t.turns[0].observation is None
+        )
+        assert (
+            'A response of image_search of' in t.failure
+            and 'rollout.suffix_capacity 25' in t.failure
+        )
+    assert (
+        thumbnails and not {what for method, what in tools.calls if method == 'image'} & thumbnails
+    )
 
 
 def test_the_engine_refuses_a_prompt_that_nobody_has_looked_at(engine, chat):
-    with pytest.raises(ValueError, match='does not fit into 128; raise rollout.prompt_capacity or lower max_pixels'):
+    with pytest.raises(
+        ValueError, match='does not fit into 128; raise rollout.prompt_capacity or lower max_pixels'
+    ):
         engine.prefill([0], [[1] * 130], [[]], None)
 
 
@@ -560,10 +674,13 @@ def test_pictures_are_encoded_once(store_for, questions):
 
 
 def test_what_a_step_wants_stays_if_it_fits(store_for, questions, capsys):
-    """Also what an earlier step has left behind and this one has only got ready so far; and a store too small says so."""
+    """Also what an earlier step has left behind and this one has only got ready so far; and a store
+    too small says so."""
     client = ScriptedTools()
     a, b, c, d = [client.upload(q.image) for q in questions]
-    sizes = {ref: PREPROCESSOR.merged_tokens(ref.width, ref.height) * 32 * 4 for ref in (a, b, c, d)}
+    sizes = {
+        ref: PREPROCESSOR.merged_tokens(ref.width, ref.height) * 32 * 4 for ref in (a, b, c, d)
+    }
     store = store_for(client, capacity_bytes=sum(sizes.values()) - 1)  # one of them has to go
     store.begin_step()
     for ref in (a, b, c):
@@ -578,7 +695,11 @@ def test_what_a_step_wants_stays_if_it_fits(store_for, questions, capsys):
         store.table([ref])
     assert store.encoded_again == 3 and store.images_encoded == 8
     said = capsys.readouterr().err
-    assert said.count('rollout.feature_cache_gib') == 1 and 'Set it to more.' in said and said.count('\n') == 1
+    assert (
+        said.count('rollout.feature_cache_gib') == 1
+        and 'Set it to more.' in said
+        and said.count('\n') == 1
+    )
     store.begin_step()
     store.table([b])
     assert store.encoded_again == 0
@@ -587,18 +708,26 @@ def test_what_a_step_wants_stays_if_it_fits(store_for, questions, capsys):
 def test_patches_of_what_was_not_shown_are_freed(run, engine, questions, monkeypatch):
     """Of lanes that end before their tool's answer: it has no room, or its second picture is gone."""
     monkeypatch.setattr(engine, 'suffix_capacity', 256 - engine.chunk)
-    _, _, features, _ = run(ScriptedTools(), act=functools.partial(by_chance, answers=False), max_turns=50)
+    _, _, features, _ = run(
+        ScriptedTools(), act=functools.partial(by_chance, answers=False), max_turns=50
+    )
     assert not features._patches
     tools = ScriptedTools()
-    gone = lambda method, what: DOWN if method == 'image' and tools._open(what).size == (56, 56) else None
+
+    def gone(method, what):
+        return DOWN if method == 'image' and tools._open(what).size == (56, 56) else None
+
     tools.fails = gone  # the second thumbnail
-    groups, _, features, _ = run(tools, act=lambda text: ImageSearch(1), max_turns=3, asked=questions[:1])
+    groups, _, features, _ = run(
+        tools, act=lambda text: ImageSearch(1), max_turns=3, asked=questions[:1]
+    )
     assert all(t.state is SampleState.INFRA_FAILED and len(t.images) == 1 for t in groups[0])
     assert not features._patches
 
 
 def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_path, monkeypatch):
-    """Later pictures of like size ride along and are not computed again; one that is gone stops nobody."""
+    """Later pictures of like size ride along and are not computed again; one that is gone stops
+    nobody."""
     client, paths = ScriptedTools(), [tmp_path / f'{i}.png' for i in range(5)]
     for i, path in enumerate(paths):
         noise_file(path, *((84, 56) if i < 4 else (280, 224)), i)
@@ -612,7 +741,9 @@ def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_pa
         assert np.allclose(found.features[ref.sha256], wanted.features[ref.sha256], atol=1e-5)
     store.clear()
     prepare = store.prepare
-    monkeypatch.setattr(store, 'prepare', lambda image: DOWN if image == alike[2] else prepare(image))
+    monkeypatch.setattr(
+        store, 'prepare', lambda image: DOWN if image == alike[2] else prepare(image)
+    )
     assert len(store.table(alike[:2], ahead=alike[2:]).features) == 2
     assert store.images_encoded == 2 * len(alike) - 1
 
@@ -622,7 +753,18 @@ def test_warm_up_compiles_the_tower_for_every_form_of_picture(policy, tmp_path):
     store = FeatureStore(policy, PREPROCESSOR, client, capacity_bytes=1 << 30, batch=2)
     store.warm_up()
     compiled = store.compiles
-    sizes = [(28, 28), (28, 1400), (1400, 28), (84, 56), (300, 300), (56, 280), (170, 90), (28, 300), (300, 28), (1000, 800)]
+    sizes = [
+        (28, 28),
+        (28, 1400),
+        (1400, 28),
+        (84, 56),
+        (300, 300),
+        (56, 280),
+        (170, 90),
+        (28, 300),
+        (300, 28),
+        (1000, 800),
+    ]
     refs = [client.upload(noise_file(tmp_path / f'{w}x{h}.png', w, h, 1)) for w, h in sizes]
     store.table(refs)
     for ref in refs:

@@ -6,12 +6,17 @@ import pytest
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.compiling import MIN_SECONDS, keep_programs, users_cache
 
-FIELDS = 'jax_compilation_cache_dir', 'jax_enable_compilation_cache', 'jax_persistent_cache_min_compile_time_secs'
+FIELDS = (
+    'jax_compilation_cache_dir',
+    'jax_enable_compilation_cache',
+    'jax_persistent_cache_min_compile_time_secs',
+)
 
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch):
-    """jax's, as if the environment said nothing of a cache; what they are now is put back afterwards."""
+    """jax's, as if the environment said nothing of a cache; what they are now is put back
+    afterwards."""
     monkeypatch.delenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', raising=False)
     before = {name: getattr(jax.config, name) for name in FIELDS}
     jax.config.update('jax_compilation_cache_dir', None)
@@ -44,9 +49,13 @@ def test_the_environment_decides_where_the_field_does_not(settings, tmp_path, mo
 
 def test_a_folder_that_cannot_be_made(settings, tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(UserError, match='compilation cache .*file/a cannot be made.*--config.compilation_cache=DIR'):
+    with pytest.raises(
+        UserError, match='compilation cache .*file/a cannot be made.*--config.compilation_cache=DIR'
+    ):
         keep_programs(str(tmp_path / 'file' / 'a'), tmp_path)
-    with pytest.warns(UserWarning, match='every start compiles anew'):  # which is no reason to end a run
+    with pytest.warns(
+        UserWarning, match='every start compiles anew'
+    ):  # which is no reason to end a run
         keep_programs('', tmp_path / 'file' / 'b')
     assert settings()[0] is None
 

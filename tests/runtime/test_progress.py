@@ -22,42 +22,44 @@ class Terminal(io.StringIO):
 
 def test_lines_from_time_to_time_with_the_time_left(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, 'time', clock)
     file = io.StringIO()
-    with Progress("rl", 100, initial=10, interval_s=30, file=file) as progress:
+    with Progress('rl', 100, initial=10, interval_s=30, file=file) as progress:
         for _ in range(12):
             clock.now += 6
-            progress.update(reward=0.61234, note="warm", groups=12345)
+            progress.update(reward=0.61234, note='warm', groups=12345)
     lines = file.getvalue().splitlines()
     assert len(lines) == 3  # at 30 s, at 60 s, at the end
     # 5 steps in 30 s and 85 to go: 510 s
-    assert lines[0] == "rl: 15/100 [00:30<08:30,  6.00s/step, reward=0.612, note=warm, groups=12345]"
-    assert lines[-1].startswith("rl: 22/100 [01:12<")
+    assert (
+        lines[0] == 'rl: 15/100 [00:30<08:30,  6.00s/step, reward=0.612, note=warm, groups=12345]'
+    )
+    assert lines[-1].startswith('rl: 22/100 [01:12<')
 
 
 def test_no_carriage_returns_in_a_log():
     file = io.StringIO()
-    with Progress("mine", 3, unit="question", interval_s=0, file=file) as progress:
-        assert list(progress.over("abc")) == ["a", "b", "c"]
-        progress.write("a sentence")
+    with Progress('mine', 3, unit='question', interval_s=0, file=file) as progress:
+        assert list(progress.over('abc')) == ['a', 'b', 'c']
+        progress.write('a sentence')
     text = file.getvalue()
-    assert "\r" not in text and "a sentence\n" in text and "mine: 3/3" in text
+    assert '\r' not in text and 'a sentence\n' in text and 'mine: 3/3' in text
     progress.close()
     assert file.getvalue() == text
 
 
 def test_unknown_total():
     file = io.StringIO()
-    with Progress("mine", file=file) as progress:
+    with Progress('mine', file=file) as progress:
         progress.update(5)
-    assert "mine: 5/?" in file.getvalue()
+    assert 'mine: 5/?' in file.getvalue()
 
 
 def test_a_bar_on_a_terminal():
     file = Terminal()
-    with Progress("sft", 2, file=file) as progress:
+    with Progress('sft', 2, file=file) as progress:
         progress.update(loss=0.5)
-        progress.write("hello")
+        progress.write('hello')
         progress.update(loss=0.25)
     text = file.getvalue()
-    assert "hello" in text and re.search(r"sft: 100%.*2/2.*loss=0.25", text.split("\r")[-1])
+    assert 'hello' in text and re.search(r'sft: 100%.*2/2.*loss=0.25', text.split('\r')[-1])

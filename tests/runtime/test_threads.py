@@ -19,7 +19,9 @@ def test_each_shape_compiles_once_however_many_threads_want_it():
         return 2 * x
 
     program = SharedProgram(jax.jit(twice))
-    found = side_by_side(program, [jnp.ones(3), jnp.ones(3), jnp.ones(4), jnp.ones(3), jnp.ones(4)], 4)
+    found = side_by_side(
+        program, [jnp.ones(3), jnp.ones(3), jnp.ones(4), jnp.ones(3), jnp.ones(4)], 4
+    )
     assert [float(x.sum()) for x in found] == [6, 6, 8, 6, 8]
     assert sorted(traced) == [(3,), (4,)]
 
@@ -101,6 +103,7 @@ def test_results_are_added_in_their_order_and_few_wait(threads):
 @pytest.mark.parametrize('where', ['f', 'items', 'add'])
 def test_an_error_ends_the_sum(where):
     """Though others wait for their turn behind the one that failed."""
+
     def fail(at, i):
         if where == at and i == 3:
             raise KeyError(where)

@@ -1,4 +1,5 @@
-"""A random policy in the layout of Qwen2.5-VL-7B-Instruct's directory, with tiny layers and the real vocabulary."""
+"""A random policy in the layout of Qwen2.5-VL-7B-Instruct's directory, with tiny layers and the
+real vocabulary."""
 
 import json
 
@@ -20,7 +21,8 @@ FIRST_CONTROL = 151_643  # <|endoftext|>
 
 
 def write_tokenizer(folder):
-    """151,643 ordinary tokens, most of them fillers that no text has, and Qwen's control tokens behind them."""
+    """151,643 ordinary tokens, most of them fillers that no text has, and Qwen's control tokens
+    behind them."""
     train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, 640)
     path = folder / 'tokenizer.json'
     content = json.loads(path.read_text())
@@ -34,7 +36,8 @@ def write_tokenizer(folder):
 
 
 def write_policy(folder):
-    """bfloat16 in several files with an index; 152,064 rows, of which the tokenizer knows 151,665; an untied head."""
+    """bfloat16 in several files with an index; 152,064 rows, of which the tokenizer knows 151,665;
+    an untied head."""
     folder.mkdir()
     write_tokenizer(folder)
     real = RELEASED['7B']
@@ -44,8 +47,17 @@ def write_policy(folder):
                       mrope_sections=(1, 1, 2)),
         image_token=real.image_token, vision_start_token=real.vision_start_token,
         vision_end_token=real.vision_end_token, video_token=real.video_token, end_tokens=real.end_tokens)  # fmt: skip
-    processor = {'image_processor_type': 'Qwen2VLImageProcessor', 'min_pixels': 3136, 'max_pixels': 12_845_056,
-                 'patch_size': 14, 'temporal_patch_size': 2, 'merge_size': 2}
+    processor = {
+        'image_processor_type': 'Qwen2VLImageProcessor',
+        'min_pixels': 3136,
+        'max_pixels': 12_845_056,
+        'patch_size': 14,
+        'temporal_patch_size': 2,
+        'merge_size': 2,
+    }
     (folder / 'preprocessor_config.json').write_text(json.dumps(processor))
     save_policy(Policy(sizes, nnx.Rngs(0)), folder, dtype=jnp.bfloat16, shard_bytes=8_000_000)
-    assert len(list(folder.glob('model-*.safetensors'))) > 1 and (folder / 'model.safetensors.index.json').is_file()
+    assert (
+        len(list(folder.glob('model-*.safetensors'))) > 1
+        and (folder / 'model.safetensors.index.json').is_file()
+    )

@@ -25,7 +25,8 @@ class ScriptedTools:
 
     Args:
         delay: seconds that a call takes, from its method and first argument.
-        fails: the ToolFailure or exception that a call gives instead of its answer, or None; likewise.
+        fails: the ToolFailure or exception that a call gives instead of its answer, or None;
+            likewise.
     """
 
     url = 'http://127.0.0.1:8000'
@@ -55,7 +56,9 @@ class ScriptedTools:
         return Image.open(io.BytesIO(self._files[sha256])).convert('RGB')
 
     def upload(self, image):
-        return self._answer('upload', Path(image).name, lambda: self._add(Image.open(image).convert('RGB')))
+        return self._answer(
+            'upload', Path(image).name, lambda: self._add(Image.open(image).convert('RGB'))
+        )
 
     def image(self, sha256):
         return self._answer('image', sha256, lambda: self._files[sha256])
@@ -74,7 +77,8 @@ class ScriptedTools:
         def make():
             picture = self._open(sha256)
             return [
-                Match(f'Match {i}', self._add(picture.resize((56, 28 * (i + 1)))), 1.0) for i in range(top_k)
+                Match(f'Match {i}', self._add(picture.resize((56, 28 * (i + 1)))), 1.0)
+                for i in range(top_k)
             ]
 
         return self._answer('image_search', sha256, make)
@@ -88,7 +92,11 @@ class ScriptedTools:
         return self._answer('crop', sha256, make)
 
     def health(self):
-        return self._answer('health', '', lambda: {'ready': True, 'backends': {'text_search': 'bm25', 'crop': 'local'}})
+        return self._answer(
+            'health',
+            '',
+            lambda: {'ready': True, 'backends': {'text_search': 'bm25', 'crop': 'local'}},
+        )
 
     def judge(self, question, references, response, image=None):
         return self._answer('judge', question, lambda: response in references)

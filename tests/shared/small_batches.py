@@ -1,4 +1,5 @@
-"""Small group batches for steps of learning: turns and responses, pictures, ragged groups, an empty member."""
+"""Small group batches for steps of learning: turns and responses, pictures, ragged groups, an empty
+member."""
 
 import numpy as np
 from small_policies import MERGE, PAD, table, tokens_of
@@ -7,7 +8,8 @@ from sensesearch_jax.batching.group_batch import Member, Row, build_groups
 
 
 def rows_of(layouts, seed=0):
-    """Rows of (prompt, members) in parts: even parts of a member are its own, unless they are pictures."""
+    """Rows of (prompt, members) in parts: even parts of a member are its own, unless they are
+    pictures."""
     random = np.random.default_rng(seed)
     rows = []
     for prompt, suffixes in layouts:

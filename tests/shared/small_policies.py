@@ -19,12 +19,25 @@ GRIDS = {'scene': (1, 6, 10), 'crop': (1, 8, 4), 'thumbnail': (1, 2, 4)}
 
 
 def small_policy(
-    vocabulary=VOCABULARY, seed=0, image_token=PAD, vision_start=START, vision_end=END, video=VIDEO, stop=STOP
+    vocabulary=VOCABULARY,
+    seed=0,
+    image_token=PAD,
+    vision_start=START,
+    vision_end=END,
+    video=VIDEO,
+    stop=STOP,
 ):
-    """A policy of two layers whose distributions are far from flat, and whose norms and biases matter."""
+    """A policy of two layers whose distributions are far from flat, and whose norms and biases
+    matter."""
     sizes = PolicySizes(
         VisionSizes(
-            depth=2, width=16, mlp_width=24, heads=2, out_width=32, window_size=56, full_attention_blocks=(1,)
+            depth=2,
+            width=16,
+            mlp_width=24,
+            heads=2,
+            out_width=32,
+            window_size=56,
+            full_attention_blocks=(1,),
         ),
         LanguageSizes(
             layers=2,
@@ -85,7 +98,8 @@ def tokens_of(parts, random):
 
 
 def alone(policy, sequences):
-    """Logits [n, length, V] of whole sequences of (tokens, pictures), each run for itself in one pass."""
+    """Logits [n, length, V] of whole sequences of (tokens, pictures), each run for itself in one
+    pass."""
     length = max(len(tokens) for tokens, _ in sequences)
     ids = np.zeros((len(sequences), 1, length), np.int32)
     positions, valid = np.zeros((3, *ids.shape), np.int32), np.zeros(ids.shape, bool)
@@ -96,13 +110,17 @@ def alone(policy, sequences):
             tokens, [GRIDS[name] for name in names], PAD, MERGE
         )
         if names:
-            visual[n, 0][ids[n, 0] == PAD] = np.concatenate([table().features[name] for name in names])
+            visual[n, 0][ids[n, 0] == PAD] = np.concatenate(
+                [table().features[name] for name in names]
+            )
     graph, state = nnx.split(policy)
 
     def logits(state):
         policy = nnx.merge(graph, state)
         x = jnp.where((ids == PAD)[..., None], visual, policy.language.embedding[...][ids])
-        return policy.logits(policy.language(x, jnp.asarray(positions), jnp.asarray(valid))[0][:, 0])
+        return policy.logits(
+            policy.language(x, jnp.asarray(positions), jnp.asarray(valid))[0][:, 0]
+        )
 
     return np.asarray(jax.jit(logits)(state))
 
@@ -115,4 +133,6 @@ def quick_compilation(monkeypatch):
         'xla_cpu_use_fusion_emitters': False,
     }
     jit = jax.jit  # whatever options a program asks for
-    monkeypatch.setattr(jax, 'jit', lambda *f, **how: jit(*f, **how | {'compiler_options': options}))
+    monkeypatch.setattr(
+        jax, 'jit', lambda *f, **how: jit(*f, **how | {'compiler_options': options})
+    )

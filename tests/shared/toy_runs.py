@@ -28,7 +28,8 @@ SETTINGS = {  # of short trajectories
 
 
 def start(config, workdir, policy, settings, output, **environment):
-    """The process, of those SETTINGS that the config has and these; what it says is added to the file `output`."""
+    """The process, of those SETTINGS that the config has and these; what it says is added to the
+    file `output`."""
     there = fields_of(config, SETTINGS)
     command = [
         sys.executable,
@@ -65,7 +66,7 @@ def has(config, name):
 def several(config, workdir, policy, settings, output, count=2, devices=2):
     """Runs one program of several processes with as many devices each, to a good end."""
     address = free_address()
-    processes = [start(config, workdir, policy, settings | {'multi_host': True}, output, JAX_COORDINATOR_ADDRESS=address,
+    processes = [start(config, workdir, policy, settings | {'multi_host': True}, output, JAX_COORDINATOR_ADDRESS=address,  # noqa: E501
                        JAX_NUM_PROCESSES=str(count), JAX_PROCESS_ID=str(i), JAX_NUM_CPU_DEVICES=str(devices))
                  for i in range(count)]  # fmt: skip
     try:

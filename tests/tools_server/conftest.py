@@ -41,7 +41,9 @@ def local_config(world) -> dict:
 
 @pytest.fixture(scope='session')
 def server(local_config, tmp_path_factory) -> Iterator[ToolServer]:
-    with ToolServer.start(local_config, tmp_path_factory.mktemp('server'), ready_timeout_s=120) as running:
+    with ToolServer.start(
+        local_config, tmp_path_factory.mktemp('server'), ready_timeout_s=120
+    ) as running:
         yield running
 
 

@@ -1,5 +1,5 @@
-"""Texts and pages made to take long, or much memory, to read: what search results, pages, responses and judges
-may hold. Each is a function, for some are large."""
+"""Texts and pages made to take long, or much memory, to read: what search results, pages, responses
+and judges may hold. Each is a function, for some are large."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Local stand-ins of the services that the tool server can call: right, wrong, slow or failing as a test
-likes."""
+"""Local stand-ins of the services that the tool server can call: right, wrong, slow or failing as a
+test likes."""
 
 import contextlib
 import json
@@ -30,7 +30,9 @@ class StandIn:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers.get('Content-Length', 0))) or b'{}')
+                body = json.loads(
+                    self.rfile.read(int(self.headers.get('Content-Length', 0))) or b'{}'
+                )
                 outer.requests.append((self.path, dict(self.headers), body))
                 self._send(*outer.answers[self.path](body))
 
@@ -68,11 +70,15 @@ class StandIn:
 
 @contextlib.contextmanager
 def raw_peer(answer: Callable[[socket.socket], object]) -> Iterator[str]:
-    """The address of a peer that reads each request and then does with its connection whatever `answer` does."""
+    """The address of a peer that reads each request and then does with its connection whatever
+    `answer` does."""
     listener = socket.create_server(('127.0.0.1', 0))
 
     def serve(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):  # the other side may have enough at any moment
+        with (
+            connection,
+            contextlib.suppress(OSError),
+        ):  # the other side may have enough at any moment
             request = b''
             while b'\r\n\r\n' not in request:
                 request += connection.recv(65_536) or b'\r\n\r\n'

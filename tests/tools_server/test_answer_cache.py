@@ -1,4 +1,5 @@
-"""The file of answers as a cache: never waited for, never wrong about its age, readable where none can write."""
+"""The file of answers as a cache: never waited for, never wrong about its age, readable where none
+can write."""
 
 import asyncio
 import os
@@ -100,7 +101,8 @@ def test_uses_of_a_clock_set_ahead_do_not_keep_entries_for_ever(path):
 
 
 def as_nobody(do):
-    """What `do` returns or fails with, in a process that owns nothing: permissions do not hold an administrator."""
+    """What `do` returns or fails with, in a process that owns nothing: permissions do not hold an
+    administrator."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -123,7 +125,8 @@ def as_nobody(do):
 
 @pytest.fixture
 def read_only(path):
-    """Makes a folder that only its owner can write, with a copy of a file in the state it is in now."""
+    """Makes a folder that only its owner can write, with a copy of a file in the state it is in
+    now."""
     folders = []
 
     def copy():
@@ -241,7 +244,9 @@ def test_two_corpora_of_one_file_name_do_not_answer_for_each_other(services, tmp
     recording = services(one, 'record')
     assert titles(recording) == ['first']
     assert titles(services(two, 'live')) == ['second']
-    with pytest.raises(ConfigError, match='from other data of the same name; record into a new file'):
+    with pytest.raises(
+        ConfigError, match='from other data of the same name; record into a new file'
+    ):
         services(two, 'record')
     shutil.rmtree(tmp_path / 'one')  # a replay has no data
     assert titles(services(one, 'replay')) == ['first']
@@ -265,15 +270,29 @@ def test_galleries_and_indexes_have_fingerprints_of_what_is_in_them(tmp_path):
                     ('text_search', {'backend': 'index', 'index': str(folder / 'texts')}),
                     ('text_search', corpus(folder, title))]  # fmt: skip
         store = ImageStore(ImageStoreConfig())
-        made = [choose(getattr(parse_config({tool: fields}), tool), store, None) for tool, fields in sections]
-        again = [choose(getattr(parse_config({tool: fields}), tool), store, None) for tool, fields in sections]
+        made = [
+            choose(getattr(parse_config({tool: fields}), tool), store, None)
+            for tool, fields in sections
+        ]
+        again = [
+            choose(getattr(parse_config({tool: fields}), tool), store, None)
+            for tool, fields in sections
+        ]
         store.close()
-        assert [backend.fingerprint for backend in made] == [backend.fingerprint for backend in again]
+        assert [backend.fingerprint for backend in made] == [
+            backend.fingerprint for backend in again
+        ]
         return [backend.fingerprint for backend in made]
 
-    first, second, third = fingerprints('a', 1, 'x'), fingerprints('b', 2, 'y'), fingerprints('c', 1, 'x')
+    first, second, third = (
+        fingerprints('a', 1, 'x'),
+        fingerprints('b', 2, 'y'),
+        fingerprints('c', 1, 'x'),
+    )
     assert not set(first) & set(second)
-    assert [first[i] == third[i] for i in (0, 1, 3)] == [True] * 3  # the same content, wherever it is
+    assert [first[i] == third[i] for i in (0, 1, 3)] == [
+        True
+    ] * 3  # the same content, wherever it is
 
 
 def test_a_recording_is_durable_before_its_answer_even_where_the_file_is_held(path):

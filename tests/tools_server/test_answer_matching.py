@@ -1,4 +1,5 @@
-"""Answers are matched as a person would who must be sure, for the reward, the evaluation and the rule judge alike."""
+"""Answers are matched as a person would who must be sure, for the reward, the evaluation and the
+rule judge alike."""
 
 import json
 import time
@@ -20,9 +21,16 @@ from tools_server.answer_matching.words import normalise
 from tools_server.backends.judge_rules import RuleJudge
 
 HERE = Path(__file__).parent
-# Fields: 'rule' (which benchmark's rule the case is about), 'references', 'response', 'right'; 'question', 'choices'.
-CASES = [json.loads(line) for line in (HERE / 'answer_cases.jsonl').read_text(encoding='utf-8').splitlines()]
-CHOICES = [json.loads(line) for line in (HERE / 'choice_cases.jsonl').read_text(encoding='utf-8').splitlines()]
+# Fields: 'rule' (which benchmark's rule the case is about), 'references', 'response', 'right';
+# 'question', 'choices'.
+CASES = [
+    json.loads(line)
+    for line in (HERE / 'answer_cases.jsonl').read_text(encoding='utf-8').splitlines()
+]
+CHOICES = [
+    json.loads(line)
+    for line in (HERE / 'choice_cases.jsonl').read_text(encoding='utf-8').splitlines()
+]
 
 
 def name(case):
@@ -31,10 +39,16 @@ def name(case):
 
 @pytest.mark.parametrize('case', CASES, ids=name)
 def test_reward_and_rule_judge_say_what_a_person_would(case):
-    asked, references, choices = case.get('question', ''), case['references'], case.get('choices', [])
+    asked, references, choices = (
+        case.get('question', ''),
+        case['references'],
+        case.get('choices', []),
+    )
     question = Question('q', 'search', 1, asked, 'a.png', tuple(references), tuple(choices))
     assert answer_is_right(question, case['response'], None, None) is case['right'], case['rule']
-    assert RuleJudge().judge(asked, references, case['response'], None, choices) is case['right'], case['rule']
+    assert RuleJudge().judge(asked, references, case['response'], None, choices) is case['right'], (
+        case['rule']
+    )
     assert gold_fault(references, choices) is None
 
 
@@ -68,11 +82,13 @@ def test_words_are_normalised(text, normal):
 
 pieces = st.one_of(
     st.text(max_size=20),
-    st.sampled_from('A B. (C) the a an 1,200 1.200,5 .5 -5 − 5 % km mW MW $ € 10³ ½ 1960 August 3rd BC and or , . : / - \' " '
+    st.sampled_from('A B. (C) the a an 1,200 1.200,5 .5 -5 − 5 % km mW MW $ € 10³ ½ 1960 August 3rd BC and or , . : / - \' " '  # noqa: E501
                     'answer is option C# ++ * ** é e\u0301 ß İ ① ٣ 12:30 29.100.115 two hundred million'.split()),
 )  # fmt: skip
 answers = st.lists(pieces, max_size=6).map(' '.join) | st.lists(pieces, max_size=6).map(''.join)
-questions = st.sampled_from(['', 'In which year was it made?', 'How many km is it?', 'Which version is it?', 'What date?'])
+questions = st.sampled_from(
+    ['', 'In which year was it made?', 'How many km is it?', 'Which version is it?', 'What date?']
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -95,9 +111,14 @@ def test_cleaning_and_normalising_twice_changes_nothing(text):
 @given(st.lists(answers, max_size=3), answers, st.lists(answers, max_size=5), questions)
 def test_any_text_gets_a_verdict(references, response, choices, question):
     right = is_right(question, references, response, choices)
-    assert isinstance(right, bool) and chosen_letter(response, choices) in (None, *ascii_uppercase[: len(choices) or 26])
+    assert isinstance(right, bool) and chosen_letter(response, choices) in (
+        None,
+        *ascii_uppercase[: len(choices) or 26],
+    )
     if choices and gold_fault(references, choices) is None:
-        assert gold_letters(references, choices) and all(text in choices for text in gold_texts(references, choices))
+        assert gold_letters(references, choices) and all(
+            text in choices for text in gold_texts(references, choices)
+        )
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
@@ -145,8 +166,12 @@ def test_time_is_linear_in_the_input(kind, limit):
 @pytest.mark.parametrize('kind', HOSTILE)
 def test_texts_that_tools_found_are_normalised_in_linear_time(kind):
     text = HOSTILE[kind]
-    half, whole = (min(timed(lambda: normalise(text[:size])) for _ in range(3)) for size in (25_000, 100_000))
-    assert whole < max(0.1, 12 * half)  # four times the text, with room for noise; a quadratic one takes 16 times
+    half, whole = (
+        min(timed(lambda: normalise(text[:size])) for _ in range(3)) for size in (25_000, 100_000)
+    )
+    assert whole < max(
+        0.1, 12 * half
+    )  # four times the text, with room for noise; a quadratic one takes 16 times
 
 
 def timed(work):
@@ -175,5 +200,7 @@ def test_references_by_which_nothing_could_be_right_are_told(references, choices
 
 def test_references_name_options_by_letter_or_text():
     choices = ('red', 'blue', 'green')
-    assert gold_letters(['B.', 'green'], choices) == {'B', 'C'} and gold_texts(['B.'], choices) == ('blue',)
+    assert gold_letters(['B.', 'green'], choices) == {'B', 'C'} and gold_texts(['B.'], choices) == (
+        'blue',
+    )
     assert gold_texts(['Paris'], ()) == ('Paris',) and gold_fault(['B.'], choices) is None

@@ -51,7 +51,9 @@ def test_least_recently_used_entries_make_room(path):
     found = store.statistics()
     assert found['bytes'] <= 100_000 and found['entries'] > 80
     assert store.get('0') and store.get('149') and store.get('1') is None
-    store.put('huge', b'x' * 200_000)  # larger than all there is room for: not kept, and nothing lost for it
+    store.put(
+        'huge', b'x' * 200_000
+    )  # larger than all there is room for: not kept, and nothing lost for it
     assert store.get('huge') is None and store.get('149')
     assert path.stat().st_size < 400_000  # space that was freed is given back
 
@@ -84,12 +86,15 @@ def test_files_that_are_not_ours(path, tmp_path):
 
 
 def test_nothing_is_lost_over_200_kills(path):
-    """Two writers at a time, killed at random moments; all that was acknowledged is there, and sound."""
+    """Two writers at a time, killed at random moments; all that was acknowledged is there, and
+    sound."""
     rng = random.Random(0)
     acknowledged: set[str] = set()
     for number in range(100):
         writers = [_fork_writer(path, 2 * number + i) for i in range(2)]
-        if number % 4:  # most are killed while they write, however busy the machine; the others while they open
+        if (
+            number % 4
+        ):  # most are killed while they write, however busy the machine; the others while they open
             for _, pipe in writers:
                 select.select([pipe], [], [], 60)
         time.sleep(rng.uniform(0.0, 0.04))
@@ -105,7 +110,9 @@ def test_nothing_is_lost_over_200_kills(path):
     with sqlite3.connect(path) as connection:
         assert connection.execute('PRAGMA integrity_check').fetchone() == ('ok',)
         rows = connection.execute('SELECT count(*), sum(size) FROM entries').fetchone()
-    assert store.statistics() == {'entries': rows[0], 'bytes': rows[1]} and rows[0] >= len(acknowledged)
+    assert store.statistics() == {'entries': rows[0], 'bytes': rows[1]} and rows[0] >= len(
+        acknowledged
+    )
 
 
 def _fork_writer(path, number):
@@ -132,13 +139,16 @@ def test_processes_share_a_file(path):
         'store = AnswerStore(Path(sys.argv[1]), max_bytes=10**6)\n'
         'for n in range(100): store.put(f"{sys.argv[2]}/{n}", b"x" * 100); assert store.get(f"{sys.argv[2]}/{n}")'
     )
-    processes = [subprocess.Popen([sys.executable, '-c', program, path, str(i)], cwd=ROOT) for i in range(4)]
+    processes = [
+        subprocess.Popen([sys.executable, '-c', program, path, str(i)], cwd=ROOT) for i in range(4)
+    ]
     assert [process.wait(60) for process in processes] == [0] * 4
     assert AnswerStore(path).statistics()['entries'] == 400
 
 
 def test_processes_make_a_file_at_once(tmp_path):
-    # All but the first find the tables half made, or made between two looks at them: neither is an error.
+    # All but the first find the tables half made, or made between two looks at them: neither is an
+    # error.
     program = (
         'import sys, time; from pathlib import Path; from tools_server.response_cache.store import AnswerStore\n'
         'start = float(sys.argv[2])\n'
@@ -188,7 +198,9 @@ class Backend:
 
 
 def answers(mode, store, online=True, identity='m'):
-    return Answers('tool', {'model': identity}, online, mode, AnswerConfig(), store, lambda v: v, lambda v: v)
+    return Answers(
+        'tool', {'model': identity}, online, mode, AnswerConfig(), store, lambda v: v, lambda v: v
+    )
 
 
 def asked(answers, request, backend):
@@ -212,7 +224,9 @@ def test_recorded_answers_are_replayed_and_nothing_else(path):
     replay = answers('replay', store, online=False)
     assert asked(replay, {'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
     assert kind_of(replay, {'q': 2}, backend) == 'timeout'  # a failure is replayed as well
-    assert kind_of(replay, {'q': 3}, backend) == 'unavailable' and backend.asked == 1  # never a live call
+    assert (
+        kind_of(replay, {'q': 3}, backend) == 'unavailable' and backend.asked == 1
+    )  # never a live call
     assert kind_of(answers('replay', store, identity='other'), {'q': 1}, backend) == 'unavailable'
 
 
@@ -229,7 +243,9 @@ def test_live_keeps_answers_of_online_back_ends_only(path):
     live = answers('live', store)
     assert asked(live, {'q': 1}, backend)[1] is False and asked(live, {'q': 1}, backend)[1] is True
     local = answers('live', store, online=False, identity='local')
-    assert asked(local, {'q': 1}, backend)[1] is False and asked(local, {'q': 1}, backend)[1] is False
+    assert (
+        asked(local, {'q': 1}, backend)[1] is False and asked(local, {'q': 1}, backend)[1] is False
+    )
     assert kind_of(live, {'q': 2}, Backend(failures=1)) == 'timeout'
     assert asked(live, {'q': 2}, backend)[1] is False  # no failure was kept
 

@@ -1,4 +1,5 @@
-"""Answers that lack something, or hold nothing: they say so, are counted, and are not believed for long."""
+"""Answers that lack something, or hold nothing: they say so, are counted, and are not believed for
+long."""
 
 import contextlib
 import json
@@ -17,7 +18,9 @@ from tools_server.failures import ToolError
 from tools_server.service import ToolService
 
 PAGE = b'<html><body><p>The tower is 330 m high.</p></body></html>'
-UNPAID = as_json({'error': {'message': 'Incorrect API key provided: model-key.', 'code': 'invalid_api_key'}}, 401)
+UNPAID = as_json(
+    {'error': {'message': 'Incorrect API key provided: model-key.', 'code': 'invalid_api_key'}}, 401
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +45,18 @@ def serve(stand_in, tmp_path):
             service = ToolService(config)
             service.load()
             stack.callback(service.close)
-            return stack.enter_context(TestClient(create_app(service, config), base_url='http://localhost'))
+            return stack.enter_context(
+                TestClient(create_app(service, config), base_url='http://localhost')
+            )
 
         stand_in.answers |= {
-            '/search': as_json({'organic': [{'title': 'Tower', 'snippet': 'High.', 'link': stand_in.url + '/page'}]}),
+            '/search': as_json(
+                {
+                    'organic': [
+                        {'title': 'Tower', 'snippet': 'High.', 'link': stand_in.url + '/page'}
+                    ]
+                }
+            ),
             '/page': lambda body: (200, PAGE, {'Content-Type': 'text/html'}),
             '/v1/chat/completions': chat('It is 330 m high.'),
         }
@@ -82,7 +93,9 @@ def test_excerpts_in_place_of_summaries_are_said_counted_and_not_kept_for_long(s
         assert line in metrics
 
 
-def test_an_answer_without_a_page_says_so_and_is_asked_anew_unless_the_page_is_gone_for_good(serve, stand_in):
+def test_an_answer_without_a_page_says_so_and_is_asked_anew_unless_the_page_is_gone_for_good(
+    serve, stand_in
+):
     server = serve(partial_age_s=0.3)
     stand_in.answers['/page'] = lambda body: (404, b'')
     (reason,) = ask(server)['degraded']
@@ -104,7 +117,10 @@ def test_a_recording_replays_what_was_degraded_and_keeps_what_was_better(serve, 
     stand_in.answers['/v1/chat/completions'] = chat('It is 330 m high.')
     time.sleep(0.1)
     better = ask(serve('record'))
-    assert better['degraded'] == [] and ask(serve('replay'))['results'] == better['results'] != first['results']
+    assert (
+        better['degraded'] == []
+        and ask(serve('replay'))['results'] == better['results'] != first['results']
+    )
 
 
 def test_nothing_found_is_not_believed_for_long(serve, stand_in):
@@ -138,15 +154,23 @@ def search(stand_in, **fields):
 
 def test_what_google_says_itself_is_a_result(stand_in):
     box = {'title': 'Eiffel Tower / Height', 'answer': '330 m'}
-    graph = {'title': 'Eiffel Tower', 'type': 'Tower', 'attributes': {'Opened': 'March 31, 1889', 'odd': [1]}}
+    graph = {
+        'title': 'Eiffel Tower',
+        'type': 'Tower',
+        'attributes': {'Opened': 'March 31, 1889', 'odd': [1]},
+    }
     stand_in.answers['/search'] = as_json({'answerBox': box})
     assert [(p.title, p.text) for p in search(stand_in)] == [('Eiffel Tower / Height', '330 m')]
     stand_in.answers['/search'] = as_json({'knowledgeGraph': graph})
     (passage,) = search(stand_in)
     assert passage.title == 'Eiffel Tower' and 'Opened: March 31, 1889' in passage.text
-    stand_in.answers['/search'] = as_json({'answerBox': box, 'organic': [{'title': 'a'}, {'title': 'b'}]})
+    stand_in.answers['/search'] = as_json(
+        {'answerBox': box, 'organic': [{'title': 'a'}, {'title': 'b'}]}
+    )
     assert [p.title for p in search(stand_in)] == ['Eiffel Tower / Height', 'a']
-    stand_in.answers['/search'] = as_json({'answerBox': 7, 'knowledgeGraph': {'attributes': 7}, 'organic': []})
+    stand_in.answers['/search'] = as_json(
+        {'answerBox': 7, 'knowledgeGraph': {'attributes': 7}, 'organic': []}
+    )
     assert search(stand_in) == []
 
 
@@ -154,7 +178,9 @@ def test_an_index_that_answers_in_part_says_so(stand_in):
     from tools_server import degraded
 
     hits = {'hits': [{'_source': {'title': 'T', 'text': 'x'}, '_score': 1}]}
-    stand_in.answers['/wiki/_search'] = as_json({'_shards': {'total': 5, 'failed': 2}, 'hits': hits})
+    stand_in.answers['/wiki/_search'] = as_json(
+        {'_shards': {'total': 5, 'failed': 2}, 'hits': hits}
+    )
     section = {'backend': 'opensearch', 'base_url': stand_in.url, 'index': 'wiki'}
     index = OpenSearchTextSearch(parse_config({'text_search': section}).text_search)
     with degraded.collected() as noted:
@@ -173,9 +199,16 @@ def test_the_reason_that_a_service_gives_is_told(stand_in, answer, words):
     stand_in.answers['/search'] = answer
     with pytest.raises(ToolError) as error:
         search(stand_in, limits={'attempts': 1})
-    assert words in error.value.message and len(error.value.message) < 300 and '\n' not in error.value.message
+    assert (
+        words in error.value.message
+        and len(error.value.message) < 300
+        and '\n' not in error.value.message
+    )
 
 
 def test_the_agent_reads_an_answer_that_is_degraded():
-    answer = {'results': [{'title': 't', 'text': 'x', 'score': 1.0}], 'degraded': ['some pages were not read']}
+    answer = {
+        'results': [{'title': 't', 'text': 'x', 'score': 1.0}],
+        'degraded': ['some pages were not read'],
+    }
     assert agent_client._passages(json.loads(json.dumps(answer)))[0].title == 't'

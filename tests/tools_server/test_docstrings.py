@@ -1,4 +1,5 @@
-"""Whoever takes the package alone reads its docstrings: everything public has one, and it names its errors."""
+"""Whoever takes the package alone reads its docstrings: everything public has one, and it names its
+errors."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def public(parent: ast.AST, about: str = '') -> Iterator[tuple[ast.AST, str]]:
-    """Public classes, functions and methods, each with its docstring; a constructor has its class's."""
+    """Public classes, functions and methods, each with its docstring; a constructor has its
+    class's."""
     for node in parent.body:
         if not isinstance(node, (ast.ClassDef, *FUNCTIONS)):
             continue
@@ -25,7 +27,8 @@ def public(parent: ast.AST, about: str = '') -> Iterator[tuple[ast.AST, str]]:
 
 
 def raised(function: ast.AST) -> set[str]:
-    """Names of the package's own errors that a function's own lines raise, without functions inside it."""
+    """Names of the package's own errors that a function's own lines raise, without functions inside
+    it."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(function):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
@@ -44,4 +47,6 @@ def test_public_things_say_what_they_are_and_what_they_raise(path):
         assert text, f'{where} has no docstring'
         # Methods that stand for one of an interface refer to it; its docstring says the errors.
         if isinstance(node, FUNCTIONS) and not text.startswith('See `'):
-            assert all(name in text for name in raised(node)), f'{where} does not name {raised(node)}'
+            assert all(name in text for name in raised(node)), (
+                f'{where} does not name {raised(node)}'
+            )

@@ -1,4 +1,5 @@
-"""The fetch policy: addresses, names that resolve to them, redirect chains, re-binding, size, type and time."""
+"""The fetch policy: addresses, names that resolve to them, redirect chains, re-binding, size, type
+and time."""
 
 import datetime
 import gzip
@@ -113,7 +114,9 @@ def internet(stand_in):
         b'<p>text</p>',
         {'Content-Type': 'text/html; charset=utf-8'},
     )
-    return Internet(stand_in, {'a.test': [PUBLIC], 'b.test': ['8.8.8.8'], 'evil.test': ['192.168.1.1']})
+    return Internet(
+        stand_in, {'a.test': [PUBLIC], 'b.test': ['8.8.8.8'], 'evil.test': ['192.168.1.1']}
+    )
 
 
 def moved(to, status=302):
@@ -149,14 +152,19 @@ def test_names_beyond_ascii_are_looked_up_as_browsers_do(internet, host, name):
     assert internet.fetcher().fetch(f'http://{host}/page') == b'<p>text</p>'
 
 
-@pytest.mark.parametrize('url', ['http://☃.net:22/', 'http://１２７.０.０.１/', 'http://127。0。0。1/', 'http://ⓛocalhost/'])
+@pytest.mark.parametrize(
+    'url',
+    ['http://☃.net:22/', 'http://１２７.０.０.１/', 'http://127。0。0。1/', 'http://ⓛocalhost/'],
+)
 def test_other_signs_do_not_hide_an_address_inside(url):
     with pytest.raises(ToolError) as error:
         Fetcher(1.0).fetch(url)
     assert error.value.kind == 'refused'
 
 
-@pytest.mark.parametrize('place', ['http://[', 'http://a b/', 'http://[::1', 'http://a.test:x/', 'http://a%zz.test/'])
+@pytest.mark.parametrize(
+    'place', ['http://[', 'http://a b/', 'http://[::1', 'http://a.test:x/', 'http://a%zz.test/']
+)
 def test_a_redirect_to_a_malformed_address_is_a_failure_with_a_kind(internet, stand_in, place):
     stand_in.answers['/odd'] = moved(place)
     with pytest.raises(ToolError) as error:
@@ -189,7 +197,10 @@ def test_endless_redirects_end(internet, stand_in):
 
 
 def test_name_that_changes_its_address_gains_nothing(internet, stand_in):
-    """Re-binding: public when checked, private when asked again. It is asked once, and then refused."""
+    """Re-binding: public when checked, private when asked again.
+
+    It is asked once, and then refused.
+    """
     internet.names['rebind.test'] = [PUBLIC, '127.0.0.1']
     stand_in.answers['/again'] = moved('http://rebind.test/page')
     assert internet.fetcher().fetch('http://rebind.test/page') == b'<p>text</p>'
@@ -212,7 +223,11 @@ def test_size_is_capped_also_when_compressed(internet, stand_in):
     html = {'Content-Type': 'text/html'}
     stand_in.answers |= {
         '/large': lambda body: (200, b'x' * (MAX_BYTES + 1), html),
-        '/large.pdf': lambda body: (200, b'x' * (MAX_PDF_BYTES + 1), {'Content-Type': 'application/pdf'}),
+        '/large.pdf': lambda body: (
+            200,
+            b'x' * (MAX_PDF_BYTES + 1),
+            {'Content-Type': 'application/pdf'},
+        ),
         '/bomb': lambda body: (
             200,
             gzip.compress(b'x' * 3 * MAX_BYTES),

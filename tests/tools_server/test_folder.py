@@ -1,4 +1,5 @@
-"""The folder of pictures: removed files come back, a size limit that spares what is in use, nothing half written."""
+"""The folder of pictures: removed files come back, a size limit that spares what is in use, nothing
+half written."""
 
 import hashlib
 import io
@@ -35,7 +36,8 @@ def remove_all(folder: Path, *, only: str = ''):
 
 @pytest.mark.parametrize('only', ['', '.json'])
 def test_a_picture_that_was_removed_is_taken_again(store, tmp_path, only):
-    """Somebody cleans the folder while the server runs: it must not go on believing that it has the files."""
+    """Somebody cleans the folder while the server runs: it must not go on believing that it has the
+    files."""
     data = encoded(picture(1))
     image = store.add(data)[0]
     part = store.crop(image.sha256, (0.0, 0.0, 0.5, 0.5))[0]
@@ -45,7 +47,10 @@ def test_a_picture_that_was_removed_is_taken_again(store, tmp_path, only):
             store.get(name)
         assert error.value.status == 404
     assert store.add(data)[0] == image and store.get(image.sha256).encoded() == data
-    assert store.crop(image.sha256, (0.0, 0.0, 0.5, 0.5))[0] == part and store.get(part.sha256).pixels().any()
+    assert (
+        store.crop(image.sha256, (0.0, 0.0, 0.5, 0.5))[0] == part
+        and store.get(part.sha256).pixels().any()
+    )
 
 
 def test_thumbnails_of_the_gallery_come_back(store, tmp_path, world):
@@ -81,7 +86,10 @@ def test_the_oldest_go_first_and_nothing_that_is_in_use(tmp_path, monkeypatch):
     last = keep(folder, 10)
     kept = [name for name in (*names, last) if folder.has(name)]
     assert names[1] not in kept and {names[0], *names[6:], last} <= set(kept)
-    assert sum(path.stat().st_size for path in tmp_path.glob('*/*')) <= 11_000 and folder.statistics()['removed']
+    assert (
+        sum(path.stat().st_size for path in tmp_path.glob('*/*')) <= 11_000
+        and folder.statistics()['removed']
+    )
 
 
 def test_a_folder_full_of_what_is_in_use_takes_no_more(tmp_path, monkeypatch):
@@ -130,7 +138,9 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 def test_an_unusable_folder_gives_a_sentence(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ConfigError, match=r'images\.directory: .*file.* cannot be used: .*; give a folder'):
+    with pytest.raises(
+        ConfigError, match=r'images\.directory: .*file.* cannot be used: .*; give a folder'
+    ):
         ImageStore(ImageStoreConfig(directory=tmp_path / 'file'))
 
 
@@ -138,7 +148,10 @@ def jpeg_with_a_place():
     exif = Image.Exif()
     exif[0x010E] = 'a secret description'
     exif.get_ifd(0x8825)[1] = 'N'
-    return saved(Image.fromarray(picture(1)), 'JPEG', exif=exif, comment=b'secret', quality=95) + b'secret film'
+    return (
+        saved(Image.fromarray(picture(1)), 'JPEG', exif=exif, comment=b'secret', quality=95)
+        + b'secret film'
+    )
 
 
 def test_what_others_fetch_shows_neither_place_nor_text(store):

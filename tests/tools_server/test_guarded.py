@@ -1,4 +1,5 @@
-"""A server with a token, a small waiting room and a slow judge: who may call, what is counted, what is refused."""
+"""A server with a token, a small waiting room and a slow judge: who may call, what is counted, what
+is refused."""
 
 import asyncio
 import base64
@@ -45,7 +46,9 @@ def server(model, local_config, tmp_path_factory):
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('SOME_TOKEN', TOKEN)
-        with ToolServer.start(config, tmp_path_factory.mktemp('guarded'), ready_timeout_s=120) as running:
+        with ToolServer.start(
+            config, tmp_path_factory.mktemp('guarded'), ready_timeout_s=120
+        ) as running:
             yield running
 
 
@@ -65,24 +68,36 @@ PATHS = [
 
 
 @pytest.mark.parametrize('path', PATHS)
-@pytest.mark.parametrize('headers', [{}, {'Authorization': 'Bearer wrong'}, {'Authorization': TOKEN}])
+@pytest.mark.parametrize(
+    'headers', [{}, {'Authorization': 'Bearer wrong'}, {'Authorization': TOKEN}]
+)
 def test_nothing_is_said_without_the_token(server, path, headers):
     answer = requests.get(server.url + path, headers=headers, timeout=5)
     assert answer.status_code == 401 and answer.json()['kind'] == 'refused'
 
 
 def test_the_page_of_the_api_is_open_and_says_how_to_send_the_token(server):
-    """A browser cannot send a token with an address that is typed; what the page tries out needs it."""
+    """A browser cannot send a token with an address that is typed; what the page tries out needs
+    it."""
     page = requests.get(server.url + '/docs', timeout=5)
     assert page.status_code == 200 and '//cdn.' not in page.text
     files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(files) >= 2
     for file in files:  # all from this server: a pod has no internet
-        assert file.startswith('/') and requests.get(server.url + file, timeout=5).status_code == 200, file
+        assert (
+            file.startswith('/') and requests.get(server.url + file, timeout=5).status_code == 200
+        ), file
     schema = requests.get(server.url + '/openapi.json', timeout=5).json()
-    assert schema['components']['securitySchemes'] == {'HTTPBearer': {'type': 'http', 'scheme': 'bearer'}}
+    assert schema['components']['securitySchemes'] == {
+        'HTTPBearer': {'type': 'http', 'scheme': 'bearer'}
+    }
     assert schema['paths']['/text_search']['post']['security'] == [{'HTTPBearer': []}]
-    for path in ('/docs/../health', '/docs-files/../health', '/docs-files/..%2fhealth', '/docs-filesx'):
+    for path in (
+        '/docs/../health',
+        '/docs-files/../health',
+        '/docs-files/..%2fhealth',
+        '/docs-filesx',
+    ):
         request = requests.Request('GET', server.url).prepare()
         request.url = server.url + path  # as it is: a library would tidy it up
         assert requests.Session().send(request, timeout=5).status_code in (401, 404), path
@@ -102,14 +117,21 @@ def test_a_signed_address_opens_one_picture(server, client):
 
 
 def test_a_signed_address_shows_neither_place_nor_text(server, client):
-    """Whoever comes with a signature is a service elsewhere, however it writes the rest of the address."""
+    """Whoever comes with a signature is a service elsewhere, however it writes the rest of the
+    address."""
     data = saved(Image.fromarray(picture(1)), 'JPEG', comment=b'secret')
     name = client.upload(data).sha256
     assert client.image(name) == data
     signed = picture_path(name, TOKEN)
-    for path in (signed, signed.replace('bare=true', 'bare=false'), signed.replace('bare=true&', '')):
+    for path in (
+        signed,
+        signed.replace('bare=true', 'bare=false'),
+        signed.replace('bare=true&', ''),
+    ):
         shown = requests.get(server.url + path, timeout=5)
-        assert shown.status_code == 200 and b'secret' not in shown.content and b'JFIF' in shown.content
+        assert (
+            shown.status_code == 200 and b'secret' not in shown.content and b'JFIF' in shown.content
+        )
     asked = requests.get(f'{server.url}/images/{name}?bare=true', headers=BEARER, timeout=5).content
     assert b'secret' not in asked
 
@@ -124,7 +146,9 @@ def test_deadline_holds_whatever_the_back_end_does(server, client, model):
     body = {'question': 'q', 'references': ['Paris'], 'response': 'slow one'}
     for header, longest in (({'X-Deadline-S': '0.4'}, 0.4), ({}, 3.0)):
         start = time.monotonic()
-        answer = requests.post(server.url + '/judge', json=body, headers=BEARER | header, timeout=10)
+        answer = requests.post(
+            server.url + '/judge', json=body, headers=BEARER | header, timeout=10
+        )
         assert answer.status_code == 504 and time.monotonic() - start < longest + 1
         failure = answer.json()
         assert (failure['kind'], failure['backend'], failure['cache_hit']) == (
@@ -141,14 +165,18 @@ def test_deadline_holds_whatever_the_back_end_does(server, client, model):
         assert answer.status_code == 400
     model.answers['/v1/chat/completions'] = chat('Yes')
     deadline = time.monotonic() + 15
-    while client.judge('q', ['Paris'], 'the French capital') is not True:  # once the hung calls have ended
+    while (
+        client.judge('q', ['Paris'], 'the French capital') is not True
+    ):  # once the hung calls have ended
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
 def test_a_full_waiting_room_sends_away_and_the_client_comes_again(server, model):
     model.answers['/v1/chat/completions'] = lambda body: (time.sleep(0.3), chat('Yes')(body))[1]
-    before = requests.get(server.url + '/statistics', headers=BEARER, timeout=5).json()['calls']['judge']
+    before = requests.get(server.url + '/statistics', headers=BEARER, timeout=5).json()['calls'][
+        'judge'
+    ]
 
     def ask(number):
         body = {'question': 'q', 'references': ['Paris'], 'response': f'crowd {number}'}
@@ -163,9 +191,13 @@ def test_a_full_waiting_room_sends_away_and_the_client_comes_again(server, model
         assert answer.json()['retry_after_s'] > 0
     patient = ToolClient(server.url, deadline_s=20, token=TOKEN)
     with ThreadPoolExecutor(10) as pool:
-        verdicts = list(pool.map(lambda n: patient.judge('q', ['Paris'], f'patient {n}'), range(10)))
+        verdicts = list(
+            pool.map(lambda n: patient.judge('q', ['Paris'], f'patient {n}'), range(10))
+        )
     assert verdicts == [True] * 10
-    after = requests.get(server.url + '/statistics', headers=BEARER, timeout=5).json()['calls']['judge']
+    after = requests.get(server.url + '/statistics', headers=BEARER, timeout=5).json()['calls'][
+        'judge'
+    ]
     assert after['ok'] - before.get('ok', 0) == 10 + 16 - len(sent_away)
     assert after['unavailable'] - before.get('unavailable', 0) >= len(sent_away)
 
@@ -182,7 +214,12 @@ def test_metrics_count_calls_by_outcome(server, client):
         assert isinstance(client.text_search('a query for the metrics'), list)
     assert (count('ok') - before[0], count('ok', 'true') - before[1]) == (1, 2)
     text = requests.get(server.url + '/metrics', headers=BEARER, timeout=5).text
-    for name in ('process_resident_memory_bytes', 'tools_call_seconds_bucket', 'tools_now', 'tools_services'):
+    for name in (
+        'process_resident_memory_bytes',
+        'tools_call_seconds_bucket',
+        'tools_now',
+        'tools_services',
+    ):
         assert name in text
 
 
@@ -222,7 +259,9 @@ def test_another_host_name_is_turned_away_where_no_token_is_asked_for(local_conf
 def test_mcp_over_http(server):
     async def scenario():
         http = create_mcp_http_client(headers=BEARER)
-        async with mcp.Client(streamable_http_client(server.url + '/mcp', http_client=http)) as client:
+        async with mcp.Client(
+            streamable_http_client(server.url + '/mcp', http_client=http)
+        ) as client:
             await use_all_tools(client)
 
     asyncio.run(scenario())
@@ -256,7 +295,9 @@ async def use_all_tools(client):
     assert found.structured_content['results'][0]['title'] == 'Picture D'
     text = await client.call_tool('text_search', {'query': 'capital of France'})
     assert 'Paris' in text.structured_content['results'][0]['text']
-    verdict = await client.call_tool('judge', {'question': 'q', 'references': ['Paris'], 'response': 'paris'})
+    verdict = await client.call_tool(
+        'judge', {'question': 'q', 'references': ['Paris'], 'response': 'paris'}
+    )
     assert verdict.structured_content['verdict'] is True
     case = {'question': 'q', 'references': ['B'], 'response': '(b)', 'image': image['sha256']}
     verdict = await client.call_tool('judge', case | {'choices': ['red', 'blue']})
@@ -274,6 +315,9 @@ async def use_all_tools(client):
     assert wrong.content[0].text.startswith('caller: bbox: must lie within [0, 1]')
     assert '\n' not in wrong.content[0].text
     unknown = await client.call_tool('text_search', {'query': 'x', 'topk': 3})
-    assert unknown.content[0].text == "caller: text_search takes no argument 'topk'; it takes query, top_k"
+    assert (
+        unknown.content[0].text
+        == "caller: text_search takes no argument 'topk'; it takes query, top_k"
+    )
     tools = (await client.list_tools()).tools
     assert all(tool.input_schema['additionalProperties'] is False for tool in tools)

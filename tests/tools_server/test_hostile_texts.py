@@ -1,6 +1,8 @@
-"""Texts, pages, links and replies made to hold a server up, to every entry of a running one that takes text.
+"""Texts, pages, links and replies made to hold a server up, to every entry of a running one that
+takes text.
 
-While they are worked on the server must answer others at once, keep every caller's deadline, and stay small.
+While they are worked on the server must answer others at once, keep every caller's deadline, and
+stay small.
 """
 
 import http.client
@@ -20,7 +22,8 @@ from stand_ins import StandIn, as_json, chat
 from tools_server.launch import ToolServer
 
 DEADLINE_S = 5.0
-LATE_S = 1.0  # by which an answer may come after its deadline, on a machine that does other things as well
+# by which an answer may come after its deadline, on a machine that does other things as well
+LATE_S = 1.0
 LIVE_S = 0.5
 MOST_BYTES = 2**30  # of the server and its workers together
 
@@ -67,7 +70,10 @@ def family_bytes(process_id: int) -> int:
     while ids:
         folder = Path('/proc') / str(ids.pop())
         try:
-            fields = dict(line.split(':', 1) for line in (folder / 'smaps_rollup').read_text().splitlines()[1:])
+            fields = dict(
+                line.split(':', 1)
+                for line in (folder / 'smaps_rollup').read_text().splitlines()[1:]
+            )
             total += int(fields['Pss'].split()[0]) * 1024
             for task in (folder / 'task').iterdir():
                 ids += map(int, (task / 'children').read_text().split())
@@ -85,7 +91,12 @@ def service():
 
 @pytest.fixture(scope='module')
 def server(service, tmp_path_factory):
-    model = {'base_url': service.url + '/v1', 'model': 'm', 'timeout_s': 3, 'limits': {'attempts': 1}}
+    model = {
+        'base_url': service.url + '/v1',
+        'model': 'm',
+        'timeout_s': 3,
+        'limits': {'attempts': 1},
+    }
     search = {'backend': 'serper', 'base_url': service.url, 'allow_private_pages': True, 'summariser': 'extractive',
               'limits': {'attempts': 1, 'breaker_failures': 1000}}  # fmt: skip
     judge = {'backend': 'openai'} | model
@@ -104,13 +115,20 @@ def call(server, path: str, body: dict) -> requests.Response:
     answer = requests.post(server.url + path, json=body, headers=headers, timeout=60)
     took = time.monotonic() - start
     assert took < DEADLINE_S + LATE_S, f'{path} took {took:.1f} s'
-    assert answer.status_code == 200 or answer.json()['kind'] in ('caller', 'refused', 'timeout', 'unavailable')
+    assert answer.status_code == 200 or answer.json()['kind'] in (
+        'caller',
+        'refused',
+        'timeout',
+        'unavailable',
+    )
     return answer
 
 
 def all_at_once(calls) -> list[requests.Response]:
     with ThreadPoolExecutor(min(len(calls), 16)) as threads:
-        return [future.result() for future in [threads.submit(call, *arguments) for arguments in calls]]
+        return [
+            future.result() for future in [threads.submit(call, *arguments) for arguments in calls]
+        ]
 
 
 def found(service, results) -> None:
@@ -130,8 +148,14 @@ def test_pages(server, service):
     results = []
     for number, (name, make) in enumerate(hostile_texts.PAGES.items()):
         page = make()
-        service.answers[f'/page/{number}'] = lambda _, page=page: (200, page, {'Content-Type': 'text/html'})
-        results.append({'title': name, 'snippet': 'an excerpt', 'link': f'{service.url}/page/{number}'})
+        service.answers[f'/page/{number}'] = lambda _, page=page: (
+            200,
+            page,
+            {'Content-Type': 'text/html'},
+        )
+        results.append(
+            {'title': name, 'snippet': 'an excerpt', 'link': f'{service.url}/page/{number}'}
+        )
     batches = [results[start : start + 5] for start in range(0, len(results), 5)]
 
     def answer(body: dict):
@@ -144,7 +168,9 @@ def test_pages(server, service):
         ])  # fmt: skip
     assert_unmoved(watch)
     for batch, answer in zip(batches, answers, strict=True):
-        assert [passage['title'] for passage in answer.json()['results']] == [result['title'] for result in batch]
+        assert [passage['title'] for passage in answer.json()['results']] == [
+            result['title'] for result in batch
+        ]
 
 
 def test_excerpts_titles_and_links(server, service):
@@ -154,7 +180,9 @@ def test_excerpts_titles_and_links(server, service):
     with Watch(server) as watch:
         for number, results in enumerate((snippets, titles, links)):
             found(service, results)
-            answer = call(server, '/text_search', {'query': f'a tower, {number}', 'top_k': 20}).json()
+            answer = call(
+                server, '/text_search', {'query': f'a tower, {number}', 'top_k': 20}
+            ).json()
             assert len(answer['results']) == len(results), answer
             assert all(len(passage['title']) <= 300 for passage in answer['results'])
             assert all(len(passage['text']) <= 1500 for passage in answer['results'])
@@ -169,9 +197,26 @@ def test_queries_responses_and_references(server, service):
         text = str(make() or 'x').encode('utf-8', 'replace').decode()
         calls += [
             (server, '/text_search', {'query': text[:20_000]}),
-            (server, '/judge', {'question': text[:20_000], 'references': ['Paris'], 'response': text}),
-            (server, '/judge', {'question': 'q', 'references': [text[:20_000]] * 20, 'response': text}),
-            (server, '/judge', {'question': 'q', 'references': ['A'], 'choices': [text[:20_000]] * 26, 'response': text}),
+            (
+                server,
+                '/judge',
+                {'question': text[:20_000], 'references': ['Paris'], 'response': text},
+            ),
+            (
+                server,
+                '/judge',
+                {'question': 'q', 'references': [text[:20_000]] * 20, 'response': text},
+            ),
+            (
+                server,
+                '/judge',
+                {
+                    'question': 'q',
+                    'references': ['A'],
+                    'choices': [text[:20_000]] * 26,
+                    'response': text,
+                },
+            ),
         ]
     with Watch(server) as watch:
         all_at_once(calls)
@@ -193,26 +238,40 @@ JSONS = {
     'nested': '{"query": ' + '[' * 1_000_000,
     'numbers': '{{"query": [{}0]}}'.format('0,' * 3_000_000),
     'digits': '{"top_k": ' + '9' * 4_000_000 + '}',
-    'references': '{{"query": [0], "question": "q", "response": "r", "references": [{}0]}}'.format('0,' * 3_000_000),
+    'references': '{{"query": [0], "question": "q", "response": "r", "references": [{}0]}}'.format(
+        '0,' * 3_000_000
+    ),
     'names': '{' + ','.join(f'"a{number}":0' for number in range(400_000)) + '}',
 }
 
 
 @pytest.mark.parametrize('name', JSONS)
 def test_requests_and_answers_that_are_costly_to_read(server, service, name):
-    service.answers['/search'] = lambda _: (200, JSONS[name].replace('query', 'organic', 1).encode())
+    service.answers['/search'] = lambda _: (
+        200,
+        JSONS[name].replace('query', 'organic', 1).encode(),
+    )
     with Watch(server) as watch:
         headers = {'X-Deadline-S': str(DEADLINE_S), 'Content-Type': 'application/json'}
         for path in ('/text_search', '/judge'):
             answer = requests.post(server.url + path, data=JSONS[name], headers=headers, timeout=30)
-            assert answer.json()['kind'] == 'caller' and len(answer.content) < 2_000, answer.text[:300]
-        assert call(server, '/text_search', {'query': f'a tower of {name}'}).json().get('kind') == 'unavailable'
+            assert answer.json()['kind'] == 'caller' and len(answer.content) < 2_000, answer.text[
+                :300
+            ]
+        assert (
+            call(server, '/text_search', {'query': f'a tower of {name}'}).json().get('kind')
+            == 'unavailable'
+        )
     assert_unmoved(watch)
 
 
 def test_afterwards_the_server_is_as_before(server, service):
     """It answers, its workers are few, and no descriptor was left open by the calls before."""
-    service.answers['/good'] = lambda _: (200, b'<p>The tower is 330 m high.</p>', {'Content-Type': 'text/html'})
+    service.answers['/good'] = lambda _: (
+        200,
+        b'<p>The tower is 330 m high.</p>',
+        {'Content-Type': 'text/html'},
+    )
     found(service, [{'title': 't', 'snippet': 's', 'link': service.url + '/good'}])
     answer = call(server, '/text_search', {'query': 'How high is the tower, after all?'}).json()
     assert (answer['results'][0]['text'], answer['degraded']) == ('The tower is 330 m high.', [])

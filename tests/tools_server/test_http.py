@@ -1,4 +1,5 @@
-"""The running server, driven by the client that the agent uses and, for broken requests, by plain HTTP."""
+"""The running server, driven by the client that the agent uses and, for broken requests, by plain
+HTTP."""
 
 import hashlib
 import io
@@ -94,7 +95,10 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
         (saved(Image.fromarray(picture(2)), 'WEBP'), (360, 270)),
         (
             saved(
-                Image.fromarray(picture(2)), 'GIF', save_all=True, append_images=[Image.fromarray(picture(3))]
+                Image.fromarray(picture(2)),
+                'GIF',
+                save_all=True,
+                append_images=[Image.fromarray(picture(3))],
             ),
             (360, 270),
         ),
@@ -126,7 +130,9 @@ def test_unusual_images_become_upright_rgb_under_the_hash_of_what_is_served(clie
 )
 def test_bad_images_are_the_callers_mistake(client, data, words):
     failure = client.upload(data)
-    assert isinstance(failure, ToolFailure) and failure.kind == 'caller' and words in failure.message
+    assert (
+        isinstance(failure, ToolFailure) and failure.kind == 'caller' and words in failure.message
+    )
 
 
 def test_a_picture_lower_than_a_token_is_taken(client):
@@ -137,7 +143,9 @@ def test_a_picture_lower_than_a_token_is_taken(client):
     assert 'at least 28' in client.crop(ref.sha256, (0.0, 0.0, 0.5, 0.5)).message
     for size in ((1, 1), (3, 332)):
         tiny = client.upload(encoded(picture(1, *size)))
-        assert (tiny.height, tiny.width) == size and isinstance(client.image_search(tiny.sha256), list)
+        assert (tiny.height, tiny.width) == size and isinstance(
+            client.image_search(tiny.sha256), list
+        )
 
 
 @pytest.fixture(scope='module')
@@ -176,7 +184,9 @@ def test_crop_is_cut_from_the_original_pixels(client):
 )
 def test_bad_boxes_are_explained(client, wall, bbox, words):
     failure = client.crop(wall.sha256, bbox)
-    assert isinstance(failure, ToolFailure) and failure.kind == 'caller' and words in failure.message
+    assert (
+        isinstance(failure, ToolFailure) and failure.kind == 'caller' and words in failure.message
+    )
 
 
 @pytest.mark.parametrize('value', ['NaN', 'Infinity', '"left"', 'null'])
@@ -211,7 +221,10 @@ def test_wrong_requests_get_a_kind_and_a_sentence(server, path, body, status):
 def test_body_that_is_no_json(server):
     for data in (b'{', b'\xff\xfe', b''):
         answer = requests.post(
-            server.url + '/judge', data=data, headers={'Content-Type': 'application/json'}, timeout=5
+            server.url + '/judge',
+            data=data,
+            headers={'Content-Type': 'application/json'},
+            timeout=5,
         )
         assert answer.status_code == 400 and answer.json()['kind'] == 'caller'
 
@@ -219,7 +232,9 @@ def test_body_that_is_no_json(server):
 def test_text_search_finds_and_cuts(client):
     found = client.text_search('capital of France', top_k=2)
     assert found[0].title == 'France — Capital' and 'Paris' in found[0].text and len(found) == 2
-    long = next(p for p in client.text_search('When was the Eiffel tower built?') if 'History' in p.title)
+    long = next(
+        p for p in client.text_search('When was the Eiffel tower built?') if 'History' in p.title
+    )
     assert '1889' in long.text and len(long.text) <= 120 and '…' in long.text
     assert client.text_search("national anthem cote d'ivoire")[0].title.startswith(
         'Côte'
@@ -227,7 +242,9 @@ def test_text_search_finds_and_cuts(client):
     assert client.text_search('xylophone') == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(query=st.one_of(st.text(max_size=200), st.text('():"\\*?~^[]{}+-!/ ANDORNOT', max_size=60)))
 def test_any_query_is_answered(client, query):
     assert isinstance(client.text_search(query), list)
@@ -259,7 +276,8 @@ def test_judge(client):
 
 def test_slow_work_does_not_hold_up_the_others(client, server):
     data = [
-        encoded(np.random.default_rng(i).integers(0, 256, (1600, 2400, 3), dtype=np.uint8)) for i in range(3)
+        encoded(np.random.default_rng(i).integers(0, 256, (1600, 2400, 3), dtype=np.uint8))
+        for i in range(3)
     ]
     with ThreadPoolExecutor(3) as pool:
         uploads = [pool.submit(client.upload, item) for item in data]
@@ -273,7 +291,9 @@ def test_slow_work_does_not_hold_up_the_others(client, server):
 def test_identical_requests_at_once_are_worked_on_once(client, server):
     before = client.health()['cache']['text_search']
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: client.text_search('asked by a whole group at once'), range(8)))
+        results = list(
+            pool.map(lambda _: client.text_search('asked by a whole group at once'), range(8))
+        )
     after = client.health()['cache']['text_search']
     assert all(result == results[0] for result in results)
     assert after['misses'] - before['misses'] == 1 and after['hits'] - before['hits'] == 7
@@ -281,5 +301,7 @@ def test_identical_requests_at_once_are_worked_on_once(client, server):
 
 def test_text_of_a_result_is_data(client):
     text = client.text_search('zanzibar')[0].text
-    assert '<tool_call>' in text  # the server passes text on as it is; the agent's protocol disarms it
+    assert (
+        '<tool_call>' in text
+    )  # the server passes text on as it is; the agent's protocol disarms it
     assert json.dumps(text)

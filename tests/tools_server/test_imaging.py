@@ -1,4 +1,5 @@
-"""Image files from anywhere: what is too large is refused before it is decoded, what is odd becomes upright RGB."""
+"""Image files from anywhere: what is too large is refused before it is decoded, what is odd becomes
+upright RGB."""
 
 import struct
 import time
@@ -32,7 +33,13 @@ def store():
 def png(width, height, rows, extra=b''):
     """A PNG whose header says one thing and whose pixels may say another."""
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + extra + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', header)
+        + extra
+        + chunk(b'IDAT', rows)
+        + chunk(b'IEND', b'')
+    )
 
 
 def bombs():
@@ -96,7 +103,7 @@ def test_truncated_files_are_refused(store, kind, share):
     [
         b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\nshowpage\n', b'8BPS\0\1' + bytes(60),
         b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', b'%PDF-1.7\n', b'PK\3\4' + bytes(60),
-        b'SIMPLE  =                    T' + bytes(2880), b'P6 99 99 255\n' + bytes(99 * 99 * 3), b'\xff\xd8\xff', b'\0' * 999,
+        b'SIMPLE  =                    T' + bytes(2880), b'P6 99 99 255\n' + bytes(99 * 99 * 3), b'\xff\xd8\xff', b'\0' * 999,  # noqa: E501
     ],
     ids=['eps', 'psd', 'svg', 'pdf', 'zip', 'fits', 'ppm', 'jpeg start', 'zeros'],
 )  # fmt: skip
@@ -130,7 +137,14 @@ def test_16_bit_and_cmyk_and_float(store):
 
 @pytest.mark.parametrize(
     'kind, scale',
-    [(np.int32, 1), (np.int32, 257), (np.int32, 2**22), (np.uint16, 1), (np.float32, 1 / 255), (np.float32, 300)],
+    [
+        (np.int32, 1),
+        (np.int32, 257),
+        (np.int32, 2**22),
+        (np.uint16, 1),
+        (np.float32, 1 / 255),
+        (np.float32, 300),
+    ],
 )
 def test_deep_grey_is_not_black(store, kind, scale):
     """Whatever the range of its values, which the file does not tell."""
@@ -157,10 +171,13 @@ def test_of_an_animation_the_first_frame_counts(store, kind):
     assert first < 12 < second
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(['JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF']), st.data())
 def test_damaged_files_are_images_or_failures(kind, data):
-    """Whatever bytes are changed: an image within the limit or one kind of failure, never another exception."""
+    """Whatever bytes are changed: an image within the limit or one kind of failure, never another
+    exception."""
     file = bytearray(saved(SMOOTH.resize((60, 45)), kind))
     for place in data.draw(st.lists(st.integers(0, len(file) - 1), max_size=8)):
         file[place] = data.draw(st.integers(0, 255))
@@ -169,7 +186,9 @@ def test_damaged_files_are_images_or_failures(kind, data):
     except ToolError as error:
         assert error.kind == 'caller'
     else:
-        assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.shape[0] * pixels.shape[1] <= LIMIT
+        assert (
+            pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.shape[0] * pixels.shape[1] <= LIMIT
+        )
 
 
 def test_crop_is_exact(store):
@@ -184,5 +203,9 @@ def test_a_crop_that_no_policy_can_see_is_the_callers_mistake(store):
     image = store.add(saved(Image.new('RGB', (6000, 100), 'red'), 'PNG'))[0]
     with pytest.raises(ToolError) as error:
         store.crop(image.sha256, (0.0, 0.0, 1.0, 0.28))
-    assert error.value.kind == 'caller' and '6000×28' in error.value.message and '200' in error.value.message
+    assert (
+        error.value.kind == 'caller'
+        and '6000×28' in error.value.message
+        and '200' in error.value.message
+    )
     assert store.crop(image.sha256, (0.0, 0.0, 0.5, 0.28))[0].width == 3000

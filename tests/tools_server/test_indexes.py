@@ -34,7 +34,11 @@ def indexes(world, tmp_path_factory):
         folder / 'text',
     ]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True
+        command,
+        cwd=ROOT,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert f'{len(PASSAGES)} passages' in done.stdout and '100%' in done.stderr
@@ -58,11 +62,16 @@ def test_text_index_answers_as_memory_does(world, indexes):
 
 
 def test_corpora_of_search_r1_are_read(tmp_path, capsys):
-    lines = [{'id': '0', 'contents': '"Eiffel Tower"\nIt is 330 m high.'}, {'title': 'T', 'text': 'other'}]
+    lines = [
+        {'id': '0', 'contents': '"Eiffel Tower"\nIt is 330 m high.'},
+        {'title': 'T', 'text': 'other'},
+    ]
     (tmp_path / 'c.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     assert main(['text', str(tmp_path / 'c.jsonl'), str(tmp_path / 'index')]) == 0
     search = IndexedTextSearch(
-        parse_config({'text_search': {'backend': 'index', 'index': str(tmp_path / 'index')}}).text_search
+        parse_config(
+            {'text_search': {'backend': 'index', 'index': str(tmp_path / 'index')}}
+        ).text_search
     )
     (found,) = search.search('how high is the tower', 1)
     assert (found.title, found.text) == ('Eiffel Tower', 'It is 330 m high.')
@@ -88,7 +97,11 @@ def test_picture_index_finds_what_comparing_all_finds(world, indexes, store):
         image, _ = store.add(encoded(pixels))
         assert indexed.search(image, 5) == every.search(image, 5)
     best = indexed.search(store.add(encoded(picture(2)))[0], 1)[0]
-    assert best.title == TITLES[2] and store.get(best.thumbnail.sha256).pixels().shape == (56, 56, 3)
+    assert best.title == TITLES[2] and store.get(best.thumbnail.sha256).pixels().shape == (
+        56,
+        56,
+        3,
+    )
 
 
 def test_a_folder_of_pictures_becomes_an_index(tmp_path, store, capsys):

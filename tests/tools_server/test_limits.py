@@ -119,7 +119,11 @@ def test_open_breaker_answers_at_once_and_says_when_to_come_again():
             service.run(call)
     with pytest.raises(ToolError) as error:
         service.run(call)
-    assert call.calls == 3 and error.value.retry_after_s > 5 and service.statistics()['breaker_open'] == 1
+    assert (
+        call.calls == 3
+        and error.value.retry_after_s > 5
+        and service.statistics()['breaker_open'] == 1
+    )
 
 
 def test_callers_mistakes_do_not_open_the_breaker():
@@ -177,7 +181,9 @@ def test_waiting_room_is_bounded_and_a_hung_thread_keeps_its_place():
         start = time.monotonic()
         hung = [asyncio.create_task(call(admission, release.wait, 0.2)) for _ in range(2)]
         await asyncio.sleep(0.05)
-        queued = [asyncio.create_task(call(admission, lambda: ran.append(1), 0.2)) for _ in range(3)]
+        queued = [
+            asyncio.create_task(call(admission, lambda: ran.append(1), 0.2)) for _ in range(3)
+        ]
         await asyncio.sleep(0.05)
         assert (admission.working, admission.waiting) == (2, 3)
         turned_away = await call(admission, lambda: None, 0.2)
@@ -185,10 +191,16 @@ def test_waiting_room_is_bounded_and_a_hung_thread_keeps_its_place():
         results = await asyncio.gather(*hung, *queued)
         assert {result.kind for result in results} == {'timeout'} and time.monotonic() - start < 1.5
         await asyncio.sleep(0.05)
-        assert (admission.working, admission.waiting) == (2, 0)  # what waited has left, what hangs has not
+        assert (admission.working, admission.waiting) == (
+            2,
+            0,
+        )  # what waited has left, what hangs has not
         release.set()
         await asyncio.sleep(0.05)
-        assert admission.working == 0 and await call(admission, lambda: 'works again', 1) == 'works again'
+        assert (
+            admission.working == 0
+            and await call(admission, lambda: 'works again', 1) == 'works again'
+        )
         admission.close()
 
     asyncio.run(scenario())

@@ -19,7 +19,8 @@ from tools_server.failures import ToolError
 from tools_server.service import ToolService
 
 TIMEOUT_S = 0.4
-# Two answers that every service here would take for its own: nothing found, Yes; something found, No.
+# Two answers that every service here would take for its own: nothing found, Yes; something found,
+# No.
 GOOD, OTHER = (
     json.dumps({'result': [[{'contents': 'T\nx'}] * count], 'hits': {'hits': [{'_source': {}, '_score': 1}] * count},
                 'organic': [{}] * count, 'choices': [{'message': {'content': verdict}}]}).encode()
@@ -46,7 +47,11 @@ def half_closed(connection):
 
 
 def told(body, *headers, length=None, status='200 OK'):
-    lines = [f'HTTP/1.1 {status}', f'Content-Length: {len(body) if length is None else length}', *headers]
+    lines = [
+        f'HTTP/1.1 {status}',
+        f'Content-Length: {len(body) if length is None else length}',
+        *headers,
+    ]
     return '\r\n'.join(lines).encode() + b'\r\n\r\n' + body
 
 
@@ -135,13 +140,20 @@ def test_results_that_no_json_can_hold(stand_in, tmp_path):
     service.load()
     with TestClient(create_app(service, config), base_url='http://localhost') as client:
         for score, status in ((1.5, 200), (float('nan'), 503), (float('inf'), 503)):
-            stand_in.answers['/retrieve'] = as_json({'result': [[{'document': document, 'score': score}]]})
+            stand_in.answers['/retrieve'] = as_json(
+                {'result': [[{'document': document, 'score': score}]]}
+            )
             answer = client.post('/text_search', json={'query': f'scored {score}'})
             assert answer.status_code == status
             if status == 200:
-                assert answer.json()['results'] == [{'title': 'A ? title', 'text': 'A ? text', 'score': 1.5}]
+                assert answer.json()['results'] == [
+                    {'title': 'A ? title', 'text': 'A ? text', 'score': 1.5}
+                ]
             else:
-                assert answer.json()['kind'] == 'unavailable' and 'unknown form' in answer.json()['message']
+                assert (
+                    answer.json()['kind'] == 'unavailable'
+                    and 'unknown form' in answer.json()['message']
+                )
     service.close()
 
 

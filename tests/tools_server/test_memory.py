@@ -24,7 +24,8 @@ def photograph(number):
 
 @pytest.mark.skipif(not return_large_buffers(), reason='of the C library glibc alone can be told')
 def test_the_pocket_server_stays_small(tmp_path):
-    """Thirty 4K pictures, cut and searched by eight callers: without settings for malloc 640 MB and more remain."""
+    """Thirty 4K pictures, cut and searched by eight callers: without settings for malloc 640 MB and
+    more remain."""
     with ToolServer.start(POCKET, tmp_path, ready_timeout_s=120) as server:
         client = ToolClient(server.url, deadline_s=60)
 

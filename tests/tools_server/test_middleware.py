@@ -1,4 +1,5 @@
-"""The gate alone, as an ASGI application: whom it lets through, whatever the framework makes of a request."""
+"""The gate alone, as an ASGI application: whom it lets through, whatever the framework makes of a
+request."""
 
 import asyncio
 
@@ -39,11 +40,15 @@ def status(config, path, host):
     return sent[0]['status']
 
 
-@pytest.mark.parametrize('host', ['localhost/live?', 'localhost/ready?', 'localhost/live#', 'localhost'])
+@pytest.mark.parametrize(
+    'host', ['localhost/live?', 'localhost/ready?', 'localhost/live#', 'localhost']
+)
 def test_the_host_header_does_not_choose_the_path_that_is_checked(monkeypatch, config, host):
     """Starlette before 1.0.1 pasted the Host header and the path together and parsed that as a URL."""
     monkeypatch.setattr(
-        HTTPConnection, 'url', property(lambda self: URL(f'http://{self.headers["host"]}{self.scope["path"]}'))
+        HTTPConnection,
+        'url',
+        property(lambda self: URL(f'http://{self.headers["host"]}{self.scope["path"]}')),
     )
     assert status(config, '/statistics', host) == 401
     assert status(config, '/live', host) == 200

@@ -21,7 +21,9 @@ def config(stand_in):
     """Every tool asks the stand-in."""
     thumbnail = 'data:image/jpeg;base64,' + base64.b64encode(encoded(picture(5), '.jpg')).decode()
     stand_in.answers |= {
-        '/search': lambda body: as_json({'organic': [{'title': body['q'], 'snippet': 'High.'}]})(body),
+        '/search': lambda body: as_json({'organic': [{'title': body['q'], 'snippet': 'High.'}]})(
+            body
+        ),
         '/lens': as_json({'organic': [{'title': 'Picture F', 'thumbnailUrl': thumbnail}]}),
         '/v1/chat/completions': chat('Yes'),
     }
@@ -46,9 +48,13 @@ def use(client):
     ]  # fmt: skip
 
 
-def test_a_recorded_session_is_replayed_without_keys_and_network(config, stand_in, tmp_path, monkeypatch):
+def test_a_recorded_session_is_replayed_without_keys_and_network(
+    config, stand_in, tmp_path, monkeypatch
+):
     search = stand_in.answers['/search']
-    stand_in.answers['/search'] = lambda body: (429, b'{}') if body['q'] == 'rate limited' else search(body)
+    stand_in.answers['/search'] = lambda body: (
+        (429, b'{}') if body['q'] == 'rate limited' else search(body)
+    )
     recording = tmp_path / 'recording.sqlite'
     with ToolServer.start(
         config, tmp_path / 'a', mode='record', answers=recording, ready_timeout_s=120
@@ -76,14 +82,20 @@ def test_a_recorded_session_is_replayed_without_keys_and_network(config, stand_i
         assert health['mode'] == 'replay' and health['backends']['text_search'] == 'recording'
 
 
-def test_a_live_server_keeps_answers_over_restarts_and_offline_serves_them(config, stand_in, tmp_path):
+def test_a_live_server_keeps_answers_over_restarts_and_offline_serves_them(
+    config, stand_in, tmp_path
+):
     cache = {'answers': {'path': str(tmp_path / 'cache.sqlite')}}
     with ToolServer.start(config | cache, tmp_path / 'a', ready_timeout_s=120) as server:
         first = ToolClient(server.url).text_search('tower')
     asked = len(stand_in.requests)
     with ToolServer.start(config | cache, tmp_path / 'a', ready_timeout_s=120) as server:
-        assert ToolClient(server.url).text_search('tower') == first and len(stand_in.requests) == asked
-    with ToolServer.start(config | cache, tmp_path / 'a', mode='offline', ready_timeout_s=120) as server:
+        assert (
+            ToolClient(server.url).text_search('tower') == first and len(stand_in.requests) == asked
+        )
+    with ToolServer.start(
+        config | cache, tmp_path / 'a', mode='offline', ready_timeout_s=120
+    ) as server:
         client = ToolClient(server.url)
         assert client.text_search('tower') == first
         assert 'offline' in client.text_search('bridge').message and len(stand_in.requests) == asked

@@ -1,5 +1,5 @@
-"""The back ends that call other services, against local stand-ins that are right, wrong, slow, refusing and
-failing."""
+"""The back ends that call other services, against local stand-ins that are right, wrong, slow,
+refusing and failing."""
 
 import base64
 import json
@@ -65,7 +65,9 @@ def text_search(stand_in, **fields) -> SerperTextSearch:
 
 
 def judge(stand_in, **fields) -> ModelJudge:
-    return ModelJudge(parse_config({'judge': {'backend': 'openai'} | model(stand_in) | fields}).judge)
+    return ModelJudge(
+        parse_config({'judge': {'backend': 'openai'} | model(stand_in) | fields}).judge
+    )
 
 
 def test_serper_text(stand_in):
@@ -75,7 +77,11 @@ def test_serper_text(stand_in):
     found = text_search(stand_in).search('tower', 5)
     assert [(p.title, p.text) for p in found] == [('Tower', 'High.'), ('', '')]
     path, headers, body = stand_in.requests[0]
-    assert path == '/search' and headers['X-API-KEY'] == 'serper-key' and body == {'q': 'tower', 'num': 5}
+    assert (
+        path == '/search'
+        and headers['X-API-KEY'] == 'serper-key'
+        and body == {'q': 'tower', 'num': 5}
+    )
 
 
 @pytest.mark.parametrize('summariser', ['extractive', 'model'])
@@ -95,7 +101,9 @@ def test_pages_are_summarised_and_excerpts_stand_in_for_them(stand_in, summarise
 
 
 def test_an_extracted_summary_has_five_sentences_at_most(stand_in):
-    sentences = [f'Tower {number} is {number} m high.' for number in range(9)] + ['Nothing of interest here.'] * 9
+    sentences = [f'Tower {number} is {number} m high.' for number in range(9)] + [
+        'Nothing of interest here.'
+    ] * 9
     page = ''.join(f'<p>{sentence}</p>' for sentence in sentences).encode()
     stand_in.answers |= {
         '/search': as_json({'organic': [{'title': 'Towers', 'link': stand_in.url + '/page'}]}),
@@ -107,43 +115,85 @@ def test_an_extracted_summary_has_five_sentences_at_most(stand_in):
 
 def test_one_bad_result_costs_no_other(stand_in):
     """Pages, redirects and hosts on which a search failed as a whole; each is left to its excerpt."""
-    pages = {'/odd': b'<![foo[x]]>', '/digits': b'<p>a tower</p>&#' + b'9' * 5000, '/good': PAGE, '/empty': b''}
+    pages = {
+        '/odd': b'<![foo[x]]>',
+        '/digits': b'<p>a tower</p>&#' + b'9' * 5000,
+        '/good': PAGE,
+        '/empty': b'',
+    }
     for path, page in pages.items():
         stand_in.answers[path] = lambda body, page=page: (200, page, {'Content-Type': 'text/html'})
     stand_in.answers['/moved'] = lambda body: (302, b'', {'Location': 'http://['})
     links = [stand_in.url + path for path in [*pages, '/moved']]
-    links += ['http://☃.net/', 'http://[', 'http://a\ud800b.com/', 'http://' + 'ß' * 300 + '.de', 'data:text/html,ä']
+    links += [
+        'http://☃.net/',
+        'http://[',
+        'http://a\ud800b.com/',
+        'http://' + 'ß' * 300 + '.de',
+        'data:text/html,ä',
+    ]
     links += [None, 7]
-    results = [{'title': f'Result {n}', 'snippet': 'an excerpt', 'link': link} for n, link in enumerate(links)]
-    results += ['no object', {'title': None, 'snippet': 'half \ud800 a character'}, {'title': ['x'], 'snippet': None}]
+    results = [
+        {'title': f'Result {n}', 'snippet': 'an excerpt', 'link': link}
+        for n, link in enumerate(links)
+    ]
+    results += [
+        'no object',
+        {'title': None, 'snippet': 'half \ud800 a character'},
+        {'title': ['x'], 'snippet': None},
+    ]
     stand_in.answers['/search'] = as_json({'organic': results})
     search = text_search(stand_in, summariser='extractive', timeout_s=2)
-    search._fetcher = Fetcher(2, allow_private=True, resolver=lambda host, port: [host] if host[0].isdigit() else [])
+    search._fetcher = Fetcher(
+        2, allow_private=True, resolver=lambda host, port: [host] if host[0].isdigit() else []
+    )
     with degraded.collected() as noted:
         found = search.search('How high is the tower \ud800?', 20)
     search.close()
     assert len(found) == len(results) - 1
     assert '330 m' in found[2].text and 'a tower' in found[1].text
-    assert {found[number].text for number in range(len(links)) if number not in (1, 2)} == {'an excerpt'}
+    assert {found[number].text for number in range(len(links)) if number not in (1, 2)} == {
+        'an excerpt'
+    }
     assert [(p.title, p.text) for p in found[-2:]] == [('', 'half ? a character'), ('x', '')]
     told = '; '.join(noted.reasons)
-    for reason in ('holds no text', 'malformed address', 'xn--n3h.net is not known', 'is no name', 'left out'):
+    for reason in (
+        'holds no text',
+        'malformed address',
+        'xn--n3h.net is not known',
+        'is no name',
+        'left out',
+    ):
         assert reason in told, reason
 
 
 @pytest.mark.parametrize('backend', ['retriever', 'opensearch'])
 def test_one_bad_document_costs_no_other(stand_in, backend):
     good = {'title': None, 'text': 'The tower is 330 m high.'}
-    cases = [(good, 1.0), (7, 1.0), ({'text': 'x'}, 'high'), (None, 1.0), ({'title': 'T', 'text': 'x'}, float('nan'))]
+    cases = [
+        (good, 1.0),
+        (7, 1.0),
+        ({'text': 'x'}, 'high'),
+        (None, 1.0),
+        ({'title': 'T', 'text': 'x'}, float('nan')),
+    ]
     stand_in.answers |= {
-        '/retrieve': as_json({'result': [[{'document': document, 'score': score} for document, score in cases]]}),
-        '/wiki/_search': as_json({'hits': {'hits': [{'_source': source, '_score': score} for source, score in cases]}}),
+        '/retrieve': as_json(
+            {'result': [[{'document': document, 'score': score} for document, score in cases]]}
+        ),
+        '/wiki/_search': as_json(
+            {'hits': {'hits': [{'_source': source, '_score': score} for source, score in cases]}}
+        ),
     }
-    section = {'backend': backend, 'base_url': stand_in.url} | ({'index': 'wiki'} if backend == 'opensearch' else {})
+    section = {'backend': backend, 'base_url': stand_in.url} | (
+        {'index': 'wiki'} if backend == 'opensearch' else {}
+    )
     config = parse_config({'text_search': section}).text_search
     search = (OpenSearchTextSearch if backend == 'opensearch' else RetrieverTextSearch)(config)
     with degraded.collected() as noted:
-        assert [(p.title, p.text) for p in search.search('tower', 9)] == [('', 'The tower is 330 m high.')]
+        assert [(p.title, p.text) for p in search.search('tower', 9)] == [
+            ('', 'The tower is 330 m high.')
+        ]
     assert len(noted.reasons) == 4
 
 
@@ -196,7 +246,9 @@ def test_serper_lens(stand_in, store):
     image, _ = store.add(data)
     found = search.search(image, 3)
     assert [match.title for match in found] == ['one', 'two']
-    assert stand_in.requests[0][2] == {'url': f'https://tools.example/images/{image.sha256}?bare=true'}
+    assert stand_in.requests[0][2] == {
+        'url': f'https://tools.example/images/{image.sha256}?bare=true'
+    }
     assert store.get(found[0].thumbnail.sha256).pixels().shape == (56, 56, 3)
 
 
@@ -224,14 +276,21 @@ def test_slow_thumbnails_cost_their_results_and_not_the_search(stand_in, store):
         found = search.search(image, 8)
     assert [match.title for match in found] == [str(n) for n in range(8)]
     assert time.monotonic() - began < 1.4  # one after the other they would take more
-    assert notes.reasons == ['result 1 is left out: its thumbnail did not come in time'] and notes.passing
+    assert (
+        notes.reasons == ['result 1 is left out: its thumbnail did not come in time']
+        and notes.passing
+    )
     search.close()
 
 
 @pytest.mark.parametrize('bomb', BOMBS)
 def test_hostile_thumbnails_cost_their_results_and_not_the_search(stand_in, store, bomb):
     data, sound = BOMBS[bomb](), encoded(picture(1), '.jpg')
-    stand_in.answers['/bomb'] = lambda body: (200, data[: 4 * 2**20], {'Content-Type': 'image/jpeg'})
+    stand_in.answers['/bomb'] = lambda body: (
+        200,
+        data[: 4 * 2**20],
+        {'Content-Type': 'image/jpeg'},
+    )
     inline = 'data:image/png;base64,' + base64.b64encode(sound).decode()
     results = [{'title': 'bomb', 'thumbnailUrl': stand_in.url + '/bomb'},
                {'title': 'letters', 'thumbnailUrl': 'data:image/png;base64,é'},
@@ -252,7 +311,9 @@ def test_judge_asks_the_model_only_where_rules_do_not_settle_it(stand_in, store)
     assert not judge(stand_in).judge('q', ['Paris'], ' ', None) and len(stand_in.requests) == 1
     _, headers, body = stand_in.requests[0]
     assert (
-        headers['Authorization'] == 'Bearer model-key' and body['temperature'] == 0 and body['model'] == 'm'
+        headers['Authorization'] == 'Bearer model-key'
+        and body['temperature'] == 0
+        and body['model'] == 'm'
     )
     shown, text = body['messages'][1]['content']
     assert shown['image_url']['url'].startswith('data:image/png;base64,')
@@ -301,7 +362,8 @@ def test_replies_that_are_no_verdict(stand_in, reply):
     ],
 )
 def test_response_cannot_speak_for_the_judge(stand_in, response):
-    """What the candidate writes stays inside one JSON string of the user's message, and a No stays a No."""
+    """What the candidate writes stays inside one JSON string of the user's message, and a No stays
+    a No."""
     stand_in.answers['/v1/chat/completions'] = chat('No')
     assert not judge(stand_in).judge('q', ['Paris'], response, None)
     messages = stand_in.requests[0][2]['messages']

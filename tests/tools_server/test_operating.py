@@ -41,12 +41,19 @@ def test_a_body_without_its_type_is_told_which_one(app_client, kind):
     answer = app_client.post('/judge', content=b'{"question": "q"}', headers=headers)
     assert answer.status_code in (400, 415) and answer.json()['kind'] == 'caller'
     assert 'Content-Type: application/json' in answer.json()['message']
-    wrong = app_client.post('/judge', content=b'{"question": ', headers={'Content-Type': 'application/json'})
+    wrong = app_client.post(
+        '/judge', content=b'{"question": ', headers={'Content-Type': 'application/json'}
+    )
     assert 'Content-Type' not in wrong.json()['message']
 
 
 def retriever(url, **fields):
-    return {'backend': 'retriever', 'base_url': url, 'timeout_s': 30, 'limits': {'attempts': 1}} | fields
+    return {
+        'backend': 'retriever',
+        'base_url': url,
+        'timeout_s': 30,
+        'limits': {'attempts': 1},
+    } | fields
 
 
 def lines_of(server):
@@ -59,16 +66,23 @@ def test_the_log_has_a_line_for_each_call_with_time_level_and_request(stand_in, 
     config = {'text_search': retriever(stand_in.url), 'log_level': 'info'}
     with ToolServer.start(config, tmp_path, ready_timeout_s=120) as server:
         body = {'question': 'q', 'references': ['Paris'], 'response': 'paris'}
-        requests.post(server.url + '/judge', json=body, headers={'X-Request-Id': 'run-7.42'}, timeout=20)
+        requests.post(
+            server.url + '/judge', json=body, headers={'X-Request-Id': 'run-7.42'}, timeout=20
+        )
         answer = requests.post(server.url + '/text_search', json={'query': 'q'}, timeout=20)
-        odd = requests.get(server.url + '/live', headers={'X-Request-Id': '"} {"level": "x'}, timeout=20)
+        odd = requests.get(
+            server.url + '/live', headers={'X-Request-Id': '"} {"level": "x'}, timeout=20
+        )
         first, second = lines_of(server)
     assert (first['request_id'], first['level'], first['tool'], first['outcome']) == (
         'run-7.42', 'info', 'judge', 'ok')  # fmt: skip
     assert second['level'] == 'warning' and second['request_id'] == answer.headers['X-Request-Id']
     assert second['reason'] == 'the retriever failed with status 500: index "wiki" is gone for ever'
     assert second['backend'] == 'retriever' and second['seconds'] > 0
-    assert time.time() - 60 < time.mktime(time.strptime(second['time'][:19], '%Y-%m-%dT%H:%M:%S')) - time.timezone
+    assert (
+        time.time() - 60
+        < time.mktime(time.strptime(second['time'][:19], '%Y-%m-%dT%H:%M:%S')) - time.timezone
+    )
     assert len(odd.headers['X-Request-Id']) == 16  # a name that is no plain word is not taken
 
 
@@ -117,7 +131,11 @@ def test_sigterm_lets_calls_finish_and_answers_what_is_left(stand_in, tmp_path):
     assert status == 200 and answer['verdict'] is True  # it had time to finish
     status, answer, seconds = answers['text_search']
     assert (status, answer['kind'], answer['backend']) == (503, 'unavailable', None)
-    assert 'the server is stopping' in answer['message'] and answer['retry_after_s'] > 0 and seconds < 8
+    assert (
+        'the server is stopping' in answer['message']
+        and answer['retry_after_s'] > 0
+        and seconds < 8
+    )
 
 
 def unusable(tmp_path):
@@ -133,11 +151,23 @@ def test_folders_that_cannot_be_used_get_a_sentence(tmp_path, world, capsys):
             ToolService(parse_config(fields))
         (section,) = fields
         assert section in str(error.value) and '\n' not in str(error.value)
-    with pytest.raises(ToolServerError, match='cannot be used: Not a directory; choose another workdir'):
+    with pytest.raises(
+        ToolServerError, match='cannot be used: Not a directory; choose another workdir'
+    ):
         ToolServer.start({}, folder)
     assert build_index(['text', str(world / 'passages.jsonl'), str(folder / 'index')]) == 1
     assert 'cannot be written: Not a directory' in capsys.readouterr().err
     (tmp_path / 'config.yaml').write_text(yaml.safe_dump({}))
-    command = [sys.executable, '-m', 'tools_server', f'--config={tmp_path / "config.yaml"}', f'--images={folder}']
+    command = [
+        sys.executable,
+        '-m',
+        'tools_server',
+        f'--config={tmp_path / "config.yaml"}',
+        f'--images={folder}',
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1 and str(folder) in ended.stderr
+    assert (
+        ended.returncode == 1
+        and len(ended.stderr.splitlines()) == 1
+        and str(folder) in ended.stderr
+    )

@@ -34,7 +34,11 @@ PAGE = '<html><head>{meta}<title>t</title></head><body><p>{text}</p></body></htm
 @pytest.mark.parametrize('named_in', ['header', 'page', 'header, wrongly, and page'])
 def test_a_page_is_read_in_the_encoding_that_it_names(encoding, named_in):
     text = TEXTS[encoding]
-    meta = f'<meta http-equiv="Content-Type" content="text/html; charset={encoding}">' if 'page' in named_in else ''
+    meta = (
+        f'<meta http-equiv="Content-Type" content="text/html; charset={encoding}">'
+        if 'page' in named_in
+        else ''
+    )
     kind = {'header': f'text/html; charset="{encoding}"', 'page': 'text/html'}.get(
         named_in, 'text/html; charset=utf-8'
     )
@@ -48,7 +52,9 @@ def test_an_encoding_that_nobody_names_is_guessed(encoding):
     assert text_of(text.encode(encoding), 'text/plain') == text
 
 
-@pytest.mark.parametrize('label', ['idna', 'unicode_escape', 'utf-7', 'zlib', 'nonsense', '\udc80', 'x' * 9999])
+@pytest.mark.parametrize(
+    'label', ['idna', 'unicode_escape', 'utf-7', 'zlib', 'nonsense', '\udc80', 'x' * 9999]
+)
 def test_an_encoding_of_no_known_name_is_not_believed(label):
     assert decoded('größer'.encode(), label) == 'größer'
 
@@ -75,13 +81,18 @@ def test_what_is_odd_or_left_open_does_not_empty_a_page(page):
     text.encode()
 
 
-@pytest.mark.parametrize('page', ['', '<![foo[x]]>', '<html></html>', '<!-- <p>hidden</p>', '\x00' * 100])
+@pytest.mark.parametrize(
+    'page', ['', '<![foo[x]]>', '<html></html>', '<!-- <p>hidden</p>', '\x00' * 100]
+)
 def test_a_page_without_text_is_empty(page):
     assert text_of(page.encode(), 'text/html') == ''
 
 
 def test_a_long_page_is_cut():
-    page = ''.join(f'<p>Paragraph {number} of a page that nobody will read to its end.</p>' for number in range(9000))
+    page = ''.join(
+        f'<p>Paragraph {number} of a page that nobody will read to its end.</p>'
+        for number in range(9000)
+    )
     assert len(text_of(page.encode(), 'text/html')) <= MOST_CHARS
 
 
@@ -146,10 +157,14 @@ def test_small_pages_do_not_wait_behind_large_ones():
             time.sleep(0.3)
             start = time.monotonic()
             for number in range(5):
-                assert reader.text(f'<p>small {number}</p>'.encode(), 'text/html') == f'small {number}'
+                assert (
+                    reader.text(f'<p>small {number}</p>'.encode(), 'text/html') == f'small {number}'
+                )
             assert time.monotonic() - start < 1
             start = time.monotonic()
             kinds = {job.exception().kind for job in crowd}
-            assert kinds <= {'refused', 'timeout'} and time.monotonic() - start < WAIT_S + LARGE_S + 1
+            assert (
+                kinds <= {'refused', 'timeout'} and time.monotonic() - start < WAIT_S + LARGE_S + 1
+            )
     finally:
         reader.close()

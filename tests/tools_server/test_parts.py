@@ -36,7 +36,9 @@ def test_snippet_keeps_the_fields_asked_for():
 
 @settings(max_examples=100, deadline=None)
 @given(
-    text=st.text(' .;!?\nabc…é', max_size=400), query=st.text('abc ', max_size=20), limit=st.integers(40, 120)
+    text=st.text(' .;!?\nabc…é', max_size=400),
+    query=st.text('abc ', max_size=20),
+    limit=st.integers(40, 120),
 )
 def test_snippet_never_exceeds_its_limit(text, query, limit):
     assert len(snippet(text, query, limit, WORDS)) <= limit
@@ -94,7 +96,9 @@ def test_descriptor_is_the_mean_of_each_cell():
 
 
 def test_likeness_punishes_missing_contrast():
-    pictures = np.concatenate([describe(picture(i), np.array([[0.0, 0.0, 360.0, 270.0]])) for i in range(4)])
+    pictures = np.concatenate(
+        [describe(picture(i), np.array([[0.0, 0.0, 360.0, 270.0]])) for i in range(4)]
+    )
     alike = likeness(pictures, pictures)
     np.testing.assert_allclose(np.diag(alike), 1, atol=1e-5)
     assert alike[~np.eye(4, dtype=bool)].max() < 0.8

@@ -1,4 +1,5 @@
-"""Peers that send slowly, take slowly, come in crowds or from a web page: memory, descriptors and others are spared."""
+"""Peers that send slowly, take slowly, come in crowds or from a web page: memory, descriptors and
+others are spared."""
 
 import asyncio
 import contextlib
@@ -27,7 +28,9 @@ def narrow(local_config, tmp_path_factory):
     """A server with room for 8 MiB of uploads."""
     images = {'max_bytes': 4 * 2**20, 'upload_bytes': ROOM, 'max_pixels': 20_000_000}
     config = local_config | {'images': images, 'deadline_s': 3, 'queue': 100}
-    with ToolServer.start(config, tmp_path_factory.mktemp('narrow'), ready_timeout_s=120) as running:
+    with ToolServer.start(
+        config, tmp_path_factory.mktemp('narrow'), ready_timeout_s=120
+    ) as running:
         yield running
 
 
@@ -46,7 +49,8 @@ def resident(server):
 
 
 def test_uploads_that_wait_are_not_read(narrow):
-    """Forty of 4 MB that stop before their last byte: what is read of them keeps to the bound, others are served."""
+    """Forty of 4 MB that stop before their last byte: what is read of them keeps to the bound,
+    others are served."""
     before = resident(narrow)
     connections = []
     for _ in range(40):
@@ -71,7 +75,9 @@ def test_uploads_that_wait_are_not_read(narrow):
                 answer += part
         assert b' 504 ' in answer and b'"timeout"' in answer
         connection.close()
-    assert requests.post(narrow.url + '/images', data=encoded(picture(7)), headers=BINARY, timeout=10).ok
+    assert requests.post(
+        narrow.url + '/images', data=encoded(picture(7)), headers=BINARY, timeout=10
+    ).ok
 
 
 def test_json_bodies_that_do_not_arrive_end(narrow):
@@ -95,7 +101,10 @@ def test_a_body_that_stops_gives_its_room_to_others_long_before_the_deadline(mon
             await asyncio.sleep(waits.pop(0))
             return {'body': bytes(middleware.PIECE_BYTES), 'more_body': True}
 
-        limited, start = middleware._limited(receive, 10**9, asyncio.get_running_loop().time() + 60, False), time.monotonic()
+        limited, start = (
+            middleware._limited(receive, 10**9, asyncio.get_running_loop().time() + 60, False),
+            time.monotonic(),
+        )
         with pytest.raises(HTTPException) as error:
             while True:
                 await limited()
@@ -115,10 +124,15 @@ def test_a_body_that_stops_gives_its_room_to_others_long_before_the_deadline(mon
 )  # fmt: skip
 def test_a_page_in_a_browser_cannot_upload(narrow, headers, status):
     headers = {name: narrow.url if value == 'own' else value for name, value in headers.items()}
-    answer = requests.post(narrow.url + '/images', data=encoded(picture(2)), headers=headers, timeout=5)
+    answer = requests.post(
+        narrow.url + '/images', data=encoded(picture(2)), headers=headers, timeout=5
+    )
     assert answer.status_code == status
     if status == 415:
-        assert answer.json()['kind'] == 'caller' and 'application/octet-stream' in answer.json()['message']
+        assert (
+            answer.json()['kind'] == 'caller'
+            and 'application/octet-stream' in answer.json()['message']
+        )
     if status == 403:
         assert answer.json()['kind'] == 'refused'
 
@@ -191,7 +205,13 @@ def test_room_for_bodies_is_bounded_fair_and_given_back():
 async def hello(scope, receive, send):
     """An application that sends as many bytes as its path says."""
     size = int(scope['path'][1:] or 2)
-    await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', str(size).encode())]})
+    await send(
+        {
+            'type': 'http.response.start',
+            'status': 200,
+            'headers': [(b'content-length', str(size).encode())],
+        }
+    )
     await send({'type': 'http.response.body', 'body': bytes(size)})
 
 
@@ -200,7 +220,9 @@ def limited():
     """A server of `hello` with 20 connections, half a second for headers and for taking answers."""
     protocol = limited_protocol(20, headers_s=0.5, reading_s=0.5)
     listener = socket.create_server(('127.0.0.1', 0))
-    server = uvicorn.Server(uvicorn.Config(hello, http=protocol, ws='none', lifespan='off', log_level='critical'))
+    server = uvicorn.Server(
+        uvicorn.Config(hello, http=protocol, ws='none', lifespan='off', log_level='critical')
+    )
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     yield listener.getsockname(), server

@@ -1,4 +1,5 @@
-"""Picture files made to take long or much memory: refused in time, within a stated memory, nobody else held up."""
+"""Picture files made to take long or much memory: refused in time, within a stated memory, nobody
+else held up."""
 
 import base64
 import contextlib
@@ -28,7 +29,12 @@ from tools_server.pictures.outline import bare, outline
 
 BINARY = {'Content-Type': 'application/octet-stream'}
 MEMORY_MB = 600  # by how much the server and its workers may grow together, with the limits below
-LIMITS = {'max_pixels': 26_000_000, 'max_bytes': 30_000_000, 'decode_s': 1.0, 'decoded_bytes': 100_000_000}
+LIMITS = {
+    'max_pixels': 26_000_000,
+    'max_bytes': 30_000_000,
+    'decode_s': 1.0,
+    'decoded_bytes': 100_000_000,
+}
 
 
 @pytest.fixture(scope='module')
@@ -49,14 +55,21 @@ def resident_mb(parent):
     total = 0
     for process in (str(parent), *children):
         with contextlib.suppress(OSError):
-            total += int(Path(f'/proc/{process}/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+            total += int(Path(f'/proc/{process}/statm').read_text().split()[1]) * os.sysconf(
+                'SC_PAGE_SIZE'
+            )
     return total / 2**20
 
 
 def test_uploads_of_bombs_hold_up_nobody(server, bombs):
     """All of them at once: each is answered by the deadline, `/live` and ordinary uploads at once."""
     requests.post(server.url + '/images', data=encoded(picture(0)), headers=BINARY, timeout=10)
-    start_mb, most_mb, slowest, done = resident_mb(server.process.pid), [0.0], [0.0], threading.Event()
+    start_mb, most_mb, slowest, done = (
+        resident_mb(server.process.pid),
+        [0.0],
+        [0.0],
+        threading.Event(),
+    )
 
     def watch():
         while not done.wait(0.05):
@@ -109,7 +122,10 @@ def test_every_way_in_decodes_within_limits(bombs, name):
 def test_a_question_about_a_bomb_is_refused_in_a_sentence(tmp_path, bombs):
     path = tmp_path / 'picture.tiff'
     path.write_bytes(bombs['tiff of one tile'])
-    with pytest.raises(UserError, match='not a readable image: the image cannot be used: decoding it takes more memory'):
+    with pytest.raises(
+        UserError,
+        match='not a readable image: the image cannot be used: decoding it takes more memory',
+    ):
         check_image(str(path))
 
 
@@ -154,7 +170,13 @@ def test_outlines_are_bounded_and_exact():
     for suffix, name in (('.jpg', 'JPEG'), ('.png', 'PNG')):
         data = encoded(picture(1), suffix)
         found = outline(data)
-        assert (found.format, found.width, found.height, found.scans, found.rgb) == (name, 360, 270, 1, True)
+        assert (found.format, found.width, found.height, found.scans, found.rgb) == (
+            name,
+            360,
+            270,
+            1,
+            True,
+        )
         assert bare(data, found) == data
         assert outline(data[: len(data) // 2]) is None
     assert base64.b64encode(bare(data + b'attachment', found)) == base64.b64encode(data)

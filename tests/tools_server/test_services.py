@@ -1,4 +1,5 @@
-"""The retriever, OpenSearch and the OpenAI-compatible judge, against stand-ins that are right and wrong."""
+"""The retriever, OpenSearch and the OpenAI-compatible judge, against stand-ins that are right and
+wrong."""
 
 import json
 
@@ -51,7 +52,10 @@ def test_retriever_with_and_without_scores(stand_in):
 
 
 def test_opensearch(stand_in):
-    hits = [{'_score': 2.5, '_source': {'title': 'Tower', 'text': 'High.'}}, {'_score': 1, '_source': {}}]
+    hits = [
+        {'_score': 2.5, '_source': {'title': 'Tower', 'text': 'High.'}},
+        {'_score': 1, '_source': {}},
+    ]
     stand_in.answers['/wiki/_search'] = as_json({'timed_out': False, 'hits': {'hits': hits}})
     found = opensearch(stand_in, api_key_env='SOME_KEY', user='me').search('tower', 5)
     assert [(p.title, p.text, p.score) for p in found] == [('Tower', 'High.', 2.5), ('', '', 1.0)]
@@ -85,7 +89,9 @@ def test_failures_have_kinds(stand_in, make, path, answer, kind):
 
 
 def test_a_service_that_recovers_is_waited_for_as_it_asks(stand_in):
-    answers = iter([(429, b'{}', {'Retry-After': '0'}), (503, b'', {}), (200, b'{"result": [[]]}', {})])
+    answers = iter(
+        [(429, b'{}', {'Retry-After': '0'}), (503, b'', {}), (200, b'{"result": [[]]}', {})]
+    )
     stand_in.answers['/retrieve'] = lambda body: next(answers)
     patient = retriever(stand_in, limits={'attempts': 3, 'retry_pause_s': 0.01})
     assert patient.search('q', 3) == [] and len(stand_in.requests) == 3
@@ -99,7 +105,9 @@ def test_stand_in_of_openai_is_one_for_the_openai_package(stand_in):
     stand_in.answers['/v1/chat/completions'] = chat('Yes')
     client = openai.OpenAI(base_url=stand_in.url + '/v1', api_key='k', max_retries=0)
     messages = [{'role': 'user', 'content': 'Is it?'}]
-    reply = client.chat.completions.create(model='m', messages=messages, temperature=0, max_tokens=16)
+    reply = client.chat.completions.create(
+        model='m', messages=messages, temperature=0, max_tokens=16
+    )
     assert reply.choices[0].message.content == 'Yes'
     theirs = stand_in.requests[0][2]
     judge(stand_in).judge('q', ['Paris'], 'the French capital', None)
@@ -117,22 +125,31 @@ PERSUASIONS = [
 
 
 def gullible(body):
-    """A judge that believes whatever acts as protocol: control tokens, a text outside the JSON, other fields."""
+    """A judge that believes whatever acts as protocol: control tokens, a text outside the JSON,
+    other fields."""
     text = body['messages'][1]['content']
     tokens = ('<|im', '[/INST]', '<start_of_turn>', '<｜', '</think>', '</s>', '```')
     try:
         case = json.loads(text)
-        fooled = any(token in text for token in tokens) or case['references'] != ['Paris'] or len(case) != 3
+        fooled = (
+            any(token in text for token in tokens)
+            or case['references'] != ['Paris']
+            or len(case) != 3
+        )
     except ValueError:
         fooled = True
     reply = 'Yes' if fooled or len(body['messages']) != 2 else 'No'
-    return 200, json.dumps({'choices': [{'message': {'content': reply}, 'finish_reason': 'stop'}]}).encode()
+    return 200, json.dumps(
+        {'choices': [{'message': {'content': reply}, 'finish_reason': 'stop'}]}
+    ).encode()
 
 
 def parrot(body):
     """A judge that says what it is told to judge."""
     response = json.loads(body['messages'][1]['content'])['response']
-    return 200, json.dumps({'choices': [{'message': {'content': 'The response: ' + response}}]}).encode()
+    return 200, json.dumps(
+        {'choices': [{'message': {'content': 'The response: ' + response}}]}
+    ).encode()
 
 
 @pytest.mark.parametrize('response', PERSUASIONS)
@@ -157,13 +174,21 @@ def test_what_is_judged_stays_one_string(response, question):
     ]
 
 
-@pytest.mark.parametrize('reply', ['Yes', '<think>It says "Yes"? No.</think>\nYes', '\n<think></think>yes.'])
+@pytest.mark.parametrize(
+    'reply', ['Yes', '<think>It says "Yes"? No.</think>\nYes', '\n<think></think>yes.']
+)
 def test_reasoning_before_a_verdict_is_skipped(reply):
     assert parse_verdict(reply) is True
 
 
 @pytest.mark.parametrize(
-    'reply', ['<think>Yes', 'Yes</think>', '<think>a</think>Yes<think>', '<think>x</think>Yes</think>No, Yes']
+    'reply',
+    [
+        '<think>Yes',
+        'Yes</think>',
+        '<think>a</think>Yes<think>',
+        '<think>x</think>Yes</think>No, Yes',
+    ],
 )
 def test_reasoning_that_does_not_end_is_no_verdict(reply):
     with pytest.raises(ToolError):
@@ -188,7 +213,10 @@ def test_with_options_given_only_the_letter_counts(stand_in, response, right):
     """A model is not asked, so there is nobody to persuade."""
     options = ['a blue flag', 'a red flag', 'a green flag', 'a flag']
     assert judge(stand_in).judge('Which?', ['B'], response, None, options) is right
-    assert RuleJudge().judge('Which?', ['B'], response, None, options) is right and not stand_in.requests
+    assert (
+        RuleJudge().judge('Which?', ['B'], response, None, options) is right
+        and not stand_in.requests
+    )
 
 
 def recent_model(asked):
@@ -196,9 +224,16 @@ def recent_model(asked):
 
     def answer(body):
         asked.append({k: v for k, v in body.items() if k not in ('model', 'messages')})
-        for name, code in (('max_tokens', 'unsupported_parameter'), ('temperature', 'unsupported_value')):
+        for name, code in (
+            ('max_tokens', 'unsupported_parameter'),
+            ('temperature', 'unsupported_value'),
+        ):
             if name in body:
-                error = {'message': f"'{name}' is not supported with this model.", 'param': name, 'code': code}
+                error = {
+                    'message': f"'{name}' is not supported with this model.",
+                    'param': name,
+                    'code': code,
+                }
                 return 400, json.dumps({'error': error}).encode()
         return chat('Yes')(body)
 
@@ -212,7 +247,9 @@ def test_recent_models_are_asked_as_they_take_it(stand_in):
     assert model.judge('q', ['Paris'], 'the French capital', None) is True
     assert asked == [{'temperature': 0, 'max_tokens': 16}, {'temperature': 0, 'max_completion_tokens': 16 + 4096},
                      {'max_completion_tokens': 16 + 4096}]  # fmt: skip
-    assert model.judge('q', ['Paris'], 'capital of France', None) is True and len(asked) == 4  # it was learnt
+    assert (
+        model.judge('q', ['Paris'], 'capital of France', None) is True and len(asked) == 4
+    )  # it was learnt
     error = {'message': 'no such value', 'param': 'model', 'code': 'unsupported_value'}
     stand_in.answers['/v1/chat/completions'] = as_json({'error': error}, 400)
     with pytest.raises(ToolError, match='400: no such value'):

@@ -1,4 +1,5 @@
-"""Starting and ending the server: bad configurations, ports in use, readiness, and parents that die."""
+"""Starting and ending the server: bad configurations, ports in use, readiness, and parents that
+die."""
 
 import os
 import signal
@@ -35,7 +36,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.fixture
 def write(tmp_path):
     def write(fields: object) -> str:
-        (tmp_path / 'config.yaml').write_text(fields if isinstance(fields, str) else yaml.safe_dump(fields))
+        (tmp_path / 'config.yaml').write_text(
+            fields if isinstance(fields, str) else yaml.safe_dump(fields)
+        )
         return f'--config={tmp_path / "config.yaml"}'
 
     return write
@@ -55,7 +58,9 @@ def test_wrong_configurations_get_one_sentence(write, local_config, monkeypatch)
         'is not a loopback address': {'host': '0.0.0.0'},
         'port': {'port': 70_000},
         'judge.base_url: Field required': {'judge': {'backend': 'openai'}},
-        'is not an http(s) URL': {'judge': {'backend': 'openai', 'base_url': 'localhost', 'model': 'm'}},
+        'is not an http(s) URL': {
+            'judge': {'backend': 'openai', 'base_url': 'localhost', 'model': 'm'}
+        },
         'needs at least 16 characters': {'host': '0.0.0.0', 'token_env': 'SHORT_TOKEN'},
         "mode 'record' needs the file": {'mode': 'record'},
         'there is no recording': {'mode': 'replay', 'answers': {'path': 'nowhere.sqlite'}},
@@ -124,18 +129,27 @@ def test_check_says_what_works(write, local_config, world):
         'text_search': {'backend': 'local', 'passages': str(world / 'damaged.jsonl')}
     }
     bad = run(write(local_config), '--check')
-    assert bad.returncode == 1 and 'damaged.jsonl, line 1' in bad.stderr and len(bad.stderr.splitlines()) == 1
+    assert (
+        bad.returncode == 1
+        and 'damaged.jsonl, line 1' in bad.stderr
+        and len(bad.stderr.splitlines()) == 1
+    )
 
 
 def test_check_names_the_back_end_that_does_not_work(write, local_config, stand_in):
     stand_in.answers['/retrieve'] = lambda body: (500, b'')
     retriever = {'backend': 'retriever', 'base_url': stand_in.url, 'limits': {'attempts': 1}}
     found = run(write(local_config | {'text_search': retriever}), '--check')
-    assert found.returncode == 1 and 'text_search: retriever does NOT work (unavailable' in found.stdout
+    assert (
+        found.returncode == 1
+        and 'text_search: retriever does NOT work (unavailable' in found.stdout
+    )
     assert 'judge: rules works' in found.stdout
 
 
-def test_check_names_a_summariser_that_does_not_work(local_config, stand_in, tmp_path, monkeypatch, capsys):
+def test_check_names_a_summariser_that_does_not_work(
+    local_config, stand_in, tmp_path, monkeypatch, capsys
+):
     """Searches are answered without it, so nothing else would tell."""
     monkeypatch.setenv('SERPER_API_KEY', 'k')
     unpaid = as_json({'error': {'message': 'Incorrect API key provided: sk-x'}}, 401)
@@ -147,7 +161,10 @@ def test_check_names_a_summariser_that_does_not_work(local_config, stand_in, tmp
     assert main(command) == 1
     out = capsys.readouterr().out
     assert 'text_search: serper works' in out and 'found nothing' in out
-    assert 'summariser: m does NOT work (refused' in out and '401: Incorrect API key provided: sk-x)' in out
+    assert (
+        'summariser: m does NOT work (refused' in out
+        and '401: Incorrect API key provided: sk-x)' in out
+    )
     stand_in.answers['/v1/chat/completions'] = chat('Paris.')
     stand_in.answers['/search'] = as_json({'organic': [{'title': 'Paris'}]})
     assert main(command) == 0
@@ -166,8 +183,9 @@ def test_check_asks_the_back_end_and_not_what_was_kept(stand_in, tmp_path, capsy
     assert main(command) == 0 and "found 'France'" in capsys.readouterr().out
     stand_in.answers['/retrieve'] = as_json({'detail': 'the index is gone'}, 500)
     assert main(command) == 1
-    assert 'does NOT work (unavailable: the retriever failed with status 500: the index is gone)' in (
-        capsys.readouterr().out
+    assert (
+        'does NOT work (unavailable: the retriever failed with status 500: the index is gone)'
+        in (capsys.readouterr().out)
     )
 
 
@@ -194,7 +212,9 @@ def test_launcher_reports_why_it_did_not_start(world, tmp_path):
 
 def test_servers_that_share_a_folder_keep_their_own_addresses_and_pictures_in_common(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        servers = list(pool.map(lambda _: ToolServer.start({}, tmp_path, ready_timeout_s=120), range(4)))
+        servers = list(
+            pool.map(lambda _: ToolServer.start({}, tmp_path, ready_timeout_s=120), range(4))
+        )
     clients = [ToolClient(server.url) for server in servers]
     ref = clients[0].upload(encoded(picture(1)))
     assert all(client.crop(ref.sha256, (0, 0, 0.5, 0.5)).width == 180 for client in clients)
@@ -234,7 +254,9 @@ def test_server_ends_when_its_parent_is_killed(tmp_path):
         'import sys, time; from tools_server.launch import ToolServer; '
         f'print(ToolServer.start({{}}, {str(tmp_path)!r}).url, flush=True); time.sleep(60)'
     )
-    parent = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     url = parent.stdout.readline().strip()
     assert requests.get(url + '/health', timeout=5).json()['ready']
     os.kill(parent.pid, signal.SIGKILL)
@@ -255,7 +277,11 @@ def test_the_online_configuration_takes_its_keys_from_the_environment(monkeypatc
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
     config = load_config(ROOT / 'configs' / 'tools_online.yaml', {})
-    assert (config.text_search.backend, config.image_search.backend, config.judge.backend) == ('serper', 'serper', 'openai')
+    assert (config.text_search.backend, config.image_search.backend, config.judge.backend) == (
+        'serper',
+        'serper',
+        'openai',
+    )
     assert config.text_search.summariser.model == 'Qwen3-32B' and config.token() == 'c' * 16
     for name in keys:
         monkeypatch.delenv(name)

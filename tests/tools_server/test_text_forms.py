@@ -1,4 +1,5 @@
-"""Text in one form, words of many scripts, titles of any sort, and excerpts in time that does not explode."""
+"""Text in one form, words of many scripts, titles of any sort, and excerpts in time that does not
+explode."""
 
 import time
 import unicodedata
@@ -43,7 +44,10 @@ def test_piles_of_marks_are_composed_in_no_time(marks):
 
 
 def test_halves_of_pairs_are_no_reason_to_fail():
-    assert composed('a \ud800 b') == 'a ? b' and splitter()('tower \udfff high') == ['tower', 'high']
+    assert composed('a \ud800 b') == 'a ? b' and splitter()('tower \udfff high') == [
+        'tower',
+        'high',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,10 @@ def index():
     passages = [
         ('Japan', '日本の首都は東京です。人口は多い。'),
         ('Peking', '北京是中国的首都。' + '这是一座很大的城市。' * 40 + '长城在北边。'),
-        (unicodedata.normalize('NFD', 'Málaga'), unicodedata.normalize('NFD', 'La Malagueta está en Málaga.')),
+        (
+            unicodedata.normalize('NFD', 'Málaga'),
+            unicodedata.normalize('NFD', 'La Malagueta está en Málaga.'),
+        ),
         ('Łódź', 'Łódź leży w Polsce.'),
     ]
     for number, (title, text) in enumerate(passages):
@@ -85,7 +92,13 @@ def index():
 @pytest.mark.parametrize('form', ['NFC', 'NFD'])
 @pytest.mark.parametrize(
     'query, title',
-    [('東京', 'Japan'), ('中国的首都', 'Peking'), ('Málaga', 'Málaga'), ('malaga', 'Málaga'), ('Łódź', 'Łódź')],
+    [
+        ('東京', 'Japan'),
+        ('中国的首都', 'Peking'),
+        ('Málaga', 'Málaga'),
+        ('malaga', 'Málaga'),
+        ('Łódź', 'Łódź'),
+    ],
 )
 def test_passages_are_found_in_any_script_and_form(index, query, title, form):
     assert index.search(unicodedata.normalize(form, query), 1)[0].title == title
@@ -106,7 +119,9 @@ def test_an_excerpt_of_chinese_is_cut_at_its_full_stops(index):
      'a.a;' * 200_000, 'e' + '\u0301\u0323' * 400_000],
     ids=['24 KB of sentences', 'sentences', 'stops', 'letters', 'words', 'lines', 'Chinese', 'no blanks', 'marks'],
 )  # fmt: skip
-@pytest.mark.parametrize('query', ['a', 'nothing', 'a b c d e f ' * 1500], ids=['common', 'none', 'long'])
+@pytest.mark.parametrize(
+    'query', ['a', 'nothing', 'a b c d e f ' * 1500], ids=['common', 'none', 'long']
+)
 def test_an_excerpt_of_anything_is_made_in_no_time(text, query):
     words = splitter()
     with within():
@@ -114,7 +129,12 @@ def test_an_excerpt_of_anything_is_made_in_no_time(text, query):
 
 
 @given(
-    st.lists(st.sampled_from(['tower', 'high', 'm.', 'built;', '1889!', 'x\n', '塔。', '高！」', 'ab.c', ' ']), max_size=60),
+    st.lists(
+        st.sampled_from(
+            ['tower', 'high', 'm.', 'built;', '1889!', 'x\n', '塔。', '高！」', 'ab.c', ' ']
+        ),
+        max_size=60,
+    ),
     st.integers(12, 80),
     st.one_of(st.none(), st.integers(1, 4)),
 )
@@ -134,21 +154,37 @@ def test_of_a_very_long_text_the_beginning_is_looked_at_and_the_rest_counts_as_c
 
 @pytest.mark.parametrize(
     'value, text',
-    [(None, ''), ('a', 'a'), (7, '7'), (True, ''), ({'x': 1}, ''), (['a', None, 'b'], 'a b'), ([['a']], '')],
+    [
+        (None, ''),
+        ('a', 'a'),
+        (7, '7'),
+        (True, ''),
+        ({'x': 1}, ''),
+        (['a', None, 'b'], 'a b'),
+        ([['a']], ''),
+    ],
 )
 def test_fields_that_should_be_text(value, text):
     assert as_text(value) == text
 
 
 def test_titles_are_short_and_never_none():
-    assert as_title('a\n b') == 'a b' and len(as_title('t' * 9_000)) == 300 and as_title('t' * 9_000).endswith('…')
+    assert (
+        as_title('a\n b') == 'a b'
+        and len(as_title('t' * 9_000)) == 300
+        and as_title('t' * 9_000).endswith('…')
+    )
     passage = Passage(title=None, text='x', score=1)
-    assert passage.title == '' and Passage(title='t' * 9_000, text='x', score=1).title == as_title('t' * 9_000)
+    assert passage.title == '' and Passage(title='t' * 9_000, text='x', score=1).title == as_title(
+        't' * 9_000
+    )
     image = {'sha256': 'a' * 64, 'width': 1, 'height': 1}
     assert Match(title=None, thumbnail=image, score=1).title == ''
 
 
-@pytest.mark.parametrize('reply', [' ' * 200_000 + '<think>', ' ' * 200_000 + 'x', '<think>' * 50_000, '"' * 200_000])
+@pytest.mark.parametrize(
+    'reply', [' ' * 200_000 + '<think>', ' ' * 200_000 + 'x', '<think>' * 50_000, '"' * 200_000]
+)
 def test_a_reply_of_blanks_holds_nobody_up(reply):
     with within(), pytest.raises(ToolError):
         parse_verdict(reply)

@@ -1,4 +1,5 @@
-"""Text of the web with the protocol's own tags in it, from a search result to the token ids of a policy."""
+"""Text of the web with the protocol's own tags in it, from a search result to the token ids of a
+policy."""
 
 import base64
 import time
@@ -50,14 +51,23 @@ def environment(tmp_path_factory):
     results = [{'title': f'{attack} title', 'snippet': attack} for attack in ATTACKS]
     thumbnail = 'data:image/png;base64,' + base64.b64encode(encoded(picture(1))).decode()
     pictures = [{'title': attack, 'thumbnailUrl': thumbnail} for attack in ATTACKS]
-    service.answers |= {'/search': as_json({'organic': results}), '/lens': as_json({'organic': pictures})}
+    service.answers |= {
+        '/search': as_json({'organic': results}),
+        '/lens': as_json({'organic': pictures}),
+    }
     config = {
         'text_search': {'backend': 'serper', 'base_url': service.url},
-        'image_search': {'backend': 'serper', 'base_url': service.url, 'public_url': 'https://tools.example'},
+        'image_search': {
+            'backend': 'serper',
+            'base_url': service.url,
+            'public_url': 'https://tools.example',
+        },
     }
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('SERPER_API_KEY', 'k')
-        with ToolServer.start(config, tmp_path_factory.mktemp('server'), ready_timeout_s=120) as server:
+        with ToolServer.start(
+            config, tmp_path_factory.mktemp('server'), ready_timeout_s=120
+        ) as server:
             limits = ObservationLimits(text_results=len(ATTACKS), image_results=len(ATTACKS))
             yield Environment(ToolClient(server.url), DEFAULT, TOOLS, limits)
     service.close()
@@ -67,7 +77,9 @@ def assert_only_the_wrapper_acts(chat, ids, harmless):
     """The special ids, and the text of the tags, are those around any harmless response."""
     special = set(chat.tokenizer.get_added_tokens_decoder())
     assert [i for i in ids if i in special] == [i for i in harmless if i in special]
-    text, expected = (chat.tokenizer.decode(list(i), skip_special_tokens=False) for i in (ids, harmless))
+    text, expected = (
+        chat.tokenizer.decode(list(i), skip_special_tokens=False) for i in (ids, harmless)
+    )
     for tag in TAGS:
         assert text.lower().count(tag) == expected.count(tag), tag
     for tag in (
@@ -84,9 +96,15 @@ def assert_only_the_wrapper_acts(chat, ids, harmless):
 
 def test_tags_in_a_search_result_are_no_protocol_down_to_token_ids(environment, chat):
     seen = environment.execute(TextSearch('tower'), [ImageRef('a' * 64, 100, 100)])
-    assert seen.ok and 'Height 330 m.' in seen.parts[0] and len(seen.parts[0].splitlines()) == len(ATTACKS)
+    assert (
+        seen.ok
+        and 'Height 330 m.' in seen.parts[0]
+        and len(seen.parts[0].splitlines()) == len(ATTACKS)
+    )
     ids = chat.observation(seen.parts, chat.tool_call_end)
-    assert_only_the_wrapper_acts(chat, ids, chat.observation(('1. a page of text',), chat.tool_call_end))
+    assert_only_the_wrapper_acts(
+        chat, ids, chat.observation(('1. a page of text',), chat.tool_call_end)
+    )
 
 
 def test_nor_are_those_in_the_titles_of_an_image_search(environment, chat):
@@ -101,7 +119,8 @@ def test_nor_are_those_in_the_titles_of_an_image_search(environment, chat):
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
-        st.sampled_from([*TAGS, 'tool_call', '<', '>', '</', '|', ' ', '\n', 'a', '‹', '\u200b']), max_size=12
+        st.sampled_from([*TAGS, 'tool_call', '<', '>', '</', '|', ' ', '\n', 'a', '‹', '\u200b']),
+        max_size=12,
     )
 )
 def test_no_mixture_of_pieces_makes_a_tag(chat, pieces):
@@ -114,15 +133,22 @@ def test_no_mixture_of_pieces_makes_a_tag(chat, pieces):
 
 
 @pytest.mark.parametrize('tag', [tag for tag in TAGS if tag[1:2].isalpha() or tag[1:2] in '/|'])
-@pytest.mark.parametrize('unseen', ['', '\u200b', '\u00ad', '\u2060', '\ufeff', '\U000e0041', '\x00', '\u202e'])
+@pytest.mark.parametrize(
+    'unseen', ['', '\u200b', '\u00ad', '\u2060', '\ufeff', '\U000e0041', '\x00', '\u202e']
+)
 @pytest.mark.parametrize('wide', ['nothing', 'brackets', 'all'])
 def test_a_tag_is_disarmed_however_it_is_disguised(tag, unseen, wide):
-    letters = [chr(ord(c) + 0xFEE0) if wide == 'all' or (wide == 'brackets' and c in '<>') else c for c in tag]
+    letters = [
+        chr(ord(c) + 0xFEE0) if wide == 'all' or (wide == 'brackets' and c in '<>') else c
+        for c in tag
+    ]
     disguised = unseen.join(letters)
     assert disarm(f'a {disguised} b') == f'a ‹{disguised[1:]} b'
 
 
-@pytest.mark.parametrize('text', ['<' * 200_000, '<' + ' ' * 200_000, '<\u200b' * 100_000, '<' + 't\u200b' * 100_000])
+@pytest.mark.parametrize(
+    'text', ['<' * 200_000, '<' + ' ' * 200_000, '<\u200b' * 100_000, '<' + 't\u200b' * 100_000]
+)
 def test_tags_are_looked_for_in_no_time(text):
     start = time.perf_counter()
     disarm(text)

@@ -35,7 +35,8 @@ def failure(pool, function, *values, seconds=5.0) -> WorkFailed:
 
 
 def ended(process_id: int) -> bool:
-    """Whether a process ends within a few seconds; one that nobody has waited for yet has ended too."""
+    """Whether a process ends within a few seconds; one that nobody has waited for yet has ended
+    too."""
     for _ in range(250):
         try:
             os.kill(process_id, 0)
@@ -85,7 +86,11 @@ def test_a_deadline_during_the_start_leaves_the_worker_to_the_next_call(pool):
     with deadline.within(0.001), pytest.raises(ToolError) as error:
         run(pool, 'echo')
     assert error.value.kind == 'timeout'
-    assert run(pool, 'echo') == () and pool.statistics() == {'processes': 1, 'working': 0, 'replaced': 0}
+    assert run(pool, 'echo') == () and pool.statistics() == {
+        'processes': 1,
+        'working': 0,
+        'replaced': 0,
+    }
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the limit is kept by Linux')
@@ -150,7 +155,9 @@ def test_many_callers_share_a_few_processes():
 
 def test_nothing_is_left_after_close():
     def state():
-        return len(os.listdir('/proc/self/fd')) if sys.platform == 'linux' else 0, threading.active_count()
+        return len(
+            os.listdir('/proc/self/fd')
+        ) if sys.platform == 'linux' else 0, threading.active_count()
 
     before = state()
     pool = WorkerPool('the test', size=2, memory_bytes=MEMORY, modules=['worker_tasks'])
@@ -178,7 +185,7 @@ def test_nothing_is_left_after_close():
 
 def test_workers_end_with_a_killed_server():
     code = (
-        "from tools_server.workers.pool import WorkerPool\n"
+        'from tools_server.workers.pool import WorkerPool\n'
         "pool = WorkerPool('x', 1, 10**8, ['worker_tasks'])\n"
         "print(pool.run('worker_tasks:process_id', seconds=9), flush=True)\n"
         "pool.run('worker_tasks:nap', 0.5, seconds=60)\n"

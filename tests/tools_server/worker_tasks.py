@@ -37,7 +37,7 @@ def take_memory(size: int) -> int:
     return len(bytearray(size))
 
 
-def keep_memory(size: int, kept=[]) -> int:  # noqa: B006
+def keep_memory(size: int, kept=[]) -> int:
     kept.append(b'x' * size)
     return len(kept)
 

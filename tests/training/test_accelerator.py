@@ -19,10 +19,20 @@ def test_the_committed_table_is_that_of_the_committed_measurements():
 
 def test_shares_are_of_the_published_rate_and_of_what_the_same_card_gave():
     common = {'date': '2026-01-01', 'machine': 'a machine', 'layers': 0, 'xla_flags': ''}
-    results = [common | {'card': 'NVIDIA H200', 'part': 'limits', 'what': 'copy', 'bytes': 4e12},
-               common | {'card': 'NVIDIA H200', 'part': 'sample', 'what': 'decode', 'seconds': 0.01, 'bytes': 2.4e10},
-               common | {'card': 'another', 'part': 'sample', 'what': 'decode', 'seconds': 0.01, 'bytes': 2.4e10},
-               common | {'card': 'another', 'part': 'train', 'what': 'SFT', 'failed': 'no room'}]
+    results = [
+        common | {'card': 'NVIDIA H200', 'part': 'limits', 'what': 'copy', 'bytes': 4e12},
+        common
+        | {
+            'card': 'NVIDIA H200',
+            'part': 'sample',
+            'what': 'decode',
+            'seconds': 0.01,
+            'bytes': 2.4e10,
+        },
+        common
+        | {'card': 'another', 'part': 'sample', 'what': 'decode', 'seconds': 0.01, 'bytes': 2.4e10},
+        common | {'card': 'another', 'part': 'train', 'what': 'SFT', 'failed': 'no room'},
+    ]
     *_, known, unknown, failed = accelerator.table(results).splitlines()
     assert '2.40 TB/s | 50 % | 60 %' in known
     assert '2.40 TB/s | unknown | unknown' in unknown
@@ -34,7 +44,10 @@ def test_flops_are_those_of_the_papers_sizes():
     sizes = RELEASED['7B']
     layer = 3584 * (2 * 3584 + 2 * 512 + 3 * 18_944)
     assert forward_flops(sizes, 1, 1, Lengths(10, 0, 2)) == pytest.approx(
-        28 * (2 * layer * 12 + 4 * 3584 * (10 * 10 / 2 + 2 * 10 + 2 * 2 / 2)) + 2 * 2 * 3584 * 152_064)
+        28 * (2 * layer * 12 + 4 * 3584 * (10 * 10 / 2 + 2 * 10 + 2 * 2 / 2))
+        + 2 * 2 * 3584 * 152_064
+    )
     block = 1280 * (4 * 1280 + 3 * 3420)
     assert tower_flops(sizes.vision, 64) == pytest.approx(
-        64 * (32 * (2 * block + 4 * 1280 * 64) + 2 * 1176 * 1280) + 16 * 2 * 5120 * (5120 + 3584))
+        64 * (32 * (2 * block + 4 * 1280 * 64) + 2 * 1176 * 1280) + 16 * 2 * 5120 * (5120 + 3584)
+    )

@@ -17,7 +17,9 @@ from sensesearch_jax.training.advantages import (
 REWARDS = np.array([1.5, 0.5, 0, 1, 0.5, 0.5, 0, 1.5], np.float32)
 GROUPS = np.array([0, 0, 0, 1, 2, 2, 3, 3])
 ALL = np.ones(8, bool)
-GROUP_LAYER = np.array([1.09108802, -0.2182176, -0.87287042, 0.99999905, 0, 0, -0.70710611, 0.70710611])
+GROUP_LAYER = np.array(
+    [1.09108802, -0.2182176, -0.87287042, 0.99999905, 0, 0, -0.70710611, 0.70710611]
+)
 BATCH_LAYER = np.array(
     [1.38811798, -0.49315, -1.43378399, 1.25723733, -0.17960533, -0.17960533, np.nan, 0.83639587]
 )
@@ -56,14 +58,14 @@ def test_a_failed_trajectory_is_in_no_statistic():
     assert batch[6] == 0
 
 
-@pytest.mark.parametrize("reward", [0.1, 1 / 3, 1.7, -0.3, 1e6])
-@pytest.mark.parametrize("size", [2, 3, 7, 8])
+@pytest.mark.parametrize('reward', [0.1, 1 / 3, 1.7, -0.3, 1e6])
+@pytest.mark.parametrize('size', [2, 3, 7, 8])
 def test_equal_rewards_give_exactly_zero(reward, size):
     rewards = jnp.full(size, reward)
     groups, valid = jnp.zeros(size, int), jnp.ones(size, bool)
     for divide in (True, False):
         assert not np.any(
-            jax.jit(group_advantages, static_argnames="divide_by_std")(
+            jax.jit(group_advantages, static_argnames='divide_by_std')(
                 rewards, groups, valid, divide_by_std=divide
             )
         )
@@ -100,7 +102,7 @@ def test_agrees_with_numpy_and_ignores_order(data):
     np.testing.assert_allclose(shuffled, result[order], atol=1e-5)
 
 
-@pytest.mark.parametrize("spreading", [1, 2, 4])
+@pytest.mark.parametrize('spreading', [1, 2, 4])
 def test_batch_layer_over_complete_groups_is_the_derived_gain(spreading):
     size, count = 8, 4
     rewards = np.zeros((count, size), np.float32)
@@ -123,7 +125,10 @@ def test_spread_share_counts_only_valid_rows():
 
 
 def test_dtype_is_at_least_float32():
-    assert group_advantages(jnp.array([1, 0]), jnp.array([0, 0]), jnp.array([1, 1])).dtype == jnp.float32
+    assert (
+        group_advantages(jnp.array([1, 0]), jnp.array([0, 0]), jnp.array([1, 1])).dtype
+        == jnp.float32
+    )
     assert batch_normalize(jnp.ones(2, jnp.bfloat16), jnp.ones(2)).dtype == jnp.float32
 
 
@@ -133,23 +138,28 @@ def test_no_gradient_into_rewards():
 
 
 def test_shapes_are_refused_with_a_sentence():
-    with pytest.raises(ValueError, match="group_ids must have"):
+    with pytest.raises(ValueError, match='group_ids must have'):
         group_advantages(REWARDS, GROUPS[:4], ALL)
-    with pytest.raises(ValueError, match="rewards and valid must be vectors"):
+    with pytest.raises(ValueError, match='rewards and valid must be vectors'):
         group_advantages(REWARDS.reshape(2, 4), GROUPS, ALL)
-    with pytest.raises(ValueError, match="advantages and valid must be vectors"):
+    with pytest.raises(ValueError, match='advantages and valid must be vectors'):
         batch_normalize(REWARDS, ALL[:3])
 
 
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1.5, 1e6])
+@pytest.mark.parametrize('size', [1e-3, 1.0, 1.5, 1e6])
 def test_rounding_is_no_spread(size):
-    """One group is flat but for its last digit, the others are flat: nobody did better than anybody else."""
+    """One group is flat but for its last digit, the others are flat: nobody did better than anybody
+    else."""
     rewards = np.full(64, size, np.float32)
     rewards[3] = np.nextafter(rewards[3], np.float32(np.inf))
     groups, valid = np.repeat(np.arange(8), 8), np.ones(64, bool)
     advantages = group_advantages(rewards, groups, valid)
-    assert not np.any(advantages) and not np.any(group_advantages(rewards, groups, valid, divide_by_std=False))
-    assert not np.any(batch_normalize(advantages, valid)) and not np.any(batch_normalize(rewards, valid))
+    assert not np.any(advantages) and not np.any(
+        group_advantages(rewards, groups, valid, divide_by_std=False)
+    )
+    assert not np.any(batch_normalize(advantages, valid)) and not np.any(
+        batch_normalize(rewards, valid)
+    )
     assert float(batch_gain(advantages, valid)) == float(batch_gain(rewards, valid)) == 1
     assert [float(x) for x in spread_share(rewards, groups, valid)] == [0, 8]
 
@@ -168,7 +178,7 @@ def test_a_small_spread_is_one():
     assert [float(x) for x in spread_share(rewards, np.zeros(4, int), np.ones(4, bool))] == [1, 1]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_not_valid(value):
     valid = ALL.copy()
     valid[6] = False

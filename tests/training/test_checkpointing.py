@@ -1,4 +1,5 @@
-"""Checkpoints: any pytree comes back as it was, mismatches are refused, a kill loses nothing complete."""
+"""Checkpoints: any pytree comes back as it was, mismatches are refused, a kill loses nothing
+complete."""
 
 import random
 import subprocess
@@ -23,10 +24,10 @@ class Pair(NamedTuple):
 
 def tree(value: float = 1.0):
     return {
-        "params": {"w": jnp.full((3, 4), value), "half": jnp.full(5, value, jnp.bfloat16)},
-        "pair": Pair(jnp.arange(3), [np.arange(4, dtype=np.int32), jnp.zeros(())]),
-        "key": jax.random.key(7),
-        "nothing": None,
+        'params': {'w': jnp.full((3, 4), value), 'half': jnp.full(5, value, jnp.bfloat16)},
+        'pair': Pair(jnp.arange(3), [np.arange(4, dtype=np.int32), jnp.zeros(())]),
+        'key': jax.random.key(7),
+        'nothing': None,
     }
 
 
@@ -39,20 +40,20 @@ def assert_same(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize('background', [False, True])
 def test_round_trip_and_keep(tmp_path, background):
-    host = {"iterator": {"position": 3}, "unfinished": ["ü", None, 1.5]}
+    host = {'iterator': {'position': 3}, 'unfinished': ['ü', None, 1.5]}
     with Checkpoints(tmp_path, keep=2, background=background) as checkpoints:
         assert checkpoints.restore(tree()) is None and checkpoints.latest_step() is None
         for step in (1, 5, 7):
-            checkpoints.save(step, tree(float(step)), host | {"step": step})
+            checkpoints.save(step, tree(float(step)), host | {'step': step})
         checkpoints.wait()
         assert checkpoints.steps() == [5, 7]
     abstract = jax.eval_shape(tree)
     with Checkpoints(tmp_path) as checkpoints:
         newest = checkpoints.restore(abstract)
         older = checkpoints.restore(tree(0.0), step=5)
-    assert newest.step == 7 and newest.host_state == host | {"step": 7}
+    assert newest.step == 7 and newest.host_state == host | {'step': 7}
     assert_same(newest.arrays, tree(7.0))
     assert older.step == 5
     assert_same(older.arrays, tree(5.0))
@@ -63,7 +64,7 @@ def test_module_and_optimizer_state(tmp_path):
 
     def state():
         params = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
-        return {"params": params, "optimizer": optimizer.init(params)}
+        return {'params': params, 'optimizer': optimizer.init(params)}
 
     saved = jax.tree.map(lambda x: x + 1, state())
     with Checkpoints(tmp_path) as checkpoints:
@@ -71,51 +72,51 @@ def test_module_and_optimizer_state(tmp_path):
         restored = checkpoints.restore(jax.eval_shape(state))
     assert_same(restored.arrays, saved)
     module = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
-    nnx.update(module, restored.arrays["params"])
-    np.testing.assert_array_equal(module.kernel[...], saved["params"]["kernel"][...])
+    nnx.update(module, restored.arrays['params'])
+    np.testing.assert_array_equal(module.kernel[...], saved['params']['kernel'][...])
 
 
 def test_host_state_alone(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(4, {}, {"done": [1, 2]})
-        assert checkpoints.restore({}).host_state == {"done": [1, 2]}
+        checkpoints.save(4, {}, {'done': [1, 2]})
+        assert checkpoints.restore({}).host_state == {'done': [1, 2]}
 
 
 @pytest.mark.parametrize(
-    "target, sentence",
+    'target, sentence',
     [
         (
-            {"w": np.zeros((3, 4), np.float32), "b": np.zeros(3, np.float32)},
-            r"b is float32\[2\] there and float32\[3\]",
+            {'w': np.zeros((3, 4), np.float32), 'b': np.zeros(3, np.float32)},
+            r'b is float32\[2\] there and float32\[3\]',
         ),
         (
-            {"w": np.zeros((3, 4), np.float16), "b": np.zeros(2, np.float32)},
-            "w is float32.* there and float16",
+            {'w': np.zeros((3, 4), np.float16), 'b': np.zeros(2, np.float32)},
+            'w is float32.* there and float16',
         ),
-        ({"w": np.zeros((3, 4), np.float32)}, r"b is float32\[2\] there and not there here"),
+        ({'w': np.zeros((3, 4), np.float32)}, r'b is float32\[2\] there and not there here'),
     ],
 )
 def test_another_shape_is_refused(tmp_path, target, sentence):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"w": jnp.ones((3, 4)), "b": jnp.ones(2)})
-        with pytest.raises(ValueError, match=f"does not fit this program: {sentence}"):
+        checkpoints.save(1, {'w': jnp.ones((3, 4)), 'b': jnp.ones(2)})
+        with pytest.raises(ValueError, match=f'does not fit this program: {sentence}'):
             checkpoints.restore(target)
 
 
 def test_mistakes_are_refused_with_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        Checkpoints(tmp_path / "none", keep=0)
+    with pytest.raises(ValueError, match='keep must be at least 1'):
+        Checkpoints(tmp_path / 'none', keep=0)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(3, {"w": jnp.ones(2)})
+        checkpoints.save(3, {'w': jnp.ones(2)})
         for step in (3, 2, -1):
-            with pytest.raises(ValueError, match="the latest there is 3"):
-                checkpoints.save(step, {"w": jnp.ones(2)})
-        with pytest.raises(ValueError, match="Only arrays can be saved, but lr is a float"):
-            checkpoints.save(4, {"lr": 0.1})
-        with pytest.raises(ValueError, match="cannot be written as JSON"):
-            checkpoints.save(4, {"w": jnp.ones(2)}, {"x": object()})
-        with pytest.raises(ValueError, match="There is no step 2"):
-            checkpoints.restore({"w": jnp.ones(2)}, step=2)
+            with pytest.raises(ValueError, match='the latest there is 3'):
+                checkpoints.save(step, {'w': jnp.ones(2)})
+        with pytest.raises(ValueError, match='Only arrays can be saved, but lr is a float'):
+            checkpoints.save(4, {'lr': 0.1})
+        with pytest.raises(ValueError, match='cannot be written as JSON'):
+            checkpoints.save(4, {'w': jnp.ones(2)}, {'x': object()})
+        with pytest.raises(ValueError, match='There is no step 2'):
+            checkpoints.restore({'w': jnp.ones(2)}, step=2)
         assert checkpoints.steps() == [3]
 
 
@@ -144,15 +145,15 @@ def test_the_latest_complete_step_survives_kills(tmp_path):
     started_from = []
     for _ in range(3):
         with subprocess.Popen(
-            [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, '-c', SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         ) as child:
             started_from.append(int(child.stdout.readline()))
             time.sleep(0.4 + moment.random() * 0.4)
             child.kill()
     assert started_from == sorted(started_from) and started_from[-1] > 0
     with Checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore({f"w{i}": np.zeros((64, 64), np.int32) for i in range(20)})
-        assert restored.step >= started_from[-1] and restored.host_state == {"step": restored.step}
+        restored = checkpoints.restore({f'w{i}': np.zeros((64, 64), np.int32) for i in range(20)})
+        assert restored.step >= started_from[-1] and restored.host_state == {'step': restored.step}
         assert all((np.asarray(x) == restored.step).all() for x in restored.arrays.values())
-        checkpoints.save(restored.step + 1, {"w": jnp.ones(2)})
+        checkpoints.save(restored.step + 1, {'w': jnp.ones(2)})
         assert all(name.isdigit() for name in (path.name for path in tmp_path.iterdir()))

@@ -28,26 +28,31 @@ REWARDS = np.array([1.5, 0.5, 0, 1, 0.5, 0.5, 0, 1.5])
 GROUPS = np.array([0, 0, 0, 1, 2, 2, 3, 3])
 ALL = np.ones(8, bool)
 
-CLIP = {"clip_low": 0.2, "clip_high": 0.28}
+CLIP = {'clip_low': 0.2, 'clip_high': 0.28}
 POLICY_GOLDEN = {
-    "grpo": (dict(ratio="token", dual_clip=3.0, **CLIP), False, -0.116564622, 0.363176166),
-    "gspo_narrow": (dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4), False, -0.2064176, 0.138643814),
-    "gspo": (dict(ratio="sequence", **CLIP), False, -0.241949871, 0.553977122),
-    "bn_gspo": (dict(ratio="sequence", **CLIP), True, -0.175673821, 0.814275868),
-    "gspo_token_weights": (
-        dict(ratio="sequence", importance="token", importance_cap=1.1, **CLIP),
+    'grpo': (dict(ratio='token', dual_clip=3.0, **CLIP), False, -0.116564622, 0.363176166),
+    'gspo_narrow': (
+        dict(ratio='sequence', clip_low=3e-4, clip_high=4e-4),
+        False,
+        -0.2064176,
+        0.138643814,
+    ),
+    'gspo': (dict(ratio='sequence', **CLIP), False, -0.241949871, 0.553977122),
+    'bn_gspo': (dict(ratio='sequence', **CLIP), True, -0.175673821, 0.814275868),
+    'gspo_token_weights': (
+        dict(ratio='sequence', importance='token', importance_cap=1.1, **CLIP),
         False,
         -0.267977767,
         None,
     ),
-    "gspo_sequence_weights": (
-        dict(ratio="sequence", importance="sequence", importance_cap=1.1, **CLIP),
+    'gspo_sequence_weights': (
+        dict(ratio='sequence', importance='sequence', importance_cap=1.1, **CLIP),
         False,
         -0.288205025,
         None,
     ),
 }
-KL_GOLDEN = {"k1": 0.41250397, "abs": 4.74427345, "k2": 0.58365404, "k3": 0.58048804}
+KL_GOLDEN = {'k1': 0.41250397, 'abs': 4.74427345, 'k2': 0.58365404, 'k3': 0.58048804}
 
 
 def advantages(batch_layer: bool):
@@ -63,16 +68,20 @@ def loss_and_gradient(log_probs, old, adv, mask, **options):
     return jax.jit(jax.value_and_grad(mean))(jnp.asarray(log_probs))
 
 
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("name", POLICY_GOLDEN)
+@pytest.mark.parametrize('x64', [False, True])
+@pytest.mark.parametrize('name', POLICY_GOLDEN)
 def test_policy_loss_golden(name, x64):
     options, batch_layer, expected, gradient_sum = POLICY_GOLDEN[name]
     with jax.enable_x64(x64):
         dtype = jnp.float64 if x64 else jnp.float32
-        if "importance" in options:
-            options = options | {"sampler_log_probs": jnp.asarray(SAMPLER, dtype)}
+        if 'importance' in options:
+            options = options | {'sampler_log_probs': jnp.asarray(SAMPLER, dtype)}
         loss, gradient = loss_and_gradient(
-            jnp.asarray(LP, dtype), jnp.asarray(OLD, dtype), advantages(batch_layer), MASK, **options
+            jnp.asarray(LP, dtype),
+            jnp.asarray(OLD, dtype),
+            advantages(batch_layer),
+            MASK,
+            **options,
         )
         assert loss.dtype == dtype
         tolerance = 2e-7 if x64 else 2e-6
@@ -80,13 +89,13 @@ def test_policy_loss_golden(name, x64):
         if gradient_sum is not None:
             np.testing.assert_allclose(np.abs(gradient).sum(), gradient_sum, atol=tolerance)
         assert not np.any(np.asarray(gradient)[~MASK])
-        if name == "gspo":
+        if name == 'gspo':
             np.testing.assert_allclose(np.asarray(gradient)[0, MASK[0]], -0.03654397, atol=2e-7)
 
 
-@pytest.mark.parametrize("estimator", KL_GOLDEN)
+@pytest.mark.parametrize('estimator', KL_GOLDEN)
 def test_kl_golden(estimator):
-    total, weight = jax.jit(kl, static_argnames="estimator")(LP, REF, MASK, estimator=estimator)
+    total, weight = jax.jit(kl, static_argnames='estimator')(LP, REF, MASK, estimator=estimator)
     np.testing.assert_allclose(total, KL_GOLDEN[estimator], atol=2e-6)
     assert weight == MASK.sum()
 
@@ -98,7 +107,7 @@ def test_kl_gradients():
 
     gradients = every_gradient(jnp.asarray(LP))
     d = np.where(MASK, REF - LP, 0)
-    for name, expected in {"k1": MASK, "abs": -np.sign(d), "k2": -d, "k3": 1 - np.exp(d)}.items():
+    for name, expected in {'k1': MASK, 'abs': -np.sign(d), 'k2': -d, 'k3': 1 - np.exp(d)}.items():
         np.testing.assert_allclose(gradients[name], expected, atol=1e-6)
 
 
@@ -112,21 +121,23 @@ def test_k3_keeps_its_digits_near_zero_and_is_finite_far_away():
 def test_cross_entropy():
     total, weight = cross_entropy(LP, MASK)
     np.testing.assert_allclose([total, weight], [-LP[MASK].sum(), MASK.sum()], rtol=1e-6)
-    total, weight = cross_entropy(LP, MASK, aggregation="sequence")
+    total, weight = cross_entropy(LP, MASK, aggregation='sequence')
     rows = [-LP[i][MASK[i]].mean() for i in range(8) if MASK[i].any()]
     np.testing.assert_allclose([total, weight], [sum(rows), len(rows)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("ratio", ["sequence", "token"])
+@pytest.mark.parametrize('junk', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('ratio', ['sequence', 'token'])
 def test_masked_positions_may_hold_anything(ratio, junk):
     def spoiled(array):
         return jnp.asarray(np.where(MASK, array, junk), jnp.float32)
 
     adv = np.array(advantages(False))
     adv[6] = junk
-    options = dict(ratio=ratio, importance="token", **CLIP)
-    clean = loss_and_gradient(LP, OLD, advantages(False), MASK, sampler_log_probs=SAMPLER, **options)
+    options = dict(ratio=ratio, importance='token', **CLIP)
+    clean = loss_and_gradient(
+        LP, OLD, advantages(False), MASK, sampler_log_probs=SAMPLER, **options
+    )
     dirty = loss_and_gradient(
         spoiled(LP), spoiled(OLD), adv, MASK, sampler_log_probs=spoiled(SAMPLER), **options
     )
@@ -146,35 +157,40 @@ def test_masked_positions_may_hold_anything(ratio, junk):
     assert all(np.all(np.isfinite(pair)) for pair in statistics.values())
 
 
-@pytest.mark.parametrize("ratio", ["sequence", "token"])
+@pytest.mark.parametrize('ratio', ['sequence', 'token'])
 def test_nothing_under_the_mask_is_a_zero_pair(ratio):
     empty = np.zeros_like(MASK)
     assert policy_loss(LP, OLD, advantages(False), empty, ratio=ratio) == (0, 0)
     assert kl(LP, REF, empty) == (0, 0)
-    assert cross_entropy(LP, empty, aggregation="sequence") == (0, 0)
+    assert cross_entropy(LP, empty, aggregation='sequence') == (0, 0)
     gradient = jax.grad(lambda lp: policy_loss(lp, OLD, advantages(False), empty, ratio=ratio)[0])(
         jnp.asarray(LP)
     )
     assert not np.any(gradient)
-    assert policy_maxima(LP, OLD, empty, ratio=ratio) == {"ratio_max": 0}
+    assert policy_maxima(LP, OLD, empty, ratio=ratio) == {'ratio_max': 0}
 
 
-@pytest.mark.parametrize("aggregation", ["sequence", "token"])
-@pytest.mark.parametrize("ratio", ["sequence", "token"])
+@pytest.mark.parametrize('aggregation', ['sequence', 'token'])
+@pytest.mark.parametrize('ratio', ['sequence', 'token'])
 def test_micro_batches_add_up(ratio, aggregation):
     options = dict(ratio=ratio, aggregation=aggregation)
-    functions = {"loss": policy_loss, "statistics": policy_statistics}
+    functions = {'loss': policy_loss, 'statistics': policy_statistics}
 
     @jax.jit
     def whole_and_parts(lp, adv, mask):
         result = {}
         for name, function in functions.items():
             whole = function(lp, OLD, adv, mask, **options)
-            parts = [function(lp[r], OLD[r], adv[r], mask[r], **options) for r in (slice(0, 3), slice(3, 8))]
+            parts = [
+                function(lp[r], OLD[r], adv[r], mask[r], **options)
+                for r in (slice(0, 3), slice(3, 8))
+            ]
             result[name] = whole, jax.tree.map(jnp.add, *parts)
         return result
 
-    gradients = jax.jit(jax.jacrev(lambda *args: [pair[0] for pair in whole_and_parts(*args)["loss"]]))
+    gradients = jax.jit(
+        jax.jacrev(lambda *args: [pair[0] for pair in whole_and_parts(*args)['loss']])
+    )
 
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
@@ -184,7 +200,9 @@ def test_micro_batches_add_up(ratio, aggregation):
         adv = rng.normal(size=8).astype(np.float32)
         lp = jnp.asarray(OLD + 0.5 * rng.normal(size=LP.shape), jnp.float32)
         for whole, parts in whole_and_parts(lp, adv, mask).values():
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), whole, parts)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), whole, parts
+            )
         np.testing.assert_allclose(*gradients(lp, adv, mask), rtol=1e-5, atol=1e-5)
 
     check()
@@ -200,12 +218,12 @@ def test_vmap_equals_separate_calls():
         np.testing.assert_allclose([x[i] for x in together], alone, rtol=1e-6)
 
 
-@pytest.mark.parametrize("ratio", ["sequence", "token"])
+@pytest.mark.parametrize('ratio', ['sequence', 'token'])
 def test_on_policy_gradient_is_the_plain_policy_gradient(ratio):
     adv = np.asarray(advantages(False))
     _, gradient = loss_and_gradient(LP, LP, adv, MASK, ratio=ratio)
     lengths = MASK.sum(1, keepdims=True)
-    if ratio == "sequence":
+    if ratio == 'sequence':
         expected = -adv[:, None] * MASK / np.maximum(lengths, 1) / (lengths > 0).sum()
     else:
         expected = -adv[:, None] * MASK / MASK.sum()
@@ -231,19 +249,21 @@ def test_sequence_ratio_is_the_gradient_of_the_geometric_mean():
 def test_log_ratios_are_capped():
     one = np.ones((1, 1))
     bad = np.array([-1.0])
-    sequence, _ = policy_loss(0 * one, -50 * one, bad, one, ratio="sequence")
+    sequence, _ = policy_loss(0 * one, -50 * one, bad, one, ratio='sequence')
     np.testing.assert_allclose(sequence, np.exp(10), rtol=1e-5)
-    token, _ = policy_loss(0 * one, -50 * one, bad, one, ratio="token")
+    token, _ = policy_loss(0 * one, -50 * one, bad, one, ratio='token')
     np.testing.assert_allclose(token, np.exp(20), rtol=1e-5)
-    dual, _ = policy_loss(0 * one, -50 * one, bad, one, ratio="token", dual_clip=3.0)
+    dual, _ = policy_loss(0 * one, -50 * one, bad, one, ratio='token', dual_clip=3.0)
     np.testing.assert_allclose(dual, 3)
 
 
 def test_no_gradient_into_anything_but_the_log_probs():
     def total(old, adv, sampler):
-        return policy_loss(LP, old, adv, MASK, importance="token", sampler_log_probs=sampler)[0]
+        return policy_loss(LP, old, adv, MASK, importance='token', sampler_log_probs=sampler)[0]
 
-    for gradient in jax.grad(total, argnums=(0, 1, 2))(*map(jnp.asarray, (OLD, advantages(False), SAMPLER))):
+    for gradient in jax.grad(total, argnums=(0, 1, 2))(
+        *map(jnp.asarray, (OLD, advantages(False), SAMPLER))
+    ):
         assert not np.any(gradient)
     assert not np.any(jax.grad(lambda ref: kl(LP, ref, MASK)[0])(jnp.asarray(REF)))
 
@@ -263,24 +283,24 @@ def test_statistics_count_where_the_clips_bind():
         OLD,
         adv[:, 0],
         MASK,
-        ratio="token",
+        ratio='token',
         dual_clip=1.3,
         sampler_log_probs=SAMPLER,
-        importance="token",
+        importance='token',
         importance_cap=1.1,
         **CLIP,
     )
     weights = np.exp(OLD - SAMPLER)
     expected = {
-        "ratio": rho,
-        "clip_low": (adv < 0) & (rho < 0.8),
-        "clip_high": (adv > 0) & (rho > 1.28),
-        "dual_clip": (adv < 0) & (rho > 1.3),
-        "approx_kl": rho - 1 - np.log(rho),
-        "sampler_gap": np.abs(OLD - SAMPLER),
-        "sampler_kl": weights - 1 - np.log(weights),
-        "importance_weight": np.minimum(weights, 1.1),
-        "importance_truncated": weights > 1.1,
+        'ratio': rho,
+        'clip_low': (adv < 0) & (rho < 0.8),
+        'clip_high': (adv > 0) & (rho > 1.28),
+        'dual_clip': (adv < 0) & (rho > 1.3),
+        'approx_kl': rho - 1 - np.log(rho),
+        'sampler_gap': np.abs(OLD - SAMPLER),
+        'sampler_kl': weights - 1 - np.log(weights),
+        'importance_weight': np.minimum(weights, 1.1),
+        'importance_truncated': weights > 1.1,
     }
     assert set(statistics) == set(expected)
     for name, values in expected.items():
@@ -291,34 +311,43 @@ def test_statistics_count_where_the_clips_bind():
             atol=1e-5,
             err_msg=name,
         )
-    assert statistics["clip_low"][0] > 0 and statistics["clip_high"][0] > 0 and statistics["dual_clip"][0] > 0
-    maxima = policy_maxima(LP, OLD, MASK, ratio="token", sampler_log_probs=SAMPLER)
-    np.testing.assert_allclose(maxima["ratio_max"], rho[MASK].max(), rtol=1e-6)
-    np.testing.assert_allclose(maxima["sampler_gap_max"], np.abs(OLD - SAMPLER)[MASK].max(), rtol=1e-6)
+    assert (
+        statistics['clip_low'][0] > 0
+        and statistics['clip_high'][0] > 0
+        and statistics['dual_clip'][0] > 0
+    )
+    maxima = policy_maxima(LP, OLD, MASK, ratio='token', sampler_log_probs=SAMPLER)
+    np.testing.assert_allclose(maxima['ratio_max'], rho[MASK].max(), rtol=1e-6)
+    np.testing.assert_allclose(
+        maxima['sampler_gap_max'], np.abs(OLD - SAMPLER)[MASK].max(), rtol=1e-6
+    )
 
 
 def test_statistics_watch_the_sampler_without_correcting_for_it():
     statistics = policy_statistics(LP, OLD, advantages(False), MASK, sampler_log_probs=SAMPLER)
-    assert statistics["sampler_gap"][1] == MASK.any(1).sum()  # weighed like the loss
-    assert "importance_weight" not in statistics
+    assert statistics['sampler_gap'][1] == MASK.any(1).sum()  # weighed like the loss
+    assert 'importance_weight' not in statistics
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    'options, sentence',
     [
-        (dict(ratio="word"), "ratio must be one of"),
-        (dict(aggregation="mean"), "aggregation must be one of"),
-        (dict(clip_low=-0.1), "clip_low must lie"),
-        (dict(clip_low=1.5), "clip_low must lie"),
-        (dict(clip_high=-1), "clip_high must be"),
+        (dict(ratio='word'), 'ratio must be one of'),
+        (dict(aggregation='mean'), 'aggregation must be one of'),
+        (dict(clip_low=-0.1), 'clip_low must lie'),
+        (dict(clip_low=1.5), 'clip_low must lie'),
+        (dict(clip_high=-1), 'clip_high must be'),
         (dict(dual_clip=3.0), "use it with ratio='token'"),
-        (dict(ratio="token", dual_clip=0.9), "must exceed 1"),
-        (dict(importance="token"), "needs sampler_log_probs"),
-        (dict(importance="row", sampler_log_probs=SAMPLER), "importance must be one of"),
-        (dict(sampler_log_probs=SAMPLER), "would be ignored"),
-        (dict(importance="token", sampler_log_probs=SAMPLER, importance_cap=0), "importance_cap must be"),
+        (dict(ratio='token', dual_clip=0.9), 'must exceed 1'),
+        (dict(importance='token'), 'needs sampler_log_probs'),
+        (dict(importance='row', sampler_log_probs=SAMPLER), 'importance must be one of'),
+        (dict(sampler_log_probs=SAMPLER), 'would be ignored'),
         (
-            dict(importance="token", sampler_log_probs=SAMPLER[:2]),
+            dict(importance='token', sampler_log_probs=SAMPLER, importance_cap=0),
+            'importance_cap must be',
+        ),
+        (
+            dict(importance='token', sampler_log_probs=SAMPLER[:2]),
             "sampler_log_probs must have the mask's shape",
         ),
     ],
@@ -333,12 +362,14 @@ def test_shapes_are_refused_with_a_sentence():
         policy_loss(LP, OLD, REWARDS[:, None], MASK)
     with pytest.raises(ValueError, match="log_probs must have the mask's shape"):
         kl(LP[:4], REF, MASK)
-    with pytest.raises(ValueError, match="mask must be"):
+    with pytest.raises(ValueError, match='mask must be'):
         cross_entropy(LP[0], MASK[0])
-    with pytest.raises(ValueError, match="estimator must be one of"):
-        kl(LP, REF, MASK, estimator="k4")
+    with pytest.raises(ValueError, match='estimator must be one of'):
+        kl(LP, REF, MASK, estimator='k4')
 
 
 def test_limits_may_be_traced():
-    scheduled = jax.jit(lambda low, high: policy_loss(LP, OLD, REWARDS, MASK, clip_low=low, clip_high=high))
+    scheduled = jax.jit(
+        lambda low, high: policy_loss(LP, OLD, REWARDS, MASK, clip_low=low, clip_high=high)
+    )
     np.testing.assert_allclose(scheduled(0.2, 0.28), policy_loss(LP, OLD, REWARDS, MASK), rtol=1e-6)

@@ -22,8 +22,8 @@ MATRICES = {
     'language.embedding', 'language.layers.query.kernel', 'language.layers.key.kernel', 'language.layers.value.kernel',
     'language.layers.out.kernel', 'language.layers.mlp.gate.kernel', 'language.layers.mlp.up.kernel',
     'language.layers.mlp.down.kernel',
-    'vision.patch_embedding.kernel', 'vision.blocks.qkv.kernel', 'vision.blocks.out.kernel', 'vision.blocks.mlp.gate.kernel',
-    'vision.blocks.mlp.up.kernel', 'vision.blocks.mlp.down.kernel', 'vision.merger.hidden.kernel', 'vision.merger.out.kernel',
+    'vision.patch_embedding.kernel', 'vision.blocks.qkv.kernel', 'vision.blocks.out.kernel', 'vision.blocks.mlp.gate.kernel',  # noqa: E501
+    'vision.blocks.mlp.up.kernel', 'vision.blocks.mlp.down.kernel', 'vision.merger.hidden.kernel', 'vision.merger.out.kernel',  # noqa: E501
 }  # fmt: skip
 
 
@@ -33,15 +33,24 @@ def named(state):
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_matrices_decay_and_nothing_else(tied):
-    """Of all parameters; biases and norms have two axes where they are stacked over layers, as an untied head has."""
+    """Of all parameters; biases and norms have two axes where they are stacked over layers, as an
+    untied head has."""
     sizes = small_policy().sizes
     sizes = dataclasses.replace(sizes, language=dataclasses.replace(sizes.language, tied_head=tied))
     policy = abstract_policy(sizes)
-    decaying = {name for name, mask in named(decays(nnx.state(policy, nnx.Param))).items() if jax.tree.leaves(mask) == [True]}
+    decaying = {
+        name
+        for name, mask in named(decays(nnx.state(policy, nnx.Param))).items()
+        if jax.tree.leaves(mask) == [True]
+    }
     assert decaying == MATRICES | (set() if tied else {'language.untied_head'})
     # The base policy's training has the same rule, for its probes as well.
     student = nnx.eval_shape(lambda: Student(policy, (1,), 0))
-    found = {name for name, mask in named(decays(nnx.state(student, nnx.Param))).items() if jax.tree.leaves(mask) == [True]}
+    found = {
+        name
+        for name, mask in named(decays(nnx.state(student, nnx.Param))).items()
+        if jax.tree.leaves(mask) == [True]
+    }
     assert found == {f'policy.{name}' for name in decaying} | {'probes.0.read.kernel'}
 
 
@@ -67,8 +76,11 @@ def test_an_update_that_is_not_finite_is_not_made(bad):
     good = {'kernel': jnp.array([[0.3, 0.4]]), 'bias': jnp.array([1.2])}
     parameters, moments, values = update(parameters, optimizer.init(parameters), good)
     assert {name: float(value) for name, value in values.items()} == pytest.approx(
-        {'grad_norm': 1.3, 'param_norm': 5.0, 'learning_rate': 0.5})
+        {'grad_norm': 1.3, 'param_norm': 5.0, 'learning_rate': 0.5}
+    )
     after, kept, values = update(parameters, moments, good | {'bias': jnp.array([bad])})
     assert not np.isfinite(values['grad_norm'])
-    for one, other in zip(jax.tree.leaves((after, kept)), jax.tree.leaves((parameters, moments)), strict=True):
+    for one, other in zip(
+        jax.tree.leaves((after, kept)), jax.tree.leaves((parameters, moments)), strict=True
+    ):
         assert np.array_equal(one, other)

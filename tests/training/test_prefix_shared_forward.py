@@ -33,18 +33,33 @@ def test_groups_equal_their_members_alone():
     policy = both('grouped')[1]
     sizes = policy.sizes.language
     random = np.random.default_rng(1)
-    features = {name: random.normal(size=(h * w // MERGE**2, sizes.width)).astype(np.float32)
-                for name, (_, h, w) in GRIDS.items()}
-    layouts = [([5, 'scene', 6], [[17], [4, 'crop', 9, 'thumbnail', 2], [1]]),
-               ([9, 'thumbnail', 2, 'crop', 3], [[7, 'scene', 5], [12]])]
+    features = {
+        name: random.normal(size=(h * w // MERGE**2, sizes.width)).astype(np.float32)
+        for name, (_, h, w) in GRIDS.items()
+    }
+    layouts = [
+        ([5, 'scene', 6], [[17], [4, 'crop', 9, 'thumbnail', 2], [1]]),
+        ([9, 'thumbnail', 2, 'crop', 3], [[7, 'scene', 5], [12]]),
+    ]
     rows, sequences = [], []
     for number, (prompt, suffixes) in enumerate(layouts):
         prompt, images = tokens_of(prompt, number)
         members = [tokens_of(suffix, 10 * number + 5) for suffix in suffixes]
-        rows.append(Row(prompt, images, [Member(ids, [True] * len(ids), names) for ids, names in members]))
+        rows.append(
+            Row(prompt, images, [Member(ids, [True] * len(ids), names) for ids, names in members])
+        )
         sequences.append([(prompt + tokens, images + names) for tokens, names in members])
-    batch = build_groups(rows, ImageTable(GRIDS, features), image_token=PAD, merge=MERGE, members=4, batch=3,
-                         prompt_step=16, suffix_step=8, feature_step=8)
+    batch = build_groups(
+        rows,
+        ImageTable(GRIDS, features),
+        image_token=PAD,
+        merge=MERGE,
+        members=4,
+        batch=3,
+        prompt_step=16,
+        suffix_step=8,
+        feature_step=8,
+    )
 
     alone = [pair for group in sequences for pair in group]
     size = max(len(tokens) for tokens, _ in alone)
@@ -52,15 +67,22 @@ def test_groups_equal_their_members_alone():
     positions, valid = np.zeros((3, *tokens.shape), np.int32), np.zeros(tokens.shape, bool)
     visual = np.zeros((*tokens.shape, sizes.width), np.float32)
     for number, (ids, names) in enumerate(alone):
-        tokens[number, 0, :len(ids)], valid[number, 0, :len(ids)] = ids, True
+        tokens[number, 0, : len(ids)], valid[number, 0, : len(ids)] = ids, True
         grids = [GRIDS[name] for name in names]
-        positions[:, number, 0, :len(ids)], _ = mrope_positions(ids, grids, PAD, MERGE)
-        visual[number, 0][tokens[number, 0] == PAD] = np.concatenate([features[name] for name in names])
+        positions[:, number, 0, : len(ids)], _ = mrope_positions(ids, grids, PAD, MERGE)
+        visual[number, 0][tokens[number, 0] == PAD] = np.concatenate(
+            [features[name] for name in names]
+        )
     # Where each member's suffix stands in its own sequence, and in the batch of groups.
-    whole = [(number, slice(len(rows[g].prompt) - 1, len(alone[number][0])))
-             for number, g in enumerate(g for g, group in enumerate(sequences) for _ in group)]
-    packed = [(g, m, slice(0, 1 + len(rows[g].members[m].tokens)))
-              for g, group in enumerate(sequences) for m in range(len(group))]
+    whole = [
+        (number, slice(len(rows[g].prompt) - 1, len(alone[number][0])))
+        for number, g in enumerate(g for g, group in enumerate(sequences) for _ in group)
+    ]
+    packed = [
+        (g, m, slice(0, 1 + len(rows[g].members[m].tokens)))
+        for g, group in enumerate(sequences)
+        for m in range(len(group))
+    ]
     weights = [random.normal(size=(part.stop - part.start, sizes.vocabulary)) for _, part in whole]
     graph, state = nnx.split(policy, nnx.Param)
 
@@ -68,14 +90,20 @@ def test_groups_equal_their_members_alone():
         policy = nnx.merge(graph, state)
         logits = policy.logits(group_hidden(policy, jax.tree.map(jnp.asarray, batch))[0])
         parts = [logits[place] for place in packed]
-        return sum(jnp.sum(part * weight) for part, weight in zip(parts, weights, strict=True)), parts
+        return sum(
+            jnp.sum(part * weight) for part, weight in zip(parts, weights, strict=True)
+        ), parts
 
     def separate(state):
         policy = nnx.merge(graph, state)
         x = jnp.where((tokens == PAD)[..., None], visual, policy.language.embedding[...][tokens])
-        logits = policy.logits(policy.language(x, jnp.asarray(positions), jnp.asarray(valid))[0][:, 0])
+        logits = policy.logits(
+            policy.language(x, jnp.asarray(positions), jnp.asarray(valid))[0][:, 0]
+        )
         parts = [logits[place] for place in whole]
-        return sum(jnp.sum(part * weight) for part, weight in zip(parts, weights, strict=True)), parts
+        return sum(
+            jnp.sum(part * weight) for part, weight in zip(parts, weights, strict=True)
+        ), parts
 
     (_, ours), gradients = quick_jit(jax.value_and_grad(grouped, has_aux=True))(state)
     (_, theirs), expected = quick_jit(jax.value_and_grad(separate, has_aux=True))(state)

@@ -30,12 +30,28 @@ def quick():
 
 
 def learner_on(shape, policy=POLICY, **options):
-    config = ConfigDict(dict(schedule='constant', learning_rate=RATE, warmup=0, b1=0.9, b2=0.999, eps=1e-8,
-                             weight_decay=0.01, clip_norm=1e3))
+    config = ConfigDict(
+        dict(
+            schedule='constant',
+            learning_rate=RATE,
+            warmup=0,
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            weight_decay=0.01,
+            clip_norm=1e3,
+        )
+    )
     mesh = make_mesh(dict(zip(AXES, shape)))
     mask = np.isin(np.arange(VOCABULARY), SUPPRESSED)
-    return Learner(policy, make_optimizer(config, 1), suppressed=mask, mesh=mesh,
-                   objective=Objective(kl_coefficient=0.1), **options)
+    return Learner(
+        policy,
+        make_optimizer(config, 1),
+        suppressed=mask,
+        mesh=mesh,
+        objective=Objective(kl_coefficient=0.1),
+        **options,
+    )
 
 
 def flat(state):
@@ -46,14 +62,24 @@ def rl_batch():
     """Eight rows, of which four are empty, with targets."""
     random = np.random.default_rng(3)
     batch = batch_of(ROWS, batch=8)
-    normal = lambda *shape: random.normal(size=shape).astype(np.float32)
-    targets = PolicyTargets(normal(8, 3), batch.valid[:, :, 1:].any(-1), normal(*batch.tokens[:, :, 1:].shape) - 4)
+
+    def normal(*shape):
+        return random.normal(size=shape).astype(np.float32)
+
+    targets = PolicyTargets(
+        normal(8, 3), batch.valid[:, :, 1:].any(-1), normal(*batch.tokens[:, :, 1:].shape) - 4
+    )
     return batch, targets
 
 
 def take_step(learner, kind):
-    """One step: its metrics, its gradients (the first moment of the first step) and the parameters after it."""
-    values = learner.sft_step([batch_of(ROWS, batch=8)]) if kind == 'sft' else learner.rl_step([rl_batch()])
+    """One step: its metrics, its gradients (the first moment of the first step) and the parameters
+    after it."""
+    values = (
+        learner.sft_step([batch_of(ROWS, batch=8)])
+        if kind == 'sft'
+        else learner.rl_step([rl_batch()])
+    )
     moment = flat(optax.tree_utils.tree_get(learner.moments, 'mu'))
     return values, {name: value / 0.1 for name, value in moment.items()}, flat(learner.parameters)
 
@@ -63,14 +89,18 @@ def alone(kind):
     return take_step(learner_on((1, 1, 1)), kind)
 
 
-@pytest.mark.parametrize(('shape', 'kind'), [((8, 1, 1), 'sft'), ((1, 4, 2), 'sft'), ((2, 2, 2), 'rl')])
+@pytest.mark.parametrize(
+    ('shape', 'kind'), [((8, 1, 1), 'sft'), ((1, 4, 2), 'sft'), ((2, 2, 2), 'rl')]
+)
 def test_a_step_is_the_same_on_every_mesh(shape, kind):
     learner = learner_on(shape)
     ours, theirs = take_step(learner, kind), alone(kind)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5, abs=1e-5)
     for name, gradient in ours[1].items():
         largest = np.abs(theirs[1][name]).max()
-        np.testing.assert_allclose(gradient, theirs[1][name], rtol=0, atol=1e-5 * largest, err_msg=name)
+        np.testing.assert_allclose(
+            gradient, theirs[1][name], rtol=0, atol=1e-5 * largest, err_msg=name
+        )
         # Adam's first step is the gradient's sign, which says nothing where the gradient is noise.
         clear = np.abs(theirs[1][name]) > 1e-3 * largest
         moves = np.abs(ours[2][name] - theirs[2][name])
@@ -80,14 +110,22 @@ def test_a_step_is_the_same_on_every_mesh(shape, kind):
 def test_everything_is_cut_as_the_table_says():
     learner = learner_on((2, 2, 2))
     kernel = learner.parameters['language']['layers']['mlp']['gate']['kernel'][...]
-    assert kernel.addressable_shards[0].data.shape == (kernel.shape[0], kernel.shape[1] // 2, kernel.shape[2] // 2)
+    assert kernel.addressable_shards[0].data.shape == (
+        kernel.shape[0],
+        kernel.shape[1] // 2,
+        kernel.shape[2] // 2,
+    )
     for state in (learner.parameters, optax.tree_utils.tree_get(learner.moments, 'nu')):
         for path, parameter in nnx.to_flat_state(state):
             cut = [axis for axis in parameter.axes if RULES[axis]]
             pieces = len({str(shard.index) for shard in parameter[...].addressable_shards})
             assert pieces == 2 ** len(cut), path
     # Every axis name that a parameter has stands in the table, the frozen ones too.
-    names = {axis for _, parameter in nnx.to_flat_state(nnx.state(POLICY, nnx.Param)) for axis in parameter.axes}
+    names = {
+        axis
+        for _, parameter in nnx.to_flat_state(nnx.state(POLICY, nnx.Param))
+        for axis in parameter.axes
+    }
     assert names <= RULES.keys() and 'rows' in RULES
 
 
@@ -104,9 +142,15 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path):
 
 
 def test_a_step_can_be_compiled_without_any_numbers():
-    """From shapes alone, as for a machine that is not here: the memory that is told is that of the true step."""
-    shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-    learner = learner_on((1, 4, 2), policy=abstract_policy(POLICY.sizes), remat='full', dtype='bfloat16')
+    """From shapes alone, as for a machine that is not here: the memory that is told is that of the
+    true step."""
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+    learner = learner_on(
+        (1, 4, 2), policy=abstract_policy(POLICY.sizes), remat='full', dtype='bfloat16'
+    )
     programs = learner.lower(shapes(batch_of(ROWS)))
     assert programs.keys() == {'gradient', 'update'}
     memory = programs['update'].compile().memory_analysis()
@@ -116,7 +160,9 @@ def test_a_step_can_be_compiled_without_any_numbers():
 
 
 def test_what_does_not_fit_is_refused_with_a_sentence():
-    with pytest.raises(ValueError, match=r'4 rows in a micro-batch cannot be cut over data × fsdp = 8 devices'):
+    with pytest.raises(
+        ValueError, match=r'4 rows in a micro-batch cannot be cut over data × fsdp = 8 devices'
+    ):
         learner_on((8, 1, 1)).sft_step([batch_of(ROWS)])
     with pytest.raises(ValueError, match='tensor axis of 8 does not divide 2 key/value heads'):
         learner_on((1, 1, 8)).sft_step([batch_of(ROWS)])

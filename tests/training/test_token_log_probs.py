@@ -13,8 +13,9 @@ from sensesearch_jax.training.token_log_probs import token_log_probs
 ROWS, TOKENS, WIDTH, VOCABULARY = 2, 37, 16, 61
 
 
-# Numpy examples and compiled functions: compiling single operations would take most of the tests' time.
-compiled = jax.jit(token_log_probs, static_argnames="chunk")
+# Numpy examples and compiled functions: compiling single operations would take most of the tests'
+# time.
+compiled = jax.jit(token_log_probs, static_argnames='chunk')
 
 
 def example(rows=(ROWS,), tokens=TOKENS):
@@ -34,7 +35,7 @@ def plain(hidden, head, targets, temperature=1.0, suppressed=None):
     return jnp.take_along_axis(scores, targets[..., None], -1)[..., 0], entropy
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 36, 512])
+@pytest.mark.parametrize('chunk', [1, 5, 36, 512])
 def test_values_and_gradients_equal_the_plain_form(chunk):
     hidden, head, targets = example()
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape))
@@ -57,7 +58,7 @@ def test_values_and_gradients_equal_the_plain_form(chunk):
             np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
 
 
-@pytest.mark.parametrize("rows", [(), (2, 3)])
+@pytest.mark.parametrize('rows', [(), (2, 3)])
 def test_any_leading_axes(rows):
     hidden, head, targets = example(rows, tokens=7)
     for ours, theirs in zip(compiled(hidden, head, targets, chunk=3), plain(hidden, head, targets)):
@@ -75,7 +76,9 @@ def test_suppressed_ids_have_no_probability():
         log_probs, entropy = token_log_probs(hidden, head, targets, suppressed=suppressed, chunk=10)
         return jnp.where(targets == 3, 0, log_probs).sum() + entropy.sum(), log_probs
 
-    (_, log_probs), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(hidden, head)
+    (_, log_probs), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(
+        hidden, head
+    )
     assert log_probs[0, 0] == -jnp.inf
     np.testing.assert_allclose(
         log_probs[:, 1:], plain(hidden, head, targets, suppressed=suppressed)[0][:, 1:], atol=1e-5
@@ -100,7 +103,9 @@ def test_ids_outside_the_vocabulary_are_nan_and_leave_gradients_finite():
 def test_extreme_logits():
     hidden, head, targets = example()
     log_probs, entropy = compiled(hidden * 1e4, head, targets, chunk=10)
-    assert np.all(np.isfinite(log_probs)) and np.all(np.isfinite(entropy)) and np.all(entropy >= -1e-2)
+    assert (
+        np.all(np.isfinite(log_probs)) and np.all(np.isfinite(entropy)) and np.all(entropy >= -1e-2)
+    )
 
 
 def test_half_precision_gives_float32():
@@ -111,7 +116,8 @@ def test_half_precision_gives_float32():
 
 
 def test_never_all_logits_at_once():
-    """At Qwen2.5's vocabulary: compiled memory, forward and backward, is an eighth of all float32 logits."""
+    """At Qwen2.5's vocabulary: compiled memory, forward and backward, is an eighth of all float32
+    logits."""
     tokens, width, vocabulary = 8192, 64, 151_936
     shapes = (
         jax.ShapeDtypeStruct((1, tokens, width), jnp.float32),
@@ -132,13 +138,20 @@ def test_a_temperature_has_a_gradient():
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape))
 
     def slope(function):
-        total = lambda t: sum((w * x).sum() for w, x in zip(weights, function(hidden, head, targets, temperature=t)))
+        def total(t):
+            return sum(
+                (w * x).sum()
+                for w, x in zip(weights, function(hidden, head, targets, temperature=t))
+            )
+
         return jax.jit(jax.grad(total))(0.7)
 
-    np.testing.assert_allclose(slope(functools.partial(token_log_probs, chunk=10)), slope(plain), rtol=1e-4)
+    np.testing.assert_allclose(
+        slope(functools.partial(token_log_probs, chunk=10)), slope(plain), rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}])
+@pytest.mark.parametrize('sizes', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 8}])
 def test_cut_over_a_mesh(sizes):
     """Values and gradients of rows and vocabulary in parts equal those in one piece."""
     mesh = make_mesh(sizes)
@@ -150,24 +163,28 @@ def test_cut_over_a_mesh(sizes):
 
     def total(hidden, head):
         log_probs, entropy = token_log_probs(hidden, head, targets, suppressed=suppressed, chunk=10)
-        return (jnp.where(weights[0] == 0, 0, weights[0] * log_probs) + weights[1] * entropy).sum(), log_probs
+        return (
+            jnp.where(weights[0] == 0, 0, weights[0] * log_probs) + weights[1] * entropy
+        ).sum(), log_probs
 
     both = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
     expected = jax.jit(both)(hidden, head)
     with jax.set_mesh(mesh):
         found = jax.jit(both)(jax.device_put(hidden, rows_sharding(mesh, 4)), head)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(np.abs(np.where(np.isinf(b), 0, b)).max()))
+        np.testing.assert_allclose(
+            a, b, rtol=1e-5, atol=1e-5 * float(np.abs(np.where(np.isinf(b), 0, b)).max())
+        )
 
 
 def test_mistakes_are_refused_with_a_sentence():
     hidden, head, targets = example()
     for arguments, options, sentence in [
-        ((hidden, head, targets[:, 1:]), {}, "hidden must be"),
-        ((hidden, head.T, targets), {}, "head must be"),
-        ((hidden, head, targets), {"suppressed": np.zeros(3, bool)}, "suppressed must be"),
-        ((hidden, head, targets), {"temperature": 0.0}, "temperature must be above 0"),
-        ((hidden, head, targets), {"chunk": 0}, "chunk must be at least 1"),
+        ((hidden, head, targets[:, 1:]), {}, 'hidden must be'),
+        ((hidden, head.T, targets), {}, 'head must be'),
+        ((hidden, head, targets), {'suppressed': np.zeros(3, bool)}, 'suppressed must be'),
+        ((hidden, head, targets), {'temperature': 0.0}, 'temperature must be above 0'),
+        ((hidden, head, targets), {'chunk': 0}, 'chunk must be at least 1'),
     ]:
         with pytest.raises(ValueError, match=sentence):
             token_log_probs(*arguments, **options)

@@ -1,4 +1,5 @@
-"""Programs compiled for TPUs that are not here, small ones: what they need and move; and how a program's text is read."""
+"""Programs compiled for TPUs that are not here, small ones: what they need and move; and how a
+program's text is read."""
 
 import ast
 import math
@@ -33,7 +34,7 @@ ENTRY %main (p: bf16[8,4]) -> f32[16] {
   %loop = (s32[], bf16[8,4]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"28"}}
   ROOT %reduce = f32[16]{0} all-reduce(%z), replica_groups={{0,1}}, to_apply=%sum
 }
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +42,9 @@ def slice_of_four():
     pytest.importorskip('libtpu')
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
-        monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # tests may run side by side: no device is opened
+        monkeypatch.setenv(
+            'ALLOW_MULTIPLE_LIBTPU_LOAD', '1'
+        )  # tests may run side by side: no device is opened
         yield topologies.get_topology_desc('v5e:2x2', 'tpu').devices
 
 
@@ -53,23 +56,31 @@ def settings(name, **changes):
 
 def test_collectives_are_counted_as_often_as_their_loop_runs():
     moved, unknown = collectives(TEXT)
-    assert moved == {'all-gather': 28 * (64 * 4 * 2 * 3 / 4 + 8 * 4 * 2 * 3 / 4) + 16 * 4 * 2 / 2,
-                     'all-reduce': 16 * 4 * 2 * 1 / 2}
+    assert moved == {
+        'all-gather': 28 * (64 * 4 * 2 * 3 / 4 + 8 * 4 * 2 * 3 / 4) + 16 * 4 * 2 / 2,
+        'all-reduce': 16 * 4 * 2 * 1 / 2,
+    }
     assert unknown == 0
     assert collectives(TEXT.replace('known_trip_count', 'none'))[1] == 1
     assert collectives(TEXT.replace('known_trip_count', 'none'), 28) == (moved, 0)
-    condition = '%c (p: s32[]) -> pred[] {\n  %n = s32[]{:T(128)} constant(28)\n  ROOT %lt = pred[] compare(%i, %n), direction=LT\n}\n'
+    condition = '%c (p: s32[]) -> pred[] {\n  %n = s32[]{:T(128)} constant(28)\n  ROOT %lt = pred[] compare(%i, %n), direction=LT\n}\n'  # noqa: E501
     assert collectives(condition + TEXT.replace('known_trip_count', 'none')) == (moved, 0)
 
 
 def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
     """The splash kernel, loops over layers, gradients over a mesh of two axes."""
     config = settings('sft_7b', **{'mesh.tensor': 2, 'sft.micro_batch': 2, 'sft.batch': 4})
-    words, programs = training(config, 'sft', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
+    words, programs = training(
+        config, 'sft', small_policy().sizes, Lengths(64, 32, 120), slice_of_four
+    )
     assert words.startswith('2 rows of 384 + 1 × 384 tokens')
     found = {program.name: measured(program, 'training', CHIPS['v5e']) for program in programs}
     gradient = found['sft gradient']
-    assert gradient['fits'] and 0 < gradient['total'] < gradient['limit'] and gradient['moved']['all-gather'] > 0
+    assert (
+        gradient['fits']
+        and 0 < gradient['total'] < gradient['limit']
+        and gradient['moved']['all-gather'] > 0
+    )
     assert gradient['binds'] in gradient['least_s'] and gradient['unknown_loops'] == 0
     assert 'binds' in shown(gradient) and found['sft update']['fits']
     tight = measured(programs[1], 'training', CHIPS['v5e']._replace(size=1.0))
@@ -81,17 +92,29 @@ def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
 
 
 def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
-    config = settings('rl_7b', **{'mesh.tensor': 2, 'rollout.groups': 2, 'rollout.prompt_capacity': 64,
-                                  'rollout.suffix_capacity': 128, 'rollout.chunk': 4, 'rl.members': 2})
+    config = settings(
+        'rl_7b',
+        **{
+            'mesh.tensor': 2,
+            'rollout.groups': 2,
+            'rollout.prompt_capacity': 64,
+            'rollout.suffix_capacity': 128,
+            'rollout.chunk': 4,
+            'rl.members': 2,
+        },
+    )
     _, programs = sampling(config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
     found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
     assert [record['program'] for record in found] == ['prefill', 'decode']
-    assert all(record['fits'] and record['moved'] and not record['unknown_loops'] for record in found)
+    assert all(
+        record['fits'] and record['moved'] and not record['unknown_loops'] for record in found
+    )
 
 
 @pytest.mark.parametrize('stage', ['sft', 'rl'])
 def test_a_7b_config_fits_the_slices_that_it_names(stage):
-    """By topology, which tells the chips: the number in an accelerator type of v5p counts TensorCores."""
+    """By topology, which tells the chips: the number in an accelerator type of v5p counts
+    TensorCores."""
     path = CONFIGS / f'{stage}_7b.py'
     config = runpy.run_path(str(path))['get_config']()
     text = ast.get_docstring(ast.parse(path.read_text()))

@@ -1,4 +1,5 @@
-"""SFT and RL steps: what moves and what does not, micro-batches that add up, members that do not count."""
+"""SFT and RL steps: what moves and what does not, micro-batches that add up, members that do not
+count."""
 
 import copy
 import dataclasses
@@ -43,7 +44,11 @@ def quick():
         yield
 
 
-CLOSE = {'kl_coefficient': 0.1, 'clip_low': 0.1, 'clip_high': 0.1}  # so that some ratios are clipped
+CLOSE = {
+    'kl_coefficient': 0.1,
+    'clip_low': 0.1,
+    'clip_high': 0.1,
+}  # so that some ratios are clipped
 OBJECTIVES = {
     ratio: make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': name}))
     for name, (ratio, _) in ALGORITHMS.items()
@@ -56,7 +61,8 @@ def compiled(**options):
 
 
 def learner_of(**options):
-    """A learner at its start; those with the same options share their programs, but not what they learn."""
+    """A learner at its start; those with the same options share their programs, but not what they
+    learn."""
     learner = copy.copy(compiled(**options))
     learner.parameters = jax.tree.map(jax.numpy.copy, nnx.state(POLICY, decoder))
     learner.moments = learner.optimizer.init(learner.parameters)
@@ -75,15 +81,20 @@ def moved(learner):
 
 def assert_same_moves(one, other, tolerance=1e-5):
     for name, step in one.items():
-        # The floor: terms of a key's bias nearly cancel, and what is left of a few of them is rounding.
+        # The floor: terms of a key's bias nearly cancel, and what is left of a few of them is
+        # rounding.
         allowed = max(tolerance * np.abs(step).max(), 2e-7)
         assert np.abs(step - other[name]).max() <= allowed, name
 
 
 @pytest.mark.parametrize('freeze_embedding', [False, True])
 def test_sft_moves_the_decoder_only(freeze_embedding):
-    config = ConfigDict(rl_config() | {'learning_rate': 1e-2, 'warmup': 0, 'freeze_embedding': freeze_embedding})
-    learner = Learner(POLICY, make_optimizer(config, 10), suppressed=MASK, trained=trained_part(config))
+    config = ConfigDict(
+        rl_config() | {'learning_rate': 1e-2, 'warmup': 0, 'freeze_embedding': freeze_embedding}
+    )
+    learner = Learner(
+        POLICY, make_optimizer(config, 10), suppressed=MASK, trained=trained_part(config)
+    )
     stays = ('vision', 'language.embedding') if freeze_embedding else ('vision',)
     before = values_of(nnx.state(POLICY))
     learner.sft_step([batch_of(ROWS)])
@@ -93,18 +104,26 @@ def test_sft_moves_the_decoder_only(freeze_embedding):
         same = np.array_equal(value, before[name])
         assert same == name.startswith(stays), name
         assert np.isfinite(value).all()
-    # The moments are those of what is trained alone, and the policy that was given keeps its own arrays.
+    # The moments are those of what is trained alone, and the policy that was given keeps its own
+    # arrays.
     frozen = sum(v.size for name, v in before.items() if name.startswith(stays))
     trained = sum(v.size for v in before.values()) - frozen
     assert sum(np.size(leaf) for leaf in jax.tree.leaves(learner.moments)) <= 2 * trained + 4
-    assert all(np.array_equal(value, before[name]) for name, value in values_of(nnx.state(POLICY)).items())
+    assert all(
+        np.array_equal(value, before[name]) for name, value in values_of(nnx.state(POLICY)).items()
+    )
     whole = values_of(learner.all_parameters)
-    assert whole.keys() == before.keys() and all(np.array_equal(whole[name], after[name]) for name in whole)
+    assert whole.keys() == before.keys() and all(
+        np.array_equal(whole[name], after[name]) for name in whole
+    )
 
 
 def test_a_frozen_embedding_is_sampled_with_in_the_type_of_the_loss():
-    """As everything else of the decoder: caches have its type, and the sampler's log-probs are the trainer's."""
-    learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, dtype=jax.numpy.bfloat16, trained=inner_decoder)
+    """As everything else of the decoder: caches have its type, and the sampler's log-probs are the
+    trainer's."""
+    learner = Learner(
+        POLICY, optax.sgd(0.1), suppressed=MASK, dtype=jax.numpy.bfloat16, trained=inner_decoder
+    )
     types = {leaf.dtype for leaf in jax.tree.leaves(learner.all_parameters['language'])}
     assert types == {jax.numpy.dtype(jax.numpy.bfloat16)}
 
@@ -116,7 +135,9 @@ def test_sft_loss_is_the_mean_over_own_tokens():
     log_probs = np.asarray(learner.log_probs(batch))
     own = batch.own[:, :, 1:]
     # Vision placeholders have no probability here and are never own.
-    assert np.isfinite(log_probs[own]).all() and own.sum() == sum(sum(m.own) for r in ROWS for m in r.members)
+    assert np.isfinite(log_probs[own]).all() and own.sum() == sum(
+        sum(m.own) for r in ROWS for m in r.members
+    )
     first = learner.sft_step([batch])
     assert first['loss'] == pytest.approx(-log_probs[own].mean(), rel=1e-5)
     assert 0 < first['entropy'] < np.log(VOCABULARY)
@@ -131,7 +152,8 @@ def test_the_first_update_is_made_with_a_rate_above_zero():
     sizes = {}
     for warmup, schedule in itertools.product((0, 4), ('constant', 'cosine')):
         config = ConfigDict(
-            rl_config() | {'learning_rate': 1.0, 'warmup': warmup, 'schedule': schedule, 'weight_decay': 0.0}
+            rl_config()
+            | {'learning_rate': 1.0, 'warmup': warmup, 'schedule': schedule, 'weight_decay': 0.0}
         )
         optimizer = make_optimizer(config, 20)
         state, found = optimizer.init(gradients), []
@@ -143,12 +165,15 @@ def test_the_first_update_is_made_with_a_rate_above_zero():
     assert np.allclose(sizes[4, 'constant'][:5], [0.25, 0.5, 0.75, 1, 1], atol=1e-3)
     assert 0.9 < sizes[0, 'cosine'][0] <= 1.001 and np.all(np.diff(sizes[0, 'cosine']) < 0)
     assert 0 < sizes[4, 'cosine'][0] < sizes[4, 'cosine'][3] and sizes[4, 'cosine'][-1] < 0.1
-    with pytest.raises(ValueError, match="schedule 'linear' is unknown; choose 'constant' or 'cosine'"):
+    with pytest.raises(
+        ValueError, match="schedule 'linear' is unknown; choose 'constant' or 'cosine'"
+    ):
         make_optimizer(ConfigDict(rl_config() | {'schedule': 'linear'}), 1)
 
 
 def targets_for(learner, rows, algorithm, in_loss=None, seed=3):
-    """Advantages as the algorithm makes them; old log-probs near the policy's, so that some ratios clip."""
+    """Advantages as the algorithm makes them; old log-probs near the policy's, so that some ratios
+    clip."""
     random = np.random.default_rng(seed)
     batch = batch_of(rows)
     own, near = batch.own[:, :, 1:], np.asarray(learner.log_probs(batch))
@@ -156,7 +181,10 @@ def targets_for(learner, rows, algorithm, in_loss=None, seed=3):
     old = np.where(own, near + shift, 0).astype(np.float32)
     batch.log_probs[:, :, 1:] = old
     usable = batch.valid[:, :, 1:].any(-1) if in_loss is None else in_loss
-    rewards, ids = random.normal(size=usable.shape).astype(np.float32), np.repeat(np.arange(len(rows)), 3)
+    rewards, ids = (
+        random.normal(size=usable.shape).astype(np.float32),
+        np.repeat(np.arange(len(rows)), 3),
+    )
     advantages = group_advantages(rewards.ravel(), ids, usable.ravel())
     if ALGORITHMS[algorithm][1]:
         advantages = batch_normalize(advantages, usable.ravel())
@@ -193,7 +221,10 @@ def test_micro_batches_of_rl_add_up(algorithm):
     assert objective.ratio == ALGORITHMS[algorithm][0]
     whole, parts = learner_of(objective=objective), learner_of(objective=objective)
     batch, targets = targets_for(whole, ROWS, algorithm)
-    select = lambda rows: (pick(batch, rows), PolicyTargets(*(x[rows] for x in targets)))
+
+    def select(rows):
+        return (pick(batch, rows), PolicyTargets(*(x[rows] for x in targets)))
+
     one = whole.rl_step([(batch, targets)])
     two = parts.rl_step([select([1, 2]), select([3, 0])])
     assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
@@ -203,12 +234,17 @@ def test_micro_batches_of_rl_add_up(algorithm):
 
 
 def test_micro_batches_side_by_side_add_up():
-    one, two = learner_of(objective=OBJECTIVES['sequence']), learner_of(objective=OBJECTIVES['sequence'], threads=2)
+    one, two = (
+        learner_of(objective=OBJECTIVES['sequence']),
+        learner_of(objective=OBJECTIVES['sequence'], threads=2),
+    )
     batch, targets = targets_for(one, ROWS, 'gspo')
     parts = [(pick(batch, [i]), PolicyTargets(*(x[[i]] for x in targets))) for i in range(4)]
     assert two.rl_step(parts) == pytest.approx(one.rl_step(parts), rel=1e-6)
     assert_same_moves(moved(one), moved(two))
-    assert two.sft_step([b for b, _ in parts]) == pytest.approx(one.sft_step([b for b, _ in parts]), rel=1e-6)
+    assert two.sft_step([b for b, _ in parts]) == pytest.approx(
+        one.sft_step([b for b, _ in parts]), rel=1e-6
+    )
     assert two._rl.program._cache_size() == two._sft.program._cache_size() == 1
 
 
@@ -238,7 +274,12 @@ def test_groups_without_spread_cost_no_pass(ratio):
     passes, gradient = [], parts._rl
     parts._rl = lambda *operands: passes.append(1) or gradient(*operands)
     whole.rl_step([(batch, targets)])
-    parts.rl_step([(pick(batch, [i]), PolicyTargets(advantages[[i]], targets.in_loss[[i]], None)) for i in range(4)])
+    parts.rl_step(
+        [
+            (pick(batch, [i]), PolicyTargets(advantages[[i]], targets.in_loss[[i]], None))
+            for i in range(4)
+        ]
+    )
     assert len(passes) == 2
     assert_same_moves(moved(whole), moved(parts))
     assert max(np.abs(step).max() for step in moved(whole).values()) > 1e-4
@@ -250,8 +291,15 @@ def test_the_kl_term_takes_in_groups_without_spread():
     advantages = targets.advantages * np.array([1, 0, 1, 0], np.float32)[:, None]
     done, gradient = [], learner._rl
     learner._rl = lambda *operands: done.append(1) or gradient(*operands)
-    learner.rl_step([(pick(batch, [i]), PolicyTargets(advantages[[i]], targets.in_loss[[i]], targets.ref_log_probs[[i]]))
-                     for i in range(4)])
+    learner.rl_step(
+        [
+            (
+                pick(batch, [i]),
+                PolicyTargets(advantages[[i]], targets.in_loss[[i]], targets.ref_log_probs[[i]]),
+            )
+            for i in range(4)
+        ]
+    )
     assert len(done) == 4
 
 
@@ -269,7 +317,10 @@ def test_a_trajectory_outside_of_the_loss_is_as_if_not_there(ratio):
         np.where(in_loss[..., None], targets.ref_log_probs, np.nan),
     )
     empty = batch._replace(
-        **{name: np.where(in_loss[..., None], getattr(batch, name), False) for name in ('valid', 'own')}
+        **{
+            name: np.where(in_loss[..., None], getattr(batch, name), False)
+            for name in ('valid', 'own')
+        }
     )
     one = with_it.rl_step([(dirty, garbage)])
     two = without.rl_step([(empty, targets._replace(in_loss=np.ones_like(in_loss)))])
@@ -278,19 +329,22 @@ def test_a_trajectory_outside_of_the_loss_is_as_if_not_there(ratio):
 
 
 def test_the_first_minibatch_has_ratio_one():
-    """Old log-probs are the sampler's; where it is the trainer's equal, ratio 1, no clipping, no gap."""
+    """Old log-probs are the sampler's; where it is the trainer's equal, ratio 1, no clipping, no
+    gap."""
     for ratio in ('sequence', 'token'):
         learner = learner_of(objective=OBJECTIVES[ratio])
         batch = batch_of(ROWS)
         batch.log_probs[:, :, 1:] = np.where(batch.own[:, :, 1:], learner.log_probs(batch), 0)
         random = np.random.default_rng(0)
         targets = PolicyTargets(
-            random.normal(size=(4, 3)).astype(np.float32), np.ones((4, 3), bool), batch.log_probs[:, :, 1:]
+            random.normal(size=(4, 3)).astype(np.float32),
+            np.ones((4, 3), bool),
+            batch.log_probs[:, :, 1:],
         )
         values = learner.rl_step([(batch, targets)])
-        assert values['ratio'] == pytest.approx(1, abs=1e-5) and values['ratio_max'] == pytest.approx(
-            1, abs=1e-4
-        )
+        assert values['ratio'] == pytest.approx(1, abs=1e-5) and values[
+            'ratio_max'
+        ] == pytest.approx(1, abs=1e-4)
         assert values['clip_low'] == values['clip_high'] == 0 and values['kl'] < 1e-6
         assert values['sampler_gap'] < 1e-5 and values['grad_norm'] > 0
         again = learner.rl_step([(batch, targets)])
@@ -308,7 +362,8 @@ def test_one_member_and_empty_rows():
 
 
 def test_a_minibatch_without_any_trajectory():
-    """Nothing to learn from: no gradient, and no NaN; nothing is said of a KL term without a reference."""
+    """Nothing to learn from: no gradient, and no NaN; nothing is said of a KL term without a
+    reference."""
     learner = learner_of(objective=Objective())
     none = PolicyTargets(np.zeros((2, 3), np.float32), np.zeros((2, 3), bool), None)
     values = learner.rl_step([(pick(batch_of(ROWS), [0, 1]), none)])
@@ -326,7 +381,8 @@ def test_remat_changes_nothing_but_memory(name):
 
 @pytest.mark.parametrize('remat', ['none', 'full'])
 def test_packed_suffixes_change_nothing_but_size(remat):
-    """Loss, statistics and gradients, in batches of several rows of different lengths and empty members."""
+    """Loss, statistics and gradients, in batches of several rows of different lengths and empty
+    members."""
     learner = learner_of(objective=Objective(kl_coefficient=0.1), remat=remat)
     batch, targets = targets_for(learner, ROWS, 'bn_gspo')
     packed = batch._replace(packing=Packing.of(batch.valid, 8))
@@ -335,7 +391,9 @@ def test_packed_suffixes_change_nothing_but_size(remat):
     theirs, expected = learner.policy_gradient(batch, targets)
     for name in expected:
         np.testing.assert_allclose(values[name], expected[name], rtol=2e-5, atol=1e-6, err_msg=name)
-    for (path, one), (_, other) in zip(nnx.to_flat_state(ours), nnx.to_flat_state(theirs), strict=True):
+    for (path, one), (_, other) in zip(
+        nnx.to_flat_state(ours), nnx.to_flat_state(theirs), strict=True
+    ):
         one, other = np.asarray(one[...]), np.asarray(other[...])
         assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max() + 1e-9, path
     own = batch.own[:, :, 1:]
@@ -353,10 +411,16 @@ def test_half_precision_computes_but_does_not_remember():
     assert near['grad_norm'] == pytest.approx(exact['grad_norm'], rel=0.05)
     leaves = jax.tree.leaves((half.parameters, half.moments))
     assert {leaf.dtype.name for leaf in leaves} == {'float32', 'int32'}
-    # A step too small for bfloat16 is remembered all the same, and the sampler is given what the loss saw.
-    assert all(np.abs(step).max() > 0 for name, step in moved(half).items() if 'key.bias' not in name)
+    # A step too small for bfloat16 is remembered all the same, and the sampler is given what the
+    # loss saw.
+    assert all(
+        np.abs(step).max() > 0 for name, step in moved(half).items() if 'key.bias' not in name
+    )
     assert half.all_parameters['language']['embedding'].dtype == jax.numpy.bfloat16
-    program = lambda learner: learner.lower(batch)['gradient'].as_text()
+
+    def program(learner):
+        return learner.lower(batch)['gradient'].as_text()
+
     assert 'bf16' in program(half) and 'bf16' not in program(full)
 
 
@@ -381,7 +445,9 @@ def test_a_micro_batch_that_is_not_finite_changes_nothing(kind):
     """Parameters, moments and all that follows are those of a run that never saw it; it is counted."""
     optimizer = make_optimizer(ConfigDict(rl_config() | {'learning_rate': 1e-3, 'warmup': 0}), 10)
     objective = OBJECTIVES['sequence']
-    learner, other = (Learner(POLICY, optimizer, suppressed=MASK, objective=objective) for _ in range(2))
+    learner, other = (
+        Learner(POLICY, optimizer, suppressed=MASK, objective=objective) for _ in range(2)
+    )
     batch, targets = targets_for(learner, ROWS, 'gspo')
     parts = [(pick(batch, [i]), PolicyTargets(*(x[[i]] for x in targets))) for i in range(2)]
     broken = pick(batch, [2])
@@ -392,21 +458,38 @@ def test_a_micro_batch_that_is_not_finite_changes_nothing(kind):
 
     first, same = step(learner, parts), step(other, parts)
     assert first == same and first['skipped_updates'] == learner.skipped_in_a_row == 0
-    assert first['learning_rate'] == pytest.approx(1e-3) and first['param_norm'] > 1 and first['grad_norm'] > 0
+    assert (
+        first['learning_rate'] == pytest.approx(1e-3)
+        and first['param_norm'] > 1
+        and first['grad_norm'] > 0
+    )
     for n in (1, 2):
         values = step(learner, [*parts, (broken, PolicyTargets(*(x[[2]] for x in targets)))])
-        assert values['skipped_updates'] == 1 and learner.skipped_in_a_row == n and learner.updates == 1
+        assert (
+            values['skipped_updates'] == 1
+            and learner.skipped_in_a_row == n
+            and learner.updates == 1
+        )
         assert not np.isfinite(values['grad_norm'])
-    for one, two in zip(*(jax.tree.leaves((x.parameters, x.moments)) for x in (learner, other)), strict=True):
+    for one, two in zip(
+        *(jax.tree.leaves((x.parameters, x.moments)) for x in (learner, other)), strict=True
+    ):
         assert np.array_equal(one, two)
-    assert step(learner, parts) == step(other, parts) and learner.skipped_in_a_row == 0 and learner.updates == 2
+    assert (
+        step(learner, parts) == step(other, parts)
+        and learner.skipped_in_a_row == 0
+        and learner.updates == 2
+    )
 
 
 class Trees:
-    """Counts the trees of parameters' shape that are alive beyond those before, and the bytes of all arrays beyond."""
+    """Counts the trees of parameters' shape that are alive beyond those before, and the bytes of
+    all arrays beyond."""
 
     def __init__(self, state):
-        self.shape = state['language']['layers']['mlp']['down']['kernel'].shape  # no other parameter has it
+        self.shape = state['language']['layers']['mlp']['down'][
+            'kernel'
+        ].shape  # no other parameter has it
         self.before = self.now()
 
     def now(self):

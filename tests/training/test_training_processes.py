@@ -18,13 +18,23 @@ def run(folder, processes):
     """What each of so many processes found."""
     folder.mkdir()
     address = free_address()
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS / 'shared'), os.environ.get('PYTHONPATH', '')])
-    environment = os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS':
-                                '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 '
-                                '--xla_cpu_use_fusion_emitters=false'}
-    commands = [[sys.executable, one_of_several.__file__, address, str(processes), str(i), str(folder)]
-                for i in range(processes)]
-    started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+    path = os.pathsep.join(
+        [str(TESTS.parent), str(TESTS / 'shared'), os.environ.get('PYTHONPATH', '')]
+    )
+    environment = os.environ | {
+        'PYTHONPATH': path,
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 '
+        '--xla_cpu_use_fusion_emitters=false',
+    }
+    commands = [
+        [sys.executable, one_of_several.__file__, address, str(processes), str(i), str(folder)]
+        for i in range(processes)
+    ]
+    started = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
     try:
         for process in started:
             _, errors = process.communicate(timeout=580)

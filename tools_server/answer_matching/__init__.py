@@ -1,1 +1,3 @@
-"""Whether a response is a reference answer: one decision for the reward, the evaluation and the rule judge."""
+"""Whether a response is a reference answer: one decision for the reward, the evaluation and the
+rule judge.
+"""

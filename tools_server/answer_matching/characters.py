@@ -1,4 +1,5 @@
-"""One way of writing for what Unicode writes in several: widths, dashes, quotes, digits, invisible characters.
+"""One way of writing for what Unicode writes in several: widths, dashes, quotes, digits, invisible
+characters.
 
 NFKC alone would make 103 of 10³ and 112 of 1½; raised digits become 10^3 and fractions 1 1/2 here.
 """
@@ -10,7 +11,9 @@ import unicodedata
 from functools import lru_cache
 from itertools import groupby
 
-MOST_MARKS = 30  # combining marks in a row, as in Unicode's stream-safe text; sorting them is quadratic
+MOST_MARKS = (
+    30  # combining marks in a row, as in Unicode's stream-safe text; sorting them is quadratic
+)
 _RAISED_WORDS = {'st', 'nd', 'rd', 'th', 'e', 'er', 're', 'o', 'a'}  # of ordinals, as in 1ˢᵗ and Nº
 _REPLACED = str.maketrans(
     dict.fromkeys('‐‑‒–—―−﹘﹣－', '-')
@@ -24,15 +27,19 @@ _EMPHASIS = re.compile(r'(?<![\w*])(\*\*|\*|__|_)(?=[^\s*_])([^*_]*[^\s*_])\1(?!
 
 
 def clean(text: str) -> str:
-    """`text` in NFKC with plain dashes, quotes and digits, without invisible characters and emphasis.
+    """`text` in NFKC with plain dashes, quotes and digits, without invisible characters and
+    emphasis.
 
-    Upper and lower case stay, for units differ by them. Raised digits are written after '^', lowered ones after a
-    digit behind '_', fractions as 1/2 apart from what precedes them. Spaces are folded.
+    Upper and lower case stay, for units differ by them. Raised digits are written after '^',
+    lowered ones after a digit behind '_', fractions as 1/2 apart from what precedes them. Spaces
+    are folded.
     """
     if not text.isascii():
         text = ''.join(_shown(text)).translate(_REPLACED)
         text = unicodedata.normalize('NFKC', text).translate(_REPLACED)
-        text = ''.join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text)
+        text = ''.join(
+            str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text
+        )
     text = ''.join(c if c.isprintable() else ' ' for c in text)
     return ' '.join(_EMPHASIS.sub(r'\2', ' '.join(text.split())).split())
 
@@ -46,12 +53,18 @@ def fold(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def plain_letters(word: str) -> str:
-    """A folded word without the accents on its Latin and Greek letters; other scripts' marks are letters of theirs."""
+    """A folded word without the accents on its Latin and Greek letters; other scripts' marks are
+    letters of theirs.
+    """
     if word.isascii():
         return word
     kept, base = [], ''
     for c in unicodedata.normalize('NFD', word):
-        if base and '\u0300' <= c <= '\u036f' and unicodedata.name(base, '').startswith(('LATIN', 'GREEK')):
+        if (
+            base
+            and '\u0300' <= c <= '\u036f'
+            and unicodedata.name(base, '').startswith(('LATIN', 'GREEK'))
+        ):
             continue
         base = c
         kept.append(c)

@@ -1,7 +1,7 @@
 """Answers as dates: equal in every part that is given, or in the part that the question asks for.
 
-'3 August 1960' is right for the year 1960 where a year is asked for. '29.100.115' and '1975.1.10' are no dates but
-numbers of a catalogue; '3/8/1960' has two readings, so that only its year is sure.
+'3 August 1960' is right for the year 1960 where a year is asked for. '29.100.115' and '1975.1.10'
+are no dates but numbers of a catalogue; '3/8/1960' has two readings, so that only its year is sure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import NamedTuple
 MONTHS = (
     'january february march april may june july august september october november december'.split()
 )
-_MONTH = {name: number for number, month in enumerate(MONTHS, 1) for name in (month, month[:3])} | {'sept': 9}
+_MONTH = {name: number for number, month in enumerate(MONTHS, 1) for name in (month, month[:3])} | {
+    'sept': 9
+}
 WEEKDAYS = 'monday tuesday wednesday thursday friday saturday sunday'.split()
 _WEEKDAY = {name: number for number, day in enumerate(WEEKDAYS) for name in (day, day[:3])} | {
     'tues': 1,
@@ -25,9 +27,11 @@ _WEEKDAY = {name: number for number, day in enumerate(WEEKDAYS) for name in (day
 
 
 class Date(NamedTuple):
-    """Parts of a date, None where it is silent; a year before Christ is negative, `weekday` 0 is Monday.
+    """Parts of a date, None where it is silent; a year before Christ is negative, `weekday` 0 is
+    Monday.
 
-    `sure`: False where day and month may be the other way round; `bare`: a number alone, that may be no year.
+    `sure`: False where day and month may be the other way round; `bare`: a number alone, that may
+        be no year.
     """
 
     year: int | None
@@ -39,7 +43,9 @@ class Date(NamedTuple):
 
 
 _YEAR_ASKED = re.compile(r'\byear\b(?!-old| old)', re.IGNORECASE)
-_PERIOD_ASKED = re.compile(r'\b(?:(?:how (?:many|much|often|long|old))|(?:per|each|every|a) year)\b', re.IGNORECASE)
+_PERIOD_ASKED = re.compile(
+    r'\b(?:(?:how (?:many|much|often|long|old))|(?:per|each|every|a) year)\b', re.IGNORECASE
+)
 _MONTH_ASKED = re.compile(r'\b(?:which|what|the) month\b|\b(?:day and|and) month\b', re.IGNORECASE)
 _WEEKDAY_ASKED = re.compile(r'\b(?:day of the week|weekday)\b', re.IGNORECASE)
 _DAY_ASKED = re.compile(r'\b(?:day of the month|day and month|month and day)\b', re.IGNORECASE)
@@ -50,7 +56,8 @@ _YEAR = r'(?P<year>\d{1,4})(?P<era> ?(?:b\.?c\.?e?\.?|a\.?d\.?|c\.?e\.?))?'
 _FORMS = [
     re.compile(form)
     for form in (
-        rf'(?:the )?{_DAY}(?: of|\.)?[ -]{_NAME}(?:(?: |, |-|, of | of )(?:the year )?{_YEAR})?',  # 3rd of August, 1960
+        # 3rd of August, 1960
+        rf'(?:the )?{_DAY}(?: of|\.)?[ -]{_NAME}(?:(?: |, |-|, of | of )(?:the year )?{_YEAR})?',
         rf'{_NAME} (?:the )?{_DAY}(?:,? {_YEAR})?',  # August 3, 1960
         rf'{_NAME}(?:,? (?:of )?{_YEAR})?',  # August 1960
         rf'{_YEAR},? {_NAME}(?: {_DAY})?',  # 1960 August 3
@@ -65,7 +72,8 @@ _DAY_BEFORE = re.compile(r'([a-z]{3,9})\.?,? (?=\S)')
 
 
 def compare(one: str, other: str, question: str) -> bool | None:
-    """Whether two cleaned texts are the same date, in the parts that `question` asks for if it asks for any.
+    """Whether two cleaned texts are the same date, in the parts that `question` asks for if it asks
+    for any.
 
     None where they are not both dates, or years written as nothing but a number.
     """
@@ -95,7 +103,8 @@ def _agree(mine: int | None, yours: int | None) -> bool:
 
 
 def asked_parts(question: str) -> set[str]:
-    """Which of 'year', 'month', 'day' and 'weekday' a question asks for by name; the others are then not compared.
+    """Which of 'year', 'month', 'day' and 'weekday' a question asks for by name; the others are
+    then not compared.
 
     Asked for a day or a date, one wants all of it: nothing is left out.
     """
@@ -125,11 +134,15 @@ def read(text: str) -> Date | None:
         weekday, text = _WEEKDAY[match.group(1)], text[match.end() :]
     numeric = _NUMERIC.fullmatch(text)
     if numeric:
-        return _from_numbers(int(numeric.group(1)), int(numeric.group(3)), int(numeric.group(4)), weekday)
+        return _from_numbers(
+            int(numeric.group(1)), int(numeric.group(3)), int(numeric.group(4)), weekday
+        )
     for form in _FORMS:
         match = form.fullmatch(text)
         if match:
-            found = _from_match({'month': None, 'day': None, 'era': None} | match.groupdict(), weekday)
+            found = _from_match(
+                {'month': None, 'day': None, 'era': None} | match.groupdict(), weekday
+            )
             if found is not None:
                 return found._replace(bare=text.isdigit())
     return None
@@ -145,18 +158,23 @@ def _from_match(parts: dict[str, str | None], weekday: int | None) -> Date | Non
     if year and len(year) < 3 and not era and month is not None and day is None:
         return None  # 'May 68', 'August 12': a day, or a year of two digits
     number = None if year is None else -int(year) if era.startswith('b') else int(year)
-    return _valid(number, None if month is None else int(month), None if day is None else int(day), weekday)
+    return _valid(
+        number, None if month is None else int(month), None if day is None else int(day), weekday
+    )
 
 
 def _from_numbers(first: int, second: int, year: int, weekday: int | None) -> Date | None:
     found = [
-        _valid(year, month, day, weekday) for day, month in dict.fromkeys([(first, second), (second, first)])
+        _valid(year, month, day, weekday)
+        for day, month in dict.fromkeys([(first, second), (second, first)])
     ]
     found = [one for one in found if one is not None]
     return None if not found else found[0]._replace(sure=len(found) == 1)
 
 
-def _valid(year: int | None, month: int | None, day: int | None, weekday: int | None) -> Date | None:
+def _valid(
+    year: int | None, month: int | None, day: int | None, weekday: int | None
+) -> Date | None:
     """The parts as a date, if there is such a day."""
     if year == 0:
         return None

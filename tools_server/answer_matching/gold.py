@@ -1,4 +1,6 @@
-"""References of a question: whether a response can be right by them at all, and which options they mean."""
+"""References of a question: whether a response can be right by them at all, and which options they
+mean.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ def gold_texts(references: Sequence[str], choices: Sequence[str]) -> tuple[str, 
     """The right answers as a text would state them: with choices, the options behind the letters."""
     if not choices:
         return tuple(references)
-    return tuple(choices[ord(letter) - ord('A')] for letter in sorted(gold_letters(references, choices)))
+    return tuple(
+        choices[ord(letter) - ord('A')] for letter in sorted(gold_letters(references, choices))
+    )
 
 
 def gold_fault(references: Sequence[str], choices: Sequence[str]) -> str | None:
-    """Why no response could be right, or could be told right, by these references; None where all is well."""
+    """Why no response could be right, or could be told right, by these references; None where all
+    is well.
+    """
     for name, texts in (('references', references), ('choices', choices)):
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             return f'its {name} are not a list of texts'

@@ -1,6 +1,7 @@
 """Multiple choice: the one option that a response names, by its letter, by its text or by both.
 
-Every letter that is named counts: '(A) or (B)' chooses nothing, nor does a letter with another option's text.
+Every letter that is named counts: '(A) or (B)' chooses nothing, nor does a letter with another
+    option's text.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ MOST_CHOICES = 26
 _COUNTED = 8  # letters up to H are taken for options even where there are fewer of them
 
 _ALONE = re.compile(r'[(\[{<"\']*([A-Za-z])[)\]}>"\'.:,;!]*')
-_FIRST = re.compile(r'[(\[{]?([A-Za-z])(?:[)\]}]+[.:,]?|[.:,;]| -(?= ))(?: ?(?=\S))')  # '(B) blue', 'B. blue'
+_FIRST = re.compile(
+    r'[(\[{]?([A-Za-z])(?:[)\]}]+[.:,]?|[.:,;]| -(?= ))(?: ?(?=\S))'
+)  # '(B) blue', 'B. blue'
 _CAPITAL = re.compile(r'([A-Z]) (?=\S)')  # 'B blue'
 _LAST = re.compile(r'(.+?)[,:;]? ?(?:[(\[]([A-Za-z])[)\]]|(?<=, )([A-Z]))\.?')  # 'blue (B)'
 _CONFIRMED = re.compile(
-    r'(?:is|would be|seems) (?:the )?(?:(?:correct|right|best)(?: (?:answer|option|choice|one))?|answer)\b', re.IGNORECASE
+    r'(?:is|would be|seems) (?:the )?(?:(?:correct|right|best)(?: (?:answer|option|choice|one))?|answer)\b',
+    re.IGNORECASE,
 )
 _REASON = re.compile(r'(?:because|since|as)\b', re.IGNORECASE)
 _OTHERWISE = re.compile(
-    r'(?:or|and|nor|but|not|no|neither|wrong|incorrect|false|is (?:not|wrong|incorrect|false))\b', re.IGNORECASE
+    r'(?:or|and|nor|but|not|no|neither|wrong|incorrect|false|is (?:not|wrong|incorrect|false))\b',
+    re.IGNORECASE,
 )
 _STATED = re.compile(
     r"(?<!wrong )(?<!incorrect )(?<!false )\banswer(?: is| would be|:| is:)(?: (?:option|choice))? [(\[\"']?"
@@ -40,16 +45,21 @@ _NAMED = re.compile(
 
 
 def chosen_letter(response: str, choices: Sequence[str]) -> str | None:
-    """The letter of the option that `response` chooses; None for none, for several, or for one beyond the choices.
+    """The letter of the option that `response` chooses; None for none, for several, or for one
+    beyond the choices.
 
     Args:
-        response: such as 'B', 'b.', '(B)', 'B. blue', 'The answer is B', 'blue (B)', or the text of an option.
-        choices: the options A, B, … in order; empty where they are not known, so that only letters can be read.
+        response: such as 'B', 'b.', '(B)', 'B. blue', 'The answer is B', 'blue (B)', or the text of
+            an option.
+        choices: the options A, B, … in order; empty where they are not known, so that only letters
+            can be read.
     """
     text = answer_text(response)
     if len(text) > MOST_CHARS:
         return None
-    options = dict(zip(map(chr, range(ord('A'), ord('A') + MOST_CHOICES)), _without_letters(choices)))
+    options = dict(
+        zip(map(chr, range(ord('A'), ord('A') + MOST_CHOICES)), _without_letters(choices))
+    )
     known = set(options) or {chr(ord('A') + number) for number in range(MOST_CHOICES)}
     said = without_lead(text)
     alone = _ALONE.fullmatch(said)
@@ -60,20 +70,29 @@ def chosen_letter(response: str, choices: Sequence[str]) -> str | None:
     if not by_text:
         return named if named in known else None
     if named is not None and named not in by_text:
-        # 'E. coli' is the option of that text, unless all options begin with letters, which then are of another order.
+        # 'E. coli' is the option of that text, unless all options begin with letters, which then
+        # are of another order.
         exact = {letter for letter, option in options.items() if fold(option) == fold(text)}
-        return next(iter(exact)) if len(exact) == 1 and not all(map(_FIRST.match, options.values())) else None
+        return (
+            next(iter(exact))
+            if len(exact) == 1 and not all(map(_FIRST.match, options.values()))
+            else None
+        )
     if named is not None:
         return named
     return next(iter(by_text)) if len(by_text) == 1 else None
 
 
 def _without_letters(choices: Sequence[str]) -> list[str]:
-    """The options without letters of their own, where each begins with the one of its place: 'A. red', 'B. blue'."""
+    """The options without letters of their own, where each begins with the one of its place: 'A.
+
+    red', 'B. blue'.
+    """
     texts = [answer_text(choice) for choice in choices]
     matches = [_FIRST.match(text) for text in texts]
     if len(texts) > 1 and all(
-        match and match.group(1).upper() == chr(ord('A') + number) for number, match in enumerate(matches)
+        match and match.group(1).upper() == chr(ord('A') + number)
+        for number, match in enumerate(matches)
     ):
         return [text[match.end() :] for text, match in zip(texts, matches)]
     return texts
@@ -82,7 +101,10 @@ def _without_letters(choices: Sequence[str]) -> list[str]:
 def _by_text(texts: Sequence[str], options: dict[str, str]) -> set[str]:
     """The options whose text one of `texts` is: in the same words, or else the same in value."""
     options = {letter: option for letter, option in options.items() if len(option) <= MOST_CHARS}
-    same_words = lambda a, b: bool(read(a).full) and read(a).full == read(b).full
+
+    def same_words(a, b):
+        return bool(read(a).full) and read(a).full == read(b).full
+
     for same in (same_words, lambda a, b: same_answer(a, b, '')):
         for text in texts:
             found = {letter for letter, option in options.items() if same(text, option)}
@@ -106,7 +128,11 @@ def _by_letter(response: str, said: str, options: dict[str, str], known: set[str
         letter, rest = capital.group(1), said[capital.end() :]
         if letter in options and same_answer(rest, options[letter], ''):
             return letter
-        if _CONFIRMED.match(rest) or rest.startswith('(') or (letter not in 'AI' and _REASON.match(rest)):
+        if (
+            _CONFIRMED.match(rest)
+            or rest.startswith('(')
+            or (letter not in 'AI' and _REASON.match(rest))
+        ):
             return _checked(letter, rest, options, known)
     last = _LAST.fullmatch(said)
     if last:

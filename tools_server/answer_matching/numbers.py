@@ -1,7 +1,9 @@
-"""Answers as quantities: equal by value, with sign and unit; nothing is converted, rounded or guessed.
+"""Answers as quantities: equal by value, with sign and unit; nothing is converted, rounded or
+guessed.
 
-'1,200' is 1200 and '.5' is 0.5; '1,2', '12:30', '29.100.115' and '007' are no numbers, and '3,5' is one only with a
-unit behind it. Two quantities are compared as such to the end: '5 mW' is not '5 MW', though the letters agree.
+'1,200' is 1200 and '.5' is 0.5; '1,2', '12:30', '29.100.115' and '007' are no numbers, and '3,5' is
+one only with a unit behind it. Two quantities are compared as such to the end: '5 mW' is not '5
+MW', though the letters agree.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ MOST_EXPONENT = 60
 class Quantity(NamedTuple):
     """A value with its unit ('' for none).
 
-    `high` is the end of a range, `ratio` the fraction that was written; `unsure` means written like 1.200, which is 1200
-    in half of the world.
+    `high` is the end of a range, `ratio` the fraction that was written; `unsure` means written like
+    1.200, which is 1200 in half of the world.
     """
 
     value: Fraction
@@ -31,7 +33,8 @@ class Quantity(NamedTuple):
     unsure: bool = False
 
 
-# A number's forms. The first group of grouped digits does not begin with 0, nor does a whole number but 0.
+# A number's forms. The first group of grouped digits does not begin with 0, nor does a whole number
+# but 0.
 _FORMS = (
     (re.compile(r'[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?![\d,])'), ','),  # 1,234,567.8
     (re.compile(r'[1-9]\d?(?:,\d\d)+,\d{3}(?:\.\d+)?(?![\d,])'), ','),  # 12,34,567
@@ -72,7 +75,9 @@ _ONES = {
         'seventeen eighteen nineteen'.split()
     )
 }
-_TENS = dict(zip('twenty thirty forty fifty sixty seventy eighty ninety'.split(), range(20, 100, 10)))
+_TENS = dict(
+    zip('twenty thirty forty fifty sixty seventy eighty ninety'.split(), range(20, 100, 10))
+)
 _WORD_SCALES = {'thousand': 10**3, 'million': 10**6, 'billion': 10**9, 'trillion': 10**12}
 
 # Asked for one of these, an answer is a name made of digits: version 3.10 is not 3.1.
@@ -104,7 +109,9 @@ def compare(one: str, other: str, question: str) -> bool | None:
 
 @lru_cache(maxsize=512)
 def read(text: str) -> Quantity | None:
-    """The quantity that a cleaned text is, and nothing else beside it; a range of two is one as well."""
+    """The quantity that a cleaned text is, and nothing else beside it; a range of two is one as
+    well.
+    """
     if len(text) > 100:
         return None
     text = text.rstrip('.,; ')
@@ -147,7 +154,9 @@ def _single(text: str) -> Quantity | None:
     if named is None or (money and named not in ('', unit(money))):
         return None
     written = (top, bottom) if ratio and not whole else None
-    return Quantity(sign * value, unit(money) or named, ratio=written, unsure=bool(_THOUSANDTHS.match(text)))
+    return Quantity(
+        sign * value, unit(money) or named, ratio=written, unsure=bool(_THOUSANDTHS.match(text))
+    )
 
 
 def _sign(text: str) -> tuple[int, str]:
@@ -206,7 +215,12 @@ def _from_words(text: str, sign: int) -> Quantity | None:
         elif word == 'hundred' and part is not None and 0 < part < 10:
             part, room = part * 100, 100
         elif word in _WORD_SCALES and part and _WORD_SCALES[word] < scale_limit:
-            total, part, room, scale_limit = total + part * _WORD_SCALES[word], None, 1000, _WORD_SCALES[word]
+            total, part, room, scale_limit = (
+                total + part * _WORD_SCALES[word],
+                None,
+                1000,
+                _WORD_SCALES[word],
+            )
         else:
             break
         used = i + 1

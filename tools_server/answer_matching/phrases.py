@@ -10,7 +10,7 @@ _OPEN = re.compile(rf'{_SO}{_ANSWER}answer(?: is:?| would be|:) ?(?=\S)', re.IGN
 _CHOICE = re.compile(
     rf"{_SO}(?:(?:i (?:think|believe|guess|choose|pick|select|say|would (?:say|choose))|i'd say)(?: that)?[:,]? )?"
     rf"(?:(?:it|this|that)(?:'s| is) |"
-    rf"{_ANSWER}(?:answer|option|choice)(?: (?:letter|option|choice))?(?: is:?| would be|:)? )?",
+    rf'{_ANSWER}(?:answer|option|choice)(?: (?:letter|option|choice))?(?: is:?| would be|:)? )?',
     re.IGNORECASE,
 )
 
@@ -21,7 +21,9 @@ def without_answer_is(text: str) -> str:
 
 
 def without_lead(text: str) -> str:
-    """A cleaned text of a multiple-choice answer without what leads to the choice: 'I think the best option is'."""
+    """A cleaned text of a multiple-choice answer without what leads to the choice: 'I think the
+    best option is'.
+    """
     for _ in range(2):  # 'the answer is' and then 'option'
         text = text[_CHOICE.match(text).end() :]
     return text

@@ -24,7 +24,8 @@ def same_answer(one: str, other: str, question: str) -> bool:
 
     Args:
         one, other: in any order.
-        question: what was asked; it tells which part of a date counts, and that a number is a name (a version).
+        question: what was asked; it tells which part of a date counts, and that a number is a name
+            (a version).
     """
     one, other = answer_text(one), answer_text(other)
     if not one or not other:

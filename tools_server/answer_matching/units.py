@@ -125,12 +125,16 @@ def _table(rows: str, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
 
 _SYMBOLS, _NAMES = _table(_ROWS, '')
 _MONEY_SYMBOLS, _MONEY_NAMES = _table(_CURRENCIES, 'money ')
-BEFORE = tuple(sorted(_MONEY_SYMBOLS, key=len, reverse=True))  # what may stand before an amount, longest first
+BEFORE = tuple(
+    sorted(_MONEY_SYMBOLS, key=len, reverse=True)
+)  # what may stand before an amount, longest first
 _DEGREES = re.compile(r'(?:° ?|º ?|deg(?:rees?)? )([CF])(?![A-Za-z])')
 
 
 def unit(text: str) -> str | None:
-    """The unit that a cleaned text names: '' for no text, None for a text that is no unit known here."""
+    """The unit that a cleaned text names: '' for no text, None for a text that is no unit known
+    here.
+    """
     text = text.strip()
     if len(text) > 40:
         return None

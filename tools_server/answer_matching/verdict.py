@@ -13,15 +13,18 @@ from tools_server.answer_matching.text import answer_text, same_answer
 _LETTER = re.compile(r'[(\[]?([A-Z])[)\].:]*')
 
 
-def is_right(question: str, references: Sequence[str], response: str, choices: Sequence[str]) -> bool:
+def is_right(
+    question: str, references: Sequence[str], response: str, choices: Sequence[str]
+) -> bool:
     """Whether `response` is sure to be one of the references.
 
     Args:
         question: what was asked.
         references: right answers; with choices, their letters or texts.
         response: the answer to judge.
-        choices: the options A, B, … in order; empty for an open question. Without them a reference that is one
-            capital letter may still be an option's, and 'B.' or 'The answer is B' are right for 'B'.
+        choices: the options A, B, … in order; empty for an open question. Without them a reference
+            that is one capital letter may still be an option's, and 'B.' or 'The answer is B' are
+            right for 'B'.
     """
     if choices:
         chosen = chosen_letter(response, choices)

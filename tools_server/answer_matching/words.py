@@ -1,4 +1,5 @@
-"""Answers as words: case, punctuation and a leading article do not count; what tells two answers apart does.
+"""Answers as words: case, punctuation and a leading article do not count; what tells two answers
+apart does.
 
 'C#' is not 'C', 'Vitamin A' is not 'Vitamin', '12:30' is not '1230', 'A-' is not 'A'.
 """
@@ -16,7 +17,7 @@ ARTICLES = ('a', 'an', 'the')
 SEPARATOR = ','  # a token between the items of a list
 
 _ORDINALS = {
-    word: f'{number}{ {1: "st", 2: "nd", 3: "rd"}.get(number, "th")}'
+    word: f'{number}{ {1: "st", 2: "nd", 3: "rd"}.get(number, "th") }'
     for number, word in enumerate(
         'first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth '
         'fifteenth sixteenth seventeenth eighteenth nineteenth twentieth'.split(),
@@ -24,7 +25,9 @@ _ORDINALS = {
     )
 }
 # J.R.R., J. K. and U.S.A., also without the last dot where the letters are close: one word each.
-_INITIALS = re.compile(r'(?<!\w)[^\W\d_](?:\. ?[^\W\d_](?!\w))+\.|(?<!\w)[^\W\d_](?:\.[^\W\d_])+(?!\w)')
+_INITIALS = re.compile(
+    r'(?<!\w)[^\W\d_](?:\. ?[^\W\d_](?!\w))+\.|(?<!\w)[^\W\d_](?:\.[^\W\d_])+(?!\w)'
+)
 _SPACED = re.compile(r'(?<=\d) ([-/:]) (?=\d)')  # 1990 – 1995
 _LOOSE_SIGN = re.compile(r'- \d')  # a sign or a bullet
 _RANGE = re.compile(r'(?<=\d) to (?=\d)')
@@ -41,14 +44,18 @@ _TOKEN = re.compile(
 )
 _GROUPED = re.compile(r'(?<![\d,.])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d\d)+,\d{3})(?![\d,])')
 _ARTICLE = re.compile(r'(?:[Tt]he|THE|an?|An?(?= [a-z])) +(?=[^\W\d_]{2}|[Tt]he )')
-# After a capital A these are marks, keys and blood groups rather than things: 'A minor', 'A positive'.
-_NAMED_A = re.compile(r'A (?:minor|major|flat|sharp|positive|negative|plus|minus|levels?|side|team|star|class|series)\b')
+# After a capital A these are marks, keys and blood groups rather than things: 'A minor', 'A
+# positive'.
+_NAMED_A = re.compile(
+    r'A (?:minor|major|flat|sharp|positive|negative|plus|minus|levels?|side|team|star|class|series)\b'
+)
 
 
 class Reading(NamedTuple):
     """A text as words.
 
-    `full`: all of them; `bare`: without a leading article; `items`: those of a list, each without its article.
+    `full`: all of them; `bare`: without a leading article; `items`: those of a list, each without
+        its article.
     """
 
     full: tuple[str, ...]
@@ -93,7 +100,9 @@ def read(text: str) -> Reading:
 
 
 def _item(words: list[str]) -> list[str]:
-    is_article = words[0] in ARTICLES and len(words) > 1 and len(words[1]) > 1 and words[1].isalpha()
+    is_article = (
+        words[0] in ARTICLES and len(words) > 1 and len(words[1]) > 1 and words[1].isalpha()
+    )
     return words[1:] if is_article else words
 
 
@@ -103,7 +112,11 @@ def tokens(text: str) -> list[str]:
     text = _INITIALS.sub(lambda match: re.sub(r'[. ]', '', match.group()) + ' ', text)
     text = _RANGE.sub('-', _SPACED.sub(r'\1', text))
     # Marks of other scripts are no letters for `re`; 'x' stands for them while words are cut.
-    shape = text if text.isascii() else ''.join('x' if unicodedata.category(c)[0] == 'M' else c for c in text)
+    shape = (
+        text
+        if text.isascii()
+        else ''.join('x' if unicodedata.category(c)[0] == 'M' else c for c in text)
+    )
     found: list[str] = []
     opened = 0  # quotation marks so far; one after a digit that closes none means inches
     for match in _TOKEN.finditer(shape):
@@ -114,7 +127,11 @@ def tokens(text: str) -> list[str]:
                 found.append(SEPARATOR)
             elif token == '&':
                 found.append('and')
-            elif token in '#%@*\\' or unicodedata.category(token)[0] == 'S' or _LOOSE_SIGN.match(text, match.start()):
+            elif (
+                token in '#%@*\\'
+                or unicodedata.category(token)[0] == 'S'
+                or _LOOSE_SIGN.match(text, match.start())
+            ):
                 found.append(token)
             continue
         if token[-1] == '"' and opened % 2:

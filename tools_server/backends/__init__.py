@@ -1,10 +1,10 @@
 """Back ends of the tools: one small interface per tool, several ways to answer it.
 
-A back end is called from several threads at once, keeps no state of a call, and raises `ToolError` when it
-has no answer. It works until the current deadline (`limits.deadline`) and no longer. Its `name` appears in
-every answer; `services` lists the services elsewhere that it asks, for the statistics. One that answers from
-files of its own has a `fingerprint` of what is in them. An answer that lacks something is still one; what it
-lacks is told to `degraded.note`.
+A back end is called from several threads at once, keeps no state of a call, and raises `ToolError`
+when it has no answer. It works until the current deadline (`limits.deadline`) and no longer. Its
+`name` appears in every answer; `services` lists the services elsewhere that it asks, for the
+statistics. One that answers from files of its own has a `fingerprint` of what is in them. An answer
+that lacks something is still one; what it lacks is told to `degraded.note`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Judge(Protocol):
         image: StoredImage | None,
         choices: Sequence[str] = (),
     ) -> bool:
-        """The verdict; with `choices` (options A, B, … in order) only the option that is named counts.
+        """The verdict; with `choices` (options A, B, … in order) only the option that is named
+        counts.
 
         Raises:
             ToolError: 'refused', 'timeout' or 'unavailable'; what is no clear verdict is none.

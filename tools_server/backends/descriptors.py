@@ -1,8 +1,8 @@
 """What a picture looks like, as a short vector: its 16×16 colour thumbnail without its mean.
 
-Likeness of two thumbnails a and b is 2⟨a, b⟩ / (|a|² + |b|²): 1 for equal ones, near 0 for unrelated ones,
-and below the cosine where one has much less contrast than the other, so that plain walls and open sea
-resemble nothing.
+Likeness of two thumbnails a and b is 2⟨a, b⟩ / (|a|² + |b|²): 1 for equal ones, near 0 for
+unrelated ones, and below the cosine where one has much less contrast than the other, so that plain
+walls and open sea resemble nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 SIDE = 16
 MOST_SIDE = 2_800  # pixels; sums over a larger picture do not fit into 32 bits
-# An entity seldom fills a proposed rectangle exactly: frames, mats and borders of equal width lie around
-# it. These are the widths tried, as fractions of the rectangle's shorter side.
+# An entity seldom fills a proposed rectangle exactly: frames, mats and borders of equal width lie
+# around it. These are the widths tried, as fractions of the rectangle's shorter side.
 INSETS = (0.0, 0.02, 0.04, 0.07, 0.10, 0.13, 0.16, 0.20, 0.24)
 # Parts of the whole picture that are tried as they are: sizes, each at three by three places.
 WINDOWS = (0.94, 0.88, 0.82, 0.75, 0.68)
@@ -29,7 +29,9 @@ def describe(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     Returns:
         [n, 768] float32: mean colours of the cells of a 16×16 grid, without their common mean.
     """
-    sums = cv2.integral(image, sdepth=cv2.CV_32S)  # box means from four look-ups, however large the box
+    sums = cv2.integral(
+        image, sdepth=cv2.CV_32S
+    )  # box means from four look-ups, however large the box
     grid = np.linspace(0.0, 1.0, SIDE + 1)
     columns = np.rint(boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * grid).astype(np.intp)
     rows = np.rint(boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * grid).astype(np.intp)
@@ -59,7 +61,8 @@ def inset_boxes(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 def window_boxes(width: int, height: int) -> np.ndarray:
     """Large parts of a picture, for a query cut a little too generously: [n, 4] in pixels."""
     shares, x, y = (
-        grid.ravel() for grid in np.meshgrid(WINDOWS, (0.0, 0.5, 1.0), (0.0, 0.5, 1.0), indexing='ij')
+        grid.ravel()
+        for grid in np.meshgrid(WINDOWS, (0.0, 0.5, 1.0), (0.0, 0.5, 1.0), indexing='ij')
     )
     left, top = x * (1 - shares) * width, y * (1 - shares) * height
     return np.stack([left, top, left + shares * width, top + shares * height], axis=1)

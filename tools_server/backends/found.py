@@ -17,8 +17,8 @@ def each(results: Sequence[Any], read: Callable[[int, Any], T], name: str) -> li
 
     Args:
         results: as they came.
-        read: from a result's place and value; raises AttributeError, KeyError, TypeError or ValueError for one
-            of a form that it does not know.
+        read: from a result's place and value; raises AttributeError, KeyError, TypeError or
+            ValueError for one of a form that it does not know.
         name: of the service.
 
     Raises:
@@ -29,8 +29,9 @@ def each(results: Sequence[Any], read: Callable[[int, Any], T], name: str) -> li
         try:
             good.append(read(rank, result))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            degraded.note(f'result {rank + 1} of {name} is left out: its form is unknown ({type(error).__name__})')
+            degraded.note(
+                f'result {rank + 1} of {name} is left out: its form is unknown ({type(error).__name__})'
+            )
     if results and not good:
         raise ToolError('unavailable', f'{name} sent results of an unknown form')
     return good
-

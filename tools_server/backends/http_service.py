@@ -1,5 +1,6 @@
-"""Calls to services elsewhere: one place that turns everything that can go wrong there into a failure
-kind."""
+"""Calls to services elsewhere: one place that turns everything that can go wrong there into a
+failure kind.
+"""
 
 from __future__ import annotations
 
@@ -61,21 +62,25 @@ class Service:
         self._timeout_s = timeout_s
         self._headers = {**headers, 'Content-Type': 'application/json'}
         # A service may repeat the key in its reasons; those are shown and logged.
-        self._secrets = [word for value in headers.values() for word in value.split() if len(word) >= 6]
+        self._secrets = [
+            word for value in headers.values() for word in value.split() if len(word) >= 6
+        ]
         self._pools = timed_pools(limits.concurrency)
         self.limits = ServiceLimits(name, limits, timeout_s)
 
     def post(self, path: str, body: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
-        """Sends a JSON object and returns the JSON object that comes back, tried again where that may help.
+        """Sends a JSON object and returns the JSON object that comes back, tried again where that
+        may help.
 
         Args:
             path: behind the service's address. body: the object.
-            wanted: fields of which an answer has at least one; some services say 200 to everything, and give
-                the error in the body.
+            wanted: fields of which an answer has at least one; some services say 200 to everything,
+                and give the error in the body.
 
         Raises:
-            ToolError: 'timeout', 'refused' (the service says no: 4xx, or a reason in place of an answer) or
-                'unavailable' (no connection, 5xx, nonsense). The message holds the service's own reason.
+            ToolError: 'timeout', 'refused' (the service says no: 4xx, or a reason in place of an
+                answer) or 'unavailable' (no connection, 5xx, nonsense). The message holds the
+                service's own reason.
         """
         data = json.dumps(body, ensure_ascii=False).encode('utf-8', 'replace')
         return self.limits.run(lambda: self._post(path, data, wanted))
@@ -88,10 +93,14 @@ class Service:
                 preload_content=False, timeout=urllib3.Timeout(connect=seconds, read=seconds),
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            if timed_out(error) or deadline.left() <= 0:  # at the deadline a timer closes the connection
+            if (
+                timed_out(error) or deadline.left() <= 0
+            ):  # at the deadline a timer closes the connection
                 raise self._late() from None
             raise ToolError(
-                'unavailable', f'{self.name} cannot be reached ({type(error).__name__})', retryable=True
+                'unavailable',
+                f'{self.name} cannot be reached ({type(error).__name__})',
+                retryable=True,
             ) from None
         try:
             answer = read_body(response, MAX_ANSWER_BYTES, self.name)
@@ -106,9 +115,12 @@ class Service:
     ) -> dict[str, Any]:
         status = response.status
         if values_in(data) > MOST_VALUES:
-            raise ToolError('unavailable', f'{self.name} sent more than {MOST_VALUES} brackets and commas')
+            raise ToolError(
+                'unavailable', f'{self.name} sent more than {MOST_VALUES} brackets and commas'
+            )
         try:
-            # Decoded here: json would let halves of UTF-16 pairs pass, which nothing after this can write.
+            # Decoded here: json would let halves of UTF-16 pairs pass, which nothing after this can
+            # write.
             answer = json.loads(data.decode('utf-8-sig', 'replace'))
             if _HALF.search(data) is not None:
                 answer = _without_halves(answer)
@@ -127,18 +139,24 @@ class Service:
             raise Declined(f'{self.name} refused the request with status {status}{reason}', known)
         if not isinstance(answer, dict):
             raise ToolError(
-                'unavailable', f'{self.name} answered with something other than a JSON object', retryable=True
+                'unavailable',
+                f'{self.name} answered with something other than a JSON object',
+                retryable=True,
             )
         if not any(name in answer for name in wanted):
             if reason:
                 raise Declined(f'{self.name} refused the request{reason}', answer)
             raise ToolError(
-                'unavailable', f'{self.name} sent an answer without {" or ".join(wanted)}', retryable=True
+                'unavailable',
+                f'{self.name} sent an answer without {" or ".join(wanted)}',
+                retryable=True,
             )
         return answer
 
     def _reason(self, answer: Any) -> str:
-        """': ' and what the service says about its refusal, on one line and without our key; '' for nothing."""
+        """': ' and what the service says about its refusal, on one line and without our key; '' for
+        nothing.
+        """
         text = ''.join(c if c.isprintable() else ' ' for c in _said(answer)[:2_000])
         for secret in self._secrets:
             text = text.replace(secret, '…')
@@ -152,12 +170,17 @@ class Service:
 
 
 def _said(answer: Any) -> str:
-    """The sentence in an error of any of the usual forms: {error: {message}}, {message}, {detail: [{msg}]}."""
+    """The sentence in an error of any of the usual forms: {error: {message}}, {message}, {detail:
+    [{msg}]}.
+    """
     for _ in range(4):  # none is nested deeper
         if isinstance(answer, list) and answer:
             answer = answer[0]
         elif isinstance(answer, dict):
-            fields = (answer.get(name) for name in ('error', 'message', 'msg', 'detail', 'reason', 'errors'))
+            fields = (
+                answer.get(name)
+                for name in ('error', 'message', 'msg', 'detail', 'reason', 'errors')
+            )
             answer = next((field for field in fields if field), None)
     return answer if isinstance(answer, str) else ''
 
@@ -192,7 +215,8 @@ def bearer(variable: str | None) -> dict[str, str]:
     return {'Authorization': f'Bearer {os.environ[variable]}'} if variable else {}
 
 
-# Of an answer of Serper: results of its sorts, and the request, which also an answer without results repeats.
+# Of an answer of Serper: results of its sorts, and the request, which also an answer without
+# results repeats.
 SERPER_FIELDS = ('organic', 'answerBox', 'knowledgeGraph', 'searchParameters')
 
 

@@ -1,6 +1,8 @@
-"""Image search in an index on disk, for galleries that are too large to describe and compare one by one.
+"""Image search in an index on disk, for galleries that are too large to describe and compare one by
+one.
 
-The folder holds: pictures.jsonl (title, and where the thumbnail's file lies in the next), thumbnails.bin,
+The folder holds: pictures.jsonl (title, and where the thumbnail's file lies in the next),
+    thumbnails.bin,
 vectors.npy, neighbours.usearch, and, written last, index.json.
 """
 
@@ -43,9 +45,12 @@ class IndexedImageSearch:
             if about['version'] != VERSION:
                 raise ValueError('version')
             lines = (folder / 'pictures.jsonl').read_text(encoding='utf-8').splitlines()
-            # Titles, and the length of every thumbnail's file; what is built anew says what is in it.
+            # Titles, and the length of every thumbnail's file; what is built anew says what is in
+            # it.
             about['listed'] = hashlib.sha256('\n'.join(lines).encode()).hexdigest()
-            self.fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+            self.fingerprint = hashlib.sha256(
+                json.dumps(about, sort_keys=True).encode()
+            ).hexdigest()
             self._pictures = [json.loads(line) for line in lines]
             self._thumbnails = np.memmap(folder / 'thumbnails.bin', np.uint8, 'r')
             vectors = np.load(folder / 'vectors.npy', mmap_mode='r')
@@ -61,17 +66,25 @@ class IndexedImageSearch:
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
         """See `backends.ImageSearch.search`."""
         return [
-            Match(title=self._pictures[index]['title'], thumbnail=self._thumbnail(index), score=likeness)
+            Match(
+                title=self._pictures[index]['title'],
+                thumbnail=self._thumbnail(index),
+                score=likeness,
+            )
             for index, likeness in self._looks.search(image.pixels(), top_k)
         ]
 
     def _thumbnail(self, index: int) -> Image:
         start, end = self._pictures[index]['thumbnail']
-        stored = self._store.add_encoded(self._thumbnails[start:end].tobytes(), self._side, self._side)
+        stored = self._store.add_encoded(
+            self._thumbnails[start:end].tobytes(), self._side, self._side
+        )
         return Image(sha256=stored.sha256, width=self._side, height=self._side)
 
 
-def write_index(folder: Path, pictures: Iterable[tuple[str, np.ndarray, bytes]], thumbnail_side: int) -> int:
+def write_index(
+    folder: Path, pictures: Iterable[tuple[str, np.ndarray, bytes]], thumbnail_side: int
+) -> int:
     """Writes an index of pictures; returns how many there are.
 
     Args:

@@ -45,11 +45,15 @@ class LocalImageSearch:
         side = config.thumbnail_side
         for title, file in read_gallery(config.gallery):
             data = file.read_bytes()
-            content.update(f'{len(title)} {title}{len(data)} '.encode('utf-8', 'surrogatepass') + data)
+            content.update(
+                f'{len(title)} {title}{len(data)} '.encode('utf-8', 'surrogatepass') + data
+            )
             try:
                 vector, thumbnail = describe_picture(data, side)
             except ToolError as error:
-                raise ConfigError(f'{config.gallery}: {file} cannot be used: {error.message}') from None
+                raise ConfigError(
+                    f'{config.gallery}: {file} cannot be used: {error.message}'
+                ) from None
             vectors.append(vector)
             stored = store.add_encoded(thumbnail, side, side)
             self._titles.append(title)
@@ -79,7 +83,9 @@ class LocalImageSearch:
             try:
                 data = describe_picture(self._files[index].read_bytes(), thumbnail.width)[1]
             except OSError as error:
-                raise ToolError('unavailable', f'a picture of the gallery cannot be read: {error.strerror}') from None
+                raise ToolError(
+                    'unavailable', f'a picture of the gallery cannot be read: {error.strerror}'
+                ) from None
             self._store.add_encoded(data, thumbnail.width, thumbnail.height)
         return thumbnail
 
@@ -116,7 +122,9 @@ def read_gallery(path: Path) -> list[tuple[str, Path]]:
             entry = json.loads(line)
             title, file = str(entry['title']), path.parent / entry['file']
         except (ValueError, TypeError, KeyError):
-            raise ConfigError(f"{path}, line {number}: expected an object with 'title' and 'file'") from None
+            raise ConfigError(
+                f"{path}, line {number}: expected an object with 'title' and 'file'"
+            ) from None
         if not file.is_file():
             raise ConfigError(f'{path}, line {number}: there is no picture {file}')
         entries.append((title, file))

@@ -1,8 +1,8 @@
 """Image search by looks: what a query picture shows, compared with known pictures.
 
-As a reverse-image service does, it first shrinks what it is given to an upload size and then looks up the
-picture as a whole and the picture-like rectangles in it that are large enough. So an object is found in a
-crop around it at native resolution, and lost in the whole photograph of the scene.
+As a reverse-image service does, it first shrinks what it is given to an upload size and then looks
+up the picture as a whole and the picture-like rectangles in it that are large enough. So an object
+is found in a crop around it at native resolution, and lost in the whole photograph of the scene.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tools_server.backends.neighbours import Neighbours
 from tools_server.backends.regions import Region, find_regions
 
 CANDIDATES = 8  # known pictures that one region may bring forward
-# Among equally alike pictures the more prominent region wins; this is how little prominence weighs against
-# likeness.
+# Among equally alike pictures the more prominent region wins; this is how little prominence weighs
+# against likeness.
 PROMINENCE_POWER = 0.1
 
 
@@ -44,7 +44,9 @@ class LookSearch:
         height, width = pixels.shape[:2]
         regions = [Region(0, 0, width, height)]
         if min(width, height) >= self._config.min_region:
-            regions += find_regions(pixels, self._config.min_region, self._config.min_share * width * height)
+            regions += find_regions(
+                pixels, self._config.min_region, self._config.min_share * width * height
+            )
         boxes = [descriptors.inset_boxes(r.left, r.top, r.right, r.bottom) for r in regions]
         boxes[0] = np.concatenate([boxes[0], descriptors.window_boxes(width, height)])
         owner = np.repeat(np.arange(len(regions)), [len(b) for b in boxes])

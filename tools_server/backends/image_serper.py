@@ -1,4 +1,6 @@
-"""Image search on the web: Google Lens by Serper, given the address where this server shows the picture."""
+"""Image search on the web: Google Lens by Serper, given the address where this server shows the
+picture.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class SerperImageSearch:
         self._config = config
         self._store = store
         self._token = token
-        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s, config.limits)
+        self._service = serper_service(
+            config.base_url, config.api_key_env, config.timeout_s, config.limits
+        )
         self.services = (self._service,)
         self._fetcher = Fetcher(min(config.timeout_s, THUMBNAIL_S), config.allow_private_pages)
         self._fetching = ThreadPoolExecutor(FETCHES, thread_name_prefix='thumbnails')
@@ -54,7 +58,8 @@ class SerperImageSearch:
         # A fifth of the time is kept back: slow thumbnails cost their results and not the search.
         with deadline.within(min(THUMBNAIL_S, THUMBNAILS_SHARE * deadline.left())):
             thumbnails = [
-                self._fetching.submit(contextvars.copy_context().run, self._thumbnail, result) for result in results
+                self._fetching.submit(contextvars.copy_context().run, self._thumbnail, result)
+                for result in results
             ]
             for rank, (result, thumbnail) in enumerate(zip(results, thumbnails, strict=True)):
                 if len(matches) == top_k:
@@ -64,14 +69,18 @@ class SerperImageSearch:
                     shown = thumbnail.result(min(max(0.0, deadline.left()), threading.TIMEOUT_MAX))
                 except TimeoutError:
                     thumbnail.cancel()
-                    degraded.note(f'result {rank + 1} is left out: its thumbnail did not come in time')
+                    degraded.note(
+                        f'result {rank + 1} is left out: its thumbnail did not come in time'
+                    )
                 except ToolError as error:
                     degraded.note(
                         f'result {rank + 1} is left out: it has no thumbnail: {error.message}',
                         lasting=error.kind in ('refused', 'caller'),
                     )
                 else:
-                    matches.append(Match(title=result.get('title'), thumbnail=shown, score=1 / (1 + rank)))
+                    matches.append(
+                        Match(title=result.get('title'), thumbnail=shown, score=1 / (1 + rank))
+                    )
         return matches
 
     def _thumbnail(self, result: dict[str, Any]) -> Image:

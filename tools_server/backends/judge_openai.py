@@ -1,9 +1,9 @@
 """Judging by a model: it answers Yes or No, and only its own single word counts.
 
-What is judged was written to be judged right, so it may claim to be right, give orders, imitate the judge or
-the chat format. Against that: it is one string of a JSON object in one user message; signs that chat formats
-are made of are escaped in it, since some servers read control tokens in a message's text; the reply must be
-the verdict and nothing else; a reply that was cut off is none.
+What is judged was written to be judged right, so it may claim to be right, give orders, imitate the
+judge or the chat format. Against that: it is one string of a JSON object in one user message; signs
+that chat formats are made of are escaped in it, since some servers read control tokens in a
+message's text; the reply must be the verdict and nothing else; a reply that was cut off is none.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def parse_verdict(reply: str) -> bool:
 
 
 def quoted(value: dict[str, Any]) -> str:
-    """JSON that reads back as `value` without invisible characters, and holds no token of a chat format."""
+    """JSON that reads back as `value` without invisible characters, and holds no token of a chat
+    format.
+    """
     text = json.dumps(value, ensure_ascii=False)
     text = without_invisible(text)
     return _STRING.sub(lambda match: match.group().translate(_ESCAPED), text)
@@ -83,6 +85,12 @@ class ModelJudge:
             return True
         if not response.strip():
             return False  # nothing was answered; no model needs to be asked
-        case = {'question': question, 'references': references, 'response': response[:MOST_RESPONSE_CHARS]}
-        reply = self._model.ask(INSTRUCTION, quoted(case), image.encoded() if image is not None else None)
+        case = {
+            'question': question,
+            'references': references,
+            'response': response[:MOST_RESPONSE_CHARS],
+        }
+        reply = self._model.ask(
+            INSTRUCTION, quoted(case), image.encoded() if image is not None else None
+        )
         return parse_verdict(reply)

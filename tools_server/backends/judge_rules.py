@@ -1,4 +1,7 @@
-"""Judging by rules: the comparison of answers that training rewards use too. No network, and no persuading it."""
+"""Judging by rules: the comparison of answers that training rewards use too.
+
+No network, and no persuading it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from tools_server.images import StoredImage
 
 
 class RuleJudge:
-    """Right when the response is sure to be one of the references; see `answer_matching.verdict.is_right`."""
+    """Right when the response is sure to be one of the references; see
+    `answer_matching.verdict.is_right`.
+    """
 
     name = 'rules'
     services = ()

@@ -1,4 +1,6 @@
-"""Known pictures nearest to descriptors of a query: by comparing all of them, or by an approximate index."""
+"""Known pictures nearest to descriptors of a query: by comparing all of them, or by an approximate
+index.
+"""
 
 from __future__ import annotations
 

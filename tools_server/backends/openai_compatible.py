@@ -15,8 +15,8 @@ REASONING_TOKENS = 4096  # beyond max_tokens, for models whose limit counts what
 class ChatModel:
     """A model that answers one user message, at temperature 0 where it has one.
 
-    Recent models of OpenAI take `max_completion_tokens` in place of `max_tokens`, and no temperature. Which
-    of them a model takes is learnt from its refusal.
+    Recent models of OpenAI take `max_completion_tokens` in place of `max_tokens`, and no
+    temperature. Which of them a model takes is learnt from its refusal.
 
     Args:
         config: server, model, and the environment variable that holds the key.
@@ -40,15 +40,20 @@ class ChatModel:
             image: an image file shown with it (JPEG or PNG).
 
         Raises:
-            ToolError: as `Service.post`, 'unavailable' for an answer without a reply, and 'refused' for a
-                reply that was cut off or held back.
+            ToolError: as `Service.post`, 'unavailable' for an answer without a reply, and 'refused'
+                for a reply that was cut off or held back.
         """
         content: str | list[dict] = text
         if image is not None:
             kind = 'png' if image.startswith(b'\x89PNG') else 'jpeg'
             url = f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
-            content = [{'type': 'image_url', 'image_url': {'url': url}}, {'type': 'text', 'text': text}]
-        answer = self._post([{'role': 'system', 'content': system}, {'role': 'user', 'content': content}])
+            content = [
+                {'type': 'image_url', 'image_url': {'url': url}},
+                {'type': 'text', 'text': text},
+            ]
+        answer = self._post(
+            [{'role': 'system', 'content': system}, {'role': 'user', 'content': content}]
+        )
         try:
             choice = answer['choices'][0]
             message, reason = choice['message'], choice.get('finish_reason')
@@ -58,7 +63,9 @@ class ChatModel:
         if reason == 'length':
             raise ToolError('refused', f'{self.service.name} was cut off; give it more max_tokens')
         if reason == 'content_filter' or (refusal and not reply):
-            raise ToolError('refused', f'the reply of {self.service.name} was held back by a content filter')
+            raise ToolError(
+                'refused', f'the reply of {self.service.name} was held back by a content filter'
+            )
         if not isinstance(reply, str):
             raise ToolError('unavailable', f'{self.service.name} sent no reply in its answer')
         return reply
@@ -70,7 +77,8 @@ class ChatModel:
             try:
                 return self.service.post('/chat/completions', body, ('choices',))
             except Declined as error:
-                # Threads may learn the same at once; each step leaves fewer parameters to complain about.
+                # Threads may learn the same at once; each step leaves fewer parameters to complain
+                # about.
                 if (changed := self._without(parameters, _parameter(error.answer))) is None:
                     raise
                 self._parameters = changed
@@ -88,6 +96,9 @@ class ChatModel:
 def _parameter(answer: dict[str, Any]) -> str:
     """Name of the parameter that a refusal is about: {error: {param, code}}; '' for another reason."""
     error = answer.get('error')
-    if not isinstance(error, dict) or error.get('code') not in ('unsupported_parameter', 'unsupported_value'):
+    if not isinstance(error, dict) or error.get('code') not in (
+        'unsupported_parameter',
+        'unsupported_value',
+    ):
         return ''
     return str(error.get('param'))

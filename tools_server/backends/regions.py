@@ -1,10 +1,10 @@
-"""Finds picture-like rectangles in a photograph: framed paintings on a wall, flags and stickers on a map,
-and such.
+"""Finds picture-like rectangles in a photograph: framed paintings on a wall, flags and stickers on
+a map, and such.
 
-A picture in a picture has four long, straight, axis-parallel borders; texture, terrain and brush strokes
-have not. So: brightness steps are averaged along the direction of a border, straight runs of them become
-line segments, two parallel segments with the same ends span a candidate, and a candidate stays if all four
-of its sides carry steps.
+A picture in a picture has four long, straight, axis-parallel borders; texture, terrain and brush
+strokes have not. So: brightness steps are averaged along the direction of a border, straight runs
+of them become line segments, two parallel segments with the same ends span a candidate, and a
+candidate stays if all four of its sides carry steps.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Smallest steps between neighbouring rows (0–255, averaged along the line) that count as a border. The low
-# one finds a dark frame on a dark wall; the high one keeps a crisp border apart from the texture that
-# touches it.
+# Smallest steps between neighbouring rows (0–255, averaged along the line) that count as a border.
+# The low one finds a dark frame on a dark wall; the high one keeps a crisp border apart from the
+# texture that touches it.
 STEPS = (14, 48)
 AVERAGED = 9  # pixels along the line over which a step is averaged
 GAP = 7  # a border may be interrupted for fewer pixels than this
@@ -60,7 +60,9 @@ class Region:
         return self.bottom - self.top
 
 
-def find_regions(image: np.ndarray, min_side: int, min_area: float = 0.0, limit: int = 24) -> list[Region]:
+def find_regions(
+    image: np.ndarray, min_side: int, min_area: float = 0.0, limit: int = 24
+) -> list[Region]:
     """Proposes rectangles, best supported first; near-duplicates are proposed once.
 
     Args:
@@ -74,12 +76,16 @@ def find_regions(image: np.ndarray, min_side: int, min_area: float = 0.0, limit:
     boxes, scores = [], []
     for threshold in STEPS:
         lying, standing = (_border_map(step, threshold) for step in steps)
-        spanned = np.concatenate([_spanned(_segments(lying)), _spanned(_segments(standing))[:, [1, 0, 3, 2]]])
+        spanned = np.concatenate(
+            [_spanned(_segments(lying)), _spanned(_segments(standing))[:, [1, 0, 3, 2]]]
+        )
         sizes = spanned[:, 2:] - spanned[:, :2] + 2 * max(NEARBY)  # as large as it can still become
         spanned = spanned[(sizes.min(axis=1) >= min_side) & (sizes.prod(axis=1) >= min_area)]
         left, top, right, bottom = spanned.T
         (top, above), (bottom, below) = (_fit(lying, row, left, right) for row in (top, bottom))
-        (left, before), (right, behind) = (_fit(standing, column, top, bottom) for column in (left, right))
+        (left, before), (right, behind) = (
+            _fit(standing, column, top, bottom) for column in (left, right)
+        )
         shares = np.stack([above, below, before, behind])
         sizes = np.stack([right - left, bottom - top])
         good = (shares.min(axis=0) >= SIDE_SUPPORT) & (shares.mean(axis=0) >= MEAN_SUPPORT)
@@ -98,7 +104,8 @@ def find_regions(image: np.ndarray, min_side: int, min_area: float = 0.0, limit:
 
 def _steps(image: np.ndarray) -> np.ndarray:
     """Steps between rows y-1 and y averaged along the row, where they are larger than those beside:
-    [height, width]."""
+    [height, width].
+    """
     step = np.zeros(image.shape[:2], np.uint8)
     red, green, blue = cv2.split(cv2.absdiff(image[1:], image[:-1]))
     step[1:] = cv2.max(cv2.max(red, green), blue)
@@ -127,7 +134,11 @@ def _segments(borders: np.ndarray) -> np.ndarray:
 def _spanned(segments: np.ndarray) -> np.ndarray:
     """Rectangles between two segments with about the same ends: [n, 4] of left, top, right, bottom."""
     row, start, end = segments.T
-    alike = (abs(start[:, None] - start) <= SLACK) & (abs(end[:, None] - end) <= SLACK) & (row[:, None] < row)
+    alike = (
+        (abs(start[:, None] - start) <= SLACK)
+        & (abs(end[:, None] - end) <= SLACK)
+        & (row[:, None] < row)
+    )
     upper, lower = np.nonzero(alike)
     left = (start[upper] + start[lower] + 1) // 2
     right = (end[upper] + end[lower]) // 2
@@ -144,8 +155,8 @@ def _fit(
         place: [n] row of the side; start, end: [n] its first column and the column after its last.
 
     Returns:
-        [n] the row it fits best, and [n] the share of the side that carries a border there (1 px up or down
-        allowed).
+        [n] the row it fits best, and [n] the share of the side that carries a border there (1 px up
+        or down allowed).
     """
     thick = cv2.dilate(borders, np.ones((3, 1), np.uint8))
     along = np.pad(np.cumsum(thick, axis=1, dtype=np.int32), ((0, 0), (1, 0)))

@@ -7,13 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-# A unit ends after sentence punctuation, after the semicolon between two fields, or at a line's end. Chinese and
-# Japanese signs end one without a blank after them, and take the quotation marks that they close along.
+# A unit ends after sentence punctuation, after the semicolon between two fields, or at a line's
+# end. Chinese and Japanese signs end one without a blank after them, and take the quotation marks
+# that they close along.
 _UNIT = re.compile(
     r'[^.;!?\n。！？；｡]*(?:[.;!?](?!\s|$)[^.;!?\n。！？；｡]*)*(?:[.;!?\n]|[。！？；｡]+[」』）”’"\')]*)?\s*'
 )
 CUT = '…'
-# What is looked at of a text: time must not grow with what someone sends. An article has a tenth of that.
+# What is looked at of a text: time must not grow with what someone sends. An article has a tenth of
+# that.
 MOST_CHARS = 200_000
 MOST_UNITS = 4_000
 MOST_WORDS = 256  # of a query
@@ -29,8 +31,8 @@ def snippet(
     """The parts of a text nearest to a query, in their order, '…' standing for what is left out.
 
     Args:
-        text: the whole text; returned unchanged when short enough in both respects. Of a very long one the
-            beginning is looked at.
+        text: the whole text; returned unchanged when short enough in both respects. Of a very long
+            one the beginning is looked at.
         query: what is asked.
         max_chars: greatest length of the result in characters, '…' included.
         words_of: splits a text into words in the form in which they are compared.
@@ -46,7 +48,8 @@ def snippet(
     wanted = set(words_of(query)[:MOST_WORDS])
     present = [wanted.intersection(words_of(unit)) for unit in units]
     commonness = Counter(itertools.chain.from_iterable(present))
-    # A word that few units have says more; the text's beginning, which names the subject, wins ties.
+    # A word that few units have says more; the text's beginning, which names the subject, wins
+    # ties.
     worth = [sum(1 / commonness[word] for word in words) for words in present]
     chosen = _Chosen(units, complete)
     for index in sorted(range(len(units)), key=lambda i: (-worth[i], i)):
@@ -115,13 +118,19 @@ class _Chosen:
 
 
 def _window(
-    unit: str, wanted: set[str], max_chars: int, cut_before: bool, words_of: Callable[[str], list[str]]
+    unit: str,
+    wanted: set[str],
+    max_chars: int,
+    cut_before: bool,
+    words_of: Callable[[str], list[str]],
 ) -> str:
     """A stretch of one long unit around its first wanted word, cut between words."""
     tokens = unit.split()
     first = 0
     if wanted.intersection(words_of(unit)):
-        first = next((i for i, token in enumerate(tokens) if wanted.intersection(words_of(token))), 0)
+        first = next(
+            (i for i, token in enumerate(tokens) if wanted.intersection(words_of(token))), 0
+        )
     start = end = first
     length = 4  # two cut marks and their spaces
     while end < len(tokens) and length + len(tokens[end]) + 1 <= max_chars:
@@ -131,7 +140,9 @@ def _window(
             start -= 1
             length += len(tokens[start]) + 1
     if end == start:  # a single word longer than the limit, or a text without blanks
-        return _inside(tokens[start], wanted, max_chars, start > 0 or cut_before, start + 1 < len(tokens))
+        return _inside(
+            tokens[start], wanted, max_chars, start > 0 or cut_before, start + 1 < len(tokens)
+        )
     before = f'{CUT} ' if start > 0 or cut_before else ''
     after = '' if end == len(tokens) else f' {CUT}'
     return before + ' '.join(tokens[start:end]) + after

@@ -1,5 +1,6 @@
 """Words in the form in which they are indexed, searched and compared: lower case, without accents,
-stemmed."""
+stemmed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from tools_server.text_forms import composed
 
 NAME = 'words'  # the analyser's name in an index
 
-# Some languages are written without blanks: there each sign, with its marks, counts as a word, and a run of
-# katakana, in which Japanese writes words from abroad, as one. Elsewhere a word is a run of letters, their marks,
-# and digits.
+# Some languages are written without blanks: there each sign, with its marks, counts as a word, and
+# a run of katakana, in which Japanese writes words from abroad, as one. Elsewhere a word is a run
+# of letters, their marks, and digits.
 _SIGNS = r'\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}'
 _KATAKANA = r'\p{Katakana}ー'
 _WORD = rf'[{_KATAKANA}]+|[{_SIGNS}]\p{{M}}*|[\p{{Alphabetic}}\p{{M}}\p{{N}}--{_SIGNS}{_KATAKANA}]+'

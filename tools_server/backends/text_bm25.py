@@ -21,8 +21,12 @@ MOST_WORDS = 64  # of a query; further ones are ignored
 def schema() -> tantivy.Schema:
     """Title, text and place in the corpus of each passage."""
     builder = tantivy.SchemaBuilder()
-    builder.add_text_field('title', stored=True, tokenizer_name=text_analysis.NAME, index_option='freq')
-    builder.add_text_field('text', stored=True, tokenizer_name=text_analysis.NAME, index_option='freq')
+    builder.add_text_field(
+        'title', stored=True, tokenizer_name=text_analysis.NAME, index_option='freq'
+    )
+    builder.add_text_field(
+        'text', stored=True, tokenizer_name=text_analysis.NAME, index_option='freq'
+    )
     builder.add_unsigned_field('number', stored=True)
     return builder.build()
 
@@ -35,7 +39,8 @@ def document(title: str, text: str, number: int) -> tantivy.Document:
 class BM25:
     """Search in an index of title and text.
 
-    The query is split into words exactly as the passages are, and any of them may match: there is no query
+    The query is split into words exactly as the passages are, and any of them may match: there is
+        no query
     language that a strange query could break.
 
     Args:
@@ -61,11 +66,13 @@ class BM25:
         for term in terms:
             title = tantivy.Query.term_query(self._schema, 'title', term, index_option='freq')
             text = tantivy.Query.term_query(self._schema, 'text', term, index_option='freq')
-            clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, self._title_boost)))
+            clauses.append(
+                (tantivy.Occur.Should, tantivy.Query.boost_query(title, self._title_boost))
+            )
             clauses.append((tantivy.Occur.Should, text))
         searcher = self._index.searcher()
-        # A few more than asked for: equal scores are then ordered by place in the corpus, the same in every
-        # run.
+        # A few more than asked for: equal scores are then ordered by place in the corpus, the same
+        # in every run.
         hits = searcher.search(tantivy.Query.boolean_query(clauses), limit=2 * top_k + 10).hits
         found = [(round(score, 4), searcher.doc(address)) for score, address in hits]
         found.sort(key=lambda hit: (-hit[0], hit[1]['number'][0]))
@@ -84,8 +91,8 @@ def read_passages(
 ) -> Iterator[tuple[str, str]]:
     """Title and text of each passage in a .jsonl or .jsonl.xz file.
 
-    A record has 'title' and 'text', or 'contents' whose first line is the title (the form of Search-R1's
-    corpora).
+    A record has 'title' and 'text', or 'contents' whose first line is the title (the form of
+    Search-R1's corpora).
 
     Args:
         path: the file.
@@ -107,7 +114,9 @@ def read_passages(
                     else:
                         yield str(record['title']), str(record['text'])
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise ConfigError(f"{path}, line {number}: expected an object with 'title' and 'text'") from None
+        raise ConfigError(
+            f"{path}, line {number}: expected an object with 'title' and 'text'"
+        ) from None
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise ConfigError(f'cannot read the passages {path}: {error}') from None
     if number == 0:
@@ -115,6 +124,8 @@ def read_passages(
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text of Search-R1's 'contents': the first line, often in quotation marks, is the title."""
+    """Title and text of Search-R1's 'contents': the first line, often in quotation marks, is the
+    title.
+    """
     title, _, text = contents.partition('\n')
     return title.strip().strip('"'), text.strip()

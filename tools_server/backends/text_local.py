@@ -32,7 +32,9 @@ class LocalTextSearch:
         self._size = 0
         content = hashlib.sha256()
         for title, text in text_bm25.read_passages(config.passages):
-            content.update(f'{len(title)} {title}{len(text)} {text}'.encode('utf-8', 'surrogatepass'))
+            content.update(
+                f'{len(title)} {title}{len(text)} {text}'.encode('utf-8', 'surrogatepass')
+            )
             writer.add_document(text_bm25.document(title, text, self._size))
             self._size += 1
         self.fingerprint = content.hexdigest()
@@ -50,7 +52,8 @@ class LocalTextSearch:
 
 
 class IndexedTextSearch:
-    """BM25 over an index on disk, which the operating system keeps in memory as far as there is room.
+    """BM25 over an index on disk, which the operating system keeps in memory as far as there is
+    room.
 
     Raises:
         ConfigError: no index that `python -m tools_server.build_index text` finished.
@@ -69,7 +72,9 @@ class IndexedTextSearch:
                 f'{config.index} is no text index; build one with python -m tools_server.build_index text'
             ) from None
         if not index.searcher().num_docs:
-            raise ConfigError(f'the text index {config.index} is empty or was not finished; build it again')
+            raise ConfigError(
+                f'the text index {config.index} is empty or was not finished; build it again'
+            )
         self._search = text_bm25.BM25(index, config.max_chars, config.title_boost)
 
     def search(self, query: str, top_k: int) -> list[Passage]:

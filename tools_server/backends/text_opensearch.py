@@ -33,7 +33,10 @@ class OpenSearchTextSearch:
         """See `backends.TextSearch.search`."""
         if not query.strip():
             return []
-        fields = [f'{self._config.title_field}^{self._config.title_boost:g}', self._config.text_field]
+        fields = [
+            f'{self._config.title_field}^{self._config.title_boost:g}',
+            self._config.text_field,
+        ]
         body = {
             'size': top_k,
             '_source': [self._config.title_field, self._config.text_field],
@@ -41,7 +44,9 @@ class OpenSearchTextSearch:
         }
         answer = self._service.post(f'/{self._config.index}/_search', body, ('hits',))
         if answer.get('timed_out') is True:
-            raise ToolError('timeout', 'OpenSearch ran out of time and sent only part of the results')
+            raise ToolError(
+                'timeout', 'OpenSearch ran out of time and sent only part of the results'
+            )
         shards = answer.get('_shards')
         if isinstance(shards, dict) and shards.get('failed'):
             degraded.note('some shards of the OpenSearch index did not answer')
@@ -49,13 +54,17 @@ class OpenSearchTextSearch:
         results = hits.get('hits') if isinstance(hits, dict) else None
         if not isinstance(results, list):
             raise ToolError('unavailable', 'OpenSearch sent results of an unknown form')
-        return each(results[:top_k], lambda rank, hit: self._passage(query, hit), self._service.name)
+        return each(
+            results[:top_k], lambda rank, hit: self._passage(query, hit), self._service.name
+        )
 
     def _passage(self, query: str, hit: Any) -> Passage:
         source = hit['_source']
         text = as_text(source.get(self._config.text_field))
         text = self._extract.summarise(query, text, self._config.max_chars)
-        return Passage(title=source.get(self._config.title_field), text=text, score=float(hit['_score']))
+        return Passage(
+            title=source.get(self._config.title_field), text=text, score=float(hit['_score'])
+        )
 
 
 def _credentials(config: OpenSearch) -> dict[str, str]:
@@ -64,4 +73,6 @@ def _credentials(config: OpenSearch) -> dict[str, str]:
     secret = os.environ[config.api_key_env]
     if config.user is None:
         return {'Authorization': f'ApiKey {secret}'}
-    return {'Authorization': 'Basic ' + base64.b64encode(f'{config.user}:{secret}'.encode()).decode()}
+    return {
+        'Authorization': 'Basic ' + base64.b64encode(f'{config.user}:{secret}'.encode()).decode()
+    }

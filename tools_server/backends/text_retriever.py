@@ -21,7 +21,9 @@ class RetrieverTextSearch:
 
     def __init__(self, config: Retriever):
         headers = bearer(config.api_key_env)
-        self._service = Service('the retriever', config.base_url, config.timeout_s, headers, config.limits)
+        self._service = Service(
+            'the retriever', config.base_url, config.timeout_s, headers, config.limits
+        )
         self.services = (self._service,)
         self._max_chars = config.max_chars
         self._extract = ExtractiveSummariser()
@@ -34,14 +36,22 @@ class RetrieverTextSearch:
         answer = self._service.post('/retrieve', body, ('result',)).get('result')
         if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], list):
             raise ToolError('unavailable', 'the retriever sent results of an unknown form')
-        return each(answer[0][:top_k], lambda rank, item: self._passage(query, rank, item), self._service.name)
+        return each(
+            answer[0][:top_k],
+            lambda rank, item: self._passage(query, rank, item),
+            self._service.name,
+        )
 
     def _passage(self, query: str, rank: int, item: Any) -> Passage:
-        """A result: {document: {contents}, score}, or the document alone where scores are not given."""
+        """A result: {document: {contents}, score}, or the document alone where scores are not
+        given.
+        """
         document = item.get('document', item)
         if 'contents' in document:
             title, text = split_contents(as_text(document['contents']))
         else:
             title, text = document.get('title'), as_text(document['text'])
         score = float(item.get('score', 1 / (1 + rank)))
-        return Passage(title=title, text=self._extract.summarise(query, text, self._max_chars), score=score)
+        return Passage(
+            title=title, text=self._extract.summarise(query, text, self._max_chars), score=score
+        )

@@ -1,5 +1,6 @@
-"""Text search on the web by Serper, with the pages behind the results summarised where a summariser is
-configured."""
+"""Text search on the web by Serper, with the pages behind the results summarised where a summariser
+is configured.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class SerperTextSearch:
 
     def __init__(self, config: SerperText):
         self._config = config
-        self._service = serper_service(config.base_url, config.api_key_env, config.timeout_s, config.limits)
+        self._service = serper_service(
+            config.base_url, config.api_key_env, config.timeout_s, config.limits
+        )
         self.services = [self._service]
         self._fetcher = Fetcher(config.timeout_s, config.allow_private_pages)
         self._extract = ExtractiveSummariser()
@@ -60,10 +63,13 @@ class SerperTextSearch:
             return []
         answer = self._service.post('/search', {'q': query, 'num': top_k}, SERPER_FIELDS)
         results = (_direct(answer) + serper_results(answer))[:top_k]
-        # A fifth of the time is kept back, so that slow pages cost their summaries and not the search.
+        # A fifth of the time is kept back, so that slow pages cost their summaries and not the
+        # search.
         with deadline.within(PAGES_SHARE * deadline.left()):
             texts = [
-                self._fetching.submit(contextvars.copy_context().run, self._text, query, rank, result)
+                self._fetching.submit(
+                    contextvars.copy_context().run, self._text, query, rank, result
+                )
                 for rank, result in enumerate(results)
             ]
             passages = []
@@ -74,7 +80,9 @@ class SerperTextSearch:
                     text.cancel()
                     degraded.note(f'result {rank + 1} is an excerpt: its page was not read in time')
                     shown = self._excerpt(query, result)
-                passages.append(Passage(title=result.get('title'), text=shown, score=1 / (1 + rank)))
+                passages.append(
+                    Passage(title=result.get('title'), text=shown, score=1 / (1 + rank))
+                )
         return passages
 
     def close(self) -> None:
@@ -93,7 +101,9 @@ class SerperTextSearch:
                     summary = self.summariser.summarise(query, text, self._config.max_chars)
                 except ToolError as error:
                     self.pages.add('not_summarised')
-                    degraded.note(f'result {rank + 1} is an excerpt: its page was not summarised: {error.message}')
+                    degraded.note(
+                        f'result {rank + 1} is an excerpt: its page was not summarised: {error.message}'
+                    )
                 else:
                     self.pages.add('summarised')
                     return summary
@@ -108,11 +118,16 @@ class SerperTextSearch:
             problem, lasting = error.message, error.kind == 'refused'
         self.pages.add('fetched' if text else 'failed')
         if not text:
-            degraded.note(f'result {rank + 1} is an excerpt: its page was not read: {problem}', lasting=lasting)
+            degraded.note(
+                f'result {rank + 1} is an excerpt: its page was not read: {problem}',
+                lasting=lasting,
+            )
         return text
 
     def _excerpt(self, query: str, result: dict[str, Any]) -> str:
-        return self._extract.summarise(query, as_text(result.get('snippet')), self._config.max_chars)
+        return self._extract.summarise(
+            query, as_text(result.get('snippet')), self._config.max_chars
+        )
 
 
 def _direct(answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -125,7 +140,11 @@ def _direct(answer: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(graph := answer.get('knowledgeGraph'), dict):
         attributes = graph.get('attributes')
         facts = attributes.items() if isinstance(attributes, dict) else ()
-        lines = [graph.get('type'), graph.get('description'), *(f'{name}: {value}' for name, value in facts)]
+        lines = [
+            graph.get('type'),
+            graph.get('description'),
+            *(f'{name}: {value}' for name, value in facts),
+        ]
         text = '\n'.join(line for line in lines if isinstance(line, str) and line)
         if text:
             found.append({'title': graph.get('title') or '', 'snippet': text})

@@ -1,8 +1,9 @@
 """Which addresses of the internet may be fetched from.
 
-A URL in a search result is chosen by whoever wrote the page. What counts is where its host resolves to at
-the moment of connecting: every address must be public, and the connection goes to an address that was
-checked, so that a name which resolves differently a second later ("DNS re-binding") gains nothing.
+A URL in a search result is chosen by whoever wrote the page. What counts is where its host resolves
+to at the moment of connecting: every address must be public, and the connection goes to an address
+that was checked, so that a name which resolves differently a second later ("DNS re-binding") gains
+nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +25,20 @@ PORTS = {'http': 80, 'https': 443}
 MOST_HOST_CHARS = 253
 # Addresses that carry an IPv4 address of their own: what they lead to is what must be public.
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')
-# Public according to the registries or to Python's list of them, and yet of the network this machine stands in:
-# a cloud's metadata, anycast of the next NAT or tunnel, site-local addresses of old, examples in documents.
+# Public according to the registries or to Python's list of them, and yet of the network this
+# machine stands in: a cloud's metadata, anycast of the next NAT or tunnel, site-local addresses of
+# old, examples in documents.
 _NEARBY = tuple(
     map(
         ipaddress.ip_network,
-        ('168.63.129.16/32', '192.0.0.0/24', '192.88.99.0/24', 'fd00:ec2::254/128', 'fec0::/10', '3fff::/20'),
+        (
+            '168.63.129.16/32',
+            '192.0.0.0/24',
+            '192.88.99.0/24',
+            'fd00:ec2::254/128',
+            'fec0::/10',
+            '3fff::/20',
+        ),
     )
 )
 
@@ -76,7 +85,8 @@ def ascii_host(host: str) -> str:
     if host.isascii():
         return host
     problem: Exception | None = None
-    # As browsers do: by today's rules where a name keeps them, else by those of 2003, which allow signs as well.
+    # As browsers do: by today's rules where a name keeps them, else by those of 2003, which allow
+    # signs as well.
     for encode in (lambda: idna.encode(host, uts46=True), lambda: host.encode('idna')):
         try:
             if len(host) <= MOST_HOST_CHARS:
@@ -95,8 +105,9 @@ def target(url: str, *, allow_private: bool = False, resolver: Resolve = resolve
         resolver: host and port to IP addresses.
 
     Raises:
-        ToolError: 'refused' for another scheme, a port other than 80 and 443, credentials in the URL, or a
-            host of which any address is not public; 'unavailable' for a host that does not resolve.
+        ToolError: 'refused' for another scheme, a port other than 80 and 443, credentials in the
+            URL, or a host of which any address is not public; 'unavailable' for a host that does
+            not resolve.
     """
     try:
         parts = urlsplit(url.strip())

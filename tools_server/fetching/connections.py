@@ -1,8 +1,8 @@
 """HTTP connections that keep to the current deadline whatever the other side does.
 
-A socket's own time-out starts anew with every byte, so a peer that sends one byte now and then could hold a
-caller for ever; here a timer closes the socket at the deadline while headers are read, and the body is read
-in pieces between which the clock is looked at.
+A socket's own time-out starts anew with every byte, so a peer that sends one byte now and then
+could hold a caller for ever; here a timer closes the socket at the deadline while headers are read,
+and the body is read in pieces between which the clock is looked at.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
 def pinned_pool(
     scheme: str, host: str, port: int, addresses: Sequence[str], dialler: Dial
 ) -> urllib3.HTTPConnectionPool:
-    """A pool for one request to a host, whose connection goes to one of `addresses` and nowhere else.
+    """A pool for one request to a host, whose connection goes to one of `addresses` and nowhere
+    else.
 
     Host header, server name and certificate are the host's: nothing is resolved again.
     """
@@ -114,7 +115,8 @@ def timed_out(error: Exception) -> bool:
 
 
 def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, name: str) -> bytes:
-    """Reads a streamed answer until the current deadline and no further than `max_bytes`, decompressed.
+    """Reads a streamed answer until the current deadline and no further than `max_bytes`,
+    decompressed.
 
     Raises:
         ToolError: 'timeout' or 'unavailable'.
@@ -125,7 +127,8 @@ def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, name: str) -> 
             connection = response.connection
             if connection is not None and connection.sock is not None:
                 connection.sock.settimeout(max(0.001, min(deadline.left(), threading.TIMEOUT_MAX)))
-            # read1 returns what has come: a service that sends a byte at a time cannot hold a call for long.
+            # read1 returns what has come: a service that sends a byte at a time cannot hold a call
+            # for long.
             chunk = response.read1(CHUNK, decode_content=True)
             if not chunk:
                 break

@@ -1,4 +1,6 @@
-"""Fetches what a search result points to: public addresses, few redirects, bounded in bytes, time and type."""
+"""Fetches what a search result points to: public addresses, few redirects, bounded in bytes, time
+and type.
+"""
 
 from __future__ import annotations
 
@@ -66,19 +68,23 @@ class Fetcher:
             types: beginnings of the content types that are taken.
 
         Raises:
-            ToolError: 'refused' for an address that may not be fetched (also after a redirect), another type,
-                or a status other than 200; 'timeout'; 'unavailable'.
+            ToolError: 'refused' for an address that may not be fetched (also after a redirect),
+                another type, or a status other than 200; 'timeout'; 'unavailable'.
         """
         with deadline.within(self._timeout_s):
             for _ in range(MAX_REDIRECTS + 1):
-                place = addresses.target(url, allow_private=self._allow_private, resolver=self._resolver)
+                place = addresses.target(
+                    url, allow_private=self._allow_private, resolver=self._resolver
+                )
                 answer = self._get(place, types)
                 if isinstance(answer, Fetched):
                     return answer
                 try:
                     url = urljoin(url, answer)
                 except ValueError:
-                    raise ToolError('refused', f'{place.host} redirects to a malformed address') from None
+                    raise ToolError(
+                        'refused', f'{place.host} redirects to a malformed address'
+                    ) from None
         raise ToolError('refused', f'{place.host} redirects more than {MAX_REDIRECTS} times')
 
     def _get(self, place: addresses.Target, types: tuple[str, ...]) -> Fetched | str:

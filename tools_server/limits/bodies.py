@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 
 from tools_server.failures import ToolError
 
-SMALL_BYTES = 65_536  # a body up to this size waits for nobody: as much may wait in the connection anyway
+SMALL_BYTES = (
+    65_536  # a body up to this size waits for nobody: as much may wait in the connection anyway
+)
 
 
 class BodyRoom:
@@ -46,7 +48,9 @@ class BodyRoom:
         size = min(size, self._max_bytes)
         if self._waiting or self._used + size > self._max_bytes:
             if len(self._waiting) >= self._queue:
-                raise ToolError('unavailable', 'too many large requests are waiting', 429, retry_after_s=1.0)
+                raise ToolError(
+                    'unavailable', 'too many large requests are waiting', 429, retry_after_s=1.0
+                )
             place = size, asyncio.get_running_loop().create_future()
             self._waiting.append(place)
             try:

@@ -1,4 +1,6 @@
-"""A circuit breaker: a service that keeps failing is left alone for a while, and its callers told at once."""
+"""A circuit breaker: a service that keeps failing is left alone for a while, and its callers told
+at once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from collections.abc import Callable
 
 
 class Breaker:
-    """Opens after a run of failures, lets one call through after a pause, closes when that succeeds.
+    """Opens after a run of failures, lets one call through after a pause, closes when that
+    succeeds.
 
     Safe to share between threads.
 
@@ -33,7 +36,9 @@ class Breaker:
         return self._failures >= self._limit
 
     def wait_s(self) -> float:
-        """0 if a call may be made now, which then is the trial of an open breaker; else seconds to wait."""
+        """0 if a call may be made now, which then is the trial of an open breaker; else seconds to
+        wait.
+        """
         with self._lock:
             if not self.open:
                 return 0.0

@@ -1,6 +1,7 @@
 """The moment until which a call may take, known to everything that works for it.
 
-It travels in a context variable: a tool's thread and every request to a service elsewhere see the deadline
+It travels in a context variable: a tool's thread and every request to a service elsewhere see the
+    deadline
 of the call they work for, without each function on the way passing it on.
 """
 
@@ -19,7 +20,9 @@ _ends: contextvars.ContextVar[float] = contextvars.ContextVar('deadline', defaul
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Everything in the block has at most this many seconds, and never more than an outer deadline leaves."""
+    """Everything in the block has at most this many seconds, and never more than an outer deadline
+    leaves.
+    """
     token = _ends.set(min(_ends.get(), time.monotonic() + seconds))
     try:
         yield

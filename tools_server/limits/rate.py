@@ -16,7 +16,9 @@ class Rate:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, per_second: float | None, burst: int = 1, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, per_second: float | None, burst: int = 1, clock: Callable[[], float] = time.monotonic
+    ):
         self._per_second = per_second
         self._burst = burst
         self._clock = clock

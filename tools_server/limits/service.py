@@ -1,8 +1,8 @@
 """All limits of one service elsewhere around each call to it: breaker, rate, concurrency, retries.
 
-Retries wait a random time that doubles in range ("full jitter"), so that callers that failed together do not
-come back together; they take from a budget that successes fill, so that a service in trouble does not get a
-multiple of its load (the retry budget of Finagle).
+Retries wait a random time that doubles in range ("full jitter"), so that callers that failed
+together do not come back together; they take from a budget that successes fill, so that a service
+in trouble does not get a multiple of its load (the retry budget of Finagle).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ServiceLimits:
         """The value of `call`, tried again where that may help and both time and budget allow.
 
         Raises:
-            ToolError: the last attempt's; 'unavailable' while the breaker is open or the rate is used up;
-                'timeout' when the deadline passes first.
+            ToolError: the last attempt's; 'unavailable' while the breaker is open or the rate is
+                used up; 'timeout' when the deadline passes first.
         """
         attempt = 0
         while True:
@@ -86,8 +86,12 @@ class ServiceLimits:
                 'unavailable', f'the rate limit of {self._name} is used up', 429, retry_after_s=wait
             )
         time.sleep(wait)
-        if not self._places.acquire(timeout=min(deadline.require_time(self._name), threading.TIMEOUT_MAX)):
-            raise ToolError('timeout', f'all connections to {self._name} were busy until the deadline')
+        if not self._places.acquire(
+            timeout=min(deadline.require_time(self._name), threading.TIMEOUT_MAX)
+        ):
+            raise ToolError(
+                'timeout', f'all connections to {self._name} were busy until the deadline'
+            )
         try:
             with deadline.within(self._attempt_s):
                 value = call()

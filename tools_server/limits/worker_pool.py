@@ -1,8 +1,8 @@
 """The waiting room of one tool: so many calls at work, so many waiting, the rest sent away at once.
 
-A tool has threads of its own, so one whose back end hangs holds up no other. A call that passes its deadline
-is answered then; its thread keeps its place until the back end lets go of it, so that neither threads nor
-memory grow with the number of calls that were given up.
+A tool has threads of its own, so one whose back end hangs holds up no other. A call that passes its
+deadline is answered then; its thread keeps its place until the back end lets go of it, so that
+neither threads nor memory grow with the number of calls that were given up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Admission:
         self._threads = threads
         self._queue = queue
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._inside = 0  # at work or waiting, those given up included; changed by the event loop only
+        self._inside = (
+            0  # at work or waiting, those given up included; changed by the event loop only
+        )
         self._mean_s = 0.1  # of recent calls, to say when to come again
 
     @property
@@ -50,14 +52,17 @@ class Admission:
         """The value of `call`, from one of the tool's threads, before the current deadline.
 
         Raises:
-            ToolError: 'unavailable' with status 429 when the waiting room is full; 'timeout' at the deadline;
-                whatever `call` raises.
+            ToolError: 'unavailable' with status 429 when the waiting room is full; 'timeout' at the
+                deadline; whatever `call` raises.
         """
         seconds = deadline.require_time(self._name)
         if self._inside >= self._threads + self._queue:
             wait = max(0.1, self._mean_s * self._queue / self._threads)
             raise ToolError(
-                'unavailable', f'too many calls of {self._name} are waiting', 429, retry_after_s=wait
+                'unavailable',
+                f'too many calls of {self._name} are waiting',
+                429,
+                retry_after_s=wait,
             )
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -65,7 +70,9 @@ class Admission:
         job = self._pool.submit(contextvars.copy_context().run, _unless_late, call, self._name)
         job.add_done_callback(lambda _: self._from_thread(loop, started))
         future = asyncio.wrap_future(job)
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if given up
+        future.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # seen, if given up
         done, _ = await asyncio.wait({future}, timeout=seconds)
         if not done:
             job.cancel()  # one that still waits never starts; one at work cannot be stopped

@@ -15,7 +15,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, 'utf-16-le'),
     (codecs.BOM_UTF16_BE, 'utf-16-be'),
 )
-# As browsers do, a label is taken for the larger encoding that its users write in (WHATWG Encoding).
+# As browsers do, a label is taken for the larger encoding that its users write in (WHATWG
+# Encoding).
 _WIDER = {
     'ascii': 'cp1252', 'iso8859-1': 'cp1252', 'iso8859-9': 'cp1254', 'iso8859-11': 'cp874', 'tis-620': 'cp874',
     'gb2312': 'gb18030', 'gbk': 'gb18030', 'hz': 'gb18030', 'shift_jis': 'cp932', 'euc_kr': 'cp949',
@@ -26,14 +27,22 @@ _KNOWN = {
     'iso2022_jp', 'cp949', 'johab', 'cp866', 'cp874', 'koi8-r', 'koi8-u', 'mac-cyrillic', 'mac-roman',
     *(f'cp{number}' for number in range(1250, 1259)), *(f'iso8859-{number}' for number in range(2, 17)),
 }  # fmt: skip
-# Those that a guess may be: their letters are not Latin ones, by which encodings hardly differ. What is left is
-# Western, as browsers take it.
+# Those that a guess may be: their letters are not Latin ones, by which encodings hardly differ.
+# What is left is Western, as browsers take it.
 _TOLD_APART = {
     'gb18030', 'big5hkscs', 'cp932', 'euc_jp', 'iso2022_jp', 'cp949', 'johab', 'cp866', 'cp874', 'cp1251', 'koi8-r',
     'koi8-u', 'mac-cyrillic', 'iso8859-5', 'cp1253', 'iso8859-7', 'cp1255', 'iso8859-8', 'cp1256', 'iso8859-6',
 }  # fmt: skip
-_ALIASES = {'x-sjis': 'cp932', 'x-gbk': 'gb18030', 'x-euc-jp': 'euc_jp', 'x-x-big5': 'big5hkscs', 'utf8': 'utf-8'}
-_DECLARED = re.compile(rb'''(?:charset|encoding)\s{0,9}=\s{0,9}["']?\s{0,9}([\w.:-]{2,40})''', re.IGNORECASE)
+_ALIASES = {
+    'x-sjis': 'cp932',
+    'x-gbk': 'gb18030',
+    'x-euc-jp': 'euc_jp',
+    'x-x-big5': 'big5hkscs',
+    'utf8': 'utf-8',
+}
+_DECLARED = re.compile(
+    rb"""(?:charset|encoding)\s{0,9}=\s{0,9}["']?\s{0,9}([\w.:-]{2,40})""", re.IGNORECASE
+)
 HEAD_BYTES = 4096  # in which a page must name its encoding
 SAMPLE_BYTES = 100_000  # by which an encoding that nobody names is guessed
 
@@ -51,10 +60,13 @@ def decoded(data: bytes, declared: str | None = None) -> str:
     if (encoding := _two_bytes(data)) is not None:
         return data.decode(encoding, 'replace')
     named = [declared] if declared else []
-    named += [match.decode('ascii', 'replace') for match in _DECLARED.findall(data[:HEAD_BYTES])[:3]]
+    named += [
+        match.decode('ascii', 'replace') for match in _DECLARED.findall(data[:HEAD_BYTES])[:3]
+    ]
     encodings = [encoding for name in named if (encoding := known(name)) is not None]
-    # Bytes beyond ASCII that are UTF-8 by chance are rare; servers that name a default which is not so are
-    # common. Encodings that shift by escape sequences look like ASCII, so those are believed first.
+    # Bytes beyond ASCII that are UTF-8 by chance are rare; servers that name a default which is not
+    # so are common. Encodings that shift by escape sequences look like ASCII, so those are believed
+    # first.
     first = [encoding for encoding in encodings if encoding == 'iso2022_jp']
     for encoding in (*first, 'utf-8', *encodings):
         try:

@@ -1,5 +1,6 @@
-"""The readable text of a page or PDF file. Runs in worker processes: a parser may take any time on what was
-made for that."""
+"""The readable text of a page or PDF file. Runs in worker processes: a parser may take any time on
+what was made for that.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +14,31 @@ from tools_server.failures import ToolError
 from tools_server.pages.encodings import decoded
 
 MOST_CHARS = 200_000  # of a page's text; what matters for a query is looked for in it
-MOST_ELEMENTS = 30_000  # of a page whose main content is looked for; of a larger one all text is taken
+MOST_ELEMENTS = (
+    30_000  # of a page whose main content is looked for; of a larger one all text is taken
+)
 FEW_CHARS = 200  # a main content below this is taken for a miss
 MOST_PDF_PAGES = 100
 PDF = 'application/pdf'
 
 _SILENT = {'script', 'style', 'noscript', 'template', 'head', 'iframe', 'select', 'datalist'}
-_AROUND = {'nav', 'footer', 'svg'}  # left out too, unless nothing remains: one that is not closed holds the page
+_AROUND = {
+    'nav',
+    'footer',
+    'svg',
+}  # left out too, unless nothing remains: one that is not closed holds the page
 _BLOCKS = {'p', 'br', 'div', 'li', 'tr', 'td', 'th', 'dt', 'dd', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'section',
            'article', 'main', 'blockquote', 'pre', 'table', 'ul', 'ol', 'dl', 'title', 'figcaption'}  # fmt: skip
 _BODY = re.compile(r'<body\b|</head\b|<svg\b', re.IGNORECASE)
 _TITLE = re.compile(r'</?title\b[^<>]{0,500}>', re.IGNORECASE)
-_CHARSET = re.compile(r'''charset\s{0,9}=\s{0,9}["']?([\w.:-]{1,40})''')
+_CHARSET = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([\w.:-]{1,40})""")
 # Neither signs nor space: control characters, and halves of UTF-16 pairs, which no UTF-8 can hold.
 _UNWRITTEN = re.compile('[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]')
 
 
 def text_of(data: bytes, content_type: str) -> str:
-    """The readable text, one line per block, cut after `MOST_CHARS` characters; '' where there is none.
+    """The readable text, one line per block, cut after `MOST_CHARS` characters; '' where there is
+    none.
 
     Args:
         data: the file. content_type: as the server named it.
@@ -60,7 +68,9 @@ def _page_text(page: str) -> str:
         if len(text) < FEW_CHARS:
             tree = _tree(data)  # the extractor changes what it is given
     if len(text) < FEW_CHARS:
-        everything = _all_text(tree, _SILENT | _AROUND) or _all_text(tree, _SILENT) or _all_text(tree, set())
+        everything = (
+            _all_text(tree, _SILENT | _AROUND) or _all_text(tree, _SILENT) or _all_text(tree, set())
+        )
         text = max(text, everything, key=len)
     return text
 
@@ -104,11 +114,15 @@ def _pdf_text(data: bytes) -> str:
         raise
     except Exception as error:  # its readers raise all kinds of errors on damaged files
         if not any(pieces):
-            raise ToolError('refused', f'the PDF file cannot be read ({type(error).__name__})') from None
+            raise ToolError(
+                'refused', f'the PDF file cannot be read ({type(error).__name__})'
+            ) from None
     return '\n'.join(pieces)
 
 
 def _tidied(text: str) -> str:
     """Lines without outer and double blanks, none of them empty."""
-    lines = (' '.join(line.split()) for line in _UNWRITTEN.sub('', text[: 4 * MOST_CHARS]).splitlines())
+    lines = (
+        ' '.join(line.split()) for line in _UNWRITTEN.sub('', text[: 4 * MOST_CHARS]).splitlines()
+    )
     return '\n'.join(line for line in lines if line)[:MOST_CHARS]

@@ -11,13 +11,17 @@ from tools_server.workers.pool import WorkerPool, WorkFailed
 _EXTRACT = 'tools_server.pages.extract'
 LARGE_BYTES = 256 * 2**10
 SMALL_S, LARGE_S = 1.0, 3.0  # longest time for one page; ordinary ones take 20 ms
-WAIT_S = 2.0  # longest wait for a worker; in a crowd of large pages an excerpt now is better than a page later
+# longest wait for a worker; in a crowd of large pages an excerpt now is better than a page later
+WAIT_S = 2.0
 PAGE_BYTES = 320_000_000  # most memory that one may take; 4 MB of small elements take 150 MB
 MOST_WORKERS = 4
 
 
 class PageReader:
-    """The text of fetched files, by workers that a hostile file cannot hold. Safe to share between threads."""
+    """The text of fetched files, by workers that a hostile file cannot hold.
+
+    Safe to share between threads.
+    """
 
     def __init__(self) -> None:
         size = min(MOST_WORKERS, max(2, (os.cpu_count() or 1) // 4))
@@ -31,13 +35,16 @@ class PageReader:
             data: the file. content_type: as its server named it.
 
         Raises:
-            ToolError: 'refused' for a file that cannot be read within the limits; 'timeout'; 'unavailable'.
+            ToolError: 'refused' for a file that cannot be read within the limits; 'timeout';
+                'unavailable'.
         """
         large = len(data) > LARGE_BYTES
         seconds = LARGE_S if large else SMALL_S
         try:
             with deadline.within(seconds + WAIT_S):
-                return self._pool.run(f'{_EXTRACT}:text_of', data, content_type, seconds=seconds, large=large)
+                return self._pool.run(
+                    f'{_EXTRACT}:text_of', data, content_type, seconds=seconds, large=large
+                )
         except WorkFailed as error:
             raise ToolError('refused', f'reading the page {error}') from None
 

@@ -1,10 +1,13 @@
-"""The one way from a picture file to upright RGB pixels of 8 bits, and the limits that every picture keeps to.
+"""The one way from a picture file to upright RGB pixels of 8 bits, and the limits that every
+picture keeps to.
 
-The server and the trainer use it alike, so that boxes, crops, thumbnails and patches share one frame:
+The server and the trainer use it alike, so that boxes, crops, thumbnails and patches share one
+frame:
 
 - turned as EXIF (or XMP) says; of an animation or a file of several pages, the first
 - transparency of any kind is laid on white
-- a palette, black and white, CMYK, YCbCr and LAB as Pillow converts them; colour profiles are not applied
+- a palette, black and white, CMYK, YCbCr and LAB as Pillow converts them; colour profiles are not
+  applied
 - colours of 16 bits lose their low byte; grey of more than 8 bits see `to_rgb`
 """
 
@@ -20,14 +23,18 @@ from PIL import ImageFile
 from tools_server.failures import ToolError
 from tools_server.pictures.outline import bare, outline
 
-MAX_PIXELS = 50_000_000  # of an original: twice an 8K frame is less, a photo of 50 megapixels is not more
+MAX_PIXELS = (
+    50_000_000  # of an original: twice an 8K frame is less, a photo of 50 megapixels is not more
+)
 MAX_ASPECT_RATIO = 200  # longer pictures no vision tower takes; Qwen's processor refuses them
 MIN_CROP_SIDE = 28  # pixels; a smaller crop is less than one visual token
 
-# Formats that are photographs or drawings and whose decoders are widely used on hostile files. Others that
-# Pillow knows start interpreters (EPS) or are rare enough to be badly tested.
+# Formats that are photographs or drawings and whose decoders are widely used on hostile files.
+# Others that Pillow knows start interpreters (EPS) or are rare enough to be badly tested.
 Pil.init()
-FORMATS = [name for name in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF') if name in Pil.OPEN]
+FORMATS = [
+    name for name in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF') if name in Pil.OPEN
+]
 
 # Half a picture must be an error, whatever another library in this process prefers.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -40,7 +47,8 @@ _TURNS = {
 
 
 def read_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> Pil.Image:
-    """Decodes a picture file, in this process and for as long as it takes; see the module for what becomes of it.
+    """Decodes a picture file, in this process and for as long as it takes; see the module for what
+    becomes of it.
 
     Args:
         data: the file.
@@ -53,7 +61,8 @@ def read_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> Pil.Image:
     if found is None:
         with opened(data, max_pixels) as image:
             return upright(image)
-    # Without its attachments: to read them can take more than to decode the picture, and nothing needs them.
+    # Without its attachments: to read them can take more than to decode the picture, and nothing
+    # needs them.
     with opened(bare(data, found), max_pixels) as image:
         return upright(image, found.orientation)
 
@@ -71,7 +80,9 @@ def opened(data: bytes, max_pixels: int | None) -> Pil.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of bombs, whose limit is ours below, and of odd metadata
+            warnings.simplefilter(
+                'ignore'
+            )  # of bombs, whose limit is ours below, and of odd metadata
             image = Pil.open(io.BytesIO(data), formats=FORMATS)
     except Pil.DecompressionBombError:
         raise ToolError('caller', 'the image has too many pixels', 413) from None
@@ -83,7 +94,9 @@ def opened(data: bytes, max_pixels: int | None) -> Pil.Image:
     return image
 
 
-def check_size(width: int, height: int, max_pixels: int | None = MAX_PIXELS, name: str = 'image') -> None:
+def check_size(
+    width: int, height: int, max_pixels: int | None = MAX_PIXELS, name: str = 'image'
+) -> None:
     """Whether a picture of this size can be shown to a policy.
 
     Args:
@@ -94,7 +107,9 @@ def check_size(width: int, height: int, max_pixels: int | None = MAX_PIXELS, nam
         ToolError: 'caller'; too many pixels, or more than 200 times as long as wide.
     """
     if max_pixels is not None and width * height > max_pixels:
-        raise ToolError('caller', f'the {name} has {width}×{height} pixels, allowed are {max_pixels}', 413)
+        raise ToolError(
+            'caller', f'the {name} has {width}×{height} pixels, allowed are {max_pixels}', 413
+        )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ToolError(
             'caller',
@@ -140,10 +155,10 @@ def _orientation(image: Pil.Image) -> int:
 def to_rgb(image: Pil.Image) -> Pil.Image:
     """A decoded picture of any mode as 8-bit RGB, not turned.
 
-    Transparency (RGBA, LA, a palette or colour key) is laid on white, as transformers does. Grey of more than
-    8 bits, whose range a file does not tell, is divided by the smallest power of two that makes its largest
-    value fit (whole numbers up to 255 stay, up to 65,535 lose their low byte); floating-point grey within
-    [0, 1] is multiplied by 255 first. Negative values and NaN are black.
+    Transparency (RGBA, LA, a palette or colour key) is laid on white, as transformers does. Grey of
+    more than 8 bits, whose range a file does not tell, is divided by the smallest power of two that
+    makes its largest value fit (whole numbers up to 255 stay, up to 65,535 lose their low byte);
+    floating-point grey within [0, 1] is multiplied by 255 first. Negative values and NaN are black.
     """
     if image.mode.startswith('I') or image.mode == 'F':
         grey = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)

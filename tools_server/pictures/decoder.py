@@ -1,4 +1,6 @@
-"""Decoding where it can do no harm: what is known to cost little here, everything else in a worker process."""
+"""Decoding where it can do no harm: what is known to cost little here, everything else in a worker
+process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tools_server.workers.pool import WorkerPool, WorkFailed
 # Decoding here cannot be stopped, so it must be over soon, and take memory that its size foretells.
 MOST_WORK = 300_000_000  # pixels times scans: about two seconds
 MOST_PIXELS_HERE = 36_000_000  # an 8K frame; at up to 13 bytes a pixel while it is decoded
-# Memory of a worker: libraries need some for any picture, and a picture up to so many bytes a pixel.
+# Memory of a worker: libraries need some for any picture, and a picture up to so many bytes a
+# pixel.
 SPARE_BYTES = 96 * 2**20
 BYTES_PER_PIXEL = 14
 
@@ -35,7 +38,9 @@ def read_gentle(data: bytes) -> Pil.Image:
         ToolError: 'caller'; it is another kind of file, damaged, or takes long to decode.
     """
     if not gentle(outline(data)):
-        raise ToolError('caller', 'the image is no JPEG or PNG that is complete and quick to decode')
+        raise ToolError(
+            'caller', 'the image is no JPEG or PNG that is complete and quick to decode'
+        )
     return read_image(data)
 
 
@@ -53,7 +58,10 @@ class Decoder:
         self._seconds = seconds
         self._here = threading.BoundedSemaphore(workers)
         self._pool = WorkerPool(
-            'decoding of images', workers, SPARE_BYTES + BYTES_PER_PIXEL * max_pixels, ['tools_server.pictures.decoder']
+            'decoding of images',
+            workers,
+            SPARE_BYTES + BYTES_PER_PIXEL * max_pixels,
+            ['tools_server.pictures.decoder'],
         )
 
     def close(self) -> None:
@@ -66,9 +74,13 @@ class Decoder:
 
     def decodes_here(self, found: Outline | None) -> bool:
         """Whether a file of this outline is decoded without a worker."""
-        return gentle(found) and found.width * found.height <= min(MOST_PIXELS_HERE, self._max_pixels)
+        return gentle(found) and found.width * found.height <= min(
+            MOST_PIXELS_HERE, self._max_pixels
+        )
 
-    def read(self, data: bytes, max_pixels: int | None = None, found: Outline | None = None) -> np.ndarray:
+    def read(
+        self, data: bytes, max_pixels: int | None = None, found: Outline | None = None
+    ) -> np.ndarray:
         """Decodes a picture file to upright [height, width, 3] uint8 RGB.
 
         Args:
@@ -77,8 +89,9 @@ class Decoder:
             found: its outline, where that is known.
 
         Raises:
-            ToolError: 'caller'; no image, a damaged one, or one beyond the limits of size, time or memory.
-                'timeout' where the current deadline comes first, 'unavailable' where a worker ended.
+            ToolError: 'caller'; no image, a damaged one, or one beyond the limits of size, time or
+                memory. 'timeout' where the current deadline comes first, 'unavailable' where a
+                worker ended.
         """
         most = min(self._max_pixels, max_pixels or self._max_pixels)
         found = found or outline(data)
@@ -89,21 +102,30 @@ class Decoder:
             job = 'tools_server.pictures.decoder:decode_job'
             height, width, pixels = self._pool.run(job, data, most, seconds=self._seconds)
         except WorkFailed as error:
-            # Beyond its limits it will always be; a process that ended or failed may have had another reason.
+            # Beyond its limits it will always be; a process that ended or failed may have had
+            # another reason.
             ours = error.reason in ('crash', 'error')
             kind, status = ('unavailable', 503) if ours else ('caller', 413)
-            why = 'takes more memory than its size calls for' if error.reason == 'memory' else str(error)
+            why = (
+                'takes more memory than its size calls for'
+                if error.reason == 'memory'
+                else str(error)
+            )
             raise ToolError(kind, f'the image cannot be used: decoding it {why}', status) from None
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
 def decode_job(data: bytearray, max_pixels: int) -> tuple[int, int, memoryview]:
-    """In a worker: height, width and pixels of a picture, within memory for the size that its header says."""
+    """In a worker: height, width and pixels of a picture, within memory for the size that its
+    header says.
+    """
     whole = resource.getrlimit(resource.RLIMIT_AS)
     try:
         _limit_memory(SPARE_BYTES + 2 * len(data), whole)  # some headers are bombs too
         with opened(data, max_pixels) as image:
-            _limit_memory(SPARE_BYTES + len(data) + BYTES_PER_PIXEL * image.width * image.height, whole)
+            _limit_memory(
+                SPARE_BYTES + len(data) + BYTES_PER_PIXEL * image.width * image.height, whole
+            )
             pixels = np.asarray(upright(image))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, whole)

@@ -1,8 +1,9 @@
 """Picture files in a folder, by content hash, within a size limit.
 
-What was used longest ago goes first, but nothing that was used within the last hours: that is how a run that
-is alive is known, also to another server with the same folder, since every use renews the file's time. When
-all of it is in use the folder takes no more.
+What was used longest ago goes first, but nothing that was used within the last hours: that is how a
+    run that
+is alive is known, also to another server with the same folder, since every use renews the file's
+time. When all of it is in use the folder takes no more.
 
 On disk: the file and, beside it, what is known of it as JSON.
 """
@@ -204,7 +205,9 @@ def absent(sha256: str) -> ToolError:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there with all its bytes or not at all, whoever else writes the same."""
+    """Writes a file so that it is there with all its bytes or not at all, whoever else writes the
+    same.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART)
     try:
         with os.fdopen(handle, 'wb') as file:

@@ -1,8 +1,9 @@
 """The parts of a JPEG or PNG file, listed without decoding anything.
 
-It tells beforehand what decoding will cost, and which parts a picture can be shown without: camera data, the
-place where it was taken, comments, whatever follows its end. Work is bounded however the file is made, since
-only so many parts are looked at and the search between them is linear.
+It tells beforehand what decoding will cost, and which parts a picture can be shown without: camera
+    data, the
+place where it was taken, comments, whatever follows its end. Work is bounded however the file is
+made, since only so many parts are looked at and the search between them is linear.
 """
 
 from __future__ import annotations
@@ -15,16 +16,34 @@ from typing import Literal
 
 MOST_PARTS = 20_000  # a file with more is none that this module lists
 _MARKER = re.compile(rb'\xff+([^\xff])', re.DOTALL)
-_END_OF_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]', re.DOTALL)  # not a stuffed byte, not a restart
+_END_OF_SCAN = re.compile(
+    rb'\xff[^\x00\xff\xd0-\xd7]', re.DOTALL
+)  # not a stuffed byte, not a restart
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
-# Of JPEG: sequential and progressive Huffman frames, tables, restarts, scans. Other kinds of frames are rare.
+# Of JPEG: sequential and progressive Huffman frames, tables, restarts, scans. Other kinds of frames
+# are rare.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _TABLES = (0xC4, 0xDB, 0xDD)
 # Of JPEG's application data what the colours depend on: JFIF, colour profile, Adobe's transform.
 _COLOUR = ((0xE0, b'JFIF\0'), (0xE2, b'ICC_PROFILE\0'), (0xEE, b'Adobe'))
 _PNG = b'\x89PNG\r\n\x1a\n'
-_PNG_CHUNKS = (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS', b'gAMA', b'cHRM', b'sRGB', b'sBIT', b'iCCP', b'cICP')
-_PNG_HIDDEN = (b'Raw profile type', b'XML:com.adobe.xmp')  # text in which a PNG may say how it is turned
+_PNG_CHUNKS = (
+    b'IHDR',
+    b'PLTE',
+    b'IDAT',
+    b'IEND',
+    b'tRNS',
+    b'gAMA',
+    b'cHRM',
+    b'sRGB',
+    b'sBIT',
+    b'iCCP',
+    b'cICP',
+)
+_PNG_HIDDEN = (
+    b'Raw profile type',
+    b'XML:com.adobe.xmp',
+)  # text in which a PNG may say how it is turned
 
 
 class _Unlisted(Exception):
@@ -59,7 +78,9 @@ class Outline:
 
 
 def outline(data: bytes) -> Outline | None:
-    """What a file holds; None for one that is neither a JPEG nor a PNG, is cut off or in any way unusual."""
+    """What a file holds; None for one that is neither a JPEG nor a PNG, is cut off or in any way
+    unusual.
+    """
     try:
         if data[:2] == b'\xff\xd8':
             return _jpeg(data)
@@ -71,7 +92,9 @@ def outline(data: bytes) -> Outline | None:
 
 
 def bare(data: bytes, found: Outline) -> bytes:
-    """The file with nothing in it but the picture and its colours: no camera data, place, text or attachment."""
+    """The file with nothing in it but the picture and its colours: no camera data, place, text or
+    attachment.
+    """
     start = data[:2] if found.format == 'JPEG' else data[:8]
     return start + b''.join(data[begin:end] for begin, end in found.kept)
 
@@ -97,10 +120,19 @@ def _jpeg(data: bytes) -> Outline:
             ended = True
         elif 0xC0 <= marker <= 0xDF and marker not in _TABLES:
             raise _Unlisted
-        wanted = marker < 0xE0 or any(m == marker and content.startswith(name) for m, name in _COLOUR)
+        wanted = marker < 0xE0 or any(
+            m == marker and content.startswith(name) for m, name in _COLOUR
+        )
         if wanted:
             kept.append((start, end))
-    if size is None or not scans or not ended or 0 in size or depth != 8 or channels not in (1, 3, 4):
+    if (
+        size is None
+        or not scans
+        or not ended
+        or 0 in size
+        or depth != 8
+        or channels not in (1, 3, 4)
+    ):
         raise _Unlisted
     return Outline('JPEG', *size, scans, orientation or 1, channels == 3, tuple(kept))
 

@@ -1,4 +1,6 @@
-"""Writing a cache of answers behind the calls: an answer never waits for the disk, or for who holds the file."""
+"""Writing a cache of answers behind the calls: an answer never waits for the disk, or for who holds
+the file.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ log = logging.getLogger('tools_server')
 
 
 class WriteBehind:
-    """A store whose `put` returns at once; one thread writes. What does not fit into its queue, or cannot be
-    written, is dropped and counted: a cache may forget, and must not be waited for.
+    """A store whose `put` returns at once; one thread writes. What does not fit into its queue, or
+    cannot be written, is dropped and counted: a cache may forget, and must not be waited for.
 
     Args:
         store: opened with `LOOK_S`, so that reading is quick as well.
@@ -31,7 +33,9 @@ class WriteBehind:
         self._bytes = 0
         self._open = True
         self._changed = threading.Condition()
-        self._well = True  # as far as is known: a file that is locked for an hour is one line of the log
+        self._well = (
+            True  # as far as is known: a file that is locked for an hour is one line of the log
+        )
         self.dropped = 0
         self._thread = threading.Thread(target=self._write, name='answers', daemon=True)
         self._thread.start()
@@ -49,7 +53,11 @@ class WriteBehind:
 
     def _later(self, size: int, write: Callable[[], None]) -> None:
         with self._changed:
-            if not self._open or self._bytes + size > MOST_BYTES or len(self._writes) >= MOST_WRITES:
+            if (
+                not self._open
+                or self._bytes + size > MOST_BYTES
+                or len(self._writes) >= MOST_WRITES
+            ):
                 self.dropped += 1
                 return
             self._writes.append((size, write))
@@ -89,6 +97,8 @@ class WriteBehind:
             self._changed.notify()
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():  # somebody holds the file; closing it would wait as long
-            log.error('%d answers were not kept: the file of answers is busy', len(self._writes) + 1)
+            log.error(
+                '%d answers were not kept: the file of answers is busy', len(self._writes) + 1
+            )
         else:
             self._store.close()

@@ -7,8 +7,10 @@
 | replay  | taken                    | failure 'unavailable'   | nothing                  |
 | offline | taken, however old       | only local back ends    | nothing                  |
 
-Entries are addressed by content: tool, what the back end's answer depends on, and the request. An answer that
-lacks something, or holds nothing, is taken for a short while only: a service that fails today is not believed
+Entries are addressed by content: tool, what the back end's answer depends on, and the request. An
+    answer that
+lacks something, or holds nothing, is taken for a short while only: a service that fails today is
+    not believed
 for a month. A recording asks anew for what lacked something, and keeps the better answer.
 """
 
@@ -32,7 +34,9 @@ log = logging.getLogger('tools_server')
 
 
 class Store(Protocol):
-    """Where answers are kept: an `AnswerStore`, a `Reader` of a recording, or `WriteBehind` in front of a cache."""
+    """Where answers are kept: an `AnswerStore`, a `Reader` of a recording, or `WriteBehind` in
+    front of a cache.
+    """
 
     def entry(self, key: str) -> Entry | None:
         """What is kept under a key."""
@@ -97,8 +101,8 @@ class Answers(Generic[T]):
         """The result of a request, from disk or from `compute`.
 
         Raises:
-            ToolError: the back end's, now or when it was recorded; 'unavailable' where the mode forbids to
-                ask it, or a recording cannot be written.
+            ToolError: the back end's, now or when it was recorded; 'unavailable' where the mode
+                forbids to ask it, or a recording cannot be written.
         """
         key = self.key(request)
         kept = self._kept(key)
@@ -108,14 +112,18 @@ class Answers(Generic[T]):
         if self._mode == 'replay':
             raise ToolError('unavailable', f'this call of {self._tool} is not in the recording')
         if self._mode == 'offline' and self._online:
-            raise ToolError('unavailable', f'offline, and this call of {self._tool} is not in the cache')
+            raise ToolError(
+                'unavailable', f'offline, and this call of {self._tool} is not in the cache'
+            )
         try:
             with degraded.collected() as noted:
                 result = compute()
                 # A reader of pages that is late may note something even now.
                 reasons, passing = tuple(noted.reasons), noted.passing
             if self._mode == 'record':
-                deadline.require_time(self._tool)  # the run was told 'timeout', so that is what to record
+                deadline.require_time(
+                    self._tool
+                )  # the run was told 'timeout', so that is what to record
         except ToolError as error:
             if self._mode == 'record':
                 # A result, of an earlier or a later try, is worth more than a failure.
@@ -170,6 +178,8 @@ class Answers(Generic[T]):
         try:
             self._store.put(key, json.dumps(value, ensure_ascii=False).encode(), replace=replace)
         except StoreError as error:
-            if self._mode == 'record':  # a recording with holes would be found out only when it is replayed
+            if (
+                self._mode == 'record'
+            ):  # a recording with holes would be found out only when it is replayed
                 raise ToolError('unavailable', str(error)) from None
             log.error('%s', error)

@@ -1,4 +1,6 @@
-"""Reading a file of answers, also one that may not be written: a recording on a read-only file system."""
+"""Reading a file of answers, also one that may not be written: a recording on a read-only file
+system.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 BUSY_S = 10.0  # how long to wait for another process that writes, or for another thread that reads
-SKEW_S = 60.0  # an entry from further in the future was written by a clock set ahead; its age is unknown
+SKEW_S = (
+    60.0  # an entry from further in the future was written by a clock set ahead; its age is unknown
+)
 
 
 class StoreError(Exception):
@@ -22,7 +26,9 @@ class StoreError(Exception):
 
 
 class Entry(NamedTuple):
-    """A value that is kept; `age_s` and `unused_s` are seconds since it was written and last asked for."""
+    """A value that is kept; `age_s` and `unused_s` are seconds since it was written and last asked
+    for.
+    """
 
     value: bytes
     age_s: float
@@ -79,7 +85,9 @@ class Reader:
         """
         with self._alone() as run:
             bounds = prefix, prefix + '\U0010ffff'
-            rows = run('SELECT value FROM entries WHERE key >= ? AND key < ? ORDER BY key', bounds).fetchall()
+            rows = run(
+                'SELECT value FROM entries WHERE key >= ? AND key < ? ORDER BY key', bounds
+            ).fetchall()
         return [row[0] for row in rows]
 
     def statistics(self) -> dict[str, int]:
@@ -122,8 +130,9 @@ def open_recording(path: Path) -> Reader:
         except sqlite3.OperationalError:
             if not path.is_file():
                 raise
-        # SQLite reads a file with a write-ahead log only where it can write beside it, or is told that nobody
-        # writes. Then it does not look at the log either, so one with entries goes elsewhere with its file.
+        # SQLite reads a file with a write-ahead log only where it can write beside it, or is told
+        # that nobody writes. Then it does not look at the log either, so one with entries goes
+        # elsewhere with its file.
         log = path.with_name(path.name + '-wal')
         if not log.exists() or not log.stat().st_size:
             return _opened(path, f'{path.absolute().as_uri()}?immutable=1')
@@ -136,7 +145,9 @@ def open_recording(path: Path) -> Reader:
 
 
 def _opened(path: Path, uri: str) -> Reader:
-    connection = sqlite3.connect(uri, BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
+    connection = sqlite3.connect(
+        uri, BUSY_S, isolation_level=None, check_same_thread=False, uri=True
+    )
     try:
         connection.execute('SELECT entries FROM total').fetchone()
     except sqlite3.Error:

@@ -1,8 +1,9 @@
-"""Which back end the answers of a file come from: its settings, where it is, and a fingerprint of its data.
+"""Which back end the answers of a file come from: its settings, where it is, and a fingerprint of
+its data.
 
-All three are part of every key, so that neither two services nor two corpora of one name answer for each
-other. A replay has no data to look at and may not know where a service was: it finds both in the recording,
-which notes for each tool whose answers it holds.
+All three are part of every key, so that neither two services nor two corpora of one name answer for
+each other. A replay has no data to look at and may not know where a service was: it finds both in
+the recording, which notes for each tool whose answers it holds.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def note(store: AnswerStore, tool: str, source: Source) -> None:
         StoreError: the file cannot be used.
     """
     for other in _noted(store, tool):
-        if other.settings == source.settings and other.place == source.place and other.data != source.data:
+        if (
+            other.settings == source.settings
+            and other.place == source.place
+            and other.data != source.data
+        ):
             raise ConfigError(
                 f'answers.path: the recording holds answers of {tool} from other data of the same name; '
                 'record into a new file'
@@ -53,7 +58,9 @@ def note(store: AnswerStore, tool: str, source: Source) -> None:
     store.put(f'{_prefix(tool)}{_hash(asdict(source))}', value)
 
 
-def noted_key(recording: Reader, tool: str, settings: dict[str, Any], place: list[str]) -> dict[str, Any]:
+def noted_key(
+    recording: Reader, tool: str, settings: dict[str, Any], place: list[str]
+) -> dict[str, Any]:
     """The part of the keys of the one back end of a recording that fits a configuration.
 
     Args:

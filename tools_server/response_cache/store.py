@@ -1,8 +1,10 @@
-"""Answers and small files in one SQLite file, safe when killed at any moment and shared by processes.
+"""Answers and small files in one SQLite file, safe when killed at any moment and shared by
+processes.
 
-SQLite's write-ahead log gives both: a transaction is in the file whole or not at all, readers never wait for
-a writer, and writers of other processes wait for each other. What `put` has returned from is there after a
-kill -9 of the process (after a power failure the last moments may be missing, never the file's consistency).
+SQLite's write-ahead log gives both: a transaction is in the file whole or not at all, readers never
+wait for a writer, and writers of other processes wait for each other. What `put` has returned from
+is there after a kill -9 of the process (after a power failure the last moments may be missing,
+never the file's consistency).
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class AnswerStore:
 
     Args:
         path: of the SQLite file, made if it is not there.
-        max_bytes: summed size of keys and values above which the entries used longest ago go; None: no limit.
+        max_bytes: summed size of keys and values above which the entries used longest ago go; None:
+            no limit.
         max_age_s: age in seconds from which an entry is no longer there; None: it stays.
         wait_s: longest time that a look at the file may wait for others, in seconds.
         clock: seconds since the epoch.
@@ -68,15 +71,21 @@ class AnswerStore:
         self._lock = threading.Lock()  # of the connection that writes
         with errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+            self._writer = sqlite3.connect(
+                path, BUSY_S, isolation_level=None, check_same_thread=False
+            )
             self._prepare()
-            connection = sqlite3.connect(path, wait_s, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                path, wait_s, isolation_level=None, check_same_thread=False
+            )
         max_age_s = math.inf if max_age_s is None else max_age_s
         self._reader = Reader(path, connection, wait_s, max_age_s, clock)
 
     def _prepare(self) -> None:
         run = self._writer.execute
-        run('BEGIN')  # both looks see one moment: another process may be making the tables between them
+        run(
+            'BEGIN'
+        )  # both looks see one moment: another process may be making the tables between them
         version = run('PRAGMA user_version').fetchone()[0]
         tables = run('SELECT count(*) FROM sqlite_master').fetchone()[0]
         run('COMMIT')
@@ -124,7 +133,9 @@ class AnswerStore:
         return entry.value
 
     def worth_noting(self, entry: Entry) -> bool:
-        """Whether the use of an entry is to be written down; one in the future is of a clock set ahead."""
+        """Whether the use of an entry is to be written down; one in the future is of a clock set
+        ahead.
+        """
         return self._max_bytes is not None and not -SKEW_S <= entry.unused_s <= TOUCH_S
 
     def touch(self, key: str) -> None:
@@ -152,8 +163,12 @@ class AnswerStore:
         now = self._clock()
         with self._lock, errors(self._path), self._transaction() as run:
             if replace:
-                run('DELETE FROM entries WHERE key = ?', (key,))  # by hand: REPLACE fires no delete trigger
-            run('INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?)', (key, value, size, now, now))
+                run(
+                    'DELETE FROM entries WHERE key = ?', (key,)
+                )  # by hand: REPLACE fires no delete trigger
+            run(
+                'INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?)', (key, value, size, now, now)
+            )
             if self._max_bytes is not None:
                 self._make_room(run, now)
 
@@ -162,16 +177,21 @@ class AnswerStore:
         if total <= self._max_bytes:
             return
         gone = []
-        # A use in the future, of a clock set ahead, says nothing and must not keep an entry for ever.
+        # A use in the future, of a clock set ahead, says nothing and must not keep an entry for
+        # ever.
         for order in ('used > ?', 'used <= ?'):
-            for key, size in run(f'SELECT key, size FROM entries WHERE {order} ORDER BY used', (now + SKEW_S,)):
+            for key, size in run(
+                f'SELECT key, size FROM entries WHERE {order} ORDER BY used', (now + SKEW_S,)
+            ):
                 if total <= KEPT_SHARE * self._max_bytes:
                     break
                 gone.append((key,))
                 total -= size
         for row in gone:
             run('DELETE FROM entries WHERE key = ?', row)
-        run('PRAGMA incremental_vacuum').fetchall()  # works in steps, one per page that is given back
+        run(
+            'PRAGMA incremental_vacuum'
+        ).fetchall()  # works in steps, one per page that is given back
 
     def close(self) -> None:
         """Closes the file; using the store afterwards is a StoreError."""

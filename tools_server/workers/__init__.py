@@ -1,1 +1,3 @@
-"""Processes that read hostile files for the server: within limits of time and memory, killed beyond them."""
+"""Processes that read hostile files for the server: within limits of time and memory, killed beyond
+them.
+"""

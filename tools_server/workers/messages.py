@@ -1,6 +1,7 @@
 """Messages between the server and its workers: JSON values and bytes over a socket.
 
-No pickles: a worker whose library was broken into by a file must not be able to run anything in the server.
+No pickles: a worker whose library was broken into by a file must not be able to run anything in the
+    server.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ def send(sock: socket.socket, values: Sequence[Any], end: float = math.inf) -> N
         OSError: the other side is gone.
     """
     heads = [
-        {'bytes': len(value)} if isinstance(value, bytes | bytearray | memoryview) else {'json': value}
+        {'bytes': len(value)}
+        if isinstance(value, bytes | bytearray | memoryview)
+        else {'json': value}
         for value in values
     ]
     head = json.dumps(heads).encode()
-    for part in (_LENGTH.pack(len(head)) + head, *(v for v, h in zip(values, heads, strict=True) if 'bytes' in h)):
+    for part in (
+        _LENGTH.pack(len(head)) + head,
+        *(v for v, h in zip(values, heads, strict=True) if 'bytes' in h),
+    ):
         rest = memoryview(part).cast('B')
         while rest:
             _wait_until(sock, end)

@@ -1,12 +1,13 @@
 """A pool of worker processes for input that may be hostile.
 
-    pool = WorkerPool('pages', size=2, memory_bytes=300_000_000, modules=['tools_server.pages.extract'])
-    text = pool.run('tools_server.pages.extract:text_of', data, 'text/html', seconds=3)
+    pool = WorkerPool('pages', size=2, memory_bytes=300_000_000,
+    modules=['tools_server.pages.extract']) text = pool.run('tools_server.pages.extract:text_of',
+    data, 'text/html', seconds=3)
 
-A library that decodes or parses may loop, take all memory or crash on a file made for that. In a process of
-its own that costs one call: the process is killed at the limit and another takes its place. Processes are
-started anew and never forked from the server, which has threads; the threads that call wait for them, so the
-pool has none of its own.
+A library that decodes or parses may loop, take all memory or crash on a file made for that. In a
+process of its own that costs one call: the process is killed at the limit and another takes its
+place. Processes are started anew and never forked from the server, which has threads; the threads
+that call wait for them, so the pool has none of its own.
 """
 
 from __future__ import annotations
@@ -28,15 +29,24 @@ from tools_server.workers.messages import receive, send
 
 START_S = 60.0  # longest time in which a worker must have imported its modules
 # A worker reads hostile files: of the environment it gets what a program needs to run, and no keys.
-ENVIRONMENT = ('PATH', 'HOME', 'LANG', 'LC_ALL', 'TMPDIR', 'LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'PYTHONHOME')
+ENVIRONMENT = (
+    'PATH',
+    'HOME',
+    'LANG',
+    'LC_ALL',
+    'TMPDIR',
+    'LD_LIBRARY_PATH',
+    'DYLD_LIBRARY_PATH',
+    'PYTHONHOME',
+)
 
 
 class WorkFailed(Exception):
     """A worker gave no result; the message is a clause such as 'took longer than 3 s'.
 
     Attributes:
-        reason: 'time' (longer than its limit), 'memory' (more than its limit), 'crash' (the process died), or
-            'error' (the function raised).
+        reason: 'time' (longer than its limit), 'memory' (more than its limit), 'crash' (the process
+            died), or 'error' (the function raised).
     """
 
     def __init__(self, reason: Literal['time', 'memory', 'crash', 'error'], message: str):
@@ -50,9 +60,10 @@ class WorkerPool:
     Args:
         name: of what the workers do, for messages.
         size: processes, started when first needed, or by `warm`.
-        memory_bytes: by how much a job may make its process grow, and its longest result (Linux only).
-        modules: imported when a process starts, so that the first job need not wait and the libraries do not
-            count as its memory.
+        memory_bytes: by how much a job may make its process grow, and its longest result (Linux
+            only).
+        modules: imported when a process starts, so that the first job need not wait and the
+            libraries do not count as its memory.
     """
 
     def __init__(self, name: str, size: int, memory_bytes: int, modules: Sequence[str] = ()):
@@ -63,7 +74,9 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._working: dict[_Worker, bool] = {}  # whether its job is a large one
-        self._waiting: list[tuple[int, int]] = []  # size and number of each job that waits, the next one first
+        self._waiting: list[
+            tuple[int, int]
+        ] = []  # size and number of each job that waits, the next one first
         self._numbers = itertools.count()
         self._closed = False
         self.replaced = 0  # processes that were killed or died
@@ -83,21 +96,25 @@ class WorkerPool:
 
         Args:
             function: 'package.module:name'. It may raise ToolError, which is raised here again.
-            values: its arguments, each of them bytes (it gets a bytearray) or JSON-able; so is its result, or
-                each member of it where that is a tuple.
+            values: its arguments, each of them bytes (it gets a bytearray) or JSON-able; so is its
+                result, or each member of it where that is a tuple.
             seconds: longest time of the work itself; the wait for a free worker is not part of it.
-            large: it may take much longer than others: one worker, where there are several, is kept free of such.
+            large: it may take much longer than others: one worker, where there are several, is kept
+                free of such.
 
         Raises:
             WorkFailed: it took too long or too much memory, crashed, or raised something else.
-            ToolError: the function's; 'timeout' where the current deadline comes first, or no worker is free
-                until then; 'unavailable' where none can be started, and after `close`.
+            ToolError: the function's; 'timeout' where the current deadline comes first, or no
+                worker is free until then; 'unavailable' where none can be started, and after
+                `close`.
         """
         worker = self._take(sum(len(value) for value in values if isinstance(value, bytes)), large)
         sound = False
         try:
             worker.wait_until_ready()
-            ours = min(time.monotonic() + seconds, time.monotonic() + deadline.require_time(self._name))
+            ours = min(
+                time.monotonic() + seconds, time.monotonic() + deadline.require_time(self._name)
+            )
             reply = worker.ask([function, seconds, *values], ours)
             sound = reply.pop()
         except _NotReady:
@@ -107,10 +124,19 @@ class WorkerPool:
             if deadline.left() <= 0:
                 raise ToolError('timeout', f'{self._name} was not done in time') from None
             raise WorkFailed('time', f'took longer than {seconds:g} s') from None
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            TypeError,
+            RecursionError,
+        ) as error:
             if self._closed:
                 raise ToolError('unavailable', 'the server is closing') from None
-            raise WorkFailed('crash', f'ended its process ({worker.ending() or type(error).__name__})') from None
+            raise WorkFailed(
+                'crash', f'ended its process ({worker.ending() or type(error).__name__})'
+            ) from None
         finally:
             self._give_back(worker, sound)
         return self._result(reply)
@@ -121,18 +147,25 @@ class WorkerPool:
                 return value
             case ['values', *values]:
                 return tuple(values)
-            case ['tool error', str(kind), str(message), int(status)] if kind in get_args(FailureKind):
+            case ['tool error', str(kind), str(message), int(status)] if kind in get_args(
+                FailureKind
+            ):
                 raise ToolError(kind, message, status)
             case ['memory']:
-                raise WorkFailed('memory', f'took more than {self._memory_bytes // 10**6} MB of memory')
+                raise WorkFailed(
+                    'memory', f'took more than {self._memory_bytes // 10**6} MB of memory'
+                )
             case ['error', str(kind), str(message)]:
-                raise WorkFailed('error', f'failed with {kind}: {message}' if message else f'failed with {kind}')
+                raise WorkFailed(
+                    'error', f'failed with {kind}: {message}' if message else f'failed with {kind}'
+                )
         raise WorkFailed('crash', 'answered with something else than a result')
 
     def _take(self, size: int, large: bool) -> _Worker:
         """A worker, started if there may be one more, for a job of so many bytes.
 
-        The smallest job goes first: what is made to take long is large, and must not hold up what is not.
+        The smallest job goes first: what is made to take long is large, and must not hold up what
+            is not.
         """
         with self._changed:
             turn = size, next(self._numbers)
@@ -144,7 +177,9 @@ class WorkerPool:
                     if self._waiting[0] == turn and (worker := self._free(large)) is not None:
                         self._working[worker] = large
                         return worker
-                    wait = min(deadline.require_time(f'the wait for {self._name}'), threading.TIMEOUT_MAX)
+                    wait = min(
+                        deadline.require_time(f'the wait for {self._name}'), threading.TIMEOUT_MAX
+                    )
                     self._changed.wait(wait)
             finally:
                 self._waiting.remove(turn)
@@ -179,13 +214,19 @@ class WorkerPool:
         try:
             return _Worker(self._memory_bytes, self._modules)
         except OSError as error:
-            raise ToolError('unavailable', f'no process for {self._name} can be started: {error.strerror}') from None
+            raise ToolError(
+                'unavailable', f'no process for {self._name} can be started: {error.strerror}'
+            ) from None
 
     def statistics(self) -> dict[str, int]:
         """Processes that are there, at work, and that had to be replaced."""
         with self._changed:
             working = len(self._working)
-            return {'processes': working + len(self._idle), 'working': working, 'replaced': self.replaced}
+            return {
+                'processes': working + len(self._idle),
+                'working': working,
+                'replaced': self.replaced,
+            }
 
     def close(self) -> None:
         """Kills all processes; calls that wait for one end with 'unavailable'."""
@@ -214,10 +255,21 @@ class _Worker:
         self._socket, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment['PYTHONPATH'] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        # One arena and one thread: address space, which is what is limited, is then close to memory.
-        environment |= {'MALLOC_ARENA_MAX': '1', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+        # One arena and one thread: address space, which is what is limited, is then close to
+        # memory.
+        environment |= {
+            'MALLOC_ARENA_MAX': '1',
+            'OMP_NUM_THREADS': '1',
+            'OPENBLAS_NUM_THREADS': '1',
+        }
         with theirs:
-            command = [sys.executable, '-m', 'tools_server.workers.worker', str(theirs.fileno()), str(memory_bytes)]
+            command = [
+                sys.executable,
+                '-m',
+                'tools_server.workers.worker',
+                str(theirs.fileno()),
+                str(memory_bytes),
+            ]
             try:
                 self._process = subprocess.Popen(
                     [*command, *modules], env=environment, pass_fds=[theirs.fileno()], start_new_session=True,

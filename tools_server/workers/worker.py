@@ -19,7 +19,9 @@ from typing import Any
 from tools_server.failures import ToolError
 from tools_server.workers.messages import receive, send
 
-NICENESS = 5  # below the server, which must answer while all workers are busy, and not far below others
+NICENESS = (
+    5  # below the server, which must answer while all workers are busy, and not far below others
+)
 MOST_GROWTH_BYTES = 64 * 2**20  # a worker that holds so much more after a job is replaced
 
 
@@ -27,8 +29,8 @@ def main(arguments: list[str]) -> None:
     """Serves until the other side closes its end of the socket.
 
     Args:
-        arguments: number of the socket's descriptor, memory that a job may take in bytes, and the modules to
-            import first.
+        arguments: number of the socket's descriptor, memory that a job may take in bytes, and the
+            modules to import first.
     """
     sock = socket.socket(fileno=int(arguments[0]))
     memory_bytes = int(arguments[1])
@@ -65,7 +67,11 @@ def _reply(name: str, values: list[Any]) -> tuple[list[Any], bool]:
     except MemoryError:
         return ['memory'], False
     except Exception as error:
-        return ['error', type(error).__name__, str(error)[:500].encode('utf-8', 'replace').decode()], True
+        return [
+            'error',
+            type(error).__name__,
+            str(error)[:500].encode('utf-8', 'replace').decode(),
+        ], True
 
 
 def _limit_memory(memory_bytes: int) -> None:
@@ -77,7 +83,9 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 def _limit_processor_time(seconds: float) -> None:
-    """Ends this process when a job takes longer; the server does so too, unless it was killed meanwhile."""
+    """Ends this process when a job takes longer; the server does so too, unless it was killed
+    meanwhile.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

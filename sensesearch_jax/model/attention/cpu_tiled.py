@@ -1,9 +1,11 @@
-"""Attention in tiles of queries, whose scores are all that is ever held of them: memory is linear in the tokens.
+"""Attention in tiles of queries, whose scores are all that is ever held of them: memory is linear
+in the tokens.
 
-For a CPU one member's key head at a time, whose scores stay in the processor's caches: reading and writing those of all
-heads took four times as long. For a GPU in a type that no kernel takes, all heads of a member together. What is kept for
-the backward pass is the outputs and the logarithm of each softmax's sum, from which the weights are made again
-(Dao et al., arXiv 2205.14135).
+For a CPU one member's key head at a time, whose scores stay in the processor's caches: reading and
+    writing those of all
+heads took four times as long. For a GPU in a type that no kernel takes, all heads of a member
+together. What is kept for the backward pass is the outputs and the logarithm of each softmax's sum,
+from which the weights are made again (Dao et al., arXiv 2205.14135).
 """
 
 from __future__ import annotations
@@ -29,8 +31,13 @@ def attend_in_tiles(queries, keys, values, valid, contexts, *, over_heads: Calla
     """
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
-    by_head = lambda x: jnp.moveaxis(x, 3, 1)  # [b, g, s, k, e] -> [b, k, g, s, e]
-    queries = (queries * e**-0.5).reshape(b, g, s, k, h // k, e).transpose(0, 3, 1, 4, 2, 5)  # [b, k, g, r, s, e]
+
+    def by_head(x):
+        return jnp.moveaxis(x, 3, 1)  # [b, g, s, k, e] -> [b, k, g, s, e]
+
+    queries = (
+        (queries * e**-0.5).reshape(b, g, s, k, h // k, e).transpose(0, 3, 1, 4, 2, 5)
+    )  # [b, k, g, r, s, e]
     shared = tuple(c.keys.shape[1] == 1 for c in contexts)
 
     def row(x):
@@ -42,37 +49,63 @@ def attend_in_tiles(queries, keys, values, valid, contexts, *, over_heads: Calla
             def member(x):
                 queries, keys, values, valid, own_contexts, own_valid = x
                 own_contexts, own_valid = iter(own_contexts), iter(own_valid)
-                now = [tuple(part[0] for part in c) if same else next(own_contexts) for c, same in zip(contexts, shared)]
+                now = [
+                    tuple(part[0] for part in c) if same else next(own_contexts)
+                    for c, same in zip(contexts, shared)
+                ]
                 seen = [c[0] if same else next(own_valid) for c, same in zip(context_valid, shared)]
-                return tiled(queries, jnp.concatenate([*(keys.T for keys, _ in now), keys]),
-                             jnp.concatenate([*(values for _, values in now), values]), jnp.concatenate([*seen, valid]))
+                return tiled(
+                    queries,
+                    jnp.concatenate([*(keys.T for keys, _ in now), keys]),
+                    jnp.concatenate([*(values for _, values in now), values]),
+                    jnp.concatenate([*seen, valid]),
+                )
 
-            of_member = lambda parts: tuple(c for c, same in zip(parts, shared) if not same)
-            return jax.lax.map(member, (queries, keys, values, valid, of_member(contexts), of_member(context_valid)))
+            def of_member(parts):
+                return tuple(c for c, same in zip(parts, shared) if not same)
 
-        # Which tokens are real is the same for all heads, and must be seen to be: else all tiles of padding are computed.
+            return jax.lax.map(
+                member,
+                (queries, keys, values, valid, of_member(contexts), of_member(context_valid)),
+            )
+
+        # Which tokens are real is the same for all heads, and must be seen to be: else all tiles of
+        # padding are computed.
         context_valid = tuple(c.valid for c in contexts)
-        return over_heads(head, (queries, keys, values, tuple((c.keys, c.values) for c in contexts)))
+        return over_heads(
+            head, (queries, keys, values, tuple((c.keys, c.values) for c in contexts))
+        )
 
-    contexts = tuple(Context(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in contexts)
-    out = jax.lax.map(row, (queries, by_head(keys), by_head(values), valid, contexts))  # [b, k, g, r, s, e]
+    contexts = tuple(
+        Context(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in contexts
+    )
+    out = jax.lax.map(
+        row, (queries, by_head(keys), by_head(values), valid, contexts)
+    )  # [b, k, g, r, s, e]
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, h, e).astype(queries.dtype)
 
 
 attend_by_head = functools.partial(attend_in_tiles, over_heads=jax.lax.map)
-attend_by_member = functools.partial(attend_in_tiles, over_heads=lambda head, operands: jax.vmap(head)(operands))
+attend_by_member = functools.partial(
+    attend_in_tiles, over_heads=lambda head, operands: jax.vmap(head)(operands)
+)
 
 
 @jax.custom_vjp
-def tiled(queries: Float[Array, 'r s e'], keys: Float[Array, 't e'], values: Float[Array, 't e'],
-          valid: Bool[Array, 't']) -> Float[Array, 'r s e']:
+def tiled(
+    queries: Float[Array, 'r s e'],
+    keys: Float[Array, 't e'],
+    values: Float[Array, 't e'],
+    valid: Bool[Array, ' t'],
+) -> Float[Array, 'r s e']:
     """What R query heads of one key head see: the last S keys causally, those before them fully."""
     return _forward(queries, keys, values, valid)[0]
 
 
 def _forward(queries, keys, values, valid):
-    # What depends on `valid` alone has no gradient, so that JAX would take it out of the loops around here: masks of
-    # all tiles of all heads and members, computed beforehand, kept and read again.
+    # What depends on `valid` alone has no gradient, so that JAX would take it out of the loops
+    # around here: masks of all tiles of all heads and members, computed beforehand, kept and read
+    # again.
     queries, valid = jax.lax.optimization_barrier((queries, valid))
     outs, sums = [], []
     for first, last, end in _tiles(queries, keys):
@@ -82,12 +115,26 @@ def _forward(queries, keys, values, valid):
             largest = scores.max(-1, keepdims=True)
             weights = jnp.exp(scores - largest)
             total = weights.sum(-1, keepdims=True)
-            out = jnp.einsum('rst,te->rse', weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+            out = jnp.einsum(
+                'rst,te->rse',
+                weights.astype(values.dtype),
+                values,
+                preferred_element_type=jnp.float32,
+            )
             return (out / total).astype(values.dtype), (largest + jnp.log(total))[..., 0]
 
-        nothing = lambda queries, *_: (jnp.zeros_like(queries), jnp.zeros(queries.shape[:2], jnp.float32))
-        out, total = _unless_padding(valid[end - (last - first):end], tile, nothing, queries[:, first:last], keys[:end],
-                                     values[:end], valid[:end])
+        def nothing(queries, *_):
+            return (jnp.zeros_like(queries), jnp.zeros(queries.shape[:2], jnp.float32))
+
+        out, total = _unless_padding(
+            valid[end - (last - first) : end],
+            tile,
+            nothing,
+            queries[:, first:last],
+            keys[:end],
+            values[:end],
+            valid[:end],
+        )
         outs.append(out)
         sums.append(total)
     out, sums = (checkpoint_name(jnp.concatenate(x, 1), ATTENDED) for x in (outs, sums))
@@ -101,24 +148,47 @@ def _backward(kept, slope):
     # [e, t]: a product that is wide is faster than one that is tall.
     by_keys, by_values = (jnp.zeros(x.T.shape, jnp.float32) for x in (keys, values))
     by_queries = []
-    flat = lambda x: x.reshape(-1, x.shape[-1])
+
+    def flat(x):
+        return x.reshape(-1, x.shape[-1])
+
     for first, last, end in _tiles(queries, keys):
 
         def tile(by_keys, by_values, queries, slope, met, sums, end=end):
             weights = jnp.exp(_scores(queries, keys[:end], valid[:end]) - sums[..., None])
-            by_weights = jnp.einsum('rse,te->rst', slope, values[:end], preferred_element_type=jnp.float32)
+            by_weights = jnp.einsum(
+                'rse,te->rst', slope, values[:end], preferred_element_type=jnp.float32
+            )
             by_scores = (weights * (by_weights - met[..., None])).astype(keys.dtype)
             weights = weights.astype(values.dtype)
-            return (by_keys.at[:, :end].add(flat(queries).T @ flat(by_scores)),
-                    by_values.at[:, :end].add(flat(slope).T @ flat(weights)),
-                    jnp.einsum('rst,te->rse', by_scores, keys[:end]).astype(queries.dtype))
+            return (
+                by_keys.at[:, :end].add(flat(queries).T @ flat(by_scores)),
+                by_values.at[:, :end].add(flat(slope).T @ flat(weights)),
+                jnp.einsum('rst,te->rse', by_scores, keys[:end]).astype(queries.dtype),
+            )
 
-        nothing = lambda by_keys, by_values, queries, *_: (by_keys, by_values, jnp.zeros_like(queries))
+        def nothing(by_keys, by_values, queries, *_):
+            return (by_keys, by_values, jnp.zeros_like(queries))
+
         part = slice(first, last)
-        by_keys, by_values, by_tile = _unless_padding(valid[end - (last - first):end], tile, nothing, by_keys, by_values,
-                                                      queries[:, part], slope[:, part], met[:, part], sums[:, part])
+        by_keys, by_values, by_tile = _unless_padding(
+            valid[end - (last - first) : end],
+            tile,
+            nothing,
+            by_keys,
+            by_values,
+            queries[:, part],
+            slope[:, part],
+            met[:, part],
+            sums[:, part],
+        )
         by_queries.append(by_tile)
-    return jnp.concatenate(by_queries, 1), by_keys.T.astype(keys.dtype), by_values.T.astype(values.dtype), None
+    return (
+        jnp.concatenate(by_queries, 1),
+        by_keys.T.astype(keys.dtype),
+        by_values.T.astype(values.dtype),
+        None,
+    )
 
 
 tiled.defvjp(_forward, _backward)
@@ -136,7 +206,9 @@ def _scores(queries, keys, valid):
     """Of queries that are the last of these keys, masked."""
     s, t = queries.shape[1], len(keys)
     seen = (jnp.arange(t - s, t)[:, None] >= jnp.arange(t)) & valid
-    return jnp.where(seen, jnp.einsum('rse,te->rst', queries, keys, preferred_element_type=jnp.float32), MASKED)
+    return jnp.where(
+        seen, jnp.einsum('rse,te->rst', queries, keys, preferred_element_type=jnp.float32), MASKED
+    )
 
 
 def _unless_padding(valid, tile, nothing, *operands):

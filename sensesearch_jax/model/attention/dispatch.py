@@ -1,10 +1,12 @@
 """The one attention of the decoder: own tokens causally, contexts fully, merged under one softmax.
 
-`attend` is the only entrance; what computes it is chosen by the platform that the program is compiled for.
+`attend` is the only entrance; what computes it is chosen by the platform that the program is
+compiled for.
 
-A context is keys and values that were computed before: the prompt of a group (shared by its members), a member's
-earlier turns, or the tokens sampled since the last host look. Decode is one query, a tool response a few,
-training all of them; nothing else changes.
+A context is keys and values that were computed before: the prompt of a group (shared by its
+    members), a member's
+earlier turns, or the tokens sampled since the last host look. Decode is one query, a tool response
+a few, training all of them; nothing else changes.
 """
 
 from __future__ import annotations
@@ -23,15 +25,22 @@ from sensesearch_jax.runtime.mesh import current, platform, spec
 LONG = 32  # queries per member from which all scores at once are too many to keep
 
 
-def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
-           values: Float[Array, 'b g s k e'], valid: Bool[Array, 'b g s'],
-           contexts: tuple[Context, ...] = ()) -> Float[Array, 'b g s h e']:
-    """Grouped-query attention of each member's own tokens (causal) and of all valid tokens of each context.
+def attend(
+    queries: Float[Array, 'b g s h e'],
+    keys: Float[Array, 'b g s k e'],
+    values: Float[Array, 'b g s k e'],
+    valid: Bool[Array, 'b g s'],
+    contexts: tuple[Context, ...] = (),
+) -> Float[Array, 'b g s h e']:
+    """Grouped-query attention of each member's own tokens (causal) and of all valid tokens of each
+    context.
 
     Args:
         queries, keys, values: after rotation; H is a multiple of K.
         valid: which own tokens are real. They come first: what is behind them is never attended to.
-        contexts: each without a layer axis; a context with group axis 1 is read once for all G members.
+        contexts: each without a layer axis; a context with group axis 1 is read once for all G
+            members.
+
     Returns:
         the attended values, in the queries' dtype. The softmax is in float32.
     """
@@ -42,19 +51,37 @@ def attend(queries: Float[Array, 'b g s h e'], keys: Float[Array, 'b g s k e'],
     mesh = current()
     if mesh is None:
         return implementation(*operands)
-    # Attention needs nothing of other rows or heads. Said so, no kernel has to be taken apart by the compiler, and a
-    # CPU may map over the rows that it has.
-    place = lambda axes: lambda x: spec(axes, x.shape, mesh)
+
+    # Attention needs nothing of other rows or heads. Said so, no kernel has to be taken apart by
+    # the compiler, and a CPU may map over the rows that it has.
+    def place(axes):
+        return lambda x: spec(axes, x.shape, mesh)
+
     tokens, heads = ('rows', None, None), lambda name: ('rows', None, None, name, None)
-    earlier, scales = place(('rows', None, 'kv_heads', None, None)), place(('rows', None, 'kv_heads', None))
-    where = (place(heads('heads')), *[place(heads('kv_heads'))] * 2, place(tokens),
-             tuple(Context(earlier, earlier, place(tokens), scales, scales) if c.key_scales is not None else
-                   Context(earlier, earlier, place(tokens)) for c in contexts))
+    earlier, scales = (
+        place(('rows', None, 'kv_heads', None, None)),
+        place(('rows', None, 'kv_heads', None)),
+    )
+    where = (
+        place(heads('heads')),
+        *[place(heads('kv_heads'))] * 2,
+        place(tokens),
+        tuple(
+            Context(earlier, earlier, place(tokens), scales, scales)
+            if c.key_scales is not None
+            else Context(earlier, earlier, place(tokens))
+            for c in contexts
+        ),
+    )
     specs = jax.tree.map(lambda at, x: at(x), where, operands)
     if mesh.shape['tensor'] > 1 and specs[1][3] is None:
-        raise ValueError(f"The mesh's tensor axis of {mesh.shape['tensor']} does not divide {keys.shape[3]} key/value "
-                         'heads; choose one that does.')
-    return jax.shard_map(implementation, in_specs=specs, out_specs=specs[0], check_vma=False)(*operands)
+        raise ValueError(
+            f"The mesh's tensor axis of {mesh.shape['tensor']} does not divide {keys.shape[3]} key/value "
+            'heads; choose one that does.'
+        )
+    return jax.shard_map(implementation, in_specs=specs, out_specs=specs[0], check_vma=False)(
+        *operands
+    )
 
 
 def choose(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) -> Callable:
@@ -73,11 +100,3 @@ def choose(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) ->
     if few:
         return attend_at_once
     return {'cpu': attend_by_head, 'tpu': tpu_splash.attend_splash}.get(here, attend_by_member)
-
-
-
-
-
-
-
-

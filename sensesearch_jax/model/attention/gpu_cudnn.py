@@ -1,7 +1,7 @@
 """Attention on NVIDIA by cuDNN's fused kernels, which come with jax.
 
-Contexts and own tokens are one run of keys, contexts first, so that a causal mask moved by the contexts' length says what is
-seen.
+Contexts and own tokens are one run of keys, contexts first, so that a causal mask moved by the
+contexts' length says what is seen.
 """
 
 from __future__ import annotations
@@ -19,31 +19,48 @@ def cudnn_takes(dtype: DTypeLike) -> bool:
 
 
 def attend_cudnn(queries, keys, values, valid, contexts, *, implementation: str = 'cudnn'):
-    """`dispatch.attend` by cuDNN's fused attention; never holds scores, but with contexts a bias per score.
+    """`dispatch.attend` by cuDNN's fused attention; never holds scores, but with contexts a bias
+    per score.
 
     Args:
         implementation: 'xla' computes the same on any platform; for tests.
     """
     b, g, s, h, e = queries.shape
-    flat = lambda x: x.reshape(b * g, *x.shape[2:])
+
+    def flat(x):
+        return x.reshape(b * g, *x.shape[2:])
+
     if contexts:
         keys, values, seen = joined(keys, values, valid, contexts)
         c = keys.shape[2]
         mask = (jnp.arange(s)[:, None] + c - s >= jnp.arange(c)) & seen[:, :, None]
         how = {'mask': flat(mask)[:, None]}
-    else:  # what is behind the real tokens is behind every query that counts: half of the work is never begun
+    # what is behind the real tokens is behind every query that counts: half of the work is never
+    # begun
+    else:
         how = {'is_causal': True}
-    out = jax.nn.dot_product_attention(flat(queries), flat(keys), flat(values), implementation=implementation, **how)
+    out = jax.nn.dot_product_attention(
+        flat(queries), flat(keys), flat(values), implementation=implementation, **how
+    )
     return out.reshape(b, g, s, h, e)
 
 
 def attend_all_cudnn(queries, keys, values, valid, *, implementation: str = 'cudnn'):
-    """`vision.attend_all` by cuDNN, which counts keys: the valid ones are moved to the front, their order says nothing.
+    """`vision.attend_all` by cuDNN, which counts keys: the valid ones are moved to the front, their
+    order says nothing.
 
     Args:
         implementation: as for `attend_cudnn`.
     """
     order = jnp.argsort(~valid, axis=1, stable=True)[..., None, None]
-    front = lambda x: jnp.take_along_axis(x, order, axis=1)
-    return jax.nn.dot_product_attention(queries, front(keys), front(values), implementation=implementation,
-                                        key_value_seq_lengths=valid.sum(1, dtype=jnp.int32))
+
+    def front(x):
+        return jnp.take_along_axis(x, order, axis=1)
+
+    return jax.nn.dot_product_attention(
+        queries,
+        front(keys),
+        front(values),
+        implementation=implementation,
+        key_value_seq_lengths=valid.sum(1, dtype=jnp.int32),
+    )

@@ -1,9 +1,10 @@
-"""Attention of a few queries to long contexts on a GPU, which has to read them once and write no scores.
+"""Attention of a few queries to long contexts on a GPU, which has to read them once and write no
+scores.
 
-A context is cut into pieces that many programs work on at once; each keeps a running softmax (Dao et al., arXiv
-2205.14135; its pieces: "flash decoding", Dao et al., 2023). What the pieces, the contexts and the own tokens found is
-merged by the logarithms of their sums. Queries that share a context are the rows of one product with it: a group's
-prompt is read once for all of its members.
+A context is cut into pieces that many programs work on at once; each keeps a running softmax (Dao
+et al., arXiv 2205.14135; its pieces: "flash decoding", Dao et al., 2023). What the pieces, the
+contexts and the own tokens found is merged by the logarithms of their sums. Queries that share a
+context are the rows of one product with it: a group's prompt is read once for all of its members.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from sensesearch_jax.model.attention.kv_cache import MASKED, Context
 
 BLOCK = 128  # keys that a program takes at once
 ROWS = 16, 32, 64  # queries that it takes; the smallest is what the matrix units want
-PROGRAMS = 128  # one on each multiprocessor: with more the pieces' results cost more than they save (on an H200)
+# one on each multiprocessor: with more the pieces' results cost more than they save (on an H200)
+PROGRAMS = 128
 WARPS, STAGES = 4, 3  # of a program: groups of 32 threads, and blocks that are on their way
 
 
 class Part(NamedTuple):
-    """What some keys gave: P pieces of it, each with a softmax of its own, not yet divided by its sum."""
+    """What some keys gave: P pieces of it, each with a softmax of its own, not yet divided by its
+    sum.
+    """
 
     out: Float[Array, 'b g k p q e']
     largest: Float[Array, 'b g k p q']
@@ -37,8 +41,12 @@ class Part(NamedTuple):
 def takes(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) -> bool:
     """Whether the kernel can: blocks of tokens and the heads' width are powers of two."""
     width = queries.shape[-1]
-    return bool(contexts) and width >= 16 and width & (width - 1) == 0 and all(
-        _block(context.keys.shape[-1]) >= 16 for context in contexts)
+    return (
+        bool(contexts)
+        and width >= 16
+        and width & (width - 1) == 0
+        and all(_block(context.keys.shape[-1]) >= 16 for context in contexts)
+    )
 
 
 def attend_few(queries, keys, values, valid, contexts, *, interpret: bool = False):
@@ -50,7 +58,10 @@ def attend_few(queries, keys, values, valid, contexts, *, interpret: bool = Fals
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
     q = jnp.moveaxis(queries.reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
-    parts = [_own(q, keys, values, valid, s), *(_of_context(q, context, interpret) for context in contexts)]
+    parts = [
+        _own(q, keys, values, valid, s),
+        *(_of_context(q, context, interpret) for context in contexts),
+    ]
     out, largest, total = (jnp.concatenate(x, axis=3) for x in zip(*parts))
     weights = jnp.exp(largest - largest.max(3, keepdims=True))
     out = (weights[..., None] * out).sum(3) / (weights * total).sum(3)[..., None]
@@ -60,12 +71,20 @@ def attend_few(queries, keys, values, valid, contexts, *, interpret: bool = Fals
 
 def _own(q, keys, values, valid, s: int) -> Part:
     """Own tokens, causally; they are as few as the queries."""
-    scores = jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32) * q.shape[-1]**-0.5
+    scores = (
+        jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
+        * q.shape[-1] ** -0.5
+    )
     causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (q.shape[3] // s, 1))
     scores = jnp.where(causal & valid[:, :, None, None, :], scores, MASKED)
     largest = scores.max(-1)
     weights = jnp.exp(scores - largest[..., None])
-    out = jnp.einsum('bgkqt,bgtke->bgkqe', weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    out = jnp.einsum(
+        'bgkqt,bgtke->bgkqe',
+        weights.astype(values.dtype),
+        values,
+        preferred_element_type=jnp.float32,
+    )
     return Part(out[:, :, :, None], largest[:, :, :, None], weights.sum(-1)[:, :, :, None])
 
 
@@ -73,10 +92,24 @@ def _of_context(q, context: Context, interpret: bool) -> Part:
     """One context; where the group shares it, its members' queries are rows side by side."""
     b, g, k, rows, e = q.shape
     lanes, tokens = context.keys.shape[1], context.keys.shape[-1]
-    side_by_side = jnp.moveaxis(q, 1, 2).reshape(b * k, g * rows, e) if lanes == 1 else q.reshape(b * g * k, rows, e)
-    flat = lambda x: None if x is None else x.reshape(b * lanes * k, *x.shape[3:])
-    found = _pieces(side_by_side, flat(context.keys), flat(context.values), context.valid.reshape(b * lanes, tokens),
-                    flat(context.key_scales), flat(context.value_scales), interpret)
+    side_by_side = (
+        jnp.moveaxis(q, 1, 2).reshape(b * k, g * rows, e)
+        if lanes == 1
+        else q.reshape(b * g * k, rows, e)
+    )
+
+    def flat(x):
+        return None if x is None else x.reshape(b * lanes * k, *x.shape[3:])
+
+    found = _pieces(
+        side_by_side,
+        flat(context.keys),
+        flat(context.values),
+        context.valid.reshape(b * lanes, tokens),
+        flat(context.key_scales),
+        flat(context.value_scales),
+        interpret,
+    )
 
     def back(x):
         if lanes == 1:
@@ -87,7 +120,15 @@ def _of_context(q, context: Context, interpret: bool) -> Part:
     return Part(*map(back, found))
 
 
-def _pieces(q: Float[Array, 'n q e'], keys, values, valid: Bool[Array, 'm c'], key_scales, value_scales, interpret: bool):
+def _pieces(
+    q: Float[Array, 'n q e'],
+    keys,
+    values,
+    valid: Bool[Array, 'm c'],
+    key_scales,
+    value_scales,
+    interpret: bool,
+):
     """The kernel over N heads, each with Q queries; the heads of one row of M follow each other."""
     n, count, e = q.shape
     heads, tokens, block = n // len(valid), keys.shape[-1], _block(keys.shape[-1])
@@ -99,22 +140,46 @@ def _pieces(q: Float[Array, 'n q e'], keys, values, valid: Bool[Array, 'm c'], k
     pieces = -(-blocks // each)
     # Behind a row's last valid token nothing is read.
     ends = jnp.where(valid, jnp.arange(1, tokens + 1), 0).max(1).astype(jnp.int32)
-    whole = lambda *shape: pl.BlockSpec((None, *shape), lambda i, j, r: (i, *[0] * len(shape)))
-    of_row = lambda *shape: pl.BlockSpec((None, *shape), lambda i, j, r: (i // heads, *[0] * len(shape)))
+
+    def whole(*shape):
+        return pl.BlockSpec((None, *shape), lambda i, j, r: (i, *[0] * len(shape)))
+
+    def of_row(*shape):
+        return pl.BlockSpec((None, *shape), lambda i, j, r: (i // heads, *[0] * len(shape)))
+
     scales = [] if key_scales is None else [key_scales, value_scales]
-    out = lambda *shape: pl.BlockSpec((None, None, rows, *shape), lambda i, j, r: (i, j, r, *[0] * len(shape)))
-    shape = lambda *more: jax.ShapeDtypeStruct((n, pieces, groups * rows, *more), jnp.float32)
+
+    def out(*shape):
+        return pl.BlockSpec(
+            (None, None, rows, *shape), lambda i, j, r: (i, j, r, *[0] * len(shape))
+        )
+
+    def shape(*more):
+        return jax.ShapeDtypeStruct((n, pieces, groups * rows, *more), jnp.float32)
+
     found = pl.pallas_call(
-        functools.partial(_kernel, block=block, each=each, scale=e**-0.5), grid=(n, pieces, groups),
-        in_specs=[pl.BlockSpec((None, rows, e), lambda i, j, r: (i, r, 0)), whole(e, tokens), whole(tokens, e),
-                  of_row(tokens), of_row(1), *[whole(tokens)] * len(scales)],
-        out_specs=[out(e), out(), out()], out_shape=[shape(e), shape(), shape()],
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES), interpret=interpret,
-        name='attend_few')(q, keys, values, valid, ends[:, None], *scales)
+        functools.partial(_kernel, block=block, each=each, scale=e**-0.5),
+        grid=(n, pieces, groups),
+        in_specs=[
+            pl.BlockSpec((None, rows, e), lambda i, j, r: (i, r, 0)),
+            whole(e, tokens),
+            whole(tokens, e),
+            of_row(tokens),
+            of_row(1),
+            *[whole(tokens)] * len(scales),
+        ],
+        out_specs=[out(e), out(), out()],
+        out_shape=[shape(e), shape(), shape()],
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        interpret=interpret,
+        name='attend_few',
+    )(q, keys, values, valid, ends[:, None], *scales)
     return tuple(x[:, :, :count] for x in found)
 
 
-def _kernel(q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, each: int, scale: float):
+def _kernel(
+    q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, each: int, scale: float
+):
     """One piece of one context: the rows' softmax over it, block by block."""
     *scale_refs, out_ref, largest_ref, total_ref = refs
     q = q_ref[...]
@@ -124,7 +189,9 @@ def _kernel(q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, ea
     def step(i, state):
         out, largest, total = state
         at = pl.ds(i * block, block)
-        scores = jnp.dot(q, key_ref[:, at].astype(q.dtype), preferred_element_type=jnp.float32) * scale
+        scores = (
+            jnp.dot(q, key_ref[:, at].astype(q.dtype), preferred_element_type=jnp.float32) * scale
+        )
         if scale_refs:
             scores *= scale_refs[0][at][None]
         scores = jnp.where(valid_ref[at][None], scores, MASKED)
@@ -133,11 +200,19 @@ def _kernel(q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, ea
         total = total * kept + weights.sum(1)
         if scale_refs:
             weights *= scale_refs[1][at][None]
-        more = jnp.dot(weights.astype(q.dtype), value_ref[at, :].astype(q.dtype), preferred_element_type=jnp.float32)
+        more = jnp.dot(
+            weights.astype(q.dtype),
+            value_ref[at, :].astype(q.dtype),
+            preferred_element_type=jnp.float32,
+        )
         return out * kept[:, None] + more, now, total
 
     rows, e = q.shape
-    start = jnp.zeros((rows, e), jnp.float32), jnp.full((rows,), MASKED, jnp.float32), jnp.zeros((rows,), jnp.float32)
+    start = (
+        jnp.zeros((rows, e), jnp.float32),
+        jnp.full((rows,), MASKED, jnp.float32),
+        jnp.zeros((rows,), jnp.float32),
+    )
     out_ref[...], largest_ref[...], total_ref[...] = jax.lax.fori_loop(first, last, step, start)
 
 

@@ -1,4 +1,6 @@
-"""Keys and values that were computed before, as attention takes them; at half or a quarter of the size as int8."""
+"""Keys and values that were computed before, as attention takes them; at half or a quarter of the
+size as int8.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,23 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int8
 
 LARGEST = 127  # of an int8, either way
-ATTENDED = 'attended'  # names what a backward pass needs of attention beside its operands, for remat policies
-MASKED = -1e30  # score of what is not seen; finite, so that a query that sees nothing gives a finite (and unused) result
+# names what a backward pass needs of attention beside its operands, for remat policies
+ATTENDED = 'attended'
+# score of what is not seen; finite, so that a query that sees nothing gives a finite (and unused)
+# result
+MASKED = -1e30
 
 
 class Context(NamedTuple):
-    """Keys and values computed earlier. The group axis g is G, or 1 where the whole group shares the context.
+    """Keys and values computed earlier. The group axis g is G, or 1 where the whole group shares
+    the context.
 
-    With a leading layer axis it is the context of all layers. Heads stand before tokens, and keys the other way round
-    than values: so one query meets them at the speed of memory, on a CPU as well.
+    With a leading layer axis it is the context of all layers. Heads stand before tokens, and keys
+    the other way round than values: so one query meets them at the speed of memory, on a CPU as
+    well.
 
-    With scales, keys and values are int8: each token's of a head are multiples of one number. A product with them needs
+    With scales, keys and values are int8: each token's of a head are multiples of one number. A
+        product with them needs
     no more than to be scaled, so that only a quarter of float32's bytes is ever read.
     """
 
@@ -30,8 +38,12 @@ class Context(NamedTuple):
     value_scales: Float[Array, '*layers b g k c'] | None = None
 
     @classmethod
-    def of(cls, keys: Float[Array, '*layers b g c k e'], values: Float[Array, '*layers b g c k e'],
-           valid: Bool[Array, 'b g c'] | None) -> Context:
+    def of(
+        cls,
+        keys: Float[Array, '*layers b g c k e'],
+        values: Float[Array, '*layers b g c k e'],
+        valid: Bool[Array, 'b g c'] | None,
+    ) -> Context:
         """From keys and values in the order of tokens, as a forward pass leaves them."""
         return cls(jnp.moveaxis(keys, -3, -1), jnp.swapaxes(values, -3, -2), valid)
 
@@ -51,18 +63,27 @@ class Context(NamedTuple):
 
     @property
     def in_order(self) -> tuple[Array, Array, Array]:
-        """Keys, values and validity with tokens before heads, as `of` takes them; of a plain context."""
+        """Keys, values and validity with tokens before heads, as `of` takes them; of a plain
+        context.
+        """
         return jnp.moveaxis(self.keys, -1, -3), jnp.swapaxes(self.values, -3, -2), self.valid
 
 
 def _int8(x, axis: int):
-    scales = jnp.maximum(jnp.abs(x).max(axis).astype(jnp.float32) / LARGEST, jnp.finfo(jnp.float32).tiny)
+    scales = jnp.maximum(
+        jnp.abs(x).max(axis).astype(jnp.float32) / LARGEST, jnp.finfo(jnp.float32).tiny
+    )
     return jnp.round(x / jnp.expand_dims(scales, axis)).astype(jnp.int8), scales
 
 
 def joined(keys, values, valid, contexts):
-    """Contexts and own tokens as one run per member: keys and values [b, g, c + s, k, e], valid [b, g, c + s]."""
+    """Contexts and own tokens as one run per member: keys and values [b, g, c + s, k, e], valid [b,
+    g, c + s].
+    """
     g = keys.shape[1]
-    spread = lambda x: jnp.broadcast_to(x, (x.shape[0], g, *x.shape[2:]))
+
+    def spread(x):
+        return jnp.broadcast_to(x, (x.shape[0], g, *x.shape[2:]))
+
     parts = [*(tuple(map(spread, context.in_order)) for context in contexts), (keys, values, valid)]
     return tuple(jnp.concatenate(part, axis=2) for part in zip(*parts))

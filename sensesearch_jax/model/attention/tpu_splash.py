@@ -1,7 +1,7 @@
 """Attention by kernels that come with jax: Pallas (splash) on TPU, cuDNN on NVIDIA.
 
-Both see contexts and own tokens as one run of keys, contexts first, so that "own tokens causally, contexts fully" is
-a causal mask moved by the contexts' length.
+Both see contexts and own tokens as one run of keys, contexts first, so that "own tokens causally,
+contexts fully" is a causal mask moved by the contexts' length.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = F
         interpret: run the kernel's program step by step, on any platform; for tests.
     """
     keys, values, seen = joined(keys, values, valid, contexts)
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
-    out = _splash(*map(flat, (queries, keys, values, seen)), keys.shape[2] - queries.shape[2], interpret)
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])
+
+    out = _splash(
+        *map(flat, (queries, keys, values, seen)), keys.shape[2] - queries.shape[2], interpret
+    )
     return out.reshape(queries.shape)
-
-
-
-
-
-
 
 
 def attend_all_splash(queries, keys, values, valid, *, interpret: bool = False):
@@ -43,30 +42,43 @@ def attend_all_splash(queries, keys, values, valid, *, interpret: bool = False):
 
 
 def _splash(queries, keys, values, seen, offset: int | None, interpret: bool):
-    """The splash kernel over sequences [n, s, h, e]: every query sees all keys up to `offset` and its own place, or all."""
-    # Here and not above: Pallas takes long to import, and most programs that import this module never need it.
+    """The splash kernel over sequences [n, s, h, e]: every query sees all keys up to `offset` and
+    its own place, or all.
+    """
+    # Here and not above: Pallas takes long to import, and most programs that import this module
+    # never need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     _, s, h, e = queries.shape
-    pad = lambda x, axis: _padded(x, axis, LANES)
-    # Keys behind the queries' end are never visible, so padding them at the end leaves the mask as it is.
+
+    def pad(x, axis):
+        return _padded(x, axis, LANES)
+
+    # Keys behind the queries' end are never visible, so padding them at the end leaves the mask as
+    # it is.
     queries, keys, values = (pad(pad(x, 1), 3) for x in (queries * e**-0.5, keys, values))
     seen = pad(seen, 1)
     lengths = queries.shape[1], keys.shape[1]
     mask = masks.FullMask(lengths) if offset is None else masks.CausalMask(lengths, offset=offset)
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([mask] * h), block_sizes=splash.BlockSizes(**_blocks(*lengths)), head_shards=1,
-        q_seq_shards=1, interpret=interpret, residual_checkpoint_name=ATTENDED)
+        masks.MultiHeadMask([mask] * h),
+        block_sizes=splash.BlockSizes(**_blocks(*lengths)),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+        residual_checkpoint_name=ATTENDED,
+    )
 
     def sequence(queries, keys, values, seen):
         segments = splash.SegmentIds(jnp.ones(len(queries), jnp.int32), seen.astype(jnp.int32))
-        first = lambda x: jnp.moveaxis(x, 1, 0)
+
+        def first(x):
+            return jnp.moveaxis(x, 1, 0)
+
         return first(kernel(first(queries), first(keys), first(values), segment_ids=segments))
 
     return jax.vmap(sequence)(queries, keys, values, seen)[:, :s, :, :e].astype(values.dtype)
-
-
 
 
 def _padded(x, axis: int, step: int):
@@ -76,8 +88,21 @@ def _padded(x, axis: int, step: int):
 
 
 def _blocks(queries: int, keys: int) -> dict[str, int]:
-    """The largest blocks up to BLOCK that divide both lengths, for the forward and the two backward kernels."""
-    largest = lambda length: max(size for size in range(LANES, BLOCK + 1, LANES) if length % size == 0)
+    """The largest blocks up to BLOCK that divide both lengths, for the forward and the two backward
+    kernels.
+    """
+
+    def largest(length):
+        return max(size for size in range(LANES, BLOCK + 1, LANES) if length % size == 0)
+
     q, kv = largest(queries), largest(keys)
-    return dict(block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
-                block_q_dq=q, block_kv_dq=kv)
+    return dict(
+        block_q=q,
+        block_kv=kv,
+        block_kv_compute=kv,
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_kv_dkv_compute=kv,
+        block_q_dq=q,
+        block_kv_dq=kv,
+    )

@@ -1,4 +1,6 @@
-"""Attention with all scores as one array: a few queries on any platform, and any platform without a kernel of its own."""
+"""Attention with all scores as one array: a few queries on any platform, and any platform without a
+kernel of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,33 @@ def attend_at_once(queries, keys, values, valid, contexts):
     """All scores as one array: what a few queries want."""
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
-    # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query heads, S tokens each.
-    q = jnp.moveaxis((queries * e**-0.5).reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
-    of_group = lambda x: jnp.swapaxes(x, 1, 2).reshape(b, k, -1, x.shape[-1])  # the members' queries side by side
-    of_member = lambda x: jnp.swapaxes(x.reshape(b, k, g, -1, x.shape[-1]), 1, 2)
+    # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query
+    # heads, S tokens each.
+    q = jnp.moveaxis((queries * e**-0.5).reshape(b, g, s, k, h // k, e), 2, 4).reshape(
+        b, g, k, -1, e
+    )
+
+    def of_group(x):
+        return jnp.swapaxes(x, 1, 2).reshape(
+            b, k, -1, x.shape[-1]
+        )  # the members' queries side by side
+
+    def of_member(x):
+        return jnp.swapaxes(x.reshape(b, k, g, -1, x.shape[-1]), 1, 2)
+
     shared = [context.keys.shape[1] == 1 for context in contexts]
     scores = []
     for context, same in zip(contexts, shared):
         earlier = context.keys.astype(q.dtype)
         if same:
-            score = of_member(jnp.einsum('bkqe,bkec->bkqc', of_group(q), earlier[:, 0],
-                                         preferred_element_type=jnp.float32))
+            score = of_member(
+                jnp.einsum(
+                    'bkqe,bkec->bkqc',
+                    of_group(q),
+                    earlier[:, 0],
+                    preferred_element_type=jnp.float32,
+                )
+            )
         else:
             score = jnp.einsum('bgkqe,bgkec->bgkqc', q, earlier, preferred_element_type=jnp.float32)
         if context.key_scales is not None:

@@ -31,9 +31,10 @@ from sensesearch_jax.rewards.evidence import (
     states,
 )
 
-# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. There is one way of saying each: a small
-# policy learns from a thousand trajectories what to do, and not also how to vary its words. Its first thought says again
-# what is asked for, and a query repeats the words of the thought before it: those it can copy.
+# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. There is one way of
+# saying each: a small policy learns from a thousand trajectories what to do, and not also how to
+# vary its words. Its first thought says again what is asked for, and a query repeats the words of
+# the thought before it: those it can copy.
 _GOAL = 'I want the {field} of the {thing}{place}. '
 _GOAL_COUNT = 'I count the {thing}s. '
 _FIRST_CROP = 'It is small here, so I crop it.'
@@ -62,9 +63,9 @@ class ScriptedExpert:
 
     It may look at `Question.truth`, but its tool calls run for real.
 
-    It crops loosely and searches the crop; after a bad crop or a bad result it crops again; it looks up the
-    fact, now and then with a poor query first; it answers with what it read. Its reasoning names only what
-    was seen by then.
+    It crops loosely and searches the crop; after a bad crop or a bad result it crops again; it
+    looks up the fact, now and then with a poor query first; it answers with what it read. Its
+    reasoning names only what was seen by then.
 
     Args:
         rng: where every choice comes from.
@@ -101,13 +102,18 @@ class ScriptedExpert:
 
     def unmet(self, kind: str) -> str | None:
         """See `Expert`. Perception is answered without a crop where there is none."""
-        wanted = {'search': ('image_crop', 'image_search', 'text_search'), 'search_only': ('image_search', 'text_search')}
+        wanted = {
+            'search': ('image_crop', 'image_search', 'text_search'),
+            'search_only': ('image_search', 'text_search'),
+        }
         off = [tool for tool in wanted.get(kind, ()) if tool not in self.tools]
         if off:
             return f'the scripted expert needs {", ".join(off)} for {kind}, which agent.tools leaves out'
         if kind == 'search' and not self.protocol.search_any_image:
-            return (f'the scripted expert searches by crops for {kind}, and agent.protocol \'{self.protocol.name}\' by the '
-                    'original alone')
+            return (
+                f"the scripted expert searches by crops for {kind}, and agent.protocol '{self.protocol.name}' by the "
+                'original alone'
+            )
         return None
 
     def next_turn(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
@@ -135,7 +141,9 @@ class ScriptedExpert:
         text = right_texts(question)[0]
         answer = Answer(answer_text(question, text))
         box = question.truth.get('box')
-        whole = box is None or loose_box(box) == WHOLE  # nothing to zoom in on, as when objects are counted
+        whole = (
+            box is None or loose_box(box) == WHOLE
+        )  # nothing to zoom in on, as when objects are counted
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
             return self._goal(question) + self._say(_SEE, question, text=text), answer
@@ -167,7 +175,9 @@ class ScriptedExpert:
         return self._say(words, question), ImageCrop(inner, len(frames))
 
     def _poor_box(self, good: Box) -> Box:
-        """A first guess that is too loose on every side, or shifted by a fifth so that it may cut into it."""
+        """A first guess that is too loose on every side, or shifted by a fifth so that it may cut
+        into it.
+        """
         if self.rng.random() < 0.5:
             grow = self.rng.choice((0.1, 0.2))
             grown = (good[0] - grow, good[1] - grow, good[2] + grow, good[3] + grow)
@@ -184,8 +194,8 @@ class ScriptedExpert:
         self, question: Question, turns: Sequence[Turn], results: str
     ) -> tuple[str, Action]:
         title, box = question.truth['title'], question.truth.get('box')
-        # A title further down the list is taken only where no closer look is left: a policy cannot tell it
-        # from the rest.
+        # A title further down the list is taken only where no closer look is left: a policy cannot
+        # tell it from the rest.
         retried = question.kind == 'search_only' or _calls(turns, ImageSearch) > 1
         if contains(results.split('\n', 1)[0], title) or (retried and contains(results, title)):
             return self._look_up(question, turns)
@@ -207,7 +217,9 @@ class ScriptedExpert:
         if not queries or len(asked) >= self.max_queries:
             return self._give_up(question)
         query = queries[0]
-        return self._say(_ANOTHER_QUERY if asked else _LOOK_UP, question, query=query), TextSearch(query)
+        return self._say(_ANOTHER_QUERY if asked else _LOOK_UP, question, query=query), TextSearch(
+            query
+        )
 
     def _after_text_search(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         read = seen_text(turns, ['text_search'])

@@ -1,8 +1,8 @@
 """Varied pictures of entities: cut, mirrored and recoloured at random.
 
-There are some two hundred training flags and paintings, and a policy that meets them a hundred times each soon says a
-flag's colour because it knows the flag. Of a flag that it has never met it then says nothing right. What it is to see,
-not to remember, must come apart from who it is seen in.
+There are some two hundred training flags and paintings, and a policy that meets them a hundred
+times each soon says a flag's colour because it knows the flag. Of a flag that it has never met it
+then says nothing right. What it is to see, not to remember, must come apart from who it is seen in.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ ASPECTS = (0.55, 1.8)  # of a varied painting, width by height
 class VariedRenderer(Renderer):
     """Draws entities of the data folder and variants of them, which have ids of their own.
 
-    Three stripes in other colours can be another country's flag: no variant looks like a flag that is held out.
+    Three stripes in other colours can be another country's flag: no variant looks like a flag that
+        is held out.
     """
 
     def __init__(self, files: PocketFiles):
         super().__init__(files)
         self._variants: OrderedDict[str, tuple[Entity, list[np.ndarray]]] = OrderedDict()
         self._count = 0
-        self._held = np.stack([small(self.picture(entity.id)[0]) for entity in files.entities.values()
-                               if entity.kind == 'flag' and entity.split != 'train'])
+        self._held = np.stack(
+            [
+                small(self.picture(entity.id)[0])
+                for entity in files.entities.values()
+                if entity.kind == 'flag' and entity.split != 'train'
+            ]
+        )
 
     def entity(self, name: str) -> Entity:
         """The entity or variant of that id; a variant is forgotten some hundred others later."""
@@ -44,10 +50,14 @@ class VariedRenderer(Renderer):
         """The picture [height, width, 3] of an entity or a variant, and its halvings."""
         return self._variants[entity][1] if entity in self._variants else super().picture(entity)
 
-    def some(self, rng: np.random.Generator, entities: Sequence[Entity], count: int, share: float) -> list[Entity]:
+    def some(
+        self, rng: np.random.Generator, entities: Sequence[Entity], count: int, share: float
+    ) -> list[Entity]:
         """`count` of the entities, or all if there are fewer, that share of them varied."""
         chosen = rng.choice(len(entities), min(count, len(entities)), replace=False)
-        return [self.vary(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen]
+        return [
+            self.vary(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen
+        ]
 
     def vary(self, rng: np.random.Generator, entity: Entity) -> Entity:
         """A new variant: the entity with a picture of another cut and, a flag, of other colours.
@@ -56,13 +66,17 @@ class VariedRenderer(Renderer):
         """
         original = super().picture(entity.id)[0]
         for _ in range(TRIES):
-            pixels = recoloured(rng, mirrored(rng, cut_out(rng, original, entity.kind)), entity.kind)
+            pixels = recoloured(
+                rng, mirrored(rng, cut_out(rng, original, entity.kind)), entity.kind
+            )
             if entity.kind != 'flag' or not self.like_held_out(pixels):
                 break
         else:
             return entity
         self._count += 1
-        variant = dataclasses.replace(entity, id=f'{entity.id}~{self._count}', size=(pixels.shape[1], pixels.shape[0]))
+        variant = dataclasses.replace(
+            entity, id=f'{entity.id}~{self._count}', size=(pixels.shape[1], pixels.shape[0])
+        )
         self._variants[variant.id] = variant, pyramid(pixels)
         while len(self._variants) > KEPT:
             self._variants.popitem(last=False)
@@ -89,16 +103,20 @@ def cut_out(rng: np.random.Generator, pixels: np.ndarray, kind: str) -> np.ndarr
         w = min(width, round(height * aspect))
         h = min(height, round(w / aspect))
     left, top = (int(rng.integers(0, room + 1)) for room in (width - w, height - h))
-    return pixels[top:top + h, left:left + w]
+    return pixels[top : top + h, left : left + w]
 
 
 def mirrored(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     """Turned over left to right, or top to bottom, each as often as not."""
-    return np.ascontiguousarray(pixels[::1 - 2 * int(rng.integers(2)), ::1 - 2 * int(rng.integers(2))])
+    return np.ascontiguousarray(
+        pixels[:: 1 - 2 * int(rng.integers(2)), :: 1 - 2 * int(rng.integers(2))]
+    )
 
 
 def recoloured(rng: np.random.Generator, pixels: np.ndarray, kind: str) -> np.ndarray:
-    """A flag with its channels exchanged, at times its hues turned too; a painting somewhat lighter or darker."""
+    """A flag with its channels exchanged, at times its hues turned too; a painting somewhat lighter
+    or darker.
+    """
     if kind != 'flag':
         return np.clip(pixels * rng.uniform(0.75, 1.15), 0, 255).astype(np.uint8)
     pixels = np.ascontiguousarray(pixels[..., rng.permutation(3)])

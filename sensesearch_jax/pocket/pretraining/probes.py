@@ -1,15 +1,19 @@
-"""Dense targets for learning to see from nothing: what every visual token should know of the objects in it.
+"""Dense targets for learning to see from nothing: what every visual token should know of the
+objects in it.
 
-A policy that is only told right boxes in words learns to see very late: one sentence per picture, and no hint where
-to look. So while the base policy is trained, small linear probes read, at each visual token of the prompt, the values
-that one decoder layer offers to later tokens: is an object here, between which lines of the grid of boxes does it lie, what
-colour or shape has it, in which row and column am I.
-The probes are thrown away afterwards; what they taught the policy to write into its values is what answers need.
+A policy that is only told right boxes in words learns to see very late: one sentence per picture,
+    and no hint where
+to look. So while the base policy is trained, small linear probes read, at each visual token of the
+prompt, the values that one decoder layer offers to later tokens: is an object here, between which
+lines of the grid of boxes does it lie, what colour or shape has it, in which row and column am I.
+The probes are thrown away afterwards; what they taught the policy to write into its values is what
+answers need.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +24,32 @@ from jaxtyping import Array, Bool, Float, Int
 from sensesearch_jax.rewards.crop_geometry import loose_box
 
 LINES = 11  # 0.0, 0.1 … 1.0
-LOOKS = 9   # colours and shapes an object may have, by number
+LOOKS = 9  # colours and shapes an object may have, by number
 
 
 class VisualTargets(NamedTuple):
-    """Per prompt token; everything but `visual` means something only where the token is visual (`inside`: on an object)."""
+    """Per prompt token; everything but `visual` means something only where the token is visual
+    (`inside`: on an object).
+    """
 
     visual: Bool[np.ndarray, 'b p']
     inside: Bool[np.ndarray, 'b p']
-    edges: Int[np.ndarray, 'b p 4']  # grid lines of the object's loose box: left, top, right, bottom
+    edges: Int[
+        np.ndarray, 'b p 4'
+    ]  # grid lines of the object's loose box: left, top, right, bottom
     row: Int[np.ndarray, 'b p']
     column: Int[np.ndarray, 'b p']
     look: Int[np.ndarray, 'b p']  # of the object, −1 where there is none to tell
 
 
-def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tuple[int, int] | None],
-                   starts: Sequence[int], length: int, coverage: float = 0.2,
-                   looks: Sequence[Int[np.ndarray, 'n']] | None = None) -> VisualTargets:
+def visual_targets(
+    boxes: Sequence[Float[np.ndarray, 'n 4']],
+    grids: Sequence[tuple[int, int] | None],
+    starts: Sequence[int],
+    length: int,
+    coverage: float = 0.2,
+    looks: Sequence[Int[np.ndarray, ' n']] | None = None,
+) -> VisualTargets:
     """Targets of one picture per row.
 
     Args:
@@ -48,9 +61,14 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
         looks: what each object looks like, a number below LOOKS, or −1.
     """
     b = len(grids)
-    out = VisualTargets(np.zeros((b, length), bool), np.zeros((b, length), bool), np.zeros((b, length, 4), np.int32),
-                        np.zeros((b, length), np.int32), np.zeros((b, length), np.int32),
-                        np.full((b, length), -1, np.int32))
+    out = VisualTargets(
+        np.zeros((b, length), bool),
+        np.zeros((b, length), bool),
+        np.zeros((b, length, 4), np.int32),
+        np.zeros((b, length), np.int32),
+        np.zeros((b, length), np.int32),
+        np.full((b, length), -1, np.int32),
+    )
     for i, (objects, grid, start) in enumerate(zip(boxes, grids, starts)):
         if grid is None:
             continue
@@ -65,10 +83,15 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
         wide = np.minimum(x1[:, None], objects[:, 2]) - np.maximum(x0[:, None], objects[:, 0])
         high = np.minimum(y1[:, None], objects[:, 3]) - np.maximum(y0[:, None], objects[:, 1])
         covered = np.maximum(wide, 0) * np.maximum(high, 0) * rows * columns
-        # A small object may cover little of any token: the token that holds its centre counts as well.
+        # A small object may cover little of any token: the token that holds its centre counts as
+        # well.
         centre = (objects[:, :2] + objects[:, 2:]) / 2
-        holds = ((x0[:, None] <= centre[:, 0]) & (centre[:, 0] < x1[:, None])
-                 & (y0[:, None] <= centre[:, 1]) & (centre[:, 1] < y1[:, None]))
+        holds = (
+            (x0[:, None] <= centre[:, 0])
+            & (centre[:, 0] < x1[:, None])
+            & (y0[:, None] <= centre[:, 1])
+            & (centre[:, 1] < y1[:, None])
+        )
         score = covered + holds
         best = score.argmax(1)
         out.inside[i, place] = score.max(1) > coverage
@@ -80,24 +103,38 @@ def visual_targets(boxes: Sequence[Float[np.ndarray, 'n 4']], grids: Sequence[tu
 
 
 class Probes(nnx.Module):
-    """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box, row, column, look."""
+    """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box,
+    row, column, look.
+    """
 
     def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
         self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows, 1 + 4 * LINES + rows + columns)
         self.read = nnx.Linear(width, self.cuts[-1] + LOOKS, rngs=rngs)
 
-    def __call__(self, values: Float[Array, 'b p w'],
-                 targets: VisualTargets) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+    def __call__(
+        self, values: Float[Array, 'b p w'], targets: VisualTargets
+    ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
         """The mean loss over visual tokens, and its parts in nats."""
         here, lines, row, column, look = jnp.split(self.read(values), self.cuts, axis=-1)
-        seen, inside = (x.astype(here.dtype) for x in (targets.visual, targets.visual & targets.inside))
-        mean = lambda x, weight: (x * weight).sum() / jnp.maximum(weight.sum(), 1)
-        pick = lambda logits, i: -jnp.take_along_axis(jax.nn.log_softmax(logits), i[..., None], -1)[..., 0]
+        seen, inside = (
+            x.astype(here.dtype) for x in (targets.visual, targets.visual & targets.inside)
+        )
+
+        def mean(x, weight):
+            return (x * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+        def pick(logits, i):
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), i[..., None], -1)[..., 0]
+
         lines = pick(lines.reshape(*lines.shape[:-1], 4, LINES), targets.edges).mean(-1)
         parts = {
             'objectness': mean(jnp.logaddexp(0, here[..., 0]) - inside * here[..., 0], seen),
             'edges': mean(lines, inside),
             'place': mean(pick(row, targets.row) + pick(column, targets.column), seen),
-            'look': mean(pick(look, jnp.maximum(targets.look, 0)), (targets.look >= 0).astype(here.dtype)),
+            'look': mean(
+                pick(look, jnp.maximum(targets.look, 0)), (targets.look >= 0).astype(here.dtype)
+            ),
         }
-        return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'] + parts['look'], parts
+        return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'] + parts[
+            'look'
+        ], parts

@@ -1,4 +1,6 @@
-"""Trains the pocket policy's byte-level BPE tokenizer: Qwen's rules and special tokens, fewer merges."""
+"""Trains the pocket policy's byte-level BPE tokenizer: Qwen's rules and special tokens, fewer
+merges.
+"""
 
 import json
 import re
@@ -18,7 +20,8 @@ from tokenizers import (
 
 from sensesearch_jax.agent.chat_template import tokenizer_config
 
-# In Qwen2.5's order, which is that of their ids: control tokens, then those that are ordinary vocabulary.
+# In Qwen2.5's order, which is that of their ids: control tokens, then those that are ordinary
+# vocabulary.
 CONTROL_TOKENS = (
     '<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|object_ref_start|>', '<|object_ref_end|>',
     '<|box_start|>', '<|box_end|>', '<|quad_start|>', '<|quad_end|>', '<|vision_start|>',
@@ -29,7 +32,8 @@ ORDINARY_TOKENS = (
     '<|fim_pad|>', '<|repo_name|>', '<|file_sep|>',
 )  # fmt: skip
 
-# Qwen2's rule of what may merge: words with one sign or space before, digits alone, runs of signs, line ends.
+# Qwen2's rule of what may merge: words with one sign or space before, digits alone, runs of signs,
+# line ends.
 PRE_TOKENIZER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
     r'|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -37,10 +41,11 @@ PRE_TOKENIZER = (
 
 
 def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 2048) -> Tokenizer:
-    """Trains on `texts` and writes tokenizer.json and tokenizer_config.json, with the chat template, to disk.
+    """Trains on `texts` and writes tokenizer.json and tokenizer_config.json, with the chat
+    template, to disk.
 
-    Tags such as `<think>` get cheap by ordinary merges if they occur in `texts`. The same texts in the same
-    order give the same file.
+    Tags such as `<think>` get cheap by ordinary merges if they occur in `texts`. The same texts in
+    the same order give the same file.
 
     Args:
         texts: any number of texts; special tokens in them are left out of the counts.
@@ -71,10 +76,14 @@ def train_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 
     tokenizer.train_from_iterator(
         (piece for text in texts for piece in special.split(text) if piece), trainer
     )
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in CONTROL_TOKENS]
+    )
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in ORDINARY_TOKENS])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / 'tokenizer.json'))
-    (folder / 'tokenizer_config.json').write_text(json.dumps(tokenizer_config(), indent=2) + '\n', encoding='utf-8')
+    (folder / 'tokenizer_config.json').write_text(
+        json.dumps(tokenizer_config(), indent=2) + '\n', encoding='utf-8'
+    )
     return tokenizer

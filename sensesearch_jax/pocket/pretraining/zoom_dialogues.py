@@ -1,7 +1,9 @@
 """Zooms: dialogues that need a nearer look first, and get it as a second picture in a later turn.
 
-What an agent needs of plain chat before a tool gives it pictures: to look at the picture that came last, and to keep in
-mind what was asked of the first. The nearer look is often too wide, so that the object lies anywhere in it.
+What an agent needs of plain chat before a tool gives it pictures: to look at the picture that came
+    last, and to keep in
+mind what was asked of the first. The nearer look is often too wide, so that the object lies
+anywhere in it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, thing
 from sensesearch_jax.rewards.crop_geometry import loose_box, write_box
 
 SHOWN = ('', '', 'Here:', 'Nearer:', 'Picture 2', 'Look.')  # before the second picture
-SEEN = ('{answer}', '{answer}', 'It is {answer}.', '{key}: {answer}', 'From here I see it: "{answer}"')
+SEEN = (
+    '{answer}',
+    '{answer}',
+    'It is {answer}.',
+    '{key}: {answer}',
+    'From here I see it: "{answer}"',
+)
 NEARER = ('Still small.', 'Nearer.', 'More of it, please.', 'I cannot tell yet.')
 NAME_IT = ('There it is, whole.', 'What is it called?', 'Now for its name.', 'That is the one.')
 
@@ -44,7 +52,9 @@ class Zoom(NamedTuple):
 
 
 class ZoomLesson(NamedTuple):
-    """A scene with several zooms; `boxes`: every object's box in the scene; `looks` as a `Lesson` has them."""
+    """A scene with several zooms; `boxes`: every object's box in the scene; `looks` as a `Lesson`
+    has them.
+    """
 
     system: str
     picture: Image.Image
@@ -54,13 +64,17 @@ class ZoomLesson(NamedTuple):
 
 
 class ZoomLessons:
-    """Scenes of training entities with zooms into them, most of them in a format that the system prompt gives."""
+    """Scenes of training entities with zooms into them, most of them in a format that the system
+    prompt gives.
+    """
 
     def __init__(self, seeing: SeeingLessons):
         self.seeing = seeing
 
     def __call__(self, rng: np.random.Generator, zooms: int, sights: float = 0.6) -> ZoomLesson:
-        """A lesson of so many zooms, that share of them for a colour or a shape, where the object has one."""
+        """A lesson of so many zooms, that share of them for a colour or a shape, where the object
+        has one.
+        """
         seeing = self.seeing
         while True:
             kind = 'map' if rng.random() < 0.6 else 'wall'
@@ -71,41 +85,77 @@ class ZoomLessons:
             if places:
                 break
         form = Format.draw(rng, seeing.pages.words) if rng.random() < 0.75 else None
-        system = (seeing.pages.system(rng, 300, rng.integers(1, 6)) if not form else form.manual(rng, seeing.pages.words)
-                  if rng.random() < 0.6 else form.rule((Format.LOOK, Format.NAME)))
-        found = [self._zoom(rng, spec, *places[rng.integers(len(places))], form, sights) for _ in range(zooms)]
-        return ZoomLesson(system, seeing.draw(spec, (0.0, 0.0, 1.0, 1.0)), found, boxes,
-                          seeing.looks(p.entity for p in spec.placements))
+        system = (
+            seeing.pages.system(rng, 300, rng.integers(1, 6))
+            if not form
+            else form.manual(rng, seeing.pages.words)
+            if rng.random() < 0.6
+            else form.rule((Format.LOOK, Format.NAME))
+        )
+        found = [
+            self._zoom(rng, spec, *places[rng.integers(len(places))], form, sights)
+            for _ in range(zooms)
+        ]
+        return ZoomLesson(
+            system,
+            seeing.draw(spec, (0.0, 0.0, 1.0, 1.0)),
+            found,
+            boxes,
+            seeing.looks(p.entity for p in spec.placements),
+        )
 
     def _zoom(self, rng, spec, index: int, words: str, form: Format | None, sights: float) -> Zoom:
-        pick = lambda choices: choices[rng.integers(len(choices))]
+        def pick(choices):
+            return choices[rng.integers(len(choices))]
+
         placement = spec.placements[index]
         entity = self.seeing.renderer.entity(placement.entity)
         box = spec.fractions(placement)
         view = good = loose_box(box)
         if rng.random() < 0.5:
             low, high = rng.integers(0, 3, 2) / 10, rng.integers(0, 3, 2) / 10
-            view = tuple(round(float(v), 6) for v in (*np.maximum(0, view[:2] - low), *np.minimum(1, view[2:] + high)))
+            view = tuple(
+                round(float(v), 6)
+                for v in (*np.maximum(0, view[:2] - low), *np.minimum(1, view[2:] + high))
+            )
         inner = write_box(loose_box(clip_box(box, view)))
         noun = 'flag' if entity.kind == 'flag' else 'painting'
         key, question, answer, seen = self._asked(rng, entity, words, sights)
         afar, nearer = pick(FROM_AFAR), pick(NEARER)
         again, asked = rng.random() < 0.6, question.split('\n')[0]
         if form:
-            first = form.write_call(pick((asked, afar, f'{asked} {afar}')), Format.LOOK, write_box(view))
+            first = form.write_call(
+                pick((asked, afar, f'{asked} {afar}')), Format.LOOK, write_box(view)
+            )
             before = pick(('', '', f'{asked} ', f'{afar} '))
-            second = (form.write_reply(before + pick((*TOLD, 'Now it is clear.')).format(seen=seen), answer) if answer else
-                      form.write_call(nearer, Format.LOOK, inner) if again else form.write_call(pick(NAME_IT), Format.NAME))
+            second = (
+                form.write_reply(
+                    before + pick((*TOLD, 'Now it is clear.')).format(seen=seen), answer
+                )
+                if answer
+                else form.write_call(nearer, Format.LOOK, inner)
+                if again
+                else form.write_call(pick(NAME_IT), Format.NAME)
+            )
         else:
             first = pick(POINTED).format(box=write_box(view), key=key, noun=noun, place=words)
-            second = (pick(SEEN).format(answer=answer, key=key) if answer else
-                      f'{nearer} {inner}' if again else pick(NAME_IT))
-        return Zoom(question, first, view == good, pick(SHOWN), self.seeing.draw(spec, view), second)
+            second = (
+                pick(SEEN).format(answer=answer, key=key)
+                if answer
+                else f'{nearer} {inner}'
+                if again
+                else pick(NAME_IT)
+            )
+        return Zoom(
+            question, first, view == good, pick(SHOWN), self.seeing.draw(spec, view), second
+        )
 
     def _asked(self, rng, entity, words: str, sights: float) -> Sight:
         """What is asked for; no answer where the nearer look does not give it."""
         if rng.random() < sights and (sight := self.seeing.sight(rng, entity, words, options=0.4)):
             return sight
         fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
-        question = fact.phrasings[rng.integers(len(fact.phrasings))].format(thing(entity.kind, entity.noun, words))
+        question = fact.phrasings[rng.integers(len(fact.phrasings))].format(
+            thing(entity.kind, entity.noun, words)
+        )
         return Sight(fact.name, question, '', '')

@@ -1,4 +1,6 @@
-"""A folder of questions as a TensorFlow Datasets data set: array_record files, and no need of TensorFlow."""
+"""A folder of questions as a TensorFlow Datasets data set: array_record files, and no need of
+TensorFlow.
+"""
 
 import hashlib
 import json
@@ -12,12 +14,12 @@ from sensesearch_jax.pocket.world.question_folder import read_questions
 
 
 class PocketQuestions(tfds.core.GeneratorBasedBuilder):
-    """One example per question: 'image' (the encoded picture file) and 'question' (the Question as JSON
-    text).
+    """One example per question: 'image' (the encoded picture file) and 'question' (the Question as
+    JSON text).
 
     Args:
-      folder: a folder made by `write_questions`; its questions' `split` gives the splits. Only needed to
-        write.
+      folder: a folder made by `write_questions`; its questions' `split` gives the splits. Only
+        needed to write.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -38,13 +40,16 @@ class PocketQuestions(tfds.core.GeneratorBasedBuilder):
             raise ValueError('no question folder given: pass folder=, as made by write_questions')
         questions = read_questions(self._folder)
         return {
-            split: self._generate_examples([question for question in questions if question.split == split])
+            split: self._generate_examples(
+                [question for question in questions if question.split == split]
+            )
             for split in sorted({question.split for question in questions})
         }
 
     def _generate_examples(self, questions: list[Question]):
         for question in questions:
-            # The file's own bytes: TFDS stores encoded images as they are, and needs no TensorFlow for it.
+            # The file's own bytes: TFDS stores encoded images as they are, and needs no TensorFlow
+            # for it.
             with open(question.image, 'rb') as file:
                 yield (
                     question.id,
@@ -84,6 +89,6 @@ def read_dataset(data_dir: Path | str, split: str) -> grain.MapDataset:
 
 def _parse(example: dict) -> tuple[Question, bytes]:
     text = example['question']
-    return Question.from_json(json.loads(text if isinstance(text, str) else bytes(text).decode())), bytes(
-        example['image']
-    )
+    return Question.from_json(
+        json.loads(text if isinstance(text, str) else bytes(text).decode())
+    ), bytes(example['image'])

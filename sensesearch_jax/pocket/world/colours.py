@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 NAMES = ('red', 'blue', 'green', 'white', 'yellow', 'black', 'orange')
-# Hue in degrees; the gaps between the ranges belong to no colour, so that a borderline shade is never asked
-# for.
+# Hue in degrees; the gaps between the ranges belong to no colour, so that a borderline shade is
+# never asked for.
 HUES = {
     'red': ((0, 12), (342, 360)),
     'orange': ((22, 36),),
@@ -17,7 +17,9 @@ HUES = {
 
 def colour_shares(picture: np.ndarray) -> dict[str, float]:
     """Colour name -> share of the pixels of an 8-bit RGB picture [height, width, 3]."""
-    hue, saturation, value = cv2.split(cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2HSV))
+    hue, saturation, value = cv2.split(
+        cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    )
     vivid = (saturation > 0.45) & (value > 0.35)
     masks = {'white': (saturation < 0.12) & (value > 0.85), 'black': value < 0.22}
     for name, ranges in HUES.items():

@@ -1,4 +1,6 @@
-"""Reads the pocket world's data folder: entities, their pictures and the passages that state their facts."""
+"""Reads the pocket world's data folder: entities, their pictures and the passages that state their
+facts.
+"""
 
 import json
 import lzma
@@ -12,15 +14,15 @@ from sensesearch_jax.errors import UserError
 FOLDER = Path(__file__).parent / 'files'
 
 
-
 @dataclass(frozen=True)
 class Entity:
     """A painting or a flag.
 
-    `title` is what an image search returns, `subject` the words a text search should hold, `noun` what the
-    owner of a flag is ('country' or 'territory'; 'painting' for a painting), `size` the stored picture's
-    (width, height) in pixels. `facts` maps a fact's name to its short answer, `passages` to the id of the
-    passage that states it literally, `aliases` to other accepted answers.
+    `title` is what an image search returns, `subject` the words a text search should hold, `noun`
+    what the owner of a flag is ('country' or 'territory'; 'painting' for a painting), `size` the
+    stored picture's (width, height) in pixels. `facts` maps a fact's name to its short answer,
+    `passages` to the id of the passage that states it literally, `aliases` to other accepted
+    answers.
     """
 
     id: str
@@ -70,7 +72,9 @@ class PocketFiles:
         """Entity id -> entity, in the file's order."""
         lines = (self.folder / 'entities.jsonl').read_text(encoding='utf-8').splitlines()
         records = [json.loads(line) for line in lines]
-        return {record['id']: Entity(**{**record, 'size': tuple(record['size'])}) for record in records}
+        return {
+            record['id']: Entity(**{**record, 'size': tuple(record['size'])}) for record in records
+        }
 
     @cached_property
     def passages(self) -> dict[str, dict[str, str]]:
@@ -82,4 +86,8 @@ class PocketFiles:
         """The entities of one kind ('flag' or 'painting') and split, in the file's order."""
         if split not in SPLITS:
             raise UserError(f'split {split!r} is none of {", ".join(SPLITS)}')
-        return [entity for entity in self.entities.values() if entity.kind == kind and entity.split == split]
+        return [
+            entity
+            for entity in self.entities.values()
+            if entity.kind == kind and entity.split == split
+        ]

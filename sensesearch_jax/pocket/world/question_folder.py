@@ -1,4 +1,6 @@
-"""A folder of questions: `questions.jsonl` beside `images/`, written with all its pictures and read back."""
+"""A folder of questions: `questions.jsonl` beside `images/`, written with all its pictures and read
+back.
+"""
 
 import dataclasses
 import json
@@ -27,11 +29,13 @@ def write_questions(
 ) -> None:
     """Renders the pictures at full size and writes `questions.jsonl` beside `images/`.
 
-    An interrupted call goes on where it stopped: `plan.jsonl` says which pictures belong together, and
+    An interrupted call goes on where it stopped: `plan.jsonl` says which pictures belong together,
+        and
     pictures of the same plan are kept.
 
     Args:
-      questions: what `make_questions` returned; several sets may be joined, their picture names differ.
+      questions: what `make_questions` returned; several sets may be joined, their picture names
+          differ.
       folder: made if it does not exist.
       files: the pocket data; the packaged one by default.
       progress: called with (pictures done, pictures in all) after every picture.
@@ -43,9 +47,12 @@ def write_questions(
     pictures: dict[str, tuple[str, SceneSpec | None]] = {}
     for question, spec in questions:
         if pictures.setdefault(question.image, (question.entity, spec))[1] != spec:
-            raise ValueError(f'two scenes are called {question.image}: make the sets with different seeds')
+            raise ValueError(
+                f'two scenes are called {question.image}: make the sets with different seeds'
+            )
     plan = ''.join(
-        json.dumps({'image': image, 'entity': entity, 'scene': spec.to_json() if spec else None}) + '\n'
+        json.dumps({'image': image, 'entity': entity, 'scene': spec.to_json() if spec else None})
+        + '\n'
         for image, (entity, spec) in pictures.items()
     )
     plan_file = folder / 'plan.jsonl'
@@ -73,7 +80,9 @@ def write_questions(
         for done, _ in enumerate(pool.map(draw, pictures.items()), 1):
             if progress:
                 progress(done, len(pictures))
-    lines = ''.join(json.dumps(question.to_json(), ensure_ascii=False) + '\n' for question, _ in questions)
+    lines = ''.join(
+        json.dumps(question.to_json(), ensure_ascii=False) + '\n' for question, _ in questions
+    )
     partial = folder / 'questions.partial'
     partial.write_text(lines, encoding='utf-8')
     os.replace(partial, folder / 'questions.jsonl')
@@ -83,7 +92,8 @@ def read_questions(folder: Path | str) -> list[Question]:
     """The questions of a folder in the file's order, their `image` as a path that can be opened.
 
     Raises:
-      UserError: there is no questions.jsonl, a line of it is no question, or no answer could be right by its references.
+      UserError: there is no questions.jsonl, a line of it is no question, or no answer could be
+          right by its references.
     """
     file = Path(folder) / 'questions.jsonl'
     if not file.is_file():
@@ -98,6 +108,8 @@ def read_questions(folder: Path | str) -> list[Question]:
             ) from error
         fault = gold_fault(question.answers, question.choices)
         if fault:
-            raise UserError(f'question {question.id} in line {number} of {file} cannot be answered right: {fault}.')
+            raise UserError(
+                f'question {question.id} in line {number} of {file} cannot be answered right: {fault}.'
+            )
         questions.append(dataclasses.replace(question, image=str(Path(folder) / question.image)))
     return questions

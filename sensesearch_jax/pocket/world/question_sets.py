@@ -14,7 +14,9 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 
 
-def question_set(workdir: Workdir, split: str, counts: Mapping[str, int], seed: int) -> list[Question]:
+def question_set(
+    workdir: Workdir, split: str, counts: Mapping[str, int], seed: int
+) -> list[Question]:
     """Questions of a split, `counts` per kind; made and rendered at first use, read afterwards.
 
     Raises:
@@ -27,8 +29,12 @@ def question_set(workdir: Workdir, split: str, counts: Mapping[str, int], seed: 
     stage = f'questions-{split}'
     if not workdir.stage_done(stage):
         files = PocketFiles()
-        made = [pair for kind in KINDS if counts.get(kind) for pair in
-                make_questions(files, split, kind, counts[kind], seed)]
+        made = [
+            pair
+            for kind in KINDS
+            if counts.get(kind)
+            for pair in make_questions(files, split, kind, counts[kind], seed)
+        ]
         pictures = len({question.image for question, _ in made})
         with Progress(f'{split} pictures', pictures, unit='picture') as bar:
             write_questions(made, folder, files, lambda done, total: bar.update())

@@ -1,4 +1,6 @@
-"""How questions are worded: the facts asked for, their phrasings and the text query that finds each."""
+"""How questions are worded: the facts asked for, their phrasings and the text query that finds
+each.
+"""
 
 from dataclasses import dataclass
 
@@ -7,9 +9,9 @@ from dataclasses import dataclass
 class Field:
     """A fact a question can ask for.
 
-    `phrasings` have one gap for the thing asked about; `query` are words of the passages that state it; no answer
-    may be right in more than `cap` of the field's questions, so that guessing does not pay; `alias` is the name
-    that a text search finds it by, where its own will not do.
+    `phrasings` have one gap for the thing asked about; `query` are words of the passages that state
+    it; no answer may be right in more than `cap` of the field's questions, so that guessing does
+    not pay; `alias` is the name that a text search finds it by, where its own will not do.
     """
 
     name: str
@@ -25,19 +27,31 @@ class Field:
 
     @property
     def search_words(self) -> str:
-        """The fact's name, then what else the query holds: who has just said the name goes on with the same words."""
-        return ' '.join([self.name, *(word for word in self.query.split() if word not in self.name.split())])
+        """The fact's name, then what else the query holds: who has just said the name goes on with
+        the same words.
+        """
+        return ' '.join(
+            [self.name, *(word for word in self.query.split() if word not in self.name.split())]
+        )
 
 
 FLAG_FIELDS = (
     Field(
         'capital',
-        ('What is the capital of {}?', 'Which city is the capital of {}?', 'Name the capital of {}.'),
+        (
+            'What is the capital of {}?',
+            'Which city is the capital of {}?',
+            'Name the capital of {}.',
+        ),
         'capital',
     ),
     Field(
         'currency',
-        ('What is the currency of {}?', 'Which currency is used in {}?', 'Name the currency of {}.'),
+        (
+            'What is the currency of {}?',
+            'Which currency is used in {}?',
+            'Name the currency of {}.',
+        ),
         'exchange rates currency',
         alias='currency exchange rates',
     ),
@@ -155,7 +169,11 @@ PAINTING_FIELDS = (
     ),
     Field(
         'year made',
-        ('In which year was {} made?', 'What is the year of {}?', 'Name the year in which {} was made.'),
+        (
+            'In which year was {} made?',
+            'What is the year of {}?',
+            'Name the year in which {} was made.',
+        ),
         'work year date made',
     ),
     Field(
@@ -210,7 +228,9 @@ ONLY = 'in the picture'
 
 
 def thing(kind: str, noun: str, place: str) -> str:
-    """What is asked about: 'the country whose flag is farthest left', 'the painting in the picture'."""
+    """What is asked about: 'the country whose flag is farthest left', 'the painting in the
+    picture'.
+    """
     if kind == 'painting':
         return f'the painting {place}'
     return f'the {noun} whose flag is {place}'

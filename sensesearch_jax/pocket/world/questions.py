@@ -21,11 +21,12 @@ SCENE_KINDS = {'map': 'flag', 'wall': 'painting'}
 
 
 def singled_out(spec: SceneSpec) -> list[tuple[int, str]]:
-    """(index of a placement, place words) for every object that words of place single out beyond doubt.
+    """(index of a placement, place words) for every object that words of place single out beyond
+    doubt.
 
-    An object is farthest left when both its centre and its left edge lie at least MARGIN of the scene's width
-    to the left of every other's; likewise for the other directions. The only object of a scene is 'in the
-    picture'.
+    An object is farthest left when both its centre and its left edge lie at least MARGIN of the
+    scene's width to the left of every other's; likewise for the other directions. The only object
+    of a scene is 'in the picture'.
     """
     if len(spec.placements) == 1:
         return [(0, question_templates.ONLY)]
@@ -43,11 +44,15 @@ def singled_out(spec: SceneSpec) -> list[tuple[int, str]]:
 
 
 class _Maker:
-    """Draws questions of one kind, keeping counts so that no fact, entity or answer is asked too often."""
+    """Draws questions of one kind, keeping counts so that no fact, entity or answer is asked too
+    often.
+    """
 
     def __init__(self, files: PocketFiles, split: str, kind: str, seed: int):
         self.files, self.split, self.kind, self.seed = files, split, kind, seed
-        self.rng = np.random.default_rng([seed, zlib.crc32(split.encode()), zlib.crc32(kind.encode())])
+        self.rng = np.random.default_rng(
+            [seed, zlib.crc32(split.encode()), zlib.crc32(kind.encode())]
+        )
         self.renderer = Renderer(files)
         self.asked: Counter = Counter()  # (entity, field) and field
         self.answered: Counter = Counter()  # (field, answer)
@@ -65,7 +70,9 @@ class _Maker:
         return None if 0.8 < entity.aspect < 1.25 else 'yes' if entity.aspect < 1 else 'no'
 
     def admit(self, field: question_templates.Field, entity: str, answer: str, scene: set) -> bool:
-        """Counts the question and says yes, unless its answer had its share or the scene has it already."""
+        """Counts the question and says yes, unless its answer had its share or the scene has it
+        already.
+        """
         if (entity, field.name) in scene or self.answered[field.name, answer] >= max(
             3, field.cap * (self.asked[field.name] + 4)
         ):
@@ -78,7 +85,11 @@ class _Maker:
 
     def fact(self, entity: Entity, words: str, scene: set) -> dict | None:
         """A question for the least asked of the entity's facts."""
-        fields = [field for field in question_templates.FACT_FIELDS[entity.kind] if field.name in entity.facts]
+        fields = [
+            field
+            for field in question_templates.FACT_FIELDS[entity.kind]
+            if field.name in entity.facts
+        ]
         order = self.rng.permutation(len(fields))
         for index in sorted(
             order, key=lambda i: (self.asked[entity.id, fields[i].name], self.asked[fields[i].name])
@@ -100,11 +111,17 @@ class _Maker:
         return None
 
     def sight(self, spec: SceneSpec, scene: set) -> dict | None:
-        """A question that the picture alone answers, with the index of its object if it is about one."""
+        """A question that the picture alone answers, with the index of its object if it is about
+        one.
+        """
         noun = SCENE_KINDS[spec.kind]
         fields = [
             question_templates.COUNT,
-            *((question_templates.COLOUR, question_templates.COLOUR_CHOICE) if noun == 'flag' else (question_templates.TALLER,)),
+            *(
+                (question_templates.COLOUR, question_templates.COLOUR_CHOICE)
+                if noun == 'flag'
+                else (question_templates.TALLER,)
+            ),
         ]
         field = min(fields, key=lambda one: self.asked[one.name] + self.rng.integers(8))
         if field is question_templates.COUNT:
@@ -158,14 +175,18 @@ class _Maker:
                     return
                 index, place = self.pick(places)
                 entity = self.files.entities[spec.placements[index].entity]
-                draft = self.fact(entity, question_templates.thing(entity.kind, entity.noun, place), scene)
+                draft = self.fact(
+                    entity, question_templates.thing(entity.kind, entity.noun, place), scene
+                )
                 if draft:
                     draft['index'] = index
             if draft:
                 most -= 1
                 index = draft.pop('index', None)
                 draft['truth']['box'] = (
-                    [0.0, 0.0, 1.0, 1.0] if index is None else list(spec.fractions(spec.placements[index]))
+                    [0.0, 0.0, 1.0, 1.0]
+                    if index is None
+                    else list(spec.fractions(spec.placements[index]))
                 )
                 yield draft
 
@@ -181,28 +202,39 @@ class _Maker:
 
 
 def make_questions(
-    files: PocketFiles, split: str, kind: str, count: int, seed: int, levels: Sequence[int] = (1, 2, 3)
+    files: PocketFiles,
+    split: str,
+    kind: str,
+    count: int,
+    seed: int,
+    levels: Sequence[int] = (1, 2, 3),
 ) -> list[tuple[Question, SceneSpec | None]]:
-    """Questions of one kind about entities of one split; the same arguments give the same questions.
+    """Questions of one kind about entities of one split; the same arguments give the same
+    questions.
 
     Args:
       files: the pocket data.
-      split: 'train', 'validation' or 'test'; nothing of another split's entities appears, asked for or not.
-      kind: 'search' (find the object, identify it, look its fact up), 'perception' (the picture holds the
-        answer) or 'search_only' (the picture shows the entity alone).
+      split: 'train', 'validation' or 'test'; nothing of another split's entities appears, asked for
+          or not.
+      kind: 'search' (find the object, identify it, look its fact up), 'perception' (the picture
+        holds the answer) or 'search_only' (the picture shows the entity alone).
       count: how many.
       seed: of the random choices.
       levels: difficulties to take in turn; see scenes.SIZES and scenes.COUNTS.
 
     Returns:
-      (question, scene) pairs; up to three neighbours at levels 2 and 3, two at level 1, share a scene. The
-      scene is None for 'search_only'. `truth` holds 'box' (fractions), 'title', 'query', 'field'; for facts
-      also 'passage' (the id of the passage that states the answer), for counts 'boxes' (of all objects).
+      (question, scene) pairs; up to three neighbours at levels 2 and 3, two at level 1, share a
+      scene. The scene is None for 'search_only'. `truth` holds 'box' (fractions), 'title', 'query',
+      'field'; for facts also 'passage' (the id of the passage that states the answer), for counts
+      'boxes' (of all objects).
     """
     if kind not in KINDS:
         raise ValueError(f'question kind {kind!r} is none of {", ".join(KINDS)}')
     maker, made, scenes = _Maker(files, split, kind, seed), [], 0
-    pools = {scene_kind: files.select(entity_kind, split) for scene_kind, entity_kind in SCENE_KINDS.items()}
+    pools = {
+        scene_kind: files.select(entity_kind, split)
+        for scene_kind, entity_kind in SCENE_KINDS.items()
+    }
     for attempt in range(40 * count + 100):
         if len(made) >= count:
             return made
@@ -221,7 +253,10 @@ def make_questions(
             objects = int(maker.rng.integers(low, high + 1))
             spec = sample_scene(maker.rng, pools[scene_kind], scene_kind, objects, SIZES[level])
             drafts = list(maker.of_scene(spec, min(2 if level == 1 else 3, count - len(made))))
-        made += [(maker.question(len(made) + i, level, image, draft), spec) for i, draft in enumerate(drafts)]
+        made += [
+            (maker.question(len(made) + i, level, image, draft), spec)
+            for i, draft in enumerate(drafts)
+        ]
         scenes += bool(drafts)
     raise UserError(
         f'only {len(made)} of {count} {kind} questions could be made from the {split} entities: ask for fewer'

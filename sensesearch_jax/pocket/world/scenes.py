@@ -46,7 +46,9 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """An entity's picture in a scene; `box` is (x0, y0, x1, y1) in scene pixels, without border or frame."""
+    """An entity's picture in a scene; `box` is (x0, y0, x1, y1) in scene pixels, without border or
+    frame.
+    """
 
     entity: str
     box: tuple[int, int, int, int]
@@ -56,10 +58,10 @@ class Placement:
 class SceneSpec:
     """What is where in a scene: enough to draw it, and nothing drawn yet.
 
-    `kind` is 'map' (flags on a relief map) or 'wall' (framed paintings); `size` (width, height) in pixels.
-    `background` of a map: 'window' [x, y, width, height] in pixels of the relief map; of a wall: 'colour' [r,
-    g, b], 'gradient' [across, down] in grey levels from one side to the other, 'frames' [index of the frame
-    colour per placement].
+    `kind` is 'map' (flags on a relief map) or 'wall' (framed paintings); `size` (width, height) in
+    pixels. `background` of a map: 'window' [x, y, width, height] in pixels of the relief map; of a
+    wall: 'colour' [r, g, b], 'gradient' [across, down] in grey levels from one side to the other,
+    'frames' [index of the frame colour per placement].
     """
 
     kind: str
@@ -84,7 +86,9 @@ class SceneSpec:
     @classmethod
     def from_json(cls, record: dict) -> 'SceneSpec':
         """Inverse of `to_json`, also after a trip through a JSON file."""
-        placements = tuple(Placement(item['entity'], tuple(item['box'])) for item in record['placements'])
+        placements = tuple(
+            Placement(item['entity'], tuple(item['box'])) for item in record['placements']
+        )
         return cls(record['kind'], tuple(record['size']), record['background'], placements)
 
 
@@ -101,7 +105,9 @@ def outer_box(kind: str, box: Sequence[float]) -> Box:
 
 
 def object_size(kind: str, entity: Entity, length: float) -> tuple[int, int]:
-    """Picture (width, height) in pixels for a longer side of `length`, smaller where MAX_AREA says so."""
+    """Picture (width, height) in pixels for a longer side of `length`, smaller where MAX_AREA says
+    so.
+    """
     width, height = (
         (length, length / entity.aspect) if entity.aspect >= 1 else (length * entity.aspect, length)
     )
@@ -123,7 +129,10 @@ def scatter(
             y0 = int(rng.integers(edge, SIZE[1] - height - edge + 1))
             gap = edge + 40
             if all(
-                x0 - gap > b[2] or x0 + width + gap < b[0] or y0 - gap > b[3] or y0 + height + gap < b[1]
+                x0 - gap > b[2]
+                or x0 + width + gap < b[0]
+                or y0 - gap > b[3]
+                or y0 + height + gap < b[1]
                 for b in boxes
             ):
                 boxes.append((x0, y0, x0 + width, y0 + height))
@@ -136,7 +145,9 @@ def scatter(
 def hang(
     rng: np.random.Generator, kind: str, sizes: list[tuple[int, int]]
 ) -> list[tuple[int, int, int, int]] | None:
-    """Boxes in loose rows: cells of a grid, some left empty, each picture moved a little inside its cell."""
+    """Boxes in loose rows: cells of a grid, some left empty, each picture moved a little inside its
+    cell.
+    """
     outer = [
         (width + 2 * rim(kind, width, height), height + 2 * rim(kind, width, height))
         for width, height in sizes
@@ -155,14 +166,20 @@ def hang(
         row, column = divmod(int(cell), columns)
         free_x, free_y = SIZE[0] / columns - full_width - 40, SIZE[1] / rows - full_height - 40
         x = (column + 0.5) * SIZE[0] / columns + free_x * rng.uniform(-0.5, 0.5)
-        y = (row + 0.5) * SIZE[1] / rows + free_y * rng.uniform(-0.5, 0.5) * (0.5 if rows > 1 else 1)
+        y = (row + 0.5) * SIZE[1] / rows + free_y * rng.uniform(-0.5, 0.5) * (
+            0.5 if rows > 1 else 1
+        )
         x0, y0 = round(x - width / 2), round(y - height / 2)
         boxes.append((x0, y0, x0 + width, y0 + height))
     return boxes
 
 
 def sample_scene(
-    rng: np.random.Generator, entities: Sequence[Entity], kind: str, count: int, sizes: tuple[float, float]
+    rng: np.random.Generator,
+    entities: Sequence[Entity],
+    kind: str,
+    count: int,
+    sizes: tuple[float, float],
 ) -> SceneSpec:
     """A random scene of `count` different entities.
 
@@ -171,11 +188,12 @@ def sample_scene(
       entities: candidates; flags for a map, paintings for a wall.
       kind: 'map' or 'wall'.
       count: how many objects.
-      sizes: range of a flag's width or a painting's longer side, in pixels of the 3840 x 2160 scene. Objects
-        that would cover 5 % of the scene are made smaller.
+      sizes: range of a flag's width or a painting's longer side, in pixels of the 3840 x 2160
+        scene. Objects that would cover 5 % of the scene are made smaller.
 
     Raises:
-      ValueError: an entity of the wrong kind, too few entities, or objects too large and many to fit.
+      ValueError: an entity of the wrong kind, too few entities, or objects too large and many to
+          fit.
     """
     wanted = {'map': 'flag', 'wall': 'painting'}.get(kind)
     if wanted is None:
@@ -189,7 +207,9 @@ def sample_scene(
     for _ in range(100):
         lengths = rng.uniform(*sizes, size=count)
         boxes = place(
-            rng, kind, [object_size(kind, entity, length) for entity, length in zip(chosen, lengths)]
+            rng,
+            kind,
+            [object_size(kind, entity, length) for entity, length in zip(chosen, lengths)],
         )
         if boxes is not None:
             break
@@ -206,14 +226,19 @@ def sample_scene(
         )
         background = {'window': [left, top, width, height]}
     else:
-        colour = np.clip(np.array(WALLS[rng.integers(len(WALLS))]) + rng.integers(-12, 13, 3), 0, 255)
+        colour = np.clip(
+            np.array(WALLS[rng.integers(len(WALLS))]) + rng.integers(-12, 13, 3), 0, 255
+        )
         background = {
             'colour': colour.tolist(),
             'gradient': rng.integers(-24, 25, 2).tolist(),
             'frames': rng.integers(len(FRAMES), size=count).tolist(),
         }
     return SceneSpec(
-        kind, SIZE, background, tuple(Placement(entity.id, box) for entity, box in zip(chosen, boxes))
+        kind,
+        SIZE,
+        background,
+        tuple(Placement(entity.id, box) for entity, box in zip(chosen, boxes)),
     )
 
 
@@ -223,7 +248,9 @@ def pyramid(picture: np.ndarray) -> list[np.ndarray]:
     while min(levels[-1].shape[:2]) >= 16:
         height, width = levels[-1].shape[:2]
         levels.append(
-            cv2.resize(levels[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+            cv2.resize(
+                levels[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA
+            )
         )
     return levels
 
@@ -236,18 +263,24 @@ def cut(
     level = min(len(levels) - 1, max(0, int(np.log2(max(shrink, 1e-6)) + 0.01)))
     picture = levels[level]
     scale_x, scale_y = picture.shape[1] / levels[0].shape[1], picture.shape[0] / levels[0].shape[0]
-    step_x, step_y = (source[2] - source[0]) / size[0] * scale_x, (source[3] - source[1]) / size[1] * scale_y
+    step_x, step_y = (
+        (source[2] - source[0]) / size[0] * scale_x,
+        (source[3] - source[1]) / size[1] * scale_y,
+    )
     left, top = source[0] * scale_x, source[1] * scale_y
     if step_x == step_y == 1 and left == int(left) and top == int(top):
         return picture[int(top) : int(top) + size[1], int(left) : int(left) + size[0]].copy()
-    # Pixel centres lie at halves; the inverse map takes a pixel of the result to one of the picture.
+    # Pixel centres lie at halves; the inverse map takes a pixel of the result to one of the
+    # picture.
     inverse = np.array([[step_x, 0, left + step_x / 2 - 0.5], [0, step_y, top + step_y / 2 - 0.5]])
     flags = (enlarge if shrink < 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(picture, inverse, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 class Renderer:
-    """Draws scenes; keeps the relief map and the pictures used in memory (about 0.3 GB when all are)."""
+    """Draws scenes; keeps the relief map and the pictures used in memory (about 0.3 GB when all
+    are).
+    """
 
     def __init__(self, files: PocketFiles):
         self.files = files
@@ -279,7 +312,8 @@ class Renderer:
           size: (width, height) of the result in pixels; None for the scene's own pixels.
 
         Returns:
-          An RGB image. A small one looks like the full picture shrunk: it is composed at twice the size and
+          An RGB image. A small one looks like the full picture shrunk: it is composed at twice the
+              size and
           averaged.
         """
         x0, y0, x1, y1 = box or (0.0, 0.0, 1.0, 1.0)
@@ -298,14 +332,18 @@ class Renderer:
         return Image.fromarray(canvas)
 
     def alone(self, entity: str, rng: np.random.Generator) -> Image.Image:
-        """The entity's picture alone, ALONE_SIDE pixels long, cut and lit a little differently each time."""
+        """The entity's picture alone, ALONE_SIDE pixels long, cut and lit a little differently each
+        time.
+        """
         levels = self.picture(entity)
         height, width = levels[0].shape[:2]
         left, top, right, bottom = rng.uniform(0, 0.04, 4)
         source = (left * width, top * height, (1 - right) * width, (1 - bottom) * height)
         scale = ALONE_SIDE / max(source[2] - source[0], source[3] - source[1])
         size = round((source[2] - source[0]) * scale), round((source[3] - source[1]) * scale)
-        pixels = cut(levels, source, size, cv2.INTER_CUBIC).astype(np.float32) * rng.uniform(0.85, 1.05)
+        pixels = cut(levels, source, size, cv2.INTER_CUBIC).astype(np.float32) * rng.uniform(
+            0.85, 1.05
+        )
         return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
     def _background(self, spec: SceneSpec, view: Box, size: tuple[int, int]) -> np.ndarray:
@@ -321,16 +359,24 @@ class Renderer:
             )
             return cut(self.relief(), source, size)
         across, down = spec.background['gradient']
-        columns = view[0] + (np.arange(size[0], dtype=np.float32) + 0.5) * ((view[2] - view[0]) / size[0])
-        rows = view[1] + (np.arange(size[1], dtype=np.float32) + 0.5) * ((view[3] - view[1]) / size[1])
+        columns = view[0] + (np.arange(size[0], dtype=np.float32) + 0.5) * (
+            (view[2] - view[0]) / size[0]
+        )
+        rows = view[1] + (np.arange(size[1], dtype=np.float32) + 0.5) * (
+            (view[3] - view[1]) / size[1]
+        )
         shade = np.add.outer(
             rows / spec.size[1] * down - down / 2, columns / spec.size[0] * across - across / 2
         )
         shade = np.rint(shade).astype(np.int16)
-        channels = [np.clip(shade + level, 0, 255).astype(np.uint8) for level in spec.background['colour']]
+        channels = [
+            np.clip(shade + level, 0, 255).astype(np.uint8) for level in spec.background['colour']
+        ]
         return cv2.merge(channels)
 
-    def _draw(self, canvas: np.ndarray, spec: SceneSpec, view: Box, index: int, placement: Placement) -> None:
+    def _draw(
+        self, canvas: np.ndarray, spec: SceneSpec, view: Box, index: int, placement: Placement
+    ) -> None:
         """Draws one object with its border or frame, as far as the view shows it."""
         height, width = canvas.shape[:2]
         scale_x, scale_y = width / (view[2] - view[0]), height / (view[3] - view[1])
@@ -384,4 +430,6 @@ class Renderer:
             (clipped[3] - top) * step_y,
         )
         size = clipped[2] - clipped[0], clipped[3] - clipped[1]
-        canvas[clipped[1] : clipped[3], clipped[0] : clipped[2]] = cut(levels, source, size, cv2.INTER_CUBIC)
+        canvas[clipped[1] : clipped[3], clipped[0] : clipped[2]] = cut(
+            levels, source, size, cv2.INTER_CUBIC
+        )
