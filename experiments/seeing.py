@@ -63,8 +63,8 @@ def main() -> None:
         for _ in range(options.batches):
             batch = lessons.picture_batch(random, sights=True)
             right, groups = np.asarray(correct(parameters, batch)), batch.groups
-            for b, g in zip(*np.nonzero(groups.own.any(-1))):
-                own, valid = groups.own[b, g], groups.valid[b, g]
+            for b, g in zip(*np.nonzero(groups.response_mask.any(-1))):
+                own, valid = groups.response_mask[b, g], groups.valid[b, g]
 
                 def say(mask):
                     return (

@@ -13,15 +13,18 @@ from sensesearch_jax.batching.group_batch import Member, Row
 def to_member(trajectory: Trajectory) -> Member:
     """A trajectory's suffix: its turns are the policy's own tokens, observations are not."""
     tokens: list[int] = []
-    own: list[bool] = []
+    response_mask: list[bool] = []
     log_probs: list[float] = []
     for turn in trajectory.turns:
         tokens += [*turn.tokens, *turn.observation_tokens]
-        own += [True] * len(turn.tokens) + [False] * len(turn.observation_tokens)
+        response_mask += [True] * len(turn.tokens) + [False] * len(turn.observation_tokens)
         log_probs += [*turn.log_probs, *[0.0] * len(turn.observation_tokens)]
     sampled = len(log_probs) == len(tokens)
     return Member(
-        tokens, own, [image.sha256 for image in trajectory.images[1:]], log_probs if sampled else ()
+        tokens,
+        response_mask,
+        [image.sha256 for image in trajectory.images[1:]],
+        log_probs if sampled else (),
     )
 
 
@@ -38,7 +41,7 @@ def to_row(group: Sequence[Trajectory]) -> Row:
     return Row(group[0].prompt_tokens, [group[0].images[0].sha256], [to_member(t) for t in group])
 
 
-def own_tokens(trajectory: Trajectory) -> int:
+def response_tokens(trajectory: Trajectory) -> int:
     """Tokens of a trajectory that the policy wrote, or is to learn to write."""
     return sum(len(turn.tokens) for turn in trajectory.turns)
 

@@ -1,7 +1,7 @@
 """The batch type: rows of groups. A row is one prompt and the G suffixes that share it.
 
 The prompt's last token opens every suffix, so that the hidden state which predicts a member's first
-own token is computed with that member, and one rule serves sampling and training: token s predicts
+response token is computed with that member, and one rule serves sampling and training: token s predicts
 token s + 1.
 """
 
@@ -20,12 +20,12 @@ from sensesearch_jax.model.rope import mrope_positions
 
 
 class Member(NamedTuple):
-    """One trajectory's tokens after the prompt. `own` marks what the policy wrote; `images` in
+    """One trajectory's tokens after the prompt. `response_mask` marks what the policy wrote; `images` in
     order of their tokens.
     """
 
     tokens: Sequence[int]
-    own: Sequence[bool]
+    response_mask: Sequence[bool]
     images: Sequence[str] = ()
     log_probs: Sequence[
         float
@@ -54,13 +54,13 @@ class GroupBatch(NamedTuple):
     positions: Int[np.ndarray, '3 b g s']
     valid: Bool[np.ndarray, 'b g s']
     feature_index: Int[np.ndarray, 'b g s']
-    own: Bool[np.ndarray, 'b g s']
+    response_mask: Bool[np.ndarray, 'b g s']
     log_probs: Float[np.ndarray, 'b g s']
     features: Float[np.ndarray, 'b f d']
     packing: Packing | None = None
 
     @property
-    def places(self) -> int:
+    def padded_tokens(self) -> int:
         """Tokens that the layers' matrices run over, padding included."""
         return (
             self.prompt_valid.size
@@ -226,7 +226,7 @@ def build_groups(
             out.feature_index[b, g, 1 : 1 + k] = image_rows(
                 member.tokens, member.images, offsets, image_token
             )
-            out.own[b, g, 1 : 1 + k] = member.own
+            out.response_mask[b, g, 1 : 1 + k] = member.response_mask
             if len(member.log_probs):
                 out.log_probs[b, g, 1 : 1 + k] = member.log_probs
     return out._replace(packing=Packing.of(out.valid, pack_step)) if pack_step else out

@@ -26,7 +26,7 @@ def packed(
     return moved(x.reshape(len(x), -1, *x.shape[3:]), packing.index, packing.inverse)[:, None]
 
 
-def spread(
+def unpacked(
     x: Shaped[Array, 'b g s *rest'], packing: Packing | None, lanes: tuple[int, int]
 ) -> Shaped[Array, 'b g s *rest']:
     """`packed` undone: the suffixes' [B, G, S, …]; padding gets 0.

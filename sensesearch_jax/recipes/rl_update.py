@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Trajectory
-from sensesearch_jax.batching.from_trajectories import length, own_tokens
+from sensesearch_jax.batching.from_trajectories import length, response_tokens
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.training.advantages import (
@@ -69,7 +69,7 @@ class Passes:
         """Counts a batch of these groups that was run so many times."""
         self.groups += len(groups)
         self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
-        self.padded += times * batch.places
+        self.padded += times * batch.padded_tokens
         self.distinct += times * sum(map(distinct_tokens, groups))
 
 
@@ -119,7 +119,10 @@ def update(
             count = multihost.largest(-(-len(part) // rows_each))
             rows_of = [order[i * rows_each : (i + 1) * rows_each] for i in range(count)]
             counted = [
-                own_tokens(t) for i in part for t, counts in zip(groups[i], usable[i]) if counts
+                response_tokens(t)
+                for i in part
+                for t, counts in zip(groups[i], usable[i])
+                if counts
             ]
             in_loss = InLoss(*multihost.total(np.count_nonzero(counted), sum(counted)))
             if not in_loss.trajectories:

@@ -13,7 +13,7 @@ import grain
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Trajectory
-from sensesearch_jax.batching.from_trajectories import length, own_tokens
+from sensesearch_jax.batching.from_trajectories import length, response_tokens
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import by_length
 from sensesearch_jax.errors import UserError
@@ -114,7 +114,7 @@ def sft(
                 places: Counter[str] = Counter()
                 values = learner.sft_step(
                     micro_batches(student, features, chosen, rows, ahead, places),
-                    sum(map(own_tokens, chosen)),
+                    sum(map(response_tokens, chosen)),
                 )
                 used, size = total(places['used'], places['all'])
                 session.metrics.write(
@@ -160,5 +160,7 @@ def micro_batches(
         batch = together(
             row_batch(student, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead)
         )
-        places.update(used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.places)
+        places.update(
+            used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.padded_tokens
+        )
         yield batch

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sensesearch_jax.batching.group_batch import GroupBatch
-from sensesearch_jax.batching.packing import packed, spread
+from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.attention.kv_cache import Context
 from sensesearch_jax.model.qwen2_5_vl import Policy
@@ -52,7 +52,7 @@ def group_hidden(
         prompts, suffixes = zip(*map(cut, qkv))
         of_prompt = attend(*prompts, prompt_valid)
         of_suffixes = attend(
-            *(spread(z, packing, lanes) for z in suffixes),
+            *(unpacked(z, packing, lanes) for z in suffixes),
             batch.valid,
             (Context.of(*prompts[1:], prompt_valid),),
         )

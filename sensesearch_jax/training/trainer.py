@@ -30,7 +30,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from sensesearch_jax.batching.group_batch import GroupBatch
-from sensesearch_jax.batching.packing import packed, spread
+from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.parameters import read
 from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.model.text_decoder import REMAT
@@ -269,7 +269,7 @@ class Learner:
         """
         if tokens is None:
             batches = list(batches)
-            (tokens,) = multihost.total(sum(b.own.sum() for b in batches))
+            (tokens,) = multihost.total(sum(b.response_mask.sum() for b in batches))
         return self._apply(
             *self._summed(
                 lambda batch: self._sft((self.parameters, self.kept), batch, tokens), batches
@@ -343,7 +343,7 @@ class Learner:
             )
 
     def _in_loss(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> InLoss:
-        own = [(b.own & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
+        own = [(b.response_mask & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
         return InLoss(
             *multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
         )
@@ -482,11 +482,11 @@ class Learner:
             suppressed=self.suppressed,
             temperature=self.temperature,
         )
-        return tuple(spread(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
+        return tuple(unpacked(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
 
     def _sft_loss(self, slopes, held, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
         log_probs, entropy = self._forward(slopes, held, batch)
-        own = batch.own[:, :, 1:]
+        own = batch.response_mask[:, :, 1:]
 
         def flat(x):
             return x.reshape(-1, x.shape[-1])
@@ -501,7 +501,7 @@ class Learner:
         self, slopes, held, batch: GroupBatch, targets: PolicyTargets, trajectories, tokens
     ) -> tuple[Array, Metrics]:
         log_probs, entropy = self._forward(slopes, held, batch)
-        own = (batch.own & targets.in_loss[..., None])[:, :, 1:]
+        own = (batch.response_mask & targets.in_loss[..., None])[:, :, 1:]
 
         def flat(x):
             return x.reshape(-1, x.shape[-1])

@@ -44,7 +44,7 @@ def test_turns_and_observations_alternate():
     )
     member = to_member(told)
     assert member.tokens == [10, 11, 20, 21, 22, 12, 23, 13, 14]
-    assert member.own == [True, True, False, False, False, True, False, True, True]
+    assert member.response_mask == [True, True, False, False, False, True, False, True, True]
     assert member.images == [CROP.sha256, THUMBNAIL.sha256]  # the picture itself is the prompt's
     assert member.log_probs == [-10.5, -11.5, 0, 0, 0, -12.5, 0, -13.5, -14.5]
     assert length(told) == len(member.tokens) == 9

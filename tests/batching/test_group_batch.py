@@ -110,8 +110,11 @@ def test_a_batch_holds_the_rows():
     ]
     assert batch.tokens[0, 0, :s].tolist() == [prompt[-1], *later]
     assert batch.valid.sum(-1).tolist() == [[s, 1 + len(short), 0], [3, 0, 0], [0, 0, 0], [0, 0, 0]]
-    assert batch.own[0, 0, :s].tolist() == [False, *own] and not batch.own[0, 0, s:].any()
-    assert batch.own[1, 0, :3].tolist() == [False, True, False]
+    assert (
+        batch.response_mask[0, 0, :s].tolist() == [False, *own]
+        and not batch.response_mask[0, 0, s:].any()
+    )
+    assert batch.response_mask[1, 0, :3].tolist() == [False, True, False]
     assert (
         np.allclose(batch.log_probs[0, 0, :s], [0, *log_probs]) and not batch.log_probs[0, 1].any()
     )

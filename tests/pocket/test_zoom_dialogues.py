@@ -79,7 +79,7 @@ def test_every_token_of_a_picture_finds_its_own_features(pages):
         for picture, index in enumerate([groups.prompt_features[b], *groups.feature_index[b]]):
             used = index[index >= 0]
             assert len(used) > 20 and (used == picture * slots + np.arange(len(used))).all()
-    assert all(groups.own[b, g].any() for b in range(rows) for g in range(members))
+    assert all(groups.response_mask[b, g].any() for b in range(rows) for g in range(members))
     assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), batch.targets))
 
 

@@ -253,7 +253,7 @@ def gap_to_trainer(driver, temperature, dtype):
     batch = build_groups(rows, table(), image_token=PAD, merge=MERGE, members=2)
     learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, temperature=temperature, dtype=dtype)
     ours = np.asarray(learner.log_probs(batch))
-    own = batch.own[:, :, 1:]
+    own = batch.response_mask[:, :, 1:]
     assert own.sum() > 60
     return np.abs(ours - batch.log_probs[:, :, 1:])[own]
 

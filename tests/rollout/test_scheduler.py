@@ -262,7 +262,7 @@ def test_token_in_token_out(plain, chat, questions):
             expected += turn.tokens + after
             own += [True] * len(turn.tokens) + [False] * len(after)
         member = to_member(t)
-        assert member.tokens == expected and member.own == own
+        assert member.tokens == expected and member.response_mask == own
         shown = [part for turn in t.turns if turn.observation for part in turn.observation.parts]
         assert t.images[1:] == [part for part in shown if isinstance(part, ImageRef)]
 
@@ -280,7 +280,7 @@ def test_log_probs_are_the_trainers(plain, policy, chat):
     )
     mask = np.isin(np.arange(chat.vocab_size), chat.suppressed_ids)
     ours = np.asarray(Learner(policy, optax.sgd(0.1), suppressed=mask).log_probs(batch))
-    own = batch.own[:, :, 1:]
+    own = batch.response_mask[:, :, 1:]
     assert own.sum() > 100 and len(table.grids) > 8
     assert np.abs(ours - batch.log_probs[:, :, 1:])[own].max() < 1e-4
     assert features.distinct_images == features.images_encoded == len(table.grids)

@@ -128,15 +128,15 @@ def test_a_frozen_embedding_is_sampled_with_in_the_type_of_the_loss():
     assert types == {jax.numpy.dtype(jax.numpy.bfloat16)}
 
 
-def test_sft_loss_is_the_mean_over_own_tokens():
+def test_sft_loss_is_the_mean_over_response_tokens():
     """Against log-probs of the very tokens, and it falls when a step is repeated."""
     learner = learner_of()
     batch = batch_of(ROWS)
     log_probs = np.asarray(learner.log_probs(batch))
-    own = batch.own[:, :, 1:]
+    own = batch.response_mask[:, :, 1:]
     # Vision placeholders have no probability here and are never own.
     assert np.isfinite(log_probs[own]).all() and own.sum() == sum(
-        sum(m.own) for r in ROWS for m in r.members
+        sum(m.response_mask) for r in ROWS for m in r.members
     )
     first = learner.sft_step([batch])
     assert first['loss'] == pytest.approx(-log_probs[own].mean(), rel=1e-5)
@@ -176,7 +176,7 @@ def targets_for(learner, rows, algorithm, in_loss=None, seed=3):
     clip."""
     random = np.random.default_rng(seed)
     batch = batch_of(rows)
-    own, near = batch.own[:, :, 1:], np.asarray(learner.log_probs(batch))
+    own, near = batch.response_mask[:, :, 1:], np.asarray(learner.log_probs(batch))
     shift = random.normal(0, 0.3, near.shape) + random.normal(0, 0.2, (*near.shape[:2], 1))
     old = np.where(own, near + shift, 0).astype(np.float32)
     batch.log_probs[:, :, 1:] = old
@@ -319,7 +319,7 @@ def test_a_trajectory_outside_of_the_loss_is_as_if_not_there(ratio):
     empty = batch._replace(
         **{
             name: np.where(in_loss[..., None], getattr(batch, name), False)
-            for name in ('valid', 'own')
+            for name in ('valid', 'response_mask')
         }
     )
     one = with_it.rl_step([(dirty, garbage)])
@@ -334,7 +334,9 @@ def test_the_first_minibatch_has_ratio_one():
     for ratio in ('sequence', 'token'):
         learner = learner_of(objective=OBJECTIVES[ratio])
         batch = batch_of(ROWS)
-        batch.log_probs[:, :, 1:] = np.where(batch.own[:, :, 1:], learner.log_probs(batch), 0)
+        batch.log_probs[:, :, 1:] = np.where(
+            batch.response_mask[:, :, 1:], learner.log_probs(batch), 0
+        )
         random = np.random.default_rng(0)
         targets = PolicyTargets(
             random.normal(size=(4, 3)).astype(np.float32),
@@ -386,7 +388,10 @@ def test_packed_suffixes_change_nothing_but_size(remat):
     learner = learner_of(objective=Objective(kl_coefficient=0.1), remat=remat)
     batch, targets = targets_for(learner, ROWS, 'bn_gspo')
     packed = batch._replace(packing=Packing.of(batch.valid, 8))
-    assert packed.packing.index.shape[1] < batch.valid[0].size and packed.places < batch.places
+    assert (
+        packed.packing.index.shape[1] < batch.valid[0].size
+        and packed.padded_tokens < batch.padded_tokens
+    )
     ours, values = learner.policy_gradient(packed, targets)
     theirs, expected = learner.policy_gradient(batch, targets)
     for name in expected:
@@ -396,7 +401,7 @@ def test_packed_suffixes_change_nothing_but_size(remat):
     ):
         one, other = np.asarray(one[...]), np.asarray(other[...])
         assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max() + 1e-9, path
-    own = batch.own[:, :, 1:]
+    own = batch.response_mask[:, :, 1:]
     assert np.abs(learner.log_probs(packed) - learner.log_probs(batch))[own].max() < 1e-5
 
 
@@ -428,7 +433,7 @@ def test_log_probs_of_a_reference():
     """With other parameters than the learner's, which stay as they are."""
     learner, other = learner_of(), small_policy(seed=4)
     batch = batch_of(ROWS)
-    own = batch.own[:, :, 1:]
+    own = batch.response_mask[:, :, 1:]
     mine = np.asarray(learner.log_probs(batch))
     theirs = np.asarray(learner.log_probs(batch, nnx.state(other, decoder)))
     assert np.abs(theirs[own] - mine[own]).max() > 0.1
@@ -542,7 +547,7 @@ def test_micro_batches_are_made_one_ahead(threads):
             ahead.append(made - len(run))
             yield one
 
-    values = learner.sft_step(batches(), 6 * one.own.sum())
+    values = learner.sft_step(batches(), 6 * one.response_mask.sum())
     assert len(run) == 6 and max(ahead) <= threads - 1
     assert values['loss'] == pytest.approx(learner_of().sft_step([one])['loss'], rel=1e-5)
 

@@ -467,7 +467,7 @@ class Student(nnx.Module):
         def mean(mask):
             return -jnp.where(mask, log_probs, 0).sum() / jnp.maximum(mask.sum(), 1)
 
-        own = groups.own[:, :, 1:]
+        own = groups.response_mask[:, :, 1:]
         loss = mean(own)
         if batch.images is None:
             page = mean(groups.valid[:, :, 1:] & ~own)
@@ -692,7 +692,7 @@ def accuracy(lessons: Lessons, correct, held: list[tuple[str, Batch]]) -> dict[s
     found: dict[str, list[float]] = {}
     for name, batch in held:
         right = np.asarray(correct(batch))
-        own = np.asarray(batch.groups.own)[:, :, 1:]
+        own = np.asarray(batch.groups.response_mask)[:, :, 1:]
         for b, g in zip(*np.nonzero(own.any(-1))):
             words = lessons.chat.decode(batch.groups.tokens[b, g][batch.groups.valid[b, g]]).split()
             label = name or ' '.join(words[:2]).lower().strip('?')
