@@ -1,13 +1,11 @@
 """Asks a 7B policy one question about one picture, with the paper's turns, pictures and tools.
 
-    TOOLS_SERVER_TOKEN=… python -m sensesearch_jax.main --config=configs/ask_7b.py
-    --config.policy=SFT/sft/policy \
+    TOOLS_SERVER_TOKEN=… python -m sensesearch_jax.main --config=configs/ask_7b.py --config.policy=SFT/sft/policy \
         --config.image=FILE --config.question='Who designed the building on the left?' --config.tools.url=http://HOST:8080
 
 Without tools.url a server of configs/tools_online.yaml is started, which needs its keys; with
 --config.tools.config=configs/tools_pocket.yaml the tools are local.
-Mesh: all devices along fsdp; a GPU of 80 GB holds the parameters (17 GB in bfloat16) alone;
-    --config.mesh.tensor=4 cuts
+Mesh: all devices along fsdp; a GPU of 80 GB holds the parameters (17 GB in bfloat16) alone; --config.mesh.tensor=4 cuts
 heads and caches over four. Not run on weights of this size: no machine that holds them was at hand.
 """
 

@@ -1,34 +1,30 @@
-"""The pocket base policy from nothing: see, read, copy; neither the protocol nor any held-out
-entity.
+"""The pocket base policy from nothing: see, read, copy; neither the protocol nor any held-out entity.
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base
 
 Machine: 2 cores; 5 to 7 hours. Writes runs/base/policy, a Hugging Face directory.
 
-The curriculum: short pages until copying is there; then pictures, from close views to whole scenes,
-    with
-pages that grow ("plain"); then places within longer questions, answers within sentences and
-inquiries, dialogues that want a fact first and get its page some turns later ("dressed"); at last
-much of the same within formats that are made up for each dialogue and given by its system prompt:
-tags for thoughts and replies, JSON calls of functions ("formatted"); and zooms among them,
-dialogues that need a nearer look and get it as a second picture ("zoomed"); and colours and shapes,
-which are a hundredth of all tokens until then and too few to be learned, in all these ways of
-asking ("sights"). Most objects are varied pictures of the training entities, lest what they look
-like be learned by heart. A model of the true size brings all that along from its instruction
-tuning. The protocol's own tags and tools occur only as strings to be said again.
+The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with
+pages that grow ("plain"); then places within longer questions, answers within sentences and inquiries, dialogues
+that want a fact first and get its page some turns later ("dressed"); at last much of the same within formats that are
+made up for each dialogue and given by its system prompt: tags for thoughts and replies, JSON calls of functions
+("formatted"); and zooms among them, dialogues that need a nearer look and get it as a second picture ("zoomed"); and
+colours and shapes, which are a hundredth of all tokens until then and too few to be learned, in all these ways of asking
+("sights"). Most objects are varied pictures of the training entities, lest what they look like be learned by heart. A
+model of the true size brings all that along from its instruction tuning. The protocol's own tags and tools occur only as
+strings to be said again.
 
-That is 9,400 steps, after which pages are read worse than before the sights. The policy that the
-repository ships has gone on from there, as any policy can; first with three batches of pages out of
-four:
+That is 9,400 steps, after which pages are read worse than before the sights. The policy that the repository ships has gone
+on from there, as any policy can; first with three batches of pages out of four:
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base_read --config.steps=11000 \
         --config.policy=runs/base/policy --config.first_step=9400 --config.seed=7 --config.sight_steps=1600 \
         --config.sight_learning_rate=6e-4 --config.sight_shares='((0.75, 0.0, 0.2, 0.0, 0.05), (0.75, 0.05, 0.05, 0.05, 0.1))'
 
-(1 h 45 min on one of two cores. Its first 9,400 steps were made in several starts, the first 8,100
-without varied pictures and the last 700 of these colours and shapes at half of their rate.) That
-one hardly saw: of colours half were right, tall or wide little more than by chance. The same sights
-are learned within a thousand steps where they are most of the batches, so at last:
+(1 h 45 min on one of two cores. Its first 9,400 steps were made in several starts, the first 8,100 without varied pictures
+and the last 700 of these colours and shapes at half of their rate.) That one hardly saw: of colours half were right, tall or
+wide little more than by chance. The same sights are learned within a thousand steps where they are most of the batches, so
+at last:
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base_seen --config.steps=13400 \
         --config.policy=runs/base_read/policy --config.first_step=11000 --config.seed=11 --config.sight_steps=2400 \
@@ -36,19 +32,18 @@ are learned within a thousand steps where they are most of the batches, so at la
 
 (42 minutes on two cores of a fast machine.)
 
-That one names a colour as the first word of an answer, right behind the question, but hardly within
-a sentence, where SFT asks for it, nor behind a system prompt as long as one that declares tools. So
-there follow both ("told"). A start goes on from the checkpoints beside its policy if they are
-there, with the probes that it had:
+That one names a colour as the first word of an answer, right behind the question, but hardly within a sentence, where SFT
+asks for it, nor behind a system prompt as long as one that declares tools. So there follow both ("told"). A start goes on
+from the checkpoints beside its policy if they are there, with the probes that it had:
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base_told --config.steps=14900 \
         --config.policy=runs/base_seen/policy --config.first_step=13400 --config.seed=14 --config.sight_steps=1500 \
         --config.sight_learning_rate=4e-4 --config.sight_shares='((0.15, 0.2, 0.1, 0.2, 0.35),)'
 
-(40 minutes there. It was made in two starts: its first 350 steps at a rate of up to 3e-4, with
-shares of 0.2, 0.1, 0.3, 0.15 and 0.25.) Boxes are a little better then (`python -m
-experiments.seeing`: 45 % for 42), counts worse (57 % for 74), and so are long pages.
-"""  # noqa: E501
+(40 minutes there. It was made in two starts: its first 350 steps at a rate of up to 3e-4, with shares of 0.2, 0.1, 0.3,
+0.15 and 0.25.) Boxes are a little better then
+(`python -m experiments.seeing`: 45 % for 42), counts worse (57 % for 74), and so are long pages.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,16 +1,12 @@
-"""The cold start with a 7B policy: hard questions are mined, and a served model solves them with
-real tools.
+"""The cold start with a 7B policy: hard questions are mined, and a served model solves them with real tools.
 
-    GEMINI_API_KEY=… TOOLS_SERVER_TOKEN=… python -m sensesearch_jax.main
-    --config=configs/cold_start_7b.py --workdir=DIR \
+    GEMINI_API_KEY=… TOOLS_SERVER_TOKEN=… python -m sensesearch_jax.main --config=configs/cold_start_7b.py --workdir=DIR \
         --config.policy=QWEN --config.tools.url=http://HOST:8080 --config.tools.folder=PICTURES
 
-As in the paper: eight plain answers to each question, those that are right at most once are kept,
-    Gemini-2.5-Flash writes
-the reasoning and the calls; any OpenAI-compatible server is named by expert.url, expert.model and
-expert.key_env. Without tools.url a server of configs/tools_online.yaml is started, which needs its
-keys. Mesh: all devices along fsdp; --config.mesh.tensor=4 cuts heads and caches over four. On
-several hosts add
+As in the paper: eight plain answers to each question, those that are right at most once are kept, Gemini-2.5-Flash writes
+the reasoning and the calls; any OpenAI-compatible server is named by expert.url, expert.model and expert.key_env. Without
+tools.url a server of configs/tools_online.yaml is started, which needs its keys.
+Mesh: all devices along fsdp; --config.mesh.tensor=4 cuts heads and caches over four. On several hosts add
 --config.multi_host=True. Not run on weights of this size: no machine that holds them was at hand.
 """
 

@@ -1,7 +1,4 @@
-"""Settings that the pocket configs share: the agent, its tools, sampling.
-
-Not a config to start by itself.
-"""
+"""Settings that the pocket configs share: the agent, its tools, sampling. Not a config to start by itself."""
 
 from ml_collections import ConfigDict
 
@@ -197,18 +194,16 @@ def sft() -> dict:
 def rl() -> dict:
     """Rollouts, rewards and the policy loss; fields as in the paper's table.
 
-    But for the temperature: at 1.0 a policy of this size makes a mistake in most of its
-        trajectories, and at 0.4 it tries
-    nothing new; without a KL term, as in the released code, which saves a pass of the reference
-    (with 0.1 and half of the questions of perception, RL's gain was no larger); and with a reward
-    for evidence (rewards/evidence.py) in place of one for format. After a short SFT most groups of
-    search are all wrong. With accuracy alone they teach nothing; with format, that an answer at
-    once is the surest way to be well-formed; evidence tells the trajectory that looked at the right
-    thing from near, or searched for it, from the one that did not. What is kept is the mean of the
-    parameters over the later two thirds of the steps, also unlike the paper: with so few
-    trajectories most of a gradient is noise, and the mean keeps what the steps have in common. It
-    asks about entities that neither the base policy nor SFT has met. With those that they have,
-    what is rewarded is to remember names, not to read them.
+    But for the temperature: at 1.0 a policy of this size makes a mistake in most of its trajectories, and at 0.4 it tries
+    nothing new; without a KL term, as in the released code, which saves a pass of the reference (with 0.1 and half of the
+    questions of perception, RL's gain was no larger); and with a reward for evidence (rewards/evidence.py) in place of one
+    for format. After a short SFT most groups of search are all wrong. With accuracy alone they teach nothing; with format,
+    that an answer at once is the surest way to be well-formed; evidence tells the trajectory that looked at the right
+    thing from near, or searched for it, from the one that did not.
+    What is kept is the mean of the parameters over the later two thirds of the steps, also unlike the paper: with so few
+    trajectories most of a gradient is noise, and the mean keeps what the steps have in common.
+    It asks about entities that neither the base policy nor SFT has met. With those that they have, what is rewarded is
+    to remember names, not to read them.
     """
     return optimizer(
         algorithm='bn_gspo',  # bn_gspo | gspo | grpo

@@ -1,7 +1,4 @@
-"""Settings that the 7B configs share: the paper's agent, and a mesh.
-
-Not a config to start by itself.
-"""
+"""Settings that the 7B configs share: the paper's agent, and a mesh. Not a config to start by itself."""
 
 from ml_collections import ConfigDict
 

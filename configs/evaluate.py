@@ -2,10 +2,9 @@
 
     python -m sensesearch_jax.main --config=configs/evaluate.py --workdir=runs/evaluate --config.policy=runs/rl/rl/policy
 
-Machine: 2 cores; about 2 minutes. Prints a table and writes summary.json and
-    evaluation/policy.jsonl. Leave a tool out
+Machine: 2 cores; about 2 minutes. Prints a table and writes summary.json and evaluation/policy.jsonl. Leave a tool out
 with --config.agent.tools="('text_search','image_search')".
-"""  # noqa: E501
+"""
 
 import sys
 from pathlib import Path

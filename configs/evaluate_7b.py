@@ -1,13 +1,10 @@
-"""Evaluation of a 7B policy as an agent with the paper's turns and budgets, on held-out questions,
-greedy.
+"""Evaluation of a 7B policy as an agent with the paper's turns and budgets, on held-out questions, greedy.
 
     python -m sensesearch_jax.main --config=configs/evaluate_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
-Mesh: all devices along fsdp. A GPU of 80 GB holds the parameters (17 GB in bfloat16) and the caches
-    of `evaluate.lanes`
-trajectories (1.9 GB each for 32,768 tokens) alone; where a process has four devices or more,
---config.mesh.tensor=4 cuts heads and caches. On several hosts add --config.multi_host=True. Not
-run: no machine of this size was at hand.
+Mesh: all devices along fsdp. A GPU of 80 GB holds the parameters (17 GB in bfloat16) and the caches of `evaluate.lanes`
+trajectories (1.9 GB each for 32,768 tokens) alone; where a process has four devices or more, --config.mesh.tensor=4 cuts
+heads and caches. On several hosts add --config.multi_host=True. Not run: no machine of this size was at hand.
 """
 
 import sys

@@ -2,12 +2,10 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 8 GB; up to 25 minutes on a slow machine (cold start 2, SFT 4, RL 13, evaluation
-    6), 9 on a fast one. Any
-step may be interrupted and started again with the same workdir. Expect about 30 % after SFT and 0
-before, and 40 % after RL, which learns what the cold start hardly shows: to answer questions that
-the picture alone answers. Writes summary.json, metrics.jsonl, all trajectories and report.html to
-the workdir.
+Machine: 2 cores, 8 GB; up to 25 minutes on a slow machine (cold start 2, SFT 4, RL 13, evaluation 6), 9 on a fast one. Any
+step may be interrupted and started again with the same workdir. Expect about 30 % after SFT and 0 before, and 40 % after
+RL, which learns what the cold start hardly shows: to answer questions that the picture alone answers.
+Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
 
     python -m sensesearch_jax.main --config=configs/pocket.py:smoke --workdir=runs/smoke
 

@@ -1,18 +1,16 @@
-"""BN-GSPO on a 7B policy with the paper's settings: 128 questions × 8 trajectories a step, learning
-rate 1e-6.
+"""BN-GSPO on a 7B policy with the paper's settings: 128 questions × 8 trajectories a step, learning rate 1e-6.
 
     python -m sensesearch_jax.main --config=configs/rl_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
-Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp.
-    micro_batch is one
-row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8;
-a machine of another size sets `--config.rl.micro_batch` to a quarter of its devices, of which a
-chip of tpu7x is two. On several hosts add
+Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
+row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8; a machine of another
+size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the
-reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its
-caches. Steps: 150 of the paper's 150 to 300. Suffixes are packed (pack_step): 10 % padding where
-there was 52 (experiments/padding.py), for two to three times as many programs. Not run: no machine
-of this size was at hand. docs/tpu_memory.md has what its programs take on these slices.
+reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the
+paper's 150 to 300.
+Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/padding.py), for two to three times as
+many programs. Not run: no machine of this size was at hand. docs/tpu_memory.md has what its programs take on these
+slices.
 """
 
 import sys

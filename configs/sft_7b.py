@@ -3,15 +3,13 @@
     python -m sensesearch_jax.main --config=configs/sft_7b.py --workdir=DIR --config.policy=QWEN \
         --config.sft.data=KEPT.jsonl --config.tools.folder=PICTURES
 
-Mesh: tensor 2, which cuts heads and what a layer keeps, and every other device along fsdp, which
-    cuts parameters,
-moments and batches. On several hosts add --config.multi_host=True (docs/multi_host.md). micro_batch
-is one row per two devices: 32 for the 64 chips of v5e:8x8, v6e:8x8 or v5p:4x4x4; a machine of
-another size sets `--config.sft.micro_batch` to a half of its devices. A v5e chip's 16 GiB hold it
-with 6 to spare (docs/tpu_memory.md). Memory: float32 parameters and moments of the decoder are 12
-bytes × 7.6 billion = 91 GB over all devices, a micro-batch's gradient in bfloat16 15 GB, and, where
-a batch has several, their sum in float32 30 GB; beside what `remat` keeps. Steps: 3,000
-trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
+Mesh: tensor 2, which cuts heads and what a layer keeps, and every other device along fsdp, which cuts parameters,
+moments and batches. On several hosts add --config.multi_host=True (docs/multi_host.md). micro_batch is one row per two
+devices: 32 for the 64 chips of v5e:8x8, v6e:8x8 or v5p:4x4x4; a machine of another size sets
+`--config.sft.micro_batch` to a half of its devices. A v5e chip's 16 GiB hold it with 6 to spare (docs/tpu_memory.md).
+Memory: float32 parameters and moments of the decoder are 12 bytes × 7.6 billion = 91 GB over all devices, a micro-batch's
+gradient in bfloat16 15 GB, and, where a batch has several, their sum in float32 30 GB; beside what `remat` keeps.
+Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
 """
 
 import sys

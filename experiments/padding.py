@@ -4,9 +4,8 @@
     python -m experiments.padding
 
 The lengths are drawn, not measured: prompts of a 4K picture and a question, per turn a thought with
-    a call and a
-response (passages, thumbnails, or a crop), conversations cut at 32,768 tokens. Batches are cut as
-the SFT and RL tasks do it, with the settings of configs/sft_7b.py and configs/rl_7b.py.
+a call and a response (passages, thumbnails, or a crop), conversations cut at 32,768 tokens. Batches
+are cut as the SFT and RL tasks do it, with the settings of configs/sft_7b.py and configs/rl_7b.py.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ takes.
     python -m experiments.text_index_scale --passages=50000    # a small one
 
 The passages are made up: 100 words each, drawn by Zipf's law from 200,000 words, as large as those
-    that
-Wikipedia is usually cut into. The index is built by the command that a user types, and its peak
-memory is what the operating system says of that process and its children. Status 1 if it took more
-than 4 GB.
+that Wikipedia is usually cut into. The index is built by the command that a user types, and its
+peak memory is what the operating system says of that process and its children. Status 1 if it took
+more than 4 GB.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@
     python -m tools_server.build_index images FOLDER runs/picture_index
 
 Text: a .jsonl or .jsonl.xz file of {"title", "text"} (or Search-R1's {"contents"}). Images: a
-    folder, whose
-pictures are named by their file names, or a .jsonl list of {"title", "file"}. The index is written
-beside its place and moved there when it is whole. Exit status: 0, or 1 when the data cannot be
-used.
+folder, whose pictures are named by their file names, or a .jsonl list of {"title", "file"}. The
+index is written beside its place and moved there when it is whole. Exit status: 0, or 1 when the
+data cannot be used.
 """
 
 from __future__ import annotations

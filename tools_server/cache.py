@@ -2,7 +2,7 @@
 time.
 
 The samples of a group ask the same things: of G identical requests one does the work, the others
-    wait.
+wait.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What an answer lacks, told by whoever notices it.
 
 As with the deadline, a context variable carries the list: a reader of pages, in a thread of its
-    own, adds to
-the answer of the call it works for, without each function on the way passing it on.
+own, adds to the answer of the call it works for, without each function on the way passing it on.
 """
 
 from __future__ import annotations

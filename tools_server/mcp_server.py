@@ -2,9 +2,8 @@
 input and output.
 
 Images are named by content hash, as over HTTP: upload_image takes one, fetch_image shows one.
-    Answers have
-the fields of the HTTP interface. A call that gave no result is an MCP tool error whose text begins
-with its kind.
+Answers have the fields of the HTTP interface. A call that gave no result is an MCP tool error whose
+text begins with its kind.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def composed(text: str) -> str:
     """The text in composed form (NFC), so that é is one sign however it was written.
 
     Of a longer run of combining marks only the first 30 are kept: sorting them takes time that
-        grows with the
-    square of their number. Half a UTF-16 pair, which is no character, becomes a question mark.
+    grows with the square of their number. Half a UTF-16 pair, which is no character, becomes a
+    question mark.
     """
     return unicodedata.normalize('NFC', without_piles(_HALF.sub('?', text)))
 

@@ -2,9 +2,8 @@
 trl's environment.
 
 Arguments: a policy directory, a picture's file, tokens to sample, ids not to sample. Its first line
-    is the prompt's ids,
-each later one the seconds of a step. It knows nothing of this project: it is what a PyTorch user
-    would write.
+is the prompt's ids, each later one the seconds of a step. It knows nothing of this project: it is
+what a PyTorch user would write.
 """
 
 import json

@@ -2,10 +2,9 @@
 in its environment.
 
 Arguments: a directory with a decoder's config.json and safetensors, sequences at once, tokens of
-    the prompt, tokens to
-sample. Its first line is empty, each later one the seconds of decoding: those of a call that
-    samples all tokens, less
-those of one that samples a single one. Greedy, which costs it least.
+the prompt, tokens to sample. Its first line is empty, each later one the seconds of decoding: those
+of a call that samples all tokens, less those of one that samples a single one. Greedy, which costs
+it least.
 """
 
 import json

@@ -180,8 +180,7 @@ class Protocol:
         """The text of a turn, such that `parse` gives `thought` and `action` back.
 
         Raises ValueError where no text can: a thought or answer with a tag of the protocol or
-            blanks around
-        it, an empty answer, a value that this protocol cannot write.
+        blanks around it, an empty answer, a value that this protocol cannot write.
         """
         if isinstance(action, Answer):
             body = f'{_ANSWER_OPEN}{action.text}{_ANSWER_CLOSE}'

@@ -37,9 +37,8 @@ class ToolFailure:
     """A call that gave no result.
 
     `kind`: 'caller' (the request is wrong and will stay wrong: its author may be told), 'refused'
-        (the back
-    end declined it), 'timeout' (no answer in time) or 'unavailable' (server or back end cannot
-    answer now).
+    (the back end declined it), 'timeout' (no answer in time) or 'unavailable' (server or back end
+    cannot answer now).
     """
 
     kind: str

@@ -22,16 +22,12 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     """The reasons against `trajectory`, each once; an empty list keeps it.
 
     'infra_failed' or 'unscorable': its state, or a judge that failed now. 'format': a turn without
-        reasoning or
-    valid action, a refused call, or no answer at the end. 'text_differs': a turn's text does not
-        read as its action. 'unknown_image',
-    'bad_box': a call on an image or a box that does not exist. 'repeated_call': the same call
-        twice.
-    'unseen_title': a query names the object before any result or the question did. 'unseen_answer':
-        a search
-    question's answer stands in no result about the object before it. 'wrong_answer': by the run's
-    scorer. 'too_long': more tokens after the prompt than `room`, so that no rollout could have
-    brought it.
+    reasoning or valid action, a refused call, or no answer at the end. 'text_differs': a turn's
+    text does not read as its action. 'unknown_image', 'bad_box': a call on an image or a box that
+    does not exist. 'repeated_call': the same call twice. 'unseen_title': a query names the object
+    before any result or the question did. 'unseen_answer': a search question's answer stands in no
+    result about the object before it. 'wrong_answer': by the run's scorer. 'too_long': more tokens
+    after the prompt than `room`, so that no rollout could have brought it.
     """
     if trajectory.state not in (SampleState.OK, SampleState.TRUNCATED):
         return [trajectory.state.value]

@@ -2,9 +2,8 @@
 processor does.
 
 Equal to the last bit to transformers' `Qwen2VLImageProcessorPil`, without importing it: a policy
-    directory's
-image processor settings are the only source of the numbers, so a trainer, a sampler and a server
-that read the same directory see the same patches.
+directory's image processor settings are the only source of the numbers, so a trainer, a sampler and
+a server that read the same directory see the same patches.
 """
 
 import json
@@ -48,7 +47,7 @@ def smart_resize(
         ValueError: an empty picture, or one more than 200 times as long as wide.
 
     Source: Qwen2-VL (arXiv 2409.12191, section 2.1), with the rounding of transformers'
-        `smart_resize`.
+    `smart_resize`.
     """
     if height < 1 or width < 1:
         raise ValueError(f'an image of {width}×{height} pixels is empty; give one of at least 1×1')
@@ -211,9 +210,8 @@ class Preprocessor:
         """Normalised value of each of the 256 levels of each colour, float32 [3, 256].
 
         A table instead of arithmetic per pixel: the same operations in the same precision as
-            transformers'
-        (rescale in float64, round to float32, normalise in float32), so equal bit by bit, and
-        several times faster.
+        transformers' (rescale in float64, round to float32, normalise in float32), so equal bit by
+        bit, and several times faster.
         """
         levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean, std = np.float32(self.image_mean), np.float32(self.image_std)

@@ -48,9 +48,8 @@ def read(parameter: Float[Array, '*n'], slope: Float[Array, '*n']) -> Float[Arra
     """The parameter in the type of `slope`, to which its gradient goes.
 
     `slope` is never looked at: with zeros in its place, the gradient by it is the parameter's in
-        that type, and the
-    parameter is converted where it is used. A converted copy of all parameters would be as large as
-    their gradient.
+    that type, and the parameter is converted where it is used. A converted copy of all parameters
+    would be as large as their gradient.
     """
     return parameter.astype(slope.dtype)
 

@@ -238,7 +238,7 @@ class LanguageModel(nnx.Module):
         """Layers and contexts as they are best read token by token.
 
         A slice of a stacked array is a copy in every step of a loop: of all weights and caches for
-            one token each.
+        one token each.
         """
         _, stacked = nnx.split(self.layers)
         layers = range(self.sizes.layers)

@@ -2,8 +2,7 @@
 trajectories.
 
 The page loads nothing: style, scripts, charts and pictures are inline, and a content security
-    policy in its
-head allows only these scripts, so that text from tools stays text whatever it holds.
+policy in its head allows only these scripts, so that text from tools stays text whatever it holds.
 """
 
 import base64

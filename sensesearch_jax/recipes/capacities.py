@@ -96,7 +96,7 @@ def check_capacities(config: ConfigDict, folder: Path) -> None:
     """Compares pictures of the smallest and of the largest size with `rollout`'s capacities.
 
     Prints a sentence where the largest do not fit: such questions and responses would be left out,
-        one by one.
+    one by one.
 
     Raises:
         UserError: not even the smallest fit.

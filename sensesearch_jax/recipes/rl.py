@@ -92,8 +92,7 @@ def question_order(
     time in another.
 
     No step asks a question twice, unless it asks more than there are: where a step ends one pass
-        over the questions and
-    begins the next, those that it has asked come later in the new pass.
+    over the questions and begins the next, those that it has asked come later in the new pass.
     """
     count, size = len(questions), config.rl.questions_per_step
     shuffled = (
@@ -352,7 +351,7 @@ def sample_groups(
     again.
 
     But for those in which tools or judge had failed: they are sampled as a whole, with the seeds
-        that they had.
+    that they had.
     """
     config = session.config
     path = trajectories_path(session, step)

@@ -2,9 +2,8 @@
 it.
 
 As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked
-    at the right thing from
-near, or searched for it, from the one that did not. Rewards for what a search brings to light are
-known from text search agents; ours counts images too.
+at the right thing from near, or searched for it, from the one that did not. Rewards for what a
+search brings to light are known from text search agents; ours counts images too.
 """
 
 from collections.abc import Iterable

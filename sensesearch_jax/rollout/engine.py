@@ -803,7 +803,7 @@ def _axes(x: jax.Array) -> tuple[str | None, ...]:
     """How an array of the caches lies on a mesh: keys and values by head, the rest whole.
 
     Not by row: every pass writes rows of its choice, for which the compiler would fetch all of
-        them.
+    them.
     """
     return tuple('kv_heads' if x.ndim >= 5 and i == 3 else None for i in range(x.ndim))
 
@@ -848,7 +848,7 @@ def _write(
     ones change anything.
 
     One lane after the other, in place: a scatter of single tokens takes many times as long on a
-        CPU.
+    CPU.
     """
     tokens, capacity = valid.shape[1], cache.keys.shape[-1]
 

@@ -16,7 +16,7 @@ class Sampling(NamedTuple):
     """Which tokens can be drawn, and how readily.
 
     RL samples by temperature alone: of tokens left out by the others the trainer's distribution
-        would know nothing.
+    would know nothing.
     """
 
     temperature: float = 1.0  # 0 takes the most likely token

@@ -139,7 +139,7 @@ class FeatureStore:
         threads.
 
         Those who want an image that another thread is at wait for it: questions about one picture
-            come together.
+        come together.
         """
         with self._lock:
             if image.sha256 in self._features:

@@ -68,9 +68,8 @@ def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
     days.
 
     On a CPU, LLVM's first level of optimisation: matrix products come from libraries and loops
-        leave XLA in vectors
-    already, so programs ran as fast as with its third, which took half as long again to compile. A
-    level that XLA_FLAGS gives stands.
+    leave XLA in vectors already, so programs ran as fast as with its third, which took half as long
+    again to compile. A level that XLA_FLAGS gives stands.
 
     Args:
         mesh: the devices that are compiled for.

@@ -81,8 +81,7 @@ def sum_side_by_side(
     items.
 
     Beside the sum there is at most one result for each thread: who is done early waits for its
-        turn. An item is taken
-    when a thread is free for it, one at a time.
+    turn. An item is taken when a thread is free for it, one at a time.
 
     Args:
         add: the sum with one result more, given the sum so far (None before the first).

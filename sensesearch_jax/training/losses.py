@@ -6,13 +6,11 @@ are added before the division, so the gradient is that of the whole batch howeve
 part without tokens adds (0, 0).
 
 Masked positions may hold anything, infinities and NaN included: they are replaced before the first
-    operation,
-not multiplied by 0 after the last one, because 0 * inf is NaN in the backward pass.
+operation, not multiplied by 0 after the last one, because 0 * inf is NaN in the backward pass.
 
 Notation: l is the log-probability under the policy being trained, l_old the one it had when the
-    batch was
-prepared, m the mask (1 on the policy's own tokens), L_i the number of those in trajectory i, A_i
-its advantage.
+batch was prepared, m the mask (1 on the policy's own tokens), L_i the number of those in trajectory
+i, A_i its advantage.
 """
 
 from typing import Literal
@@ -143,8 +141,8 @@ def kl(
     ======  ==================  ==============================================================
 
     Source: J. Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, eq. 4. In
-        'k3' d is
-    kept within +-20, so that one token which the policy has all but given up cannot overflow.
+    'k3' d is kept within +-20, so that one token which the policy has all but given up cannot
+    overflow.
 
     Args:
       log_probs: [trajectories, tokens], in nats; the only argument a gradient flows into.
@@ -216,8 +214,7 @@ def policy_statistics(
     arguments.
 
     Unlike in `policy_loss`, `sampler_log_probs` may be given without `importance`: the gap is worth
-        watching
-    even where nothing corrects for it.
+    watching even where nothing corrects for it.
 
     Returns:
       A dictionary of (sum, weight) pairs without gradients, weighed like the loss:

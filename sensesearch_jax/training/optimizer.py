@@ -95,7 +95,7 @@ def finite_update(
     """An update of the optimiser, or none at all where the gradient is not finite.
 
     Then parameters and moments, their counter too, stay as they are: one NaN would make all of them
-        NaN for good.
+    NaN for good.
 
     Returns:
         parameters, moments, and `grad_norm` (before clipping; not finite where nothing was

@@ -2,11 +2,10 @@
 nothing else.
 
 Only the decoder is trained (SenseSearch freezes the vision tower and projector): the tower is not
-    in these programs at
-all, its features come with the batch, so frozen parameters carry neither gradients nor optimiser
-state. Losses are (sum, weight) pairs; the weight of a whole minibatch is known on the host
-beforehand, so the gradients of its micro-batches simply add up: into one sum, while the host makes
-the next micro-batch. So memory does not grow with their number.
+in these programs at all, its features come with the batch, so frozen parameters carry neither
+gradients nor optimiser state. Losses are (sum, weight) pairs; the weight of a whole minibatch is
+known on the host beforehand, so the gradients of its micro-batches simply add up: into one sum,
+while the host makes the next micro-batch. So memory does not grow with their number.
 
 The steps are programs over a mesh (runtime/mesh.py), which may have one device: parameters,
 gradients and moments are cut by their axes, batches by rows. In a program of several processes each

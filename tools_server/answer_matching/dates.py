@@ -31,7 +31,7 @@ class Date(NamedTuple):
     Monday.
 
     `sure`: False where day and month may be the other way round; `bare`: a number alone, that may
-        be no year.
+    be no year.
     """
 
     year: int | None

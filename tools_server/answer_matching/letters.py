@@ -1,7 +1,7 @@
 """Multiple choice: the one option that a response names, by its letter, by its text or by both.
 
 Every letter that is named counts: '(A) or (B)' chooses nothing, nor does a letter with another
-    option's text.
+option's text.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Reading(NamedTuple):
     """A text as words.
 
     `full`: all of them; `bare`: without a leading article; `items`: those of a list, each without
-        its article.
+    its article.
     """
 
     full: tuple[str, ...]

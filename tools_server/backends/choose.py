@@ -1,8 +1,7 @@
 """The back end that a section of the configuration names.
 
 A back end's libraries are imported only where it is configured: a server that asks the web needs no
-    index
-library.
+index library.
 """
 
 from __future__ import annotations

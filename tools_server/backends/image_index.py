@@ -2,8 +2,7 @@
 one.
 
 The folder holds: pictures.jsonl (title, and where the thumbnail's file lies in the next),
-    thumbnails.bin,
-vectors.npy, neighbours.usearch, and, written last, index.json.
+thumbnails.bin, vectors.npy, neighbours.usearch, and, written last, index.json.
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ class BM25:
     """Search in an index of title and text.
 
     The query is split into words exactly as the passages are, and any of them may match: there is
-        no query
-    language that a strange query could break.
+    no query language that a strange query could break.
 
     Args:
         index: with `schema()`.

@@ -1,8 +1,7 @@
 """The moment until which a call may take, known to everything that works for it.
 
 It travels in a context variable: a tool's thread and every request to a service elsewhere see the
-    deadline
-of the call they work for, without each function on the way passing it on.
+deadline of the call they work for, without each function on the way passing it on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Picture files in a folder, by content hash, within a size limit.
 
 What was used longest ago goes first, but nothing that was used within the last hours: that is how a
-    run that
-is alive is known, also to another server with the same folder, since every use renews the file's
-time. When all of it is in use the folder takes no more.
+run that is alive is known, also to another server with the same folder, since every use renews the
+file's time. When all of it is in use the folder takes no more.
 
 On disk: the file and, beside it, what is known of it as JSON.
 """

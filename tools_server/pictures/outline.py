@@ -1,9 +1,8 @@
 """The parts of a JPEG or PNG file, listed without decoding anything.
 
 It tells beforehand what decoding will cost, and which parts a picture can be shown without: camera
-    data, the
-place where it was taken, comments, whatever follows its end. Work is bounded however the file is
-made, since only so many parts are looked at and the search between them is linear.
+data, the place where it was taken, comments, whatever follows its end. Work is bounded however the
+file is made, since only so many parts are looked at and the search between them is linear.
 """
 
 from __future__ import annotations

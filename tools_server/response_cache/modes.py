@@ -8,10 +8,9 @@
 | offline | taken, however old       | only local back ends    | nothing                  |
 
 Entries are addressed by content: tool, what the back end's answer depends on, and the request. An
-    answer that
-lacks something, or holds nothing, is taken for a short while only: a service that fails today is
-    not believed
-for a month. A recording asks anew for what lacked something, and keeps the better answer.
+answer that lacks something, or holds nothing, is taken for a short while only: a service that fails
+today is not believed for a month. A recording asks anew for what lacked something, and keeps the
+better answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Messages between the server and its workers: JSON values and bytes over a socket.
 
 No pickles: a worker whose library was broken into by a file must not be able to run anything in the
-    server.
+server.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class WorkerPool:
         """A worker, started if there may be one more, for a job of so many bytes.
 
         The smallest job goes first: what is made to take long is large, and must not hold up what
-            is not.
+        is not.
         """
         with self._changed:
             turn = size, next(self._numbers)

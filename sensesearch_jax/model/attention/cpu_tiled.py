@@ -2,10 +2,9 @@
 in the tokens.
 
 For a CPU one member's key head at a time, whose scores stay in the processor's caches: reading and
-    writing those of all
-heads took four times as long. For a GPU in a type that no kernel takes, all heads of a member
-together. What is kept for the backward pass is the outputs and the logarithm of each softmax's sum,
-from which the weights are made again (Dao et al., arXiv 2205.14135).
+writing those of all heads took four times as long. For a GPU in a type that no kernel takes, all
+heads of a member together. What is kept for the backward pass is the outputs and the logarithm of
+each softmax's sum, from which the weights are made again (Dao et al., arXiv 2205.14135).
 """
 
 from __future__ import annotations

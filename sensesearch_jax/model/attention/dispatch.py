@@ -4,9 +4,8 @@
 compiled for.
 
 A context is keys and values that were computed before: the prompt of a group (shared by its
-    members), a member's
-earlier turns, or the tokens sampled since the last host look. Decode is one query, a tool response
-a few, training all of them; nothing else changes.
+members), a member's earlier turns, or the tokens sampled since the last host look. Decode is one
+query, a tool response a few, training all of them; nothing else changes.
 """
 
 from __future__ import annotations

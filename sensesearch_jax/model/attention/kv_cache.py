@@ -27,8 +27,8 @@ class Context(NamedTuple):
     well.
 
     With scales, keys and values are int8: each token's of a head are multiples of one number. A
-        product with them needs
-    no more than to be scaled, so that only a quarter of float32's bytes is ever read.
+    product with them needs no more than to be scaled, so that only a quarter of float32's bytes is
+    ever read.
     """
 
     keys: Float[Array, '*layers b g k e c'] | Int8[Array, '*layers b g k e c']

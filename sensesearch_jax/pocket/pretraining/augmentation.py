@@ -27,7 +27,7 @@ class VariedRenderer(Renderer):
     """Draws entities of the data folder and variants of them, which have ids of their own.
 
     Three stripes in other colours can be another country's flag: no variant looks like a flag that
-        is held out.
+    is held out.
     """
 
     def __init__(self, files: PocketFiles):

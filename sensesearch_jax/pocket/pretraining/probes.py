@@ -2,12 +2,11 @@
 objects in it.
 
 A policy that is only told right boxes in words learns to see very late: one sentence per picture,
-    and no hint where
-to look. So while the base policy is trained, small linear probes read, at each visual token of the
-prompt, the values that one decoder layer offers to later tokens: is an object here, between which
-lines of the grid of boxes does it lie, what colour or shape has it, in which row and column am I.
-The probes are thrown away afterwards; what they taught the policy to write into its values is what
-answers need.
+and no hint where to look. So while the base policy is trained, small linear probes read, at each
+visual token of the prompt, the values that one decoder layer offers to later tokens: is an object
+here, between which lines of the grid of boxes does it lie, what colour or shape has it, in which
+row and column am I. The probes are thrown away afterwards; what they taught the policy to write
+into its values is what answers need.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 dialogue.
 
 What a policy must bring along before it meets any protocol: to follow the one that it is given, to
-    close what it
-opened, to put what it found between quotes. Tags, functions and arguments are words drawn anew each
-time; none is the protocol's.
+close what it opened, to put what it found between quotes. Tags, functions and arguments are words
+drawn anew each time; none is the protocol's.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ class Format(NamedTuple):
     """How one dialogue is written.
 
     `thought`, `call`, `reply`: tags, '' for none; `keys`: of a call's function and arguments;
-        `functions`: to look at a
-    place, to name what is shown, to find words.
+    `functions`: to look at a place, to name what is shown, to find words.
     """
 
     thought: str

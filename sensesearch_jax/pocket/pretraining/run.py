@@ -524,7 +524,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     an interruption.
 
     A `config.policy` has had the first `config.first_step` steps already: the rest of the
-        curriculum starts from it.
+    curriculum starts from it.
     """
     folder, files = workdir / 'policy', PocketFiles()
     pages = Pages(files)

@@ -2,9 +2,8 @@
 hold it.
 
 What an agent needs of plain chat: to keep a question in mind over several turns, to name what it
-    looks for, and to
-answer in sentences of its own. No tool and no protocol occurs in them, and their wording is not the
-scripted expert's.
+looks for, and to answer in sentences of its own. No tool and no protocol occurs in them, and their
+wording is not the scripted expert's.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Lesson(NamedTuple):
     """A picture (or None) or page, and questions with their answers.
 
     `boxes`: every object's box in the view; `looks`: what each looks like, by its number in LOOKS,
-        −1 if nothing clear.
+    −1 if nothing clear.
     """
 
     system: str
@@ -146,9 +146,9 @@ class SeeingLessons:
         found easily.
 
         `dressed`: places within longer questions, answers within sentences, longer system prompts;
-            `formatted`: every
-        other lesson is written in a format that its system prompt gives; `sights`: three of five
-        questions ask for colour or shape where an object shows one, and most views are near ones.
+        `formatted`: every other lesson is written in a format that its system prompt gives;
+        `sights`: three of five questions ask for colour or shape where an object shows one, and
+        most views are near ones.
         """
         kind = 'map' if rng.random() < 0.6 else 'wall'
         close = rng.random() < ease

@@ -1,9 +1,8 @@
 """Zooms: dialogues that need a nearer look first, and get it as a second picture in a later turn.
 
 What an agent needs of plain chat before a tool gives it pictures: to look at the picture that came
-    last, and to keep in
-mind what was asked of the first. The nearer look is often too wide, so that the object lies
-anywhere in it.
+last, and to keep in mind what was asked of the first. The nearer look is often too wide, so that
+the object lies anywhere in it.
 """
 
 from __future__ import annotations

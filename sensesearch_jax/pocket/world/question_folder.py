@@ -30,8 +30,7 @@ def write_questions(
     """Renders the pictures at full size and writes `questions.jsonl` beside `images/`.
 
     An interrupted call goes on where it stopped: `plan.jsonl` says which pictures belong together,
-        and
-    pictures of the same plan are kept.
+    and pictures of the same plan are kept.
 
     Args:
       questions: what `make_questions` returned; several sets may be joined, their picture names
