@@ -196,7 +196,10 @@ class Tool(Lane, Generic[T]):
                     and deadline.left() > 0.05
                 ):
                     continue  # the other caller had less time than this one
-                raise problem
+                try:
+                    raise problem
+                finally:
+                    del problem, pending, done  # see `Admission.run`
             kept = self._memory.get(key)
             if (
                 kept is not None
@@ -223,6 +226,7 @@ class Tool(Lane, Generic[T]):
             future.set_exception(
                 ToolError('timeout', 'the first caller left') if stopped else error
             )
+            del future  # see `Admission.run`
             raise
         finally:
             del self._pending[key]

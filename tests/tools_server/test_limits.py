@@ -1,20 +1,26 @@
 """Deadlines, rates, breakers, retries and waiting rooms, with clocks that tests turn."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tools_server.backend_config import Limits
+from tools_server.config import AnswerConfig
 from tools_server.failures import ToolError
 from tools_server.limits import deadline
 from tools_server.limits.breaker import Breaker
 from tools_server.limits.rate import Rate
 from tools_server.limits.service import ServiceLimits
 from tools_server.limits.worker_pool import Admission
+from tools_server.metrics import Metrics
+from tools_server.response_cache.modes import Answers
+from tools_server.tool_runner import Tool
 
 
 class Clock:
@@ -205,3 +211,45 @@ def test_waiting_room_is_bounded_and_a_hung_thread_keeps_its_place():
 
     asyncio.run(scenario())
     assert not ran  # a call that was given up while it waited is never begun
+
+
+class Large:
+    """Something that a failing call has read."""
+
+
+@pytest.fixture
+def no_garbage_collector():
+    """A collector that runs now and then would hide what is held for too long."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize('kept', [False, True], ids=['admission', 'tool'])
+def test_what_a_failing_call_has_read_goes_with_it(no_garbage_collector, kept):
+    """Replies of megabytes that were no verdict stayed until the garbage collector came: 1 GB in a minute."""
+    read = []
+
+    def call():
+        large = Large()
+        read.append(weakref.ref(large))
+        raise ToolError('refused', 'not a verdict')
+
+    async def scenario():
+        admission = Admission('judge', 2, 5)
+        answers = Answers('judge', {}, True, 'live', AnswerConfig(), None, str, str)
+        tool = Tool('judge', 'm', admission, Metrics(), 10, answers)
+
+        async def ask():
+            with pytest.raises(ToolError):
+                await (tool.ask({'q': 1}, call) if kept else admission.run(call))
+
+        await asyncio.gather(*(ask() for _ in range(4)))
+        deadline_s = time.monotonic() + 5
+        while any(large() for large in read) and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)  # the threads let go of it a moment later
+        assert read and not any(large() for large in read)
+        tool.close()
+
+    asyncio.run(scenario())

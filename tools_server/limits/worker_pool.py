@@ -77,7 +77,12 @@ class Admission:
         if not done:
             job.cancel()  # one that still waits never starts; one at work cannot be stopped
             raise ToolError('timeout', f'{self._name} was not done within {seconds:.3g} s')
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            # A failure holds the frames that it came through, with all that a service sent; were it held by
+            # one of them, only the garbage collector would free that, much later.
+            del future, job, done
 
     def _from_thread(self, loop: asyncio.AbstractEventLoop, started: float) -> None:
         try:
