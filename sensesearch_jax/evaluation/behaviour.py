@@ -28,7 +28,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         'format': mean(t.reward['format'] for t in counted),
         'evidence': mean(t.reward['evidence'] for t in counted),
         'turns': mean(len(t.turns) for t in counted),
-        'response_tokens': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
+        'response_length': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
         'repetition': mean(repeats_call(t) for t in counted),
         **{
             state.value: states[state] / len(everyone)
@@ -36,7 +36,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
             if state is not SampleState.OK
         },
         **{
-            f'calls/{tool}': mean(
+            f'tool_calls/{tool}': mean(
                 sum(tool_of(turn.action) == tool for turn in t.turns) for t in counted
             )
             for tool in TOOLS

@@ -51,7 +51,7 @@ def summarise(
       'runs': run name to {'overall': block, 'by_kind': {kind: block}, 'by_level': {level: block},
         'by_kind_and_level': {kind: {level: block}}}; levels are strings, as JSON's keys are. A
         block holds 'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy'
-        {'mean', 'low', 'high'}; 'format' (rate); 'turns'; 'calls' {tool: per trajectory};
+        {'mean', 'low', 'high'}; 'format' (rate); 'turns'; 'tool_calls' {tool: per trajectory};
         'searches' (number of search calls); 'search_success' (share of them that returned results);
         'states' {state: share}; 'failures' {state: {'count', 'such_as': the reason of the first
         one}} of those that do not count and say why; 'tool_wait_s' (seconds per trajectory). Rates
@@ -99,7 +99,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     for name, run in summary['runs'].items():
         overall = [('overall', run['overall'])] if len(run['by_kind']) > 1 else []
         for kind, block in [*run['by_kind'].items(), *overall]:
-            calls = block['calls'] or {}
+            calls = block['tool_calls'] or {}
             failed = sum(
                 share for state, share in block['states'].items() if state not in _COUNTED_NAMES
             )
@@ -206,7 +206,7 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
         ),
         'format': _mean([t.reward.get('format', 0) > 0 for t in counted]),
         'turns': _mean([len(t.turns) for t in counted]),
-        'calls': {tool: calls[tool] / len(counted) for tool in TOOLS} if counted else None,
+        'tool_calls': {tool: calls[tool] / len(counted) for tool in TOOLS} if counted else None,
         'searches': len(searches),
         'search_success': _mean(searches),
         'states': {state.value: states[state] / len(trajectories) for state in SampleState},

@@ -367,12 +367,12 @@ def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
     """
     names = list(summary['runs'])
     calls = {
-        (kind, tool, name): block['calls'][tool]
+        (kind, tool, name): block['tool_calls'][tool]
         for name, run in summary['runs'].items()
         for kind, block in run['by_kind'].items()
-        if block['calls']
+        if block['tool_calls']
         for tool in _TOOL_ORDER
-        if tool in block['calls']
+        if tool in block['tool_calls']
     }
     limit = max(1, math.ceil(max(calls.values(), default=1)))
     groups = []

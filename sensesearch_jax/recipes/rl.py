@@ -274,14 +274,14 @@ def rl_step(
     )
     run = tokens_run() - run_before
     ended = time.monotonic()
+    tokens = sum(map(distinct_tokens, groups))
     return (
         behaviour(groups)
         | values
         | updates
         | memory_use()
         | {
-            'token_amplification': (run + passes.run)
-            / max(sum(map(distinct_tokens, groups)) + passes.distinct, 1),
+            'token_amplification': (run + passes.run) / max(tokens + passes.distinct, 1),
             # of the step, for want of rollout.feature_cache_gib
             'pictures_encoded_again': features.encoded_again,
             'feature_cache_wanted_gib': features.step_bytes / (1 << 30),
@@ -291,8 +291,10 @@ def rl_step(
             'trained_share': passes.groups / max(config.epochs * len(groups), 1),
             'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
             'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
-            'rollouts_per_s': usable.size / max(sampled - began, 1e-9),
-            'sampled_tokens_per_s': cost.sampled_tokens / max(cost.seconds, 1e-9),
+            'rollouts_per_second': usable.size / max(sampled - began, 1e-9),
+            # a group's prompt counted once
+            'tokens_per_second': multihost.total(tokens)[0] / max(ended - began, 1e-9),
+            'sampled_tokens_per_second': cost.sampled_tokens / max(cost.seconds, 1e-9),
             'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
             'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
             'compilations': engines[0].compiles + features.compiles,

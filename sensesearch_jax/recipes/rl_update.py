@@ -17,8 +17,8 @@ from sensesearch_jax.runtime import multihost
 from sensesearch_jax.training.advantages import (
     batch_gain,
     batch_normalize,
+    frac_reward_zero_std,
     group_advantages,
-    spread_share,
 )
 from sensesearch_jax.training.trainer import InLoss, Learner, PolicyTargets
 
@@ -45,10 +45,10 @@ def shaped_advantages(
     usable = multihost.everyone(usable)
     ids = np.repeat(np.arange(len(rewards)), config.members)
     flat = group_advantages(rewards.ravel(), ids, usable.ravel())
-    share, weight = spread_share(rewards.ravel(), ids, usable.ravel())
+    equal, count = frac_reward_zero_std(rewards.ravel(), ids, usable.ravel())
     _, batch_layer = ALGORITHMS[config.algorithm]
     statistics = {
-        'spread_share': float(share) / max(float(weight), 1.0),
+        'frac_reward_zero_std': float(equal) / max(float(count), 1.0),
         'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0,
     }
     if batch_layer and config.batch_scope == 'batch':

@@ -117,13 +117,13 @@ def sft(
                     sum(map(response_tokens, chosen)),
                 )
                 used, size = total(places['used'], places['all'])
-                session.metrics.write(
-                    'sft',
-                    step + 1,
-                    values
-                    | memory_use()
-                    | {'padding_share': 1 - used / size, 'step_s': time.monotonic() - began},
-                )
+                seconds = time.monotonic() - began
+                cost = {
+                    'padding_share': 1 - used / size,
+                    'tokens_per_second': used / seconds,
+                    'step_s': seconds,
+                }
+                session.metrics.write('sft', step + 1, values | memory_use() | cost)
                 bar.update(loss=values['loss'])
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
                     raise not_finite(

@@ -88,7 +88,7 @@ def batch_normalize(
     rounding give exactly 0.
 
     With complete groups of size G this is only a gain, 1 / sqrt(f (G - 1) / G) for a share f of
-    groups with spread (see `spread_share` and `batch_gain`); with single samples and incomplete
+    groups whose rewards differ (see `frac_reward_zero_std` and `batch_gain`); with single samples and incomplete
     groups it also recentres.
 
     Args:
@@ -125,22 +125,21 @@ def batch_gain(
     return jnp.where(sigma > 0, 1 / (sigma + BATCH_EPSILON), 1)
 
 
-def spread_share(
+def frac_reward_zero_std(
     rewards: Shaped[Array, ' trajectories'],
     group_ids: Int[Array, ' trajectories'],
     valid: Shaped[Array, ' trajectories'],
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-    """Groups whose valid rewards differ, out of those with any valid trajectory, as a (sum, weight)
-    pair.
+    """Share of groups whose valid rewards are all equal, as a (sum, weight) pair.
 
-    A group without spread teaches nothing; this share (f in `batch_normalize`) says how much of a
-    batch does.
+    Such a group has no advantages and teaches nothing; the share is 1 - f of `batch_normalize`.
+    Groups without a valid trajectory are not counted.
 
     Args:
       rewards, group_ids, valid: [trajectories], as for `group_advantages`.
 
     Returns:
-      (groups with spread, groups); pairs of disjoint sets of groups add up.
+      (groups of equal rewards, groups); pairs of disjoint sets of groups add up.
 
     Raises:
       ValueError: rewards and valid are not vectors of one length.
@@ -148,10 +147,10 @@ def spread_share(
     rewards, valid = _vectors('rewards', rewards, valid)
     group_ids = jnp.asarray(group_ids)
     members = (group_ids[:, None] == group_ids[None, :]) & valid[None, :]
-    spread = _differ(rewards, members)
+    equal = ~_differ(rewards, members)
     # A group is counted at its first valid member.
     first = valid & (jnp.argmax(members, axis=1) == jnp.arange(rewards.shape[0]))
-    return jnp.sum(first & spread, dtype=rewards.dtype), jnp.sum(first, dtype=rewards.dtype)
+    return jnp.sum(first & equal, dtype=rewards.dtype), jnp.sum(first, dtype=rewards.dtype)
 
 
 def _vectors(name: str, values: Array, valid: Array) -> tuple[Array, Array]:

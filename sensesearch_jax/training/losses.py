@@ -219,9 +219,10 @@ def policy_statistics(
     Returns:
       A dictionary of (sum, weight) pairs without gradients, weighed like the loss:
         ratio: the importance ratio rho.
-        clip_low: share where the lower clip binds (negative advantage, ratio below 1 - clip_low).
-        clip_high: share where the upper clip binds (positive advantage, ratio above 1 + clip_high).
-        dual_clip: share where the dual clip binds; only with `dual_clip`.
+        clip_ratio: share of tokens where any clip binds; the sum of these parts:
+        clip_ratio/low: where the lower one does (negative advantage, ratio below 1 - clip_low).
+        clip_ratio/high: where the upper one does (positive advantage, ratio above 1 + clip_high).
+        clip_ratio/dual: where the dual clip does; only with `dual_clip`.
         approx_kl: k3 estimate of KL(old || current) in nats per token.
         sampler_gap: |l_old - l_sampler| in nats per token; only with `sampler_log_probs`.
         sampler_kl: k3 estimate of KL(sampler || old) in nats per token; only with
@@ -246,12 +247,13 @@ def policy_statistics(
     rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
     values = {
         'ratio': rho,
-        'clip_low': (advantages < 0) & (rho < 1 - clip_low),
-        'clip_high': (advantages > 0) & (rho > 1 + clip_high),
+        'clip_ratio/low': (advantages < 0) & (rho < 1 - clip_low),
+        'clip_ratio/high': (advantages > 0) & (rho > 1 + clip_high),
         'approx_kl': _k3(log_probs - old_log_probs),
     }
     if dual_clip is not None:
-        values['dual_clip'] = (advantages < 0) & (rho > dual_clip)
+        values['clip_ratio/dual'] = (advantages < 0) & (rho > dual_clip)
+    values['clip_ratio'] = sum(v for name, v in values.items() if name.startswith('clip_ratio/'))
     if sampler_log_probs is not None:
         gap = old_log_probs - sampler_log_probs
         values['sampler_gap'] = jnp.abs(gap)

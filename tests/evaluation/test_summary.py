@@ -60,7 +60,7 @@ def test_rates_and_counts():
     )
     assert block['accuracy']['mean'] == 0.5 and block['format'] == 0.5
     assert block['turns'] == 3.0
-    assert block['calls'] == {'text_search': 0.5, 'image_search': 0.5, 'image_crop': 0.5}
+    assert block['tool_calls'] == {'text_search': 0.5, 'image_search': 0.5, 'image_crop': 0.5}
     assert block['searches'] == 2 and block['search_success'] == 0.5
     assert block['tool_wait_s'] == 1.5
 
@@ -94,7 +94,7 @@ def test_nothing_counted_is_none_not_zero():
     run = [_trajectory(i, False, state=SampleState.INFRA_FAILED) for i in range(3)]
     summary = _summarise({'rl': run, 'sft': _run([1, 0, 1])})
     block = summary['runs']['rl']['overall']
-    assert block['accuracy'] is block['format'] is block['turns'] is block['calls'] is None
+    assert block['accuracy'] is block['format'] is block['turns'] is block['tool_calls'] is None
     assert summary['differences'] == []
     assert '–' in format_table(summary)
 

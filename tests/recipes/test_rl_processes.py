@@ -42,7 +42,7 @@ def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
         for name in (
             'reward',
             'turns',
-            'spread_share',
+            'frac_reward_zero_std',
             'batch_gain',
             'loss',
             'kl',

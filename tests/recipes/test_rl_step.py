@@ -123,8 +123,8 @@ def assert_same(ours, theirs):
     for name in (
         'reward',
         'turns',
-        'response_tokens',
-        'spread_share',
+        'response_length',
+        'frac_reward_zero_std',
         'batch_gain',
         'loss',
         'kl',
@@ -151,7 +151,7 @@ def test_a_step_learns_and_says_what_it_cost(whole):
     assert (
         values['sampler_gap'] < 1e-5
         and 0 <= values['padding_share'] < 1
-        and 0 < values['spread_share'] <= 1
+        and 0 <= values['frac_reward_zero_std'] < 1
     )
 
 
@@ -336,6 +336,6 @@ def test_a_reward_that_is_not_finite_leaves_its_trajectory_out(world, tmp_path, 
     assert values['usable_share'] == pytest.approx(2 / 3) and values['skipped_updates'] == 0
     assert all(
         math.isfinite(values[name])
-        for name in ('reward', 'spread_share', 'batch_gain', 'loss', 'grad_norm')
+        for name in ('reward', 'frac_reward_zero_std', 'batch_gain', 'loss', 'grad_norm')
     )
     assert world.moved() > 1e-3

@@ -152,14 +152,14 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
             assert values['reward'] == pytest.approx(
                 np.mean([t.reward['total'] for t in counted]), rel=1e-5
             )
-        assert values['spread_share'] == pytest.approx(spread_share(step), abs=1e-6)
+        assert values['frac_reward_zero_std'] == pytest.approx(zero_std_share(step), abs=1e-6)
         assert np.isfinite(values.get('loss', 0.0))
 
 
-def spread_share(step):
-    """Share of groups in which rewards differ, by the trajectories that count alone."""
+def zero_std_share(step):
+    """Share of groups in which rewards are equal, by the trajectories that count alone."""
     groups = {}
     for t in step:
         if t.state in LEARNED_FROM:
             groups.setdefault(t.question.id, []).append(t.reward['total'])
-    return np.mean([max(rewards) > min(rewards) for rewards in groups.values()]) if groups else 0.0
+    return np.mean([max(rewards) == min(rewards) for rewards in groups.values()]) if groups else 0.0

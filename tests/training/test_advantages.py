@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sensesearch_jax.training.advantages import (
     batch_gain,
     batch_normalize,
+    frac_reward_zero_std,
     group_advantages,
-    spread_share,
 )
 
 REWARDS = np.array([1.5, 0.5, 0, 1, 0.5, 0.5, 0, 1.5], np.float32)
@@ -76,7 +76,7 @@ def test_nothing_valid():
     nothing = np.zeros(8, bool)
     assert not np.any(group_advantages(REWARDS, GROUPS, nothing))
     assert not np.any(batch_normalize(REWARDS, nothing))
-    assert [float(x) for x in spread_share(REWARDS, GROUPS, nothing)] == [0, 0]
+    assert [float(x) for x in frac_reward_zero_std(REWARDS, GROUPS, nothing)] == [0, 0]
     assert float(batch_gain(REWARDS, nothing)) == 1
     assert group_advantages(np.zeros(0), np.zeros(0, int), np.zeros(0, bool)).shape == (0,)
 
@@ -110,18 +110,18 @@ def test_batch_layer_over_complete_groups_is_the_derived_gain(spreading):
     groups = np.repeat(np.arange(count), size)
     valid = np.ones(count * size, bool)
     group = group_advantages(rewards.ravel(), groups, valid)
-    share = spread_share(rewards.ravel(), groups, valid)
-    assert [float(x) for x in share] == [spreading, count]
+    share = frac_reward_zero_std(rewards.ravel(), groups, valid)
+    assert [float(x) for x in share] == [count - spreading, count]
     gain = 1 / np.sqrt(spreading / count * (size - 1) / size)
     np.testing.assert_allclose(batch_gain(group, valid), gain, rtol=1e-5)
     np.testing.assert_allclose(batch_normalize(group, valid), group * gain, atol=1e-5)
 
 
-def test_spread_share_counts_only_valid_rows():
-    assert [float(x) for x in spread_share(REWARDS, GROUPS, ALL)] == [2, 4]
+def test_frac_reward_zero_std_counts_only_valid_rows():
+    assert [float(x) for x in frac_reward_zero_std(REWARDS, GROUPS, ALL)] == [2, 4]
     valid = ALL.copy()
     valid[7] = False
-    assert [float(x) for x in spread_share(REWARDS, GROUPS, valid)] == [1, 4]
+    assert [float(x) for x in frac_reward_zero_std(REWARDS, GROUPS, valid)] == [3, 4]
 
 
 def test_dtype_is_at_least_float32():
@@ -161,7 +161,7 @@ def test_rounding_is_no_spread(size):
         batch_normalize(rewards, valid)
     )
     assert float(batch_gain(advantages, valid)) == float(batch_gain(rewards, valid)) == 1
-    assert [float(x) for x in spread_share(rewards, groups, valid)] == [0, 8]
+    assert [float(x) for x in frac_reward_zero_std(rewards, groups, valid)] == [8, 8]
 
 
 def test_terms_that_cancel_leave_no_spread():
@@ -175,7 +175,9 @@ def test_a_small_spread_is_one():
     rewards = np.array([1.5, 1.5, 1.499, 1.5], np.float32)
     advantages = group_advantages(rewards, np.zeros(4, int), np.ones(4, bool))
     np.testing.assert_allclose(advantages, [0.499, 0.499, -1.497, 0.499], atol=2e-3)
-    assert [float(x) for x in spread_share(rewards, np.zeros(4, int), np.ones(4, bool))] == [1, 1]
+    assert [
+        float(x) for x in frac_reward_zero_std(rewards, np.zeros(4, int), np.ones(4, bool))
+    ] == [0, 1]
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
@@ -185,7 +187,9 @@ def test_a_value_that_is_not_finite_is_not_valid(value):
     rewards = np.where(valid, REWARDS, value)
     expected = np.asarray(group_advantages(REWARDS, GROUPS, valid))
     assert np.array_equal(group_advantages(rewards, GROUPS, ALL), expected)
-    assert np.array_equal(spread_share(rewards, GROUPS, ALL), spread_share(REWARDS, GROUPS, valid))
+    assert np.array_equal(
+        frac_reward_zero_std(rewards, GROUPS, ALL), frac_reward_zero_std(REWARDS, GROUPS, valid)
+    )
     broken = np.where(valid, expected, value)
     assert np.array_equal(batch_normalize(broken, ALL), batch_normalize(expected, valid))
     assert float(batch_gain(broken, ALL)) == float(batch_gain(expected, valid))

@@ -293,9 +293,10 @@ def test_statistics_count_where_the_clips_bind():
     weights = np.exp(OLD - SAMPLER)
     expected = {
         'ratio': rho,
-        'clip_low': (adv < 0) & (rho < 0.8),
-        'clip_high': (adv > 0) & (rho > 1.28),
-        'dual_clip': (adv < 0) & (rho > 1.3),
+        'clip_ratio/low': (adv < 0) & (rho < 0.8),
+        'clip_ratio/high': (adv > 0) & (rho > 1.28),
+        'clip_ratio/dual': (adv < 0) & (rho > 1.3),
+        'clip_ratio': ((adv < 0) & ((rho < 0.8) | (rho > 1.3))) | ((adv > 0) & (rho > 1.28)),
         'approx_kl': rho - 1 - np.log(rho),
         'sampler_gap': np.abs(OLD - SAMPLER),
         'sampler_kl': weights - 1 - np.log(weights),
@@ -312,9 +313,9 @@ def test_statistics_count_where_the_clips_bind():
             err_msg=name,
         )
     assert (
-        statistics['clip_low'][0] > 0
-        and statistics['clip_high'][0] > 0
-        and statistics['dual_clip'][0] > 0
+        statistics['clip_ratio/low'][0] > 0
+        and statistics['clip_ratio/high'][0] > 0
+        and statistics['clip_ratio/dual'][0] > 0
     )
     maxima = policy_maxima(LP, OLD, MASK, ratio='token', sampler_log_probs=SAMPLER)
     np.testing.assert_allclose(maxima['ratio_max'], rho[MASK].max(), rtol=1e-6)
