@@ -59,7 +59,7 @@ def _picked(x, index):
 
 moved.defvjp(
     lambda x, index, inverse: (_picked(x, index), inverse),
-    lambda inverse, slope: (_picked(slope, inverse), None, None),
+    lambda inverse, cotangent: (_picked(cotangent, inverse), None, None),
 )
 
 

@@ -44,39 +44,40 @@ def parameter(
 
 
 @jax.custom_vjp
-def read(parameter: Float[Array, '*n'], slope: Float[Array, '*n']) -> Float[Array, '*n']:
-    """The parameter in the type of `slope`, to which its gradient goes.
+def read(parameter: Float[Array, '*n'], perturbation: Float[Array, '*n']) -> Float[Array, '*n']:
+    """The parameter in the dtype of `perturbation`, by which it is differentiated.
 
-    `slope` is never looked at: with zeros in its place, the gradient by it is the parameter's in
-    that type, and the parameter is converted where it is used. A converted copy of all parameters
-    would be as large as their gradient.
+    As with `flax.nnx.Perturbation`, the gradient by the perturbation is the parameter's, here in
+    that dtype; its value is never read. So a parameter is converted where it is used, when a
+    converted copy of all parameters would be as large as their gradient.
     """
-    return parameter.astype(slope.dtype)
+    return parameter.astype(perturbation.dtype)
 
 
 read.defvjp(
-    lambda parameter, slope: (parameter.astype(slope.dtype), None), lambda _, slope: (None, slope)
+    lambda parameter, perturbation: (parameter.astype(perturbation.dtype), None),
+    lambda _, gradient: (None, gradient),
 )
 
 
 @jax.custom_vjp
 def product(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
-    """X @ kernel, with its gradient written out for a CPU.
+    """Matrix product x @ kernel, with its gradient written out for a CPU.
 
-    XLA would have the slopes transposed for the kernel's gradient, and so compute them twice, once
-    in each order.
+    XLA would transpose the cotangent for the kernel's gradient, and so compute it twice, once in
+    each order.
     """
     return x @ kernel
 
 
-def _backward(kept, slope):
+def _backward(kept, cotangent):
     x, kernel = kept
-    slope = jax.lax.optimization_barrier(slope)
+    cotangent = jax.lax.optimization_barrier(cotangent)
 
     def flat(a):
         return a.reshape(-1, a.shape[-1])
 
-    return slope @ kernel.T, jnp.einsum('ni,no->io', flat(x), flat(slope))
+    return cotangent @ kernel.T, jnp.einsum('ni,no->io', flat(x), flat(cotangent))
 
 
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.model.attention.dispatch import attend
-from sensesearch_jax.model.attention.kv_cache import ATTENDED, Context
+from sensesearch_jax.model.attention.kv_cache import ATTENDED, KVCache
 from sensesearch_jax.model.config import LanguageSizes
 from sensesearch_jax.model.parameters import GatedMLP, Linear, RMSNorm, parameter, read
 from sensesearch_jax.model.rope import rotate, text_rotary
@@ -84,10 +84,10 @@ class KeysValues(NamedTuple):
 
 
 class Unstacked(NamedTuple):
-    """Layers and contexts taken apart once, before a loop over tokens: each layer's own arrays."""
+    """Layers and caches taken apart once, before a loop over tokens: each layer's own arrays."""
 
     parameters: tuple[nnx.State, ...]
-    contexts: tuple[tuple[Context, ...], ...]
+    caches: tuple[tuple[KVCache, ...], ...]
 
 
 class DecoderLayers(nnx.Module):
@@ -165,23 +165,23 @@ class LanguageModel(nnx.Module):
         embeddings: Float[Array, 'b g s d'],
         positions: Int[Array, '3 b g s'],
         valid: Bool[Array, 'b g s'],
-        contexts: tuple[Context, ...] = (),
+        caches: tuple[KVCache, ...] = (),
     ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
-        """Runs new tokens, each member attending to its own tokens causally and to the contexts
+        """Runs new tokens, each member attending to its own tokens causally and to the caches
         fully.
 
         Args:
             positions: 3-D rotary positions, see model/rope.py.
             valid: False on padding.
-            contexts: keys and values of earlier tokens, with a leading layer axis.
+            caches: keys and values of earlier tokens, with a leading layer axis.
 
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
-        bare = tuple(c._replace(valid=None) for c in contexts)
+        bare = tuple(c._replace(valid=None) for c in caches)
 
         def known(of_layer):
-            return tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, contexts))
+            return tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, caches))
 
         return self.run(
             embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare
@@ -192,10 +192,10 @@ class LanguageModel(nnx.Module):
         embeddings: Float[Array, 'b g s d'],
         positions: Int[Array, '3 b g s'],
         attention: Callable[..., Array],
-        per_layer: tuple[Context, ...] = (),
+        per_layer: tuple[KVCache, ...] = (),
         *,
         remat: str = 'none',
-        slopes: nnx.State | None = None,
+        perturbations: nnx.State | None = None,
     ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
         """Tokens through all layers, under an attention of the caller's.
 
@@ -204,8 +204,8 @@ class LanguageModel(nnx.Module):
                 `of_layer`.
             per_layer: arrays with a leading layer axis.
             remat: what each layer keeps for the backward pass, by a name of REMAT.
-            slopes: for each parameter of the layers, what takes its gradient, see
-                `parameters.read`.
+            perturbations: zeros for each parameter of the layers, by which the loss is
+                differentiated in place of the parameter; see `parameters.read`.
 
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
@@ -213,9 +213,9 @@ class LanguageModel(nnx.Module):
         rotary, (graph, stacked) = self._rotary(positions), nnx.split(self.layers)
 
         def layer(x, scanned):
-            parameters, of_layer, taking = scanned
-            if taking is not None:
-                parameters = jax.tree.map(read, parameters, taking)
+            parameters, of_layer, zeros = scanned
+            if zeros is not None:
+                parameters = jax.tree.map(read, parameters, zeros)
             return nnx.merge(graph, parameters)(
                 x, *rotary, functools.partial(attention, of_layer=of_layer)
             )
@@ -224,7 +224,7 @@ class LanguageModel(nnx.Module):
         x, (keys, values) = jax.lax.scan(
             rematted(layer, remat, unrolled),
             between_layers(embeddings),
-            (stacked, per_layer, slopes),
+            (stacked, per_layer, perturbations),
             unroll=unrolled,
         )
         return self.norm(x), KeysValues(keys, values)
@@ -234,8 +234,8 @@ class LanguageModel(nnx.Module):
             positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections
         )
 
-    def unstack(self, contexts: tuple[Context, ...]) -> Unstacked:
-        """Layers and contexts as they are best read token by token.
+    def unstack(self, caches: tuple[KVCache, ...]) -> Unstacked:
+        """Layers and caches as they are best read token by token.
 
         A slice of a stacked array is a copy in every step of a loop: of all weights and caches for
         one token each.
@@ -244,7 +244,7 @@ class LanguageModel(nnx.Module):
         layers = range(self.sizes.layers)
         return Unstacked(
             tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
-            tuple(tuple(_of_layer(c, i) for c in contexts) for i in layers),
+            tuple(tuple(_of_layer(c, i) for c in caches) for i in layers),
         )
 
     def run_unstacked(
@@ -253,20 +253,20 @@ class LanguageModel(nnx.Module):
         positions: Int[Array, '3 b g s'],
         valid: Bool[Array, 'b g s'],
         unstacked: Unstacked,
-        recent: tuple[Context, ...],
+        recent: tuple[KVCache, ...],
     ) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
         """As a call, of layers that stand apart.
 
         Args:
-            recent: one context more for each layer, with a layer axis of 1.
+            recent: one cache more for each layer, with a layer axis of 1.
 
         Returns:
             the hidden states after the last norm, and each layer's keys and values of these tokens,
             with such an axis.
         """
         rotary, graph, x, found = self._rotary(positions), nnx.split(self.layers)[0], embeddings, []
-        for parameters, contexts, more in zip(*unstacked, recent):
-            now = *contexts, _of_layer(more, 0)
+        for parameters, caches, more in zip(*unstacked, recent):
+            now = *caches, _of_layer(more, 0)
             x, kv = nnx.merge(graph, parameters)(
                 x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now)
             )
@@ -274,8 +274,6 @@ class LanguageModel(nnx.Module):
         return self.norm(x), tuple(found)
 
 
-def _of_layer(context: Context, layer: int) -> Context:
-    """One layer's part of all layers' context."""
-    return jax.tree.map(lambda x: x[layer], context._replace(valid=None))._replace(
-        valid=context.valid
-    )
+def _of_layer(cache: KVCache, layer: int) -> KVCache:
+    """One layer's part of all layers' cache."""
+    return jax.tree.map(lambda x: x[layer], cache._replace(valid=None))._replace(valid=cache.valid)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.batching.group_batch import ImageTable, feature_tables, image_rows
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
-from sensesearch_jax.model.attention.kv_cache import MASKED, Context
+from sensesearch_jax.model.attention.kv_cache import MASKED, KVCache
 from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.model.rope import mrope_positions
 from sensesearch_jax.model.text_decoder import KeysValues
@@ -37,7 +37,7 @@ FEATURE_STEP = 512  # of the visual tokens that come with a pass
 CACHE_STEP = 384  # of how much of the suffix cache decoding reads
 
 
-TOKEN_AXES = Context(5, 4, None, 4, 4)  # of all layers' contexts
+TOKEN_AXES = KVCache(5, 4, None, 4, 4)  # of all layers' contexts
 
 
 class Caches(NamedTuple):
@@ -45,9 +45,9 @@ class Caches(NamedTuple):
     real.
     """
 
-    prefix: Context  # [L, B, 1, K, E, P] and [L, B, 1, K, P, E]
+    prefix: KVCache  # [L, B, 1, K, E, P] and [L, B, 1, K, P, E]
     prefix_length: Int[Array, ' b']
-    suffix: Context  # [L, B, G, K, E, S] and [L, B, G, K, S, E]
+    suffix: KVCache  # [L, B, G, K, E, S] and [L, B, G, K, S, E]
     suffix_length: Int[Array, 'b g']
     pending: Int[Array, 'b g']  # the token to run next
     position: Int[Array, 'b g']  # its rotary position
@@ -191,7 +191,7 @@ class Engine:
 
         def pair(lanes, tokens):
             return self._stored(
-                Context(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width), None)
+                KVCache(room(lanes, s.head_width, tokens), room(lanes, tokens, s.head_width), None)
             )
 
         def zeros(*shape):
@@ -689,7 +689,7 @@ class Engine:
         )
         return take, length, (prefix, suffix)
 
-    def _stored(self, fresh: Context) -> Context:
+    def _stored(self, fresh: KVCache) -> KVCache:
         """Keys and values as the caches hold them."""
         return fresh.quantized() if self.quantized else fresh
 
@@ -744,7 +744,7 @@ class Engine:
             first,
             active & (budget > 0),
             jnp.zeros(shape, jnp.int32),
-            (Context(room(s.head_width, c), room(c, s.head_width), None),) * s.layers,
+            (KVCache(room(s.head_width, c), room(c, s.head_width), None),) * s.layers,
             (buffer(jnp.int32), buffer(jnp.float32), buffer(jnp.float32)),
         )
         _, pending, _, count, kv, out = jax.lax.while_loop(
@@ -815,16 +815,16 @@ def _held(caches: Caches) -> Caches:
     return jax.tree.map(lambda x: constrain(x, _axes(x)), caches)
 
 
-def _by_head(fresh: KeysValues) -> Context:
+def _by_head(fresh: KeysValues) -> KVCache:
     """What a forward pass left behind, in the caches' order of axes."""
-    return Context.of(fresh.keys, fresh.values, None)
+    return KVCache.of(fresh.keys, fresh.values, None)
 
 
-def _by_field(f: Callable[..., Array], *caches: Context) -> Context:
+def _by_field(f: Callable[..., Array], *caches: KVCache) -> KVCache:
     """`f` of the axis of tokens and the arrays, for keys, for values and for their scales if there
     are any.
     """
-    return Context(
+    return KVCache(
         *(
             None if parts[0] is None else f(axis, *parts)
             for axis, *parts in zip(TOKEN_AXES, *caches)
@@ -832,18 +832,18 @@ def _by_field(f: Callable[..., Array], *caches: Context) -> Context:
     )
 
 
-def _first(cache: Context, length: int) -> Context:
+def _first(cache: KVCache, length: int) -> KVCache:
     """The cache's first tokens."""
     return _by_field(lambda axis, x: jax.lax.slice_in_dim(x, 0, length, axis=axis), cache)
 
 
 def _write(
-    cache: Context,
+    cache: KVCache,
     lanes: tuple[Int[Array, ' n'], Int[Array, ' n']],
     starts: Int[Array, ' n'],
-    fresh: Context,
+    fresh: KVCache,
     valid: Bool[Array, 'n t'],
-) -> Context:
+) -> KVCache:
     """Puts each lane's new tokens, `fresh` [L, N, 1, …], behind its `starts` first ones; only valid
     ones change anything.
 

@@ -11,13 +11,17 @@ from jaxtyping import Array, Float
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.attention.dispatch import attend
-from sensesearch_jax.model.attention.kv_cache import Context
+from sensesearch_jax.model.attention.kv_cache import KVCache
 from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.model.text_decoder import KeysValues
 
 
 def group_hidden(
-    policy: Policy, batch: GroupBatch, *, remat: str = 'none', slopes: nnx.State | None = None
+    policy: Policy,
+    batch: GroupBatch,
+    *,
+    remat: str = 'none',
+    perturbations: nnx.State | None = None,
 ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
     """Hidden states of all suffix tokens, equal to those of G separate full sequences.
 
@@ -26,7 +30,7 @@ def group_hidden(
     and has one gradient; attention alone tells them apart.
 
     Args:
-        remat, slopes: as for `LanguageModel.run`.
+        remat, perturbations: as for `LanguageModel.run`.
 
     Returns:
         hidden states of the suffixes, of a packed batch as one run per row [B, 1, N, D], and the
@@ -54,13 +58,13 @@ def group_hidden(
         of_suffixes = attend(
             *(unpacked(z, packing, lanes) for z in suffixes),
             batch.valid,
-            (Context.of(*prompts[1:], prompt_valid),),
+            (KVCache.of(*prompts[1:], prompt_valid),),
         )
         of_suffixes = packed(of_suffixes, packing).reshape(rows, 1, -1, *of_prompt.shape[3:])
         return jnp.concatenate([of_prompt, of_suffixes], 2)
 
     hidden, cache = policy.language.run(
-        embeddings, positions, attention, remat=remat, slopes=slopes
+        embeddings, positions, attention, remat=remat, perturbations=perturbations
     )
 
     def of_prompt(z):

@@ -181,7 +181,7 @@ class Learner:
             return SharedProgram(
                 jax.jit(
                     lambda held, *rest: jax.grad(loss, has_aux=True)(
-                        self._slopes(held[0]), held, *rest
+                        self._perturbations(held[0]), held, *rest
                     ),
                     out_shardings=(places, whole),
                     compiler_options=options,
@@ -191,7 +191,7 @@ class Learner:
         self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
         self._log_probs = SharedProgram(
             jax.jit(
-                lambda held, batch: self._forward(self._slopes(held[0]), held, batch)[0],
+                lambda held, batch: self._forward(self._perturbations(held[0]), held, batch)[0],
                 out_shardings=rows_sharding(self.mesh, 3),
                 compiler_options=options,
             )
@@ -370,12 +370,12 @@ class Learner:
             return jax.block_until_ready(found) if self.threads > 1 else found
 
         def add(total, found):
-            slopes, metrics = found
+            grads, metrics = found
             statistics.append(metrics)
             with jax.set_mesh(self.mesh):
                 if total is not None:
-                    return self._add(total, slopes)
-                return slopes if self.dtype == jnp.float32 else self._exact(slopes)
+                    return self._add(total, grads)
+                return grads if self.dtype == jnp.float32 else self._exact(grads)
 
         return sum_side_by_side(computed, batches, add, self.threads), statistics
 
@@ -454,13 +454,13 @@ class Learner:
 
         return jax.tree_util.tree_map_with_path(place, batch)
 
-    def _slopes(self, parameters):
-        """What gradients are taken by: in the loss's type and never looked at; see
+    def _perturbations(self, parameters):
+        """Zeros that the loss is differentiated by, in the dtype of the gradient; see
         `parameters.read`.
         """
         return jax.tree.map(lambda x: jnp.zeros(x.shape, self.dtype), parameters)
 
-    def _forward(self, slopes, held, batch: GroupBatch):
+    def _forward(self, perturbations, held, batch: GroupBatch):
         # Layers are read one by one as they are run, the embedding, the head and the last norm
         # here.
         parameters, kept = held
@@ -468,10 +468,10 @@ class Learner:
         def apart(state):
             return nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
 
-        (layers, rest), (of_layers, of_rest) = apart(parameters), apart(slopes)
+        (layers, rest), (of_layers, of_rest) = apart(parameters), apart(perturbations)
         policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), kept, self.tower)
         hidden, _ = group_hidden(
-            policy, batch, remat=self.remat, slopes=of_layers['language']['layers']
+            policy, batch, remat=self.remat, perturbations=of_layers['language']['layers']
         )
         following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
         found = token_log_probs(
@@ -483,8 +483,8 @@ class Learner:
         )
         return tuple(unpacked(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
 
-    def _sft_loss(self, slopes, held, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(slopes, held, batch)
+    def _sft_loss(self, perturbations, held, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
+        log_probs, entropy = self._forward(perturbations, held, batch)
         own = batch.response_mask[:, :, 1:]
 
         def flat(x):
@@ -497,9 +497,9 @@ class Learner:
         }
 
     def _rl_loss(
-        self, slopes, held, batch: GroupBatch, targets: PolicyTargets, trajectories, tokens
+        self, perturbations, held, batch: GroupBatch, targets: PolicyTargets, trajectories, tokens
     ) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(slopes, held, batch)
+        log_probs, entropy = self._forward(perturbations, held, batch)
         own = (batch.response_mask & targets.in_loss[..., None])[:, :, 1:]
 
         def flat(x):

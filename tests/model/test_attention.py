@@ -19,7 +19,7 @@ from sensesearch_jax.model.attention import (
     xla,
 )
 from sensesearch_jax.model.attention.dispatch import LONG, attend
-from sensesearch_jax.model.attention.kv_cache import Context
+from sensesearch_jax.model.attention.kv_cache import KVCache
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.model.vision_tower import attend_all_at_once, attend_all_in_tiles
 from sensesearch_jax.runtime.mesh import AXES, make_mesh
@@ -34,7 +34,7 @@ def small_tiles(monkeypatch):
 
 
 def operands(length, seed=0):
-    """Own tokens, some behind the real ones, and contexts with holes: one shared by the group and
+    """Own tokens, some behind the real ones, and caches with holes: one shared by the group and
     one per member."""
     random = np.random.default_rng(seed)
 
@@ -47,19 +47,19 @@ def operands(length, seed=0):
     def pair(lanes, tokens):
         return (normal(B, lanes, tokens, K, E), normal(B, lanes, tokens, K, E))
 
-    contexts = Context.of(*pair(1, 11), holes(B, 1, 11)), Context.of(*pair(G, 5), holes(B, G, 5))
+    caches = KVCache.of(*pair(1, 11), holes(B, 1, 11)), KVCache.of(*pair(G, 5), holes(B, G, 5))
     real = jnp.arange(length) < jnp.asarray(random.integers(1, length + 1, (B, G, 1)))
-    return normal(B, G, length, H, E), *pair(G, length), real, contexts
+    return normal(B, G, length, H, E), *pair(G, length), real, caches
 
 
-def value_and_gradients(how, queries, keys, values, valid, contexts):
-    def loss(queries, keys, values, contexts):
-        out = how(queries, keys, values, valid, contexts)
+def value_and_gradients(how, queries, keys, values, valid, caches):
+    def loss(queries, keys, values, caches):
+        out = how(queries, keys, values, valid, caches)
         out = jnp.where(valid[..., None, None], out, 0)  # what padding gives is its own affair
         return (out * jnp.cos(jnp.arange(E))).sum(), out
 
     gradients, out = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))(
-        queries, keys, values, contexts
+        queries, keys, values, caches
     )
     return [leaf for leaf in jax.tree.leaves((out, gradients)) if leaf.dtype == jnp.float32]
 
@@ -92,14 +92,14 @@ def test_masks_of_all_tiles_are_not_kept(monkeypatch):
         return jnp.ones(shape, jnp.float32)
 
     queries, own = normal(1, members, length, H, E), normal(1, members, length, K, E)
-    context = Context(
+    cache = KVCache(
         normal(1, 1, K, E, earlier), normal(1, 1, K, earlier, E), jnp.ones((1, 1, earlier), bool)
     )
     valid = jnp.ones((1, members, length), bool)
 
     def loss(queries):
         def layer(x, _):
-            return (cpu_tiled.attend_by_head(x, own, own, valid, (context,)), None)
+            return (cpu_tiled.attend_by_head(x, own, own, valid, (cache,)), None)
 
         return jax.lax.scan(layer, queries, None, length=2)[0].sum()
 
@@ -116,17 +116,17 @@ IN_TILES = [dispatch.attend_by_head, dispatch.attend_by_member]
 @pytest.mark.parametrize('how', IN_TILES)
 @pytest.mark.parametrize('kept', [(), (0,), (1,), (0, 1)])
 def test_in_tiles_equals_at_once(kept, how):
-    *own, contexts = operands(40)
-    assert_equal(how, (*own, tuple(contexts[i] for i in kept)))
+    *own, caches = operands(40)
+    assert_equal(how, (*own, tuple(caches[i] for i in kept)))
 
 
 @pytest.mark.parametrize('how', IN_TILES)
 def test_tiles_of_padding_cost_nothing_and_change_nothing(how):
-    *own, contexts = operands(40)
+    *own, caches = operands(40)
     short = own[3].at[0, 1, 7:].set(False).at[1, 2].set(False)
-    assert_equal(how, (*own[:3], short, contexts))
+    assert_equal(how, (*own[:3], short, caches))
     assert ' cond[' in str(
-        jax.make_jaxpr(how)(*own[:3], short, contexts)
+        jax.make_jaxpr(how)(*own[:3], short, caches)
     )  # and no choice between what is computed
 
 
@@ -157,8 +157,8 @@ def test_float32_on_a_gpu_takes_memory_that_grows_with_the_tokens(gradients, mon
 @pytest.mark.parametrize('kept', [(), (0, 1)])
 def test_the_kernels_of_accelerators_equal_at_once(kept):
     """The Pallas kernel step by step, and cuDNN's call computed by XLA; a torn last block."""
-    *own, contexts = operands(130)
-    given = *own, tuple(contexts[i] for i in kept)
+    *own, caches = operands(130)
+    given = *own, tuple(caches[i] for i in kept)
     assert_equal(functools.partial(tpu_splash.attend_splash, interpret=True), given)
     assert_equal(functools.partial(gpu_cudnn.attend_cudnn, implementation='xla'), given)
 
@@ -208,7 +208,7 @@ def test_remat_may_keep_attention_from_running_twice(name, times):
 
 
 def few(queries, seed=0):
-    """A few queries behind contexts of several blocks, the last of them torn; heads as wide as the
+    """A few queries behind caches of several blocks, the last of them torn; heads as wide as the
     kernel wants."""
     random = np.random.default_rng(seed)
 
@@ -222,60 +222,57 @@ def few(queries, seed=0):
         return (normal(B, lanes, tokens, K, 16), normal(B, lanes, tokens, K, 16))
 
     ends = jnp.arange(288) < jnp.asarray([[[250]], [[40]]])
-    contexts = (
-        Context.of(*pair(1, 288), ends),
-        Context.of(*pair(G, 48), holes(B, G, 48)),
-        Context.of(*pair(G, 16), jnp.zeros((B, G, 16), bool)),
+    caches = (
+        KVCache.of(*pair(1, 288), ends),
+        KVCache.of(*pair(G, 48), holes(B, G, 48)),
+        KVCache.of(*pair(G, 16), jnp.zeros((B, G, 16), bool)),
     )
     valid = jnp.arange(queries) < jnp.asarray(random.integers(1, queries + 1, (B, G, 1)))
-    return normal(B, G, queries, H, 16), *pair(G, queries), valid, contexts
+    return normal(B, G, queries, H, 16), *pair(G, queries), valid, caches
 
 
 @pytest.mark.parametrize('queries', [1, 3])
 @pytest.mark.parametrize('quantized', [False, True])
 def test_the_decode_kernel_equals_at_once(queries, quantized, monkeypatch):
-    """Step by step; several pieces of a context, some of them empty, several rows of queries, and a
-    context of nothing."""
+    """Step by step; several pieces of a cache, some of them empty, several rows of queries, and a
+    cache of nothing."""
     monkeypatch.setattr(gpu_decode, 'BLOCK', 32)
-    *own, contexts = few(queries)
+    *own, caches = few(queries)
     if quantized:
-        contexts = tuple(context.quantized() for context in contexts)
+        caches = tuple(cache.quantized() for cache in caches)
     for rows in ((16, 32, 64), (16,)):
         monkeypatch.setattr(gpu_decode, 'ROWS', rows)
-        found = gpu_decode.attend_few(*own, contexts, interpret=True)
-        assert_near(found, xla.attend_at_once(*own, contexts), own[3])
+        found = gpu_decode.attend_few(*own, caches, interpret=True)
+        assert_near(found, xla.attend_at_once(*own, caches), own[3])
 
 
 def test_the_platform_chooses():
     """By what the mesh's devices are, not by the machine that compiles."""
-    *own, contexts = few(LONG)
-    exact, many, one, context = (
+    *own, caches = few(LONG)
+    exact, many, one, cache = (
         own[0],
         own[0].astype(jnp.bfloat16),
         own[0][:, :, :1].astype(jnp.bfloat16),
-        contexts[:1],
+        caches[:1],
     )
-    narrow, torn = one[..., :12], (context[0]._replace(keys=context[0].keys[..., :25]),)
+    narrow, torn = one[..., :12], (cache[0]._replace(keys=cache[0].keys[..., :25]),)
     choose, at_once = dispatch.choose, xla.attend_at_once
-    assert choose(many, context) is dispatch.attend_by_head and choose(one, context) is at_once
+    assert choose(many, cache) is dispatch.attend_by_head and choose(one, cache) is at_once
 
     def topology(name):
         return AbstractMesh((1,), ('data',), abstract_device=AbstractDevice(name, 1, name))
 
     with jax.sharding.use_abstract_mesh(topology('tpu')):
-        assert choose(many, context) is tpu_splash.attend_splash and choose(one, context) is at_once
+        assert choose(many, cache) is tpu_splash.attend_splash and choose(one, cache) is at_once
     with jax.sharding.use_abstract_mesh(topology('gpu')):
         assert (
-            choose(many, context) is gpu_cudnn.attend_cudnn
-            and choose(one, context) is gpu_decode.attend_few
+            choose(many, cache) is gpu_cudnn.attend_cudnn
+            and choose(one, cache) is gpu_decode.attend_few
         )
-        # cuDNN takes no float32; the kernel no heads and contexts whose sizes are no powers of two.
-        assert choose(exact, context) is dispatch.attend_by_member
+        # cuDNN takes no float32; the kernel no heads and caches whose sizes are no powers of two.
+        assert choose(exact, cache) is dispatch.attend_by_member
         assert (
-            choose(narrow, context)
-            is choose(one, torn)
-            is choose(exact[:, :, :1], context)
-            is at_once
+            choose(narrow, cache) is choose(one, torn) is choose(exact[:, :, :1], cache) is at_once
         )
 
 
@@ -294,11 +291,11 @@ def test_attend_is_the_same_on_both_sides_of_the_threshold(length):
 
 
 @pytest.mark.parametrize('length', [LONG - 1, LONG])
-def test_int8_contexts_are_the_rounded_ones(length):
+def test_int8_caches_are_the_rounded_ones(length):
     """Few queries scale the products, many the keys and values: the same, and near the exact one."""
-    queries, keys, values, valid, contexts = operands(length)
-    rounded = tuple(context.quantized() for context in contexts)
-    for before, after in zip(contexts, rounded):
+    queries, keys, values, valid, caches = operands(length)
+    rounded = tuple(cache.quantized() for cache in caches)
+    for before, after in zip(caches, rounded):
         assert after.keys.dtype == after.values.dtype == jnp.int8
         for exact, near, axis in (
             (before.keys, after.plain(jnp.float32).keys, -2),
@@ -307,9 +304,9 @@ def test_int8_contexts_are_the_rounded_ones(length):
             largest = jnp.abs(exact).max(axis, keepdims=True)
             assert (jnp.abs(exact - near) <= largest * (0.5 / 127 + 1e-6)).all()
     found = jax.jit(attend)(queries, keys, values, valid, rounded)
-    plain = tuple(context.plain(jnp.float32) for context in rounded)
+    plain = tuple(cache.plain(jnp.float32) for cache in rounded)
     assert_near(found, xla.attend_at_once(queries, keys, values, valid, plain), valid)
-    exact = xla.attend_at_once(queries, keys, values, valid, contexts)
+    exact = xla.attend_at_once(queries, keys, values, valid, caches)
     assert 0 < jnp.abs(found - exact)[valid].mean() < 0.01
 
 
@@ -325,15 +322,15 @@ WAYS = {
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('own, earlier', [('bfloat16', 'float32'), ('float32', 'bfloat16')])
-def test_contexts_may_be_of_another_dtype(way, own, earlier, monkeypatch):
-    """Whatever computes it, the result is of the queries' dtype, and that of contexts which have it
+def test_caches_may_be_of_another_dtype(way, own, earlier, monkeypatch):
+    """Whatever computes it, the result is of the queries' dtype, and that of caches which have it
     too."""
     monkeypatch.setattr(dispatch, 'choose', lambda *_: WAYS[way])
-    queries, keys, values, valid, contexts = few(1 if way == 'decode kernel' else LONG)
+    queries, keys, values, valid, caches = few(1 if way == 'decode kernel' else LONG)
     given = [x.astype(own) for x in (queries, keys, values)]
 
     def cast(dtype):
-        return tuple(context.plain(dtype) for context in contexts)
+        return tuple(cache.plain(dtype) for cache in caches)
 
     found = attend(*given, valid, cast(earlier))
     assert found.dtype == own

@@ -23,7 +23,7 @@ from tiny_policies import (
 )
 
 from sensesearch_jax.model.attention.dispatch import attend
-from sensesearch_jax.model.attention.kv_cache import Context
+from sensesearch_jax.model.attention.kv_cache import KVCache
 from sensesearch_jax.model.hf_checkpoint import tensor_table
 from sensesearch_jax.model.rope import text_rotary, vision_rotary
 
@@ -238,7 +238,7 @@ def test_greedy_continuation(name):
     def prefill(state):
         policy = nnx.merge(graph, state)
         hidden, cache = run_tokens(policy, table, rows)
-        return jnp.argmax(policy.logits(hidden[0, 0, -1])), Context.of(*cache, rows[-1])
+        return jnp.argmax(policy.logits(hidden[0, 0, -1])), KVCache.of(*cache, rows[-1])
 
     def step(state, context, tokens, count):
         policy = nnx.merge(graph, state)
@@ -295,7 +295,7 @@ def test_turn_after_turn_equals_whole():
         part = Conversation(talk.tokens[done:end], talk.grids[picture : picture + 1], [])
         rows = Rows.of(part, 0, size, following)
         rows.index[..., : end - done] = index[done:end]
-        context = Context.of(*jnp.asarray(store), jnp.arange(length)[None, None] < done)
+        context = KVCache.of(*jnp.asarray(store), jnp.arange(length)[None, None] < done)
         logits, new = turn(state, context, rows.arrays())
         assert difference(logits[: end - done], theirs[done:end]) < TOLERANCE
         store[:, :, :, :, done:end] = np.stack([new.keys, new.values])[:, :, :, :, : end - done]

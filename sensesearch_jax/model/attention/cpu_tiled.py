@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from sensesearch_jax.model.attention.kv_cache import ATTENDED, MASKED, Context
+from sensesearch_jax.model.attention.kv_cache import ATTENDED, MASKED, KVCache
 
 TILE = 256  # queries
 
 
-def attend_in_tiles(queries, keys, values, valid, contexts, *, over_heads: Callable):
+def attend_in_tiles(queries, keys, values, valid, caches, *, over_heads: Callable):
     """`dispatch.attend`.
 
     Args:
@@ -37,22 +37,22 @@ def attend_in_tiles(queries, keys, values, valid, contexts, *, over_heads: Calla
     queries = (
         (queries * e**-0.5).reshape(b, g, s, k, h // k, e).transpose(0, 3, 1, 4, 2, 5)
     )  # [b, k, g, r, s, e]
-    shared = tuple(c.keys.shape[1] == 1 for c in contexts)
+    shared = tuple(c.keys.shape[1] == 1 for c in caches)
 
     def row(x):
-        queries, keys, values, valid, contexts = x  # without b; valid: [g, s]
+        queries, keys, values, valid, caches = x  # without b; valid: [g, s]
 
         def head(x):
-            queries, keys, values, contexts = x
+            queries, keys, values, caches = x
 
             def member(x):
-                queries, keys, values, valid, own_contexts, own_valid = x
-                own_contexts, own_valid = iter(own_contexts), iter(own_valid)
+                queries, keys, values, valid, own_caches, own_valid = x
+                own_caches, own_valid = iter(own_caches), iter(own_valid)
                 now = [
-                    tuple(part[0] for part in c) if same else next(own_contexts)
-                    for c, same in zip(contexts, shared)
+                    tuple(part[0] for part in c) if same else next(own_caches)
+                    for c, same in zip(caches, shared)
                 ]
-                seen = [c[0] if same else next(own_valid) for c, same in zip(context_valid, shared)]
+                seen = [c[0] if same else next(own_valid) for c, same in zip(cache_valid, shared)]
                 return tiled(
                     queries,
                     jnp.concatenate([*(keys.T for keys, _ in now), keys]),
@@ -65,21 +65,17 @@ def attend_in_tiles(queries, keys, values, valid, contexts, *, over_heads: Calla
 
             return jax.lax.map(
                 member,
-                (queries, keys, values, valid, of_member(contexts), of_member(context_valid)),
+                (queries, keys, values, valid, of_member(caches), of_member(cache_valid)),
             )
 
         # Which tokens are real is the same for all heads, and must be seen to be: else all tiles of
         # padding are computed.
-        context_valid = tuple(c.valid for c in contexts)
-        return over_heads(
-            head, (queries, keys, values, tuple((c.keys, c.values) for c in contexts))
-        )
+        cache_valid = tuple(c.valid for c in caches)
+        return over_heads(head, (queries, keys, values, tuple((c.keys, c.values) for c in caches)))
 
-    contexts = tuple(
-        Context(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in contexts
-    )
+    caches = tuple(KVCache(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in caches)
     out = jax.lax.map(
-        row, (queries, by_head(keys), by_head(values), valid, contexts)
+        row, (queries, by_head(keys), by_head(values), valid, caches)
     )  # [b, k, g, r, s, e]
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, h, e).astype(queries.dtype)
 
@@ -140,10 +136,10 @@ def _forward(queries, keys, values, valid):
     return out, (queries, keys, values, valid, out, sums)
 
 
-def _backward(kept, slope):
-    """From the slope of the loss by the output, [r, s, e]."""
+def _backward(kept, cotangent):
+    """Gradients from the cotangent of the output, [r, s, e]."""
     queries, keys, values, valid, out, sums = kept
-    met = (slope.astype(jnp.float32) * out).sum(-1)
+    met = (cotangent.astype(jnp.float32) * out).sum(-1)
     # [e, t]: a product that is wide is faster than one that is tall.
     by_keys, by_values = (jnp.zeros(x.T.shape, jnp.float32) for x in (keys, values))
     by_queries = []
@@ -153,16 +149,16 @@ def _backward(kept, slope):
 
     for first, last, end in _tiles(queries, keys):
 
-        def tile(by_keys, by_values, queries, slope, met, sums, end=end):
+        def tile(by_keys, by_values, queries, cotangent, met, sums, end=end):
             weights = jnp.exp(_scores(queries, keys[:end], valid[:end]) - sums[..., None])
             by_weights = jnp.einsum(
-                'rse,te->rst', slope, values[:end], preferred_element_type=jnp.float32
+                'rse,te->rst', cotangent, values[:end], preferred_element_type=jnp.float32
             )
             by_scores = (weights * (by_weights - met[..., None])).astype(keys.dtype)
             weights = weights.astype(values.dtype)
             return (
                 by_keys.at[:, :end].add(flat(queries).T @ flat(by_scores)),
-                by_values.at[:, :end].add(flat(slope).T @ flat(weights)),
+                by_values.at[:, :end].add(flat(cotangent).T @ flat(weights)),
                 jnp.einsum('rst,te->rse', by_scores, keys[:end]).astype(queries.dtype),
             )
 
@@ -177,7 +173,7 @@ def _backward(kept, slope):
             by_keys,
             by_values,
             queries[:, part],
-            slope[:, part],
+            cotangent[:, part],
             met[:, part],
             sums[:, part],
         )

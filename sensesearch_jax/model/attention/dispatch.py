@@ -1,9 +1,9 @@
-"""The one attention of the decoder: own tokens causally, contexts fully, merged under one softmax.
+"""The one attention of the decoder: own tokens causally, caches fully, merged under one softmax.
 
 `attend` is the only entrance; what computes it is chosen by the platform that the program is
 compiled for.
 
-A context is keys and values that were computed before: the prompt of a group (shared by its
+A KV cache is keys and values that were computed before: the prompt of a group (shared by its
 members), a member's earlier turns, or the tokens sampled since the last host look. Decode is one
 query, a tool response a few, training all of them; nothing else changes.
 """
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from sensesearch_jax.model.attention import gpu_cudnn, tpu_splash
 from sensesearch_jax.model.attention.cpu_tiled import attend_by_head, attend_by_member
-from sensesearch_jax.model.attention.kv_cache import Context
+from sensesearch_jax.model.attention.kv_cache import KVCache
 from sensesearch_jax.model.attention.xla import attend_at_once
 from sensesearch_jax.runtime.mesh import current, platform, spec
 
@@ -29,24 +29,24 @@ def attend(
     keys: Float[Array, 'b g s k e'],
     values: Float[Array, 'b g s k e'],
     valid: Bool[Array, 'b g s'],
-    contexts: tuple[Context, ...] = (),
+    caches: tuple[KVCache, ...] = (),
 ) -> Float[Array, 'b g s h e']:
     """Grouped-query attention of each member's own tokens (causal) and of all valid tokens of each
-    context.
+    cache.
 
     Args:
         queries, keys, values: after rotation; H is a multiple of K.
         valid: which own tokens are real. They come first: what is behind them is never attended to.
-        contexts: each without a layer axis; a context with group axis 1 is read once for all G
+        caches: each without a layer axis; a cache with group axis 1 is read once for all G
             members.
 
     Returns:
         the attended values, in the queries' dtype. The softmax is in float32.
     """
-    implementation = choose(queries, contexts)
-    if queries.shape[2] >= LONG:  # what a context costs to make plain is little
-        contexts = tuple(context.plain(keys.dtype) for context in contexts)
-    operands = queries, keys, values, valid, contexts
+    implementation = choose(queries, caches)
+    if queries.shape[2] >= LONG:  # what a cache costs to make plain is little
+        caches = tuple(cache.plain(keys.dtype) for cache in caches)
+    operands = queries, keys, values, valid, caches
     mesh = current()
     if mesh is None:
         return implementation(*operands)
@@ -66,10 +66,10 @@ def attend(
         *[place(heads('kv_heads'))] * 2,
         place(tokens),
         tuple(
-            Context(earlier, earlier, place(tokens), scales, scales)
+            KVCache(earlier, earlier, place(tokens), scales, scales)
             if c.key_scales is not None
-            else Context(earlier, earlier, place(tokens))
-            for c in contexts
+            else KVCache(earlier, earlier, place(tokens))
+            for c in caches
         ),
     )
     specs = jax.tree.map(lambda at, x: at(x), where, operands)
@@ -83,7 +83,7 @@ def attend(
     )
 
 
-def choose(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) -> Callable:
+def choose(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> Callable:
     """The implementation of `attend` for these operands on the current platform."""
     here, few = platform(), queries.shape[2] < LONG
     if here == 'gpu' and gpu_cudnn.cudnn_takes(queries.dtype):
@@ -95,7 +95,7 @@ def choose(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) ->
             )
         except ImportError:  # jax 0.11 says that a later one will have no Triton
             return attend_at_once
-        return gpu_decode.attend_few if gpu_decode.takes(queries, contexts) else attend_at_once
+        return gpu_decode.attend_few if gpu_decode.takes(queries, caches) else attend_at_once
     if few:
         return attend_at_once
     return {'cpu': attend_by_head, 'tpu': tpu_splash.attend_splash}.get(here, attend_by_member)

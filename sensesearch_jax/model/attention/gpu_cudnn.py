@@ -1,7 +1,7 @@
 """Attention on NVIDIA by cuDNN's fused kernels, which come with jax.
 
-Contexts and own tokens are one run of keys, contexts first, so that a causal mask moved by the
-contexts' length says what is seen.
+Caches and own tokens are one run of keys, caches first, so that a causal mask moved by the
+caches' length says what is seen.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def cudnn_takes(dtype: DTypeLike) -> bool:
     return jnp.dtype(dtype).itemsize == 2
 
 
-def attend_cudnn(queries, keys, values, valid, contexts, *, implementation: str = 'cudnn'):
-    """`dispatch.attend` by cuDNN's fused attention; never holds scores, but with contexts a bias
+def attend_cudnn(queries, keys, values, valid, caches, *, implementation: str = 'cudnn'):
+    """`dispatch.attend` by cuDNN's fused attention; never holds scores, but with caches a bias
     per score.
 
     Args:
@@ -30,8 +30,8 @@ def attend_cudnn(queries, keys, values, valid, contexts, *, implementation: str 
     def flat(x):
         return x.reshape(b * g, *x.shape[2:])
 
-    if contexts:
-        keys, values, seen = joined(keys, values, valid, contexts)
+    if caches:
+        keys, values, seen = joined(keys, values, valid, caches)
         c = keys.shape[2]
         mask = (jnp.arange(s)[:, None] + c - s >= jnp.arange(c)) & seen[:, :, None]
         how = {'mask': flat(mask)[:, None]}

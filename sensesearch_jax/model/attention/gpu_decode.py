@@ -1,10 +1,10 @@
-"""Attention of a few queries to long contexts on a GPU, which has to read them once and write no
+"""Attention of a few queries to long caches on a GPU, which has to read them once and write no
 scores.
 
-A context is cut into pieces that many programs work on at once; each keeps a running softmax (Dao
+A cache is cut into pieces that many programs work on at once; each keeps a running softmax (Dao
 et al., arXiv 2205.14135; its pieces: "flash decoding", Dao et al., 2023). What the pieces, the
-contexts and the own tokens found is merged by the logarithms of their sums. Queries that share a
-context are the rows of one product with it: a group's prompt is read once for all of its members.
+caches and the own tokens found is merged by the logarithms of their sums. Queries that share a
+cache are the rows of one product with it: a group's prompt is read once for all of its members.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
-from sensesearch_jax.model.attention.kv_cache import MASKED, Context
+from sensesearch_jax.model.attention.kv_cache import MASKED, KVCache
 
 BLOCK = 128  # keys that a program takes at once
 ROWS = 16, 32, 64  # queries that it takes; the smallest is what the matrix units want
@@ -38,18 +38,18 @@ class Part(NamedTuple):
     total: Float[Array, 'b g k p q']
 
 
-def takes(queries: Float[Array, 'b g s h e'], contexts: tuple[Context, ...]) -> bool:
+def takes(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> bool:
     """Whether the kernel can: blocks of tokens and the heads' width are powers of two."""
     width = queries.shape[-1]
     return (
-        bool(contexts)
+        bool(caches)
         and width >= 16
         and width & (width - 1) == 0
-        and all(_block(context.keys.shape[-1]) >= 16 for context in contexts)
+        and all(_block(cache.keys.shape[-1]) >= 16 for cache in caches)
     )
 
 
-def attend_few(queries, keys, values, valid, contexts, *, interpret: bool = False):
+def attend_few(queries, keys, values, valid, caches, *, interpret: bool = False):
     """`dispatch.attend` for a few queries per member.
 
     Args:
@@ -60,7 +60,7 @@ def attend_few(queries, keys, values, valid, contexts, *, interpret: bool = Fals
     q = jnp.moveaxis(queries.reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
     parts = [
         _own(q, keys, values, valid, s),
-        *(_of_context(q, context, interpret) for context in contexts),
+        *(_of_cache(q, cache, interpret) for cache in caches),
     ]
     out, largest, total = (jnp.concatenate(x, axis=3) for x in zip(*parts))
     weights = jnp.exp(largest - largest.max(3, keepdims=True))
@@ -88,10 +88,10 @@ def _own(q, keys, values, valid, s: int) -> Part:
     return Part(out[:, :, :, None], largest[:, :, :, None], weights.sum(-1)[:, :, :, None])
 
 
-def _of_context(q, context: Context, interpret: bool) -> Part:
-    """One context; where the group shares it, its members' queries are rows side by side."""
+def _of_cache(q, cache: KVCache, interpret: bool) -> Part:
+    """One cache; where the group shares it, its members' queries are rows side by side."""
     b, g, k, rows, e = q.shape
-    lanes, tokens = context.keys.shape[1], context.keys.shape[-1]
+    lanes, tokens = cache.keys.shape[1], cache.keys.shape[-1]
     side_by_side = (
         jnp.moveaxis(q, 1, 2).reshape(b * k, g * rows, e)
         if lanes == 1
@@ -103,11 +103,11 @@ def _of_context(q, context: Context, interpret: bool) -> Part:
 
     found = _pieces(
         side_by_side,
-        flat(context.keys),
-        flat(context.values),
-        context.valid.reshape(b * lanes, tokens),
-        flat(context.key_scales),
-        flat(context.value_scales),
+        flat(cache.keys),
+        flat(cache.values),
+        cache.valid.reshape(b * lanes, tokens),
+        flat(cache.key_scales),
+        flat(cache.value_scales),
         interpret,
     )
 
@@ -180,7 +180,7 @@ def _pieces(
 def _kernel(
     q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, each: int, scale: float
 ):
-    """One piece of one context: the rows' softmax over it, block by block."""
+    """One piece of one cache: the rows' softmax over it, block by block."""
     *scale_refs, out_ref, largest_ref, total_ref = refs
     q = q_ref[...]
     first = pl.program_id(1) * each

@@ -18,11 +18,11 @@ ATTENDED = 'attended'
 MASKED = -1e30
 
 
-class Context(NamedTuple):
+class KVCache(NamedTuple):
     """Keys and values computed earlier. The group axis g is G, or 1 where the whole group shares
-    the context.
+    the cache.
 
-    With a leading layer axis it is the context of all layers. Heads stand before tokens, and keys
+    With a leading layer axis it is the cache of all layers. Heads stand before tokens, and keys
     the other way round than values: so one query meets them at the speed of memory, on a CPU as
     well.
 
@@ -43,28 +43,28 @@ class Context(NamedTuple):
         keys: Float[Array, '*layers b g c k e'],
         values: Float[Array, '*layers b g c k e'],
         valid: Bool[Array, 'b g c'] | None,
-    ) -> Context:
+    ) -> KVCache:
         """From keys and values in the order of tokens, as a forward pass leaves them."""
         return cls(jnp.moveaxis(keys, -3, -1), jnp.swapaxes(values, -3, -2), valid)
 
-    def quantized(self) -> Context:
+    def quantized(self) -> KVCache:
         """The same in int8, each number at most a 254th of its token's largest one off."""
         keys, key_scales = _int8(self.keys, -2)
         values, value_scales = _int8(self.values, -1)
-        return Context(keys, values, self.valid, key_scales, value_scales)
+        return KVCache(keys, values, self.valid, key_scales, value_scales)
 
-    def plain(self, dtype: DTypeLike) -> Context:
+    def plain(self, dtype: DTypeLike) -> KVCache:
         """The same in this dtype and without scales."""
         keys, values = self.keys.astype(dtype), self.values.astype(dtype)
         if self.key_scales is not None:
             keys *= self.key_scales[..., None, :].astype(dtype)
             values *= self.value_scales[..., None].astype(dtype)
-        return Context(keys, values, self.valid)
+        return KVCache(keys, values, self.valid)
 
     @property
     def in_order(self) -> tuple[Array, Array, Array]:
         """Keys, values and validity with tokens before heads, as `of` takes them; of a plain
-        context.
+        cache.
         """
         return jnp.moveaxis(self.keys, -1, -3), jnp.swapaxes(self.values, -3, -2), self.valid
 
@@ -76,8 +76,8 @@ def _int8(x, axis: int):
     return jnp.round(x / jnp.expand_dims(scales, axis)).astype(jnp.int8), scales
 
 
-def joined(keys, values, valid, contexts):
-    """Contexts and own tokens as one run per member: keys and values [b, g, c + s, k, e], valid [b,
+def joined(keys, values, valid, caches):
+    """Caches and own tokens as one run per member: keys and values [b, g, c + s, k, e], valid [b,
     g, c + s].
     """
     g = keys.shape[1]
@@ -85,5 +85,5 @@ def joined(keys, values, valid, contexts):
     def spread(x):
         return jnp.broadcast_to(x, (x.shape[0], g, *x.shape[2:]))
 
-    parts = [*(tuple(map(spread, context.in_order)) for context in contexts), (keys, values, valid)]
+    parts = [*(tuple(map(spread, cache.in_order)) for cache in caches), (keys, values, valid)]
     return tuple(jnp.concatenate(part, axis=2) for part in zip(*parts))

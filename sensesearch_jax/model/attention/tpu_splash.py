@@ -1,7 +1,7 @@
 """Attention by kernels that come with jax: Pallas (splash) on TPU, cuDNN on NVIDIA.
 
-Both see contexts and own tokens as one run of keys, contexts first, so that "own tokens causally,
-contexts fully" is a causal mask moved by the contexts' length.
+Both see caches and own tokens as one run of keys, caches first, so that "own tokens causally,
+caches fully" is a causal mask moved by the caches' length.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ LANES = 128  # of a TPU's vector unit: lengths and head width come in multiples 
 BLOCK = 512  # queries and keys that the kernel takes at once, where there are as many
 
 
-def attend_splash(queries, keys, values, valid, contexts, *, interpret: bool = False):
+def attend_splash(queries, keys, values, valid, caches, *, interpret: bool = False):
     """`dispatch.attend` by the splash kernel; never holds scores beyond a block.
 
     Args:
         interpret: run the kernel's program step by step, on any platform; for tests.
     """
-    keys, values, seen = joined(keys, values, valid, contexts)
+    keys, values, seen = joined(keys, values, valid, caches)
 
     def flat(x):
         return x.reshape(-1, *x.shape[2:])

@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from sensesearch_jax.model.attention.kv_cache import ATTENDED, MASKED
 
 
-def attend_at_once(queries, keys, values, valid, contexts):
+def attend_at_once(queries, keys, values, valid, caches):
     """All scores as one array: what a few queries want."""
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
@@ -30,10 +30,10 @@ def attend_at_once(queries, keys, values, valid, contexts):
     def of_member(x):
         return jnp.swapaxes(x.reshape(b, k, g, -1, x.shape[-1]), 1, 2)
 
-    shared = [context.keys.shape[1] == 1 for context in contexts]
+    shared = [cache.keys.shape[1] == 1 for cache in caches]
     scores = []
-    for context, same in zip(contexts, shared):
-        earlier = context.keys.astype(q.dtype)
+    for cache, same in zip(caches, shared):
+        earlier = cache.keys.astype(q.dtype)
         if same:
             score = of_member(
                 jnp.einsum(
@@ -45,19 +45,19 @@ def attend_at_once(queries, keys, values, valid, contexts):
             )
         else:
             score = jnp.einsum('bgkqe,bgkec->bgkqc', q, earlier, preferred_element_type=jnp.float32)
-        if context.key_scales is not None:
-            score *= context.key_scales[:, :, :, None]
-        scores.append(jnp.where(context.valid[:, :, None, None, :], score, MASKED))
+        if cache.key_scales is not None:
+            score *= cache.key_scales[:, :, :, None]
+        scores.append(jnp.where(cache.valid[:, :, None, None, :], score, MASKED))
     causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (h // k, 1))
     own = jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
     scores.append(jnp.where(causal & valid[:, :, None, None, :], own, MASKED))
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(values.dtype)
-    *parts, own = jnp.split(weights, np.cumsum([c.keys.shape[-1] for c in contexts]), axis=-1)
+    *parts, own = jnp.split(weights, np.cumsum([c.keys.shape[-1] for c in caches]), axis=-1)
     out = jnp.einsum('bgkqt,bgtke->bgkqe', own, values)
-    for part, context, same in zip(parts, contexts, shared):
-        earlier = context.values.astype(values.dtype)
-        if context.value_scales is not None:
-            part *= context.value_scales[:, :, :, None].astype(part.dtype)
+    for part, cache, same in zip(parts, caches, shared):
+        earlier = cache.values.astype(values.dtype)
+        if cache.value_scales is not None:
+            part *= cache.value_scales[:, :, :, None].astype(part.dtype)
         if same:
             out += of_member(jnp.einsum('bkqc,bkce->bkqe', of_group(part), earlier[:, 0]))
         else:
