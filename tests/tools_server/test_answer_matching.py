@@ -7,7 +7,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sensesearch_jax.agent.trajectory import Question
@@ -101,6 +101,9 @@ def test_matching_is_symmetric_and_holds_for_itself(one, other, question):
 
 @settings(max_examples=300, deadline=None)
 @given(answers)
+@example('0- 0')
+@example('5, - 3')
+@example('5) to 6')
 def test_cleaning_and_normalising_twice_changes_nothing(text):
     assert clean(clean(text)) == clean(text)
     assert normalise(normalise(text)) == normalise(text)

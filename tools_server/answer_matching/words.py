@@ -159,9 +159,28 @@ def _joined(found: list[str]) -> list[str]:
         if token != SEPARATOR:
             kept.append(token)
         elif kept and kept[-1] != SEPARATOR and kept[-1][-1].isdigit() and i + 1 < len(found):
-            if found[i + 1][:1].isdigit():
+            # The sign of '3, - 5' is no range of 3 and 5.
+            after = i + 1 + (found[i + 1] in ('-', 'to'))
+            if after < len(found) and found[after][0].isdigit():
                 kept.append(token)
-    return kept
+    return _with_ranges(kept)
+
+
+def _with_ranges(found: list[str]) -> list[str]:
+    """Tokens with 5 - 6 and 5 to 6 as 5-6 also where other signs stood between: '5- 6', '5) to 6'."""
+    kept: list[list[str]] = []  # each the pieces of one token
+    for token in found:
+        if (
+            len(kept) > 1
+            and kept[-1] in (['-'], ['to'])
+            and token[0].isdigit()
+            and kept[-2][-1][-1].isdigit()
+        ):
+            kept.pop()
+            kept[-1] += ['-', token]
+        else:
+            kept.append([token])
+    return list(map(''.join, kept))
 
 
 def _alike(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
