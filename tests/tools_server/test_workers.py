@@ -145,6 +145,20 @@ def test_a_worker_killed_while_idle_is_replaced(pool):
     assert run(pool, 'process_id') != gone
 
 
+def test_a_process_that_was_killed_is_started_anew_at_once_and_serves_large_jobs():
+    """Who sends files that get a worker killed waits for the next one to start; others do not."""
+    pool = WorkerPool('the test', size=2, memory_bytes=MEMORY, modules=['worker_tasks'])
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: run(pool, 'nap', 0.3), range(2)))  # both are there now
+    ready = {worker._process.pid for worker in pool._idle}
+    with pytest.raises(WorkFailed):
+        pool.run('worker_tasks:loop', seconds=0.1, large=True)
+    assert pool.statistics() == {'processes': 2, 'working': 0, 'replaced': 1}
+    assert pool.run('worker_tasks:process_id', seconds=5, large=True) not in ready
+    pool.close()
+    assert len(ready) == 2
+
+
 def test_many_callers_share_a_few_processes():
     pool = WorkerPool('the test', size=2, memory_bytes=MEMORY, modules=['worker_tasks'])
     with ThreadPoolExecutor(16) as threads:

@@ -13,6 +13,7 @@ that call wait for them, so the pool has none of its own.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import os
 import socket
@@ -190,7 +191,8 @@ class WorkerPool:
         if large and sum(self._working.values()) >= max(1, self._size - 1):
             return None
         while self._idle:
-            worker = self._idle.pop()
+            # One that is still starting, if any, is first: who takes long may wait for it.
+            worker = self._idle.pop(0 if large else -1)
             if worker.alive():
                 return worker
             worker.kill()
@@ -205,9 +207,12 @@ class WorkerPool:
             if self._closed:
                 worker.kill()
             elif sound:
-                self._idle.append(worker)
+                self._idle.insert(len(self._idle) if worker.ready else 0, worker)
             else:
                 self.replaced += 1
+                # At once, for a process takes long to start on a busy machine.
+                with contextlib.suppress(ToolError):  # the next job tries again, and says so
+                    self._idle.insert(0, self._start())
             self._changed.notify_all()
 
     def _start(self) -> _Worker:
@@ -250,7 +255,7 @@ class _Worker:
 
     def __init__(self, memory_bytes: int, modules: Sequence[str]):
         self._memory_bytes = memory_bytes
-        self._ready = False
+        self.ready = False
         self._started = time.monotonic()
         self._socket, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -289,7 +294,7 @@ class _Worker:
             _NotReady: the current deadline comes first.
             OSError: the process ended instead; TimeoutError, which is one: it takes too long.
         """
-        if self._ready:
+        if self.ready:
             return
         last = self._started + START_S
         end = min(last, time.monotonic() + deadline.left())
@@ -301,7 +306,7 @@ class _Worker:
             raise
         if greeting != ['ready']:
             raise ConnectionResetError
-        self._ready = True
+        self.ready = True
 
     def ask(self, request: list[Any], end: float) -> list[Any]:
         """The reply to a request.
