@@ -8,7 +8,7 @@ size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the
 reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the
 paper's 150 to 300.
-Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/padding.py), for two to three times as
+Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/benchmarks/padding.py), for two to three times as
 many programs. Not run: no machine of this size was at hand. docs/tpu_memory.md has what its programs take on these
 slices.
 """

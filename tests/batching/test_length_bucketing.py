@@ -3,7 +3,7 @@ runs."""
 
 import itertools
 
-from experiments import padding
+from experiments.benchmarks import padding
 from sensesearch_jax.batching.length_bucketing import by_length
 
 BATCHES = [[7, 1, 9], [3, 8, 2], [6, 4, 5], [11, 10]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.lost_answers import BOXES, box_kind, stages
+from experiments.analysis.lost_answers import BOXES, box_kind, stages
 from sensesearch_jax.agent.actions import Answer, ImageSearch, TextSearch
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
 

@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 from small_policies import quick_compilation
 
-from experiments import numerics, processors
+from experiments.analysis import numerics, processors
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 

@@ -1,8 +1,7 @@
 """A tiny policy with random weights, in a Hugging Face directory like any other."""
 
 import pytest
-
-from experiments.toy import write_toy_policy
+from toy_policy import write_toy_policy
 
 
 @pytest.fixture(scope='session')

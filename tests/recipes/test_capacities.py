@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_policies import quick_compilation
+from toy_policy import by_chance
 
-from experiments.toy import by_chance
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS

@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from small_policies import quick_compilation
+from toy_policy import by_chance
 
-from experiments.toy import by_chance
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.config import checks
 from sensesearch_jax.errors import UserError

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import toy_runs
 from safetensors.numpy import load_file
+from toy_policy import write_toy_policy
 
-from experiments.toy import write_toy_policy
 from sensesearch_jax.config.resuming import OPERATIONAL, check_places, may_change
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.pocket.pretraining.run import learning_rate

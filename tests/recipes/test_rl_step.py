@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 from scripted_tools import DOWN, ScriptedTools, noise_file
 from small_policies import quick_compilation
+from toy_policy import by_chance, reward
 
-from experiments.toy import by_chance, reward
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState

@@ -42,7 +42,7 @@ def start(policy_folder, tmp_path_factory):
 
     def start(workdir, **settings):
         settings = SETTINGS | {name.replace('__', '.'): value for name, value in settings.items()}
-        command = [sys.executable, '-m', 'experiments.toy', '--config=configs/rl.py',
+        command = [sys.executable, 'tests/shared/toy_policy.py', '--config=configs/rl.py',
                    f'--workdir={workdir}', f'--config.policy={policy_folder}',
                    *(f'--config.{name}={value}' for name, value in settings.items())]  # fmt: skip
         with open(folder / 'output.txt', 'ab') as output:

@@ -5,8 +5,8 @@ import json
 
 import jax.numpy as jnp
 from flax import nnx
+from toy_policy import TURN
 
-from experiments.toy import TURN
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import save_policy

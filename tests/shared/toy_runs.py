@@ -1,4 +1,4 @@
-"""Runs of the command line with a toy policy (experiments/toy.py), as processes of their own."""
+"""Runs of the command line with a toy policy (toy_policy.py), as processes of their own."""
 
 import os
 import runpy
@@ -33,8 +33,7 @@ def start(config, workdir, policy, settings, output, **environment):
     there = fields_of(config, SETTINGS)
     command = [
         sys.executable,
-        '-m',
-        'experiments.toy',
+        'tests/shared/toy_policy.py',
         f'--config=configs/{config}.py',
         f'--workdir={workdir}',
         f'--config.policy={policy}',

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import accelerator
-from experiments.work import Lengths, forward_flops, tower_flops
+from experiments.benchmarks import accelerator
+from experiments.benchmarks.work import Lengths, forward_flops, tower_flops
 from sensesearch_jax.model.config import RELEASED
 
 DOCS = Path(__file__).parents[2] / 'docs'

@@ -11,10 +11,10 @@ import pytest
 from jax.experimental import topologies
 from small_policies import small_policy
 
-from experiments import tpu_table
-from experiments.compiled import collectives
-from experiments.tpu_memory import CHIPS, measured, shown
-from experiments.tpu_programs import Lengths, sampling, training
+from experiments.benchmarks import tpu_table
+from experiments.benchmarks.compiled import collectives
+from experiments.benchmarks.tpu_memory import CHIPS, measured, shown
+from experiments.benchmarks.tpu_programs import Lengths, sampling, training
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TEXT = """HloModule step

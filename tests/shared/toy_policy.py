@@ -1,7 +1,7 @@
 """The command line with a toy policy, whose turns are taken for actions by chance, so that its
 tools are called.
 
-    python -m experiments.toy --config=configs/rl.py --workdir=runs/toy --config.policy=DIR …
+    python tests/shared/toy_policy.py --config=configs/rl.py --workdir=runs/toy --config.policy=DIR …
 
 A random policy writes nothing that parses and earns nothing, and where all fail alike nothing is
 learned. Here action and reward follow from the very tokens that were sampled, as in a real run.
@@ -26,7 +26,7 @@ from sensesearch_jax.pocket.pretraining import run as pretraining
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rewards.scorer import Scorer
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 ACTIONS = (
     TextSearch('a flag'),
     ImageSearch(),

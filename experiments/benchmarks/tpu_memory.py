@@ -1,7 +1,7 @@
 """The programs of a config, compiled ahead of time for TPUs that are not here: do they fit, and
 what binds?
 
-    python -m experiments.tpu_memory --config=configs/sft_7b.py --topology=v5e:8x8
+    python -m experiments.benchmarks.tpu_memory --config=configs/sft_7b.py --topology=v5e:8x8
 
 For the config's stage (`sft` or `rl`), mesh, remat policy and type: memory per device against its
 limit, compile time, FLOPs counted by hand and by the compiler, bytes that collectives bring in, and
@@ -29,8 +29,8 @@ from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from experiments.compiled import collectives, in_words
-from experiments.tpu_programs import Lengths, Program, sampling, training
+from experiments.benchmarks.compiled import collectives, in_words
+from experiments.benchmarks.tpu_programs import Lengths, Program, sampling, training
 from sensesearch_jax.model.config import RELEASED, PolicySizes
 
 # The program's own: who imports this file, as the tests do, has flags of another program.

@@ -1,7 +1,7 @@
 """Our Qwen2.5-VL beside transformers' PyTorch one, block by block on the same input, in float32 and
 bfloat16.
 
-    python -m experiments.numerics --checkpoint=DIR [--image=FILE] [--picture=numerics.png]
+    python -m experiments.analysis.numerics --checkpoint=DIR [--image=FILE] [--picture=numerics.png]
 
 prints a table and draws where the difference grows. `alone` is a block given what transformers'
 block before it put out (but for the first of the tower, whose patches transformers puts in order
@@ -37,7 +37,7 @@ from absl import app, flags
 from flax import nnx
 from PIL import Image
 
-from experiments.processors import differences, sentences
+from experiments.analysis.processors import differences, sentences
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy

@@ -1,7 +1,7 @@
 """What a policy sees of pictures when asked plainly, on entities of one split: share of answers
 right to the last token.
 
-    python -m experiments.seeing --policy=DIR --split=validation
+    python -m experiments.analysis.seeing --policy=DIR --split=validation
 
 Plain lessons of configs/base.py, most of them on colours and shapes and near views; of 'train' most
 pictures are varied ones, as in its training, of other splits none is.

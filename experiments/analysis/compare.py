@@ -1,7 +1,7 @@
 """Policies that were evaluated apart on the same questions: accuracy of each less that of the
 first, paired.
 
-    python -m experiments.compare sft=runs/sft/evaluation/policy.jsonl rl=runs/rl/evaluation/policy.jsonl [...]
+    python -m experiments.analysis.compare sft=runs/sft/evaluation/policy.jsonl rl=runs/rl/evaluation/policy.jsonl [...]
 
 Each argument is a name and a file of trajectories that configs/evaluate.py wrote. Prints the table
 of a main job.

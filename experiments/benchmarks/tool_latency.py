@@ -1,6 +1,6 @@
 """How long one call of each tool takes, through HTTP and the client, one caller.
 
-    python experiments/tool_latency.py            # half a minute, one core for each of server and client
+    python -m experiments.benchmarks.tool_latency            # half a minute, one core for each of server and client
 
 Every request is a new one (no answer comes from the cache). The picture is a 3840×2160 JPEG of the
 pocket world. Ends with status 1 where a bar is missed.
@@ -22,7 +22,7 @@ from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.pocket.world.scenes import Renderer, sample_scene
 from tools_server.launch import ToolServer
 
-CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'
+CONFIG = Path(__file__).parents[2] / 'configs' / 'tools_pocket.yaml'
 # Longest median allowed on two cores, in milliseconds: crops of a 4K picture, searches in 41,718
 # passages and in 401 pictures.
 BARS_MS = {'crop': 50, 'crop of half a 4K': 50, 'text search': 15, 'image search in a crop': 60,

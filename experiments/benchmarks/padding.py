@@ -1,7 +1,7 @@
 """How much of a 7B run's batches is padding, on a mix of lengths as real runs have it: 4K prompts,
 1 to 10 turns.
 
-    python -m experiments.padding
+    python -m experiments.benchmarks.padding
 
 The lengths are drawn, not measured: prompts of a 4K picture and a question, per turn a thought with
 a call and a response (passages, thumbnails, or a crop), conversations cut at 32,768 tokens. Batches

@@ -1,6 +1,6 @@
 """Where the right answers of a run are lost: at the box, the search, the passage or the reading.
 
-    python -m experiments.lost_answers --run=runs/pocket --policy=sft
+    python -m experiments.analysis.lost_answers --run=runs/pocket --policy=sft
 
 reads the trajectories of an evaluation (workdir/evaluation/<policy>.jsonl) and prints two tables:
 of questions that need a search, how many come how far; and of those that need a crop first, what

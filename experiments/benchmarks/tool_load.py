@@ -1,7 +1,7 @@
 """The tool server under load: requests/s, p50 and p99 of each tool, alone and with injected faults.
 
-    python -m experiments.tool_load                             # 10,000 mixed, 64 clients, 30 % faults
-    python -m experiments.tool_load --requests=300 --each=40    # a small one
+    python -m experiments.benchmarks.tool_load                             # 10,000 mixed, 64 clients, 30 % faults
+    python -m experiments.benchmarks.tool_load --requests=300 --each=40    # a small one
 
 Text search and judge ask local stand-ins (a retriever, an OpenAI-compatible server) that fail in a
 share of calls: too slow, status 500 or 429, half an answer, nonsense. Crop and image search fail by
@@ -39,7 +39,7 @@ from PIL import Image
 from tools_server.launch import ToolServer
 
 GALLERY = (
-    Path(__file__).parents[1] / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'gallery.jsonl'
+    Path(__file__).parents[2] / 'sensesearch_jax' / 'pocket' / 'world' / 'files' / 'gallery.jsonl'
 )
 SHARES = {'text_search': 0.4, 'judge': 0.3, 'crop': 0.25, 'image_search': 0.05}
 GRACE_S = 0.5

@@ -1,4 +1,4 @@
-"""Steps of trl's GRPO trainer, one for each line on stdin; run by experiments/peers/process.py in
+"""Steps of trl's GRPO trainer, one for each line on stdin; run by experiments/benchmarks/peers/process.py in
 trl's environment.
 
 Arguments: a policy directory, a picture's file, tokens to sample, ids not to sample. Its first line

@@ -1,4 +1,4 @@
-"""Ours and the peer that experiments/throughput.py measures in one process: rollouts and a training
+"""Ours and the peer that experiments/benchmarks/throughput.py measures in one process: rollouts and a training
 step.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Sampled
+from experiments.benchmarks.throughput_work import MEMBERS, TURN, TURNS, Bench, Sampled
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import GroupBatch, Member, Row, build_groups
 from sensesearch_jax.rollout.engine import Engine

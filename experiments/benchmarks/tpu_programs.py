@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from experiments.work import Lengths, decoder_matrices, forward_flops
+from experiments.benchmarks.work import Lengths, decoder_matrices, forward_flops
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.batching.packing import Packing

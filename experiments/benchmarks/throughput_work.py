@@ -1,4 +1,4 @@
-"""What experiments/throughput.py compares on: a policy, random pictures, and a group's
+"""What experiments/benchmarks/throughput.py compares on: a policy, random pictures, and a group's
 conversation.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from experiments.random_weights import random_policy
+from experiments.benchmarks.random_weights import random_policy
+from sensesearch_jax import pocket
 from sensesearch_jax.agent.trajectory import ImageRef
-from sensesearch_jax.data import pocket
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor

@@ -1,7 +1,7 @@
 """The tool server with attackers beside honest clients: what the honest ones notice.
 
-    python -m experiments.tool_hostile                  # ten minutes, 50 honest clients
-    python -m experiments.tool_hostile --minutes=1
+    python -m experiments.benchmarks.tool_hostile                  # ten minutes, 50 honest clients
+    python -m experiments.benchmarks.tool_hostile --minutes=1
 
 Web, judge and summariser are local stand-ins. For attackers' queries they give hostile pages,
 snippets, links, thumbnails and replies; attackers also upload picture bombs and large files slowly,
@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tests' / 'tools_server'))
+sys.path.insert(0, str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
 
 import hostile_texts
 import picture_bombs

@@ -1,7 +1,7 @@
 """What slow tools and a slow judge cost a rollout: the same trajectories with tools that answer at
 once, and after seconds.
 
-    python -m experiments.slow_tools --workdir=runs/pocket [--groups=128] [--tasks=256] [--judge_s=2]
+    python -m experiments.benchmarks.slow_tools --workdir=runs/pocket [--groups=128] [--tasks=256] [--judge_s=2]
 
 Takes the SFT policy, questions and tools of a finished pocket run. Waiting times are log-normal
 with a median of 2 s and a 99th percentile of 10 s, drawn from what is asked, so that they are the
@@ -173,5 +173,5 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    keep_memory('experiments.slow_tools')  # as runs of sensesearch_jax.main do
+    keep_memory('experiments.benchmarks.slow_tools')  # as runs of sensesearch_jax.main do
     app.run(main)

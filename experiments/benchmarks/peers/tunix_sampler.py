@@ -1,4 +1,4 @@
-"""Calls of tunix's sampler on text, one for each line on stdin; run by experiments/peers/process.py
+"""Calls of tunix's sampler on text, one for each line on stdin; run by experiments/benchmarks/peers/process.py
 in its environment.
 
 Arguments: a directory with a decoder's config.json and safetensors, sequences at once, tokens of

@@ -1,7 +1,7 @@
 """Host memory while a policy is read from its directory: how far above the policy itself it goes,
 in largest tensors.
 
-    python -m experiments.checkpoint_memory
+    python -m experiments.benchmarks.checkpoint_memory
 
 makes a directory of about 2.6 GB (the 3B's geometry with fewer layers, random numbers, bfloat16,
 shards with an index) in a temporary folder, reads it in a process of its own onto eight virtual
@@ -120,7 +120,7 @@ def main(_: list[str]) -> None:
         command = [
             sys.executable,
             '-m',
-            'experiments.checkpoint_memory',
+            'experiments.benchmarks.checkpoint_memory',
             f'--read={folder}',
             f'--mesh={MESH.value}',
         ]

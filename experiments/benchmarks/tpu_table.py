@@ -1,7 +1,7 @@
 """The table docs/tpu_memory.md: the shipped 7B configs on the slices that they are meant for,
 compiled ahead of time.
 
-    python -m experiments.tpu_table --results=tpu_memory.jsonl
+    python -m experiments.benchmarks.tpu_table --results=tpu_memory.jsonl
 
 What the results file holds already is not compiled again, so that the command goes on where it was
 interrupted; `--only` compiles nothing and writes the table of what is there. Needs the extra `tpu`,
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.compiled import in_words
+from experiments.benchmarks.compiled import in_words
 
 GIB = 2.0**30
 # Config, part, slice, and what the slice changes in the config. A replica of the sampler is one
@@ -49,7 +49,7 @@ LAST = {
 
 HEAD = """# The 7B programs on TPU slices, ahead of time
 
-Made by `python -m experiments.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, 28 layers,
+Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, 28 layers,
 compiled for a slice that was not there. Nothing here was run. GiB and seconds are per device as jax counts them (a chip
 of tpu7x is two). "Arguments" are those and results, "beside" is what stays on the device while the program runs and is
 none of its arguments (moments, a sum of gradients, the reference). "At least" is the time that published peak rates do
@@ -156,7 +156,7 @@ def main() -> None:
             [
                 sys.executable,
                 '-m',
-                'experiments.tpu_memory',
+                'experiments.benchmarks.tpu_memory',
                 f'--config=configs/{name}.py',
                 f'--topology={topology}',
                 f'--part={part}',

@@ -1,8 +1,8 @@
 """Rollouts and a training step beside what people use today: same machine, weights, prompts and
 sampled lengths.
 
-    python -m experiments.throughput [--repeats=3] [--out=throughput.md]
-    python -m experiments.throughput --size=7B --out=throughput_7b.md
+    python -m experiments.benchmarks.throughput [--repeats=3] [--out=throughput.md]
+    python -m experiments.benchmarks.throughput --size=7B --out=throughput_7b.md
 
 One group of 8 trajectories of three turns, with a picture in the prompt and one in every tool
 response. Ours prefills the prompt once and keeps every trajectory's cache between turns; the peer's
@@ -19,7 +19,7 @@ cannot be installed is reported as such. Machine: 2 cores and 24 GB take 25 minu
 With --size the policy is a released one with random weights in bfloat16 on one accelerator, behind
 a 4K picture of 10,549 tokens. The two do not fit on a card together, so that each is a process of
 its own with weights of its own, one after the other, and their log-probs are not compared
-(experiments/numerics.py does that). Ours trains float32 master weights and moments; the peer has
+(experiments/analysis/numerics.py does that). Ours trains float32 master weights and moments; the peer has
 all of its state in bfloat16, and gradient checkpointing. Machine: one GPU with 140 GB.
 """
 
@@ -46,9 +46,17 @@ import numpy as np
 from absl import app, flags
 from safetensors.numpy import load_file, save_file
 
-from experiments.peers.process import Missing, Peer
-from experiments.throughput_sides import Ours, Transformers
-from experiments.throughput_work import MEMBERS, TURN, TURNS, Bench, Conversation, Setting, small
+from experiments.benchmarks.peers.process import Missing, Peer
+from experiments.benchmarks.throughput_sides import Ours, Transformers
+from experiments.benchmarks.throughput_work import (
+    MEMBERS,
+    TURN,
+    TURNS,
+    Bench,
+    Conversation,
+    Setting,
+    small,
+)
 from sensesearch_jax.batching.group_batch import ImageTable
 from sensesearch_jax.model.config import RELEASED
 from sensesearch_jax.rollout.engine import Engine
@@ -271,7 +279,7 @@ def one_after_the_other(names: Sequence[str]) -> dict:
     passed = [a for a in sys.argv[1:] if not a.startswith('--peer')]
     for name in names:
         done = subprocess.run(
-            [sys.executable, '-m', 'experiments.throughput', f'--alone={name}', *passed],
+            [sys.executable, '-m', 'experiments.benchmarks.throughput', f'--alone={name}', *passed],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -384,5 +392,7 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    keep_memory('experiments.throughput')  # for both sides, and as runs of sensesearch_jax.main do
+    keep_memory(
+        'experiments.benchmarks.throughput'
+    )  # for both sides, and as runs of sensesearch_jax.main do
     app.run(main)

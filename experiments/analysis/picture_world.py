@@ -1,6 +1,6 @@
 """Draws the README's picture of the pocket world: two test scenes, with the object asked for boxed.
 
-python -m experiments.picture_world --out=docs/pocket_world.jpg
+python -m experiments.analysis.picture_world --out=docs/pocket_world.jpg
 """
 
 from absl import app, flags

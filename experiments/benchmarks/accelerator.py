@@ -1,7 +1,7 @@
 """The 7B geometry with random weights on one accelerator: training, sampling and the tower, beside
 the card's limits.
 
-    python -m experiments.accelerator [--part=limits --part=train …] [--layers=0] [--out=docs/accelerator.md]
+    python -m experiments.benchmarks.accelerator [--part=limits --part=train …] [--layers=0] [--out=docs/accelerator.md]
 
 `limits` measures a matrix product and a copy. `train` makes SFT steps on a row of 8,192 tokens, its
 features in place, with float32 master weights and moments, for each remat policy asked for, and one
@@ -40,8 +40,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.random_weights import random_policy
-from experiments.work import Lengths, decoder_matrices, forward_flops, tower_flops
+from experiments.benchmarks.random_weights import random_policy
+from experiments.benchmarks.work import Lengths, decoder_matrices, forward_flops, tower_flops
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups
 from sensesearch_jax.model.config import RELEASED, PolicySizes
@@ -420,7 +420,7 @@ def table(results: list[dict[str, Any]]) -> str:
     newest = {(r['card'], r['part'], r['what'], r['layers'], r['xla_flags']): r for r in results}
     lines = [
         '# The 7B geometry on one accelerator\n',
-        'Made by `python -m experiments.accelerator`; random weights in '
+        'Made by `python -m experiments.benchmarks.accelerator`; random weights in '
         'bfloat16, float32 master weights and moments in training. FLOPs are those of the mathematics, counted by '
         'hand, recomputation and padding aside, so that a share of the published rate is the model FLOPs '
         'utilisation. Bytes of decoding are weights, prefixes (once per group) and suffixes, each once a step; '
@@ -457,7 +457,14 @@ def main(arguments: list[str]) -> None:
     for part in PART.value:
         passed = [a for a in sys.argv[1:] if not a.startswith('--part')]
         done = subprocess.run(
-            [sys.executable, '-m', 'experiments.accelerator', '--within', f'--part={part}', *passed]
+            [
+                sys.executable,
+                '-m',
+                'experiments.benchmarks.accelerator',
+                '--within',
+                f'--part={part}',
+                *passed,
+            ]
         )
         if done.returncode:
             print(f'{part} failed with status {done.returncode}.', file=sys.stderr)

@@ -1,8 +1,8 @@
 """How often image search finds an object, by how it was cropped: the table behind
 configs/tools_pocket.yaml.
 
-    python experiments/image_search_recall.py                        # 1 minute on one core
-    python experiments/image_search_recall.py --scenes=40 --seed=1   # more scenes
+    python -m experiments.analysis.image_search_recall                        # 1 minute on one core
+    python -m experiments.analysis.image_search_recall --scenes=40 --seed=1   # more scenes
 
 Scenes of the pocket world at every level of difficulty are searched whole and in crops at native
 resolution: cut to the object, cut loosely (the crop's sides so many times the object's, the object
@@ -37,7 +37,7 @@ from tools_server.backends.image_local import LocalImageSearch
 from tools_server.config import ImageStoreConfig, load_config
 from tools_server.images import ImageStore
 
-CONFIG = Path(__file__).parents[1] / 'configs' / 'tools_pocket.yaml'
+CONFIG = Path(__file__).parents[2] / 'configs' / 'tools_pocket.yaml'
 OPTIONS = (
     'upload_side',
     'min_region',
