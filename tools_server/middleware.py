@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tools_server.config import LOOPBACK, ServerConfig
 from tools_server.failures import ToolError
-from tools_server.limits.bodies import BodyRoom
+from tools_server.limits.bodies import SMALL_BYTES, BodyRoom
 from tools_server.limits.json_size import MOST_VALUES, values_in
 from tools_server.schemas import Failure
 from tools_server.signatures import is_signed
@@ -36,6 +36,7 @@ PIECE_S, PIECE_BYTES = (
     5.0,
     65_536,
 )  # of a body so much must come in so many seconds; who stops gives its room to others
+STALL_S = 1.0  # and while others wait for its room, a body may stop for no longer than this
 DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
 
 
@@ -88,7 +89,8 @@ class Gate:
             self._deadline_s if scope['path'] in self._rooms else min(JSON_S, self._deadline_s)
         )
         ends = asyncio.get_running_loop().time() + min(seconds, _asked_s(connection))
-        room = self._rooms.get(scope['path'], self._room).take(size)
+        rooms = self._rooms.get(scope['path'], self._room)
+        room = rooms.take(size)
         try:
             async with asyncio.timeout_at(ends):
                 await room.__aenter__()
@@ -102,8 +104,11 @@ class Gate:
                 scope, receive, send
             )
             return
+        # A small body takes no room, so it holds up nobody.
+        wanted = None if size <= SMALL_BYTES else rooms
+        limited = _limited(receive, limit, ends, scope['path'] == '/images', wanted)
         try:
-            await self._app(scope, _limited(receive, limit, ends, scope['path'] == '/images'), send)
+            await self._app(scope, limited, send)
         finally:
             await room.__aexit__(None, None, None)
 
@@ -151,22 +156,47 @@ def _asked_s(connection: HTTPConnection) -> float:
     return math.inf if math.isnan(seconds) else seconds
 
 
-def _limited(receive: Receive, limit: int, ends: float, is_picture: bool) -> Callable:
-    """`receive`, for bodies whose length was not declared or not true, or that come too slowly or
-    not until `ends`.
+def _limited(
+    receive: Receive, limit: int, ends: float, is_picture: bool, room: BodyRoom | None
+) -> Callable:
+    """`receive` within limits of size and time.
+
+    A body whose declared length is missing or false ends at the limit; one that comes too slowly,
+    or not until `ends`, ends then; one that has stopped ends when others wait for its room.
+
+    Args:
+        receive: of the request. limit: most bytes of the body.
+        ends: the event loop's time by which the body must be here.
+        is_picture: its brackets and commas are not counted.
+        room: holds the body's place; None where it has none.
     """
-    now = asyncio.get_running_loop().time
+    loop = asyncio.get_running_loop()
+    now = loop.time
     seen, values, piece, piece_ends, whole = 0, 0, 0, now() + PIECE_S, False
 
     async def limited() -> Message:
         nonlocal seen, values, piece, piece_ends, whole
         if whole:  # what is still to come is the end of the connection
             return await receive()
+        stalled: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal stalled
+            if room.crowded:
+                time_limit.reschedule(now())
+            else:
+                stalled = loop.call_later(STALL_S, look)
+
         try:
-            async with asyncio.timeout_at(min(ends, piece_ends)):
+            async with asyncio.timeout_at(min(ends, piece_ends)) as time_limit:
+                if room is not None:
+                    stalled = loop.call_later(STALL_S, look)
                 message = await receive()
         except TimeoutError:
             raise HTTPException(504, 'the body did not arrive in time') from None
+        finally:
+            if stalled is not None:
+                stalled.cancel()
         size = len(message.get('body', b''))
         values += 0 if is_picture else values_in(message.get('body', b''))
         seen, piece = seen + size, piece + size

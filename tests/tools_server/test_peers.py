@@ -102,13 +102,47 @@ def test_a_body_that_stops_gives_its_room_to_others_long_before_the_deadline(mon
             return {'body': bytes(middleware.PIECE_BYTES), 'more_body': True}
 
         limited, start = (
-            middleware._limited(receive, 10**9, asyncio.get_running_loop().time() + 60, False),
+            middleware._limited(
+                receive, 10**9, asyncio.get_running_loop().time() + 60, False, None
+            ),
             time.monotonic(),
         )
         with pytest.raises(HTTPException) as error:
             while True:
                 await limited()
         assert error.value.status_code == 504 and 0.1 < time.monotonic() - start < 2
+
+    asyncio.run(scenario())
+
+
+def test_a_body_that_stops_gives_its_room_away_at_once_where_others_wait(monkeypatch):
+    monkeypatch.setattr(middleware, 'STALL_S', 0.05)
+
+    async def scenario():
+        room, loop = BodyRoom(10 * SMALL_BYTES, queue=3), asyncio.get_running_loop()
+
+        async def stopped():
+            await asyncio.sleep(60)
+
+        async def steady():
+            await asyncio.sleep(0.03)
+            return {'body': b'x', 'more_body': True}
+
+        async def body(receive, pieces):
+            async with room.take(6 * SMALL_BYTES):
+                limited = middleware._limited(receive, 10**9, loop.time() + 60, True, room)
+                for _ in range(pieces):
+                    await limited()
+
+        first = asyncio.create_task(body(stopped, 1))
+        await asyncio.sleep(0.3)
+        assert not first.done()  # nobody waits, so it may take its time
+        second = asyncio.create_task(body(steady, 6))
+        async with asyncio.timeout(3):
+            await second
+            with pytest.raises(HTTPException) as error:
+                await first
+        assert error.value.status_code == 504 and room.used == 0
 
     asyncio.run(scenario())
 

@@ -35,6 +35,11 @@ class BodyRoom:
         """Bytes that are taken now."""
         return self._used
 
+    @property
+    def crowded(self) -> bool:
+        """Whether bodies wait for room."""
+        return bool(self._waiting)
+
     @contextlib.asynccontextmanager
     async def take(self, size: int) -> AsyncIterator[None]:
         """Room for a body of `size` bytes, for as long as the block takes.
