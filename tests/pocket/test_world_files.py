@@ -80,7 +80,7 @@ def test_passages_have_unique_ids_titles_and_text():
 
 
 def test_missing_folder_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match='make_pocket_files'):
+    with pytest.raises(ValueError, match='make_files'):
         PocketFiles(tmp_path)
 
 

@@ -57,14 +57,14 @@ class PocketFiles:
     """The data folder, read on first use.
 
     Args:
-      folder: a folder made by experiments/make_pocket_files.py.
+      folder: a folder made by sensesearch_jax.pocket.world.make_files.
     """
 
     def __init__(self, folder: Path | str = FOLDER):
         self.folder = Path(folder)
         if not (self.folder / 'entities.jsonl').is_file():
             raise ValueError(
-                f'{self.folder} holds no entities.jsonl: make the data with experiments/make_pocket_files.py'
+                f'{self.folder} holds no entities.jsonl: make the data with python -m sensesearch_jax.pocket.world.make_files'
             )
 
     @cached_property
