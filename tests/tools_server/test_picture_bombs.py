@@ -4,6 +4,7 @@ else held up."""
 import base64
 import contextlib
 import os
+import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from control import Control
 from picture_bombs import BOMBS, jpeg_of_many_scans, png_of_many_chunks, saved
 from PIL import Image
 from small_world import encoded, picture
@@ -28,6 +30,8 @@ from tools_server.pictures.decoder import Decoder, read_gentle
 from tools_server.pictures.outline import bare, outline
 
 BINARY = {'Content-Type': 'application/octet-stream'}
+LATE_S = 2.0  # by which a call may be over after its deadline, on a busy machine
+START_S = 1.0  # most processor time in which a worker starts
 MEMORY_MB = 600  # by how much the server and its workers may grow together, with the limits below
 LIMITS = {
     'max_pixels': 26_000_000,
@@ -64,18 +68,15 @@ def resident_mb(parent):
 def test_uploads_of_bombs_hold_up_nobody(server, bombs):
     """All of them at once: each is answered by the deadline, `/live` and ordinary uploads at once."""
     requests.post(server.url + '/images', data=encoded(picture(0)), headers=BINARY, timeout=10)
-    start_mb, most_mb, slowest, done = (
-        resident_mb(server.process.pid),
-        [0.0],
-        [0.0],
-        threading.Event(),
-    )
+    start_mb, most_mb, slowest = resident_mb(server.process.pid), [0.0], [0.0]
+    done, control = threading.Event(), Control()
 
     def watch():
         while not done.wait(0.05):
             began = time.monotonic()
             assert requests.get(server.url + '/live', timeout=10).status_code == 200
             slowest[0] = max(slowest[0], time.monotonic() - began)
+            control.ask()
             most_mb[0] = max(most_mb[0], resident_mb(server.process.pid))
 
     def send(data):
@@ -93,30 +94,40 @@ def test_uploads_of_bombs_hold_up_nobody(server, bombs):
         answers = [(name, future.result()) for name, futures in sent.items() for future in futures]
         done.set()
         watching.result()
-    assert slowest[0] < 0.5 and most_mb[0] - start_mb < MEMORY_MB
+    control.close()
+    slack_s = control.slack_s  # of a machine that does other things as well
+    assert slowest[0] < 0.5 + slack_s and most_mb[0] - start_mb < MEMORY_MB
     for name, (status, answer, seconds) in answers:
         assert status == 200 or answer['kind'] in ('caller', 'timeout'), (name, answer)
-        assert seconds < 4 + 0.5, name
-    assert all(status == 200 and seconds < 1.5 for status, _, seconds in honest), honest
+        assert seconds < 4 + 0.5 + slack_s, name
+    assert all(status == 200 and seconds < 1.5 + slack_s for status, _, seconds in honest), honest
 
 
 @pytest.mark.parametrize('name', BOMBS)
 def test_every_way_in_decodes_within_limits(bombs, name):
     """Upload, a picture of the web, and what a trainer fetches, from whatever server."""
     data = bombs[name]
-    began = time.monotonic()
+    began = processor_s()
     with contextlib.suppress(ToolError):
         read_gentle(data)
-    assert time.monotonic() - began < 0.5
+    assert processor_s() - began < 0.5
     store = ImageStore(ImageStoreConfig(**LIMITS | {'decode_s': 0.5}))
     try:
         for read in (store.add, lambda data: store.decoder.read(data, 4_000_000)):
-            began = time.monotonic()
+            began, latest = processor_s(), time.monotonic() + 10 + LATE_S
             with deadline.within(10), contextlib.suppress(ToolError):
                 read(data)
-            assert time.monotonic() - began < 3
+            assert processor_s() - began < 3 and time.monotonic() < latest
     finally:
+        began = processor_s()
         store.close()
+        assert processor_s() - began < 2 * (0.5 + START_S)  # of its two workers
+
+
+def processor_s():
+    """Processor time of this thread and of the processes that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.thread_time() + used.ru_utime + used.ru_stime
 
 
 def test_a_question_about_a_bomb_is_refused_in_a_sentence(tmp_path, bombs):
@@ -162,11 +173,11 @@ def test_a_worker_gives_what_decoding_here_gives(kind):
 
 
 def test_outlines_are_bounded_and_exact():
-    began = time.monotonic()
+    began = time.thread_time()
     assert outline(png_of_many_chunks()) is None
     assert outline(b'\xff\xd8' + b'\xff' * 20_000_000) is None
     assert outline(encoded(picture(1), '.jpg')[:-2] + b'\xff' * 20_000_000) is None
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
     for suffix, name in (('.jpg', 'JPEG'), ('.png', 'PNG')):
         data = encoded(picture(1), suffix)
         found = outline(data)
