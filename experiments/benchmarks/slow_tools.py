@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.recipes.session import (
-    load_student,
+    load_policy_directory,
     open_session,
     read_trajectories,
     rollout_limits,
@@ -92,7 +92,7 @@ def main(_) -> None:
         for t in read_trajectories(path)
     }
     questions = list(found.values())
-    student = load_student(run / 'sft' / 'policy', config, make_mesh(), 'float32')
+    loaded = load_policy_directory(run / 'sft' / 'policy', config, make_mesh(), 'float32')
     seconds: dict[str, float] = {}
     idle: dict[
         str, tuple[float, float]
@@ -104,12 +104,12 @@ def main(_) -> None:
         open_session(config, Workdir.open(scratch, config.to_dict())) as session,
     ):
         engines = session.engines(
-            student,
+            loaded,
             groups=GROUPS.value,
             members=MEMBERS.value,
             sampling=Sampling(config.rl.temperature),
         )
-        features, plain = session.features(student), session.environment()
+        features, plain = session.features(loaded), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
         scorer = session.scorer()
         judge, limits = SlowScorer(**vars(scorer)), rollout_limits(config.agent)
@@ -134,7 +134,7 @@ def main(_) -> None:
                 groups, cost = rollout(
                     asked,
                     engines,
-                    student.chat,
+                    loaded.chat,
                     environment,
                     features,
                     limits,

@@ -18,7 +18,12 @@ from sensesearch_jax.pocket.report import ReportMeta, write_report
 from sensesearch_jax.recipes.cold_start import cold_start
 from sensesearch_jax.recipes.evaluate import evaluate, write_summary
 from sensesearch_jax.recipes.rl import rl, rl_questions
-from sensesearch_jax.recipes.session import Session, Student, load_student, open_session
+from sensesearch_jax.recipes.session import (
+    LoadedPolicy,
+    Session,
+    load_policy_directory,
+    open_session,
+)
 from sensesearch_jax.recipes.sft import sft
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.machine import machine
@@ -35,7 +40,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     mesh = make_mesh(config.mesh)
 
     def load(folder):
-        return load_student(folder, config, mesh, 'float32')  # what is trained is float32
+        return load_policy_directory(folder, config, mesh, 'float32')  # what is trained is float32
 
     base = load(config.policy)
     with open_session(config, workdir) as session:
@@ -74,22 +79,22 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 def evaluate_all(
     session: Session,
     features: FeatureStore,
-    students: dict[str, Student],
+    policies: dict[str, LoadedPolicy],
     questions: Sequence[Question],
 ) -> dict[str, list[Trajectory]]:
     """The policies with all tools, and the last one without the crop on the questions that need it,
     if there are any.
     """
     runs = {
-        name: evaluate(session, student, features, questions, name)
-        for name, student in students.items()
+        name: evaluate(session, loaded, features, questions, name)
+        for name, loaded in policies.items()
     }
     tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
-    name, student = list(students.items())[-1]
+    name, loaded = list(policies.items())[-1]
     search = [q for q in questions if q.kind == 'search']
     if search:
         runs[f'{name} without crop'] = evaluate(
-            session, student, features, search, f'{name} without crop', tools
+            session, loaded, features, search, f'{name} without crop', tools
         )
     return runs
 

@@ -12,7 +12,7 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import room_for
-from sensesearch_jax.recipes.session import load_student, open_session, rollout_limits
+from sensesearch_jax.recipes.session import load_policy_directory, open_session, rollout_limits
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Task, rollout
 from sensesearch_jax.runtime.mesh import make_mesh
@@ -31,28 +31,30 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if not config.question:
         raise UserError("There is no question; give --config.question='…'.")
     check_image(config.image)
-    student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
+    loaded = load_policy_directory(
+        config.policy, config, make_mesh(config.mesh), config.rollout.dtype
+    )
     question = Question('ask', 'search', 1, config.question, config.image, ())
     with open_session(config, workdir) as session:
         image, environment = session.client.upload(config.image), session.environment()
         if isinstance(image, ToolFailure):
             raise UserError(f'The tool server does not take {config.image}: {image.message}.')
         # One question need not share its room with any other: the capacities follow it.
-        prompt = student.chat.prompt(environment.system_prompt, [image, user_text(question)])
+        prompt = loaded.chat.prompt(environment.system_prompt, [image, user_text(question)])
         engines = session.engines(
-            student,
+            loaded,
             groups=1,
             members=1,
             sampling=Sampling(config.temperature, config.top_k, config.top_p),
-            room=room_for(len(prompt), image, config, student.chat, student.preprocessor),
+            room=room_for(len(prompt), image, config, loaded.chat, loaded.preprocessor),
         )
         print(f'Question: {config.question}\n', flush=True)
         groups, cost = rollout(
             [Task(question, (config.seed,))],
             engines,
-            student.chat,
+            loaded.chat,
             environment,
-            session.features(student),
+            session.features(loaded),
             rollout_limits(config.agent),
             scorer=None,
             tool_threads=config.rollout.tool_threads,

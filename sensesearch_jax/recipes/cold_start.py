@@ -28,10 +28,10 @@ from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
+    LoadedPolicy,
     Session,
-    Student,
     append_trajectories,
-    load_student,
+    load_policy_directory,
     open_session,
     read_trajectories,
 )
@@ -72,14 +72,16 @@ class PlainScorer(Scorer):
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """The cold-start stages alone; writes workdir/cold_start/kept.jsonl, which `sft.py` trains on."""
-    student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
+    loaded = load_policy_directory(
+        config.policy, config, make_mesh(config.mesh), config.rollout.dtype
+    )
     with open_session(config, workdir) as session:
         questions = question_set(workdir, 'train', config.questions.train, config.questions.seed)
-        cold_start(session, student, session.features(student), questions)
+        cold_start(session, loaded, session.features(loaded), questions)
 
 
 def cold_start(
-    session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]
+    session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
 ) -> list[Trajectory]:
     """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept
     trajectories.
@@ -87,9 +89,9 @@ def cold_start(
     Several processes deal out the questions of each stage. The first one gathers what is kept; each
     other one returns its own.
     """
-    mined = mine(session, student, features, demonstrable(session, questions))
+    mined = mine(session, loaded, features, demonstrable(session, questions))
     chosen = _spread(mined, session.config.expert.questions)
-    made = synthesise_all(session, student, multihost.dealt(chosen))
+    made = synthesise_all(session, loaded, multihost.dealt(chosen))
     return validated(session, made, chosen)
 
 
@@ -115,7 +117,7 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
 
 
 def mine(
-    session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]
+    session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
 ) -> list[Question]:
     """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times
     in `mine.samples`.
@@ -135,7 +137,7 @@ def mine(
     if multihost.largest(len(left)):  # making the engines takes all processes
         path.parent.mkdir(parents=True, exist_ok=True)
         engines = session.engines(
-            student,
+            loaded,
             groups=config.rollout.groups,
             members=config.mine.samples,
             sampling=Sampling(config.mine.temperature),
@@ -168,7 +170,7 @@ def mine(
                 rollout(
                     part,
                     engines,
-                    student.chat,
+                    loaded.chat,
                     environment,
                     features,
                     limits,
@@ -209,9 +211,9 @@ def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:
 
 
 def synthesise_all(
-    session: Session, student: Student, questions: Sequence[Question]
+    session: Session, loaded: LoadedPolicy, questions: Sequence[Question]
 ) -> list[Trajectory]:
-    """One expert trajectory per question, with real tool calls, tokenised for the student.
+    """One expert trajectory per question, with real tool calls, as text and as tokens.
 
     Those on disk stay, but for what the tools had failed on.
     """
@@ -225,7 +227,7 @@ def synthesise_all(
         expert = make_expert(config, session.client, hash_seed(config.seed, question.id))
         trajectory = synthesise(question, expert, environment, config.agent.max_turns)
         parts = [*trajectory.images[:1], user_text(question)]
-        return tokenise(trajectory, student.chat, environment.system_prompt, parts)
+        return tokenise(trajectory, loaded.chat, environment.system_prompt, parts)
 
     with (
         Progress(

@@ -16,10 +16,10 @@ from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.evaluation.summary import format_table, summarise
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
+    LoadedPolicy,
     Session,
-    Student,
     append_trajectories,
-    load_student,
+    load_policy_directory,
     open_session,
     read_trajectories,
     rollout_limits,
@@ -38,21 +38,21 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """Evaluates `config.policy` on questions of `config.evaluate.split`; writes trajectories,
     summary.json and a table.
     """
-    student = load_student(config.policy, config, make_mesh(config.mesh), config.rollout.dtype)
+    loaded = load_policy_directory(
+        config.policy, config, make_mesh(config.mesh), config.rollout.dtype
+    )
     with open_session(config, workdir) as session:
         questions = question_set(
             workdir, config.evaluate.split, config.questions.test, config.questions.test_seed
         )
-        found = evaluate(
-            session, student, session.features(student), questions, config.evaluate.name
-        )
+        found = evaluate(session, loaded, session.features(loaded), questions, config.evaluate.name)
     if multihost.speaks():
         write_summary(workdir, {config.evaluate.name: found})
 
 
 def evaluate(
     session: Session,
-    student: Student,
+    loaded: LoadedPolicy,
     features: FeatureStore,
     questions: Sequence[Question],
     name: str,
@@ -79,7 +79,7 @@ def evaluate(
         sampling = Sampling(
             config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p
         )
-        engines = session.engines(student, groups=width, members=1, sampling=sampling)
+        engines = session.engines(loaded, groups=width, members=1, sampling=sampling)
         with Progress(
             f'evaluate {name}', len(own), initial=len(own) - len(left), unit='question'
         ) as bar:
@@ -95,7 +95,7 @@ def evaluate(
             rollout(
                 [Task(q, (hash_seed(config.seed, f'evaluate-{q.id}'),)) for q in left],
                 engines,
-                student.chat,
+                loaded.chat,
                 session.environment(tools),
                 features,
                 rollout_limits(config.agent),

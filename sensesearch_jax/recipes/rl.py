@@ -30,14 +30,14 @@ from sensesearch_jax.recipes.rl_update import (
 from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
+    LoadedPolicy,
     Session,
-    Student,
     append_trajectories,
-    load_student,
+    load_policy_directory,
     open_session,
     read_trajectories,
     rollout_limits,
-    save_student,
+    save_policy_directory,
 )
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
@@ -58,11 +58,11 @@ from sensesearch_jax.training.trainer import Learner, Objective, trained_part
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
-    student = load_student(
+    loaded = load_policy_directory(
         config.policy, config, make_mesh(config.mesh), 'float32'
     )  # what is trained is float32
     with open_session(config, workdir) as session:
-        rl(session, student, session.features(student), rl_questions(config, workdir))
+        rl(session, loaded, session.features(loaded), rl_questions(config, workdir))
 
 
 def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
@@ -70,14 +70,14 @@ def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
     return question_set(workdir, 'validation', config.questions.rl, config.questions.seed)
 
 
-def rl_engines(session: Session, student: Student, learner: Learner) -> list[Engine]:
+def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list[Engine]:
     """Samplers for a step, with what is learned so far: as many groups at once as there is room
     for; the others wait.
     """
     config = session.config.rl
     asked = multihost.share_of(config.questions_per_step, 'rl.questions_per_step')
     return session.engines(
-        student,
+        loaded,
         groups=min(asked, session.config.rollout.groups),
         members=config.members,
         sampling=Sampling(config.temperature),
@@ -113,7 +113,7 @@ def question_order(
 
 
 def rl(
-    session: Session, student: Student, features: FeatureStore, questions: Sequence[Question]
+    session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
 ) -> Path:
     """Trains for `rl.steps` rollout batches and writes a policy directory.
 
@@ -132,9 +132,9 @@ def rl(
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
     learner = Learner(
-        student.policy,
+        loaded.policy,
         make_optimizer(config, updates),
-        suppressed=suppressed_mask(student),
+        suppressed=suppressed_mask(loaded),
         temperature=config.temperature,
         objective=objective,
         remat=config.remat,
@@ -144,9 +144,9 @@ def rl(
         averaged=config.averaged,
         trained=trained_part(config),
     )
-    reference = nnx.state(student.policy, trained_part(config)) if config.kl_coefficient else None
+    reference = nnx.state(loaded.policy, trained_part(config)) if config.kl_coefficient else None
     engines, asked_at = (
-        rl_engines(session, student, learner),
+        rl_engines(session, loaded, learner),
         question_order(session.config, questions),
     )
     if session.config.rollout.warm_up:
@@ -170,7 +170,7 @@ def rl(
                 )
                 updates = learner.updates
                 values = multihost.mean(
-                    rl_step(session, student, features, engines, learner, reference, asked, step)
+                    rl_step(session, loaded, features, engines, learner, reference, asked, step)
                 )
                 failed = 0 if values['usable_share'] else failed + 1
                 if learner.updates > updates:
@@ -194,7 +194,7 @@ def rl(
                     (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
                 ) and made == step + 1:
                     checkpoints.save(made, training_state(learner))
-    save_student(learner.policy, student, folder, config.dtype)
+    save_policy_directory(learner.policy, loaded, folder, config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder
 
@@ -228,7 +228,7 @@ def make_objective(config: ConfigDict) -> Objective:
 
 def rl_step(
     session: Session,
-    student: Student,
+    loaded: LoadedPolicy,
     features: FeatureStore,
     engines: Sequence[Engine],
     learner: Learner,
@@ -243,7 +243,7 @@ def rl_step(
         return sum(engine.tokens_run for engine in engines)
 
     run_before = tokens_run()
-    groups, cost = sample_groups(session, student, features, engines, asked, step)
+    groups, cost = sample_groups(session, loaded, features, engines, asked, step)
     for engine in engines:
         engine.release()  # the updates want the memory
     sampled = time.monotonic()
@@ -253,7 +253,7 @@ def rl_step(
     def to_batch(part):
         return multihost.together(
             row_batch(
-                student,
+                loaded,
                 features,
                 part,
                 config.members,
@@ -343,7 +343,7 @@ def failure(trajectory: Trajectory) -> str:
 
 def sample_groups(
     session: Session,
-    student: Student,
+    loaded: LoadedPolicy,
     features: FeatureStore,
     engines: Sequence[Engine],
     asked: Sequence[Question],
@@ -382,7 +382,7 @@ def sample_groups(
     _, cost = rollout(
         tasks,
         engines,
-        student.chat,
+        loaded.chat,
         session.environment(),
         features,
         rollout_limits(config.agent),

@@ -12,7 +12,7 @@ from sensesearch_jax.batching.from_trajectories import to_row
 from sensesearch_jax.batching.group_batch import GroupBatch, build_groups
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.recipes.session import (
-    Student,
+    LoadedPolicy,
     unsampled,
 )
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
@@ -28,17 +28,17 @@ def row_length(prompt: int, suffix: int) -> tuple[int, int]:
     return bucket(prompt - 1, PROMPT_STEP, FINE), suffix
 
 
-def suppressed_mask(student: Student) -> np.ndarray:
+def suppressed_mask(loaded: LoadedPolicy) -> np.ndarray:
     """[V] True for ids that are never sampled; the trainer's distribution leaves them out like the
     sampler's.
     """
-    mask = np.zeros(student.policy.sizes.language.vocabulary, bool)
-    mask[unsampled(student)] = True
+    mask = np.zeros(loaded.policy.sizes.language.vocabulary, bool)
+    mask[unsampled(loaded)] = True
     return mask
 
 
 def row_batch(
-    student: Student,
+    loaded: LoadedPolicy,
     features: FeatureStore,
     groups: Sequence[Sequence[Trajectory]],
     members: int,
@@ -49,7 +49,7 @@ def row_batch(
     """Groups of trajectories as one batch of `rows` rows; `ahead`: those that come next;
     `pack_step`: see `build_groups`.
     """
-    sizes = student.policy.sizes
+    sizes = loaded.policy.sizes
 
     def pictures(trajectories):
         return (image for t in trajectories for image in t.images)

@@ -47,7 +47,7 @@ ASKED_AGAIN = (SampleState.INFRA_FAILED, SampleState.UNSCORABLE, SampleState.TOO
 
 
 @dataclass
-class Student:
+class LoadedPolicy:
     """A policy from its directory, with the tokenizer and preprocessor that lie beside it."""
 
     folder: Path
@@ -96,19 +96,19 @@ class Session:
             observation_limits(agent),
         )
 
-    def features(self, student: Student) -> FeatureStore:
-        """A store for the student's (frozen) tower."""
+    def features(self, loaded: LoadedPolicy) -> FeatureStore:
+        """A store of visual features from the policy's (frozen) tower."""
         return FeatureStore(
-            student.policy,
-            student.preprocessor,
+            loaded.policy,
+            loaded.preprocessor,
             self.client,
             batch=self.config.rollout.tower_batch,
-            capacity_bytes=feature_cache_bytes(self.config, student.policy, student.preprocessor),
+            capacity_bytes=feature_cache_bytes(self.config, loaded.policy, loaded.preprocessor),
         )
 
     def engines(
         self,
-        student: Student,
+        loaded: LoadedPolicy,
         *,
         groups: int,
         members: int,
@@ -116,23 +116,23 @@ class Session:
         parameters: nnx.State | None = None,
         room: Room | None = None,
     ) -> list[Engine]:
-        """Samplers of the student that share out so many groups.
+        """Samplers of a policy that share out so many groups.
 
-        Students of one structure share them, so that a stage does not compile what another one has.
+        Policies of one structure share them, so that a stage does not compile what another one has.
         Each process samples on its own devices.
 
         Args:
-            parameters: to sample with, and in whose dtype; the student's by default, in the
+            parameters: to sample with, and in whose dtype; the policy's own by default, in the
                 config's `rollout.dtype`.
             room: their capacities; those of the config's `rollout` by default.
         """
-        graph, own = nnx.split(student.policy)
+        graph, own = nnx.split(loaded.policy)
         rollout = self.config.rollout
         if parameters is None:
             parameters = jax.tree.map(lambda x: x.astype(rollout.dtype), own)
         parameters = replica(parameters, self.mesh)
         room = room or Room(rollout.prompt_capacity, rollout.suffix_capacity)
-        key = groups, members, sampling, student.policy.sizes, room
+        key = groups, members, sampling, loaded.policy.sizes, room
         if key not in self.samplers:
             count = min(rollout.engines, groups) if groups > 1 else 1
             first = Engine(
@@ -145,8 +145,8 @@ class Session:
                 sampling=sampling,
                 extend_lanes=rollout.extend_lanes,
                 extend_tokens=rollout.extend_tokens,
-                stop=student.chat.stop_ids,
-                suppressed=unsampled(student),
+                stop=loaded.chat.stop_ids,
+                suppressed=unsampled(loaded),
                 cache_dtype=rollout.cache_dtype,
             )
             self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
@@ -170,15 +170,17 @@ def rollout_limits(agent: ConfigDict) -> RolloutLimits:
     return RolloutLimits(agent.max_turns, agent.turn_tokens, agent.max_malformed)
 
 
-def unsampled(student: Student) -> list[int]:
+def unsampled(loaded: LoadedPolicy) -> list[int]:
     """Ids that are never sampled: vision placeholders, and rows of the embedding that the tokenizer
     does not know.
     """
-    vocabulary = student.policy.sizes.language.vocabulary
-    return [*student.chat.suppressed_ids, *range(student.chat.vocab_size, vocabulary)]
+    vocabulary = loaded.policy.sizes.language.vocabulary
+    return [*loaded.chat.suppressed_ids, *range(loaded.chat.vocab_size, vocabulary)]
 
 
-def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTypeLike) -> Student:
+def load_policy_directory(
+    folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTypeLike
+) -> LoadedPolicy:
     """A policy directory; '' means the base policy that comes with the project. `mesh` and `dtype`
     as for `load_policy`.
 
@@ -191,16 +193,18 @@ def load_student(folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTyp
     folder = Path(folder) if str(folder) else POCKET_POLICY
     policy = load_policy(folder, dtype, mesh)
     preprocessor = read_preprocessor(folder, config)
-    return Student(folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor)
+    return LoadedPolicy(
+        folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor
+    )
 
 
-def save_student(policy: Policy, student: Student, folder: Path, dtype: str) -> None:
-    """Writes a directory of `policy`, with the student's tokenizer, and its preprocessor as the run
+def save_policy_directory(policy: Policy, loaded: LoadedPolicy, folder: Path, dtype: str) -> None:
+    """Writes a directory of `policy`, with the tokenizer of `loaded`, and its preprocessor as the run
     had it.
     """
-    save_policy(policy, folder, copy_from=student.folder, dtype=dtype)
+    save_policy(policy, folder, copy_from=loaded.folder, dtype=dtype)
     if jax.process_index() == 0:
-        student.preprocessor.write_budget(folder)
+        loaded.preprocessor.write_budget(folder)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""SFT: the student imitates the kept expert trajectories, on its own tokens only, vision tower and
+"""SFT: cross-entropy of the response tokens of the kept expert trajectories, vision tower and
 projector frozen.
 """
 
@@ -21,12 +21,12 @@ from sensesearch_jax.recipes.capacities import BATCHES_AT_ONCE
 from sensesearch_jax.recipes.resume import not_finite, resume, training_state
 from sensesearch_jax.recipes.rows import row_batch, row_length, suppressed_mask
 from sensesearch_jax.recipes.session import (
+    LoadedPolicy,
     Session,
-    Student,
-    load_student,
+    load_policy_directory,
     open_session,
     read_trajectories,
-    save_student,
+    save_policy_directory,
 )
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.mesh import make_mesh
@@ -50,7 +50,7 @@ LOOK_AHEAD = BATCHES_AT_ONCE - 1  # batches whose pictures fill up passes throug
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
-    student = load_student(
+    loaded = load_policy_directory(
         config.policy, config, make_mesh(config.mesh), 'float32'
     )  # what is trained is float32
     path = Path(config.sft.data)
@@ -60,11 +60,14 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.'
         )
     with open_session(config, workdir) as session:
-        sft(session, student, session.features(student), trajectories)
+        sft(session, loaded, session.features(loaded), trajectories)
 
 
 def sft(
-    session: Session, student: Student, features: FeatureStore, trajectories: Sequence[Trajectory]
+    session: Session,
+    loaded: LoadedPolicy,
+    features: FeatureStore,
+    trajectories: Sequence[Trajectory],
 ) -> Path:
     """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint.
 
@@ -89,9 +92,9 @@ def sft(
     order = by_length(list(shuffled), key, config.length_window, session.config.seed)
     steps, rows = len(order), config.micro_batch
     learner = Learner(
-        student.policy,
+        loaded.policy,
         make_optimizer(config, steps),
-        suppressed=suppressed_mask(student),
+        suppressed=suppressed_mask(loaded),
         remat=config.remat,
         mesh=session.mesh,
         dtype=config.dtype,
@@ -113,7 +116,7 @@ def sft(
                 ]
                 places: Counter[str] = Counter()
                 values = learner.sft_step(
-                    micro_batches(student, features, chosen, rows, ahead, places),
+                    micro_batches(loaded, features, chosen, rows, ahead, places),
                     sum(map(response_tokens, chosen)),
                 )
                 used, size = total(places['used'], places['all'])
@@ -135,13 +138,13 @@ def sft(
                     and not learner.skipped_in_a_row
                 ):
                     checkpoints.save(step + 1, training_state(learner))
-    save_student(learner.policy, student, folder, config.dtype)
+    save_policy_directory(learner.policy, loaded, folder, config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
 
 
 def micro_batches(
-    student: Student,
+    loaded: LoadedPolicy,
     features: FeatureStore,
     chosen: Sequence[Trajectory],
     rows: int,
@@ -158,7 +161,7 @@ def micro_batches(
     for first in range(0, len(chosen), rows):
         own = [[t] for t in share(chosen[first : first + rows], rows, 'sft.micro_batch')]
         batch = together(
-            row_batch(student, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead)
+            row_batch(loaded, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead)
         )
         places.update(
             used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.padded_tokens

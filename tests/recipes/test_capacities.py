@@ -20,7 +20,7 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.recipes import ask, capacities
 from sensesearch_jax.recipes.capacities import feature_cache_bytes, room_for
-from sensesearch_jax.recipes.session import load_student, save_student
+from sensesearch_jax.recipes.session import load_policy_directory, save_policy_directory
 from sensesearch_jax.runtime.machine import host_memory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def load(folder, config):
-    return load_student(folder, config, make_mesh(config.mesh), 'float32')
+    return load_policy_directory(folder, config, make_mesh(config.mesh), 'float32')
 
 
 def config_of(name, policy, **fields):
@@ -95,15 +95,13 @@ def test_the_7b_configs_keep_the_papers_pictures():
 def test_a_run_s_pixels_are_the_policy_s_that_it_writes(policy_folder, tmp_path):
     own = load(policy_folder, config_of('sft', policy_folder))
     assert own.preprocessor == Preprocessor.read(policy_folder)
-    student = load(policy_folder, config_of('sft', policy_folder, max_pixels=28 * 28 * 6))
+    loaded = load(policy_folder, config_of('sft', policy_folder, max_pixels=28 * 28 * 6))
     assert (
-        student.preprocessor.max_pixels == 28 * 28 * 6
-        and student.preprocessor.min_pixels == own.preprocessor.min_pixels
+        loaded.preprocessor.max_pixels == 28 * 28 * 6
+        and loaded.preprocessor.min_pixels == own.preprocessor.min_pixels
     )
     assert (
-        student.chat.visual_tokens(1000, 1000)
-        == student.preprocessor.merged_tokens(1000, 1000)
-        <= 6
+        loaded.chat.visual_tokens(1000, 1000) == loaded.preprocessor.merged_tokens(1000, 1000) <= 6
     )
     (tmp_path / 'policy').mkdir()
     nested = {
@@ -111,8 +109,8 @@ def test_a_run_s_pixels_are_the_policy_s_that_it_writes(policy_folder, tmp_path)
         'processor_class': 'x',
     }
     (tmp_path / 'policy' / 'processor_config.json').write_text(json.dumps(nested))
-    save_student(student.policy, student, tmp_path / 'policy', 'float32')
-    assert Preprocessor.read(tmp_path / 'policy') == student.preprocessor
+    save_policy_directory(loaded.policy, loaded, tmp_path / 'policy', 'float32')
+    assert Preprocessor.read(tmp_path / 'policy') == loaded.preprocessor
     written = json.loads((tmp_path / 'policy' / 'processor_config.json').read_text())
     assert written['image_processor']['size'] == {
         'shortest_edge': own.preprocessor.min_pixels,
@@ -145,11 +143,11 @@ def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, 
         ask.run(config, workdir)
     said = capsys.readouterr().out
     assert '── turn 1 ──' in said and 'too_long' not in said
-    student, config.rollout.suffix_capacity = load(policy_folder, config), 16
+    loaded, config.rollout.suffix_capacity = load(policy_folder, config), 16
     image = ImageRef('0' * 64, 600, 400)
-    prompt = len(student.chat.prompt(DEFAULT.system_prompt(TOOLS), [image, question]))
-    room = room_for(prompt, image, config, student.chat, student.preprocessor)
-    response = student.chat.observation(['Image 2:', image])
+    prompt = len(loaded.chat.prompt(DEFAULT.system_prompt(TOOLS), [image, question]))
+    room = room_for(prompt, image, config, loaded.chat, loaded.preprocessor)
+    response = loaded.chat.observation(['Image 2:', image])
     assert (
         prompt > 416
         and prompt <= room.prompt < prompt + 128
@@ -162,13 +160,13 @@ def test_the_feature_cache_fits_the_config(policy_folder, monkeypatch):
     host's memory."""
     gib = 1 << 30
     config = config_of('rl_7b', policy_folder)
-    student = load(policy_folder, config)
+    loaded = load(policy_folder, config)
 
     def wanted(config):
-        return feature_cache_bytes(config, student.policy, student.preprocessor)
+        return feature_cache_bytes(config, loaded.policy, loaded.preprocessor)
 
     monkeypatch.setattr(capacities, 'host_memory', lambda: 1 << 50)
-    each = 8_294_400 // 28**2 * student.policy.sizes.language.width * 4
+    each = 8_294_400 // 28**2 * loaded.policy.sizes.language.width * 4
     assert wanted(config) == max(gib, 2 * 128 * each)
     config.rl.questions_per_step = 12_800
     assert wanted(config) == 2 * 12_800 * each > gib

@@ -11,7 +11,7 @@ from small_policies import quick_compilation
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.cold_start import mine
-from sensesearch_jax.recipes.session import Session, load_student
+from sensesearch_jax.recipes.session import Session, load_policy_directory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
@@ -35,7 +35,7 @@ def run(policy_folder, tmp_path, monkeypatch):
         for i, file in enumerate(files)
     ]
     mesh = make_mesh(config.mesh)
-    student = load_student(policy_folder, config, mesh, 'float32')
+    loaded = load_policy_directory(policy_folder, config, mesh, 'float32')
 
     def run(tools):
         with (
@@ -43,7 +43,7 @@ def run(policy_folder, tmp_path, monkeypatch):
             MetricWriter(workdir / 'metrics.jsonl') as metrics,
         ):
             session = Session(config, workdir, tools, metrics, mesh)
-            hard = mine(session, student, session.features(student), asked)
+            hard = mine(session, loaded, session.features(loaded), asked)
             lines = (workdir / 'cold_start' / 'mined.jsonl').read_text().splitlines()
             return {q.id for q in hard}, {json.loads(line)['id'] for line in lines}
 

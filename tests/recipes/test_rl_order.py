@@ -74,10 +74,10 @@ def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_h
             (workdir / 'cold_start' / 'mined.jsonl').write_text(
                 ''.join(json.dumps({'id': i, 'right': 0}) + '\n' for i in mined)
             )
-            student = type('Student', (), {'chat': None})
+            loaded = type('LoadedPolicy', (), {'chat': None})
             cold_start.mine(
                 Session(config, workdir, ScriptedTools(), metrics, make_mesh(config.mesh)),
-                student,
+                loaded,
                 None,
                 questions,
             )

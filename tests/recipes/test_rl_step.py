@@ -20,7 +20,7 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.recipes import rl
 from sensesearch_jax.recipes.rows import suppressed_mask
-from sensesearch_jax.recipes.session import Session, load_student, read_trajectories
+from sensesearch_jax.recipes.session import Session, load_policy_directory, read_trajectories
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh
@@ -32,7 +32,7 @@ from sensesearch_jax.training.trainer import Learner, decoder
 
 @pytest.fixture(scope='module')
 def world(policy_folder, tmp_path_factory):
-    """A student, a learner that every test starts anew, and a function that runs a step with given
+    """A policy, a learner that every test starts anew, and a function that runs a step with given
     tools."""
     config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'rl.py'))['get_config']()
     config.rl.update(
@@ -54,38 +54,38 @@ def world(policy_folder, tmp_path_factory):
         )
         for i in range(3)
     ]
-    student_mesh = make_mesh({}, jax.devices()[:1])
-    student = load_student(policy_folder, config, student_mesh, 'float32')
+    one_device = make_mesh({}, jax.devices()[:1])
+    loaded = load_policy_directory(policy_folder, config, one_device, 'float32')
     with pytest.MonkeyPatch.context() as monkeypatch:
         quick_compilation(monkeypatch)
         monkeypatch.setattr(Environment, 'parse', by_chance)
         monkeypatch.setattr(Scorer, 'scored', reward)
         learner = Learner(
-            student.policy,
+            loaded.policy,
             make_optimizer(config.rl, 4),
-            suppressed=suppressed_mask(student),
+            suppressed=suppressed_mask(loaded),
             objective=rl.make_objective(config.rl),
         )
-        reference, samplers = nnx.state(student.policy, decoder), {}
+        reference, samplers = nnx.state(loaded.policy, decoder), {}
 
         def step(path, tools):
             with (
                 Workdir.open(path, config) as workdir,
                 MetricWriter(workdir / 'metrics.jsonl') as metrics,
             ):
-                session = Session(config, workdir, tools, metrics, student_mesh, samplers)
+                session = Session(config, workdir, tools, metrics, one_device, samplers)
                 learner.parameters = jax.tree.map(jax.numpy.copy, reference)
                 learner.moments = learner.optimizer.init(learner.parameters)
                 engines = session.engines(
-                    student,
+                    loaded,
                     groups=3,
                     members=3,
                     sampling=Sampling(),
                     parameters=learner.all_parameters,
                 )
-                features = session.features(student)
+                features = session.features(loaded)
                 return rl.rl_step(
-                    session, student, features, engines, learner, reference, questions, 0
+                    session, loaded, features, engines, learner, reference, questions, 0
                 )
 
         def moved():
@@ -103,8 +103,8 @@ def world(policy_folder, tmp_path_factory):
                 Workdir.open(path, changed) as workdir,
                 MetricWriter(workdir / 'metrics.jsonl') as metrics,
             ):
-                session = Session(changed, workdir, tools, metrics, student_mesh, samplers)
-                return rl.rl(session, student, session.features(student), questions)
+                session = Session(changed, workdir, tools, metrics, one_device, samplers)
+                return rl.rl(session, loaded, session.features(loaded), questions)
 
         step.moved, step.config, step.run = moved, config, run
         yield step

@@ -15,7 +15,7 @@ from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.recipes import rows, sft
-from sensesearch_jax.recipes.session import Session, load_student, unsampled
+from sensesearch_jax.recipes.session import Session, load_policy_directory, unsampled
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
@@ -24,13 +24,13 @@ from sensesearch_jax.training.checkpointing import Checkpoints
 CONFIG = Path(__file__).parents[2] / 'configs' / 'sft.py'
 
 
-def trajectory(student, tools, folder, number):
+def trajectory(loaded, tools, folder, number):
     """One turn about a picture of its own, as a cold start leaves it."""
     image = tools.upload(noise_file(folder / f'{number}.png', 56 + 28 * number, 56, number))
-    tokens = student.chat.assistant(f'<answer>{number}</answer>')
+    tokens = loaded.chat.assistant(f'<answer>{number}</answer>')
     question = Question(f'q{number}', 'perception', 1, 'What is it?', '', ('it',))
     turn = Turn(tokens, [], [], '', Answer('it'), None, [])
-    prompt = student.chat.prompt('Look.', [image, question.text])
+    prompt = loaded.chat.prompt('Look.', [image, question.text])
     return Trajectory(question, 0, 0, [turn], SampleState.OK, prompt, [image], {}, 'it')
 
 
@@ -39,8 +39,10 @@ def train(policy_folder, tmp_path_factory):
     """A function that runs SFT in a folder, on a mesh, perhaps to be interrupted before a step."""
     folder, tools = tmp_path_factory.mktemp('pictures'), ScriptedTools()
     config = runpy.run_path(str(CONFIG))['get_config']()
-    student = load_student(policy_folder, config, make_mesh({}, jax.devices()[:1]), 'float32')
-    kept = [trajectory(student, tools, folder, number) for number in range(3)]
+    loaded = load_policy_directory(
+        policy_folder, config, make_mesh({}, jax.devices()[:1]), 'float32'
+    )
+    kept = [trajectory(loaded, tools, folder, number) for number in range(3)]
     config.sft.update(
         epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2
     )
@@ -64,7 +66,7 @@ def train(policy_folder, tmp_path_factory):
                 MetricWriter(path / 'metrics.jsonl') as metrics,
             ):
                 session = Session(config, workdir, tools, metrics, mesh=make_mesh(mesh))
-                return sft.sft(session, student, session.features(student), kept)
+                return sft.sft(session, loaded, session.features(loaded), kept)
 
     return run
 
@@ -124,9 +126,9 @@ def test_control_tokens_are_in_neither_distribution(policy_folder):
     """The sampler's and the trainer's leave out the same ids: control tokens and rows that are no
     token."""
     config, device = runpy.run_path(str(CONFIG))['get_config'](), jax.local_devices()[:1]
-    student = load_student(policy_folder, config, make_mesh(devices=device), 'float32')
-    mask, chat = rows.suppressed_mask(student), student.chat
-    assert np.flatnonzero(mask).tolist() == sorted(set(unsampled(student)))
+    loaded = load_policy_directory(policy_folder, config, make_mesh(devices=device), 'float32')
+    mask, chat = rows.suppressed_mask(loaded), loaded.chat
+    assert np.flatnonzero(mask).tolist() == sorted(set(unsampled(loaded)))
     allowed = {chat.tokenizer.id_to_token(int(i)) for i in np.flatnonzero(~mask)}
     assert {name for name in allowed if name.startswith('<|')} == {'<|im_end|>', '<|endoftext|>'}
     assert {'<tool_call>', '</tool_call>'} <= allowed and None not in allowed
