@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from scripted_tools import ScriptedTools
 
-from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.recipes import cold_start
 from sensesearch_jax.recipes.rl import question_order
 from sensesearch_jax.recipes.session import Session
@@ -59,11 +59,14 @@ def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_h
     questions = [Question(f'q{i}', 'search', 1, 'What?', '', ('it',)) for i in range(4)]
     seen = []
     monkeypatch.setattr(Session, 'engines', lambda *_, **__: [])
-    monkeypatch.setattr(
-        cold_start,
-        'rollout',
-        lambda tasks, *_, **__: seen.append({t.question.id: t.seeds for t in tasks}),
-    )
+
+    def sampled(tasks, *_, on_group, **__):
+        seen.append({t.question.id: t.seeds for t in tasks})
+        for task in tasks:
+            wrong = {'accuracy': 0.0}
+            on_group([Trajectory(task.question, 0, 0, [], SampleState.OK, [], [], wrong, None)])
+
+    monkeypatch.setattr(cold_start, 'rollout', sampled)
 
     def mine(folder, mined):
         with (
