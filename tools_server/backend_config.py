@@ -204,7 +204,7 @@ class OpenSearch(Remote):
 
 
 class PictureSearch(Backend):
-    """What the searches in own pictures share: how a query picture is looked at."""
+    """Fields of both searches in own pictures: which parts of a query picture are compared."""
 
     upload_side: int = Field(1024, ge=64)  # the query is first shrunk to this long side, in pixels
     min_region: int = Field(

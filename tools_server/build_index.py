@@ -95,7 +95,15 @@ def build_text(source: Path, folder: Path) -> int:
 
 
 def build_images(source: Path, folder: Path, thumbnail_side: int) -> int:
-    """Indexes pictures; returns how many. Files that are no pictures are named and left out.
+    """Indexes pictures; files that are no pictures are named and left out.
+
+    Args:
+        source: folder of pictures.
+        folder: of the index, which is made.
+        thumbnail_side: longest side of the thumbnails, in pixels.
+
+    Returns:
+        How many there are.
 
     Raises:
         ConfigError: there are no pictures.

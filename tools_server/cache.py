@@ -38,11 +38,18 @@ class Cache:
     def get_or_compute(
         self, key: Hashable, compute: Callable[[], T], holds: Callable[[T], bool] | None = None
     ) -> tuple[T, bool]:
-        """Returns (value, hit). `hit` is also True for a caller that waited for another's
-        computation.
+        """The value under a key, computed where it is not kept.
 
-        An exception of `compute` reaches every caller that waited for it and is not kept. A kept
-        value that no longer `holds` is computed anew.
+        An exception of `compute` reaches every caller that waited for it and is not kept.
+
+        Args:
+            key: of the value.
+            compute: makes the value.
+            holds: whether a kept value is still right; one that is not is computed anew.
+
+        Returns:
+            The value, and whether it was known, which it also was to a caller that waited for
+            another's computation.
         """
         if holds is not None and (kept := self.peek(key)) is not None and not holds(kept):
             self.drop(key)

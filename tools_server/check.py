@@ -28,7 +28,8 @@ def check(service: ToolService, deadline_s: float) -> int:
     """Prints a line per tool; returns 0 if all that are configured work, else 1.
 
     Args:
-        service: loaded. deadline_s: longest time of each call, in seconds.
+        service: loaded.
+        deadline_s: longest time of each call, in seconds.
     """
     return asyncio.run(_check(service, deadline_s))
 

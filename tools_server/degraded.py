@@ -1,4 +1,4 @@
-"""What an answer lacks, told by whoever notices it.
+"""Notes of shortcomings of an answer, taken by whoever notices them.
 
 As with the deadline, a context variable carries the list: a reader of pages, in a thread of its
 own, adds to the answer of the call it works for, without each function on the way passing it on.
@@ -16,7 +16,7 @@ MOST_REASONS = 20  # of one answer
 
 @dataclass
 class Notes:
-    """What one answer lacks.
+    """Shortcomings of one answer.
 
     Attributes:
         reasons: each once, in the order in which they came.
@@ -32,7 +32,7 @@ _notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar('degraded'
 
 @contextlib.contextmanager
 def collected() -> Iterator[Notes]:
-    """What is noted in the block."""
+    """The notes that are taken in the block."""
     token = _notes.set(notes := Notes())
     try:
         yield notes

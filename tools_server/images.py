@@ -131,7 +131,14 @@ class ImageStore:
     def add_encoded(
         self, data: bytes, width: int, height: int, origin: tuple[str, PixelBox] | None = None
     ) -> StoredImage:
-        """Keeps an image file of which everything is known already."""
+        """Keeps an image file of which everything is known already.
+
+        Args:
+            data: an upright 8-bit RGB JPEG or PNG.
+            width: in pixels.
+            height: in pixels.
+            origin: of a crop, hash of the original and the part of it, in pixels.
+        """
         sha256 = hashlib.sha256(data).hexdigest()
         if not self.folder.has(sha256):
             record = {'width': width, 'height': height}

@@ -64,11 +64,12 @@ class ToolServer:
             config: a YAML file, or its fields (then relative paths start from the current folder).
             workdir: folder for its log (one of each start, tools_server-TIME-HOST-….log) and its
                 pictures (images/), which a later start finds again. Several servers, of several
-                hosts too, may share it. port: 0 takes any free one. ready_timeout_s: longest time
-                to load, in seconds.
+                hosts too, may share it.
+            port: 0 takes any free one.
             mode: 'live', 'record', 'replay' or 'offline', instead of the config's.
             answers: the file of answers (of modes 'record' and 'replay' the recording), instead of
                 the config's.
+            ready_timeout_s: longest time to load, in seconds.
 
         Raises:
             ToolServerError: it ended instead, or was not ready in time.

@@ -47,7 +47,15 @@ class Metrics:
     def observe(
         self, tool: str, backend: str, outcome: str, cache_hit: bool, seconds: float
     ) -> None:
-        """Counts one call."""
+        """Counts one call.
+
+        Args:
+            tool: its name.
+            backend: that answered.
+            outcome: 'ok' or a failure kind.
+            cache_hit: whether no back end was asked.
+            seconds: that the call took.
+        """
         self._calls.labels(tool, backend, outcome, str(cache_hit).lower()).inc()
         self._seconds.labels(tool).observe(seconds)
 
@@ -56,11 +64,23 @@ class Metrics:
         self._degraded.labels(tool, backend).inc()
 
     def watch(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
-        """Adds a gauge per member of what `read` gives: {tool: {what: value}}."""
+        """Adds a gauge for each value of a table that is read whenever metrics are asked for.
+
+        Args:
+            name: of the metric.
+            help_text: a sentence about it.
+            read: gives {tool: {label: value}}.
+        """
         self._registry.register(_Watched(name, help_text, read, GaugeMetricFamily))
 
     def watch_counts(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
-        """The same for what only grows."""
+        """Adds a counter for each value of a table, whose values only grow.
+
+        Args:
+            name: of the metric.
+            help_text: a sentence about it.
+            read: gives {tool: {label: value}}.
+        """
         self._registry.register(_Watched(name, help_text, read, CounterMetricFamily))
 
     def text(self) -> bytes:

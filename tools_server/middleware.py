@@ -1,4 +1,4 @@
-"""What stands before every request: the token, Host and Origin, limits of the body's size and time,
+"""Middleware before every request: the token, Host and Origin, limits of the body's size and time,
 the clock.
 """
 
@@ -165,7 +165,8 @@ def _limited(
     or not until `ends`, ends then; one that has stopped ends when others wait for its room.
 
     Args:
-        receive: of the request. limit: most bytes of the body.
+        receive: of the request.
+        limit: most bytes of the body.
         ends: the event loop's time by which the body must be here.
         is_picture: its brackets and commas are not counted.
         room: holds the body's place; None where it has none.

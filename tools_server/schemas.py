@@ -83,7 +83,7 @@ class Request(BaseModel):
 
 
 class TextSearchRequest(Request):
-    """What to look for in words, and how many passages to give at most."""
+    """A query in words, and how many passages to give at most."""
 
     query: Text
     top_k: TopK = 5
@@ -116,7 +116,7 @@ class JudgeRequest(Request):
 
 
 class Answer(BaseModel):
-    """What every answer says about itself."""
+    """Fields of every answer about itself."""
 
     backend: str = Field(description='what answered')
     cache_hit: bool = Field(description='the answer was known already')

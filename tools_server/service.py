@@ -142,7 +142,7 @@ class ToolService:
         return found
 
     def page_statistics(self) -> dict[str, dict[str, int]]:
-        """What became of the web pages that each tool read."""
+        """Counts of the web pages that each tool fetched, failed to fetch and summarised."""
         tallies = {
             tool: getattr(backend, 'pages', None) for tool, backend in list(self._backends.items())
         }
@@ -231,9 +231,10 @@ class ToolService:
         """Whether a response answers the question as one of the references does.
 
         Args:
-            question: what was asked. references: right answers, or with `choices` their letters or
-                texts.
-            response: what is judged. sha256: the image that the question is about; models see it.
+            question: as it was asked.
+            references: right answers, or with `choices` their letters or texts.
+            response: the text that is judged.
+            sha256: the image that the question is about; models see it.
             choices: the options A, B, … in order; then only the option counts.
 
         Raises:
@@ -270,7 +271,15 @@ class ToolService:
             raise
 
     def count(self, method: str, path: str, outcome: str, seconds: float, reason: str) -> None:
-        """Counts a request that came to no tool: a wrong one, or one that came too late."""
+        """Counts a request that came to no tool: a wrong one, or one that came too late.
+
+        Args:
+            method: of HTTP.
+            path: of the request, which names the tool.
+            outcome: a failure kind.
+            seconds: since it came in.
+            reason: a sentence for the log.
+        """
         name = path.split('/')[1]
         if name == 'images':
             name = 'upload' if method == 'POST' else 'image'

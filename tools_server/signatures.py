@@ -17,7 +17,13 @@ def picture_path(sha256: str, token: str | None) -> str:
 
 
 def is_signed(sha256: str, signature: str, token: str) -> bool:
-    """Whether a signature is this server's for that picture."""
+    """Whether a signature is this server's for that picture.
+
+    Args:
+        sha256: of the picture.
+        signature: as it came with the request.
+        token: the server's.
+    """
     return hmac.compare_digest(signature.encode(), _signature(sha256, token).encode())
 
 

@@ -61,7 +61,7 @@ def without_piles(text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """What another service sent where a text should be: '' for null and for objects; a list's
+    """Text of a field that another service sent: '' for null and for objects; a list's
     members in a row.
     """
     if isinstance(value, list):
@@ -76,7 +76,7 @@ def as_text(value: Any) -> str:
 
 
 def as_title(value: Any) -> str:
-    """What another service sent where a title should be, on one line.
+    """Title of a field that another service sent, on one line.
 
     One of more than 300 characters is cut: it would take the place of the texts.
     """

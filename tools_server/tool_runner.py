@@ -35,10 +35,11 @@ class Reply(Generic[T]):
 
 
 class Lane:
-    """What every tool has: a name, a waiting room, and counts of what became of its calls.
+    """Runs the calls of one tool: name, waiting room, and counts of calls by outcome.
 
     Args:
-        name: of the tool. backend: name of its back end.
+        name: of the tool.
+        backend: name of its back end.
         admission: its waiting room.
         metrics: where calls are counted.
     """
@@ -93,7 +94,14 @@ class Lane:
     def count(
         self, outcome: str, seconds: float, hit: bool = False, said: Mapping[str, Any] = NOTHING
     ) -> None:
-        """Counts what became of a call, also of one that came to no thread; `said` is for the log."""
+        """Counts a call by its outcome, also one that came to no thread.
+
+        Args:
+            outcome: 'ok' or a failure kind.
+            seconds: that it took.
+            hit: whether the answer was known.
+            said: fields for the log.
+        """
         self._outcomes[outcome] += 1
         self._metrics.observe(self.name, self.backend, outcome, hit, seconds)
         self._log(outcome, {**said, 'cache_hit': hit, 'seconds': round(seconds, 6)})
@@ -167,9 +175,12 @@ class Tool(Lane, Generic[T]):
         compute: Callable[[], T],
         holds: Callable[[T], bool] | None = None,
     ) -> Reply[T]:
-        """The answer to a request; `compute` asks the back end, on one of the tool's threads.
+        """The answer to a request, from memory, the file of answers or the back end.
 
-        An answer in memory that no longer `holds` is not given.
+        Args:
+            request: JSON-able; equal ones have equal answers.
+            compute: asks the back end, on one of the tool's threads.
+            holds: whether an answer in memory is still right; one that is not is not given.
 
         Raises:
             ToolError: see `Lane.run`.

@@ -75,7 +75,13 @@ def compare(one: str, other: str, question: str) -> bool | None:
     """Whether two cleaned texts are the same date, in the parts that `question` asks for if it asks
     for any.
 
-    None where they are not both dates, or years written as nothing but a number.
+    Args:
+        one: cleaned.
+        other: cleaned; the order of the two does not matter.
+        question: as it was asked.
+
+    Returns:
+        None where they are not both dates, or years written as nothing but a number.
     """
     a, b = read(one), read(other)
     if a is None or b is None:

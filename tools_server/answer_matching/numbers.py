@@ -90,9 +90,15 @@ _ASKED_UNIT = re.compile(r'\b(?:how many|in) ((?:square |cubic |degrees )?[a-z°
 
 
 def compare(one: str, other: str, question: str) -> bool | None:
-    """Whether two cleaned texts are the same quantity; None where they are not both quantities.
+    """Whether two cleaned texts are the same quantity.
 
-    `question`: what was asked, which may name the unit that one side leaves out.
+    Args:
+        one: cleaned.
+        other: cleaned; the order of the two does not matter.
+        question: as it was asked; it may name the unit that one side leaves out.
+
+    Returns:
+        None where they are not both quantities.
     """
     a, b = read(one), read(other)
     if a is None or b is None or _NAME_OF_DIGITS.search(question):

@@ -1,4 +1,4 @@
-"""What responses say before the answer itself."""
+"""Phrases that responses put before the answer itself."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ def same_answer(one: str, other: str, question: str) -> bool:
     A yes is sure: a judge is asked after a no, and nobody after a yes. So what may be different is.
 
     Args:
-        one, other: in any order.
+        one: the first text.
+        other: the second; the order does not matter.
         question: what was asked; it tells which part of a date counts, and that a number is a name
             (a version).
     """

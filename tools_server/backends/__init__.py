@@ -61,8 +61,14 @@ class Judge(Protocol):
         image: StoredImage | None,
         choices: Sequence[str] = (),
     ) -> bool:
-        """The verdict; with `choices` (options A, B, … in order) only the option that is named
-        counts.
+        """Whether the response answers the question.
+
+        Args:
+            question: as it was asked.
+            references: right answers; with `choices` their letters or texts.
+            response: the text that is judged.
+            image: of the question; None without one, or where the judge takes none.
+            choices: options A, B, … in order; with them only the option that is named counts.
 
         Raises:
             ToolError: 'refused', 'timeout' or 'unavailable'; what is no clear verdict is none.
@@ -75,7 +81,12 @@ class Summariser(Protocol):
     name: str
 
     def summarise(self, query: str, text: str, max_chars: int) -> str:
-        """At most `max_chars` characters of what the text says about the query.
+        """The part of a text that is about the query.
+
+        Args:
+            query: of the search.
+            text: a page's.
+            max_chars: longest summary, in characters.
 
         Raises:
             ToolError: 'refused', 'timeout' or 'unavailable'.

@@ -1,4 +1,5 @@
-"""What a picture looks like, as a short vector: its 16×16 colour thumbnail without its mean.
+"""Descriptors of pictures: short vectors that are alike for pictures that look alike, each a
+picture's 16×16 colour thumbnail without its mean.
 
 Likeness of two thumbnails a and b is 2⟨a, b⟩ / (|a|² + |b|²): 1 for equal ones, near 0 for
 unrelated ones, and below the cosine where one has much less contrast than the other, so that plain
@@ -53,7 +54,17 @@ def likeness(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def inset_boxes(left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    """A rectangle and those inside it at equal distance from its sides: [len(INSETS), 4] in pixels."""
+    """A rectangle and those inside it at equal distance from its sides.
+
+    Args:
+        left: first column, in pixels.
+        top: first row.
+        right: column after the last.
+        bottom: row after the last.
+
+    Returns:
+        [len(INSETS), 4] left, top, right, bottom in pixels.
+    """
     margin = np.asarray(INSETS) * min(right - left, bottom - top)
     return np.stack([left + margin, top + margin, right - margin, bottom - margin], axis=1)
 

@@ -13,7 +13,7 @@ MOST_RESULTS = 100  # of an answer that are looked at; nobody may ask for more t
 
 
 def each(results: Sequence[Any], read: Callable[[int, Any], T], name: str) -> list[T]:
-    """What `read` makes of the results; one that it cannot read is left out, and that is noted.
+    """Reads a service's results; one that cannot be read is left out, and that is noted.
 
     Args:
         results: as they came.

@@ -73,7 +73,8 @@ class Service:
         may help.
 
         Args:
-            path: behind the service's address. body: the object.
+            path: behind the service's address.
+            body: the object.
             wanted: fields of which an answer has at least one; some services say 200 to everything,
                 and give the error in the body.
 
@@ -221,7 +222,14 @@ SERPER_FIELDS = ('organic', 'answerBox', 'knowledgeGraph', 'searchParameters')
 
 
 def serper_service(base_url: str, api_key_env: str, timeout_s: float, limits: Limits) -> Service:
-    """Serper's search API, https://serper.dev; the key comes from the environment."""
+    """Serper's search API, https://serper.dev.
+
+    Args:
+        base_url: start of its addresses, without a slash at the end.
+        api_key_env: environment variable that holds the key.
+        timeout_s: longest time of one attempt, in seconds.
+        limits: concurrency, rate, retries, circuit breaker.
+    """
     return Service('Serper', base_url, timeout_s, {'X-API-KEY': os.environ[api_key_env]}, limits)
 
 

@@ -152,7 +152,9 @@ def _fit(
 
     Args:
         borders: [height, width] of 0 or 1, marking horizontal borders.
-        place: [n] row of the side; start, end: [n] its first column and the column after its last.
+        place: [n] row of the side.
+        start: [n] its first column.
+        end: [n] the column after its last.
 
     Returns:
         [n] the row it fits best, and [n] the share of the side that carries a border there (1 px up

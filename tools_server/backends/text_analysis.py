@@ -21,7 +21,7 @@ _WORD = rf'[{_KATAKANA}]+|[{_SIGNS}]\p{{M}}*|[\p{{Alphabetic}}\p{{M}}\p{{N}}--{_
 
 
 def analyser() -> tantivy.TextAnalyzer:
-    """What splits a text in composed form (`text_forms.composed`) into such words."""
+    """Analyser that splits a text in composed form (`text_forms.composed`) into such words."""
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.regex(_WORD))
         .filter(tantivy.Filter.remove_long(64))

@@ -32,7 +32,13 @@ def schema() -> tantivy.Schema:
 
 
 def document(title: str, text: str, number: int) -> tantivy.Document:
-    """A passage as `schema()` has it; `number` is its place in the corpus."""
+    """A passage in the form of `schema()`.
+
+    Args:
+        title: of the passage.
+        text: of the passage.
+        number: its place in the corpus, from 0.
+    """
     return tantivy.Document(title=composed(title), text=composed(text), number=number)
 
 

@@ -131,7 +131,7 @@ class SerperTextSearch:
 
 
 def _direct(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """What Google says itself, above the pages: its answer, and its box about the subject."""
+    """Results that Google gives itself, above the pages: its answer, and its box about the subject."""
     found = []
     if isinstance(box := answer.get('answerBox'), dict):
         text = box.get('answer') or box.get('snippet')

@@ -22,7 +22,12 @@ Dial = Callable[[str, int, float], socket.socket]
 
 
 def dial(address: str, port: int, timeout_s: float) -> socket.socket:
-    """A TCP connection to an IP address, made within `timeout_s` seconds.
+    """A TCP connection to an IP address.
+
+    Args:
+        address: IPv4 or IPv6.
+        port: of the other side.
+        timeout_s: longest time for connecting, in seconds.
 
     Raises:
         OSError: there is none to be had.
@@ -86,6 +91,13 @@ def pinned_pool(
     else.
 
     Host header, server name and certificate are the host's: nothing is resolved again.
+
+    Args:
+        scheme: 'http' or 'https'.
+        host: name that was resolved and checked.
+        port: of the host.
+        addresses: IP addresses of the host that may be connected to.
+        dialler: makes the connection.
     """
 
     class Pinned:
@@ -115,8 +127,12 @@ def timed_out(error: Exception) -> bool:
 
 
 def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, name: str) -> bytes:
-    """Reads a streamed answer until the current deadline and no further than `max_bytes`,
-    decompressed.
+    """Reads a streamed answer until the current deadline.
+
+    Args:
+        response: whose body has not been read.
+        max_bytes: of the body, decompressed; a longer one is a failure.
+        name: of the other side, for messages.
 
     Raises:
         ToolError: 'timeout' or 'unavailable'.

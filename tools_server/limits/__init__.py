@@ -1,1 +1,1 @@
-"""What keeps calls in bounds: deadlines, waiting rooms, rates, retries and circuit breakers."""
+"""Limits of calls: deadlines, waiting rooms, rates, retries and circuit breakers."""

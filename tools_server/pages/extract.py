@@ -41,7 +41,8 @@ def text_of(data: bytes, content_type: str) -> str:
     none.
 
     Args:
-        data: the file. content_type: as the server named it.
+        data: the file.
+        content_type: as the server named it.
 
     Raises:
         ToolError: 'refused'; a PDF file that is damaged or locked.

@@ -32,7 +32,8 @@ class PageReader:
         """The readable text, one line per block; '' where there is none.
 
         Args:
-            data: the file. content_type: as its server named it.
+            data: the file.
+            content_type: as its server named it.
 
         Raises:
             ToolError: 'refused' for a file that cannot be read within the limits; 'timeout';

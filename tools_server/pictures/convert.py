@@ -100,7 +100,9 @@ def check_size(
     """Whether a picture of this size can be shown to a policy.
 
     Args:
-        width, height: in pixels. max_pixels: most of them; None: any number.
+        width: in pixels.
+        height: in pixels.
+        max_pixels: most of them; None: any number.
         name: of what is checked, for the message.
 
     Raises:
@@ -122,7 +124,8 @@ def upright(image: Pil.Image, orientation: int | None = None) -> Pil.Image:
     """Decodes the (first) frame to RGB, turned as `orientation` says.
 
     Args:
-        image: opened. orientation: of EXIF, 1 to 8; None: as the file itself says.
+        image: opened.
+        orientation: of EXIF, 1 to 8; None: as the file itself says.
 
     Raises:
         ToolError: 'caller'; the file is damaged.

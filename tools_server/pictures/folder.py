@@ -105,7 +105,7 @@ class PictureFolder:
             raise self._unusable(error) from None
 
     def record(self, sha256: str) -> dict[str, Any]:
-        """What is known of a file.
+        """The record of a file: its size and origin.
 
         Raises:
             ToolError: 'caller' with status 404; it is not there.
@@ -120,7 +120,12 @@ class PictureFolder:
             raise self._unusable(error) from None
 
     def write(self, sha256: str, data: bytes, record: dict[str, Any]) -> None:
-        """Keeps a file and what is known of it.
+        """Keeps a file and its record.
+
+        Args:
+            sha256: hash of the file.
+            data: the file.
+            record: JSON-able; `record` gives it back.
 
         Raises:
             ToolError: 'unavailable'; there is no room, or it cannot be written.

@@ -77,7 +77,7 @@ class Outline:
 
 
 def outline(data: bytes) -> Outline | None:
-    """What a file holds; None for one that is neither a JPEG nor a PNG, is cut off or in any way
+    """The parts of a file; None for one that is neither a JPEG nor a PNG, is cut off or in any way
     unusual.
     """
     try:

@@ -48,7 +48,13 @@ class WriteBehind:
         return entry
 
     def put(self, key: str, value: bytes, *, replace: bool = True) -> None:
-        """Keeps a value soon, if it can."""
+        """Keeps a value soon, if it can.
+
+        Args:
+            key: any text.
+            value: its bytes.
+            replace: whether it takes the place of a value that is there already.
+        """
         self._later(len(key) + len(value), lambda: self._store.put(key, value, replace=replace))
 
     def _later(self, size: int, write: Callable[[], None]) -> None:

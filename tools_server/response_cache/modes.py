@@ -38,10 +38,16 @@ class Store(Protocol):
     """
 
     def entry(self, key: str) -> Entry | None:
-        """What is kept under a key."""
+        """The entry under a key; None without one."""
 
     def put(self, key: str, value: bytes, *, replace: bool = True) -> None:
-        """Keeps a value."""
+        """Keeps a value.
+
+        Args:
+            key: any text.
+            value: its bytes.
+            replace: whether it takes the place of a value that is there already.
+        """
 
 
 @dataclass(frozen=True)

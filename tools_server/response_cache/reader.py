@@ -63,7 +63,7 @@ class Reader:
         self._copy: tempfile.TemporaryDirectory | None = None
 
     def entry(self, key: str) -> Entry | None:
-        """What is kept under a key; None if there is nothing, or it is too old.
+        """The entry under a key; None if there is none, or it is too old.
 
         Raises:
             StoreError: the file cannot be read.

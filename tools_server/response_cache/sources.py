@@ -40,6 +40,11 @@ class Source:
 def note(store: AnswerStore, tool: str, source: Source) -> None:
     """Writes into a recording that it holds answers of a back end.
 
+    Args:
+        store: the recording.
+        tool: name of the tool.
+        source: the back end's settings, place and data.
+
     Raises:
         ConfigError: it holds some of the same back end over other data.
         StoreError: the file cannot be used.
@@ -64,8 +69,10 @@ def noted_key(
     """The part of the keys of the one back end of a recording that fits a configuration.
 
     Args:
-        recording: the file. tool: name of the tool.
-        settings, place: as in `Source`; the place decides only where several fit.
+        recording: the file.
+        tool: name of the tool.
+        settings: as in `Source`.
+        place: as in `Source`; it decides only where several fit.
 
     Raises:
         ConfigError: several fit.

@@ -151,7 +151,8 @@ class AnswerStore:
         """Keeps a value; once this returns it survives the process.
 
         Args:
-            key: any text. value: its bytes.
+            key: any text.
+            value: its bytes.
             replace: whether it takes the place of a value that is there already.
 
         Raises:

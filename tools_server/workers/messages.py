@@ -22,7 +22,8 @@ def send(sock: socket.socket, values: Sequence[Any], end: float = math.inf) -> N
     """Sends values, each of which is bytes or JSON-able.
 
     Args:
-        sock: connected. values: what to send.
+        sock: connected.
+        values: JSON-able or bytes.
         end: `time.monotonic()` by which all must have been taken.
 
     Raises:
@@ -50,7 +51,8 @@ def receive(sock: socket.socket, max_bytes: int, end: float = math.inf) -> list[
     """The values of the next message, bytes as bytearray; None where the other side has closed.
 
     Args:
-        sock: connected. max_bytes: a longer message is an error.
+        sock: connected.
+        max_bytes: a longer message is an error.
         end: `time.monotonic()` by which the message must be here.
 
     Raises:

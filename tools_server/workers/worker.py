@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _reply(name: str, values: list[Any]) -> tuple[list[Any], bool]:
-    """What became of a call, its values, and whether this process may go on."""
+    """The outcome of a call, its values, and whether this process may go on."""
     try:
         module, _, function = name.partition(':')
         value = getattr(importlib.import_module(module), function)(*values)
