@@ -1,1 +1,1 @@
-"""Groups of trajectories as rows of padded arrays."""
+"""Batches: groups of trajectories as rows of padded or packed arrays."""

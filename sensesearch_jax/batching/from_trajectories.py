@@ -1,5 +1,5 @@
-"""Trajectories to rows of a group batch: the very tokens that were sampled, never text encoded
-again.
+"""Conversion of trajectories to rows of a group batch, by their sampled token ids: no text is
+encoded again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sensesearch_jax.batching.group_batch import Member, Row
 
 
 def to_member(trajectory: Trajectory) -> Member:
-    """A trajectory's suffix: its turns are the policy's own tokens, observations are not."""
+    """Suffix of a trajectory; its response mask is true on the turns and false on observations."""
     tokens: list[int] = []
     response_mask: list[bool] = []
     log_probs: list[float] = []
@@ -29,10 +29,10 @@ def to_member(trajectory: Trajectory) -> Member:
 
 
 def to_row(group: Sequence[Trajectory]) -> Row:
-    """Trajectories of one question as one row.
+    """Row of one group: the prompt, and a member for each trajectory.
 
     Raises:
-        ValueError: they do not share one prompt.
+        ValueError: the trajectories do not share one prompt.
     """
     if any(t.prompt_tokens != group[0].prompt_tokens for t in group):
         raise ValueError(
@@ -42,10 +42,10 @@ def to_row(group: Sequence[Trajectory]) -> Row:
 
 
 def response_tokens(trajectory: Trajectory) -> int:
-    """Tokens of a trajectory that the policy wrote, or is to learn to write."""
+    """Number of response tokens: those that the policy wrote, or is to learn to write."""
     return sum(len(turn.tokens) for turn in trajectory.turns)
 
 
 def length(trajectory: Trajectory) -> int:
-    """Tokens of a trajectory after its prompt."""
+    """Number of suffix tokens: those after the prompt, observations included."""
     return sum(len(turn.tokens) + len(turn.observation_tokens) for turn in trajectory.turns)

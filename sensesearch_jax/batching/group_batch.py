@@ -20,16 +20,20 @@ from sensesearch_jax.model.rope import mrope_positions
 
 
 class Member(NamedTuple):
-    """One trajectory's tokens after the prompt. `response_mask` marks what the policy wrote; `images` in
-    order of their tokens.
+    """Suffix of one trajectory: its tokens after the prompt.
+
+    Attributes:
+        tokens: token ids.
+        response_mask: for each token whether the policy wrote it.
+        images: content hashes, in the order of their tokens.
+        log_probs: for each token, of the response tokens as sampled and 0 elsewhere; empty outside
+            of RL.
     """
 
     tokens: Sequence[int]
     response_mask: Sequence[bool]
     images: Sequence[str] = ()
-    log_probs: Sequence[
-        float
-    ] = ()  # of own tokens as sampled, aligned with `tokens`; empty outside of RL
+    log_probs: Sequence[float] = ()
 
 
 class Row(NamedTuple):
@@ -41,9 +45,10 @@ class Row(NamedTuple):
 
 
 class GroupBatch(NamedTuple):
-    """B rows padded to static lengths. Feature indices are negative on text; see `Policy.embed`.
+    """Batch of B groups, one a row, padded to static lengths.
 
-    Every array can be cut between rows, images too: each row has its own table of features.
+    Feature indices are negative on text, see `Policy.embed`. Every array can be sharded over rows,
+    images too: each row has a feature table of its own.
     """
 
     prompt: Int[np.ndarray, 'b p']
@@ -61,7 +66,7 @@ class GroupBatch(NamedTuple):
 
     @property
     def padded_tokens(self) -> int:
-        """Tokens that the layers' matrices run over, padding included."""
+        """Number of tokens that the layers' matrices run over, padding included."""
         return (
             self.prompt_valid.size
             + (self.valid if self.packing is None else self.packing.index).size
@@ -69,9 +74,7 @@ class GroupBatch(NamedTuple):
 
 
 class ImageTable(NamedTuple):
-    """What a batch must know of an image: its grid of patches and its features (merged tokens ×
-    width).
-    """
+    """Grids (frames, rows and columns of patches) and visual features of images, by content hash."""
 
     grids: Mapping[str, tuple[int, int, int]]
     features: Mapping[str, Float[np.ndarray, 'm d']]
@@ -85,63 +88,77 @@ def feature_tables(
     width: int,
     dtype: DTypeLike,
 ) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
-    """Each row's images, their features one after another, and where each image starts and how long
-    it is.
+    """Feature table of each row: the features of its images one after another.
 
     Args:
-        rows: the names of the images in each row.
-        step: buckets of a table's length, which is the same for all rows.
-        count: tables, at least as many as rows; spare ones are empty.
-        width: of a feature, where there is no image to tell.
-        dtype: of the tables.
+        rows: names of the images in each row.
+        images: features of all of them.
+        step: unit of the buckets of a table's length, which is the same for all rows.
+        count: number of tables, at least as many as rows; spare ones are zeros.
+        width: features' width where there is no image.
+        dtype: dtype of the tables.
+
+    Returns:
+        the tables, and for each row the span (first place, length) of each image in its table.
     """
-    places: list[dict[str, tuple[int, int]]] = []
+    spans: list[dict[str, tuple[int, int]]] = []
     for names in rows:
-        place, total = {}, 0
+        span, total = {}, 0
         for name in dict.fromkeys(names):
-            place[name] = total, len(images.features[name])
-            total += place[name][1]
-        places.append(place)
-    longest = max((sum(length for _, length in place.values()) for place in places), default=0)
-    width = next((images.features[name].shape[1] for place in places for name in place), width)
+            span[name] = total, len(images.features[name])
+            total += span[name][1]
+        spans.append(span)
+    longest = max((sum(length for _, length in span.values()) for span in spans), default=0)
+    width = next((images.features[name].shape[1] for span in spans for name in span), width)
     tables = np.zeros((count, bucket(max(longest, 1), step), width), dtype)
-    for table, place in zip(tables, places):
-        for name, (first, length) in place.items():
+    for table, span in zip(tables, spans):
+        for name, (first, length) in span.items():
             table[first : first + length] = images.features[name]
-    return tables, places
+    return tables, spans
 
 
 def image_rows(
     tokens: Sequence[int],
     images: Sequence[str],
-    offsets: Mapping[str, tuple[int, int]],
+    spans: Mapping[str, tuple[int, int]],
     image_token: int,
 ) -> Int[np.ndarray, ' n']:
-    """For each token the place in its row's feature table that it stands for, or −1.
+    """Feature index of each token: its place in the row's feature table, −1 on text.
+
+    Args:
+        tokens: token ids [N].
+        images: names of the images among them, in the order of their tokens.
+        spans: first place and length of each image in the table, see `feature_tables`.
+        image_token: id of the placeholder token.
 
     Raises:
         ValueError: the image tokens are not exactly those of the images.
     """
     tokens = np.asarray(tokens, np.int64)
     out = np.full(len(tokens), -1, np.int32)
-    places = np.nonzero(tokens == image_token)[0]
-    wanted = [
-        np.arange(start, start + count, dtype=np.int32)
-        for start, count in (offsets[i] for i in images)
+    at = np.nonzero(tokens == image_token)[0]
+    features = [
+        np.arange(first, first + length, dtype=np.int32)
+        for first, length in (spans[i] for i in images)
     ]
-    total = sum(map(len, wanted))
-    if total != len(places):
+    total = sum(map(len, features))
+    if total != len(at):
         raise ValueError(
-            f'{len(places)} image tokens stand for {len(images)} images of {total} tokens.'
+            f'{len(at)} image tokens stand for {len(images)} images of {total} tokens.'
         )
-    if wanted:
-        out[places] = np.concatenate(wanted)
+    if features:
+        out[at] = np.concatenate(features)
     return out
 
 
 def padded_lengths(rows: Sequence[Row], prompt_step: int, suffix_step: int) -> tuple[int, int]:
-    """The lengths P and S that these rows are padded to in one batch; a prompt's last token opens
-    its suffixes.
+    """Lengths P and S that rows are padded to in one batch; a prompt's last token opens its
+    suffixes.
+
+    Args:
+        rows: the groups of the batch.
+        prompt_step: unit of the buckets of P, in tokens.
+        suffix_step: unit of the buckets of S, in tokens.
     """
     return (
         bucket(max((len(r.prompt) - 1 for r in rows), default=0), prompt_step, FINE),
@@ -164,18 +181,25 @@ def build_groups(
     feature_step: int = 512,
     pack_step: int = 0,
 ) -> GroupBatch:
-    """Pads rows of groups into one batch whose shapes come from few buckets.
+    """Batch of groups, padded to shapes that come from few buckets.
 
     Args:
-        members: G; rows with fewer members get empty ones.
-        batch: B, at least the number of rows; missing rows are empty.
-        prompt_step, suffix_step, feature_step: buckets of prompt length, suffix length and a row's
-            image table.
-        pack_step: buckets of a row's tokens after the prompt, which are packed; 0 leaves them in
-            padded suffixes.
+        rows: the groups.
+        images: grids and features of their images.
+        image_token: id of the placeholder token.
+        merge: patches along a side of a merged token.
+        members: G; groups with fewer members get empty ones.
+        batch: B, at least the number of rows, which is the default; missing rows are empty.
+        prompt_step: unit of the buckets of prompt length, in tokens.
+        suffix_step: unit of the buckets of suffix length, in tokens.
+        feature_step: unit of the buckets of a feature table's length, in merged tokens.
+        pack_step: unit of the buckets of a row's packed suffix tokens; 0 leaves suffixes padded.
+
+    Raises:
+        ValueError: the image tokens of a prompt or suffix are not exactly those of its images.
     """
     batch = batch or len(rows)
-    tables, places = feature_tables(
+    tables, spans = feature_tables(
         [[*r.images, *(i for m in r.members for i in m.images)] for r in rows],
         images,
         feature_step,
@@ -201,14 +225,14 @@ def build_groups(
         zeros(batch, members, s, dtype=np.float32),
         tables,
     )
-    for b, (row, offsets) in enumerate(zip(rows, places)):
+    for b, (row, span) in enumerate(zip(rows, spans)):
         grids = [images.grids[i] for i in row.images]
         positions, following = mrope_positions(np.asarray(row.prompt), grids, image_token, merge)
         n = len(row.prompt) - 1
         out.prompt[b, :n] = row.prompt[:-1]
         out.prompt_positions[:, b, :n] = positions[:, :-1]
         out.prompt_valid[b, :n] = True
-        out.prompt_features[b, :n] = image_rows(row.prompt[:-1], row.images, offsets, image_token)
+        out.prompt_features[b, :n] = image_rows(row.prompt[:-1], row.images, span, image_token)
         for g, member in enumerate(row.members):
             k = len(member.tokens)
             out.tokens[b, g, 0] = row.prompt[-1]
@@ -224,7 +248,7 @@ def build_groups(
             out.positions[:, b, g, 1 : 1 + k] = later
             out.valid[b, g, : 1 + k] = True
             out.feature_index[b, g, 1 : 1 + k] = image_rows(
-                member.tokens, member.images, offsets, image_token
+                member.tokens, member.images, span, image_token
             )
             out.response_mask[b, g, 1 : 1 + k] = member.response_mask
             if len(member.log_probs):

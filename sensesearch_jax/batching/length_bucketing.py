@@ -1,6 +1,4 @@
-"""Which trajectories share a batch: those of like length, out of a window of batches, so that
-little is padding.
-"""
+"""Bucketing by length: trajectories of like length share a batch, and padded lengths are few."""
 
 from __future__ import annotations
 
@@ -16,20 +14,22 @@ T = TypeVar('T')
 def by_length(
     batches: Sequence[Sequence[T]], length: Callable[[T], Any], window: int, seed: int
 ) -> list[list[T]]:
-    """The same items in as many batches, each sorted by length.
+    """Batches of the same items, each sorted by length.
 
     Args:
         batches: in a shuffled order, all of one size but for the last.
-        window: so many batches in a row are sorted together and cut anew, and then come in a random
-            order: lengths differ less within a batch and more between batches. With 1 every batch
-            keeps its items.
+        length: sort key of an item.
+        window: number of consecutive batches that are sorted together, divided again, and put in a
+            random order: lengths differ less within a batch and more between batches. With 1 every
+            batch keeps its items.
+        seed: of the random order.
     """
     out = []
     for first in range(0, len(batches), window):
         chosen = batches[first : first + window]
         items = sorted(itertools.chain(*chosen), key=length)
-        cut = [items[i : i + len(chosen[0])] for i in range(0, len(items), len(chosen[0]))]
-        out += [cut[i] for i in np.random.default_rng([seed, first]).permutation(len(cut))]
+        again = [items[i : i + len(chosen[0])] for i in range(0, len(items), len(chosen[0]))]
+        out += [again[i] for i in np.random.default_rng([seed, first]).permutation(len(again))]
     return out
 
 
@@ -38,10 +38,12 @@ FINE = 8
 
 
 def bucket(length: int, step: int, per_doubling: int = 2) -> int:
-    """The smallest of a few multiples of `step` that holds `length`: 1, 2, 3, 4, 6, 8, 12 … times,
-    or finer.
+    """Padded length: the smallest that holds `length` of 1, 2, 3, 4, 6, 8, 12 … times `step`, or
+    finer.
 
     Args:
+        length: number of tokens or other places, at least 0.
+        step: the smallest padded length, which all are multiples of.
         per_doubling: sizes between one power of two and the next, itself a power of two. Beyond as
             many steps at most one part in per_doubling + 1 of a size is padding.
     """

@@ -1,5 +1,5 @@
-"""Moves tokens between suffixes padded to one length, which attention wants, and one run of tokens
-per row, which is all that the layers' matrices need to see.
+"""Packing: the suffixes of a row, padded for attention, as one sequence without padding for the
+layers' matrices.
 """
 
 from __future__ import annotations
@@ -17,67 +17,67 @@ from sensesearch_jax.batching.length_bucketing import FINE, bucket
 def packed(
     x: Shaped[Array, 'b g s *rest'], packing: Packing | None
 ) -> Shaped[Array, 'b g s *rest']:
-    """What the suffixes' tokens have, as one run per row [B, 1, N, …]; spare places get 0.
-
-    As it is without packing.
-    """
+    """Packed array [B, 1, N, …] of padded suffixes; spare places get 0. Without packing it is `x`."""
     if packing is None:
         return x
-    return moved(x.reshape(len(x), -1, *x.shape[3:]), packing.index, packing.inverse)[:, None]
+    return gathered(x.reshape(len(x), -1, *x.shape[3:]), packing.index, packing.inverse)[:, None]
 
 
 def unpacked(
-    x: Shaped[Array, 'b g s *rest'], packing: Packing | None, lanes: tuple[int, int]
+    x: Shaped[Array, 'b g s *rest'], packing: Packing | None, shape: tuple[int, int]
 ) -> Shaped[Array, 'b g s *rest']:
-    """`packed` undone: the suffixes' [B, G, S, …]; padding gets 0.
+    """Padded suffixes [B, G, S, …] of a packed array, the inverse of `packed`; padding gets 0.
 
     Args:
-        lanes: G and S.
+        x: the packed array [B, 1, N, …]; without packing, the suffixes themselves.
+        packing: where each token is; None if suffixes are not packed.
+        shape: G and S.
     """
     if packing is None:
         return x
-    return moved(x[:, 0], packing.inverse, packing.index).reshape(len(x), *lanes, *x.shape[3:])
+    return gathered(x[:, 0], packing.inverse, packing.index).reshape(len(x), *shape, *x.shape[3:])
 
 
 @jax.custom_vjp
-def moved(
+def gathered(
     x: Shaped[Array, 'b m *rest'], index: Int[Array, 'b n'], inverse: Int[Array, 'b m']
 ) -> Shaped[Array, 'b n *rest']:
-    """`x` of each row at `index`, and 0 where that is negative.
+    """Gather along each row: `x` at `index`, and 0 where that is negative.
 
     Args:
-        inverse: where in `index` each place of x stands, negative where nowhere. With it the
-            gradient is such a move too, where automatic differentiation would scatter.
+        x: one array of M places per row.
+        index: place in `x` of each of the N results.
+        inverse: place in the result of each of the M, negative for none. With it the gradient is a
+            gather too, where automatic differentiation would scatter.
     """
     return _picked(x, index)
 
 
 def _picked(x, index):
-    found = jax.vmap(lambda row, places: row[places])(x, jnp.maximum(index, 0))
+    found = jax.vmap(lambda row, at: row[at])(x, jnp.maximum(index, 0))
     return jnp.where((index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2)), found, 0)
 
 
-moved.defvjp(
+gathered.defvjp(
     lambda x, index, inverse: (_picked(x, index), inverse),
     lambda inverse, cotangent: (_picked(cotangent, inverse), None, None),
 )
 
 
 class Packing(NamedTuple):
-    """Each row's suffix tokens in one run of N, padding left out; −1 where nothing is."""
+    """Packing of each row's suffixes, padded to G · S places, into N; −1 where there is no token."""
 
-    index: Int[np.ndarray, 'b n']  # place among the row's G · S of each token of the run
-    inverse: Int[np.ndarray, 'b m']  # place in the run of each of the G · S
+    index: Int[np.ndarray, 'b n']  # padded place of each packed token
+    inverse: Int[np.ndarray, 'b m']  # packed place of each padded token
 
     @classmethod
     def of(cls, valid: Bool[np.ndarray, 'b g s'], step: int) -> Packing:
-        """Runs of one length out of few, `step` the smallest."""
-        places = [np.flatnonzero(row) for row in valid]
-        index = np.full(
-            (len(valid), bucket(max(map(len, places), default=0), step, FINE)), -1, np.int32
-        )
+        """Packing of the valid tokens, to one length N from the buckets of `step`."""
+        rows = [np.flatnonzero(row) for row in valid]
+        longest = max(map(len, rows), default=0)
+        index = np.full((len(valid), bucket(longest, step, FINE)), -1, np.int32)
         inverse = np.full((len(valid), valid[0].size), -1, np.int32)
-        for b, some in enumerate(places):
-            index[b, : len(some)] = some
-            inverse[b, some] = np.arange(len(some))
+        for b, tokens in enumerate(rows):
+            index[b, : len(tokens)] = tokens
+            inverse[b, tokens] = np.arange(len(tokens))
         return cls(index, inverse)
