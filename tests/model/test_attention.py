@@ -298,13 +298,13 @@ def test_int8_caches_are_the_rounded_ones(length):
     for before, after in zip(caches, rounded):
         assert after.keys.dtype == after.values.dtype == jnp.int8
         for exact, near, axis in (
-            (before.keys, after.plain(jnp.float32).keys, -2),
-            (before.values, after.plain(jnp.float32).values, -1),
+            (before.keys, after.dequantized(jnp.float32).keys, -2),
+            (before.values, after.dequantized(jnp.float32).values, -1),
         ):
             largest = jnp.abs(exact).max(axis, keepdims=True)
             assert (jnp.abs(exact - near) <= largest * (0.5 / 127 + 1e-6)).all()
     found = jax.jit(attend)(queries, keys, values, valid, rounded)
-    plain = tuple(cache.plain(jnp.float32) for cache in rounded)
+    plain = tuple(cache.dequantized(jnp.float32) for cache in rounded)
     assert_near(found, xla.attend_at_once(queries, keys, values, valid, plain), valid)
     exact = xla.attend_at_once(queries, keys, values, valid, caches)
     assert 0 < jnp.abs(found - exact)[valid].mean() < 0.01
@@ -330,13 +330,13 @@ def test_caches_may_be_of_another_dtype(way, own, earlier, monkeypatch):
     given = [x.astype(own) for x in (queries, keys, values)]
 
     def cast(dtype):
-        return tuple(cache.plain(dtype) for cache in caches)
+        return tuple(cache.dequantized(dtype) for cache in caches)
 
     found = attend(*given, valid, cast(earlier))
     assert found.dtype == own
     assert_near(
         found,
-        attend(*given, valid, tuple(c.plain(own) for c in cast(earlier))),
+        attend(*given, valid, tuple(c.dequantized(own) for c in cast(earlier))),
         valid,
         0.05 if own == 'bfloat16' else 1e-5,
     )

@@ -1,10 +1,9 @@
-"""Attention in tiles of queries, whose scores are all that is ever held of them: memory is linear
-in the tokens.
+"""Attention in tiles of queries: scores are held for one tile, so memory is linear in the tokens.
 
-For a CPU one member's key head at a time, whose scores stay in the processor's caches: reading and
-writing those of all heads took four times as long. For a GPU in a type that no kernel takes, all
-heads of a member together. What is kept for the backward pass is the outputs and the logarithm of
-each softmax's sum, from which the weights are made again (Dao et al., arXiv 2205.14135).
+On a CPU the key heads of a member are computed one at a time, so that scores stay in the processor's
+caches: reading and writing those of all heads took four times as long. On a GPU, in a dtype that no
+kernel supports, all heads of a member are computed together. The backward pass keeps the outputs and
+the logarithm of each softmax's sum, and computes the weights again (Dao et al., arXiv 2205.14135).
 """
 
 from __future__ import annotations
@@ -23,9 +22,14 @@ TILE = 256  # queries
 
 
 def attend_in_tiles(queries, keys, values, valid, caches, *, over_heads: Callable):
-    """`dispatch.attend`.
+    """Tiled implementation of `dispatch.attend`.
 
     Args:
+        queries: [B, G, S, H, E] after rotation.
+        keys: [B, G, S, K, E] after rotation.
+        values: [B, G, S, K, E].
+        valid: [B, G, S], False on padding.
+        caches: keys and values of earlier tokens.
         over_heads: applies a function to each key head's operands, like `jax.lax.map`.
     """
     b, g, s, h, e = queries.shape
@@ -46,13 +50,15 @@ def attend_in_tiles(queries, keys, values, valid, caches, *, over_heads: Callabl
             queries, keys, values, caches = x
 
             def member(x):
-                queries, keys, values, valid, own_caches, own_valid = x
-                own_caches, own_valid = iter(own_caches), iter(own_valid)
+                queries, keys, values, valid, unshared, unshared_valid = x
+                unshared, unshared_valid = iter(unshared), iter(unshared_valid)
                 now = [
-                    tuple(part[0] for part in c) if same else next(own_caches)
+                    tuple(part[0] for part in c) if same else next(unshared)
                     for c, same in zip(caches, shared)
                 ]
-                seen = [c[0] if same else next(own_valid) for c, same in zip(cache_valid, shared)]
+                seen = [
+                    c[0] if same else next(unshared_valid) for c, same in zip(cache_valid, shared)
+                ]
                 return tiled(
                     queries,
                     jnp.concatenate([*(keys.T for keys, _ in now), keys]),
@@ -93,14 +99,20 @@ def tiled(
     values: Float[Array, 't e'],
     valid: Bool[Array, ' t'],
 ) -> Float[Array, 'r s e']:
-    """What R query heads of one key head see: the last S keys causally, those before them fully."""
+    """Attention of the R query heads of one key head: causal over the last S keys, full before.
+
+    Args:
+        queries: of the last S tokens, after rotation and scaling.
+        keys: of all T tokens.
+        values: of all T tokens.
+        valid: False on padding.
+    """
     return _forward(queries, keys, values, valid)[0]
 
 
 def _forward(queries, keys, values, valid):
-    # What depends on `valid` alone has no gradient, so that JAX would take it out of the loops
-    # around here: masks of all tiles of all heads and members, computed beforehand, kept and read
-    # again.
+    # Masks depend on `valid` alone and have no gradient, so JAX would hoist them out of the loops
+    # around here, and keep those of all tiles, heads and members in memory.
     queries, valid = jax.lax.optimization_barrier((queries, valid))
     outs, sums = [], []
     for first, last, end in _tiles(queries, keys):
@@ -139,8 +151,8 @@ def _forward(queries, keys, values, valid):
 def _backward(kept, cotangent):
     """Gradients from the cotangent of the output, [r, s, e]."""
     queries, keys, values, valid, out, sums = kept
-    met = (cotangent.astype(jnp.float32) * out).sum(-1)
-    # [e, t]: a product that is wide is faster than one that is tall.
+    row_sums = (cotangent.astype(jnp.float32) * out).sum(-1)
+    # Gradients by keys and values are [e, t]: a wide product is faster than a tall one.
     by_keys, by_values = (jnp.zeros(x.T.shape, jnp.float32) for x in (keys, values))
     by_queries = []
 
@@ -149,12 +161,12 @@ def _backward(kept, cotangent):
 
     for first, last, end in _tiles(queries, keys):
 
-        def tile(by_keys, by_values, queries, cotangent, met, sums, end=end):
+        def tile(by_keys, by_values, queries, cotangent, row_sums, sums, end=end):
             weights = jnp.exp(_scores(queries, keys[:end], valid[:end]) - sums[..., None])
             by_weights = jnp.einsum(
                 'rse,te->rst', cotangent, values[:end], preferred_element_type=jnp.float32
             )
-            by_scores = (weights * (by_weights - met[..., None])).astype(keys.dtype)
+            by_scores = (weights * (by_weights - row_sums[..., None])).astype(keys.dtype)
             weights = weights.astype(values.dtype)
             return (
                 by_keys.at[:, :end].add(flat(queries).T @ flat(by_scores)),
@@ -174,7 +186,7 @@ def _backward(kept, cotangent):
             by_values,
             queries[:, part],
             cotangent[:, part],
-            met[:, part],
+            row_sums[:, part],
             sums[:, part],
         )
         by_queries.append(by_tile)
@@ -190,7 +202,7 @@ tiled.defvjp(_forward, _backward)
 
 
 def _tiles(queries, keys) -> Iterator[tuple[int, int, int]]:
-    """First and last query of each tile, and how many keys it may meet: none behind its own end."""
+    """First query and end of each tile, and the number of keys up to its end."""
     s, before = queries.shape[1], len(keys) - queries.shape[1]
     for first in range(0, s, TILE):
         last = min(first + TILE, s)
@@ -198,7 +210,7 @@ def _tiles(queries, keys) -> Iterator[tuple[int, int, int]]:
 
 
 def _scores(queries, keys, valid):
-    """Of queries that are the last of these keys, masked."""
+    """Masked scores of queries at the last of these keys."""
     s, t = queries.shape[1], len(keys)
     seen = (jnp.arange(t - s, t)[:, None] >= jnp.arange(t)) & valid
     return jnp.where(
@@ -207,5 +219,7 @@ def _scores(queries, keys, valid):
 
 
 def _unless_padding(valid, tile, nothing, *operands):
-    """Nothing is computed of a tile that is all padding, as in the shorter rows of a batch."""
+    """Result of `tile`, or of `nothing` for a tile that is all padding, as in the shorter rows of a
+    batch.
+    """
     return jax.lax.cond(valid.any(), tile, nothing, *operands)

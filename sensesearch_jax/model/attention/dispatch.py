@@ -1,11 +1,11 @@
-"""The one attention of the decoder: own tokens causally, caches fully, merged under one softmax.
+"""Attention of the decoder: new tokens causally, KV caches fully, under one softmax.
 
 `attend` is the only entrance; what computes it is chosen by the platform that the program is
 compiled for.
 
-A KV cache is keys and values that were computed before: the prompt of a group (shared by its
-members), a member's earlier turns, or the tokens sampled since the last host look. Decode is one
-query, a tool response a few, training all of them; nothing else changes.
+A KV cache holds keys and values that were computed before: of the prompt of a group (shared by its
+members), of a member's earlier turns, or of the tokens sampled since the host last read them. Decode
+is one query, a tool response a few, training all of them; nothing else changes.
 """
 
 from __future__ import annotations
@@ -31,28 +31,31 @@ def attend(
     valid: Bool[Array, 'b g s'],
     caches: tuple[KVCache, ...] = (),
 ) -> Float[Array, 'b g s h e']:
-    """Grouped-query attention of each member's own tokens (causal) and of all valid tokens of each
-    cache.
+    """Grouped-query attention: causal over each member's new tokens, full over its KV caches.
 
     Args:
-        queries, keys, values: after rotation; H is a multiple of K.
-        valid: which own tokens are real. They come first: what is behind them is never attended to.
-        caches: each without a layer axis; a cache with group axis 1 is read once for all G
-            members.
+        queries: of the new tokens, after rotation; H is a multiple of K.
+        keys: of the new tokens, after rotation.
+        values: of the new tokens.
+        valid: False on padding, which comes last and is never attended to.
+        caches: each without a layer axis; one with group axis 1 is read once for all G members.
 
     Returns:
         the attended values, in the queries' dtype. The softmax is in float32.
+
+    Raises:
+        ValueError: the mesh's tensor axis does not divide the key/value heads.
     """
     implementation = choose(queries, caches)
-    if queries.shape[2] >= LONG:  # what a cache costs to make plain is little
-        caches = tuple(cache.plain(keys.dtype) for cache in caches)
+    if queries.shape[2] >= LONG:  # then dequantizing a cache costs little
+        caches = tuple(cache.dequantized(keys.dtype) for cache in caches)
     operands = queries, keys, values, valid, caches
     mesh = current()
     if mesh is None:
         return implementation(*operands)
 
-    # Attention needs nothing of other rows or heads. Said so, no kernel has to be taken apart by
-    # the compiler, and a CPU may map over the rows that it has.
+    # Rows and heads are independent. With `shard_map` the compiler need not partition a kernel, and
+    # a CPU may map over the rows of its shard.
     def place(axes):
         return lambda x: spec(axes, x.shape, mesh)
 
@@ -84,7 +87,7 @@ def attend(
 
 
 def choose(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> Callable:
-    """The implementation of `attend` for these operands on the current platform."""
+    """Implementation of `attend` for these operands on the current platform."""
     here, few = platform(), queries.shape[2] < LONG
     if here == 'gpu' and gpu_cudnn.cudnn_takes(queries.dtype):
         if not few:

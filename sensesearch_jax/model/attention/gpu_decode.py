@@ -1,10 +1,9 @@
-"""Attention of a few queries to long caches on a GPU, which has to read them once and write no
-scores.
+"""Flash decoding on a GPU: a Pallas kernel for a few queries to long KV caches.
 
-A cache is cut into pieces that many programs work on at once; each keeps a running softmax (Dao
-et al., arXiv 2205.14135; its pieces: "flash decoding", Dao et al., 2023). What the pieces, the
-caches and the own tokens found is merged by the logarithms of their sums. Queries that share a
-cache are the rows of one product with it: a group's prompt is read once for all of its members.
+A cache is split along its tokens, and each split has a program and a running softmax of its own
+(Dao et al., arXiv 2205.14135; the splits: "flash decoding", Dao et al., 2023). The results of the
+splits, the caches and the new tokens are merged by log-sum-exp. Queries that share a cache are rows
+of one product with it: a group's prompt is read once for all of its members.
 """
 
 from __future__ import annotations
@@ -21,16 +20,20 @@ from jaxtyping import Array, Bool, Float
 
 from sensesearch_jax.model.attention.kv_cache import MASKED, KVCache
 
-BLOCK = 128  # keys that a program takes at once
-ROWS = 16, 32, 64  # queries that it takes; the smallest is what the matrix units want
-# one on each multiprocessor: with more the pieces' results cost more than they save (on an H200)
+BLOCK = 128  # keys of one step of a program
+ROWS = 16, 32, 64  # block sizes of queries; 16 is the least that tensor cores take
+# one on each multiprocessor: with more, merging the splits costs more than it saves (on an H200)
 PROGRAMS = 128
-WARPS, STAGES = 4, 3  # of a program: groups of 32 threads, and blocks that are on their way
+WARPS, STAGES = 4, 3  # of a program: groups of 32 threads, and depth of its software pipeline
 
 
 class Part(NamedTuple):
-    """What some keys gave: P pieces of it, each with a softmax of its own, not yet divided by its
-    sum.
+    """Unnormalized attention over some keys, in P splits.
+
+    Attributes:
+        out: sum of the values, weighted by exp(score − largest).
+        largest: the largest score of each split.
+        total: sum of the weights.
     """
 
     out: Float[Array, 'b g k p q e']
@@ -39,7 +42,9 @@ class Part(NamedTuple):
 
 
 def takes(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> bool:
-    """Whether the kernel can: blocks of tokens and the heads' width are powers of two."""
+    """Whether the kernel supports these shapes: it needs blocks of at least 16 tokens, and a head
+    width that is a power of two.
+    """
     width = queries.shape[-1]
     return (
         bool(caches)
@@ -50,16 +55,21 @@ def takes(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> bo
 
 
 def attend_few(queries, keys, values, valid, caches, *, interpret: bool = False):
-    """`dispatch.attend` for a few queries per member.
+    """Flash-decoding implementation of `dispatch.attend`, for a few queries per member.
 
     Args:
-        interpret: run the kernel's program step by step, on any platform; for tests.
+        queries: [B, G, S, H, E] after rotation.
+        keys: [B, G, S, K, E] after rotation.
+        values: [B, G, S, K, E].
+        valid: [B, G, S], False on padding.
+        caches: keys and values of earlier tokens.
+        interpret: whether to interpret the kernel, on any platform; for tests.
     """
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
     q = jnp.moveaxis(queries.reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
     parts = [
-        _own(q, keys, values, valid, s),
+        _new_tokens(q, keys, values, valid, s),
         *(_of_cache(q, cache, interpret) for cache in caches),
     ]
     out, largest, total = (jnp.concatenate(x, axis=3) for x in zip(*parts))
@@ -69,8 +79,8 @@ def attend_few(queries, keys, values, valid, caches, *, interpret: bool = False)
     return out.reshape(b, g, s, h, e).astype(queries.dtype)
 
 
-def _own(q, keys, values, valid, s: int) -> Part:
-    """Own tokens, causally; they are as few as the queries."""
+def _new_tokens(q, keys, values, valid, s: int) -> Part:
+    """Causal attention over the new tokens, which are as few as the queries."""
     scores = (
         jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
         * q.shape[-1] ** -0.5
@@ -89,38 +99,38 @@ def _own(q, keys, values, valid, s: int) -> Part:
 
 
 def _of_cache(q, cache: KVCache, interpret: bool) -> Part:
-    """One cache; where the group shares it, its members' queries are rows side by side."""
+    """Attention over one cache; the queries of members that share it are rows of one product."""
     b, g, k, rows, e = q.shape
-    lanes, tokens = cache.keys.shape[1], cache.keys.shape[-1]
-    side_by_side = (
+    members, tokens = cache.keys.shape[1], cache.keys.shape[-1]
+    queries = (
         jnp.moveaxis(q, 1, 2).reshape(b * k, g * rows, e)
-        if lanes == 1
+        if members == 1
         else q.reshape(b * g * k, rows, e)
     )
 
     def flat(x):
-        return None if x is None else x.reshape(b * lanes * k, *x.shape[3:])
+        return None if x is None else x.reshape(b * members * k, *x.shape[3:])
 
-    found = _pieces(
-        side_by_side,
+    splits = _splits(
+        queries,
         flat(cache.keys),
         flat(cache.values),
-        cache.valid.reshape(b * lanes, tokens),
+        cache.valid.reshape(b * members, tokens),
         flat(cache.key_scales),
         flat(cache.value_scales),
         interpret,
     )
 
     def back(x):
-        if lanes == 1:
+        if members == 1:
             x = x.reshape(b, k, x.shape[1], g, rows, *x.shape[3:])
             return jnp.moveaxis(x, 3, 1)
         return x.reshape(b, g, k, *x.shape[1:])
 
-    return Part(*map(back, found))
+    return Part(*map(back, splits))
 
 
-def _pieces(
+def _splits(
     q: Float[Array, 'n q e'],
     keys,
     values,
@@ -129,19 +139,21 @@ def _pieces(
     value_scales,
     interpret: bool,
 ):
-    """The kernel over N heads, each with Q queries; the heads of one row of M follow each other."""
+    """Splits of N key heads with Q queries each; the heads of each of the M rows of `valid` are
+    consecutive.
+    """
     n, count, e = q.shape
     heads, tokens, block = n // len(valid), keys.shape[-1], _block(keys.shape[-1])
     rows = next((size for size in ROWS if size >= count), ROWS[-1])
     groups = -(-count // rows)
     q = jnp.pad(q, ((0, 0), (0, groups * rows - count), (0, 0)))
     blocks = tokens // block
-    each = -(-blocks // max(1, min(blocks, PROGRAMS // (n * groups))))
-    pieces = -(-blocks // each)
+    blocks_each = -(-blocks // max(1, min(blocks, PROGRAMS // (n * groups))))
+    splits = -(-blocks // blocks_each)
     # Behind a row's last valid token nothing is read.
     ends = jnp.where(valid, jnp.arange(1, tokens + 1), 0).max(1).astype(jnp.int32)
 
-    def whole(*shape):
+    def of_head(*shape):
         return pl.BlockSpec((None, *shape), lambda i, j, r: (i, *[0] * len(shape)))
 
     def of_row(*shape):
@@ -155,18 +167,18 @@ def _pieces(
         )
 
     def shape(*more):
-        return jax.ShapeDtypeStruct((n, pieces, groups * rows, *more), jnp.float32)
+        return jax.ShapeDtypeStruct((n, splits, groups * rows, *more), jnp.float32)
 
     found = pl.pallas_call(
-        functools.partial(_kernel, block=block, each=each, scale=e**-0.5),
-        grid=(n, pieces, groups),
+        functools.partial(_kernel, block=block, blocks_each=blocks_each, scale=e**-0.5),
+        grid=(n, splits, groups),
         in_specs=[
             pl.BlockSpec((None, rows, e), lambda i, j, r: (i, r, 0)),
-            whole(e, tokens),
-            whole(tokens, e),
+            of_head(e, tokens),
+            of_head(tokens, e),
             of_row(tokens),
             of_row(1),
-            *[whole(tokens)] * len(scales),
+            *[of_head(tokens)] * len(scales),
         ],
         out_specs=[out(e), out(), out()],
         out_shape=[shape(e), shape(), shape()],
@@ -178,13 +190,13 @@ def _pieces(
 
 
 def _kernel(
-    q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, each: int, scale: float
+    q_ref, key_ref, value_ref, valid_ref, end_ref, *refs, block: int, blocks_each: int, scale: float
 ):
-    """One piece of one cache: the rows' softmax over it, block by block."""
+    """Running softmax of a block of queries over one split of one cache, block by block."""
     *scale_refs, out_ref, largest_ref, total_ref = refs
     q = q_ref[...]
-    first = pl.program_id(1) * each
-    last = jnp.minimum(first + each, pl.cdiv(end_ref[0], block))
+    first = pl.program_id(1) * blocks_each
+    last = jnp.minimum(first + blocks_each, pl.cdiv(end_ref[0], block))
 
     def step(i, state):
         out, largest, total = state
@@ -217,5 +229,5 @@ def _kernel(
 
 
 def _block(tokens: int) -> int:
-    """The largest power of two up to BLOCK that divides so many tokens."""
+    """Block size: the largest power of two up to BLOCK that divides the number of tokens."""
     return math.gcd(tokens, BLOCK)

@@ -1,7 +1,7 @@
-"""Attention by kernels that come with jax: Pallas (splash) on TPU, cuDNN on NVIDIA.
+"""Attention on TPU by splash, the Pallas kernel that comes with jax.
 
-Both see caches and own tokens as one run of keys, caches first, so that "own tokens causally,
-caches fully" is a causal mask moved by the caches' length.
+Caches and new tokens are one sequence of keys, caches first, so that the mask is a causal one with
+the caches' length as its offset.
 """
 
 from __future__ import annotations
@@ -9,19 +9,24 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sensesearch_jax.model.attention.kv_cache import ATTENDED, joined
+from sensesearch_jax.model.attention.kv_cache import ATTENDED, concatenated
 
-LANES = 128  # of a TPU's vector unit: lengths and head width come in multiples of it
-BLOCK = 512  # queries and keys that the kernel takes at once, where there are as many
+LANES = 128  # of a TPU's vector unit; lengths and head width are padded to multiples
+BLOCK = 512  # largest block of queries and of keys
 
 
 def attend_splash(queries, keys, values, valid, caches, *, interpret: bool = False):
-    """`dispatch.attend` by the splash kernel; never holds scores beyond a block.
+    """Splash implementation of `dispatch.attend`; scores are held for one block at a time.
 
     Args:
-        interpret: run the kernel's program step by step, on any platform; for tests.
+        queries: [B, G, S, H, E] after rotation.
+        keys: [B, G, S, K, E] after rotation.
+        values: [B, G, S, K, E].
+        valid: [B, G, S], False on padding.
+        caches: keys and values of earlier tokens.
+        interpret: whether to interpret the kernel, on any platform; for tests.
     """
-    keys, values, seen = joined(keys, values, valid, caches)
+    keys, values, seen = concatenated(keys, values, valid, caches)
 
     def flat(x):
         return x.reshape(-1, *x.shape[2:])
@@ -33,18 +38,20 @@ def attend_splash(queries, keys, values, valid, caches, *, interpret: bool = Fal
 
 
 def attend_all_splash(queries, keys, values, valid, *, interpret: bool = False):
-    """`vision.attend_all` by the splash kernel.
+    """Splash implementation of `vision_tower.attend_all`.
 
     Args:
+        queries: [N, I, H, E] after rotation.
+        keys: [N, I, H, E] after rotation.
+        values: [N, I, H, E].
+        valid: [N, I], False on padding.
         interpret: as for `attend_splash`.
     """
     return _splash(queries, keys, values, valid, None, interpret)
 
 
 def _splash(queries, keys, values, seen, offset: int | None, interpret: bool):
-    """The splash kernel over sequences [n, s, h, e]: every query sees all keys up to `offset` and
-    its own place, or all.
-    """
+    """Splash over sequences [N, S, H, E], causal with that offset, or full where it is None."""
     # Here and not above: Pallas takes long to import, and most programs that import this module
     # never need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash

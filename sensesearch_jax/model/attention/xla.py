@@ -1,6 +1,4 @@
-"""Attention with all scores as one array: a few queries on any platform, and any platform without a
-kernel of its own.
-"""
+"""Attention by XLA with all scores as one array: for a few queries, on any platform."""
 
 from __future__ import annotations
 
@@ -13,11 +11,19 @@ from sensesearch_jax.model.attention.kv_cache import ATTENDED, MASKED
 
 
 def attend_at_once(queries, keys, values, valid, caches):
-    """All scores as one array: what a few queries want."""
+    """XLA implementation of `dispatch.attend`, with all scores in memory.
+
+    Args:
+        queries: [B, G, S, H, E] after rotation.
+        keys: [B, G, S, K, E] after rotation.
+        values: [B, G, S, K, E].
+        valid: [B, G, S], False on padding.
+        caches: keys and values of earlier tokens.
+    """
     b, g, s, h, e = queries.shape
     k = keys.shape[3]
-    # All products are plain ones of [queries, e] with [e, keys]; q counts a key head's R query
-    # heads, S tokens each.
+    # All products are of [q, e] with [e, keys]: q counts the S tokens of a key head's R query
+    # heads.
     q = jnp.moveaxis((queries * e**-0.5).reshape(b, g, s, k, h // k, e), 2, 4).reshape(
         b, g, k, -1, e
     )
@@ -49,11 +55,11 @@ def attend_at_once(queries, keys, values, valid, caches):
             score *= cache.key_scales[:, :, :, None]
         scores.append(jnp.where(cache.valid[:, :, None, None, :], score, MASKED))
     causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (h // k, 1))
-    own = jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
-    scores.append(jnp.where(causal & valid[:, :, None, None, :], own, MASKED))
+    score = jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
+    scores.append(jnp.where(causal & valid[:, :, None, None, :], score, MASKED))
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(values.dtype)
-    *parts, own = jnp.split(weights, np.cumsum([c.keys.shape[-1] for c in caches]), axis=-1)
-    out = jnp.einsum('bgkqt,bgtke->bgkqe', own, values)
+    *parts, last = jnp.split(weights, np.cumsum([c.keys.shape[-1] for c in caches]), axis=-1)
+    out = jnp.einsum('bgkqt,bgtke->bgkqe', last, values)
     for part, cache, same in zip(parts, caches, shared):
         earlier = cache.values.astype(values.dtype)
         if cache.value_scales is not None:
