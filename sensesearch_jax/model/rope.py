@@ -1,10 +1,9 @@
-"""3-D multimodal rotary positions (time, row, column) of a token sequence with pictures, piece by
-piece.
+"""M-RoPE: rotary positions (time, row, column) of a token sequence with pictures.
 
 Text advances all three axes together; a picture's tokens share one time and spread over rows and
 columns, and the text after it goes on one past the largest position so far (Qwen2-VL, arXiv
 2409.12191, section 2.1; Qwen2.5-VL, arXiv 2502.13923). A conversation grows turn by turn, and
-positions do too: each piece starts where the last one ended.
+positions do too: the positions of each segment start where those of the last one ended.
 """
 
 from collections.abc import Sequence
@@ -21,14 +20,14 @@ def mrope_positions(
     merge: int,
     start: int = 0,
 ) -> tuple[np.ndarray, int]:
-    """Positions of one piece of a conversation, and the position at which the next piece starts.
+    """M-RoPE positions of one segment of a conversation, and the first position of the next.
 
     Args:
         token_ids: [n] token ids; each picture is a run of `image_pad_id`, one per merged token.
-        grids: (1, h, w) in patches of every picture in the piece, in reading order.
+        grids: (1, h, w) in patches of every picture in the segment, in reading order.
         image_pad_id: id of the placeholder token.
         merge: patches per side of a merged token.
-        start: first position, the second value returned for the piece before.
+        start: first position, the second value returned for the segment before.
 
     Returns:
         int32 [3, n] (time, row, column) and the next free position, one past the largest in use.
@@ -40,7 +39,7 @@ def mrope_positions(
     tokens = np.asarray(token_ids)
     positions = np.empty((3, tokens.size), np.int32)
     places = np.flatnonzero(tokens == image_pad_id)
-    at, position = 0, start  # the first token without a position yet, and the position it gets
+    at, position = 0, start  # the first token without a position, and its position
     used = 0  # placeholders that belong to the pictures so far
     for number, (frames, height, width) in enumerate(grids, 1):
         if frames != 1 or height % merge or width % merge:
@@ -76,7 +75,16 @@ def mrope_positions(
 def rotate(
     x: Float[Array, '... s h e'], cos: Float[Array, '... s e'], sin: Float[Array, '... s e']
 ) -> Float[Array, '... s h e']:
-    """Rotary embedding in the half-split layout of Qwen: pairs are (i, i + E/2)."""
+    """Rotary embedding in the half-split layout of Qwen: pairs are (i, i + E/2).
+
+    Args:
+        x: queries or keys.
+        cos: cosines of the angles, the same for all heads.
+        sin: sines of the angles.
+
+    Returns:
+        the rotated x in its dtype; the arithmetic is in float32.
+    """
     half = x.shape[-1] // 2
     turned = jnp.concatenate([-x[..., half:], x[..., :half]], axis=-1)
     x32, turned = x.astype(jnp.float32), turned.astype(jnp.float32)
@@ -89,7 +97,13 @@ def text_rotary(
     """Cosines and sines of the 3-D multimodal rotary positions (Qwen2-VL, arXiv 2409.12191, section
     2.1).
 
-    The E/2 frequencies are dealt in order to time, height and width by `sections`.
+    The E/2 frequencies go in order to time, row and column, as many as `sections` says.
+
+    Args:
+        positions: of time, row and column.
+        head_width: E.
+        theta: base of the frequencies.
+        sections: numbers of frequencies of time, row and column; their sum is E/2.
     """
     half = head_width // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -103,8 +117,14 @@ def text_rotary(
 def vision_rotary(
     positions: Int[Array, '*n 2'], head_width: int, theta: float
 ) -> tuple[Float[Array, '*n e'], Float[Array, '*n e']]:
-    """Cosines and sines of the tower's 2-D rotary positions: half of the frequencies for the row,
-    half for the column.
+    """Cosines and sines of the tower's 2-D rotary positions.
+
+    Half of the frequencies are for the row, half for the column.
+
+    Args:
+        positions: row and column of each patch.
+        head_width: E.
+        theta: base of the frequencies.
     """
     quarter = head_width // 4
     frequencies = theta ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)

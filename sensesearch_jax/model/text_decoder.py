@@ -1,6 +1,4 @@
-"""The decoder of Qwen2.5-VL: grouped-query attention with 3-D rotary positions, scanned over
-layers.
-"""
+"""Text decoder of Qwen2.5-VL: grouped-query attention with M-RoPE, scanned over layers."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ from sensesearch_jax.model.rope import rotate, text_rotary
 from sensesearch_jax.runtime.mesh import constrain
 
 PREFIX = 'model.language_model'
-UNROLLED = 4  # so few layers are not worth a loop, which XLA on a CPU runs 20 % slower
+UNROLLED = 4  # up to so many layers are unrolled: XLA on a CPU runs their loop 20 % slower
 
 
 def attention_saveable(primitive, *operands, **parameters) -> bool:
-    """What attention's own backward pass needs: what it gave, and the logarithms of its sums.
+    """Remat policy that saves the residuals of attention: its output, and the logarithms of its sums.
 
-    Ours and splash name them (ATTENDED); cuDNN's come out of a primitive of its own.
+    Ours and splash name them (ATTENDED); cuDNN's are the results of a primitive.
     """
     named = jax.checkpoint_policies.save_only_these_names(ATTENDED)(
         primitive, *operands, **parameters
@@ -34,10 +32,11 @@ def attention_saveable(primitive, *operands, **parameters) -> bool:
     return named or primitive.name.startswith('dot_product_attention_fwd')
 
 
-# What the backward pass finds of a layer beside its input; the rest is computed again.
+# Remat policies: the activations of a layer that are saved for the backward pass beside its input.
+# The others are computed again.
 REMAT = {
-    'none': None,  # everything is kept
-    # what came out of a matrix of parameters, and attention
+    'none': None,  # all are saved
+    # products with parameters, and attention
     'dots': jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable, attention_saveable
     ),
@@ -47,51 +46,53 @@ REMAT = {
 
 
 def rematted(layer: Callable, name: str, unrolled: bool) -> Callable:
-    """The layer under the remat policy of that name; `unrolled` tells whether layers stand in one
-    program in a row.
+    """Layer under a remat policy.
+
+    Args:
+        layer: the function of one layer.
+        name: of the policy, a key of REMAT.
+        unrolled: whether the layers are unrolled, and not a loop.
 
     Raises:
         ValueError: there is no such policy.
     """
     if name not in REMAT:
         raise ValueError(f"remat '{name}' is unknown; choose from {', '.join(REMAT)}.")
-    # Between the steps of a loop the compiler cannot undo the recomputation, and need not be kept
-    # from trying.
+    # Across the steps of a loop the compiler cannot merge the recomputation with the first one, so
+    # common-subexpression elimination need not be prevented there.
     return (
         layer if name == 'none' else jax.checkpoint(layer, policy=REMAT[name], prevent_cse=unrolled)
     )
 
 
 def between_layers(x: Float[Array, 'b g s d']) -> Float[Array, 'b g s d']:
-    """Cut along tokens too: it is what is kept for the backward pass, and every device of the
-    tensor axis would keep it.
+    """Sharding of a layer's input along tokens too: it is saved for the backward pass, by every
+    device of the tensor axis if it were replicated there.
     """
     return constrain(x, ('rows', None, 'tokens', None))
 
 
-# Of queries [b, g, s, h, e], keys and values [b, g, s, k, e], all after rotation, the attended
-# values.
+# Attended values [b, g, s, h, e] of queries [b, g, s, h, e], keys and values [b, g, s, k, e], all
+# after rotation.
 Attention = Callable[[Array, Array, Array], Array]
 
 
 class KeysValues(NamedTuple):
-    """What a forward pass leaves behind for later ones: all layers' keys and values of the tokens
-    it ran.
-    """
+    """Keys and values of the tokens of one forward pass, of all layers."""
 
     keys: Float[Array, 'l b g s k e']
     values: Float[Array, 'l b g s k e']
 
 
 class Unstacked(NamedTuple):
-    """Layers and caches taken apart once, before a loop over tokens: each layer's own arrays."""
+    """Parameters and KV caches as separate arrays for each layer, for a loop over tokens."""
 
     parameters: tuple[nnx.State, ...]
     caches: tuple[tuple[KVCache, ...], ...]
 
 
 class DecoderLayers(nnx.Module):
-    """All decoder layers, each parameter stacked along a leading layer axis."""
+    """Decoder layers, each parameter stacked along a leading layer axis."""
 
     def __init__(self, sizes: LanguageSizes, rngs: nnx.Rngs):
         d, e, n = sizes.width, sizes.head_width, sizes.layers
@@ -117,8 +118,13 @@ class DecoderLayers(nnx.Module):
         self.head_width = e
 
     def __call__(self, x, cos, sin, attention: Attention):
-        """One layer (the layer axis has been scanned away): the new x and this layer's keys and
-        values.
+        """Output and keys and values of one layer, whose parameters have no layer axis here.
+
+        Args:
+            x: hidden states [B, G, S, D].
+            cos: cosines of the rotary angles [B, G, S, E].
+            sin: sines of the rotary angles [B, G, S, E].
+            attention: attends over queries, keys and values.
         """
         b, g, s, _ = x.shape
         y = self.attention_norm(x)
@@ -135,7 +141,10 @@ class DecoderLayers(nnx.Module):
 
 
 class LanguageModel(nnx.Module):
-    """Embeddings in, hidden states out; the head is applied where log-probs or samples are wanted."""
+    """Decoder from embeddings to hidden states, with the embedding and output matrices.
+
+    The caller applies the head, where log-probs or samples are wanted.
+    """
 
     def __init__(self, sizes: LanguageSizes, rngs: nnx.Rngs):
         self.sizes = sizes
@@ -157,7 +166,7 @@ class LanguageModel(nnx.Module):
 
     @property
     def head(self) -> Float[Array, 'v d']:
-        """The output matrix: logits = hidden @ head.T."""
+        """Output matrix: logits = hidden @ head.T."""
         return (self.embedding if self.untied_head is None else self.untied_head)[...]
 
     def __call__(
@@ -167,24 +176,27 @@ class LanguageModel(nnx.Module):
         valid: Bool[Array, 'b g s'],
         caches: tuple[KVCache, ...] = (),
     ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
-        """Runs new tokens, each member attending to its own tokens causally and to the caches
-        fully.
+        """Forward pass of new tokens, causal over them and full over the KV caches.
 
         Args:
-            positions: 3-D rotary positions, see model/rope.py.
+            embeddings: of the new tokens.
+            positions: M-RoPE positions, see model/rope.py.
             valid: False on padding.
             caches: keys and values of earlier tokens, with a leading layer axis.
 
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
         """
-        bare = tuple(c._replace(valid=None) for c in caches)
+        per_layer = tuple(c._replace(valid=None) for c in caches)
 
-        def known(of_layer):
+        def with_masks(of_layer):
             return tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, caches))
 
         return self.run(
-            embeddings, positions, lambda *qkv, of_layer: attend(*qkv, valid, known(of_layer)), bare
+            embeddings,
+            positions,
+            lambda *qkv, of_layer: attend(*qkv, valid, with_masks(of_layer)),
+            per_layer,
         )
 
     def run(
@@ -197,18 +209,23 @@ class LanguageModel(nnx.Module):
         remat: str = 'none',
         perturbations: nnx.State | None = None,
     ) -> tuple[Float[Array, 'b g s d'], KeysValues]:
-        """Tokens through all layers, under an attention of the caller's.
+        """Forward pass through all layers, with an attention of the caller's.
 
         Args:
-            attention: an `Attention` that is also given one layer's part of `per_layer`, as
+            embeddings: of the tokens.
+            positions: M-RoPE positions, see model/rope.py.
+            attention: an `Attention` that is also given one layer's slice of `per_layer`, as
                 `of_layer`.
             per_layer: arrays with a leading layer axis.
-            remat: what each layer keeps for the backward pass, by a name of REMAT.
+            remat: remat policy of a layer, a name of REMAT.
             perturbations: zeros for each parameter of the layers, by which the loss is
                 differentiated in place of the parameter; see `parameters.read`.
 
         Returns:
             the hidden states after the last norm, and the keys and values of these tokens.
+
+        Raises:
+            ValueError: there is no remat policy of that name.
         """
         rotary, (graph, stacked) = self._rotary(positions), nnx.split(self.layers)
 
@@ -235,10 +252,10 @@ class LanguageModel(nnx.Module):
         )
 
     def unstack(self, caches: tuple[KVCache, ...]) -> Unstacked:
-        """Layers and caches as they are best read token by token.
+        """Parameters and caches of each layer as arrays of their own, for `run_unstacked`.
 
-        A slice of a stacked array is a copy in every step of a loop: of all weights and caches for
-        one token each.
+        In a loop over tokens a slice of a stacked array is a copy: of all parameters and caches for
+        each token.
         """
         _, stacked = nnx.split(self.layers)
         layers = range(self.sizes.layers)
@@ -255,14 +272,18 @@ class LanguageModel(nnx.Module):
         unstacked: Unstacked,
         recent: tuple[KVCache, ...],
     ) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
-        """As a call, of layers that stand apart.
+        """Forward pass like `__call__`, over unstacked layers.
 
         Args:
-            recent: one cache more for each layer, with a layer axis of 1.
+            embeddings: of the new tokens.
+            positions: M-RoPE positions, see model/rope.py.
+            valid: False on padding.
+            unstacked: parameters and caches, see `unstack`.
+            recent: a further cache for each layer, with a layer axis of 1.
 
         Returns:
-            the hidden states after the last norm, and each layer's keys and values of these tokens,
-            with such an axis.
+            the hidden states after the last norm, and for each layer the keys and values of these
+            tokens, with a layer axis of 1.
         """
         rotary, graph, x, found = self._rotary(positions), nnx.split(self.layers)[0], embeddings, []
         for parameters, caches, more in zip(*unstacked, recent):
@@ -275,5 +296,5 @@ class LanguageModel(nnx.Module):
 
 
 def _of_layer(cache: KVCache, layer: int) -> KVCache:
-    """One layer's part of all layers' cache."""
+    """KV cache of one layer, given that of all layers."""
     return jax.tree.map(lambda x: x[layer], cache._replace(valid=None))._replace(valid=cache.valid)

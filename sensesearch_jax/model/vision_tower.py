@@ -1,9 +1,7 @@
-"""The vision tower of Qwen2.5-VL: patches at native aspect ratio, window and full attention, patch
-merger.
+"""Vision tower of Qwen2.5-VL: patches at native aspect ratio, window and full attention, merger.
 
-Patches arrive in window order, each window padded to its full size (vision_windows.py), so that
-window attention is a plain batched product whatever the picture's shape, and images of one bucket
-share a program.
+Patches come in window order, each window padded to its full size (vision_windows.py), so that window
+attention is a batched product for images of any shape, and images of one bucket share a program.
 """
 
 from __future__ import annotations
@@ -25,9 +23,7 @@ from sensesearch_jax.model.rope import rotate, vision_rotary
 from sensesearch_jax.runtime.mesh import current, platform, spec
 
 PREFIX = 'model.visual'
-
-
-MANY = 2048  # patches of an image from which all scores at once are too many to keep
+MANY = 2048  # patches per image from which all scores at once take too much memory
 
 
 def attend_all(
@@ -36,7 +32,14 @@ def attend_all(
     v: Float[Array, 'n i h e'],
     valid: Bool[Array, 'n i'],
 ) -> Float[Array, 'n i h e']:
-    """Every patch attends to every valid patch of its row (an image, or one window of it)."""
+    """Full attention over the valid patches of each row: an image, or one window of it.
+
+    Args:
+        q: queries after rotation.
+        k: keys after rotation.
+        v: values.
+        valid: False on padding.
+    """
     if q.shape[1] < MANY:
         return attend_all_at_once(q, k, v, valid)
     half = gpu_cudnn.cudnn_takes(q.dtype)
@@ -47,18 +50,23 @@ def attend_all(
     mesh = current()
     if mesh is None:
         return implementation(q, k, v, valid)
-    cut, rows = (
-        spec(('rows', None, 'heads', None), q.shape, mesh),
-        spec(('rows', None), valid.shape, mesh),
-    )
+    heads = spec(('rows', None, 'heads', None), q.shape, mesh)
+    rows = spec(('rows', None), valid.shape, mesh)
     return jax.shard_map(
-        implementation, in_specs=(cut, cut, cut, rows), out_specs=cut, check_vma=False
+        implementation, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
     )(q, k, v, valid)
 
 
 def attend_all_in_tiles(q, k, v, valid):
-    """`attend_all` by head, a few queries at a time: a 4K picture has 42,000 patches, whose scores
-    would be 113 GB.
+    """Tiled implementation of `attend_all`, one head and a few queries at a time.
+
+    A 4K picture has 42,000 patches, whose scores would be 113 GB.
+
+    Args:
+        q: queries [N, I, H, E] after rotation.
+        k: keys [N, I, H, E] after rotation.
+        v: values [N, I, H, E].
+        valid: [N, I], False on padding.
     """
     size = math.gcd(q.shape[1], MANY // 8)
 
@@ -78,7 +86,14 @@ def attend_all_in_tiles(q, k, v, valid):
 
 
 def attend_all_at_once(q, k, v, valid):
-    """`attend_all` with all scores as one array."""
+    """Implementation of `attend_all` with all scores in memory.
+
+    Args:
+        q: queries [N, I, H, E] after rotation.
+        k: keys [N, I, H, E] after rotation.
+        v: values [N, I, H, E].
+        valid: [N, I], False on padding.
+    """
     scores = jnp.einsum(
         'nihe,njhe->nhij', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
     )
@@ -87,7 +102,7 @@ def attend_all_at_once(q, k, v, valid):
 
 
 class VisionBlocks(nnx.Module):
-    """All blocks of the tower, each parameter stacked along a leading layer axis."""
+    """Blocks of the tower, each parameter stacked along a leading layer axis."""
 
     def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
         d, n, hf = sizes.width, sizes.depth, PREFIX + '.blocks.{}'
@@ -101,7 +116,15 @@ class VisionBlocks(nnx.Module):
         self.window_patches = (sizes.window_tokens * sizes.merge_size) ** 2
 
     def __call__(self, x: Float[Array, 'n i d'], cos, sin, valid: Bool[Array, 'n i'], full: bool):
-        """One block with attention over the whole image (`full`) or within windows."""
+        """Output of one block, whose parameters have no layer axis here.
+
+        Args:
+            x: hidden states.
+            cos: cosines of the rotary angles [N, I, E].
+            sin: sines of the rotary angles [N, I, E].
+            valid: False on padding.
+            full: attention over the image; within windows if False.
+        """
         n, i, d = x.shape
         q, k, v = jnp.split(
             self.qkv(self.attention_norm(x)).reshape(n, i, 3 * self.heads, -1), 3, axis=2
@@ -110,16 +133,16 @@ class VisionBlocks(nnx.Module):
 
         if not full:
 
-            def cut(z):
+            def windows(z):
                 return z.reshape(n * i // self.window_patches, self.window_patches, *z.shape[2:])
 
-            q, k, v, valid = cut(q), cut(k), cut(v), cut(valid)
+            q, k, v, valid = map(windows, (q, k, v, valid))
         x = x + self.out(attend_all(q, k, v, valid).reshape(n, i, d))
         return x + self.mlp(self.mlp_norm(x))
 
 
 class PatchMerger(nnx.Module):
-    """Four neighbouring patches become one token of the decoder's width."""
+    """Patch merger: four neighbouring patches become one visual token of the decoder's width."""
 
     def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
         self.patches = sizes.merge_size**2
@@ -133,14 +156,14 @@ class PatchMerger(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, 'n i d']) -> Float[Array, 'n m o']:
-        """Merged visual tokens in the language model's width, of patches in window order."""
+        """Merged visual tokens of patches in window order."""
         n, i, d = x.shape
         x = self.norm(x).reshape(n, i // self.patches, self.patches * d)
         return self.out(jax.nn.gelu(self.hidden(x), approximate=False))
 
 
 class VisionTower(nnx.Module):
-    """Patches of N images in, merged tokens out."""
+    """Vision tower: merged visual tokens of the patches of N images."""
 
     def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
         self.sizes = sizes
@@ -162,22 +185,21 @@ class VisionTower(nnx.Module):
         valid: Bool[Array, 'n i'],
         order: Int[Array, 'n m'],
     ) -> Float[Array, 'n m o']:
-        """Features of each image's merged tokens in reading order.
+        """Visual features: each image's merged tokens in reading order.
 
         Args:
-            patches: window-ordered patches with padding, I a multiple of the window's patches.
+            patches: patches in window order with padding, I a multiple of a window's patches.
             positions: row and column of each patch.
             valid: False on padding.
-            order: for each merged token in reading order its place in window order; padding may
-                name any.
+            order: place in window order of each merged token in reading order; any on padding.
         """
         cos, sin = vision_rotary(
             positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta
         )
         graph, stacked = nnx.split(self.blocks)
         x = self.patch_embedding(patches.astype(self.patch_embedding.kernel[...].dtype))
-        # Consecutive blocks of one kind are one scan; the kinds stay static, so no program holds a
-        # branch.
+        # Consecutive blocks of one kind are one scan, so that the kind is static and no program
+        # branches on it.
         is_full = [layer in self.sizes.full_attention_blocks for layer in range(self.sizes.depth)]
         for full, run in itertools.groupby(range(self.sizes.depth), is_full.__getitem__):
             first, *rest = run

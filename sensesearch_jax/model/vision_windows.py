@@ -1,6 +1,4 @@
-"""Images in the order that the vision tower wants: windows of patches, each padded to its full
-size.
-"""
+"""Window order of images for the vision tower: windows of patches, each padded to its full size."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ from sensesearch_jax.model.config import VisionSizes
 
 
 class ImageBatch(NamedTuple):
-    """N images of one bucket, ready for `VisionTower`.
+    """Batch of N padded images, the arguments of `VisionTower`.
 
-    `counts` are the merged tokens of each image.
+    `counts` are the numbers of merged tokens of the images.
     """
 
     patches: Float[np.ndarray, 'n i c']
@@ -31,15 +29,16 @@ class ImageBatch(NamedTuple):
 def window_layout(
     rows: int, columns: int, window: int
 ) -> tuple[Int[np.ndarray, ' s'], Int[np.ndarray, ' m']]:
-    """Where merged tokens go when an image is cut into windows.
+    """Permutation between reading order and window order of an image's merged tokens.
 
     Args:
-        rows, columns: the image's merged tokens.
+        rows: merged tokens along the image's height.
+        columns: merged tokens along the image's width.
         window: merged tokens along a window's side.
 
     Returns:
-        slots: for each place in (padded) window order the merged token there, or -1.
-        order: for each merged token in reading order its place in window order.
+        slots: merged token at each place in (padded) window order, -1 on padding.
+        order: place in window order of each merged token in reading order.
     """
     high, wide = -(-rows // window) * window, -(-columns // window) * window
     padded = np.full((high, wide), -1, np.int32)
@@ -55,7 +54,13 @@ def window_layout(
 
 
 def window_slots(rows: int, columns: int, window: int) -> int:
-    """Places in padded window order of an image of rows × columns merged tokens."""
+    """Number of places in padded window order.
+
+    Args:
+        rows: merged tokens along the image's height.
+        columns: merged tokens along the image's width.
+        window: merged tokens along a window's side.
+    """
     return len(window_layout(rows, columns, window)[0])
 
 
@@ -66,11 +71,17 @@ def batch_images(
     slots: int | None = None,
     count: int | None = None,
 ) -> ImageBatch:
-    """Puts images (patches in the processor's order, and grid of patches) into one padded batch.
+    """Padded batch of images.
 
     Args:
-        slots: merged-token places per image, at least what each needs; the largest need by default.
+        images: patches in the processor's order, and grid of patches (1, h, w), of each image.
+        sizes: of the vision tower.
+        slots: places for merged tokens per image, at least what each needs; the largest need by
+            default.
         count: rows of the batch, at least the images; extra rows are empty.
+
+    Raises:
+        ValueError: the images do not fit into `slots` and `count`.
     """
     merge, window = sizes.merge_size, sizes.window_tokens
     layouts = [window_layout(h // merge, w // merge, window) for _, (_, h, w) in images]

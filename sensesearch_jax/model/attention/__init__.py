@@ -1,3 +1,1 @@
-"""Attention of the decoder and of the vision tower: one entrance each, and what computes it on each
-platform.
-"""
+"""Attention of the decoder and of the vision tower, with an implementation for each platform."""
