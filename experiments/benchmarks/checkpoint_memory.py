@@ -36,7 +36,7 @@ from sensesearch_jax.model.hf_checkpoint import (
     released_name,
     tensor_table,
 )
-from sensesearch_jax.model.safetensors_io import Tensor, write_tensors
+from sensesearch_jax.model.safetensors_io import PendingTensor, write_tensors
 from sensesearch_jax.runtime.mesh import make_mesh
 
 LIMIT = (
@@ -61,7 +61,7 @@ def synthetic(folder: Path, sizes: PolicySizes) -> int:
         return lambda: random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
 
     tensors = [
-        Tensor(released_name(name), row.shape, number(row.shape))
+        PendingTensor(released_name(name), row.shape, number(row.shape))
         for row in tensor_table(policy, nnx.state(policy, nnx.Param))
         for name in row.names
     ]

@@ -14,7 +14,7 @@ MODEL_TYPE = 'qwen2_5_vl'
 
 @dataclasses.dataclass(frozen=True)
 class VisionSizes:
-    """The vision tower.
+    """Sizes of the vision tower.
 
     `window_size` is in pixels, `full_attention_blocks` are indices of blocks.
     """
@@ -34,7 +34,7 @@ class VisionSizes:
 
     @property
     def patch_width(self) -> int:
-        """Numbers per flattened patch."""
+        """Width of a flattened patch."""
         return self.channels * self.temporal_patch_size * self.patch_size**2
 
     @property
@@ -45,8 +45,10 @@ class VisionSizes:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageSizes:
-    """The decoder. `mrope_sections` counts rotary frequencies for time, height and width; sums to
-    head width / 2.
+    """Sizes of the text decoder.
+
+    `mrope_sections` are the numbers of rotary frequencies of time, row and column; their sum is half
+    the head width.
     """
 
     layers: int
@@ -63,13 +65,13 @@ class LanguageSizes:
 
     @property
     def head_width(self) -> int:
-        """Features of one attention head."""
+        """Width of one attention head."""
         return self.width // self.heads
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicySizes:
-    """A whole policy: the two parts and the ids that tie pictures to text."""
+    """Sizes of a policy: of its two parts, and the ids of its special tokens."""
 
     vision: VisionSizes
     language: LanguageSizes
@@ -102,8 +104,7 @@ class PolicySizes:
         (transformers 5) form.
 
         Raises:
-            UserError: another model type, a missing field, or an option that this code does not
-                compute.
+            UserError: another model type, a missing field, or an option that is not supported.
         """
         found = config.get('model_type')
         if found != MODEL_TYPE:
@@ -176,7 +177,7 @@ class PolicySizes:
             raise UserError(f'config.json lacks the field {error}.') from None
 
     def to_hf(self, dtype: str = 'float32') -> dict[str, Any]:
-        """The config.json dictionary, in the nested form that transformers 5 writes and reads."""
+        """Dictionary of config.json, in the nested form that transformers 5 writes and reads."""
         text, vision = self.language, self.vision
         return {
             'architectures': ['Qwen2_5_VLForConditionalGeneration'],
@@ -228,8 +229,10 @@ class PolicySizes:
 
     @classmethod
     def from_directory(cls, folder: str | Path) -> PolicySizes:
-        """Sizes from `folder`/config.json; a missing or broken file is a ValueError in one
-        sentence.
+        """Sizes from the config.json of a policy directory.
+
+        Raises:
+            UserError: there is no such file, it is not JSON, or as `from_hf`.
         """
         path = Path(folder) / 'config.json'
         if not path.is_file():
@@ -259,8 +262,7 @@ def _released(language: LanguageSizes, vision_mlp_width: int) -> PolicySizes:
     )
 
 
-# The sizes that Qwen released (arXiv 2502.13923, table 1), for what is planned without a checkpoint
-# at hand.
+# Sizes of the released checkpoints (arXiv 2502.13923, table 1), for plans that are made without one.
 RELEASED = {
     '3B': _released(LanguageSizes(36, 2048, 11_008, 16, 2, 151_936, tied_head=True), 3420),
     '7B': _released(LanguageSizes(28, 3584, 18_944, 28, 4, 152_064), 3420),

@@ -1,8 +1,7 @@
-"""Policies in and out of Hugging Face directories (config.json, safetensors), the 7B just like the
-tiny one.
+"""Hugging Face checkpoints (config.json, safetensors) of policies: loading and saving.
 
-Each parameter's declaration holds its Hugging Face name and layout (parameters.py); `tensor_table`
-spells them out, and loading and saving both go by that one table.
+Each parameter's declaration holds its Hugging Face name and layout (parameters.py). `tensor_table`
+lists them for loading and for saving.
 """
 
 from __future__ import annotations
@@ -25,7 +24,12 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.processor_files import LEGACY_TEMPLATE, TEMPLATE, companions
 from sensesearch_jax.model.qwen2_5_vl import Policy
-from sensesearch_jax.model.safetensors_io import Stored, Tensor, open_tensors, write_tensors
+from sensesearch_jax.model.safetensors_io import (
+    PendingTensor,
+    StoredTensor,
+    open_tensors,
+    write_tensors,
+)
 from sensesearch_jax.model.saving import put_in_place, stage
 from sensesearch_jax.runtime.mesh import make_mesh, spec
 
@@ -35,8 +39,8 @@ EMBEDDING = 'model.language_model.embed_tokens.weight'
 FLOATS = ('F32', 'BF16', 'F16')  # safetensors' names of the number types that are read
 
 
-class Row(NamedTuple):
-    """One parameter and the tensors it is in a file: one, or one per layer along its first axis."""
+class ParameterTensors(NamedTuple):
+    """Parameter and its tensors in a checkpoint: one, or one per layer of a stacked parameter."""
 
     parameter: nnx.Param
     names: tuple[str, ...]
@@ -44,34 +48,34 @@ class Row(NamedTuple):
     stacked: bool
 
 
-def tensor_table(policy: Policy, state: nnx.State) -> list[Row]:
-    """The table of names and shapes: what stands where in a Hugging Face checkpoint of this policy.
+def tensor_table(policy: Policy, state: nnx.State) -> list[ParameterTensors]:
+    """Names and shapes of the tensors of each parameter in a Hugging Face checkpoint of a policy.
 
     Args:
-        policy: gives the sizes.
-        state: its parameters, `nnx.state(policy, nnx.Param)`, or anything of that form: abstract,
-            gradients.
+        policy: for its sizes.
+        state: its parameters, `nnx.state(policy, nnx.Param)`, or a state of that form: abstract
+            parameters, gradients.
     """
     vision = policy.sizes.vision
     patch = (vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    rows = []
+    table = []
     for _, parameter in nnx.to_flat_state(state):
         stacked = parameter.axes[0] == 'layers'
-        own = parameter.shape[1:] if stacked else parameter.shape
-        shape = {'same': own, 'transposed': own[::-1], 'flattened': (own[-1], *patch)}[
+        each = parameter.shape[1:] if stacked else parameter.shape
+        shape = {'same': each, 'transposed': each[::-1], 'flattened': (each[-1], *patch)}[
             parameter.layout
         ]
         layers = range(parameter.shape[0]) if stacked else (None,)
-        rows.append(
-            Row(parameter, tuple(parameter.hf.format(layer) for layer in layers), shape, stacked)
+        table.append(
+            ParameterTensors(
+                parameter, tuple(parameter.hf.format(layer) for layer in layers), shape, stacked
+            )
         )
-    return rows
+    return table
 
 
 def module_name(name: str) -> str:
-    """A tensor's name as the modules of transformers 5 have it, given that or its name in a
-    released file.
-    """
+    """Tensor's name in the modules of transformers 5, given that or its name in a released file."""
     if name.startswith('visual.'):
         return f'model.{name}'
     if name.startswith('model.') and not name.startswith(
@@ -82,8 +86,8 @@ def module_name(name: str) -> str:
 
 
 def released_name(name: str) -> str:
-    """The inverse: how the released Qwen2.5-VL files, and those that transformers 5 writes, call a
-    tensor.
+    """Tensor's name in released Qwen2.5-VL files and in those of transformers 5; inverse of
+    `module_name`.
     """
     if name.startswith('model.visual.'):
         return name.removeprefix('model.')
@@ -93,10 +97,9 @@ def released_name(name: str) -> str:
 def load_policy(
     folder: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
 ) -> Policy:
-    """A policy from a Hugging Face directory, each parameter straight onto the devices that hold a
-    part of it.
+    """Policy from a Hugging Face directory, its parameters sharded over a mesh.
 
-    A process reads only what its own devices hold, one tensor of the file at a time, so that host
+    A process reads only the shards of its devices, one tensor of the file at a time, so that host
     memory stays at a small multiple of the largest tensor whatever the policy's size.
 
     Args:
@@ -105,7 +108,8 @@ def load_policy(
             ('model.layers…', 'visual…') or as the modules of transformers 5
             ('model.language_model.layers…', 'model.visual…').
         dtype: of the parameters in memory, float32 or bfloat16.
-        mesh: cuts the parameters by its rules; the first device alone by default.
+        mesh: that the parameters are placed on, sharded by the rules of runtime/mesh.py; the first
+            device alone by default.
 
     Raises:
         UserError: not a policy directory, another model type, or a tensor (named) that is missing,
@@ -120,24 +124,24 @@ def load_policy(
     mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
     policy = abstract_policy(sizes)
     state = nnx.state(policy, nnx.Param)
-    rows = tensor_table(policy, state)
+    table = tensor_table(policy, state)
     with contextlib.ExitStack() as files:
-        stored: dict[str, Stored] = {}
+        stored: dict[str, StoredTensor] = {}
         for tensor in open_tensors(folder, files):
             if module_name(tensor.key) in stored:
                 raise UserError(f"{folder}: tensor '{tensor.key}' is in the checkpoint twice.")
             stored[module_name(tensor.key)] = tensor
-        _check(folder, rows, stored, sizes.language.tied_head)
-        for row in rows:
-            row.parameter.set_value(
-                _assembled(row, [stored[name] for name in row.names], np.dtype(dtype), mesh)
+        _check(folder, table, stored, sizes.language.tied_head)
+        for entry in table:
+            entry.parameter.set_value(
+                _loaded(entry, [stored[name] for name in entry.names], np.dtype(dtype), mesh)
             )
     nnx.update(policy, state)
     return policy
 
 
 def abstract_policy(sizes: PolicySizes) -> Policy:
-    """A policy of these sizes without numbers: every parameter is a `jax.ShapeDtypeStruct`."""
+    """Abstract policy of these sizes: every parameter is a `jax.ShapeDtypeStruct`."""
     return nnx.eval_shape(lambda: Policy(sizes, nnx.Rngs(0)))
 
 
@@ -148,18 +152,20 @@ def save_policy(
     dtype: DTypeLike | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a directory that `load_policy` and transformers read back bit-equal.
+    """Writes a policy directory that `load_policy` and transformers read back bit-equal.
 
     In a program of several processes all of them call this together, and the first one writes.
 
     Args:
-        folder: made if absent. A save that is interrupted leaves the policy that was there, the new
-            one, or none, which `load_policy` says; both are on disk for a while.
+        policy: the policy to write.
+        folder: made if absent. An interrupted save leaves the old policy, the new one, or none,
+            which `load_policy` reports. Both are on disk for a while.
         copy_from: a policy directory whose tokenizer and preprocessor files go along, with the
             template and the stop tokens that the policy is trained under; see processor_files.py.
-        dtype: of the tensors in the file; the policy's own by default. A tied head is not written.
-        shard_bytes: a policy beyond it is written in several files, none larger but for a tensor
-            that is itself.
+        dtype: of the tensors in the file; the policy's dtype by default. A tied head is not
+            written.
+        shard_bytes: size from which a checkpoint is split into several files; only a file of one
+            larger tensor exceeds it.
 
     Raises:
         UserError: `copy_from` is not a directory, or one of its files cannot be read.
@@ -174,11 +180,13 @@ def save_policy(
     first = jax.process_index() == 0
     staged = stage(folder) if first else folder
     tensors = [
-        Tensor(
-            released_name(name), row.shape, functools.partial(_in_file_layout, row, layer, dtype)
+        PendingTensor(
+            released_name(name),
+            entry.shape,
+            functools.partial(_in_file_layout, entry, layer, dtype),
         )
-        for row in tensor_table(policy, nnx.state(policy, nnx.Param))
-        for layer, name in enumerate(row.names)
+        for entry in tensor_table(policy, nnx.state(policy, nnx.Param))
+        for layer, name in enumerate(entry.names)
     ]
     write_tensors(staged, tensors, dtype, shard_bytes, write=first)
     if first:
@@ -191,22 +199,21 @@ def save_policy(
         multihost_utils.sync_global_devices(f'saved {folder}')
 
 
-def _assembled(row: Row, stored: list[Stored], dtype: np.dtype, mesh: Mesh) -> jax.Array:
-    """A parameter on its devices. Layers go into their stack one by one: the host never holds the
-    whole stack.
-    """
-    parameter = row.parameter
+def _loaded(
+    entry: ParameterTensors, stored: list[StoredTensor], dtype: np.dtype, mesh: Mesh
+) -> jax.Array:
+    """Loaded parameter, on its devices; layers are stacked there, and read one by one."""
+    parameter = entry.parameter
     sharding = NamedSharding(mesh, spec(parameter.axes, parameter.shape, mesh))
-    if not row.stacked:
-        # A copy, since a buffer that JAX shares with NumPy could not be donated to a training step.
+    if not entry.stacked:
+        # A copy, since a buffer that JAX shares with NumPy cannot be donated to a training step.
         return _copied(_placed(stored[0], parameter.layout, parameter.shape, sharding, dtype))
     each = NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
     stack = jnp.zeros(parameter.shape, dtype, device=sharding)
     for layer, tensor in enumerate(stored):
         value = _placed(tensor, parameter.layout, parameter.shape[1:], each, dtype)
         stack = _put(stack, value, np.int32(layer))
-        # On the host before the next one is read: dispatch would run ahead and leave all of them
-        # waiting in memory.
+        # Dispatch would run ahead of the device, with all layers in the host's memory.
         stack.block_until_ready()
     return stack
 
@@ -219,49 +226,52 @@ _copied = jax.jit(jnp.copy)
 
 
 def _placed(
-    stored: Stored, layout: str, shape: tuple[int, ...], sharding: NamedSharding, dtype: np.dtype
+    stored: StoredTensor,
+    layout: str,
+    shape: tuple[int, ...],
+    sharding: NamedSharding,
+    dtype: np.dtype,
 ) -> jax.Array:
-    """One tensor of the file, each device's part read once however many devices of this process
-    hold it.
-    """
+    """Tensor of the file on its devices; a shard that several of them hold is read once."""
     parts: dict[tuple, np.ndarray] = {}
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape))
         if bounds not in parts:
-            cut = [slice(*bound) for bound in bounds]
+            shard = [slice(*bound) for bound in bounds]
             if layout == 'same':
-                value = stored.read(cut)
+                value = stored.read(shard)
             elif layout == 'transposed':
-                value = stored.read(cut[::-1]).T
-            else:  # the patch's dimensions are one here, and several in the file
-                value = stored.read(cut[1:])
-                value = value.reshape(len(value), -1).T[cut[0]]
+                value = stored.read(shard[::-1]).T
+            else:  # a patch has one dimension here, and several in the file
+                value = stored.read(shard[1:])
+                value = value.reshape(len(value), -1).T[shard[0]]
             parts[bounds] = np.ascontiguousarray(value, dtype)
         return parts[bounds]
 
     return jax.make_array_from_callback(shape, sharding, read)
 
 
-def _in_file_layout(row: Row, layer: int, dtype: np.dtype) -> np.ndarray:
-    """A tensor as it stands in the file."""
-    value = row.parameter[...]
-    if row.stacked:
+def _in_file_layout(entry: ParameterTensors, layer: int, dtype: np.dtype) -> np.ndarray:
+    """Tensor of one layer, on the host in the layout of the file."""
+    value = entry.parameter[...]
+    if entry.stacked:
         value = jax.lax.dynamic_index_in_dim(value, np.int32(layer), keepdims=False)
     if not value.is_fully_addressable:
         value = jax.device_put(value, NamedSharding(value.sharding.mesh, PartitionSpec()))
     host = np.asarray(value).astype(dtype, copy=False)
     return np.ascontiguousarray(
-        (host if row.parameter.layout == 'same' else host.T).reshape(row.shape)
+        (host if entry.parameter.layout == 'same' else host.T).reshape(entry.shape)
     )
 
 
-def _check(folder: Path, rows: list[Row], stored: dict[str, Stored], tied: bool) -> None:
-    """Refuses a checkpoint whose tensors are not exactly those of the table."""
-    expected = {name: row.shape for row in rows for name in row.names}
+def _check(
+    folder: Path, table: list[ParameterTensors], stored: dict[str, StoredTensor], tied: bool
+) -> None:
+    """Raises if the tensors of a checkpoint are not exactly those of the policy."""
+    expected = {name: entry.shape for entry in table for name in entry.names}
     if tied and HEAD in stored:
-        # Some writers keep the tied head; it may stay as long as it says nothing else than the
-        # embedding.
+        # Some writers keep the tied head, which is ignored if it equals the embedding.
         head, embedding = stored.pop(HEAD), stored.get(EMBEDDING)
         if embedding and not np.array_equal(head.read(), embedding.read()):
             raise UserError(

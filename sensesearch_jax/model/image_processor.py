@@ -1,9 +1,8 @@
-"""Pictures to vision-tower patches, on the host: resized, normalised and cut as Qwen2.5-VL's
-processor does.
+"""Image processor: resizes and normalizes pictures on the host, and splits them into patches.
 
-Equal to the last bit to transformers' `Qwen2VLImageProcessorPil`, without importing it: a policy
-directory's image processor settings are the only source of the numbers, so a trainer, a sampler and
-a server that read the same directory see the same patches.
+Bit-equal to transformers' `Qwen2VLImageProcessorPil`, without importing it. The settings come from
+the policy directory alone, so a trainer, a sampler and a server that read the same directory see the
+same patches.
 """
 
 import json
@@ -19,7 +18,7 @@ from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.runtime.workdir import atomic_write
 from tools_server.pictures.convert import MAX_ASPECT_RATIO, to_rgb
 
-# What transformers' processor assumes when the file is silent.
+# Defaults of transformers' processor.
 DEFAULT_MIN_PIXELS = 56 * 56
 DEFAULT_MAX_PIXELS = 28 * 28 * 1280
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -31,13 +30,14 @@ BICUBIC = 3  # PIL's number for the filter, as the JSON file writes it
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """The size a picture is resized to: multiples of `factor`, area in the budget, aspect ratio
-    nearly kept.
+    """Resized height and width: multiples of `factor`, area in the budget, aspect ratio nearly kept.
 
     Args:
-        height, width: size of the picture in pixels.
+        height: of the picture in pixels.
+        width: of the picture in pixels.
         factor: side of one merged token in pixels (patch size × merge size, 28 for Qwen2.5-VL).
-        min_pixels, max_pixels: the budget of the resized area in pixels.
+        min_pixels: least resized area in pixels.
+        max_pixels: largest resized area in pixels.
 
     Returns:
         (height, width) in pixels. Slivers thinner than `factor` are widened to it and may then
@@ -71,9 +71,7 @@ def smart_resize(
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """How a policy's pictures become patches; the fields are those of the image processor's
-    settings.
-    """
+    """Image processor of a policy, with the fields of the Hugging Face processor's settings."""
 
     min_pixels: int = DEFAULT_MIN_PIXELS
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -97,7 +95,7 @@ class Preprocessor:
 
     @classmethod
     def read(cls, path: str | Path) -> 'Preprocessor':
-        """Reads the image processor's settings from a policy directory, or from one of its files.
+        """Image processor from the settings of a policy directory, or of one of its files.
 
         Of a directory's files `processor_config.json` goes first where it holds an
         `image_processor` (transformers 5 writes no other), then `preprocessor_config.json`, as in
@@ -105,8 +103,8 @@ class Preprocessor:
         longest_edge}; the former wins, as there.
 
         Raises:
-            UserError: no such file, not JSON, or a setting that these patches do not follow (a step
-                switched off, another resize filter).
+            UserError: no such file, not JSON, or a setting that is not supported (a step switched
+                off, another resize filter).
         """
         file, config = _image_settings(Path(path))
         for step in ('do_resize', 'do_rescale', 'do_normalize', 'do_convert_rgb'):
@@ -136,18 +134,18 @@ class Preprocessor:
             )
 
     def within(self, min_pixels: int, max_pixels: int) -> 'Preprocessor':
-        """The same with another budget of pixels; 0 keeps what it is.
+        """Image processor with another budget of pixels; 0 keeps the present bound.
 
         Raises:
-            ValueError: the two leave no size.
+            ValueError: min_pixels would exceed max_pixels.
         """
         return replace(
             self, min_pixels=min_pixels or self.min_pixels, max_pixels=max_pixels or self.max_pixels
         )
 
     def write_budget(self, folder: str | Path) -> None:
-        """Puts this budget into the folder's Hugging Face files, so that whoever serves the policy
-        sees the same patches.
+        """Writes the budget to the processor files of a policy directory, so that whoever serves the
+        policy sees the same patches.
         """
         for name in ('preprocessor_config.json', 'processor_config.json'):
             path = Path(folder) / name
@@ -166,16 +164,16 @@ class Preprocessor:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of the largest picture, but for slivers that are widened."""
+        """Number of tokens of the largest picture, but for slivers that are widened."""
         return self.max_pixels // self.token_side**2
 
     @property
     def least_tokens(self) -> int:
-        """Tokens of the smallest picture."""
+        """Number of tokens of the smallest picture."""
         return -(-self.min_pixels // self.token_side**2)
 
     def pixels_of(self, tokens: int) -> int:
-        """Pixels of a picture of so many tokens."""
+        """Area in pixels of a picture of so many tokens."""
         return tokens * self.token_side**2
 
     @property
@@ -185,13 +183,14 @@ class Preprocessor:
 
     @property
     def patch_width(self) -> int:
-        """Numbers per patch: 3 colours × frames × rows × columns (1,176 for Qwen2.5-VL)."""
+        """Width of a flattened patch: colours × frames × rows × columns (1,176 for Qwen2.5-VL)."""
         return 3 * self.temporal_patch_size * self.patch_size**2
 
     def grid(self, width: int, height: int) -> tuple[int, int, int]:
-        """Frames, rows and columns of patches of a picture of `width` × `height` pixels: (1, h, w).
+        """Grid (1, h, w) of patches of a picture of `width` × `height` pixels: frames, rows, columns.
 
-        Raises ValueError as `smart_resize`.
+        Raises:
+            ValueError: as `smart_resize`.
         """
         rows, columns = smart_resize(
             height, width, self.token_side, self.min_pixels, self.max_pixels
@@ -199,18 +198,16 @@ class Preprocessor:
         return 1, rows // self.patch_size, columns // self.patch_size
 
     def merged_tokens(self, width: int, height: int) -> int:
-        """Tokens that a picture of `width` × `height` pixels takes in the language model's
-        sequence.
-        """
+        """Number of visual tokens of a picture of `width` × `height` pixels."""
         frames, rows, columns = self.grid(width, height)
         return frames * rows * columns // self.merge_size**2
 
     @cached_property
     def _levels(self) -> np.ndarray:
-        """Normalised value of each of the 256 levels of each colour, float32 [3, 256].
+        """Normalized value of each of the 256 levels of each colour, float32 [3, 256].
 
         A table instead of arithmetic per pixel: the same operations in the same precision as
-        transformers' (rescale in float64, round to float32, normalise in float32), so equal bit by
+        transformers' (rescale in float64, round to float32, normalize in float32), so equal bit by
         bit, and several times faster.
         """
         levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
@@ -221,15 +218,14 @@ class Preprocessor:
         """Patches of one picture, in the order in which the vision tower merges them.
 
         Args:
-            image: any PIL picture; see `to_rgb` for what becomes of other modes than RGB. It is
-                taken as it lies: files are read upright by
-                `tools_server.pictures.convert.read_image`.
+            image: any PIL picture; other modes than RGB are converted by `to_rgb`. Its orientation
+                tag is ignored: `tools_server.pictures.convert.read_image` reads files upright.
 
         Returns:
-            float32 [h*w, 3*frames*patch*patch] and its grid (1, h, w) in patches. The rows are
-            patches, merged token by merged token (row by row), merge × merge of them each (row by
-            row again); a row holds colour, frame, row, column. A still picture is repeated for each
-            of the `temporal_patch_size` frames.
+            float32 [h*w, 3*frames*patch*patch] and the grid (1, h, w) in patches. The merge × merge
+            patches of a merged token are consecutive, and merged tokens as well as the patches of
+            each are in row order; a flattened patch is ordered by colour, frame, row, column. A
+            still picture is repeated for each of the `temporal_patch_size` frames.
 
         Raises:
             ValueError: as `smart_resize`.
@@ -249,8 +245,8 @@ class Preprocessor:
 
 
 def _image_settings(path: Path) -> tuple[Path, dict]:
-    """The file that a policy directory's image settings stand in, and the settings; `path` may be
-    the file.
+    """File of a policy directory's image processor settings, and the settings; `path` may be the
+    file.
     """
     if path.is_dir():
         nested = path / 'processor_config.json'

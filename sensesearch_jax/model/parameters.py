@@ -1,6 +1,4 @@
-"""One declaration per parameter: shape, logical axes, initialiser and Hugging Face name stand
-together.
-"""
+"""Parameters, each declared once with its shape, logical axes, initializer and Hugging Face name."""
 
 from __future__ import annotations
 
@@ -25,14 +23,22 @@ def parameter(
     layout: str = 'same',
     dtype=jnp.float32,
 ) -> nnx.Param:
-    """A parameter that knows its logical axes and where it stands in a Hugging Face checkpoint.
+    """Parameter with its logical axes, and its name and layout in a Hugging Face checkpoint.
 
     Args:
+        rngs: random numbers of a normal initializer.
+        shape: of the parameter, with the layer axis where it has one.
         axes: one logical name per dimension; a leading 'layers' means that `hf` holds '{}' for the
             layer's index.
-        init: 'normal' (with `scale`), 'ones' or 'zeros'.
-        layout: how the Hugging Face tensor is laid out: 'same', 'transposed' ([out, in] there, [in,
+        hf: name of the Hugging Face tensor.
+        init: 'normal', 'ones' or 'zeros'.
+        scale: standard deviation of a normal initializer.
+        layout: of the Hugging Face tensor: 'same', 'transposed' ([out, in] there, [in,
             out] here) or 'flattened' (a convolution over one patch there, [in, out] here).
+        dtype: of the parameter.
+
+    Raises:
+        ValueError: `axes` and `shape` differ in length.
     """
     if len(axes) != len(shape):
         raise ValueError(f'{hf}: {len(axes)} axis names for {len(shape)} dimensions.')
@@ -84,7 +90,18 @@ product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 
 
 class Linear(nnx.Module):
-    """y = x W + b with W [in, out]; `layers` adds a leading axis that the caller scans over."""
+    """Linear layer y = x W + b with W [in, out].
+
+    Args:
+        rngs: random numbers of the initializer.
+        in_width: width of x.
+        out_width: width of y.
+        axes: logical names of the two axes of W.
+        hf: name of the Hugging Face module.
+        bias: whether there is b.
+        layers: size of a leading layer axis that the caller scans over; None for no such axis.
+        layout: of the Hugging Face tensor of W, see `parameter`.
+    """
 
     def __init__(
         self,
@@ -114,14 +131,14 @@ class Linear(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
-        """The linear map of the last axis."""
+        """Linear map of the last axis."""
         multiply = product if platform() == 'cpu' else jnp.matmul
         y = multiply(x, self.kernel[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · w, the mean square in float32 (arXiv 1910.07467)."""
+    """RMS normalization x / rms(x) · w, the mean square in float32 (arXiv 1910.07467)."""
 
     def __init__(
         self,
@@ -137,14 +154,14 @@ class RMSNorm(nnx.Module):
         self.scale = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.weight', init='ones')
 
     def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
-        """The normalized last axis, computed in float32."""
+        """Normalized x, over the last axis."""
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
 
 
 class GatedMLP(nnx.Module):
-    """down(silu(gate x) · up x), the SwiGLU block of both towers (arXiv 2002.05202)."""
+    """SwiGLU feed-forward layer down(silu(gate x) · up x) (arXiv 2002.05202)."""
 
     def __init__(
         self, rngs: nnx.Rngs, width: int, hidden: int, hf: str, *, bias: bool, layers: int
@@ -157,5 +174,5 @@ class GatedMLP(nnx.Module):
         self.down = make(hidden, width, ('mlp', 'embed'), 'down_proj')
 
     def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
-        """The gated feed-forward layer."""
+        """Output of the feed-forward layer."""
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

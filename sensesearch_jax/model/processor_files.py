@@ -1,9 +1,9 @@
-"""The files that make a directory a whole policy beside config and weights: tokenizer, template,
-processor, stop tokens.
+"""Files of a policy directory beside config and weights: tokenizer, chat template, processor, stop
+tokens.
 
-A policy is served with the template that it was trained under. Qwen2.5-VL's own writes a tool's
+A policy is served with the chat template that it was trained with. Qwen2.5-VL's own writes a tool's
 result as a turn of 'tool'; a rollout writes it as a user turn in <tool_response>. So the source's
-template stays only if it renders a conversation with tools token for token as the rollouts did.
+template stays only if it renders a conversation with tools to the same tokens as the rollouts.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ COPIED = (
     'preprocessor_config.json', 'video_preprocessor_config.json', 'processor_config.json', 'generation_config.json',
 )  # fmt: skip
 TEMPLATE = 'chat_template.jinja'
-LEGACY_TEMPLATE = 'chat_template.json'  # transformers takes it before the other
+LEGACY_TEMPLATE = 'chat_template.json'  # which transformers prefers
 
 _PICTURE = ImageRef('0' * 64, 1, 1)
-_CONVERSATION = (  # what an agent's conversations hold, and results of two tools after each other
+_CONVERSATION = (  # all that an agent's conversations have, and two consecutive tool results
     {
         'role': 'system',
         'content': 'Answer the question.\n<tool_call>\n{"name": <name>}\n</tool_call>',
@@ -46,8 +46,8 @@ _CONVERSATION = (  # what an agent's conversations hold, and results of two tool
 
 
 def companions(source: Path) -> dict[str, bytes]:
-    """The contents of the files beside config.json and the weights, by name, for a policy trained
-    from `source`.
+    """Contents of the files beside config.json and weights, by name, for a policy trained from
+    `source`.
 
     Tokenizer and processor files are those of `source`; chat_template.jinja, and the same in
     tokenizer_config.json, the template of the training; generation_config.json has the tokens at
@@ -78,9 +78,11 @@ def companions(source: Path) -> dict[str, bytes]:
 
 
 def trained_template(source: Path, chat: ChatTokenizer) -> str:
-    """The source's own template where it renders a conversation as `chat` does, else the project's."""
-    own = _own_template(source)
-    return own if own is not None and renders_alike(own, chat) else CHAT_TEMPLATE
+    """Chat template: that of `source` where it renders a conversation as `chat` does, else the
+    project's.
+    """
+    template = _source_template(source)
+    return template if template is not None and renders_alike(template, chat) else CHAT_TEMPLATE
 
 
 def renders_alike(template: str, chat: ChatTokenizer) -> bool:
@@ -120,9 +122,7 @@ def renders_alike(template: str, chat: ChatTokenizer) -> bool:
 
 
 def _environment() -> jinja2.Environment:
-    """As transformers compiles chat templates; sandboxed, for a template is a program from
-    elsewhere.
-    """
+    """Jinja environment like that of transformers; sandboxed, since a template is untrusted code."""
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -137,8 +137,8 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _own_template(source: Path) -> str | None:
-    """The template that transformers takes from a directory's processor or tokenizer, in its order."""
+def _source_template(source: Path) -> str | None:
+    """Chat template of a directory's processor or tokenizer, by the precedence of transformers."""
     processor, legacy = _read(source / 'processor_config.json'), _read(source / LEGACY_TEMPLATE)
     for config in (processor, legacy):
         if isinstance(config.get('chat_template'), str):
@@ -150,7 +150,7 @@ def _own_template(source: Path) -> str | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; an empty one for a file that is not there."""
+    """JSON object of a file; an empty one if there is no such file."""
     if not file.is_file():
         return {}
     try:

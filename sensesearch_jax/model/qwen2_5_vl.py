@@ -1,4 +1,4 @@
-"""Qwen2.5-VL as one policy: tower, decoder and head (arXiv 2502.13923)."""
+"""Qwen2.5-VL policy: vision tower, text decoder and head (arXiv 2502.13923)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sensesearch_jax.runtime.mesh import constrain
 
 
 class Policy(nnx.Module):
-    """The whole vision-language policy; `sizes` says how large."""
+    """Vision-language policy: vision tower, text decoder and head."""
 
     def __init__(self, sizes: PolicySizes, rngs: nnx.Rngs):
         self.sizes = sizes
@@ -27,15 +27,16 @@ class Policy(nnx.Module):
         features: Float[Array, 'b f d'] | None = None,
         feature_index: Int[Array, 'b *n s'] | None = None,
     ) -> Float[Array, 'b *n s d']:
-        """Token embeddings, with visual features where a token stands for a piece of an image.
+        """Token embeddings, with visual features in place of image tokens.
 
         Args:
-            features: each row's table of merged visual tokens, of any images, one after another;
-                None for text alone.
+            tokens: token ids.
+            features: feature table of each row: the merged visual tokens of its images, one after
+                another; None for text alone.
             feature_index: place in its row's table for each token, negative for text.
         """
-        # Looked up in a table that is whole along its width: the tokens are cut over the same
-        # devices.
+        # The table is replicated along its width for the lookup: the tokens are sharded over the
+        # same devices.
         table = constrain(self.language.embedding[...], ('vocabulary', None))
         text = constrain(table[tokens], ('rows', *[None] * tokens.ndim))
         if features is None:

@@ -1,5 +1,5 @@
-"""Safetensors files of a policy directory: tensors read slice by slice, written in shards of
-limited size.
+"""Safetensors files of a policy directory: tensors read by slices, written in files of limited
+size.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sensesearch_jax.model.saving import INDEX, STAGED, WEIGHTS
 SHARD = 'model-{:05}-of-{:05}.safetensors'
 
 
-class Stored(NamedTuple):
-    """A tensor in an open safetensors file, not yet read."""
+class StoredTensor(NamedTuple):
+    """Tensor in an open safetensors file, not yet read."""
 
     file: Any
     key: str
@@ -29,28 +29,31 @@ class Stored(NamedTuple):
     dtype: str
 
     def read(self, index: Sequence[slice] = ()) -> np.ndarray:
-        """The tensor or the part of it that `index` (one slice per leading dimension) names; no
-        other bytes are read.
+        """Tensor, or the slice of it that `index` gives for its leading dimensions; no other bytes
+        are read.
         """
         part = self.file.get_slice(self.key)
         return part[tuple(index)] if index else self.file.get_tensor(self.key)
 
 
-class Tensor(NamedTuple):
-    """A tensor to be written; `value` makes it when its turn has come."""
+class PendingTensor(NamedTuple):
+    """Tensor to be written, which `value` computes when its file is."""
 
     name: str
     shape: tuple[int, ...]
     value: Callable[[], np.ndarray]
 
 
-def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[Stored]:
-    """All tensors of a directory, from one file or from the shards that its index names; `files`
-    keeps them open.
+def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[StoredTensor]:
+    """Tensors of a directory, from one file or from the files that its index names.
+
+    Args:
+        folder: the policy directory.
+        files: keeps the files open.
 
     Raises:
-        UserError: no weights, an index that is none or leads elsewhere, or a file that is damaged;
-            of a truncated one the message names the first tensor that is not whole.
+        UserError: there are no weights, the index is no index or leads out of the directory, or a
+            file is damaged; for a truncated one the message names the first incomplete tensor.
     """
     for name in _weight_files(folder):
         try:
@@ -64,21 +67,28 @@ def open_tensors(folder: Path, files: contextlib.ExitStack) -> Iterable[Stored]:
             raise UserError(f'{folder / name} cannot be read as safetensors: {error}.') from None
         for key in file.keys():
             part = file.get_slice(key)
-            yield Stored(file, key, tuple(part.get_shape()), part.get_dtype())
+            yield StoredTensor(file, key, tuple(part.get_shape()), part.get_dtype())
 
 
 def write_tensors(
-    folder: Path, tensors: Sequence[Tensor], dtype: np.dtype, shard_bytes: int, *, write: bool
+    folder: Path,
+    tensors: Sequence[PendingTensor],
+    dtype: np.dtype,
+    shard_bytes: int,
+    *,
+    write: bool,
 ) -> None:
-    """One file, or shards with an index, in the order given.
+    """Writes tensors in the order given: one file, or several with an index.
 
     Args:
-        folder: holds no weights yet.
-        shard_bytes: most bytes in one file but for a tensor that is larger; also what the host
-            holds at a time, twice.
-        write: False only makes the values (which all processes of a program do together).
+        folder: a directory without weights.
+        tensors: their names, shapes and values.
+        dtype: of the values, for their sizes.
+        shard_bytes: most bytes in one file, but for a larger tensor; the host holds up to twice as
+            many at a time.
+        write: False computes the values alone, which all processes of a program do together.
     """
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[PendingTensor]] = [[]]
     total = held = 0
     for tensor in tensors:
         size = int(np.prod(tensor.shape)) * dtype.itemsize
@@ -136,8 +146,8 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _truncated(path: Path) -> str | None:
-    """The first tensor that a file announces but does not hold whole, None if the file has no
-    readable header.
+    """Name of the first incomplete tensor of a file; None if all are complete, or the header is
+    not readable.
     """
     try:
         with open(path, 'rb') as file:

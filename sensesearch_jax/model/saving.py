@@ -1,9 +1,8 @@
-"""The files of a policy directory replaced together: an interrupted save leaves the old policy, the
-new one or none.
+"""Atomic saves of a policy directory: an interrupted save leaves the old policy, the new one or none.
 
-Everything is written into a directory within the policy's, and moved from there when all of it is
-on disk. Files cannot be moved all at once: so that no mixture can be read in between, here or by
-other programs, the file that weights are found by goes first and comes last.
+The files are written to a staging directory within the policy's, and moved when all are on disk.
+They cannot be moved all at once. So that no program can read a mixture, the file that the weights
+are found by is removed first and moved last.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ SHARDS = 'model-*-of-*.safetensors'
 
 
 def stage(folder: Path) -> Path:
-    """An empty directory for the files of a save into `folder`; what an interrupted save left in it
-    is dropped.
+    """Empty staging directory for a save into `folder`; the files of an interrupted save are
+    deleted.
     """
     staged = folder / STAGED
     if staged.exists():
@@ -32,14 +31,14 @@ def stage(folder: Path) -> Path:
 
 
 def put_in_place(folder: Path, outdated: Collection[str]) -> None:
-    """Moves what was staged for `folder` into it, and removes weights that were there and are not
-    among it.
+    """Moves the staged files into `folder`, and deletes older weights that they do not replace.
 
     Other files of the folder stay. At each moment it holds the old policy, the new one, or no
     weights.
 
     Args:
-        outdated: names of other files that go too, if they are there.
+        folder: the policy directory, see `stage`.
+        outdated: names of other files to delete, if they exist.
     """
     staged = folder / STAGED
     for path in [*staged.iterdir(), staged]:
@@ -62,8 +61,8 @@ def put_in_place(folder: Path, outdated: Collection[str]) -> None:
         *(folder / name for name in outdated),
     )
     old = {path.name for path in known if path.exists()}
-    if len(moving) > 1 or old - set(moving):  # else one file takes the place of another, at once
-        for name in (INDEX, WEIGHTS):  # which is read where both are there
+    if len(moving) > 1 or old - set(moving):  # else one file replaces another, which is atomic
+        for name in (INDEX, WEIGHTS):  # WEIGHTS last, since it is read where both exist
             (folder / name).unlink(missing_ok=True)
         _to_disk(folder)
         for name in sorted(old - {INDEX, WEIGHTS} - set(moving)):

@@ -23,7 +23,7 @@ from sensesearch_jax.model.hf_checkpoint import (
     save_policy,
     tensor_table,
 )
-from sensesearch_jax.model.safetensors_io import Stored
+from sensesearch_jax.model.safetensors_io import StoredTensor
 from sensesearch_jax.runtime.mesh import make_mesh
 
 
@@ -164,14 +164,14 @@ def test_both_styles_of_names(folder):
 def test_a_policy_goes_straight_to_its_shards(folder, monkeypatch):
     """Equal to the one on one device; of a tensor that is cut only the parts are read, each once."""
     seen = []
-    read = Stored.read
+    read = StoredTensor.read
 
     def spy(self, index=()):
         value = read(self, index)
         seen.append((self.key, value.size))
         return value
 
-    monkeypatch.setattr(Stored, 'read', spy)
+    monkeypatch.setattr(StoredTensor, 'read', spy)
     mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
     policy = load_policy(folder, mesh=mesh)
     kernel = policy.language.layers.mlp.gate.kernel[...]
