@@ -159,7 +159,7 @@ class ChatTokenizer:
         return self._encode([*head, *self._parts(user_parts), *tail])
 
     def observation(self, parts: Sequence[Part], last_token: int | None = None) -> list[int]:
-        """What follows a sampled turn: its end, the tool's result as a user turn, the next
+        """Ids that follow a sampled turn: its end, the tool's result as a user turn, the next
         assistant header.
 
         Args:
@@ -312,10 +312,18 @@ class ChatTokenizer:
 def tokenise(
     trajectory: Trajectory, tokenizer: ChatTokenizer, system: str, user_parts: Sequence[Part]
 ) -> Trajectory:
-    """Fills the token lists of a trajectory that an expert wrote as text, in place, and returns it.
+    """Fills the token lists of a trajectory that an expert wrote as text.
 
-    Log-probabilities are set to empty lists: nothing was sampled. The prompt is
-    `tokenizer.prompt(system, user_parts)`.
+    Log-probabilities become empty lists: nothing was sampled.
+
+    Args:
+        trajectory: changed in place.
+        tokenizer: of the policy that is to learn from it.
+        system: the system prompt, trusted.
+        user_parts: the user's text and images in reading order; text is not trusted.
+
+    Returns:
+        The trajectory.
     """
     trajectory.prompt_tokens = tokenizer.prompt(system, user_parts)
     for turn in trajectory.turns:

@@ -43,7 +43,7 @@ class Environment:
         self.system_prompt = protocol.system_prompt(self.tools)
 
     def parse(self, text: str) -> ParsedTurn:
-        """What the policy's `text` of one turn says, under this environment's protocol and tools."""
+        """The reasoning and action in the policy's `text` of one turn."""
         return self.protocol.parse(text, self.tools)
 
     def execute(
@@ -96,7 +96,7 @@ class Environment:
     def _mistake(
         self, action: TextSearch | ImageSearch | ImageCrop, images: Sequence[ImageRef]
     ) -> str | None:
-        """What is wrong with a well-formed call, in the protocol's own terms; None if nothing is."""
+        """The error message for a well-formed call, in the protocol's terms; None if it is valid."""
         if isinstance(action, TextSearch):
             return None if action.query.strip() else 'The query is empty.'
         if not 1 <= action.image_index <= len(images):

@@ -129,8 +129,15 @@ class ToolClient:
     ) -> bool | ToolFailure:
         """Whether a response answers the question as one of the references does.
 
-        `image` is a hash. With `choices` (options A, B, … in order) references name theirs by
-        letter or text.
+        Args:
+            question: its text, without the options.
+            references: accepted answers; with `choices` they name theirs by letter or text.
+            response: the answer to judge.
+            image: hash of the question's image on the server; None: the judge sees none.
+            choices: options A, B, … in order; empty for a free answer.
+
+        Returns:
+            The verdict, or why there is none.
         """
         body = {
             'question': question,

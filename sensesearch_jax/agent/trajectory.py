@@ -1,4 +1,4 @@
-"""What an episode leaves behind: question, turns, observations, images, reward; also as JSON."""
+"""Trajectories: question, turns, observations, images and reward of an episode; also as JSON."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ class SampleState(StrEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What the environment says after an action."""
+    """The environment's response to an action."""
 
     parts: tuple[
         str | ImageRef, ...

@@ -1,4 +1,4 @@
-"""The interface of an expert: what it does next, given the question and the turns so far."""
+"""The interface of an expert: the next turn, given the question and the turns so far."""
 
 from collections.abc import Sequence
 from typing import Protocol as Interface

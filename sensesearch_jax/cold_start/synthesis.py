@@ -1,4 +1,4 @@
-"""Runs an expert against the real tools and writes down the trajectory as text."""
+"""Synthesis: an expert's trajectories with real tool calls, as text."""
 
 from sensesearch_jax.agent.actions import Answer, FormatError
 from sensesearch_jax.agent.environment import Environment, indexed_images
@@ -16,13 +16,17 @@ def synthesise(
     member: int = 0,
     seed: int = 0,
 ) -> Trajectory:
-    """One trajectory of `expert` on `question`, as text: `agent.chat_template.tokenise` fills its
-    token lists.
+    """One trajectory of an expert as text; `agent.chat_template.tokenise` fills its token lists.
 
     Args:
+        question: to solve.
+        expert: writes the turns.
+        environment: runs the tool calls.
+        max_turns: turns after which the trajectory is truncated.
         image: the question's picture on the tool server; None: it is uploaded from
             `question.image`.
-        member, seed: noted in the trajectory.
+        member: of the group; noted in the trajectory.
+        seed: noted in the trajectory.
 
     Returns:
         A trajectory in state OK if it ends with an answer, TRUNCATED if `max_turns` ran out or the

@@ -1,4 +1,4 @@
-"""Keeps the trajectories worth learning from: format, logic (actions follow from what was seen),
+"""Validation of expert trajectories: format, logic (actions follow from earlier observations) and
 answer.
 """
 
@@ -19,7 +19,7 @@ from tools_server.answer_matching.words import normalise
 
 
 def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[str]:
-    """The reasons against `trajectory`, each once; an empty list keeps it.
+    """The reasons against a trajectory, each once; an empty list keeps it.
 
     'infra_failed' or 'unscorable': its state, or a judge that failed now. 'format': a turn without
     reasoning or valid action, a refused call, or no answer at the end. 'text_differs': a turn's
@@ -27,7 +27,12 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     does not exist. 'repeated_call': the same call twice. 'unseen_title': a query names the object
     before any result or the question did. 'unseen_answer': a search question's answer stands in no
     result about the object before it. 'wrong_answer': by the run's scorer. 'too_long': more tokens
-    after the prompt than `room`, so that no rollout could have brought it.
+    after the prompt than a rollout could have.
+
+    Args:
+        trajectory: with its tokens.
+        scorer: the run's.
+        room: tokens that a trajectory may have after its prompt; None: any number.
     """
     if trajectory.state not in (SampleState.OK, SampleState.TRUNCATED):
         return [trajectory.state.value]
@@ -59,9 +64,16 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
 def validate_all(
     trajectories: Sequence[Trajectory], scorer: Scorer, room: int | None, threads: int
 ) -> tuple[list[Trajectory], Counter[str]]:
-    """The trajectories without a reason against them, in order, and how often each reason occurred.
+    """The trajectories without a reason against them, and the reasons against the others.
 
-    The judge is asked on so many threads.
+    Args:
+        trajectories: with their tokens.
+        scorer: the run's.
+        room: tokens that a trajectory may have after its prompt; None: any number.
+        threads: on which the judge is asked.
+
+    Returns:
+        (kept trajectories in order, number of trajectories by reason).
     """
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(validate, trajectories, repeat(scorer), repeat(room)))

@@ -1,1 +1,1 @@
-"""Every field of a config, and what can be told of a run from its config alone, before any work."""
+"""The fields of a config, and the checks of one before any work."""

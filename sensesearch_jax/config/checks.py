@@ -1,6 +1,4 @@
-"""What can be told of a run from its config alone, so that bad input is refused before anything is
-written.
-"""
+"""Checks of a config before anything is read or written: bad input is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -87,7 +85,7 @@ COUNTS = {
 
 
 def check(config: ConfigDict) -> None:
-    """Looks at the fields that name or count something, whatever task they belong to.
+    """Checks the fields that name or count something, whatever task they belong to.
 
     Raises:
         UserError: no policy directory of the right type, no readable image, no trajectories to

@@ -183,10 +183,10 @@ OPERATIONAL = (
 
 
 def leaves(config: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Names and values of a config's fields; what `FIELDS` has as a whole stays whole.
+    """Names and values of a config's fields, depth first.
 
     Args:
-        config: the config, or a part of it.
+        config: the config, or a part of it. A part that is one field of `FIELDS` is not entered.
         prefix: of the names.
     """
     for name, value in config.items():

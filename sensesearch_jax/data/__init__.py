@@ -1,1 +1,1 @@
-"""Questions: where they come from."""
+"""Question sets and their sources."""

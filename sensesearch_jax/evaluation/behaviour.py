@@ -1,4 +1,4 @@
-"""Statistics of what a policy did in its trajectories, which show a collapse early."""
+"""Statistics of a policy's trajectories, which show a collapse early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from sensesearch_jax.rewards.scorer import is_usable
 
 
 def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-    """What the policy did: the statistics that show collapse early."""
+    """Means over the trajectories that count (over all, if none does), and the share of each state
+    but OK over all.
+
+    Returns:
+        'reward', 'accuracy', 'accuracy/KIND', 'format' and 'evidence' of the reward; 'turns',
+        'response_length' (tokens that the policy wrote), 'tool_calls/NAME' and 'repetition'
+        (whether a call was repeated), each per trajectory; and the states by name.
+    """
     everyone = list(itertools.chain.from_iterable(groups))
     counted = [t for t in everyone if is_usable(t)] or everyone
 

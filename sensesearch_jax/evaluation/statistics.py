@@ -115,7 +115,10 @@ def paired_difference(
     Args:
       first: [n] scores of the policy compared with, finite.
       second: [n] scores of the other policy on the same questions, finite.
-      clusters, level, resamples, seed: as for `mean_interval`.
+      clusters: as for `mean_interval`.
+      level: as for `mean_interval`.
+      resamples: as for `mean_interval`.
+      seed: as for `mean_interval`.
 
     Returns:
       The mean difference and its interval; positive where `second` is better.

@@ -1,6 +1,6 @@
-"""What the report's trajectory viewer shows: a stratified choice of questions and all about them.
+"""Data of the report's trajectory viewer: a stratified choice of questions and their trajectories.
 
-The result is one JSON object that `report_viewer.js` draws. Pictures are JPEG data URIs, each
+The result is one JSON object that `trajectory_viewer.js` draws. Pictures are JPEG data URIs, each
 distinct one once, by content hash.
 """
 

@@ -1,4 +1,4 @@
-"""Asks a policy one question about one picture, and prints the trajectory as it happens."""
+"""Asks a policy one question about one image, and prints the trajectory as it happens."""
 
 from __future__ import annotations
 
@@ -65,11 +65,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def check_image(path: str) -> None:
-    """Whether there is a picture that the tool server will take; found out as it does, a hostile
-    file included.
+    """Whether the tool server will take an image, by its decoder, which survives hostile files.
 
     Raises:
-        UserError: there is none.
+        UserError: it is missing or not readable.
     """
     if not path or not Path(path).is_file():
         raise UserError(f"There is no image file at '{path}'; give --config.image=FILE.")
@@ -85,7 +84,7 @@ def check_image(path: str) -> None:
 
 
 def print_turn(trajectory: Trajectory, turn: Turn) -> None:
-    """A turn and what came back."""
+    """Prints a turn and its observation."""
     print(f'── turn {len(trajectory.turns)} ──\n{turn.text.strip()}')
     if turn.observation is not None:
         shown = (
@@ -97,7 +96,7 @@ def print_turn(trajectory: Trajectory, turn: Turn) -> None:
 
 
 def print_end(trajectory: Trajectory, seconds: float) -> None:
-    """The answer, or that there is none."""
+    """Prints the answer, or that there is none."""
     last = trajectory.turns[-1].action if trajectory.turns else None
     answer = last.text if isinstance(last, Answer) else f'none ({trajectory.state.value})'
     print(

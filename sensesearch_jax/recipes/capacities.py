@@ -1,6 +1,4 @@
-"""The tokens that prompts and responses take, known from sizes alone, beside what the sampler has
-room for.
-"""
+"""Tokens that prompts and tool responses take, from images' sizes, and the engine's capacities."""
 
 from __future__ import annotations
 
@@ -50,10 +48,16 @@ def room_for(
     chat: ChatTokenizer,
     preprocessor: Preprocessor,
 ) -> Room:
-    """Room for one question: its prompt of so many tokens, and behind it two turns and the largest
-    crop of its picture.
+    """Capacities for one question, which shares the engine with no other: its prompt, and behind it
+    at least two turns and the largest crop of its image.
 
-    A trajectory has at least what `rollout.suffix_capacity` says.
+    Args:
+        prompt: tokens of its prompt.
+        image: the question's.
+        config: with `agent.turn_tokens` and `rollout.suffix_capacity`, below which the suffix's
+            capacity does not fall.
+        chat: the policy's tokenizer.
+        preprocessor: the policy's, with the run's pixel limits.
     """
     side = preprocessor.token_side
     crop = min(preprocessor.most_tokens, -(-image.width // side) * -(-image.height // side))
@@ -70,11 +74,15 @@ def room_for(
 
 
 def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Preprocessor) -> int:
-    """Bytes of `rollout.feature_cache_gib`; at 0 as many as the pictures of one step may have,
-    within half of the host's.
+    """Bytes of `rollout.feature_cache_gib`; at 0 enough for the images of one step.
 
-    Those are, of its share, one picture of the largest size for each question of a step, and as
-    much again for what tools show; never less than 1 GiB.
+    Those are, of this process's share, one image of the largest size for each question of a step,
+    and as much again for what tools show; at least 1 GiB, at most half of the host's memory.
+
+    Args:
+        config: the run's.
+        policy: whose tower makes the features.
+        preprocessor: the policy's, with the run's pixel limits.
     """
     gib = 1 << 30
     if config.rollout.feature_cache_gib:
@@ -93,7 +101,7 @@ def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Prepro
 
 
 def check_capacities(config: ConfigDict, folder: Path) -> None:
-    """Compares pictures of the smallest and of the largest size with `rollout`'s capacities.
+    """Compares images of the smallest and of the largest size with `rollout`'s capacities.
 
     Prints a sentence where the largest do not fit: such questions and responses would be left out,
     one by one.
@@ -129,5 +137,5 @@ def check_capacities(config: ConfigDict, folder: Path) -> None:
 
 
 def warn(sentence: str) -> None:
-    """For the reader of a run."""
+    """Prints a sentence for the reader of a run."""
     print(f'sensesearch_jax: {sentence}', file=sys.stderr)

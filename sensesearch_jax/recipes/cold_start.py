@@ -1,6 +1,4 @@
-"""Cold start: mine questions that the base policy fails, let an expert solve them with real tools,
-keep what is sound.
-"""
+"""Cold start: an expert solves, with real tools, questions that the base policy fails."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ SCRIPTED = 'sensesearch_jax.pocket.expert.scripted'  # by name, since no room im
 
 
 class PlainEnvironment(Environment):
-    """A plain chat without tools: what the policy says is its answer."""
+    """A plain chat without tools: the reply is the answer."""
 
     def __init__(self, environment: Environment):
         super().__init__(environment.client, environment.protocol, (), environment.limits)
@@ -83,11 +81,18 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 def cold_start(
     session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
 ) -> list[Trajectory]:
-    """Mine, synthesise, validate; each stage goes on where it was interrupted. Returns the kept
-    trajectories.
+    """Mines, synthesises and validates; each stage goes on where it was interrupted.
 
-    Several processes deal out the questions of each stage. The first one gathers what is kept; each
-    other one returns its own.
+    Several processes deal out the questions of each stage.
+
+    Args:
+        session: of the run.
+        loaded: the base policy.
+        features: of its vision tower.
+        questions: of all processes.
+
+    Returns:
+        The kept trajectories: of all processes in the first one, elsewhere this process's.
     """
     mined = mine(session, loaded, features, demonstrable(session, questions))
     chosen = _spread(mined, session.config.expert.questions)
@@ -96,8 +101,7 @@ def cold_start(
 
 
 def demonstrable(session: Session, questions: Sequence[Question]) -> list[Question]:
-    """The questions that the expert can solve with the run's tools; says in a sentence which it
-    leaves out.
+    """The questions that the expert can solve with the run's tools; prints why others are left out.
 
     Raises:
         UserError: there are none.
@@ -122,10 +126,16 @@ def mine(
     """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times
     in `mine.samples`.
 
-    Without those on which tools or judge failed: they are asked again when the run goes on.
+    Those on which tools or judge failed are left out, and asked again when the run goes on.
+
+    Args:
+        session: of the run.
+        loaded: the base policy.
+        features: of its vision tower.
+        questions: of all processes.
 
     Raises:
-        UserError: they failed on all.
+        UserError: tools or judge failed on all.
     """
     config, workdir = session.config, session.workdir
     path = workdir / 'cold_start' / 'mined.jsonl'
@@ -195,8 +205,15 @@ def mine(
 
 
 def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:
-    """The config's expert, under the run's protocol and with its tools: 'scripted', or any
-    OpenAI-compatible model.
+    """The expert that the config names: 'scripted', or any OpenAI-compatible model.
+
+    Args:
+        config: with `expert`, and the protocol and tools of `agent`.
+        client: where the expert reads images; None where it is not run.
+        seed: of the scripted expert's choices.
+
+    Raises:
+        UserError: no such expert.
     """
     expert, protocol, tools = config.expert, PROTOCOLS[config.agent.protocol], config.agent.tools
     if expert.kind == 'scripted':
@@ -215,7 +232,12 @@ def synthesise_all(
 ) -> list[Trajectory]:
     """One expert trajectory per question, with real tool calls, as text and as tokens.
 
-    Those on disk stay, but for what the tools had failed on.
+    Those on disk stay, but for those on which tools or expert had failed.
+
+    Args:
+        session: of the run.
+        loaded: the policy with whose tokenizer they are encoded.
+        questions: this process's.
     """
     config = session.config
     path = session.workdir / 'cold_start' / 'expert.jsonl'
@@ -245,12 +267,20 @@ def synthesise_all(
 def validated(
     session: Session, trajectories: Sequence[Trajectory], questions: Sequence[Question]
 ) -> list[Trajectory]:
-    """Trajectories whose format, logic and answer hold; why others were rejected is counted in the
-    stage's result.
+    """The trajectories whose format, logic and answer hold, written to kept.jsonl.
+
+    The stage's result counts why others were rejected.
 
     Args:
+        session: of the run.
         trajectories: this process's.
         questions: of all processes, in the order in which the first one keeps the trajectories.
+
+    Returns:
+        The kept trajectories: of all processes in the first one, elsewhere this process's.
+
+    Raises:
+        UserError: none is kept.
     """
     workdir = session.workdir
     kept, reasons = validate_all(
@@ -301,9 +331,7 @@ def validated(
 
 
 def _spread(questions: Sequence[Question], count: int) -> list[Question]:
-    """At most `count` questions, the kinds in turn, so that a short cold start still shows all of
-    them.
-    """
+    """At most `count` questions, the kinds in turn, so that a short cold start has all of them."""
     kinds: dict[str, list[Question]] = {}
     for question in questions:
         kinds.setdefault(question.kind, []).append(question)

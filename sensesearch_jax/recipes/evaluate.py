@@ -58,16 +58,21 @@ def evaluate(
     name: str,
     tools: Sequence[str] | None = None,
 ) -> list[Trajectory]:
-    """One scored trajectory per question, in the order of the questions; goes on where it was
-    interrupted.
+    """One scored trajectory per question, in the order of the questions.
 
-    What tools or judge had failed on is asked again then. Several processes deal out the questions,
-    each to its own devices and tool server; the first one gathers all trajectories into its file,
-    each other one returns its own.
+    Goes on where it was interrupted; a question on which tools or judge had failed is asked again
+    then. Several processes deal out the questions, each to its own devices and tool server.
 
     Args:
-        name: of the run, in the summary and as the file workdir/evaluation/<name>.jsonl.
+        session: of the run.
+        loaded: the policy.
+        features: of its vision tower.
+        questions: of all processes.
+        name: of the policy, in the summary and as the file workdir/evaluation/<name>.jsonl.
         tools: those switched on; the config's by default.
+
+    Returns:
+        The trajectories: of all processes in the first one, elsewhere this process's.
     """
     config = session.config
     path = session.workdir / 'evaluation' / f'{name.replace(" ", "_")}.jsonl'
@@ -111,11 +116,13 @@ def evaluate(
 def gather(
     workdir: Workdir, path: Path, questions: Sequence[Question], done: dict[str, Trajectory]
 ) -> None:
-    """Adds the trajectories of the other processes to those of the first, and to its file at
-    `path`.
+    """Adds the other processes' trajectories to those of the first, and to its file.
 
     Args:
-        done: the first process's, by the ids of their questions; the others' stay as they are.
+        workdir: of the run.
+        path: this process's file.
+        questions: of all processes.
+        done: this process's trajectories by the ids of their questions; changed in the first one.
     """
     multihost.wait()
     for folder in multihost.folders(workdir.path)[1:] if multihost.speaks() else ():
@@ -133,7 +140,7 @@ def gather(
 
 
 def write_summary(workdir: Workdir, runs: Mapping[str, Sequence[Trajectory]]) -> dict:
-    """summary.json of the runs, and their table on the terminal."""
+    """Writes summary.json of the runs, and prints their table."""
     summary = summarise({name: [t.to_json() for t in found] for name, found in runs.items()})
     atomic_write(workdir / 'summary.json', json.dumps(summary, indent=1) + '\n')
     print(format_table(summary))

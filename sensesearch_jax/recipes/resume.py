@@ -1,4 +1,4 @@
-"""A learner's state in checkpoints: saved, and put back when a run goes on."""
+"""Checkpoints of a learner's state: saved, and restored when a run goes on."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ from sensesearch_jax.training.trainer import Learner
 
 
 def training_state(learner: Learner) -> dict:
-    """What a checkpoint holds of a learner."""
+    """The arrays of a learner that a checkpoint holds."""
     state = {'parameters': learner.parameters, 'moments': learner.moments}
     return state if learner.mean is None else state | {'mean': learner.mean}
 
 
 def keep(learner: Learner, checkpoints: Checkpoints, step: int) -> None:
-    """Saves the learner's state as that after `step` steps, unless the checkpoint of that step or a
-    later one is there.
+    """Saves the learner's state, unless a checkpoint of that step or a later one exists.
+
+    Args:
+        learner: whose state it is.
+        checkpoints: the stage's.
+        step: steps after which it is the state.
     """
     if step > (checkpoints.latest_step() or 0):
         checkpoints.save(step, training_state(learner))
 
 
 def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int) -> UserError:
-    """The end of a run whose updates are no longer finite; its state after `step` steps, the last
-    good one, is kept.
+    """The error that ends a run whose gradients are no longer finite; saves the last good state.
+
+    Args:
+        learner: with that state.
+        checkpoints: the stage's.
+        stage: the name of its part of the config.
+        step: steps after which it is the state.
     """
     keep(learner, checkpoints, step)
     return UserError(
@@ -34,7 +43,7 @@ def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int
 
 
 def resume(learner: Learner, checkpoints: Checkpoints) -> int:
-    """Puts the last checkpoint into the learner; returns its step, 0 if there is none."""
+    """Restores the last checkpoint into the learner; returns its step, 0 if there is none."""
     restored = checkpoints.restore(training_state(learner))
     if restored is None:
         return 0

@@ -66,13 +66,19 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
-    """Those RL learns from, about entities that nothing before it has learned from."""
+    """The questions of RL, about entities that earlier stages did not learn from."""
     return question_set(workdir, 'validation', config.questions.rl, config.questions.seed)
 
 
 def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list[Engine]:
-    """Samplers for a step, with what is learned so far: as many groups at once as there is room
-    for; the others wait.
+    """Engines for the rollouts of a step, with the learner's parameters.
+
+    They sample `rollout.groups` groups at once, or all of this process's if those are fewer.
+
+    Args:
+        session: of the run.
+        loaded: the policy that was trained from.
+        learner: whose parameters they sample with.
     """
     config = session.config.rl
     asked = multihost.share_of(config.questions_per_step, 'rl.questions_per_step')
@@ -88,11 +94,14 @@ def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list
 def question_order(
     config: ConfigDict, questions: Sequence[Question]
 ) -> Callable[[int], list[Question]]:
-    """What each step asks: all questions in the order of `questions.seed`, again and again, each
-    time in another.
+    """The questions of each step: all of them shuffled by `questions.seed`, pass after pass, each
+    pass in another order.
 
     No step asks a question twice, unless it asks more than there are: where a step ends one pass
     over the questions and begins the next, those that it has asked come later in the new pass.
+
+    Returns:
+        A function from a step, from 0, to its questions.
     """
     count, size = len(questions), config.rl.questions_per_step
     shuffled = (
@@ -121,6 +130,19 @@ def rl(
     unfinished step are kept on disk, so that a killed run goes on as if nothing had happened. In a
     program of several processes each samples its share of the questions and gives them to training
     as its rows; metrics are the processes' means.
+
+    Args:
+        session: of the run.
+        loaded: the policy to train, in float32; it stays as it is, and is the KL term's reference.
+        features: of its vision tower.
+        questions: of all processes.
+
+    Returns:
+        The policy directory.
+
+    Raises:
+        UserError: `rl.steps` was lowered, the gradients are no longer finite, or the tools failed
+            on all trajectories of `rl.max_failed_steps` steps.
     """
     config, workdir = session.config.rl, session.workdir
     shared = multihost.shared_folder(workdir.path) / 'rl'
@@ -236,7 +258,21 @@ def rl_step(
     asked: Sequence[Question],
     step: int,
 ) -> dict[str, float]:
-    """One rollout batch and the updates on it. Returns the step's metrics."""
+    """One rollout batch and the updates on it.
+
+    Args:
+        session: of the run.
+        loaded: the policy that was trained from.
+        features: of its vision tower.
+        engines: with the learner's present parameters.
+        learner: updated.
+        reference: parameters of the KL term's reference; None without that term.
+        asked: this process's questions of the step.
+        step: from 0.
+
+    Returns:
+        The step's metrics.
+    """
     config, began = session.config.rl, time.monotonic()
 
     def tokens_run():
@@ -305,8 +341,13 @@ def rl_step(
 
 
 def tools_down(session: Session, step: int, steps: int) -> UserError:
-    """The end of a run whose tools failed every trajectory of so many steps, with what failed in
-    the last of them.
+    """The error that ends a run whose tools failed on every trajectory, with the causes in the last
+    step.
+
+    Args:
+        session: of the run.
+        step: the last step, from 0.
+        steps: how many steps in a row failed.
     """
     failures = Counter(map(failure, read_trajectories(trajectories_path(session, step))))
     said = ', '.join(f'{what} ({count} times)' for what, count in failures.most_common() if what)
@@ -324,7 +365,7 @@ def tools_down(session: Session, step: int, steps: int) -> UserError:
 
 
 def failure(trajectory: Trajectory) -> str:
-    """The tool that failed a trajectory, or what else leaves it out; '' if nothing does."""
+    """The tool, or other cause, for which a trajectory is left out; '' if it counts."""
     if trajectory.state is SampleState.UNSCORABLE:
         return 'judge'
     if trajectory.state is SampleState.TOO_LONG:
@@ -349,11 +390,21 @@ def sample_groups(
     asked: Sequence[Question],
     step: int,
 ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
-    """The step's groups, scored; those that an interrupted run has left on disk are not sampled
-    again.
+    """The step's groups, sampled and scored.
 
-    But for those in which tools or judge had failed: they are sampled as a whole, with the seeds
-    that they had.
+    Groups that an interrupted run has left on disk are not sampled again, except those in which
+    tools or judge had failed: these are sampled anew, with the same seeds.
+
+    Args:
+        session: of the run.
+        loaded: the policy that was trained from.
+        features: of its vision tower.
+        engines: that sample.
+        asked: this process's questions of the step.
+        step: from 0.
+
+    Returns:
+        (groups in the order of the questions, what sampling cost).
     """
     config = session.config
     path = trajectories_path(session, step)
@@ -395,5 +446,5 @@ def sample_groups(
 
 
 def trajectories_path(session: Session, step: int) -> Path:
-    """Where a step's trajectories are kept."""
+    """The file of a step's trajectories."""
     return session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'

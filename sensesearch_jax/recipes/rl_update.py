@@ -27,17 +27,23 @@ ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo'
 
 
 def own_rows(config: ConfigDict) -> int:
-    """Rows that this process gives to a micro-batch."""
+    """Rows of a micro-batch that come from this process."""
     return multihost.share_of(config.micro_batch, 'rl.micro_batch')
 
 
 def shaped_advantages(
     config: ConfigDict, groups: Sequence[Sequence[Trajectory]], usable: Bool[np.ndarray, 'b g']
 ) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
-    """The group layer's advantages, through the batch layer where its scope is the rollout batch,
-    and two statistics.
+    """Advantages of this process's groups: the group layer, and the batch layer where its scope is
+    the rollout batch of all processes.
 
-    The rollout batch is that of all processes.
+    Args:
+        config: the run's `rl`.
+        groups: this process's, G trajectories each.
+        usable: [groups, G], whether a trajectory counts.
+
+    Returns:
+        ([groups, G] advantages, `frac_reward_zero_std` and `batch_gain` of all processes).
     """
     rewards = multihost.everyone(
         np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
@@ -58,7 +64,7 @@ def shaped_advantages(
 
 @dataclass
 class Passes:
-    """What the updates of a rollout batch ran, in tokens, the reference's passes included."""
+    """Tokens of the forward passes of a rollout batch, the reference's included."""
 
     groups: int = 0
     run: int = 0
@@ -66,7 +72,13 @@ class Passes:
     distinct: int = 0  # as many as there were to run
 
     def add(self, batch: GroupBatch, groups: Sequence[Sequence[Trajectory]], times: int) -> None:
-        """Counts a batch of these groups that was run so many times."""
+        """Counts a micro-batch.
+
+        Args:
+            batch: the micro-batch.
+            groups: whose tokens it holds.
+            times: forward passes over it.
+        """
         self.groups += len(groups)
         self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
         self.padded += times * batch.padded_tokens
@@ -89,13 +101,24 @@ def update(
     to_batch: Callable[[Sequence[Sequence[Trajectory]]], GroupBatch],
     generator: np.random.Generator,
 ) -> tuple[dict[str, float], Passes]:
-    """All epochs and minibatches of one rollout batch.
+    """All epochs and minibatches of updates on one rollout batch.
+
+    A minibatch without any trajectory that counts makes no update.
+
+    Args:
+        config: the run's `rl`.
+        learner: updated.
+        reference: parameters of the KL term's reference; None without that term.
+        groups: this process's, G trajectories each.
+        advantages: [groups, G].
+        usable: [groups, G], whether a trajectory counts.
+        to_batch: makes a micro-batch of at most `own_rows` groups.
+        generator: of the minibatches' shuffles; the same in all processes.
 
     Returns:
-        the updates' statistics over the groups that teach (means of those that were finite; maxima
-        of maxima; the sampler's gap of the first update, before which the two policies are one; how
-        many were skipped), and what they cost. A minibatch without any trajectory that counts makes
-        no update.
+        Statistics and passes. Statistics are means over the updates whose gradient was finite
+        (maxima of those named `_max`); `sampler_gap` and `sampler_gap_max` are of the first update,
+        before which trainer and sampler have the same parameters; `skipped_updates` is a count.
     """
     # A question whose picture could not be had has no tokens. A group without spread stays in: it
     # has no gradient of its own and costs no pass, but the mean over the batch and the KL term
@@ -159,8 +182,15 @@ def update(
 def minibatch_normalized(
     advantages: Float[np.ndarray, 'b g'], usable: Bool[np.ndarray, 'b g'], part: np.ndarray
 ) -> Float[np.ndarray, 'n g']:
-    """The advantages of these groups through the batch layer of the minibatch, to which all
-    processes give their part.
+    """Advantages of one minibatch through the batch layer, over the minibatch of all processes.
+
+    Args:
+        advantages: [groups, G] of this process's rollout batch.
+        usable: [groups, G], whether a trajectory counts.
+        part: indices of the groups in this process's part of the minibatch.
+
+    Returns:
+        [len(part), G].
     """
     of_part = np.isin(np.arange(len(usable)), part)[:, None]
     everyone, counted = multihost.everyone(advantages), multihost.everyone(usable & of_part)

@@ -22,14 +22,12 @@ PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
 
 
 def row_length(prompt: int, suffix: int) -> tuple[int, int]:
-    """What rows are sorted by: the size that the prompt is padded to, and within one size the
-    suffix.
-    """
+    """Sort key of rows: the size that the prompt is padded to, and within one size the suffix."""
     return bucket(prompt - 1, PROMPT_STEP, FINE), suffix
 
 
 def suppressed_mask(loaded: LoadedPolicy) -> np.ndarray:
-    """[V] True for ids that are never sampled; the trainer's distribution leaves them out like the
+    """[V] True for ids that are never sampled; training's distribution leaves them out like the
     sampler's.
     """
     mask = np.zeros(loaded.policy.sizes.language.vocabulary, bool)
@@ -46,8 +44,16 @@ def row_batch(
     ahead: Sequence[Trajectory] = (),
     pack_step: int = 0,
 ) -> GroupBatch:
-    """Groups of trajectories as one batch of `rows` rows; `ahead`: those that come next;
-    `pack_step`: see `build_groups`.
+    """Groups of trajectories as one batch.
+
+    Args:
+        loaded: the policy.
+        features: of its vision tower.
+        groups: trajectories by question, at most `rows` of them.
+        members: G, trajectories that a row has room for.
+        rows: B, of the batch; those without a group are empty.
+        ahead: trajectories of later batches, whose images fill up passes through the tower.
+        pack_step: see `build_groups`.
     """
     sizes = loaded.policy.sizes
 

@@ -1,5 +1,5 @@
-"""What every task with an agent needs: a tool server, its client, a policy directory, and where
-results go.
+"""The session that every recipe with an agent runs in: tool server and client, policy directory,
+engines, metrics and files of trajectories.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LoadedPolicy:
 
 @dataclass
 class Session:
-    """A run's tools and outputs."""
+    """A run's config, tools, outputs and engines."""
 
     config: ConfigDict
     workdir: Workdir
@@ -116,15 +116,19 @@ class Session:
         parameters: nnx.State | None = None,
         room: Room | None = None,
     ) -> list[Engine]:
-        """Samplers of a policy that share out so many groups.
+        """Engines that sample from a policy and share out the groups among them.
 
         Policies of one structure share them, so that a stage does not compile what another one has.
         Each process samples on its own devices.
 
         Args:
+            loaded: the policy.
+            groups: groups sampled at once, by all engines together.
+            members: G, trajectories of a group.
+            sampling: temperature, top-k and top-p.
             parameters: to sample with, and in whose dtype; the policy's own by default, in the
                 config's `rollout.dtype`.
-            room: their capacities; those of the config's `rollout` by default.
+            room: their capacities in tokens; those of the config's `rollout` by default.
         """
         graph, own = nnx.split(loaded.policy)
         rollout = self.config.rollout
@@ -181,10 +185,13 @@ def unsampled(loaded: LoadedPolicy) -> list[int]:
 def load_policy_directory(
     folder: str | Path, config: ConfigDict, mesh: Mesh, dtype: DTypeLike
 ) -> LoadedPolicy:
-    """A policy directory; '' means the base policy that comes with the project. `mesh` and `dtype`
-    as for `load_policy`.
+    """A policy with its tokenizer, and its preprocessor with the config's pixel limits.
 
-    Its pictures have the config's `min_pixels` and `max_pixels`.
+    Args:
+        folder: a Hugging Face directory; '' is the project's own base policy.
+        config: with `min_pixels` and `max_pixels`.
+        mesh: over which the parameters are sharded.
+        dtype: of the parameters.
 
     Raises:
         UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and
@@ -199,8 +206,13 @@ def load_policy_directory(
 
 
 def save_policy_directory(policy: Policy, loaded: LoadedPolicy, folder: Path, dtype: str) -> None:
-    """Writes a directory of `policy`, with the tokenizer of `loaded`, and its preprocessor as the run
-    had it.
+    """Writes a Hugging Face directory of a policy.
+
+    Args:
+        policy: whose parameters are written.
+        loaded: whose tokenizer, and preprocessor with the run's pixel limits, are.
+        folder: the directory.
+        dtype: of the written parameters.
     """
     save_policy(policy, folder, copy_from=loaded.folder, dtype=dtype)
     if jax.process_index() == 0:
@@ -238,9 +250,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
-    """Adds trajectories to a JSON-lines file, all or none of a call after a crash but for a torn
-    last line.
-    """
+    """Appends trajectories to a JSON-lines file; a killed process may leave a torn last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = ''.join(json.dumps(t.to_json()) + '\n' for t in trajectories)
     with open(path, 'a', encoding='utf-8') as file:
@@ -249,8 +259,9 @@ def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
-    """The trajectories of a file, without a last line that a killed process left torn (which is cut
-    off the file).
+    """The trajectories of a file; none if it is missing.
+
+    A last line that a killed process left torn is dropped, in the file too.
     """
     if not path.is_file():
         return []

@@ -71,7 +71,14 @@ def sft(
 ) -> Path:
     """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint.
 
-    Returns the directory.
+    Args:
+        session: of the run.
+        loaded: the policy to train, in float32; it stays as it is.
+        features: of its vision tower.
+        trajectories: with their tokens, the same in all processes.
+
+    Returns:
+        The policy directory.
     """
     config, workdir = session.config.sft, session.workdir
     shared = shared_folder(workdir.path) / 'sft'
@@ -151,12 +158,15 @@ def micro_batches(
     ahead: Sequence[Trajectory],
     places: Counter[str],
 ) -> Iterator[GroupBatch]:
-    """A step's trajectories in batches of `rows` rows in all processes, each made when it is asked
-    for.
+    """A step's trajectories as micro-batches, each made when it is asked for.
 
     Args:
-        ahead: trajectories of later steps, whose pictures fill up passes through the tower.
-        places: counts `used` tokens and `all` places of this process's rows.
+        loaded: the policy.
+        features: of its vision tower.
+        chosen: the step's trajectories, of all processes.
+        rows: of a micro-batch, of all processes.
+        ahead: trajectories of later steps, whose images fill up passes through the tower.
+        places: counts `used` tokens and `all` tokens, padding included, of this process's rows.
     """
     for first in range(0, len(chosen), rows):
         own = [[t] for t in share(chosen[first : first + rows], rows, 'sft.micro_batch')]

@@ -1,1 +1,1 @@
-"""What a trajectory is worth: accuracy, format, tool cost, and whether it counts at all."""
+"""The reward of a trajectory: accuracy, format, evidence and tool cost, and whether it counts."""

@@ -19,8 +19,12 @@ _EPSILON = 1e-6
 
 
 def crop_frames(turns: Iterable[Turn]) -> list[Box]:
-    """For each image that has an index, in order, the part of the original that it shows
-    (fractions).
+    """The region of the original that each indexed image shows, in order of image_index.
+
+    A crop's box is relative to the image that it was cropped from, which may be a crop itself.
+
+    Returns:
+        (left, top, right, bottom) in fractions of the original; that of the original itself first.
     """
     frames = [WHOLE]
     for turn in turns:
@@ -34,7 +38,7 @@ def crop_frames(turns: Iterable[Turn]) -> list[Box]:
 
 
 def absolute(box: Sequence[float], frame: Sequence[float]) -> Box:
-    """A box in fractions of `frame` as fractions of what `frame` refers to."""
+    """A box in fractions of `frame`, as fractions of the original that `frame` is a box of."""
     width, height = frame[2] - frame[0], frame[3] - frame[1]
     x0, y0, x1, y1 = box
     return (
@@ -58,7 +62,7 @@ def relative(box: Sequence[float], frame: Sequence[float]) -> Box:
 
 
 def holds(frame: Sequence[float], box: Sequence[float]) -> bool:
-    """Whether `box` lies within `frame` as a whole."""
+    """Whether all of `box` lies within `frame`."""
     return (
         frame[0] <= box[0] + _EPSILON
         and frame[1] <= box[1] + _EPSILON
@@ -76,12 +80,12 @@ def fits(frame: Sequence[float], box: Sequence[float]) -> bool:
 
 
 def loose_box(box: Sequence[float], margin: float = 0.03, step: float = 0.1) -> Box:
-    """The smallest box on a grid of `step` that holds `box` with `margin` to spare on each side,
-    within the picture.
+    """The smallest box on a grid that holds `box` and a margin on each side, within the picture.
 
     Args:
         box: (left, top, right, bottom) in fractions of the picture.
         margin: in the same fractions.
+        step: of the grid, in the same fractions.
     """
     low = [max(0.0, math.floor((v - margin) / step + 1e-9) * step) for v in box[:2]]
     high = [min(1.0, math.ceil((v + margin) / step - 1e-9) * step) for v in box[2:]]

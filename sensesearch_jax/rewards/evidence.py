@@ -1,9 +1,8 @@
-"""What had been seen at a point of a trajectory, as text, and whether a name or a fact occurs in
-it.
+"""Evidence: the share of the facts and views behind an answer that a trajectory's tools showed.
 
-As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that looked
-at the right thing from near, or searched for it, from the one that did not. Rewards for what a
-search brings to light are known from text search agents; ours counts images too.
+As a reward, evidence tells trajectories apart that all end with a wrong answer: the one that
+cropped the right object, or searched for it, from the one that did not. Rewards for the results of
+a search are known from text search agents; ours counts images too.
 """
 
 from collections.abc import Iterable
@@ -41,10 +40,14 @@ def content_words(title: str) -> list[str]:
 
 
 def states(text: str, fact: str, title: str = '') -> bool:
-    """Whether a line (a result) of `text` holds `fact` and is about `title`, by any content word of
-    it.
+    """Whether a line (a result) of `text` holds `fact` and is about `title`.
 
     The fact alone would not do: many countries pay in euros.
+
+    Args:
+        text: results of searches, one a line.
+        fact: a word or phrase; see `contains`.
+        title: name of the object; any content word of it will do. '' accepts every line.
     """
     names = content_words(title)
     lines = (line for line in text.split('\n') if contains(line, fact))
@@ -64,12 +67,12 @@ def answer_text(question: Question, fact: str) -> str:
 
 
 def evidence(trajectory: Trajectory) -> float:
-    """The share of what tools should bring to light that they showed: a near view of the object,
-    its name, the answer.
+    """Share in [0, 1] of the expected evidence that tools showed: a close view of the object, its
+    name, the answer.
 
-    A near view counts where the object does not fill the picture; the name where the question's
-    truth tells it, and only as an image search's first result. Perception's answers a text might
-    hold by chance, so that the view is all there is.
+    The close view is expected where the object does not fill the picture; the name where the
+    question's truth has it, and only as an image search's first result. Questions of perception
+    expect the view alone, since a text might hold their answers by chance.
     """
     question = trajectory.question
     shown = (
@@ -83,7 +86,7 @@ def evidence(trajectory: Trajectory) -> float:
 
 
 def shown_near(trajectory: Trajectory) -> bool:
-    """Whether a crop showed the object asked for, whole and not too loose around it."""
+    """Whether a crop showed all of the object asked for and was not too loose around it."""
     box = trajectory.question.truth['box']
     return any(fits(frame, box) for frame in crop_frames(trajectory.turns)[1:])
 

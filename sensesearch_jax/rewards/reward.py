@@ -42,6 +42,15 @@ def answer_is_right(
 ) -> 'bool | ToolFailure':
     """Whether `answer` is right: by the option it names for multiple choice, else if it is sure to
     be a reference, else by the judge.
+
+    Args:
+        question: with its accepted answers and options.
+        answer: the policy's, as text.
+        judge: asked where the comparison with the references fails; None: that decides alone.
+        image: hash of the question's image on the tool server; None if it has not been uploaded.
+
+    Returns:
+        The verdict, or the judge's failure.
     """
     if is_right(question.text, question.answers, answer, question.choices):
         return True

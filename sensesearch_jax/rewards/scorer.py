@@ -69,8 +69,8 @@ class Scorer:
         return None if uncounted(trajectory) else final_answer(trajectory)
 
     def verdict(self, trajectory: Trajectory, answer: str) -> bool | ToolFailure:
-        """Whether `answer` to the trajectory's question is right; may take as long as the judge,
-        which is told of the question's image. The judge's failure is a value.
+        """Whether `answer` to the trajectory's question is right, by the judge where it has to be
+        asked, with the question's image. The judge's failure is a value.
         """
         image = trajectory.images[0].sha256 if trajectory.images else None
         return answer_is_right(trajectory.question, answer, self.judge, image)
