@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(TASKS[name])
     with Workdir.open(
-        multihost.own_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))
+        multihost.process_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))
     ) as workdir:
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
             and workdir.stage_done('run')
             and reaches(workdir.stage_result('run'), config)
         )
-        if multihost.agreed(done):
+        if multihost.broadcast(done):
             print(
                 f'The run in {workdir.path} is finished, and nothing in it was changed; another one wants another '
                 '--workdir.',

@@ -96,7 +96,7 @@ def cold_start(
     """
     mined = mine(session, loaded, features, demonstrable(session, questions))
     chosen = _spread(mined, session.config.expert.questions)
-    made = synthesise_all(session, loaded, multihost.dealt(chosen))
+    made = synthesise_all(session, loaded, multihost.local_items(chosen))
     return validated(session, made, chosen)
 
 
@@ -142,9 +142,9 @@ def mine(
     right: dict[str, int] = {}
     if path.is_file():
         right = {r['id']: r['right'] for r in map(json.loads, path.read_text().splitlines())}
-    own = multihost.dealt(questions)
+    own = multihost.local_items(questions)
     left = [q for q in own if q.id not in right]
-    if multihost.largest(len(left)):  # making the engines takes all processes
+    if multihost.global_max(len(left)):  # making the engines takes all processes
         path.parent.mkdir(parents=True, exist_ok=True)
         engines = session.engines(
             loaded,
@@ -191,7 +191,7 @@ def mine(
                 )
                 lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
                 atomic_write(path, ''.join(lines))
-    for text in multihost.texts(json.dumps(right)):
+    for text in multihost.allgather_texts(json.dumps(right)):
         right |= json.loads(text)
     if questions and not any(q.id in right for q in questions):
         raise UserError(
@@ -302,12 +302,12 @@ def validated(
         'states': Counter(t.state.value for t in trajectories),
         'ok': Counter(all=sum(t.state is SampleState.OK for t in kept)),
     }
-    everywhere = [json.loads(text) for text in multihost.texts(json.dumps(counts))]
+    everywhere = [json.loads(text) for text in multihost.allgather_texts(json.dumps(counts))]
     total = {
         name: sum((Counter(of_one[name]) for of_one in everywhere), Counter()) for name in counts
     }
-    multihost.wait()
-    if multihost.speaks():
+    multihost.barrier()
+    if multihost.is_main():
         for folder in multihost.folders(workdir.path)[1:]:
             kept += read_trajectories(folder / kept_path.relative_to(workdir.path))
         by_id = {t.question.id: t for t in kept}

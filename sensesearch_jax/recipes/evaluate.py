@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             workdir, config.evaluate.split, config.questions.test, config.questions.test_seed
         )
         found = evaluate(session, loaded, session.features(loaded), questions, config.evaluate.name)
-    if multihost.speaks():
+    if multihost.is_main():
         write_summary(workdir, {config.evaluate.name: found})
 
 
@@ -77,9 +77,9 @@ def evaluate(
     config = session.config
     path = session.workdir / 'evaluation' / f'{name.replace(" ", "_")}.jsonl'
     done = {t.question.id: t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
-    own = multihost.dealt(questions)
+    own = multihost.local_items(questions)
     left = [q for q in own if q.id not in done]
-    if multihost.largest(len(left)):  # making the engines takes all processes
+    if multihost.global_max(len(left)):  # making the engines takes all processes
         width = min(config.evaluate.lanes, max(len(left), 1))
         sampling = Sampling(
             config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p
@@ -124,8 +124,8 @@ def gather(
         questions: of all processes.
         done: this process's trajectories by the ids of their questions; changed in the first one.
     """
-    multihost.wait()
-    for folder in multihost.folders(workdir.path)[1:] if multihost.speaks() else ():
+    multihost.barrier()
+    for folder in multihost.folders(workdir.path)[1:] if multihost.is_main() else ():
         theirs = {
             t.question.id: t for t in read_trajectories(folder / path.relative_to(workdir.path))
         }

@@ -81,7 +81,7 @@ def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list
         learner: whose parameters they sample with.
     """
     config = session.config.rl
-    asked = multihost.share_of(config.questions_per_step, 'rl.questions_per_step')
+    asked = multihost.rows_per_process(config.questions_per_step, 'rl.questions_per_step')
     return session.engines(
         loaded,
         groups=min(asked, session.config.rollout.groups),
@@ -147,7 +147,7 @@ def rl(
     config, workdir = session.config.rl, session.workdir
     shared = multihost.shared_folder(workdir.path) / 'rl'
     folder = shared / 'policy'
-    if multihost.agreed(
+    if multihost.broadcast(
         workdir.stage_done('rl') and workdir.stage_result('rl')['steps'] >= config.steps
     ):
         return folder
@@ -187,11 +187,11 @@ def rl(
                 parameters = replica(learner.all_parameters, session.mesh)
                 for engine in engines:
                     engine.set_parameters(parameters)
-                asked = multihost.share(
+                asked = multihost.local_rows(
                     asked_at(step), config.questions_per_step, 'rl.questions_per_step'
                 )
                 updates = learner.updates
-                values = multihost.mean(
+                values = multihost.global_means(
                     rl_step(session, loaded, features, engines, learner, reference, asked, step)
                 )
                 failed = 0 if values['usable_share'] else failed + 1
@@ -287,7 +287,7 @@ def rl_step(
     advantages, values = shaped_advantages(config, groups, usable)
 
     def to_batch(part):
-        return multihost.together(
+        return multihost.pad_alike(
             row_batch(
                 loaded,
                 features,
@@ -329,7 +329,7 @@ def rl_step(
             'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
             'rollouts_per_second': usable.size / max(sampled - began, 1e-9),
             # a group's prompt counted once
-            'tokens_per_second': multihost.total(tokens)[0] / max(ended - began, 1e-9),
+            'tokens_per_second': multihost.global_sums(tokens)[0] / max(ended - began, 1e-9),
             'sampled_tokens_per_second': cost.sampled_tokens / max(cost.seconds, 1e-9),
             'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
             'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),

@@ -28,7 +28,7 @@ ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo'
 
 def own_rows(config: ConfigDict) -> int:
     """Rows of a micro-batch that come from this process."""
-    return multihost.share_of(config.micro_batch, 'rl.micro_batch')
+    return multihost.rows_per_process(config.micro_batch, 'rl.micro_batch')
 
 
 def shaped_advantages(
@@ -45,10 +45,10 @@ def shaped_advantages(
     Returns:
         ([groups, G] advantages, `frac_reward_zero_std` and `batch_gain` of all processes).
     """
-    rewards = multihost.everyone(
+    rewards = multihost.allgather(
         np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
     )
-    usable = multihost.everyone(usable)
+    usable = multihost.allgather(usable)
     ids = np.repeat(np.arange(len(rewards)), config.members)
     flat = group_advantages(rewards.ravel(), ids, usable.ravel())
     equal, count = frac_reward_zero_std(rewards.ravel(), ids, usable.ravel())
@@ -59,7 +59,7 @@ def shaped_advantages(
     }
     if batch_layer and config.batch_scope == 'batch':
         flat = batch_normalize(flat, usable.ravel())
-    return multihost.own(np.asarray(flat).reshape(rewards.shape)), statistics
+    return multihost.local_part(np.asarray(flat).reshape(rewards.shape)), statistics
 
 
 @dataclass
@@ -126,7 +126,7 @@ def update(
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
     _, batch_layer = ALGORITHMS[config.algorithm]
     done: list[dict[str, float]] = []
-    passes, rows_each, most = Passes(), own_rows(config), multihost.largest(len(trainable))
+    passes, rows_each, most = Passes(), own_rows(config), multihost.global_max(len(trainable))
     for _ in range(config.epochs if most else 0):
         for part in np.array_split(generator.permutation(trainable), min(config.minibatches, most)):
             now = advantages[part]
@@ -139,7 +139,7 @@ def update(
                 return (sum if config.pack_step else max)(map(length, groups[part[i]]))
 
             order = sorted(range(len(part)), key=lambda i: (bool(now[i].any()), size(i)))
-            count = multihost.largest(-(-len(part) // rows_each))
+            count = multihost.global_max(-(-len(part) // rows_each))
             rows_of = [order[i * rows_each : (i + 1) * rows_each] for i in range(count)]
             counted = [
                 response_tokens(t)
@@ -147,7 +147,7 @@ def update(
                 for t, counts in zip(groups[i], usable[i])
                 if counts
             ]
-            in_loss = InLoss(*multihost.total(np.count_nonzero(counted), sum(counted)))
+            in_loss = InLoss(*multihost.global_sums(np.count_nonzero(counted), sum(counted)))
             if not in_loss.trajectories:
                 continue
 
@@ -193,7 +193,7 @@ def minibatch_normalized(
         [len(part), G].
     """
     of_part = np.isin(np.arange(len(usable)), part)[:, None]
-    everyone, counted = multihost.everyone(advantages), multihost.everyone(usable & of_part)
-    return multihost.own(
-        np.asarray(batch_normalize(everyone.ravel(), counted.ravel())).reshape(everyone.shape)
+    gathered, counted = multihost.allgather(advantages), multihost.allgather(usable & of_part)
+    return multihost.local_part(
+        np.asarray(batch_normalize(gathered.ravel(), counted.ravel())).reshape(gathered.shape)
     )[part]

@@ -29,16 +29,9 @@ from sensesearch_jax.recipes.session import (
     save_policy_directory,
 )
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
-from sensesearch_jax.runtime.multihost import (
-    agreed,
-    share,
-    share_of,
-    shared_folder,
-    together,
-    total,
-)
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.checkpointing import Checkpoints
@@ -81,9 +74,9 @@ def sft(
         The policy directory.
     """
     config, workdir = session.config.sft, session.workdir
-    shared = shared_folder(workdir.path) / 'sft'
+    shared = multihost.shared_folder(workdir.path) / 'sft'
     folder = shared / 'policy'
-    if agreed(workdir.stage_done('sft')):
+    if multihost.broadcast(workdir.stage_done('sft')):
         return folder
     shuffled = (
         grain.MapDataset.source(list(range(len(trajectories))))
@@ -126,7 +119,7 @@ def sft(
                     micro_batches(loaded, features, chosen, rows, ahead, places),
                     sum(map(response_tokens, chosen)),
                 )
-                used, size = total(places['used'], places['all'])
+                used, size = multihost.global_sums(places['used'], places['all'])
                 seconds = time.monotonic() - began
                 cost = {
                     'padding_share': 1 - used / size,
@@ -169,9 +162,13 @@ def micro_batches(
         places: counts `used` tokens and `all` tokens, padding included, of this process's rows.
     """
     for first in range(0, len(chosen), rows):
-        own = [[t] for t in share(chosen[first : first + rows], rows, 'sft.micro_batch')]
-        batch = together(
-            row_batch(loaded, features, own, 1, share_of(rows, 'sft.micro_batch'), ahead)
+        own = [
+            [t] for t in multihost.local_rows(chosen[first : first + rows], rows, 'sft.micro_batch')
+        ]
+        batch = multihost.pad_alike(
+            row_batch(
+                loaded, features, own, 1, multihost.rows_per_process(rows, 'sft.micro_batch'), ahead
+            )
         )
         places.update(
             used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.padded_tokens

@@ -37,7 +37,7 @@ from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.scoring import Scoring, put_score
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.runtime.threads import side_by_side
+from sensesearch_jax.runtime.threads import parallel_map
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def rollout(
     ]
     start = time.monotonic()
     try:
-        side_by_side(_Rollout.loop, runs, len(runs), queue.stop)
+        parallel_map(_Rollout.loop, runs, len(runs), queue.stop)
     finally:
         for threads in (pool, judges):
             threads.shutdown(wait=False, cancel_futures=True)

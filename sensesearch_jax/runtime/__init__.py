@@ -1,3 +1,1 @@
-"""Runtime: what a long run needs around its arithmetic, the working directory, checkpoints,
-metrics.
-"""
+"""Runtime of a long run: device mesh, processes, workdir, metrics, progress, threads."""

@@ -1,8 +1,7 @@
-"""Programs of several processes: their start, what they agree on before a step, and who speaks for
-all.
+"""Multi-process programs: initialization, and the collectives of hosts.
 
-Rollouts are local to a process, training is one program of all of them. So before a training step
-the processes agree on its shapes; nothing else of a rollout has to be the same.
+Rollouts are local to a process, training is one program of all of them. So the processes agree on
+the shapes of a training step before it; nothing else of a rollout has to be the same.
 """
 
 from __future__ import annotations
@@ -23,15 +22,13 @@ T = TypeVar('T')
 
 
 def start() -> None:
-    """Joins the other processes of a multi-host run by jax's own means, before anything else uses
-    jax.
+    """Initializes jax.distributed, before anything else uses jax.
 
-    On TPU pods, GKE, SLURM and under MPI jax finds the others by itself; elsewhere
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are
-    (docs/multi_host.md).
+    On TPU pods, GKE, SLURM and under MPI jax finds the other processes by itself. Elsewhere it needs
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (docs/multi_host.md).
 
     Raises:
-        UserError: nothing says where the other processes are, or they cannot be reached.
+        UserError: these variables are missing, or the other processes cannot be reached.
     """
 
     def number(name):
@@ -47,43 +44,43 @@ def start() -> None:
         ) from None
 
 
-def speaks() -> bool:
-    """Whether this process writes what is written once for all: metrics, policies, progress."""
+def is_main() -> bool:
+    """Whether this is the main process, which writes metrics, policies and progress for all."""
     return jax.process_index() == 0
 
 
-def own_folder(path: str | os.PathLike[str]) -> Path:
-    """This process's working directory: the one given for the first, and one beside it for each
-    other.
+def process_folder(path: str | os.PathLike[str]) -> Path:
+    """Workdir of this process: the given one for the main process, one beside it for each other.
 
-    Metrics, locks and the pictures of a tool server are a process's own; policies and checkpoints
-    are not.
+    Each process has its own metrics, locks and pictures of a tool server. Policies and checkpoints
+    are shared.
     """
     path = Path(path)
-    return path if speaks() else path.with_name(f'{path.name}-process-{jax.process_index()}')
+    return path if is_main() else path.with_name(f'{path.name}-process-{jax.process_index()}')
 
 
 def shared_folder(path: Path) -> Path:
-    """The first process's working directory, given this process's own."""
+    """Workdir of the main process, given that of this process."""
     return (
         path
-        if speaks()
+        if is_main()
         else path.with_name(path.name.removesuffix(f'-process-{jax.process_index()}'))
     )
 
 
-def agreed(value: bool) -> bool:
-    """What the first process says, in all of them."""
+def broadcast(value: bool) -> bool:
+    """Value of the main process, in all processes."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def share_of(count: int, field: str) -> int:
-    """How many of `count` rows are this process's, and every other one's.
+def rows_per_process(count: int, field: str) -> int:
+    """Number of rows of each process.
 
     Args:
-        field: of the config, which says how many they are.
+        count: rows of all processes.
+        field: config field that has the count.
 
     Raises:
         UserError: the processes do not divide `count`.
@@ -96,21 +93,28 @@ def share_of(count: int, field: str) -> int:
     return each
 
 
-def share(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
-    """This process's part of `count` rows, of which the last may be missing; see `share_of`."""
-    each = share_of(count, field)
+def local_rows(rows: Sequence[Any], count: int, field: str) -> Sequence[Any]:
+    """Contiguous shard of rows of this process.
+
+    Args:
+        rows: of all processes; the last of them may be missing.
+        count: rows of all processes, with missing ones.
+        field: config field that has the count.
+
+    Raises:
+        UserError: the processes do not divide `count`.
+    """
+    each = rows_per_process(count, field)
     return rows[jax.process_index() * each : (jax.process_index() + 1) * each]
 
 
-def dealt(items: Sequence[T]) -> list[T]:
-    """This process's part of items that are worked on one by one, as many as they are: dealt out in
-    turn.
-    """
+def local_items(items: Sequence[T]) -> list[T]:
+    """Shard of items of this process, strided; the shards may differ in length by one."""
     return list(items[jax.process_index() :: jax.process_count()])
 
 
 def folders(path: Path) -> list[Path]:
-    """The working directories of all processes, in their order, given this process's own."""
+    """Workdirs of all processes, in their order, given that of this process."""
     first = shared_folder(path)
     return [
         first,
@@ -118,16 +122,14 @@ def folders(path: Path) -> list[Path]:
     ]
 
 
-def wait() -> None:
-    """Returns when all processes have come here, with their files on disk."""
+def barrier() -> None:
+    """Barrier of all processes, after which each can read the files that the others have written."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices('wait')
+        multihost_utils.sync_global_devices('barrier')
 
 
-def everyone(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, in their order; each has as many, of one shape and at most 32 bits
-    a number.
-    """
+def allgather(rows: np.ndarray) -> np.ndarray:
+    """Rows of all processes, in their order; all have one shape and a dtype of at most 32 bits."""
     return (
         rows
         if jax.process_count() == 1
@@ -135,27 +137,27 @@ def everyone(rows: np.ndarray) -> np.ndarray:
     )
 
 
-def own(rows: np.ndarray) -> np.ndarray:
-    """This process's part of what `everyone` gave."""
+def local_part(rows: np.ndarray) -> np.ndarray:
+    """Rows of this process, given those of `allgather`."""
     return np.split(rows, jax.process_count())[jax.process_index()]
 
 
-def largest(value: int) -> int:
-    """The largest of all processes' values."""
-    return int(everyone(np.array([value])).max())
+def global_max(value: int) -> int:
+    """Maximum over all processes."""
+    return int(allgather(np.array([value])).max())
 
 
-def together(batch: Any) -> Any:
-    """A batch padded to the longest of all processes, so that their rows make one batch.
+def pad_alike(batch: Any) -> Any:
+    """Batch padded to the largest shape of all processes, so that their rows make one global batch.
 
-    Shapes come from few buckets; the largest of several processes' is one of them. Padding is
-    invalid everywhere: zeros, and −1 where an index names a feature.
+    Shapes come from few buckets, and so does the largest. Padding is zeros, which are invalid
+    places, and −1 for feature indices.
     """
     if jax.process_count() == 1:
         return batch
     arrays = {name: x for name, x in batch._asdict().items() if name != 'packing'}
     shapes = np.concatenate([x.shape for x in arrays.values()])
-    longest = everyone(shapes[None]).max(0)
+    longest = allgather(shapes[None]).max(0)
     cuts = np.cumsum([x.ndim for x in arrays.values()])[:-1]
     padded = {}
     for (name, x), shape in zip(arrays.items(), np.split(longest, cuts), strict=True):
@@ -163,38 +165,40 @@ def together(batch: Any) -> Any:
         padded[name] = np.pad(
             x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill
         )
-    if batch.packing is not None:  # places among suffixes that are longer now
-        padded['packing'] = batch.packing.of(padded['valid'], largest(batch.packing.index.shape[1]))
+    if batch.packing is not None:  # its indices are of the padded suffixes
+        padded['packing'] = batch.packing.of(
+            padded['valid'], global_max(batch.packing.index.shape[1])
+        )
     return batch._replace(**padded)
 
 
-def mean(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each value over the processes that have it."""
+def global_means(values: Mapping[str, float]) -> dict[str, float]:
+    """Mean of each value over the processes that have it."""
     found: dict[str, list[float]] = {}
-    for text in texts(json.dumps({name: float(value) for name, value in values.items()})):
+    for text in allgather_texts(json.dumps({name: float(value) for name, value in values.items()})):
         for name, value in json.loads(text).items():
             found.setdefault(name, []).append(value)
     return {name: sum(those) / len(those) for name, those in found.items()}
 
 
-def texts(text: str) -> list[str]:
-    """The texts of all processes, in their order."""
+def allgather_texts(text: str) -> list[str]:
+    """Texts of all processes, in their order."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
-    lengths = everyone(np.array([len(data)]))
+    lengths = allgather(np.array([len(data)]))
     padded = np.zeros((1, int(lengths.max())), np.uint8)
     padded[0, : len(data)] = data
     return [
-        bytes(row[:length]).decode() for row, length in zip(everyone(padded), lengths, strict=True)
+        bytes(row[:length]).decode() for row, length in zip(allgather(padded), lengths, strict=True)
     ]
 
 
-def total(*counts: float) -> list[float]:
-    """Each count added up over all processes, exactly up to 2^53."""
+def global_sums(*counts: float) -> list[float]:
+    """Sum of each count over all processes, exact up to 2^53."""
     sums = np.array(counts, np.float64)
     if jax.process_count() > 1:
-        # As bytes, since arrays of jax are cut to 32 bits.
+        # As pairs of 32 bits, since jax converts arrays to 32 bits.
         gathered = np.asarray(multihost_utils.process_allgather(sums.view(np.uint32)))
         sums = np.ascontiguousarray(gathered).view(np.float64).sum(0)
     return [float(value) for value in sums]

@@ -1,6 +1,4 @@
-"""Compiled programs run side by side, from several threads: one alone does not fill the cores of a
-CPU.
-"""
+"""Threads that run compiled programs in parallel: a single one does not fill the cores of a CPU."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ In, Out, Sum = TypeVar('In'), TypeVar('Out'), TypeVar('Sum')
 
 
 class SharedProgram:
-    """A function of `jax.jit` for several threads: what one of them compiles, the others wait for
-    and then have.
-    """
+    """Jitted function for several threads: each program is compiled once, while the others wait."""
 
     def __init__(self, program: Callable):
         self.program = program
@@ -26,7 +22,7 @@ class SharedProgram:
         self._compiling = threading.Lock()
 
     def __call__(self, *operands: Any) -> Any:
-        """The program's results."""
+        """Results of the function."""
         form = tuple(map(_form, jax.tree.leaves(operands)))
         if form in self._known:
             return self.program(*operands)
@@ -37,9 +33,7 @@ class SharedProgram:
 
 
 def _form(operand: Any) -> Any:
-    """What of an operand a program is compiled for: a number of Python's may be a static argument,
-    and counts as it is.
-    """
+    """Compilation key of an operand: shape and dtype, or a Python number, which may be static."""
     return (
         operand
         if isinstance(operand, int)
@@ -47,21 +41,24 @@ def _form(operand: Any) -> Any:
     )
 
 
-def side_by_side(
+def parallel_map(
     f: Callable[[In], Out],
     items: Iterable[In],
     threads: int,
     stop: Callable[[], None] = lambda: None,
 ) -> list[Out]:
-    """`f` of each item, in the items' order, at most `threads` at a time.
+    """Results of `f` for each item, in the items' order, computed by a pool of threads.
 
     Args:
-        stop: called when one of them fails or the caller is interrupted: makes the others end soon.
-            The error is raised after that.
+        f: function of one item.
+        items: all of them.
+        threads: size of the pool.
+        stop: called when a call of `f` fails or the caller is interrupted, before the error is
+            raised: makes the other calls end soon.
     """
     if threads == 1:
         return [f(item) for item in items]
-    with ThreadPoolExecutor(threads, thread_name_prefix='side-by-side') as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix='parallel') as pool:
         calls = [pool.submit(f, item) for item in items]
         try:
             done, _ = wait(calls, return_when=FIRST_EXCEPTION)
@@ -74,17 +71,19 @@ def side_by_side(
         return [call.result() for call in calls]
 
 
-def sum_side_by_side(
+def parallel_sum(
     f: Callable[[In], Out], items: Iterable[In], add: Callable[[Sum | None, Out], Sum], threads: int
 ) -> Sum | None:
-    """`f` of each item, at most `threads` at a time, added up in the items' order; None of no
-    items.
+    """Sum of `f` over the items in their order, computed by a pool of threads; None of no items.
 
-    Beside the sum there is at most one result for each thread: who is done early waits for its
-    turn. An item is taken when a thread is free for it, one at a time.
+    Beside the sum there is at most one result for each thread, which waits until it is the next to
+    be added. Items are taken one at a time, when a thread is free.
 
     Args:
-        add: the sum with one result more, given the sum so far (None before the first).
+        f: function of one item.
+        items: all of them.
+        add: the new sum, given the sum so far (None before the first) and a result.
+        threads: size of the pool.
     """
     if threads == 1:
         total = None
@@ -117,5 +116,5 @@ def sum_side_by_side(
             failed = True
             turn.notify_all()
 
-    side_by_side(lambda _: work(), range(threads), threads, stop)
+    parallel_map(lambda _: work(), range(threads), threads, stop)
     return total

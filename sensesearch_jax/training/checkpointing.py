@@ -110,7 +110,7 @@ class Checkpoints:
             raise ValueError(f'The host state cannot be written as JSON: {error}.') from None
         host = {
             'layout': {name: _layout(leaf) for name, leaf in leaves.items()},
-            'processes': multihost.texts(text),
+            'processes': multihost.allgather_texts(text),
         }
         items = {'host': ocp.args.JsonSave(host)}
         if leaves:

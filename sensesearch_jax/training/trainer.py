@@ -36,7 +36,7 @@ from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
-from sensesearch_jax.runtime.threads import SharedProgram, sum_side_by_side
+from sensesearch_jax.runtime.threads import SharedProgram, parallel_sum
 from sensesearch_jax.training.losses import (
     cross_entropy,
     kl,
@@ -268,7 +268,7 @@ class Learner:
         """
         if tokens is None:
             batches = list(batches)
-            (tokens,) = multihost.total(sum(b.response_mask.sum() for b in batches))
+            (tokens,) = multihost.global_sums(sum(b.response_mask.sum() for b in batches))
         return self._apply(
             *self._summed(
                 lambda batch: self._sft((self.parameters, self.kept), batch, tokens), batches
@@ -344,7 +344,7 @@ class Learner:
     def _in_loss(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> InLoss:
         own = [(b.response_mask & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
         return InLoss(
-            *multihost.total(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
+            *multihost.global_sums(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
         )
 
     def _summed(
@@ -377,7 +377,7 @@ class Learner:
                     return self._add(total, grads)
                 return grads if self.dtype == jnp.float32 else self._exact(grads)
 
-        return sum_side_by_side(computed, batches, add, self.threads), statistics
+        return parallel_sum(computed, batches, add, self.threads), statistics
 
     def lower(
         self, batch: GroupBatch, targets: PolicyTargets | None = None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sensesearch_jax.runtime.threads import SharedProgram, side_by_side, sum_side_by_side
+from sensesearch_jax.runtime.threads import SharedProgram, parallel_map, parallel_sum
 
 
 def test_each_shape_compiles_once_however_many_threads_want_it():
@@ -19,7 +19,7 @@ def test_each_shape_compiles_once_however_many_threads_want_it():
         return 2 * x
 
     program = SharedProgram(jax.jit(twice))
-    found = side_by_side(
+    found = parallel_map(
         program, [jnp.ones(3), jnp.ones(3), jnp.ones(4), jnp.ones(3), jnp.ones(4)], 4
     )
     assert [float(x.sum()) for x in found] == [6, 6, 8, 6, 8]
@@ -38,9 +38,9 @@ def test_another_dtype_is_another_program():
 
     shared = SharedProgram(program)
     shared(jnp.ones(3))
-    side_by_side(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
+    parallel_map(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
     assert max(most) == 1
-    side_by_side(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
+    parallel_map(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
     assert max(most) > 1  # it is there now
 
 
@@ -50,12 +50,12 @@ def test_results_are_in_the_order_of_the_items(threads):
         time.sleep(0.01 * (5 - n))
         return n * n
 
-    assert side_by_side(late, range(5), threads) == [0, 1, 4, 9, 16]
+    assert parallel_map(late, range(5), threads) == [0, 1, 4, 9, 16]
 
 
 def test_it_runs_side_by_side():
     meeting = threading.Barrier(3, timeout=10)
-    assert side_by_side(lambda _: meeting.wait() >= 0, range(3), 3) == [True] * 3
+    assert parallel_map(lambda _: meeting.wait() >= 0, range(3), 3) == [True] * 3
 
 
 def test_an_error_stops_the_others():
@@ -67,7 +67,7 @@ def test_an_error_stops_the_others():
         assert stopped.wait(10)
 
     with pytest.raises(KeyError, match='the second'):
-        side_by_side(work, range(3), 3, stopped.set)
+        parallel_map(work, range(3), 3, stopped.set)
 
 
 @pytest.mark.parametrize('threads', [1, 2, 4])
@@ -95,9 +95,9 @@ def test_results_are_added_in_their_order_and_few_wait(threads):
             alive -= 1
         return found if total is None else total + found
 
-    assert sum_side_by_side(f, items(), add, threads) == list(range(12))
+    assert parallel_sum(f, items(), add, threads) == list(range(12))
     assert 1 <= most <= threads
-    assert sum_side_by_side(f, [], add, threads) is None
+    assert parallel_sum(f, [], add, threads) is None
 
 
 @pytest.mark.parametrize('where', ['f', 'items', 'add'])
@@ -123,4 +123,4 @@ def test_an_error_ends_the_sum(where):
         return i
 
     with pytest.raises(KeyError, match=where):
-        sum_side_by_side(f, items(), add, 3)
+        parallel_sum(f, items(), add, 3)

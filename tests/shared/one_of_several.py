@@ -28,7 +28,7 @@ def step(folder, processes=1, index=0):
     from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
     from sensesearch_jax.recipes.resume import resume, training_state
     from sensesearch_jax.runtime.mesh import local, make_mesh
-    from sensesearch_jax.runtime.multihost import together
+    from sensesearch_jax.runtime.multihost import pad_alike
     from sensesearch_jax.training.checkpointing import Checkpoints
     from sensesearch_jax.training.optimizer import make_optimizer
     from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
@@ -58,7 +58,7 @@ def step(folder, processes=1, index=0):
     )
     share = slice(index * 4 // processes, (index + 1) * 4 // processes)
     # Each process knows its own rows only, and so the lengths of its own rows only.
-    batch = together(batch_of(ROWS[share], prompt_step=8, suffix_step=8, feature_step=8))
+    batch = pad_alike(batch_of(ROWS[share], prompt_step=8, suffix_step=8, feature_step=8))
     losses = [learner.sft_step([batch])['loss'] for _ in range(2)]
     random = np.random.default_rng(0)
     advantages = random.normal(size=(4, 3)).astype(np.float32)[share]
