@@ -39,7 +39,7 @@ from tools_server.config import ConfigError, ServerConfig, load_config
 from tools_server.connections import limited_protocol, most_connections
 from tools_server.launch import READY
 from tools_server.logs import Identified, configure
-from tools_server.memory import return_large_buffers
+from tools_server.memory import return_large_buffers, trim_while_running
 from tools_server.service import ToolService
 from tools_server.stopping import DRAIN_S, Draining
 
@@ -154,6 +154,7 @@ def _serve(
 ) -> int:
     cv2.setNumThreads(1)
     return_large_buffers()
+    trim_while_running()
     if ready_fd is not None:
         os.set_inheritable(
             ready_fd, False

@@ -66,13 +66,19 @@ class Cache:
             else:
                 self.hits += 1
         if not owner:
-            return future.result(), True
+            try:
+                return future.result(), True
+            finally:
+                del future  # see below
         try:
             value = compute()
         except BaseException as error:
             with self._lock:
                 del self._pending[key]
             future.set_exception(error)
+            # The error holds this frame; did the frame hold the error, all that `compute` had read
+            # would wait for the garbage collector.
+            del future
             raise
         with self._lock:
             del self._pending[key]

@@ -5,12 +5,14 @@ import gc
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tools_server.backend_config import Limits
+from tools_server.cache import Cache
 from tools_server.config import AnswerConfig
 from tools_server.failures import ToolError
 from tools_server.limits import deadline
@@ -224,6 +226,28 @@ def no_garbage_collector():
     gc.disable()
     yield
     gc.enable()
+
+
+def test_a_value_that_cannot_be_made_leaves_nothing_in_the_cache(no_garbage_collector):
+    """Picture bombs that were refused stayed until the garbage collector came."""
+    read = []
+
+    def call():
+        large = Large()
+        read.append(weakref.ref(large))
+        time.sleep(0.1)  # others join
+        raise ToolError('caller', 'no picture')
+
+    def ask(cache):
+        try:
+            cache.get_or_compute('key', call)
+        except ToolError as error:
+            return error.kind
+
+    cache = Cache(10)
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(ask, [cache] * 3)) == ['caller'] * 3
+    assert read and not any(large() for large in read)
 
 
 @pytest.mark.parametrize('kept', [False, True], ids=['admission', 'tool'])

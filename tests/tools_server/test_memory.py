@@ -1,6 +1,8 @@
 """Memory of a server after use: what was decoded for a moment leaves the process again."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server.launch import ToolServer
-from tools_server.memory import return_large_buffers
+from tools_server.memory import return_large_buffers, trim
 
 POCKET = Path(__file__).parents[2] / 'configs' / 'tools_pocket.yaml'
 MOST_MB = 600
@@ -39,3 +41,27 @@ def test_the_pocket_server_stays_small(tmp_path):
             assert all(isinstance(found, list) for found in pool.map(use, range(30)))
         pages = int(Path(f'/proc/{server.process.pid}/statm').read_text().split()[1])
         assert pages * os.sysconf('SC_PAGE_SIZE') / 2**20 < MOST_MB
+
+
+FRAGMENTED = """
+import time
+from tools_server import memory
+memory.return_large_buffers()
+memory.TRIM_EVERY_S = 0.05
+memory.trim_while_running()
+buffers = [b'x' * 500_000 for _ in range(400)]
+most = memory.resident_bytes()
+del buffers[:-1]  # the last one holds the end of the heap
+end = time.monotonic() + 20
+while memory.resident_bytes() > most - 150_000_000 and time.monotonic() < end:
+    time.sleep(0.05)
+print(most - memory.resident_bytes())
+"""
+
+
+@pytest.mark.skipif(not trim(), reason='of the C library glibc alone can do so')
+def test_free_memory_below_what_is_used_is_given_back():
+    command = [sys.executable, '-c', FRAGMENTED]
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert int(ended.stdout) > 150_000_000, ended.stderr

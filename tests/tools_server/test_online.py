@@ -2,8 +2,10 @@
 refusing and failing."""
 
 import base64
+import gc
 import json
 import time
+import weakref
 
 import pytest
 from picture_bombs import BOMBS
@@ -281,6 +283,36 @@ def test_slow_thumbnails_cost_their_results_and_not_the_search(stand_in, store):
         and notes.passing
     )
     search.close()
+
+
+def test_thumbnails_that_fail_are_let_go_of(stand_in, store, monkeypatch):
+    """Pictures of megabytes that were none stayed until the garbage collector came."""
+    read = []
+
+    class Picture:
+        pass
+
+    def refuse(*_):
+        picture = Picture()
+        read.append(weakref.ref(picture))
+        raise ToolError('caller', 'no picture')
+
+    inline = 'data:image/png;base64,' + base64.b64encode(encoded(picture(1))).decode()
+    search = lens(stand_in, store, [{'title': 't', 'thumbnailUrl': inline}] * 3)
+    image = store.add(encoded(picture(0)))[0]
+    monkeypatch.setattr(store.decoder, 'read', refuse)
+    gc.collect()
+    gc.disable()
+    try:
+        with degraded.collected() as notes:
+            assert search.search(image, 3) == []
+        end = time.monotonic() + 5
+        while any(one() for one in read) and time.monotonic() < end:
+            time.sleep(0.01)  # the threads let go of it a moment later
+        assert len(read) == len(notes.reasons) == 3 and not any(one() for one in read)
+    finally:
+        gc.enable()
+        search.close()
 
 
 @pytest.mark.parametrize('bomb', BOMBS)

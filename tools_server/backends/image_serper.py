@@ -81,6 +81,10 @@ class SerperImageSearch:
                     matches.append(
                         Match(title=result.get('title'), thumbnail=shown, score=1 / (1 + rank))
                     )
+            # A failure holds this frame; did the frame hold the failure, the picture that was read
+            # would wait for the garbage collector.
+            thumbnail = None
+            thumbnails.clear()
         return matches
 
     def _thumbnail(self, result: dict[str, Any]) -> Image:

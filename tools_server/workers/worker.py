@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 from tools_server.failures import ToolError
+from tools_server.memory import resident_bytes, trim
 from tools_server.workers.messages import receive, send
 
 NICENESS = (
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
     gc.freeze()
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    base = _resident_bytes()
+    base = resident_bytes()
     _limit_memory(memory_bytes)
     try:
         send(sock, ['ready'])
@@ -48,7 +49,9 @@ def main(arguments: list[str]) -> None:
             _limit_processor_time(seconds)
             reply, sound = _reply(name, values)
             del values, request
-            sound = sound and _resident_bytes() < base + MOST_GROWTH_BYTES
+            if resident_bytes() > base + MOST_GROWTH_BYTES:
+                trim()
+            sound = sound and resident_bytes() <= base + MOST_GROWTH_BYTES
             send(sock, [*reply, sound])
             if not sound:
                 return
@@ -89,13 +92,6 @@ def _limit_processor_time(seconds: float) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
-
-
-def _resident_bytes() -> int:
-    if sys.platform != 'linux':
-        return 0
-    with open('/proc/self/statm') as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 if __name__ == '__main__':
