@@ -3,8 +3,8 @@ right to the last token.
 
     python -m experiments.analysis.seeing --policy=DIR --split=validation
 
-Plain lessons of configs/base.py, most of them on colours and shapes and near views; of 'train' most
-pictures are varied ones, as in its training, of other splits none is.
+Plain questions as configs/base.py trains on, most of them on colours and shapes and near views; of
+'train' most pictures are augmented, as in its training, of other splits none is.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import numpy as np
 from flax import nnx
 
 from sensesearch_jax.model.hf_checkpoint import load_policy
-from sensesearch_jax.pocket.pretraining.run import Lessons, Pages, Student
+from sensesearch_jax.pocket.pretraining.curriculum import Curriculum
+from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.policy_with_probes import PolicyWithProbes
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.recipes.session import POCKET_POLICY
 from sensesearch_jax.runtime.progress import Progress
 
 
 def asked(question: str, answer: str) -> str:
-    """What a lesson's question is about."""
+    """The subject of a question."""
     if answer.startswith('['):
         return 'box'
     if answer in ('yes', 'no'):
@@ -48,33 +50,33 @@ def main() -> None:
     config, files = runpy.run_path('configs/base.py')['get_config'](), PocketFiles()
     folder = Path(options.policy)
     policy = load_policy(folder)
-    lessons = Lessons(config, folder, policy.sizes, files, Pages(files))
-    seeing = lessons.seeing
+    curriculum = Curriculum(config, folder, policy.sizes, files, Pages(files))
+    vqa = curriculum.vqa
     if options.split != 'train':
-        seeing.entities = {
+        vqa.entities = {
             'map': files.select('flag', options.split),
             'wall': files.select('painting', options.split),
         }
-        seeing.varied = 0.0
-    graph, parameters = nnx.split(Student(policy, (), 0))
+        vqa.augmented_share = 0.0
+    graph, parameters = nnx.split(PolicyWithProbes(policy, (), 0))
     correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
     random, found = np.random.default_rng(0), {}
     with Progress('look', options.batches, unit='batch') as bar:
         for _ in range(options.batches):
-            batch = lessons.picture_batch(random, sights=True)
+            batch = curriculum.picture_batch(random, attribute_focus=True)
             right, groups = np.asarray(correct(parameters, batch)), batch.groups
             for b, g in zip(*np.nonzero(groups.response_mask.any(-1))):
-                own, valid = groups.response_mask[b, g], groups.valid[b, g]
+                response, valid = groups.response_mask[b, g], groups.valid[b, g]
 
                 def say(mask):
                     return (
-                        lessons.chat.decode(groups.tokens[b, g][mask])
+                        curriculum.chat.decode(groups.tokens[b, g][mask])
                         .replace('<|im_end|>', '')
                         .strip()
                     )
 
-                found.setdefault(asked(say(valid & ~own), say(own)), []).append(
-                    right[b, g][own[1:]].all()
+                found.setdefault(asked(say(valid & ~response), say(response)), []).append(
+                    right[b, g][response[1:]].all()
                 )
             bar.update()
     print(f'| asked for ({options.split}) | answers | right |\n|---|---|---|')

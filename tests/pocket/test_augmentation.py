@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sensesearch_jax.pocket.pretraining.augmentation import ASPECTS, KEPT, VariedRenderer
+from sensesearch_jax.pocket.pretraining.augmentation import ASPECTS, KEPT, AugmentedRenderer
 from sensesearch_jax.pocket.world.colours import dominant_colour
 from sensesearch_jax.pocket.world.files import PocketFiles
 
@@ -13,7 +13,7 @@ TAUGHT = {kind: FILES.select(kind, 'train') for kind in ('flag', 'painting')}
 
 @pytest.fixture(scope='module')
 def renderer():
-    return VariedRenderer(FILES)
+    return AugmentedRenderer(FILES)
 
 
 def test_a_flag_comes_in_many_colours(renderer):
@@ -22,7 +22,7 @@ def test_a_flag_comes_in_many_colours(renderer):
     colours: dict[str, set] = {}
     for entity in TAUGHT['flag'][:40]:
         for _ in range(8):
-            variant = renderer.vary(rng, entity)
+            variant = renderer.augment(rng, entity)
             pixels = renderer.picture(variant.id)[0]
             assert (
                 pixels.shape[1::-1] == variant.size
@@ -35,7 +35,7 @@ def test_a_flag_comes_in_many_colours(renderer):
 def test_a_painting_comes_in_many_shapes(renderer):
     rng = np.random.default_rng(0)
     for entity in TAUGHT['painting'][:6]:
-        aspects = [renderer.vary(rng, entity).aspect for _ in range(20)]
+        aspects = [renderer.augment(rng, entity).aspect for _ in range(20)]
         assert min(aspects) < 0.8 and max(aspects) > 1.25
         assert ASPECTS[0] * 0.95 < min(aspects) and max(aspects) < ASPECTS[1] * 1.05
 
@@ -45,14 +45,14 @@ def test_no_variant_looks_like_a_flag_that_is_held_out(renderer):
     held = FILES.select('flag', 'test')
     assert all(renderer.like_held_out(renderer.picture(entity.id)[0]) for entity in held)
     for entity in TAUGHT['flag']:
-        variant = renderer.vary(rng, entity)
+        variant = renderer.augment(rng, entity)
         assert variant is entity or not renderer.like_held_out(renderer.picture(variant.id)[0])
 
 
 def test_entities_keep_what_is_known_of_them(renderer):
     rng = np.random.default_rng(2)
     entity = TAUGHT['flag'][0]
-    variant = renderer.vary(rng, entity)
+    variant = renderer.augment(rng, entity)
     assert variant.id != entity.id and (variant.title, variant.facts, variant.split) == (
         entity.title,
         entity.facts,
@@ -63,9 +63,9 @@ def test_entities_keep_what_is_known_of_them(renderer):
 
 def test_variants_are_forgotten(renderer):
     rng = np.random.default_rng(3)
-    first = renderer.vary(rng, TAUGHT['flag'][0])
+    first = renderer.augment(rng, TAUGHT['flag'][0])
     for _ in range(KEPT):
-        renderer.vary(rng, TAUGHT['flag'][1])
+        renderer.augment(rng, TAUGHT['flag'][1])
     with pytest.raises(KeyError):
         renderer.entity(first.id)
 
@@ -73,7 +73,7 @@ def test_variants_are_forgotten(renderer):
 def test_the_same_draws_give_the_same_pictures():
     pictures = []
     for _ in range(2):
-        renderer, rng = VariedRenderer(FILES), np.random.default_rng(4)
+        renderer, rng = AugmentedRenderer(FILES), np.random.default_rng(4)
         pictures.append(
             [renderer.picture(e.id)[0] for e in renderer.some(rng, TAUGHT['flag'], 6, share=0.7)]
         )

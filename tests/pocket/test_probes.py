@@ -8,7 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensesearch_jax.pocket.pretraining.probes import LINES, LOOKS, Probes, visual_targets
+from sensesearch_jax.pocket.pretraining.probes import ATTRIBUTES, LINES, Probes, visual_targets
 from sensesearch_jax.rewards.crop_geometry import loose_box
 
 
@@ -57,14 +57,14 @@ def test_of_two_objects_a_token_belongs_to_the_one_that_covers_it_more():
 
 def test_looks_belong_to_the_tokens_of_their_objects():
     objects = boxes((0.0, 0.0, 0.2, 0.5), (0.61, 0.76, 0.99, 0.99), (0.61, 0.0, 0.99, 0.2))
-    found = visual_targets([objects], [(4, 5)], [3], 30, looks=[np.array([4, -1, 7])])
-    look = found.look[0, 3:23].reshape(4, 5)
+    found = visual_targets([objects], [(4, 5)], [3], 30, attributes=[np.array([4, -1, 7])])
+    attribute = found.attribute[0, 3:23].reshape(4, 5)
     assert (
-        look[:2, 0].tolist() == [4, 4]
-        and look[0, 3:].tolist() == [7, 7]
-        and (look == -1).sum() == 16
+        attribute[:2, 0].tolist() == [4, 4]
+        and attribute[0, 3:].tolist() == [7, 7]
+        and (attribute == -1).sum() == 16
     )
-    assert (visual_targets([objects], [(4, 5)], [3], 30).look == -1).all()
+    assert (visual_targets([objects], [(4, 5)], [3], 30).attribute == -1).all()
 
 
 def test_rows_without_picture_or_object():
@@ -95,13 +95,13 @@ def test_any_objects(objects, rows, columns, start):
 
 def test_probes_learn_what_the_values_hold():
     """Right read-outs give no loss; what is not visual, or not inside, does not count."""
-    looks = [np.array([LOOKS - 1]), np.zeros(0, int)]
+    attributes = [np.array([ATTRIBUTES - 1]), np.zeros(0, int)]
     targets = visual_targets(
-        [boxes((0.1, 0.1, 0.5, 0.6)), boxes()], [(3, 4), None], [1, 0], 16, looks=looks
+        [boxes((0.1, 0.1, 0.5, 0.6)), boxes()], [(3, 4), None], [1, 0], 16, attributes=attributes
     )
     random = np.random.default_rng(0)
     rows, columns = 6, 7
-    width = 1 + 4 * LINES + rows + columns + LOOKS
+    width = 1 + 4 * LINES + rows + columns + ATTRIBUTES
     probes = Probes(width, rows, columns, nnx.Rngs(0))
     probes.read.kernel.set_value(jnp.eye(width))
     probes.read.bias.set_value(jnp.zeros(width))
@@ -115,14 +115,16 @@ def test_probes_learn_what_the_values_hold():
             one_hot(targets.edges, LINES).reshape(2, 16, -1),
             one_hot(targets.row, rows),
             one_hot(targets.column, columns),
-            one_hot(np.maximum(targets.look, 0), LOOKS),
+            one_hot(np.maximum(targets.attribute, 0), ATTRIBUTES),
         ],
         -1,
     ).astype(np.float32)
     loss, parts = probes(jnp.asarray(right), targets)
-    assert parts.keys() == {'objectness', 'edges', 'place', 'look'} and float(loss) < 1e-4
+    assert parts.keys() == {'objectness', 'edges', 'place', 'attribute'} and float(loss) < 1e-4
     noisy = np.where(targets.visual[..., None], right, random.normal(size=right.shape) * 9)
-    noisy[..., -LOOKS:] = np.where(targets.look[..., None] >= 0, right[..., -LOOKS:], 7.0)
+    noisy[..., -ATTRIBUTES:] = np.where(
+        targets.attribute[..., None] >= 0, right[..., -ATTRIBUTES:], 7.0
+    )
     noisy[..., 1 : 1 + 4 * LINES] = np.where(
         targets.inside[..., None], right[..., 1 : 1 + 4 * LINES], 7.0
     )
@@ -132,7 +134,7 @@ def test_probes_learn_what_the_values_hold():
     assert float(parts['objectness']) == pytest.approx(np.log(2), rel=1e-5)
     assert float(parts['place']) == pytest.approx(np.log(rows) + np.log(columns), rel=1e-5)
     assert float(blank) == pytest.approx(
-        2 * np.log(2) + np.log(LINES) + np.log(LOOKS) + 0.2 * float(parts['place']), rel=1e-5
+        2 * np.log(2) + np.log(LINES) + np.log(ATTRIBUTES) + 0.2 * float(parts['place']), rel=1e-5
     )
     slope = jax.grad(lambda v: probes(v, targets)[0])(jnp.asarray(noisy))
     assert np.isfinite(slope).all() and not np.asarray(slope)[~targets.visual].any()

@@ -1,4 +1,4 @@
-"""Inquiries: what is said was shown before, nothing held out comes in, and the value stands in what
+"""Search dialogues: what is said was shown before, nothing held out comes in, and the value stands in what
 is cut out."""
 
 import json
@@ -7,32 +7,35 @@ import re
 import numpy as np
 import pytest
 
+from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.search_dialogues import (
     PASSAGE,
-    InquiryLessons,
+    SearchDialogues,
     cut_around,
     word,
 )
-from sensesearch_jax.pocket.pretraining.vqa_and_reading import Pages, with_options
+from sensesearch_jax.pocket.pretraining.visual_questions import with_options
 from sensesearch_jax.pocket.world.files import PocketFiles
-from tests.pocket.test_vqa_and_reading import held_out, words_of
+from tests.pocket.test_examples import held_out, words_of
 
 FILES = PocketFiles()
 
 
 @pytest.fixture(scope='module')
-def inquiries():
-    return InquiryLessons(FILES, Pages(FILES))
+def search_dialogues():
+    return SearchDialogues(FILES, Pages(FILES))
 
 
-def test_names_and_answers_were_shown_before(inquiries, monkeypatch):
-    made, plain = [], inquiries._dialogue
+def test_names_and_answers_were_shown_before(search_dialogues, monkeypatch):
+    made, plain = [], search_dialogues._dialogue
     monkeypatch.setattr(
-        inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1]
+        search_dialogues,
+        '_dialogue',
+        lambda *about: made.append((about, plain(*about))) or made[-1][1],
     )
     for seed in range(400):
-        lesson = inquiries(np.random.default_rng(seed), 512)
-        assert lesson.picture is None and not held_out(words_of(lesson))
+        example = search_dialogues(np.random.default_rng(seed), 512)
+        assert example.picture is None and not held_out(words_of(example))
     restated = 0
     for (_, _, question, thing, title, name, key, _, _, value), pairs in made:
         (asked, first), *beside, (names, named), (passages, read) = pairs
@@ -43,13 +46,18 @@ def test_names_and_answers_were_shown_before(inquiries, monkeypatch):
     assert restated > len(made) / 2
 
 
-def test_formatted_inquiries_call_for_the_words_and_reply_with_the_value(inquiries, monkeypatch):
-    made, plain = [], inquiries._dialogue
+def test_formatted_search_dialogues_call_for_the_words_and_reply_with_the_value(
+    search_dialogues, monkeypatch
+):
+    made, plain = [], search_dialogues._dialogue
     monkeypatch.setattr(
-        inquiries, '_dialogue', lambda *about: made.append((about, plain(*about))) or made[-1][1]
+        search_dialogues,
+        '_dialogue',
+        lambda *about: made.append((about, plain(*about))) or made[-1][1],
     )
     systems = [
-        inquiries(np.random.default_rng(seed), 512, formatted=True).system for seed in range(200)
+        search_dialogues(np.random.default_rng(seed), 512, formatted=True).system
+        for seed in range(200)
     ]
     for (_, form, _, _, _, name, key, _, _, value), pairs, system in zip(
         *zip(*made), systems, strict=True
@@ -63,15 +71,15 @@ def test_formatted_inquiries_call_for_the_words_and_reply_with_the_value(inquiri
         assert name in words and key in words
 
 
-def test_longer_lessons_hold_more_inquiries_and_seeds_decide(inquiries):
-    assert len(inquiries(np.random.default_rng(1), 1024).pairs) >= 6
-    one, other = (inquiries(np.random.default_rng(3), 512) for _ in range(2))
-    assert one[:4] == other[:4] != inquiries(np.random.default_rng(4), 512)[:4]
+def test_longer_examples_hold_more_search_dialogues_and_seeds_decide(search_dialogues):
+    assert len(search_dialogues(np.random.default_rng(1), 1024).pairs) >= 6
+    one, other = (search_dialogues(np.random.default_rng(3), 512) for _ in range(2))
+    assert one[:4] == other[:4] != search_dialogues(np.random.default_rng(4), 512)[:4]
 
 
-def test_facts_asked_for_are_of_training_entities_and_stated(inquiries):
-    assert len(inquiries.stated) > 1000
-    for entity, field in inquiries.stated:
+def test_facts_asked_for_are_of_training_entities_and_stated(search_dialogues):
+    assert len(search_dialogues.stated) > 1000
+    for entity, field in search_dialogues.stated:
         passage = FILES.passages[entity.passages[field.name]]
         assert entity.split == 'train' and word(entity.facts[field.name]).search(passage['text'])
 

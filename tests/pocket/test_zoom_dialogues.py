@@ -10,12 +10,13 @@ import pytest
 
 from configs import base as base_config
 from sensesearch_jax.model.hf_checkpoint import load_policy
-from sensesearch_jax.pocket.pretraining.run import Lessons
-from sensesearch_jax.pocket.pretraining.vqa_and_reading import Pages, SeeingLessons
-from sensesearch_jax.pocket.pretraining.zoom_dialogues import ZoomLessons
+from sensesearch_jax.pocket.pretraining.curriculum import Curriculum
+from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
+from sensesearch_jax.pocket.pretraining.zoom_dialogues import ZoomDialogues
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.recipes.session import POCKET_POLICY
-from tests.pocket.test_vqa_and_reading import held_out
+from tests.pocket.test_examples import held_out
 
 FILES = PocketFiles()
 
@@ -30,22 +31,22 @@ def boxes_in(text):
 
 
 def test_the_nearer_picture_shows_the_object_and_a_second_box_finds_it(pages, monkeypatch):
-    zooms = ZoomLessons(SeeingLessons(FILES, pages, 4))
+    zooms = ZoomDialogues(VisualQuestions(FILES, pages, 4))
     again = right = 0
     for seed in range(60):
-        lesson = zooms(np.random.default_rng(seed), 3)
+        example = zooms(np.random.default_rng(seed), 3)
         assert not held_out(
             ' '.join(
                 [
-                    lesson.system,
-                    *(f'{z.question} {z.first} {z.shown} {z.second}' for z in lesson.zooms),
+                    example.system,
+                    *(f'{z.question} {z.first} {z.shown} {z.second}' for z in example.zooms),
                 ]
             )
         )
-        for zoom in lesson.zooms:
+        for zoom in example.zooms:
             (view,) = boxes_in(zoom.first)
             within = [
-                b for b in lesson.boxes if (b[:2] >= view[:2]).all() and (b[2:] <= view[2:]).all()
+                b for b in example.boxes if (b[:2] >= view[:2]).all() and (b[2:] <= view[2:]).all()
             ]
             assert within
             right += zoom.right
@@ -67,8 +68,8 @@ def test_every_token_of_a_picture_finds_its_own_features(pages):
     """Features of each picture are marked with its number; what the tokens gather must be that
     number, in order."""
     config, policy = base_config.get_config(), load_policy(POCKET_POLICY)
-    lessons = Lessons(config, POCKET_POLICY, policy.sizes, FILES, pages)
-    batch = lessons.zoom_batch(np.random.default_rng(0))
+    curriculum = Curriculum(config, POCKET_POLICY, policy.sizes, FILES, pages)
+    batch = curriculum.zoom_batch(np.random.default_rng(0))
     groups, slots = batch.groups, config.picture_slots
     rows, members, length = groups.tokens.shape
     assert (rows, members) == (config.zoom_pictures, config.zooms) and length == config.zoom_tokens[
@@ -85,14 +86,14 @@ def test_every_token_of_a_picture_finds_its_own_features(pages):
 
 def test_the_last_stage_has_the_shares_that_the_config_gives(pages):
     config, policy = base_config.get_config(), load_policy(POCKET_POLICY)
-    lessons = Lessons(config, POCKET_POLICY, policy.sizes, FILES, pages)
-    config.sight_shares = tuple(tuple(row) for row in np.eye(5).tolist())
+    curriculum = Curriculum(config, POCKET_POLICY, policy.sizes, FILES, pages)
+    config.attribute_shares = tuple(tuple(row) for row in np.eye(5).tolist())
     for part, zooms in enumerate((False, True, False, False, False)):
-        first = config.steps - config.sight_steps + part * config.sight_steps // 5
-        batch = lessons.batch(np.random.default_rng(0), first)
+        first = config.steps - config.attribute_steps + part * config.attribute_steps // 5
+        batch = curriculum.batch(np.random.default_rng(0), first)
         assert (batch.images is None) == (part == 0)
         # In a zoom each member has a picture of its own.
         assert (batch.groups.feature_index >= 0).any() == zooms
         if part > 1:
-            assert batch.groups.prompt.shape[1] == config.sight_tokens
+            assert batch.groups.prompt.shape[1] == config.attribute_tokens
             assert batch.groups.tokens.shape[2] == config.answer_tokens[part - 2]

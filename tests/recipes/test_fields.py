@@ -16,8 +16,8 @@ from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.config import checks
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.curves import CHARTS
+from sensesearch_jax.pocket import pretraining
 from sensesearch_jax.pocket import run as pocket
-from sensesearch_jax.pocket.pretraining import run as pretraining
 from sensesearch_jax.recipes import ask, cold_start, evaluate, rl, sft
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
@@ -149,7 +149,7 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
 
 
 def test_every_field_of_the_base_policy_is_read():
-    source = Path(pretraining.__file__).read_text()
+    source = ''.join(file.read_text() for file in Path(pretraining.__path__[0]).glob('*.py'))
     assert {name for name in config_of('base').keys() if f'config.{name}' not in source} == {
         'task',
         'compilation_cache',

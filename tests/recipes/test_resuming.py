@@ -114,7 +114,7 @@ def test_the_weights_of_a_base_policy_are_not_made_anew(tmp_path):
 def test_parts_of_the_base_policys_curriculum_may_be_left_out():
     config = config_of('base')
     whole = learning_rate(config)
-    config.update(steps=700, dressed_steps=0, formatted_steps=200, zoom_steps=0, sight_steps=0)
+    config.update(steps=700, cloze_steps=0, formatted_steps=200, zoom_steps=0, attribute_steps=0)
     rate = learning_rate(config)
     assert 0 < rate(690) < rate(600) and rate(300) > rate(490) > 0 and whole(4500) > 0
     config.update(steps=200)

@@ -22,7 +22,7 @@ from sensesearch_jax import main
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, ParsedTurn
-from sensesearch_jax.pocket.pretraining import run as pretraining
+from sensesearch_jax.pocket.pretraining import initial_policy
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rewards.scorer import Scorer
 
@@ -61,8 +61,8 @@ def write_toy_policy(folder: Path) -> None:
     def quick(folder, pages, vocabulary):
         return train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, vocabulary)
 
-    with mock.patch.object(pretraining, 'write_tokenizer', quick):
-        pretraining.write_untrained(folder, config, pages=None)
+    with mock.patch.object(initial_policy, 'write_tokenizer', quick):
+        initial_policy.write_untrained(folder, config, pages=None)
 
 
 def by_chance(self, text):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from small_policies import small_policy
 
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
-from sensesearch_jax.pocket.pretraining.run import Student
+from sensesearch_jax.pocket.pretraining.policy_with_probes import PolicyWithProbes
 from sensesearch_jax.training.optimizer import decays, finite_update, make_optimizer
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
@@ -45,10 +45,10 @@ def test_matrices_decay_and_nothing_else(tied):
     }
     assert decaying == MATRICES | (set() if tied else {'language.untied_head'})
     # The base policy's training has the same rule, for its probes as well.
-    student = nnx.eval_shape(lambda: Student(policy, (1,), 0))
+    trained = nnx.eval_shape(lambda: PolicyWithProbes(policy, (1,), 0))
     found = {
         name
-        for name, mask in named(decays(nnx.state(student, nnx.Param))).items()
+        for name, mask in named(decays(nnx.state(trained, nnx.Param))).items()
         if jax.tree.leaves(mask) == [True]
     }
     assert found == {f'policy.{name}' for name in decaying} | {'probes.0.read.kernel'}

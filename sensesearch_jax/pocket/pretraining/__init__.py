@@ -1,1 +1,1 @@
-"""The pocket base policy from nothing: synthetic lessons, dense targets, a tokenizer."""
+"""The pocket base policy from nothing: synthetic examples, dense targets, a tokenizer."""

@@ -1,4 +1,4 @@
-"""Varied pictures of entities: cut, mirrored and recoloured at random.
+"""Augmentation of the pictures of entities: cropped, mirrored and recoloured at random.
 
 There are some two hundred training flags and paintings, and a policy that meets them a hundred
 times each soon says a flag's colour because it knows the flag. Of a flag that it has never met it
@@ -20,10 +20,10 @@ from sensesearch_jax.pocket.world.scenes import Renderer, pyramid
 KEPT = 256  # variants whose pictures stay in memory
 TRIES = 8
 LIKE = 20  # mean difference of two small pictures, in 255ths, below which they show the same
-ASPECTS = (0.55, 1.8)  # of a varied painting, width by height
+ASPECTS = (0.55, 1.8)  # of an augmented painting, width by height
 
 
-class VariedRenderer(Renderer):
+class AugmentedRenderer(Renderer):
     """Draws entities of the data folder and variants of them, which have ids of their own.
 
     Three stripes in other colours can be another country's flag: no variant looks like a flag that
@@ -53,13 +53,13 @@ class VariedRenderer(Renderer):
     def some(
         self, rng: np.random.Generator, entities: Sequence[Entity], count: int, share: float
     ) -> list[Entity]:
-        """`count` of the entities, or all if there are fewer, that share of them varied."""
+        """`count` of the entities, or all if there are fewer, a `share` of them augmented."""
         chosen = rng.choice(len(entities), min(count, len(entities)), replace=False)
         return [
-            self.vary(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen
+            self.augment(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen
         ]
 
-    def vary(self, rng: np.random.Generator, entity: Entity) -> Entity:
+    def augment(self, rng: np.random.Generator, entity: Entity) -> Entity:
         """A new variant: the entity with a picture of another cut and, a flag, of other colours.
 
         The entity itself where chance finds none that looks like nothing held out.

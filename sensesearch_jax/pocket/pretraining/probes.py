@@ -1,7 +1,7 @@
 """Dense targets for learning to see from nothing: what every visual token should know of the
 objects in it.
 
-A policy that is only told right boxes in words learns to see very late: one sentence per picture,
+A policy that is only given right boxes in words learns to see very late: one sentence per picture,
 and no hint where to look. So while the base policy is trained, small linear probes read, at each
 visual token of the prompt, the values that one decoder layer offers to later tokens: is an object
 here, between which lines of the grid of boxes does it lie, what colour or shape has it, in which
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sensesearch_jax.rewards.crop_geometry import loose_box
 
 LINES = 11  # 0.0, 0.1 … 1.0
-LOOKS = 9  # colours and shapes an object may have, by number
+ATTRIBUTES = 9  # colours and shapes an object may have, by number
 
 
 class VisualTargets(NamedTuple):
@@ -38,7 +38,7 @@ class VisualTargets(NamedTuple):
     ]  # grid lines of the object's loose box: left, top, right, bottom
     row: Int[np.ndarray, 'b p']
     column: Int[np.ndarray, 'b p']
-    look: Int[np.ndarray, 'b p']  # of the object, −1 where there is none to tell
+    attribute: Int[np.ndarray, 'b p']  # of the object, −1 where there is none to tell
 
 
 def visual_targets(
@@ -47,7 +47,7 @@ def visual_targets(
     starts: Sequence[int],
     length: int,
     coverage: float = 0.2,
-    looks: Sequence[Int[np.ndarray, ' n']] | None = None,
+    attributes: Sequence[Int[np.ndarray, ' n']] | None = None,
 ) -> VisualTargets:
     """Targets of one picture per row.
 
@@ -57,7 +57,7 @@ def visual_targets(
         starts: where in the prompt the picture's tokens begin.
         length: prompt tokens P.
         coverage: share of a token that an object must cover to be `inside`.
-        looks: what each object looks like, a number below LOOKS, or −1.
+        attributes: colour or shape of each object, a number below ATTRIBUTES, or −1.
     """
     b = len(grids)
     out = VisualTargets(
@@ -96,25 +96,25 @@ def visual_targets(
         out.inside[i, place] = score.max(1) > coverage
         lines = np.array([loose_box(box) for box in objects]) * (LINES - 1)
         out.edges[i, place] = np.rint(lines)[best]
-        if looks is not None:
-            out.look[i, place] = np.where(out.inside[i, place], looks[i][best], -1)
+        if attributes is not None:
+            out.attribute[i, place] = np.where(out.inside[i, place], attributes[i][best], -1)
     return out
 
 
 class Probes(nnx.Module):
     """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box,
-    row, column, look.
+    row, column, attribute.
     """
 
     def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
         self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows, 1 + 4 * LINES + rows + columns)
-        self.read = nnx.Linear(width, self.cuts[-1] + LOOKS, rngs=rngs)
+        self.read = nnx.Linear(width, self.cuts[-1] + ATTRIBUTES, rngs=rngs)
 
     def __call__(
         self, values: Float[Array, 'b p w'], targets: VisualTargets
     ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
         """The mean loss over visual tokens, and its parts in nats."""
-        here, lines, row, column, look = jnp.split(self.read(values), self.cuts, axis=-1)
+        here, lines, row, column, attribute = jnp.split(self.read(values), self.cuts, axis=-1)
         seen, inside = (
             x.astype(here.dtype) for x in (targets.visual, targets.visual & targets.inside)
         )
@@ -130,10 +130,11 @@ class Probes(nnx.Module):
             'objectness': mean(jnp.logaddexp(0, here[..., 0]) - inside * here[..., 0], seen),
             'edges': mean(lines, inside),
             'place': mean(pick(row, targets.row) + pick(column, targets.column), seen),
-            'look': mean(
-                pick(look, jnp.maximum(targets.look, 0)), (targets.look >= 0).astype(here.dtype)
+            'attribute': mean(
+                pick(attribute, jnp.maximum(targets.attribute, 0)),
+                (targets.attribute >= 0).astype(here.dtype),
             ),
         }
         return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'] + parts[
-            'look'
+            'attribute'
         ], parts

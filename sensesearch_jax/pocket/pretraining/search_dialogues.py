@@ -1,4 +1,4 @@
-"""Inquiries: dialogues that want a fact first, are then shown a name and at last the passages that
+"""Search dialogues: they want a fact first, are then shown a name and at last the passages that
 hold it.
 
 What an agent needs of plain chat: to keep a question in mind over several turns, to name what it
@@ -12,13 +12,14 @@ import re
 
 import numpy as np
 
+from sensesearch_jax.pocket.pretraining.example import Example
+from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.prompt_formats import Format
-from sensesearch_jax.pocket.pretraining.vqa_and_reading import Lesson, Pages
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, shown, thing
 
 PASSAGE = 160  # characters of a passage at most, about what a search result shows
-TOKENS = 400, 512  # of an inquiry, roughly: plain, in a format
+TOKENS = 400, 512  # of a dialogue, roughly: plain, in a format
 
 ASKED = (
     'What is the {key} of {thing}?',
@@ -89,8 +90,8 @@ TITLES = ('Flag of {}', '{}', 'Map of {}', '{}, by {}', 'Portrait of {}', 'View 
 TAILS = ('', '', '', '', ' (2025)', ' ({})', ' 1,{} m', ' - ', ', {}')
 
 
-class InquiryLessons:
-    """Dialogues of about `tokens` tokens, of one inquiry after another.
+class SearchDialogues:
+    """Dialogues of about `tokens` tokens, one question after another.
 
     Names and values are replaced by invented ones as often as not, so that nothing but reading
     helps.
@@ -111,8 +112,8 @@ class InquiryLessons:
             if word(value).search(passage(e, name)['text']) and pages.may_show(passage(e, name))
         ]
 
-    def __call__(self, rng: np.random.Generator, tokens: int, formatted: bool = False) -> Lesson:
-        """A lesson; its pairs follow one another in one dialogue. `formatted`: in a format that the
+    def __call__(self, rng: np.random.Generator, tokens: int, formatted: bool = False) -> Example:
+        """An example; its pairs follow one another in one dialogue. `formatted`: in a format that the
         system prompt gives.
         """
         pairs: list[tuple[str, str]] = []
@@ -124,7 +125,7 @@ class InquiryLessons:
             system = (
                 f'{system[: tokens // 2]}\n{form.rule()}' if rng.random() < 0.7 else form.rule()
             )
-        return Lesson(system, None, '', pairs)
+        return Example(system, None, '', pairs)
 
     def _of_entity(self, rng, form: Format | None) -> list[tuple[str, str]]:
         """About a training entity, from the passage that states the fact."""
@@ -216,9 +217,9 @@ class InquiryLessons:
         lines = [right]
         if rng.random() < 0.8:
             same = rng.random() < 0.5  # the same name with other facts, or another name
-            told = '; '.join(f'{k}: {v}' for k, v in found)
+            known = '; '.join(f'{k}: {v}' for k, v in found)
             lines.append(
-                f'{other_head.replace(other, name) if same else other_head}: {cut_around(told, "")}'
+                f'{other_head.replace(other, name) if same else other_head}: {cut_around(known, "")}'
             )
         if len(lines) > 1 and rng.random() < 0.25:
             lines.reverse()

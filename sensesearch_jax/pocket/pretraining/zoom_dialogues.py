@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.pocket.pretraining.prompt_formats import Format
-from sensesearch_jax.pocket.pretraining.vqa_and_reading import (
+from sensesearch_jax.pocket.pretraining.visual_questions import (
     FROM_AFAR,
+    IN_SENTENCES,
     POINTED,
-    TOLD,
-    SeeingLessons,
-    Sight,
+    AttributeQuestion,
+    VisualQuestions,
     clip_box,
 )
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, thing
@@ -50,65 +50,69 @@ class Zoom(NamedTuple):
     second: str
 
 
-class ZoomLesson(NamedTuple):
-    """A scene with several zooms; `boxes`: every object's box in the scene; `looks` as a `Lesson`
-    has them.
+class ZoomExample(NamedTuple):
+    """A scene with several zooms; `boxes`: every object's box in the scene; `attributes` as an
+    `Example` has them.
     """
 
     system: str
     picture: Image.Image
     zooms: list[Zoom]
     boxes: np.ndarray
-    looks: np.ndarray
+    attributes: np.ndarray
 
 
-class ZoomLessons:
+class ZoomDialogues:
     """Scenes of training entities with zooms into them, most of them in a format that the system
     prompt gives.
     """
 
-    def __init__(self, seeing: SeeingLessons):
-        self.seeing = seeing
+    def __init__(self, vqa: VisualQuestions):
+        self.vqa = vqa
 
-    def __call__(self, rng: np.random.Generator, zooms: int, sights: float = 0.6) -> ZoomLesson:
-        """A lesson of so many zooms, that share of them for a colour or a shape, where the object
+    def __call__(
+        self, rng: np.random.Generator, zooms: int, attribute_share: float = 0.6
+    ) -> ZoomExample:
+        """An example of so many zooms, that share of them for a colour or a shape, where the object
         has one.
         """
-        seeing = self.seeing
+        vqa = self.vqa
         while True:
             kind = 'map' if rng.random() < 0.6 else 'wall'
             level = int(rng.integers(1, 4))
-            spec = seeing.scene(rng, kind, level)
+            spec = vqa.scene(rng, kind, level)
             boxes = np.array([spec.fractions(p) for p in spec.placements], np.float32)
-            places = seeing.places(boxes)
+            places = vqa.places(boxes)
             if places:
                 break
-        form = Format.draw(rng, seeing.pages.words) if rng.random() < 0.75 else None
+        form = Format.draw(rng, vqa.pages.words) if rng.random() < 0.75 else None
         system = (
-            seeing.pages.system(rng, 300, rng.integers(1, 6))
+            vqa.pages.system(rng, 300, rng.integers(1, 6))
             if not form
-            else form.manual(rng, seeing.pages.words)
+            else form.manual(rng, vqa.pages.words)
             if rng.random() < 0.6
             else form.rule((Format.LOOK, Format.NAME))
         )
         found = [
-            self._zoom(rng, spec, *places[rng.integers(len(places))], form, sights)
+            self._zoom(rng, spec, *places[rng.integers(len(places))], form, attribute_share)
             for _ in range(zooms)
         ]
-        return ZoomLesson(
+        return ZoomExample(
             system,
-            seeing.draw(spec, (0.0, 0.0, 1.0, 1.0)),
+            vqa.draw(spec, (0.0, 0.0, 1.0, 1.0)),
             found,
             boxes,
-            seeing.looks(p.entity for p in spec.placements),
+            vqa.attributes(p.entity for p in spec.placements),
         )
 
-    def _zoom(self, rng, spec, index: int, words: str, form: Format | None, sights: float) -> Zoom:
+    def _zoom(
+        self, rng, spec, index: int, words: str, form: Format | None, attribute_share: float
+    ) -> Zoom:
         def pick(choices):
             return choices[rng.integers(len(choices))]
 
         placement = spec.placements[index]
-        entity = self.seeing.renderer.entity(placement.entity)
+        entity = self.vqa.renderer.entity(placement.entity)
         box = spec.fractions(placement)
         view = good = loose_box(box)
         if rng.random() < 0.5:
@@ -119,7 +123,7 @@ class ZoomLessons:
             )
         inner = write_box(loose_box(clip_box(box, view)))
         noun = 'flag' if entity.kind == 'flag' else 'painting'
-        key, question, answer, seen = self._asked(rng, entity, words, sights)
+        key, question, answer, seen = self._asked(rng, entity, words, attribute_share)
         afar, nearer = pick(FROM_AFAR), pick(NEARER)
         again, asked = rng.random() < 0.6, question.split('\n')[0]
         if form:
@@ -129,7 +133,7 @@ class ZoomLessons:
             before = pick(('', '', f'{asked} ', f'{afar} '))
             second = (
                 form.write_reply(
-                    before + pick((*TOLD, 'Now it is clear.')).format(seen=seen), answer
+                    before + pick((*IN_SENTENCES, 'Now it is clear.')).format(seen=seen), answer
                 )
                 if answer
                 else form.write_call(nearer, Format.LOOK, inner)
@@ -145,16 +149,16 @@ class ZoomLessons:
                 if again
                 else pick(NAME_IT)
             )
-        return Zoom(
-            question, first, view == good, pick(SHOWN), self.seeing.draw(spec, view), second
-        )
+        return Zoom(question, first, view == good, pick(SHOWN), self.vqa.draw(spec, view), second)
 
-    def _asked(self, rng, entity, words: str, sights: float) -> Sight:
+    def _asked(self, rng, entity, words: str, attribute_share: float) -> AttributeQuestion:
         """What is asked for; no answer where the nearer look does not give it."""
-        if rng.random() < sights and (sight := self.seeing.sight(rng, entity, words, options=0.4)):
-            return sight
+        if rng.random() < attribute_share and (
+            attribute := self.vqa.attribute_question(rng, entity, words, options=0.4)
+        ):
+            return attribute
         fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
         question = fact.phrasings[rng.integers(len(fact.phrasings))].format(
             thing(entity.kind, entity.noun, words)
         )
-        return Sight(fact.name, question, '', '')
+        return AttributeQuestion(fact.name, question, '', '')

@@ -64,7 +64,8 @@ class PocketFiles:
         self.folder = Path(folder)
         if not (self.folder / 'entities.jsonl').is_file():
             raise ValueError(
-                f'{self.folder} holds no entities.jsonl: make the data with python -m sensesearch_jax.pocket.world.make_files'
+                f'{self.folder} holds no entities.jsonl: '
+                'make the data with python -m sensesearch_jax.pocket.world.make_files'
             )
 
     @cached_property

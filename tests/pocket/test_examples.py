@@ -1,4 +1,4 @@
-"""The base policy's lessons: nothing of a held-out entity, answers that the picture or page bears
+"""The base policy's examples: nothing of a held-out entity, answers that the picture or page bears
 out."""
 
 import dataclasses
@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from sensesearch_jax.pocket.pretraining import run as pretraining
-from sensesearch_jax.pocket.pretraining.vqa_and_reading import (
+from sensesearch_jax.pocket.pretraining import initial_policy
+from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
+from sensesearch_jax.pocket.pretraining.visual_questions import (
     MARGIN,
-    Pages,
-    ReadingLessons,
-    SeeingLessons,
+    VisualQuestions,
     clip_box,
     part_of_picture,
 )
@@ -49,25 +49,25 @@ def all_pages():
 
 
 @pytest.fixture(scope='module')
-def seeing(all_pages):
-    return SeeingLessons(FILES, all_pages, 6)
+def vqa(all_pages):
+    return VisualQuestions(FILES, all_pages, 6)
 
 
 @pytest.fixture(scope='module')
 def reading(all_pages):
-    return ReadingLessons(all_pages)
+    return ReadingQuestions(all_pages)
 
 
 @pytest.fixture(scope='module')
-def views(seeing):
+def views(vqa):
     """Pictures with questions, far and close, and the entities that each picture was drawn from."""
-    drawn, plain, found = [], seeing.renderer.picture, []
-    seeing.renderer.picture = lambda entity: (drawn.append(entity), plain(entity))[1]
+    drawn, plain, found = [], vqa.renderer.picture, []
+    vqa.renderer.picture = lambda entity: (drawn.append(entity), plain(entity))[1]
     for i in range(60):
         drawn.clear()
-        lesson = seeing(np.random.default_rng(i), ease=(i % 3) / 2)
-        found.append((lesson, set(drawn)))
-    seeing.renderer.picture = plain
+        example = vqa(np.random.default_rng(i), ease=(i % 3) / 2)
+        found.append((example, set(drawn)))
+    vqa.renderer.picture = plain
     return found
 
 
@@ -76,9 +76,9 @@ def pages(reading):
     return [reading(np.random.default_rng(i), (64, 128, 256, 512)[i % 4]) for i in range(600)]
 
 
-def words_of(lesson):
+def words_of(example):
     return '\n'.join(
-        [lesson.system, lesson.text, *(part for pair in lesson.pairs for part in pair)]
+        [example.system, example.text, *(part for pair in example.pairs for part in pair)]
     )
 
 
@@ -88,8 +88,8 @@ def test_there_are_held_out_names_to_look_for():
 
 
 def test_no_held_out_entity_in_text_or_picture(views, pages):
-    for lesson in [*(lesson for lesson, _ in views), *pages]:
-        assert not held_out(words_of(lesson)), words_of(lesson)
+    for example in [*(example for example, _ in views), *pages]:
+        assert not held_out(words_of(example)), words_of(example)
     shown = set().union(*(drawn for _, drawn in views))
     assert len(shown) > 40
     assert all(FILES.entities[identity.split('~')[0]].split == 'train' for identity in shown)
@@ -110,11 +110,11 @@ def test_no_passage_about_a_held_out_entity(reading):
 def test_no_held_out_entity_in_the_tokenizers_texts(all_pages, monkeypatch, tmp_path):
     found = {}
     monkeypatch.setattr(
-        pretraining,
+        initial_policy,
         'train_tokenizer',
         lambda texts, folder, size: found.update(texts=list(texts), size=size),
     )
-    pretraining.write_tokenizer(tmp_path, all_pages, 512)
+    initial_policy.write_tokenizer(tmp_path, all_pages, 512)
     texts = set(found['texts'])
     assert found['size'] == 512 and len(texts) > 1000
     named = [text for text in texts if held_out(text)]
@@ -123,13 +123,13 @@ def test_no_held_out_entity_in_the_tokenizers_texts(all_pages, monkeypatch, tmp_
 
 def test_counts_and_boxes(views):
     counted = located = 0
-    for lesson, _ in views:
-        assert lesson.pairs and len(lesson.pairs) == len(set(lesson.pairs)) <= 6
-        boxes = lesson.boxes
+    for example, _ in views:
+        assert example.pairs and len(example.pairs) == len(set(example.pairs)) <= 6
+        boxes = example.boxes
         assert boxes.shape[1] == 4 and (boxes >= 0).all() and (boxes <= 1).all()
         assert (boxes[:, :2] < boxes[:, 2:]).all()
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        for question, answer in lesson.pairs:
+        for question, answer in example.pairs:
             if any(
                 question == phrase.format(noun)
                 for phrase in COUNT.phrasings
@@ -161,38 +161,36 @@ def test_counts_and_boxes(views):
     assert counted > 10 and located > 60
 
 
-def test_objects_are_where_the_boxes_say(seeing, monkeypatch):
+def test_objects_are_where_the_boxes_say(vqa, monkeypatch):
     """Drawn without its objects, a picture differs inside the boxes (and their rims) only."""
     rng, made = np.random.default_rng(5), []
-    plain = seeing.renderer.render
-    monkeypatch.setattr(
-        seeing.renderer, 'render', lambda *view: (made.append(view), plain(*view))[1]
-    )
-    found = [seeing(rng) for _ in range(6)]
-    for lesson, (spec, view, size) in zip(found, made, strict=True):
+    plain = vqa.renderer.render
+    monkeypatch.setattr(vqa.renderer, 'render', lambda *view: (made.append(view), plain(*view))[1])
+    found = [vqa(rng) for _ in range(6)]
+    for example, (spec, view, size) in zip(found, made, strict=True):
         bare = dataclasses.replace(spec, placements=())
         change = (
-            np.abs(np.asarray(lesson.picture, int) - np.asarray(plain(bare, view, size), int)).max(
+            np.abs(np.asarray(example.picture, int) - np.asarray(plain(bare, view, size), int)).max(
                 -1
             )
             > 30
         )
         high, wide = change.shape
-        for x0, y0, x1, y1 in lesson.boxes:
+        for x0, y0, x1, y1 in example.boxes:
             box = change[round(y0 * high) : round(y1 * high), round(x0 * wide) : round(x1 * wide)]
             assert box.size and box.mean() > 0.3
-        assert lesson.picture.size == size and 120 <= min(size) and max(size) <= 400
+        assert example.picture.size == size and 120 <= min(size) and max(size) <= 400
 
 
 def test_pages_grow_with_their_budget(pages):
     """The shortest are a line with one question; longer ones hold more of both."""
     short, long = pages[::4], pages[3::4]
-    assert all('\n' not in lesson.text and len(lesson.pairs) == 1 for lesson in short)
+    assert all('\n' not in example.text and len(example.pairs) == 1 for example in short)
 
-    def size(lessons):
-        return np.mean([len(lesson.text) for lesson in lessons])
+    def size(examples):
+        return np.mean([len(example.text) for example in examples])
 
-    assert size(long) > 4 * size(short) and max(len(lesson.pairs) for lesson in long) == 10
+    assert size(long) > 4 * size(short) and max(len(example.pairs) for example in long) == 10
 
 
 def test_parts_of_the_picture():
@@ -215,13 +213,13 @@ def test_clip_box():
 def test_answers_stand_on_the_page(pages):
     """Every field asked for is found on the page, in the entry that the question names."""
     kinds = set()
-    for lesson in pages:
-        assert lesson.picture is None and lesson.pairs and not len(lesson.boxes)
-        lines = lesson.text.split('\n')
-        for question, answer in lesson.pairs:
+    for example in pages:
+        assert example.picture is None and example.pairs and not len(example.boxes)
+        lines = example.text.split('\n')
+        for question, answer in example.pairs:
             assert answer.strip() == answer and answer
             if question == 'Say that again.':
-                assert answer == lesson.text
+                assert answer == example.text
                 kinds.add('echo')
             elif match := re.fullmatch(r'Title of result (\d+)\?', question):
                 assert lines[int(match[1]) - 1].startswith(f'{match[1]}. {answer}')
@@ -243,14 +241,14 @@ def test_answers_stand_on_the_page(pages):
                     or re.fullmatch(r'(?P<key>.+)\?', question)
                 )
                 assert match, question
-                assert any(answer in line for line in lines), (question, answer, lesson.text)
+                assert any(answer in line for line in lines), (question, answer, example.text)
                 kinds.add('field')
     assert kinds == {'echo', 'title', 'subject', 'say', 'field'}
 
 
-def test_the_same_seed_gives_the_same_lesson(seeing, reading):
+def test_the_same_seed_gives_the_same_example(vqa, reading):
     for ease in (0.0, 1.0):
-        one, other = (seeing(np.random.default_rng(11), ease) for _ in range(2))
+        one, other = (vqa(np.random.default_rng(11), ease) for _ in range(2))
         assert np.array_equal(np.asarray(one.picture), np.asarray(other.picture))
         assert (
             np.array_equal(one.boxes, other.boxes)
@@ -260,7 +258,7 @@ def test_the_same_seed_gives_the_same_lesson(seeing, reading):
     for tokens in (64, 512):
         one, other = (reading(np.random.default_rng(11), tokens) for _ in range(2))
         assert one[:4] == other[:4]
-    assert seeing(np.random.default_rng(12)).pairs != seeing(np.random.default_rng(13)).pairs
+    assert vqa(np.random.default_rng(12)).pairs != vqa(np.random.default_rng(13)).pairs
 
 
 def test_names_are_invented_without_end(reading):
@@ -271,21 +269,21 @@ def test_names_are_invented_without_end(reading):
     assert not any(held_out(name) for name in names)
 
 
-def test_dressed_answers_fill_the_blank(seeing, reading):
+def test_cloze_answers_fill_the_blank(vqa, reading):
     """The answer stands where the blank was, the rest of the sentence around it, and nothing held
     out comes in."""
     filled = 0
     made = [
-        lesson
+        example
         for i in range(40)
-        for lesson in (
-            seeing(np.random.default_rng(i), dressed=True),
-            reading(np.random.default_rng(i), 256, dressed=True),
+        for example in (
+            vqa(np.random.default_rng(i), cloze=True),
+            reading(np.random.default_rng(i), 256, cloze=True),
         )
     ]
-    for lesson in made:
-        assert not held_out(words_of(lesson))
-        for question, answer in lesson.pairs:
+    for example in made:
+        assert not held_out(words_of(example))
+        for question, answer in example.pairs:
             _, found, sentence = question.rpartition(' Fill in: ')
             if found and '_' in sentence:
                 before, after = sentence.rsplit('_', 1)
@@ -293,70 +291,76 @@ def test_dressed_answers_fill_the_blank(seeing, reading):
                 assert len(answer) > len(before) + len(after)
                 filled += 1
     assert filled > 60
-    assert any('Where is it?' in question for lesson in made for question, _ in lesson.pairs)
+    assert any('Where is it?' in question for example in made for question, _ in example.pairs)
 
 
 def test_markup_is_said_again(reading):
     for seed in range(40):
-        lesson = reading.markup(np.random.default_rng(seed), 256)
+        example = reading.markup(np.random.default_rng(seed), 256)
         assert (
-            lesson.pairs == [('Say that again.', lesson.text)]
-            and lesson.text.strip() == lesson.text
+            example.pairs == [('Say that again.', example.text)]
+            and example.text.strip() == example.text
         )
-        assert not held_out(words_of(lesson))
+        assert not held_out(words_of(example))
 
 
 def test_namesakes_share_their_words_and_are_said_again(reading):
     for seed in range(40):
-        lesson = reading.namesakes(np.random.default_rng(seed), 256)
-        names = [line.split('. ', 1)[1].rsplit(': ', 1)[0] for line in lesson.text.split('\n')]
+        example = reading.namesakes(np.random.default_rng(seed), 256)
+        names = [line.split('. ', 1)[1].rsplit(': ', 1)[0] for line in example.text.split('\n')]
         assert len({word for name in names for word in name.split()}) <= 8
-        assert all(answer in lesson.text for _, answer in lesson.pairs) and not held_out(
-            words_of(lesson)
+        assert all(answer in example.text for _, answer in example.pairs) and not held_out(
+            words_of(example)
         )
 
 
-def test_formatted_lessons_give_their_format_and_keep_it(seeing):
+def test_formatted_examples_give_their_format_and_keep_it(vqa):
     written = 0
     for seed in range(60):
-        lesson = seeing(np.random.default_rng(seed), 0.0, True, True)
-        if '…' in lesson.system and lesson.system.count('\nor at the end ') == 1:
-            for question, answer in lesson.pairs:
+        example = vqa(np.random.default_rng(seed), 0.0, True, True)
+        if '…' in example.system and example.system.count('\nor at the end ') == 1:
+            for question, answer in example.pairs:
                 tags = re.findall(r'</?(\w+)>', answer)
                 assert (
-                    set(tags) <= set(re.findall(r'</?(\w+)>', lesson.system)) and len(tags) % 2 == 0
+                    set(tags) <= set(re.findall(r'</?(\w+)>', example.system))
+                    and len(tags) % 2 == 0
                 )
                 written += 'Where' in question and answer.count('[') == 1
     assert written > 10
 
 
-def test_sights_ask_for_what_single_objects_look_like(seeing):
+def test_attribute_questions_ask_for_what_single_objects_look_like(vqa):
     """More than a third of their questions is of colour and shape, and an option's letter or a
     thought names the same colour."""
-    asked = sights = 0
+    asked = attribute_focus = 0
     for seed in range(60):
-        lesson = seeing(np.random.default_rng(seed), dressed=seed % 2 == 1, sights=True)
-        assert lesson.pairs and not held_out(words_of(lesson))
-        for question, answer in lesson.pairs:
+        example = vqa(np.random.default_rng(seed), cloze=seed % 2 == 1, attribute_focus=True)
+        assert example.pairs and not held_out(words_of(example))
+        for question, answer in example.pairs:
             asked += 1
             words = question.split('\n')[0].split(' Fill in')[0]
             if seed % 2 == 0 and 'colour' in words:
                 assert answer in NAMES
-            sights += any(word in words for word in ('colour', 'taller', 'height'))
-    assert 3 * sights > asked  # the rest are places, numbers and what single objects do not show
+            attribute_focus += any(word in words for word in ('colour', 'taller', 'height'))
+    assert (
+        3 * attribute_focus > asked
+    )  # the rest are places, numbers and what single objects do not show
 
 
-def test_a_sight_is_the_objects_own(seeing):
+def test_a_sight_is_the_objects_own(vqa):
     rng = np.random.default_rng(0)
     found = {}
     for entity in TAUGHT:
-        sight = seeing.sight(rng, entity, 'farthest left', options=0.5)
-        if sight is None:
+        attribute = vqa.attribute_question(rng, entity, 'farthest left', options=0.5)
+        if attribute is None:
             continue
-        found.setdefault(sight.name, []).append(sight)
-        if sight.name == 'shape':
-            assert sight.answer == sight.seen == ('yes' if entity.aspect < 1 else 'no')
+        found.setdefault(attribute.name, []).append(attribute)
+        if attribute.name == 'shape':
+            assert attribute.answer == attribute.seen == ('yes' if entity.aspect < 1 else 'no')
         else:
-            assert sight.seen == dominant_colour(seeing.renderer.picture(entity.id)[1])
-            assert sight.answer == sight.seen or f'\n{sight.answer}. {sight.seen}' in sight.question
+            assert attribute.seen == dominant_colour(vqa.renderer.picture(entity.id)[1])
+            assert (
+                attribute.answer == attribute.seen
+                or f'\n{attribute.answer}. {attribute.seen}' in attribute.question
+            )
     assert min(map(len, found.values())) > 20 and len(found) == 2

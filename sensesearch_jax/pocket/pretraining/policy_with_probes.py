@@ -1,0 +1,72 @@
+"""The base policy's loss: cross-entropy of answers and pages, and that of the probes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.pocket.pretraining.curriculum import Batch
+from sensesearch_jax.pocket.pretraining.probes import Probes
+from sensesearch_jax.training.prefix_shared_forward import group_hidden
+from sensesearch_jax.training.token_log_probs import token_log_probs
+
+PAGE_WEIGHT = 0.3  # of predicting the page itself, where most of a text's repetitions are
+
+
+class PolicyWithProbes(nnx.Module):
+    """The policy and the probes that are dropped after training."""
+
+    def __init__(self, policy: Policy, layers: tuple[int, ...], seed: int):
+        text = policy.sizes.language
+        self.policy, self.layers = policy, layers
+        self.probes = nnx.List(
+            [
+                Probes(text.kv_heads * text.head_width, 24, 24, nnx.Rngs(seed + layer))
+                for layer in layers
+            ]
+        )
+
+    def loss(self, batch: Batch, probe_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Cross-entropy of the answers, plus the probes' loss where there are pictures, and some of
+        the page's own.
+        """
+        groups = batch.groups
+        if batch.images is not None:
+            groups = groups._replace(features=self._features(batch))
+        hidden, prompt = group_hidden(self.policy, groups)
+        log_probs, _ = token_log_probs(
+            hidden[:, :, :-1], self.policy.language.head, groups.tokens[:, :, 1:]
+        )
+
+        def mean(mask):
+            return -jnp.where(mask, log_probs, 0).sum() / jnp.maximum(mask.sum(), 1)
+
+        response = groups.response_mask[:, :, 1:]
+        loss = mean(response)
+        if batch.images is None:
+            page = mean(groups.valid[:, :, 1:] & ~response)
+            return loss + PAGE_WEIGHT * page, {'reading_loss': loss, 'page_loss': page}
+        parts, total = {'seeing_loss': loss}, loss
+        for layer, probe in zip(self.layers, self.probes):
+            extra, found = probe(
+                prompt.values[layer][:, 0].reshape(*groups.prompt.shape, -1), batch.targets
+            )
+            total += probe_weight * extra
+            parts |= found
+        return total, parts
+
+    def _features(self, batch: Batch) -> jax.Array:
+        """Every row's table: the tower's output of its pictures, one after another."""
+        features = self.policy.vision(*batch.images)
+        return features.reshape(len(batch.groups.prompt), -1, features.shape[-1])
+
+    def correct(self, batch: Batch) -> jax.Array:
+        """Which tokens 1 … S−1 are the most likely ones after the right ones before, [B, G, S−1]."""
+        groups = batch.groups
+        if batch.images is not None:
+            groups = groups._replace(features=self._features(batch))
+        hidden, _ = group_hidden(self.policy, groups)
+        best = self.policy.logits(hidden[:, :, :-1]).argmax(-1)
+        return best == groups.tokens[:, :, 1:]
