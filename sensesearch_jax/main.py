@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     from sensesearch_jax.runtime import multihost
 
     check_places(config, WORKDIR.value)
-    from sensesearch_jax.runtime.compiling import keep_programs, users_cache
+    from sensesearch_jax.runtime.compiling import enable_compilation_cache, user_cache_folder
     from sensesearch_jax.runtime.workdir import Workdir
 
     if config.get('multi_host', False):
@@ -79,8 +79,8 @@ def main(arguments: list[str]) -> None:
         workdir = Path(WORKDIR.value)
         programs = workdir.with_name(f'{workdir.name}-compiled')  # which all hosts see
     else:
-        programs = users_cache()
-    keep_programs(config.compilation_cache, programs)
+        programs = user_cache_folder()
+    enable_compilation_cache(config.compilation_cache, programs)
     from sensesearch_jax.config.checks import check
 
     check(config)

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep the pages that it has."""
+"""Settings of the C library's allocator that keep freed memory in the process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 
 
 def keep_memory(module: str) -> None:
-    """Starts this process anew, as `python -m module` with the same arguments, with an allocator
-    that keeps its pages.
+    """Restarts this process as `python -m module`, with the same arguments and an allocator that
+    keeps freed memory.
 
-    On Linux's C library every large temporary of a CPU program is otherwise given back and faulted
-    in again, which costs a small policy 20 to 40 % of its time. Must happen before anything is
-    allocated, hence the new start; an allocator that the environment has settings for stays as it
-    is.
+    Linux's C library otherwise returns every large temporary of a CPU program to the system and
+    faults it in again, which costs a small policy 20 to 40 % of its time. It reads its settings once,
+    at the start of a process. Settings that the environment has already stay.
     """
     if sys.platform != 'linux' or 'GLIBC_TUNABLES' in os.environ:
         return

@@ -1,4 +1,4 @@
-"""How programs are compiled, beyond jax's defaults, and where they are kept for the next start."""
+"""Compilation: jax's persistent cache of compiled programs, and compiler options."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from jax.sharding import Mesh
 from sensesearch_jax.errors import UserError
 
 NO_CACHE = 'none'
-MIN_SECONDS = (
-    0.2  # of compilation, from which a program is kept: what is quicker is made as soon as read
-)
+MIN_SECONDS = 0.2  # of compilation, below which a program is not cached: reading it takes as long
 LEVEL = 'xla_backend_optimization_level'
 
 
-def keep_programs(folder: str, default: Path) -> None:
-    """Keeps compiled programs on disk, in jax's persistent compilation cache, and takes from there
-    what is kept already.
+def enable_compilation_cache(folder: str, default: Path) -> None:
+    """Enables jax's persistent compilation cache.
 
-    jax's own environment variables stand (JAX_COMPILATION_CACHE_DIR,
+    jax's environment variables have precedence (JAX_COMPILATION_CACHE_DIR,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS).
 
     Args:
-        folder: of the cache, made if absent; '' is what the environment says, else `default`, and
-            'none' keeps nothing. Runs and hosts may share it; of several processes the first alone
-            writes. Who can write there can run code here.
+        folder: of the cache, made if absent; '' is that of the environment, else `default`, and
+            'none' disables the cache. Runs and hosts may share it; of several processes the first
+            alone writes. Who can write there can run code here.
+        default: folder for ''. If it cannot be made, a warning says so, and there is no cache.
 
     Raises:
-        UserError: `folder` cannot be made. Without `default` a run only takes longer, and a warning
-            says so.
+        UserError: `folder` cannot be made.
     """
     if folder == NO_CACHE:
         jax.config.update('jax_enable_compilation_cache', False)
@@ -41,7 +38,7 @@ def keep_programs(folder: str, default: Path) -> None:
     if not folder and jax.config.jax_compilation_cache_dir:
         return
     path = folder or str(default)
-    if '://' not in path:  # else a store that jax reaches by itself
+    if '://' not in path:  # else a bucket that jax opens itself
         try:
             path = Path(path).expanduser().resolve()
             path.mkdir(parents=True, exist_ok=True)
@@ -58,21 +55,20 @@ def keep_programs(folder: str, default: Path) -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', MIN_SECONDS)
 
 
-def users_cache() -> Path:
-    """Where this user's programs of one process keep what they can make again."""
+def user_cache_folder() -> Path:
+    """Folder of the compilation cache in this user's cache directory."""
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'sensesearch_jax' / 'compiled'
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
-    """For `jax.jit(compiler_options=…)`, of programs that are large and run for minutes rather than
-    days.
+    """Options for `jax.jit(compiler_options=…)`, for large programs.
 
-    On a CPU, LLVM's first level of optimisation: matrix products come from libraries and loops
-    leave XLA in vectors already, so programs ran as fast as with its third, which took half as long
-    again to compile. A level that XLA_FLAGS gives stands.
+    On a CPU this is LLVM's first optimization level: matrix products come from libraries and XLA
+    vectorizes loops itself, so programs ran as fast as at the third level, which took half as long
+    again to compile. A level in XLA_FLAGS has precedence.
 
     Args:
-        mesh: the devices that are compiled for.
+        mesh: the devices to compile for.
     """
     given = LEVEL in os.environ.get('XLA_FLAGS', '')
     return {LEVEL: 1} if mesh.devices.flat[0].platform == 'cpu' and not given else None

@@ -1,4 +1,4 @@
-"""The machine that a program runs on, in words."""
+"""Description of the machine that a program runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 
 
 def machine() -> str:
-    """Processor or accelerator, cores and jax version."""
+    """Description of processor or accelerator, and versions of jax and Python."""
     device = jax.devices()[0]
     what = (
         f'{os.cpu_count()} cores, {platform.machine()}'
@@ -21,7 +21,7 @@ def machine() -> str:
 
 
 def host_memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or the limit of its container."""
+    """Memory limit of this process in bytes: the machine's memory, or its container's limit."""
     found = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     for limit in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
         try:

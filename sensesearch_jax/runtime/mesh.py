@@ -1,8 +1,8 @@
-"""The device mesh, and the one table that says how logical axes lie on it.
+"""Device mesh, and the sharding rules from logical axes to mesh axes.
 
-Parameters name their axes where they are declared (model/parameters.py), batches and activations
-where they are used; nothing else in the project names a mesh axis but attention and the output
-head, which run per shard.
+Parameters name their logical axes where they are declared (model/parameters.py), batches and
+activations where they are used. No other code names a mesh axis but attention and the output head,
+which run per shard.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from sensesearch_jax.errors import UserError
 
 AXES = ('data', 'fsdp', 'tensor')
-ROWS = (
-    'data',
-    'fsdp',
-)  # a batch is cut over both: 'fsdp' is data parallelism that also cuts the parameters
+# A batch is sharded over both: 'fsdp' is data parallelism that also shards the parameters.
+ROWS = 'data', 'fsdp'
 
 RULES = {
     'rows': ROWS,
     'embed': 'fsdp',
-    'tokens': 'tensor',  # between layers, where each token stands for itself
+    'tokens': 'tensor',  # between layers, where tokens are independent
     'vocabulary': 'tensor',
     'heads': 'tensor',
     'kv_heads': 'tensor',
@@ -41,12 +39,12 @@ RULES = {
 def make_mesh(
     sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of data × fsdp × tensor.
+    """Mesh of data × fsdp × tensor.
 
     Args:
-        sizes: devices along each axis, 1 where not given; -1, once, takes what the others leave.
-        devices: all of the program's by default. Fewer than these are used only in a program of one
-            process.
+        sizes: devices along each axis, 1 by default; one of them may be -1, for all that the others
+            leave.
+        devices: those of the program by default. A program of several processes uses all of them.
 
     Raises:
         UserError: an unknown axis, sizes that do not fit the devices, or a tensor axis across
@@ -86,8 +84,12 @@ def make_mesh(
 def spec(
     axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
-    """How an array with these logical axes is cut; a dimension that its devices do not divide stays
-    whole.
+    """Partition spec of an array; a dimension that its mesh axes do not divide is replicated.
+
+    Args:
+        axes: logical axis of each dimension, None for a replicated one.
+        shape: of the array.
+        mesh: that it is placed on.
     """
     parts = []
     for axis, size in zip(axes, shape, strict=True):
@@ -100,8 +102,8 @@ def spec(
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The sharding of every leaf: parameters, their gradients and moments by their axes, anything
-    else whole.
+    """Sharding of every leaf: parameters, their gradients and moments by their logical axes, others
+    replicated.
     """
 
     def one(leaf):
@@ -113,7 +115,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def mesh_of(parameters: Any) -> Mesh:
-    """The mesh that parameters lie on; the first device alone where they know of none."""
+    """Mesh that parameters are placed on; the first device alone for those without one."""
     place = jax.tree.leaves(parameters)[0].sharding
     return (
         place.mesh
@@ -123,19 +125,17 @@ def mesh_of(parameters: Any) -> Mesh:
 
 
 def is_abstract(tree: Any) -> bool:
-    """Whether a tree holds shapes where arrays could be: what programs are compiled from and cannot
-    be run on.
+    """Whether a tree has abstract leaves (`jax.ShapeDtypeStruct`), which programs can be compiled for
+    and not run with.
     """
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def local(tree: Any) -> Any:
-    """The tree on this process's own devices, cut over them: what is computed without the other
-    processes.
+    """Tree resharded to this process's devices, for computation without the other processes.
 
-    In a program of one process every device is its own and nothing moves. Else each array is put
-    together from the parts that other processes hold, by one program of all processes and no server
-    in between.
+    In a program of one process nothing moves. Else each array is gathered from the shards of all
+    processes, by one program of all of them.
     """
     if jax.process_count() == 1:
         return tree
@@ -147,28 +147,32 @@ def local(tree: Any) -> Any:
     here = Mesh(np.array(devices).reshape(1, count, 1), AXES, (AxisType.Auto,) * len(AXES))
 
     def one(x):
-        # Over the longest axis that the devices divide, as every device has the same share of
-        # memory.
+        # Over the longest axis that the devices divide, so that each has an equal shard.
         sizes = [size if size % count == 0 else 0 for size in x.shape]
         axis = int(np.argmax(sizes)) if any(sizes) else None
 
-        def cut(name):
+        def along(name):
             return PartitionSpec(*(name if i == axis else None for i in range(x.ndim)))
 
-        spread = jax.device_put(x, NamedSharding(everywhere, cut('devices')))
-        parts = [shard.data for shard in spread.addressable_shards]
+        sharded = jax.device_put(x, NamedSharding(everywhere, along('devices')))
+        parts = [shard.data for shard in sharded.addressable_shards]
         return jax.make_array_from_single_device_arrays(
-            x.shape, NamedSharding(here, cut('fsdp')), parts
+            x.shape, NamedSharding(here, along('fsdp')), parts
         )
 
     return jax.tree.map(one, tree)
 
 
 def replica(parameters: Any, mesh: Mesh) -> Any:
-    """Parameters that are trained on `mesh` as this process samples with them: cut by the rules
-    over its own devices.
+    """Replica of trained parameters on this process's devices, for its rollouts.
 
-    They have a tensor axis as long as the mesh's. In a program of one process nothing moves.
+    Args:
+        parameters: trained on `mesh`.
+        mesh: of all processes. The replica is sharded by the rules over a mesh with a tensor axis of
+            the same length.
+
+    Returns:
+        the replica; in a program of one process, `parameters`.
     """
     if jax.process_count() == 1:
         return parameters
@@ -178,29 +182,36 @@ def replica(parameters: Any, mesh: Mesh) -> Any:
 
 
 def rows_sharding(mesh: Mesh, dimensions: int, axis: int = 0) -> NamedSharding:
-    """The sharding of a batch's array whose `axis` counts rows."""
+    """Sharding of a batch's array over its rows.
+
+    Args:
+        mesh: that it is placed on.
+        dimensions: of the array.
+        axis: the dimension of rows.
+    """
     parts: list[Any] = [None] * dimensions
     parts[axis] = ROWS
     return NamedSharding(mesh, PartitionSpec(*parts))
 
 
 def current() -> AbstractMesh | None:
-    """The mesh that the caller has set (`jax.set_mesh`), None where that is none or one device."""
+    """Mesh that the caller has set (`jax.set_mesh`); None for no mesh, or one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
 def platform() -> str:
-    """What the current program is compiled for ('cpu', 'tpu', 'gpu'): not always the machine that
-    compiles it.
+    """Platform that the current program is compiled for: 'cpu', 'tpu' or 'gpu'.
+
+    It need not be that of the machine that compiles it.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """Holds an activation to its place on the current mesh, so that the compiler moves weights and
-    not activations.
+    """Activation with a sharding constraint, so that the compiler moves parameters and not
+    activations.
     """
     mesh = current()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))

@@ -1,4 +1,4 @@
-"""Metrics of a run as JSON lines, readable while the run goes on and after it was killed.
+"""Metrics of a run as JSON lines, readable during the run and after it was killed.
 
 A line is ``{"step": 12, "stage": "rl", "time": 1767225600.0, "values": {"loss": 0.1}}``: the step
 within its stage, the stage's name, seconds since 1970, and the values. Numbers that are not finite
@@ -12,7 +12,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,35 +24,29 @@ Record = dict[str, Any]
 
 
 class MetricWriter:
-    """Appends metrics to a file; a line is with the system before `write` returns, so a kill loses
-    none.
+    """Writer that appends metrics to a file, for several threads.
 
-    Opening a file that a killed process left with half a last line cuts that half off. Usable from
-    several threads.
+    A line is with the system before `write` returns, so a kill loses none. Opening a file removes a
+    last line that a killed process has written in part.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], sinks: Sequence[Callable[[Record], None]] = ()
-    ):
-        """Opens the file, making it if needed.
+    def __init__(self, path: str | os.PathLike[str]):
+        """Opens the file, which is made if absent.
 
         Args:
           path: the metrics file, such as ``workdir / 'metrics.jsonl'``.
-          sinks: functions that get each record too; a logger of any kind is one line of glue. What
-            a sink raises is not caught.
 
         Raises:
           ValueError: the file holds a damaged line before its last one.
         """
         self.path = Path(path)
-        self._sinks = tuple(sinks)
         self._lock = threading.Lock()
         if self.path.exists():
             text = self.path.read_bytes()
-            whole = text[: _whole_length(text)]
-            _parse(whole, self.path)
-            if len(whole) < len(text):
-                atomic_write(self.path, whole)
+            complete = text[: _complete_length(text)]
+            _parse(complete, self.path)
+            if len(complete) < len(text):
+                atomic_write(self.path, complete)
         self._file = open(self.path, 'ab')
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
@@ -76,11 +70,9 @@ class MetricWriter:
         with self._lock:
             self._file.write(line)
             self._file.flush()
-        for sink in self._sinks:
-            sink(record)
 
     def resume(self, stage: str, step: int) -> int:
-        """Drops a stage's lines beyond the step it was restored to, which the run will write again.
+        """Drops the lines of a stage beyond its restored step, which the run will write again.
 
         Args:
           stage: name of the stage; other stages' lines stay.
@@ -134,22 +126,12 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
     if not path.exists():
         return []
     text = path.read_bytes()
-    records = _parse(text[: _whole_length(text)], path)
+    records = _parse(text[: _complete_length(text)], path)
     return [record for record in records if stage is None or record['stage'] == stage]
 
 
-def averages(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-    """Values of (sum, weight) pairs, as `training.losses` gives them; NaN where the weight is 0."""
-    return {
-        name: float(total) / float(weight) if float(weight) else math.nan
-        for name, (total, weight) in pairs.items()
-    }
-
-
 def memory_use() -> dict[str, float]:
-    """This process's memory in MiB: `memory_peak_mib`, and `memory_mib` (resident now) where /proc
-    tells.
-    """
+    """Memory of this process in MiB: `memory_peak_mib`, and `memory_mib` (resident now) on Linux."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     use = {'memory_peak_mib': peak / (1024**2 if sys.platform == 'darwin' else 1024)}
     try:
@@ -161,7 +143,7 @@ def memory_use() -> dict[str, float]:
 
 
 def _plain(name: str, value: Any) -> float | int | str | bool | None:
-    """The value as JSON holds it."""
+    """Metric as a JSON value; null for a number that is not finite."""
     if isinstance(value, (str, bool)):
         return value
     try:
@@ -179,8 +161,8 @@ def _no_nan(record: Record) -> Record:
     }
 
 
-def _whole_length(text: bytes) -> int:
-    """Length of the text up to the end of its last whole line."""
+def _complete_length(text: bytes) -> int:
+    """Length of the text up to the end of its last complete line."""
     end = text.rfind(b'\n') + 1
     # After a power cut the last line may have its end but not its middle.
     start = text.rfind(b'\n', 0, max(end - 1, 0)) + 1

@@ -1,20 +1,15 @@
-"""Progress of a loop: a bar with the time left on a terminal, plain lines from time to time in a
-log file.
-"""
+"""Progress of a loop: a bar with the remaining time on a terminal, plain lines in a log file."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-T = TypeVar('T')
-
 
 class Progress:
-    """Shows how far a loop is, how long it will still take, and a few metrics.
+    """Progress display: steps done, remaining time and a few metrics.
 
     On a terminal this is tqdm's bar. Elsewhere (CI, nohup) a bar would fill the log with carriage
     returns, so a plain line is printed every `interval_s` seconds instead, and one at the end:
@@ -37,8 +32,8 @@ class Progress:
         """Starts the clock.
 
         Args:
-          description: what is going on, such as the stage's name.
-          total: number of steps; None if unknown, then there is no time left to show.
+          description: name of the stage.
+          total: number of steps; None if unknown, then no remaining time is shown.
           initial: steps done before, by an earlier process; they do not count for the speed.
           unit: name of one step.
           interval_s: seconds between plain lines.
@@ -86,12 +81,6 @@ class Progress:
             self._bar.write(text, file=self._file)
         else:
             print(text, file=self._file, flush=True)
-
-    def over(self, items: Iterable[T]) -> Iterator[T]:
-        """Yields the items, counting one step after each."""
-        for item in items:
-            yield item
-            self.update()
 
     def close(self) -> None:
         """Shows the last state; a second call does nothing."""

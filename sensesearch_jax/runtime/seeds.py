@@ -6,5 +6,5 @@ import random
 
 
 def hash_seed(seed: int, name: str) -> int:
-    """A seed of 32 bits for something named, the same in every process."""
+    """Seed of 32 bits, given a run's seed and a name."""
     return random.Random(f'{seed}-{name}').getrandbits(32)

@@ -1,9 +1,8 @@
-"""The working directory of a run: whose it is, which stages are done, and files that a kill cannot
-tear.
+"""Workdir of a run: its lock, its configuration, markers of finished stages, and atomic writes.
 
 A run may be killed at any moment and started again in the same directory. So each file is either
-the old one or the new one, a stage is done when its marker says so and not before, and two
-processes never work in one directory. POSIX only (advisory locks).
+the old one or the new one, a stage is done when it has a marker and not before, and two processes
+never work in one directory. POSIX only (advisory locks).
 """
 
 import fcntl
@@ -22,22 +21,23 @@ from typing import Any, Self
 from sensesearch_jax.errors import UserError
 
 BEAT_S, STALE_S = 60.0, 600.0
-"""How often a run shows that it is alive, and after how long without a sign one of another host counts as gone."""
+"""Interval of the lock's heartbeat, and its age from which a run on another host counts as dead, in seconds."""
 
 _held: dict[Path, threading.Event] = {}
-"""Directories this process has open, with what ends their heartbeat: a file cannot tell a second opening here from our dead predecessor."""  # noqa: E501
+"""Open workdirs of this process, with the events that end their heartbeats.
+
+A lock file alone does not distinguish them from those of a dead process with our number.
+"""
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes a file so that whoever reads it, even after a crash, sees the old content or all of
-    the new.
+    """Writes a file atomically: a reader, even after a crash, sees the old content or the new.
 
-    The data reach the disk under a temporary name beside the target, which then takes the target's
-    place.
+    The data are written to disk under a temporary name beside the target, which they then replace.
 
     Args:
       path: file to write; its directory must exist.
-      data: the whole content; text is encoded as UTF-8.
+      data: the content; text is encoded as UTF-8.
 
     Raises:
       OSError: the directory is missing, not writable or full; the old content is then untouched.
@@ -63,8 +63,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 class Workdir:
-    """An open working directory, made by `Workdir.open` and released by `close` or the end of a
-    `with`.
+    """Open workdir, made by `Workdir.open` and released by `close` or the end of a `with`.
 
     Attributes:
       path: the directory.
@@ -83,14 +82,14 @@ class Workdir:
         *,
         ignore: Collection[str] = ('workdir',),
     ) -> Self:
-        """Starts a run in a new or empty directory, or goes on with the run that was started there.
+        """Opens the workdir of a new run in a new or empty directory, or of a run to resume.
 
         Args:
           path: the directory; made, with its parents, if it does not exist.
           config: the run's settings, values that JSON can hold (an ml_collections ConfigDict will
               do).
-          ignore: dotted names of fields that may differ when a run goes on, because they do not
-            change its result (where it logs, say); a name covers all fields below it.
+          ignore: dotted names of fields that may differ when a run resumes, because they do not
+            change its result; a name covers all fields below it.
 
         Returns:
           The open directory, locked against other processes.
@@ -113,7 +112,7 @@ class Workdir:
             raise
 
     def __truediv__(self, name: str) -> Path:
-        """The path of a file in the directory: ``workdir / 'summary.json'``."""
+        """Path of a file in the directory: ``workdir / 'summary.json'``."""
         return self.path / name
 
     def __enter__(self) -> Self:
@@ -137,7 +136,7 @@ class Workdir:
         return self._marker(name).exists()
 
     def mark_done(self, name: str, result: Mapping[str, Any] | None = None) -> None:
-        """Marks a stage as done, with what later stages want to know of it; atomic.
+        """Marks a stage as done, with a result for later stages; atomic.
 
         Args:
           name: the stage, in letters, digits, '-' and '_'.
@@ -152,7 +151,7 @@ class Workdir:
         atomic_write(marker, _json(content, f'The result of stage {name}'))
 
     def stage_result(self, name: str) -> dict[str, Any]:
-        """The result that `mark_done` was given.
+        """Result of a stage, as given to `mark_done`.
 
         Raises:
           KeyError: the stage is not done.
@@ -177,7 +176,7 @@ def _json(content: Any, subject: str) -> str:
 
 
 def _refuse_strangers(path: Path) -> None:
-    """Refuses a directory with visible files but no run, before anything is written into it."""
+    """Raises for a directory with visible files but no run, before anything is written to it."""
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith('.'))
     if strangers and not (path / 'config.json').exists():
         raise UserError(
@@ -187,8 +186,8 @@ def _refuse_strangers(path: Path) -> None:
 
 
 def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str]) -> bool:
-    """Writes config.json at the first start and compares it at later ones; says whether it was
-    there.
+    """Writes config.json at the first start and compares it at later ones; returns whether it
+    existed.
     """
     config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     text = _json(config, 'The configuration')
@@ -219,7 +218,7 @@ def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str
 
 
 def _flat(value: Any, prefix: str = '') -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names; everything else is a value."""
+    """Flat dictionary with dotted names of nested dictionaries."""
     if not isinstance(value, dict) or (not value and prefix):
         return {prefix: value}
     result: dict[str, Any] = {}
@@ -229,14 +228,13 @@ def _flat(value: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def _lock(path: Path) -> None:
-    """Claims the directory in its .lock file, taking over the claim of a process that is dead."""
+    """Locks the directory by its .lock file, taking over the lock of a dead process."""
     if path in _held:
         raise ValueError(f'The workdir {path} is already open in this process.')
     claim = {'pid': os.getpid(), 'host': socket.gethostname(), 'started': _start_time(os.getpid())}
     with open(path / '.lock', 'a+') as file:
-        # Held only while the claim is read and written, so that of two takers one sees the other's.
-        # The claim itself is text, because a kernel lock would live on in forked children of a
-        # killed process.
+        # The kernel lock protects reading and writing of the claim. The claim itself is text,
+        # because a kernel lock would outlive a killed process in its forked children.
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         holder = _parse_claim(file.read())
@@ -266,7 +264,7 @@ def _lock(path: Path) -> None:
 
 
 def _beat(lock: Path, end: threading.Event) -> None:
-    """Touches the lock again and again, so that other hosts see a living run."""
+    """Heartbeat: touches the lock, so that other hosts see that the run is alive."""
     while not end.wait(BEAT_S):
         try:
             os.utime(lock)
@@ -275,7 +273,7 @@ def _beat(lock: Path, end: threading.Event) -> None:
 
 
 def _silent_s(path: Path) -> float:
-    """Seconds since the last sign of life in the directory's lock, by the clock of its file system."""
+    """Seconds since the last heartbeat of the lock, by the clock of its file system."""
     now = path / f'.now.{os.getpid()}.tmp'
     now.touch()
     try:
@@ -293,7 +291,7 @@ def _unlock(path: Path) -> None:
 
 
 def _parse_claim(text: str) -> dict[str, Any] | None:
-    """The claim, or None for an empty or torn one (its writer died while it held the file's lock)."""
+    """Claim in a lock file, None for an empty or incomplete one (its writer was killed)."""
     try:
         claim = json.loads(text)
         return (
@@ -304,7 +302,7 @@ def _parse_claim(text: str) -> dict[str, Any] | None:
 
 
 def _alive(claim: Mapping[str, Any]) -> bool:
-    """Whether the claiming process still runs; a later process with the same number is another one."""
+    """Whether the claiming process still runs, and not a later one with the same number."""
     if claim['pid'] == os.getpid():
         # not in _held, so this number was our predecessor's (as after a container's restart)
         return False
@@ -318,7 +316,7 @@ def _alive(claim: Mapping[str, Any]) -> bool:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in the kernel's ticks since boot; None where /proc does not tell."""
+    """Start time of a process in ticks since boot; None for an ended one, or without /proc."""
     try:
         # The second field, the name in brackets, may hold spaces and brackets itself.
         fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()

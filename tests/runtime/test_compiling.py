@@ -4,7 +4,11 @@ import jax
 import pytest
 
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.runtime.compiling import MIN_SECONDS, keep_programs, users_cache
+from sensesearch_jax.runtime.compiling import (
+    MIN_SECONDS,
+    enable_compilation_cache,
+    user_cache_folder,
+)
 
 FIELDS = (
     'jax_compilation_cache_dir',
@@ -26,14 +30,14 @@ def settings(monkeypatch):
 
 
 def test_the_field_decides(settings, tmp_path, monkeypatch):
-    keep_programs('', tmp_path / 'of' / 'all')
+    enable_compilation_cache('', tmp_path / 'of' / 'all')
     assert settings() == [str(tmp_path / 'of' / 'all'), True, MIN_SECONDS]
-    keep_programs(str(tmp_path / 'own'), tmp_path / 'other')
+    enable_compilation_cache(str(tmp_path / 'own'), tmp_path / 'other')
     assert settings()[0] == str(tmp_path / 'own') and not (tmp_path / 'other').exists()
     monkeypatch.setenv('HOME', str(tmp_path))
-    keep_programs('~/mine', tmp_path / 'other')
+    enable_compilation_cache('~/mine', tmp_path / 'other')
     assert settings()[0] == str(tmp_path / 'mine')
-    keep_programs('none', tmp_path / 'other')
+    enable_compilation_cache('none', tmp_path / 'other')
     assert settings()[1] is False and not (tmp_path / 'other').exists()
 
 
@@ -41,9 +45,9 @@ def test_the_environment_decides_where_the_field_does_not(settings, tmp_path, mo
     jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'theirs'))
     monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
     before = settings()
-    keep_programs('', tmp_path / 'other')
+    enable_compilation_cache('', tmp_path / 'other')
     assert settings() == before and not list(tmp_path.iterdir())
-    keep_programs(str(tmp_path / 'own'), tmp_path / 'other')
+    enable_compilation_cache(str(tmp_path / 'own'), tmp_path / 'other')
     assert settings() == [str(tmp_path / 'own'), *before[1:]]
 
 
@@ -52,16 +56,16 @@ def test_a_folder_that_cannot_be_made(settings, tmp_path):
     with pytest.raises(
         UserError, match='compilation cache .*file/a cannot be made.*--config.compilation_cache=DIR'
     ):
-        keep_programs(str(tmp_path / 'file' / 'a'), tmp_path)
+        enable_compilation_cache(str(tmp_path / 'file' / 'a'), tmp_path)
     with pytest.warns(
         UserWarning, match='every start compiles anew'
     ):  # which is no reason to end a run
-        keep_programs('', tmp_path / 'file' / 'b')
+        enable_compilation_cache('', tmp_path / 'file' / 'b')
     assert settings()[0] is None
 
 
 def test_the_users_cache_is_where_others_are(monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', '/caches')
-    assert str(users_cache()) == '/caches/sensesearch_jax/compiled'
+    assert str(user_cache_folder()) == '/caches/sensesearch_jax/compiled'
     monkeypatch.delenv('XDG_CACHE_HOME')
-    assert str(users_cache()) == '~/.cache/sensesearch_jax/compiled'
+    assert str(user_cache_folder()) == '~/.cache/sensesearch_jax/compiled'
