@@ -21,7 +21,7 @@ from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
-from tools_server.middleware import DEADLINE, DOCS_FILES, Gate
+from tools_server.middleware import DEADLINE, DOCS_FILES, GuardMiddleware
 from tools_server.service import ToolService
 from tools_server.tool_runner import Reply
 from tools_server.uploads import sent_picture
@@ -76,7 +76,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         ):  # what was read and checked until now counts too
             return await call()
 
-    app.add_middleware(Gate, config=config)
+    app.add_middleware(GuardMiddleware, config=config)
 
     def about(request: Request, reply: Reply) -> dict[str, Any]:
         return {
@@ -247,7 +247,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         )
 
     if mcp is not None:
-        # Hosts and tokens are checked by the gate, for these routes as for all others.
+        # Hosts and tokens are checked by the middleware, for these routes as for all others.
         security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
         inner = mcp.streamable_http_app(
             stateless_http=True,

@@ -40,7 +40,7 @@ STALL_S = 1.0  # and while others wait for its room, a body may stop for no long
 DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
 
 
-class Gate:
+class GuardMiddleware:
     """ASGI middleware.
 
     A body is read only when there is room for it, and must arrive by the call's deadline; the room

@@ -12,7 +12,7 @@ from tools_server.backends.choose import choose
 from tools_server.config import ConfigError, ServerConfig
 from tools_server.failures import ToolError
 from tools_server.images import Box, ImageStore, StoredImage
-from tools_server.limits.worker_pool import Admission
+from tools_server.limits.thread_pool import ThreadPool
 from tools_server.metrics import Metrics
 from tools_server.response_cache.behind import LOOK_S, WriteBehind
 from tools_server.response_cache.modes import Answers
@@ -20,7 +20,7 @@ from tools_server.response_cache.reader import Reader, StoreError, open_recordin
 from tools_server.response_cache.sources import Source, note, noted_key
 from tools_server.response_cache.store import AnswerStore
 from tools_server.schemas import Image, Match, Passage
-from tools_server.tool_runner import Lane, Reply, Tool
+from tools_server.tool_runner import CachingToolRunner, Reply, ToolRunner
 
 TOOLS = ('text_search', 'image_search', 'judge')
 KEPT = {'replay': 'recording', 'offline': 'cache'}  # names of back ends that are not asked
@@ -42,13 +42,13 @@ class ToolService:
         self.images = ImageStore(config.images)
         self._store = _open_store(config)
         self._backends: dict[str, Any] = {}
-        self._lanes: dict[str, Lane] = {
-            'upload': self._lane('upload', config.images.decoders),
+        self._runners: dict[str, ToolRunner] = {
+            'upload': self._runner('upload', config.images.decoders),
             # What needs a worker, and may keep it busy for seconds, must not hold up ordinary
             # uploads.
-            'decode': self._lane('decode', config.images.decoders),
-            'image': self._lane('image', config.threads),
-            'crop': self._lane('crop', config.threads),
+            'decode': self._runner('decode', config.images.decoders),
+            'image': self._runner('image', config.threads),
+            'crop': self._runner('crop', config.threads),
         }
         self._loaded = threading.Event()
         self.metrics.watch('tools_now', 'Calls at work and waiting, by tool', self._now)
@@ -86,13 +86,15 @@ class ToolService:
             self._backends[tool] = backend
             name = backend.name if asked else KEPT[self.mode]
             data = getattr(backend, 'fingerprint', '')
-            self._lanes[tool] = self._tool(tool, section, name, self._source(tool, section, data))
+            self._runners[tool] = self._caching_runner(
+                tool, section, name, self._source(tool, section, data)
+            )
         self._loaded.set()
 
     def close(self) -> None:
         """Starts no more calls, and removes what was kept for this process only."""
-        for lane in self._lanes.values():
-            lane.close()
+        for runner in self._runners.values():
+            runner.close()
         for backend in self._backends.values():
             if (close := getattr(backend, 'close', None)) is not None:
                 close()
@@ -103,7 +105,7 @@ class ToolService:
     def backends(self) -> dict[str, str]:
         """Tool to the name of its back end; 'none' where a tool is not configured."""
         names = {
-            tool: self._lanes[tool].backend if tool in self._lanes else 'none' for tool in TOOLS
+            tool: self._runners[tool].backend if tool in self._runners else 'none' for tool in TOOLS
         }
         return names | {'crop': 'local'}
 
@@ -113,14 +115,14 @@ class ToolService:
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Calls by outcome, at work and waiting, of every tool."""
-        return {name: lane.statistics() for name, lane in list(self._lanes.items())}
+        return {name: runner.statistics() for name, runner in list(self._runners.items())}
 
     def cache_statistics(self) -> dict[str, dict[str, int]]:
         """Entries, hits and misses of every cache, and the size of the file of answers."""
         tools = {
-            n: lane.cache_statistics()
-            for n, lane in list(self._lanes.items())
-            if isinstance(lane, Tool)
+            n: runner.cache_statistics()
+            for n, runner in list(self._runners.items())
+            if isinstance(runner, CachingToolRunner)
         }
         empty = {
             tool: {'entries': 0, 'hits': 0, 'misses': 0} for tool in TOOLS if tool not in tools
@@ -148,7 +150,7 @@ class ToolService:
         }
         return {tool: tally.counts() for tool, tally in tallies.items() if tally is not None}
 
-    # Every call may also fail as `Admission.run` says: 'timeout' at the deadline, 'unavailable'
+    # Every call may also fail as `ThreadPool.run` says: 'timeout' at the deadline, 'unavailable'
     # when too many calls wait.
 
     async def upload(self, data: bytes) -> Reply[StoredImage]:
@@ -163,18 +165,18 @@ class ToolService:
 
         async def call() -> tuple[StoredImage, bool, tuple[str, ...]]:
             try:
-                image, known = await self._lanes['upload'].work(
+                image, known = await self._runners['upload'].work(
                     lambda: self.images.add(held[0], workers=False)
                 )
                 if image is None:
-                    image, known = await self._lanes['decode'].work(
+                    image, known = await self._runners['decode'].work(
                         lambda: self.images.add(held[0])
                     )
                 return image, known, ()
             finally:
                 held.clear()
 
-        return await self._lanes['upload'].counted(call)
+        return await self._runners['upload'].counted(call)
 
     async def image(self, sha256: str, bare: bool = False) -> Reply[bytes]:
         """The file of an image: JPEG or PNG, upright, RGB; `bare` without camera data, place or
@@ -184,7 +186,9 @@ class ToolService:
             ToolError: 'caller'; there is no such image.
         """
         read = self.images.bare if bare else self.images.encoded
-        return await self._lanes['image'].run(lambda: (read(self.images.get(sha256).sha256), True))
+        return await self._runners['image'].run(
+            lambda: (read(self.images.get(sha256).sha256), True)
+        )
 
     async def crop(self, sha256: str, box: Box) -> Reply[StoredImage]:
         """Cuts a part out of an image; `box` is x0, y0, x1, y1 as fractions of it.
@@ -192,7 +196,7 @@ class ToolService:
         Raises:
             ToolError: 'caller'; there is no such image, or the part has a side below 28 pixels.
         """
-        return await self._lanes['crop'].run(lambda: self.images.crop(sha256, box))
+        return await self._runners['crop'].run(lambda: self.images.crop(sha256, box))
 
     async def text_search(self, query: str, top_k: int) -> Reply[list[Passage]]:
         """At most `top_k` passages for a query of any wording, best first.
@@ -261,7 +265,7 @@ class ToolService:
 
         return await tool.ask(request, judged)
 
-    def _image(self, tool: Lane, sha256: str) -> StoredImage:
+    def _image(self, tool: ToolRunner, sha256: str) -> StoredImage:
         """The image that a call of the tool names; the failure is counted as the call's."""
         try:
             return self.images.get(sha256)
@@ -283,23 +287,25 @@ class ToolService:
         name = path.split('/')[1]
         if name == 'images':
             name = 'upload' if method == 'POST' else 'image'
-        if (lane := self._lanes.get(name)) is not None:
-            lane.count(outcome, seconds, said={'reason': reason})
+        if (runner := self._runners.get(name)) is not None:
+            runner.count(outcome, seconds, said={'reason': reason})
         else:
             self.metrics.observe('other', 'none', outcome, False, seconds)
 
-    def _chosen(self, name: str) -> tuple[Tool, Any]:
+    def _chosen(self, name: str) -> tuple[CachingToolRunner, Any]:
         if not self.ready:
             raise ToolError(
                 'unavailable', 'the server is still loading its indexes', retry_after_s=1.0
             )
-        tool = self._lanes.get(name)
-        if not isinstance(tool, Tool):
+        tool = self._runners.get(name)
+        if not isinstance(tool, CachingToolRunner):
             raise ToolError('unavailable', f"the server's configuration has no {name}")
         return tool, self._backends[name]
 
-    def _lane(self, name: str, threads: int) -> Lane:
-        return Lane(name, 'local', Admission(name, threads, self._config.queue), self.metrics)
+    def _runner(self, name: str, threads: int) -> ToolRunner:
+        return ToolRunner(
+            name, 'local', ThreadPool(name, threads, self._config.queue), self.metrics
+        )
 
     def _source(self, tool: str, section: Backend, data: str) -> dict[str, Any]:
         """The back end's part of the keys of its answers; `data` is the fingerprint of what it
@@ -315,15 +321,17 @@ class ToolService:
             raise ConfigError(f'answers.path: {error}') from None
         return source.key()
 
-    def _tool(self, name: str, section: Any, backend: str, source: dict[str, Any]) -> Tool:
+    def _caching_runner(
+        self, name: str, section: Any, backend: str, source: dict[str, Any]
+    ) -> CachingToolRunner:
         write, read = self._forms()[name]
         answers = Answers(
             name, source, online(section), self.mode, self._config.answers, self._store, write, read
         )
-        return Tool(
+        return CachingToolRunner(
             name,
             backend,
-            Admission(name, self._config.threads, self._config.queue),
+            ThreadPool(name, self._config.threads, self._config.queue),
             self.metrics,
             self._config.cache_entries,
             answers,
@@ -359,11 +367,8 @@ class ToolService:
         return match
 
     def _now(self) -> dict[str, dict[str, int]]:
-        lanes = self._lanes.items()
-        return {
-            n: {'working': a.admission.working, 'waiting': a.admission.waiting}
-            for n, a in list(lanes)
-        }
+        runners = self._runners.items()
+        return {n: {'working': a.pool.working, 'waiting': a.pool.waiting} for n, a in list(runners)}
 
 
 def online(section: Section) -> bool:

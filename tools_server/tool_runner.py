@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from tools_server.cache import Cache
 from tools_server.failures import ToolError
 from tools_server.limits import deadline
-from tools_server.limits.worker_pool import Admission
+from tools_server.limits.thread_pool import ThreadPool
 from tools_server.metrics import Metrics
 from tools_server.response_cache.modes import Answered, Answers
 
@@ -34,20 +34,20 @@ class Reply(Generic[T]):
     degraded: tuple[str, ...] = ()  # what it lacks
 
 
-class Lane:
+class ToolRunner:
     """Runs the calls of one tool: name, waiting room, and counts of calls by outcome.
 
     Args:
         name: of the tool.
         backend: name of its back end.
-        admission: its waiting room.
+        pool: its waiting room.
         metrics: where calls are counted.
     """
 
-    def __init__(self, name: str, backend: str, admission: Admission, metrics: Metrics):
+    def __init__(self, name: str, backend: str, pool: ThreadPool, metrics: Metrics):
         self.name = name
         self.backend = backend
-        self.admission = admission
+        self.pool = pool
         self._metrics = metrics
         self._outcomes: Counter[str] = Counter()
 
@@ -122,10 +122,10 @@ class Lane:
         """The value of a call, from one of the tool's threads.
 
         Raises:
-            ToolError: the call's or `Admission.run`'s; 'unavailable' for a mistake in this program.
+            ToolError: the call's or `ThreadPool.run`'s; 'unavailable' for a mistake in this program.
         """
         try:
-            return await self.admission.run(call)
+            return await self.pool.run(call)
         except ToolError:
             raise
         except Exception as error:
@@ -137,15 +137,15 @@ class Lane:
 
     def statistics(self) -> dict[str, int]:
         """Calls by outcome, and how many are at work and waiting now."""
-        now = {'working': self.admission.working, 'waiting': self.admission.waiting}
+        now = {'working': self.pool.working, 'waiting': self.pool.waiting}
         return dict(self._outcomes) | now
 
     def close(self) -> None:
         """Starts no more calls; does not wait for those at work."""
-        self.admission.close()
+        self.pool.close()
 
 
-class Tool(Lane, Generic[T]):
+class CachingToolRunner(ToolRunner, Generic[T]):
     """A tool whose answers are kept: equal requests at once are worked on once, later ones not at
     all.
 
@@ -158,12 +158,12 @@ class Tool(Lane, Generic[T]):
         self,
         name: str,
         backend: str,
-        admission: Admission,
+        pool: ThreadPool,
         metrics: Metrics,
         entries: int,
         answers: Answers[T],
     ):
-        super().__init__(name, backend, admission, metrics)
+        super().__init__(name, backend, pool, metrics)
         self._answers = answers
         self._memory = Cache(entries)
         self._pending: dict[str, asyncio.Future] = {}
@@ -183,7 +183,7 @@ class Tool(Lane, Generic[T]):
             holds: whether an answer in memory is still right; one that is not is not given.
 
         Raises:
-            ToolError: see `Lane.run`.
+            ToolError: see `ToolRunner.run`.
         """
         return await self.counted(lambda: self._answer(request, compute, holds))
 
@@ -210,7 +210,7 @@ class Tool(Lane, Generic[T]):
                 try:
                     raise problem
                 finally:
-                    del problem, pending, done  # see `Admission.run`
+                    del problem, pending, done  # see `ThreadPool.run`
             kept = self._memory.get(key)
             if (
                 kept is not None
@@ -237,7 +237,7 @@ class Tool(Lane, Generic[T]):
             future.set_exception(
                 ToolError('timeout', 'the first caller left') if stopped else error
             )
-            del future  # see `Admission.run`
+            del future  # see `ThreadPool.run`
             raise
         finally:
             del self._pending[key]

@@ -14,7 +14,7 @@ async def sent_picture(request: Request) -> bytes | bytearray:
     """The body of a request, or the file in it.
 
     A type is asked for because a page in a browser may send one of three types anywhere without
-    being allowed to; of these only a form is taken, whose origin the gate has checked.
+    being allowed to; of these only a form is taken, whose origin the middleware has checked.
 
     Raises:
         ToolError: 'caller'; another type than a picture's, no file in the form, or the caller left.

@@ -19,10 +19,10 @@ from tools_server.limits import deadline
 from tools_server.limits.breaker import Breaker
 from tools_server.limits.rate import Rate
 from tools_server.limits.service import ServiceLimits
-from tools_server.limits.worker_pool import Admission
+from tools_server.limits.thread_pool import ThreadPool
 from tools_server.metrics import Metrics
 from tools_server.response_cache.modes import Answers
-from tools_server.tool_runner import Tool
+from tools_server.tool_runner import CachingToolRunner
 
 
 class Clock:
@@ -177,39 +177,34 @@ def test_concurrency_is_bounded_and_the_deadline_holds_while_waiting():
 def test_waiting_room_is_bounded_and_a_hung_thread_keeps_its_place():
     release, ran = threading.Event(), []
 
-    async def call(admission, work, seconds):
+    async def call(pool, work, seconds):
         try:
             with deadline.within(seconds):
-                return await admission.run(work)
+                return await pool.run(work)
         except ToolError as error:
             return error
 
     async def scenario():
-        admission = Admission('tool', threads=2, queue=3)
+        pool = ThreadPool('tool', threads=2, queue=3)
         start = time.monotonic()
-        hung = [asyncio.create_task(call(admission, release.wait, 0.2)) for _ in range(2)]
+        hung = [asyncio.create_task(call(pool, release.wait, 0.2)) for _ in range(2)]
         await asyncio.sleep(0.05)
-        queued = [
-            asyncio.create_task(call(admission, lambda: ran.append(1), 0.2)) for _ in range(3)
-        ]
+        queued = [asyncio.create_task(call(pool, lambda: ran.append(1), 0.2)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        assert (admission.working, admission.waiting) == (2, 3)
-        turned_away = await call(admission, lambda: None, 0.2)
+        assert (pool.working, pool.waiting) == (2, 3)
+        turned_away = await call(pool, lambda: None, 0.2)
         assert turned_away.status == 429 and turned_away.retry_after_s > 0
         results = await asyncio.gather(*hung, *queued)
         assert {result.kind for result in results} == {'timeout'} and time.monotonic() - start < 1.5
         await asyncio.sleep(0.05)
-        assert (admission.working, admission.waiting) == (
+        assert (pool.working, pool.waiting) == (
             2,
             0,
         )  # what waited has left, what hangs has not
         release.set()
         await asyncio.sleep(0.05)
-        assert (
-            admission.working == 0
-            and await call(admission, lambda: 'works again', 1) == 'works again'
-        )
-        admission.close()
+        assert pool.working == 0 and await call(pool, lambda: 'works again', 1) == 'works again'
+        pool.close()
 
     asyncio.run(scenario())
     assert not ran  # a call that was given up while it waited is never begun
@@ -250,7 +245,7 @@ def test_a_value_that_cannot_be_made_leaves_nothing_in_the_cache(no_garbage_coll
     assert read and not any(large() for large in read)
 
 
-@pytest.mark.parametrize('kept', [False, True], ids=['admission', 'tool'])
+@pytest.mark.parametrize('kept', [False, True], ids=['pool', 'tool'])
 def test_what_a_failing_call_has_read_goes_with_it(no_garbage_collector, kept):
     """Replies of megabytes that were no verdict stayed until the garbage collector came: 1 GB in a minute."""
     read = []
@@ -261,13 +256,13 @@ def test_what_a_failing_call_has_read_goes_with_it(no_garbage_collector, kept):
         raise ToolError('refused', 'not a verdict')
 
     async def scenario():
-        admission = Admission('judge', 2, 5)
+        pool = ThreadPool('judge', 2, 5)
         answers = Answers('judge', {}, True, 'live', AnswerConfig(), None, str, str)
-        tool = Tool('judge', 'm', admission, Metrics(), 10, answers)
+        tool = CachingToolRunner('judge', 'm', pool, Metrics(), 10, answers)
 
         async def ask():
             with pytest.raises(ToolError):
-                await (tool.ask({'q': 1}, call) if kept else admission.run(call))
+                await (tool.ask({'q': 1}, call) if kept else pool.run(call))
 
         await asyncio.gather(*(ask() for _ in range(4)))
         deadline_s = time.monotonic() + 5

@@ -1,4 +1,4 @@
-"""The gate alone, as an ASGI application: whom it lets through, whatever the framework makes of a
+"""The middleware alone, as an ASGI application: whom it lets through, whatever the framework makes of a
 request."""
 
 import asyncio
@@ -8,7 +8,7 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 
 from tools_server.config import parse_config
-from tools_server.middleware import Gate
+from tools_server.middleware import GuardMiddleware
 
 TOKEN = 'a-token-of-some-length'
 
@@ -20,7 +20,7 @@ def config(monkeypatch):
 
 
 def status(config, path, host):
-    """The gate's answer to a GET without a token; 200 where it lets it through."""
+    """The middleware's answer to a GET without a token; 200 where it lets it through."""
     sent = []
 
     async def behind(scope, receive, send):
@@ -36,7 +36,7 @@ def status(config, path, host):
         'type': 'http', 'method': 'GET', 'path': path, 'query_string': b'', 'scheme': 'http', 'server': ('h', 80),
         'headers': [(b'host', host.encode())],
     }  # fmt: skip
-    asyncio.run(Gate(behind, config)(scope, receive, send))
+    asyncio.run(GuardMiddleware(behind, config)(scope, receive, send))
     return sent[0]['status']
 
 

@@ -1,4 +1,4 @@
-"""The waiting room of one tool: so many calls at work, so many waiting, the rest sent away at once.
+"""Threads of one tool: so many calls at work, so many waiting, the rest sent away at once.
 
 A tool has threads of its own, so one whose back end hangs holds up no other. A call that passes its
 deadline is answered then; its thread keeps its place until the back end lets go of it, so that
@@ -19,7 +19,7 @@ from tools_server.limits import deadline
 T = TypeVar('T')
 
 
-class Admission:
+class ThreadPool:
     """Runs blocking calls of one tool on its own threads.
 
     Args:
