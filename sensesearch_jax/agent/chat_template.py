@@ -328,7 +328,7 @@ def tokenise(
     trajectory.prompt_tokens = tokenizer.prompt(system, user_parts)
     for turn in trajectory.turns:
         turn.tokens = tokenizer.assistant(turn.text)
-        turn.log_probs, turn.raw_log_probs = [], []
+        turn.log_probs = []
         turn.observation_tokens = (
             []
             if turn.observation is None

@@ -115,7 +115,6 @@ class Turn:
 
     tokens: list[int]  # sampled by the policy, as sampled
     log_probs: list[float]  # of the distribution really sampled from
-    raw_log_probs: list[float]  # of the model's own distribution
     text: str
     action: Action | FormatError
     observation: Observation | None
@@ -128,7 +127,6 @@ class Turn:
         return {
             'tokens': [int(t) for t in self.tokens],
             'log_probs': [float(x) for x in self.log_probs],
-            'raw_log_probs': [float(x) for x in self.raw_log_probs],
             'text': self.text,
             'action': action_to_json(self.action),
             'observation': None if self.observation is None else self.observation.to_json(),
@@ -137,11 +135,12 @@ class Turn:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> 'Turn':
-        """The turn that `to_json` wrote."""
+        """The turn that `to_json` wrote; files of earlier versions have `raw_log_probs` as well."""
         observation = value['observation']
+        known = {name: x for name, x in value.items() if name != 'raw_log_probs'}
         return cls(
             **{
-                **value,
+                **known,
                 'action': action_from_json(value['action']),
                 'observation': None if observation is None else Observation.from_json(observation),
             }

@@ -53,7 +53,7 @@ def synthesise(
             except ValueError as error:
                 action = FormatError('cannot_be_written', str(error))
         observation = environment.execute(action, indexed_images(image, trajectory.turns))
-        trajectory.turns.append(Turn([], [], [], text, action, observation, []))
+        trajectory.turns.append(Turn([], [], text, action, observation, []))
         if isinstance(action, Answer):
             trajectory.state, trajectory.answer = SampleState.OK, action.text
             return trajectory

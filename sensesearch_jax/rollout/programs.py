@@ -45,7 +45,6 @@ class Chunk(NamedTuple):
 
     tokens: Int[np.ndarray, 'b g c']
     log_probs: Float[np.ndarray, 'b g c']  # under the distribution that was sampled from
-    raw_log_probs: Float[np.ndarray, 'b g c']  # at temperature 1 and with no id suppressed
     count: Int[np.ndarray, 'b g']
 
 
@@ -203,7 +202,7 @@ class Programs:
                 fixed,
                 tuple(layer._replace(valid=sampled) for layer in kv),
             )
-            token, log_prob, raw = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
+            token, log_prob = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
 
             def put(axis, old, new):
                 return jax.lax.dynamic_update_slice_in_dim(old, new, i, axis)
@@ -211,7 +210,7 @@ class Programs:
             kv = tuple(by_field(put, layer, by_head(new)) for layer, new in zip(kv, fresh))
             out = tuple(
                 jax.lax.dynamic_update_slice_in_dim(o, v[..., None].astype(o.dtype), i, axis=2)
-                for o, v in zip(out, (token, log_prob, raw))
+                for o, v in zip(out, (token, log_prob))
             )
             count = count + live
             pending = jnp.where(live, token, pending)
@@ -229,7 +228,7 @@ class Programs:
             active & (budget > 0),
             jnp.zeros(shape, jnp.int32),
             (KVCache(room(s.head_width, c), room(c, s.head_width), None),) * s.layers,
-            (buffer(jnp.int32), buffer(jnp.float32), buffer(jnp.float32)),
+            (buffer(jnp.int32), buffer(jnp.float32)),
         )
         _, pending, _, count, kv, out = jax.lax.while_loop(
             lambda state: (state[0] < c) & state[2].any(), step, initial
@@ -267,8 +266,7 @@ class Programs:
         ]
 
     def _sample(self, logits, keys, position):
-        """One token per lane, its log-prob under the sampled distribution and under the raw one."""
-        raw = jax.nn.log_softmax(logits)
+        """One token per lane, and its log-prob under the distribution that it is drawn from."""
         allowed = jnp.where(self.suppressed, MASKED, logits)
         used = distribution(allowed, self.sampling)
         if self.sampling.temperature == 0:
@@ -280,10 +278,8 @@ class Programs:
 
             token = jax.vmap(jax.vmap(lane))(keys, position, used)
 
-        def pick(x):
-            return jnp.take_along_axis(x, token[..., None], -1)[..., 0]
-
-        return token.astype(jnp.int32), pick(used), pick(raw)
+        log_prob = jnp.take_along_axis(used, token[..., None], -1)[..., 0]
+        return token.astype(jnp.int32), log_prob
 
 
 def compute_dtype(parameters: nnx.State) -> np.dtype:

@@ -79,7 +79,6 @@ class _Lane:
     pending: int
     tokens: list[int] = field(default_factory=list)  # of the turn being sampled
     log_probs: list[float] = field(default_factory=list)
-    raw_log_probs: list[float] = field(default_factory=list)
     started: float = 0.0
 
 
@@ -413,7 +412,6 @@ class _Rollout:
             state = self.lanes[lane]
             state.tokens += chunk.tokens[g][:count].tolist()
             state.log_probs += chunk.log_probs[g][:count].tolist()
-            state.raw_log_probs += chunk.raw_log_probs[g][:count].tolist()
             if count:
                 state.position += count
                 state.pending = state.tokens[-1]
@@ -430,10 +428,8 @@ class _Rollout:
         self.statistics.turn_seconds.append(now - state.started)
         text = self.chat.turn_text(state.tokens)
         action = self.environment.parse(text).action
-        trajectory.turns.append(
-            Turn(state.tokens, state.log_probs, state.raw_log_probs, text, action, None, [])
-        )
-        state.tokens, state.log_probs, state.raw_log_probs, state.started = [], [], [], now
+        trajectory.turns.append(Turn(state.tokens, state.log_probs, text, action, None, []))
+        state.tokens, state.log_probs, state.started = [], [], now
         if isinstance(action, Answer):
             trajectory.state, trajectory.answer = SampleState.OK, action.text
             self._close(lane)

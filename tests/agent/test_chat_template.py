@@ -338,7 +338,7 @@ def test_tokenise_fills_an_expert_trajectory(chat):
         DEFAULT.render_action('t', ImageCrop((0.1, 0.2, 0.4, 0.5))),
         DEFAULT.render_action('t', Answer('Paris')),
     ]
-    turns = [Turn([], [], [], texts[0], None, seen, []), Turn([], [], [], texts[1], None, None, [])]
+    turns = [Turn([], [], texts[0], None, seen, []), Turn([], [], texts[1], None, None, [])]
     whole = Trajectory(question, 0, 0, turns, SampleState.OK, [], [PICTURE, CROP], {}, 'Paris')
     tokenise(whole, chat, 'sys', [PICTURE, question.text])
     ids = whole.prompt_tokens + [

@@ -99,7 +99,7 @@ def test_a_crop_becomes_the_next_image():
         == 'Image 1:'
     )
     searched = Observation(('1. Flag of Chad', THUMB), True, 'image_search')
-    turns = [Turn([], [], [], '', Answer(''), o, []) for o in (searched, seen, None)]
+    turns = [Turn([], [], '', Answer(''), o, []) for o in (searched, seen, None)]
     assert indexed_images(PICTURE, turns) == [PICTURE, CROP]  # a thumbnail has no number
 
 

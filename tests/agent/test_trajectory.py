@@ -35,14 +35,13 @@ def test_trajectory_round_trip_through_json():
         Turn(
             [1, 2],
             [-0.5, -0.25],
-            [-0.5, -0.125],
             'é',
             ImageCrop((0.0, 0.1, 0.5, 1.0), 1),
             seen,
             [3, 4],
         ),
-        Turn([5], [-1.0], [-1.0], '', FormatError('no_action', 'No action.'), error, [6]),
-        Turn([np.int32(7)], [np.float32(-0.5)], [np.float32(-0.5)], 'a', Answer('A'), None, []),
+        Turn([5], [-1.0], '', FormatError('no_action', 'No action.'), error, [6]),
+        Turn([np.int32(7)], [np.float32(-0.5)], 'a', Answer('A'), None, []),
     ]
     reward = {'total': 1.5, 'accuracy': 1.0, 'format': 1.0, 'tool_cost': 0.0}
     whole = Trajectory(question, 3, 17, turns, SampleState.OK, [8, 9], [picture, crop], reward, 'A')
@@ -57,3 +56,9 @@ def test_questions_can_be_keys():
         )
         == 2
     )
+
+
+def test_files_of_earlier_versions_are_read():
+    """They have the log-probs of the unmodified distribution too."""
+    turn = Turn([7], [-0.5], 'a', Answer('A'), None, [])
+    assert Turn.from_json(turn.to_json() | {'raw_log_probs': [-0.25]}) == turn

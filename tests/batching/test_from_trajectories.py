@@ -29,7 +29,6 @@ def turn(tokens, after=(), log_probs=None):
     return Turn(
         list(tokens),
         log_probs,
-        list(log_probs),
         'text',
         TextSearch('x') if after else Answer('this'),
         observation,

@@ -35,12 +35,12 @@ def trajectory(titles, passages, accuracy):
     )
 
     def turn(action, kind, text):
-        return Turn([], [], [], '', action, Observation((text,), ok=True, kind=kind), [])
+        return Turn([], [], '', action, Observation((text,), ok=True, kind=kind), [])
 
     turns = [
         turn(ImageSearch(1), 'image_search', titles),
         turn(TextSearch('x'), 'text_search', passages),
-        Turn([], [], [], '', Answer('Rome'), None, []),
+        Turn([], [], '', Answer('Rome'), None, []),
     ]
     return Trajectory(question, 0, 0, turns, SampleState.OK, [], [], {'accuracy': accuracy}, 'Rome')
 

@@ -12,7 +12,7 @@ from sensesearch_jax.evaluation.summary import format_table, summarise
 
 def _turn(action, kind='', ok=True, latency=0.0):
     observation = Observation(('text',), ok, kind, latency_s=latency) if kind else None
-    return Turn([1], [0.0], [0.0], 'text', action, observation, [])
+    return Turn([1], [0.0], 'text', action, observation, [])
 
 
 def _trajectory(
@@ -68,7 +68,7 @@ def test_rates_and_counts():
 def test_a_search_that_finds_nothing_has_not_returned_results():
     nothing = Observation(text_search_parts((), ObservationLimits()), True, 'text_search')
     turns = [
-        Turn([1], [0.0], [0.0], 'text', TextSearch('a'), nothing, []),
+        Turn([1], [0.0], 'text', TextSearch('a'), nothing, []),
         _turn(TextSearch('b'), 'text_search'),
     ]
     block = _summarise({'rl': [_trajectory(0, True, turns=turns)]})['runs']['rl']['overall']

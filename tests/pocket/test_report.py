@@ -42,7 +42,7 @@ def _picture(seed: int, width: int, height: int) -> ImageRef:
 
 
 def _turn(text, action, observation=None):
-    return Turn([1], [0.0], [0.0], text, action, observation, [])
+    return Turn([1], [0.0], text, action, observation, [])
 
 
 def _trajectory(

@@ -145,9 +145,8 @@ def test_frames_nest():
     )
     seen = Observation(('Image 2:',), True, 'image_crop', (ImageRef('b', 1, 1),))
     turns = [
-        Turn([], [], [], '', ImageCrop((0.2, 0.2, 0.6, 0.6)), seen, []),
+        Turn([], [], '', ImageCrop((0.2, 0.2, 0.6, 0.6)), seen, []),
         Turn(
-            [],
             [],
             [],
             '',
@@ -155,7 +154,7 @@ def test_frames_nest():
             Observation(('bad',), False, 'tool_error'),
             [],
         ),
-        Turn([], [], [], '', ImageCrop((0.5, 0.5, 1.0, 1.0), 2), seen, []),
+        Turn([], [], '', ImageCrop((0.5, 0.5, 1.0, 1.0), 2), seen, []),
     ]
     assert crop_frames(turns) == [WHOLE, pytest.approx((0.2, 0.2, 0.6, 0.6)), pytest.approx(box)]
 

@@ -29,7 +29,7 @@ def found(path):
         value = trajectory.to_json()
         for turn in value['turns']:
             (turn['observation'] or {}).pop('latency_s', None)
-            del turn['log_probs'], turn['raw_log_probs']
+            del turn['log_probs']
         value['question'].pop('image')
         assert trajectory.question.id not in by_question
         by_question[trajectory.question.id] = value

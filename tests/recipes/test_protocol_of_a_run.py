@@ -63,7 +63,7 @@ def test_a_well_formed_trajectory_of_the_released_protocol_has_format(session_of
     told = Observation((NO_RESULTS,), True, 'text_search')
     moves = (TextSearch('a'), told), (ImageCrop((0.1, 0.2, 0.5, 0.75)), told), (Answer('it'), None)
     turns = [
-        Turn([], [], [], RELEASED.render_action('t', action), action, seen, [])
+        Turn([], [], RELEASED.render_action('t', action), action, seen, [])
         for action, seen in moves
     ]
     scored = session.scorer().score(

@@ -62,7 +62,7 @@ def trajectories(path):
         value = json.loads(line)
         for turn in value['turns']:
             (turn['observation'] or {}).pop('latency_s', None)
-            del turn['log_probs'], turn['raw_log_probs']
+            del turn['log_probs']
         value['question'].pop('image')
         key = value['question']['id'], value['member']
         assert key not in found, f'{key} is in {path} twice'

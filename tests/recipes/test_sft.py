@@ -29,7 +29,7 @@ def trajectory(loaded, tools, folder, number):
     image = tools.upload(noise_file(folder / f'{number}.png', 56 + 28 * number, 56, number))
     tokens = loaded.chat.assistant(f'<answer>{number}</answer>')
     question = Question(f'q{number}', 'perception', 1, 'What is it?', '', ('it',))
-    turn = Turn(tokens, [], [], '', Answer('it'), None, [])
+    turn = Turn(tokens, [], '', Answer('it'), None, [])
     prompt = loaded.chat.prompt('Look.', [image, question.text])
     return Trajectory(question, 0, 0, [turn], SampleState.OK, prompt, [image], {}, 'it')
 

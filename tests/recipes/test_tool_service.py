@@ -72,10 +72,7 @@ def without_clocks(trajectory):
     for turn in value['turns']:
         if turn['observation']:
             del turn['observation']['latency_s']
-        del (
-            turn['log_probs'],
-            turn['raw_log_probs'],
-        )  # rounding differs with what happened to share a batch
+        del turn['log_probs']  # rounding differs with what happened to share a batch
     del value['question']['image']  # a path in the workdir
     return value
 

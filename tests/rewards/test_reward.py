@@ -34,7 +34,7 @@ SEEN = Observation(('1. Chad',), True, 'text_search')
 
 def turn(action, observation=None, thought='t', protocol=DEFAULT):
     text = '' if isinstance(action, FormatError) else protocol.render_action(thought, action)
-    return Turn([], [], [], text, action, observation, [])
+    return Turn([], [], text, action, observation, [])
 
 
 def trajectory(*turns, question=QUESTION, state=SampleState.OK):

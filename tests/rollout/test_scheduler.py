@@ -194,9 +194,7 @@ def essence(groups):
     for group in value:
         for trajectory in group:
             for turn in trajectory['turns']:
-                turn['log_probs'] = turn['raw_log_probs'] = (
-                    None  # compared where they differ by rounding at most
-                )
+                turn['log_probs'] = None  # compared where they differ by rounding at most
                 if turn['observation']:
                     turn['observation']['latency_s'] = 0
     return value
@@ -248,7 +246,7 @@ def test_token_in_token_out(plain, chat, questions):
         expected, own = [], []
         for turn in t.turns:
             assert 0 < len(turn.tokens) <= TURN_TOKENS
-            assert len(turn.tokens) == len(turn.log_probs) == len(turn.raw_log_probs)
+            assert len(turn.tokens) == len(turn.log_probs)
             assert not set(turn.tokens[:-1]) & set(chat.stop_ids)
             assert len(turn.tokens) == TURN_TOKENS or turn.tokens[-1] in chat.stop_ids
             assert not set(turn.tokens) & set(chat.suppressed_ids)
@@ -443,7 +441,7 @@ def test_truncation_by_turns(run, questions):
 def test_malformed_turns_in_a_row_end_a_trajectory():
     """Other turns between them start the count anew; 0 means that none of them ends anything."""
     wrong, right = (
-        Turn([], [], [], '', action, None, []) for action in (FormatError('x', 'x'), ImageSearch(1))
+        Turn([], [], '', action, None, []) for action in (FormatError('x', 'x'), ImageSearch(1))
     )
     limits = RolloutLimits(max_turns=6, turn_tokens=8, max_malformed=2)
     assert limits.reached([right, wrong, wrong]) and limits.reached([wrong, wrong])
