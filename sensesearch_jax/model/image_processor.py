@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -151,9 +152,9 @@ class Preprocessor:
             path = Path(folder) / name
             if not path.is_file():
                 continue
-            config = _read_object(path)
+            config = read_object(path)
             if name == 'processor_config.json' and 'image_processor' not in config:
-                continue  # it says nothing of images, and is not read for them
+                continue  # it has no image settings, and is not read for them
             written = config.get('image_processor', config)
             budget = {'min_pixels': self.min_pixels, 'max_pixels': self.max_pixels}
             if written.get('size'):
@@ -250,11 +251,11 @@ def _image_settings(path: Path) -> tuple[Path, dict]:
     """
     if path.is_dir():
         nested = path / 'processor_config.json'
-        if nested.is_file() and 'image_processor' in _read_object(nested):
+        if nested.is_file() and 'image_processor' in read_object(nested):
             path = nested
         else:
             path = path / 'preprocessor_config.json'
-    config = _read_object(path)
+    config = read_object(path)
     settings = config.get('image_processor', config)
     if not isinstance(settings, dict):
         raise UserError(
@@ -263,7 +264,12 @@ def _image_settings(path: Path) -> tuple[Path, dict]:
     return path, settings
 
 
-def _read_object(file: Path) -> dict:
+def read_object(file: Path) -> dict[str, Any]:
+    """JSON object of a file of a policy directory.
+
+    Raises:
+        UserError: the file cannot be read, or is no JSON object.
+    """
     try:
         config = json.loads(file.read_text(encoding='utf-8'))
     except OSError as error:
@@ -271,7 +277,9 @@ def _read_object(file: Path) -> dict:
             f'cannot read {file}: {error.strerror}; give a Hugging Face policy directory'
         ) from None
     except ValueError as error:
-        raise UserError(f'{file} is not JSON: {error}') from None
+        raise UserError(
+            f'{file} is not JSON: {error}; take the file from the policy again'
+        ) from None
     if not isinstance(config, dict):
         raise UserError(f'{file} is no JSON object; take the file from the policy again')
     return config

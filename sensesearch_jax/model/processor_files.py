@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sensesearch_jax.agent.chat_template import CHAT_TEMPLATE, ChatTokenizer, tokenizer_config
 from sensesearch_jax.agent.trajectory import ImageRef
-from sensesearch_jax.errors import UserError
+from sensesearch_jax.model.image_processor import read_object
 
 COPIED = (
     'tokenizer.json', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
@@ -151,17 +151,7 @@ def _source_template(source: Path) -> str | None:
 
 def _read(file: Path) -> dict[str, Any]:
     """JSON object of a file; an empty one if there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise UserError(
-            f'{file} is not JSON: {error}; take it from the source policy again'
-        ) from None
-    if not isinstance(value, dict):
-        raise UserError(f'{file} is no JSON object; take it from the source policy again')
-    return value
+    return read_object(file) if file.is_file() else {}
 
 
 def _written(value: dict[str, Any]) -> bytes:

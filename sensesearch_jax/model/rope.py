@@ -1,7 +1,7 @@
 """M-RoPE: rotary positions (time, row, column) of a token sequence with pictures.
 
-Text advances all three axes together; a picture's tokens share one time and spread over rows and
-columns, and the text after it goes on one past the largest position so far (Qwen2-VL, arXiv
+Text advances all three axes together; a picture's tokens share one time and differ in row and
+column, and the text after it goes on one past the largest position so far (Qwen2-VL, arXiv
 2409.12191, section 2.1; Qwen2.5-VL, arXiv 2502.13923). A conversation grows turn by turn, and
 positions do too: the positions of each segment start where those of the last one ended.
 """
@@ -16,16 +16,16 @@ from jaxtyping import Array, Float, Int
 def mrope_positions(
     token_ids: Sequence[int] | np.ndarray,
     grids: Sequence[Sequence[int]] | np.ndarray,
-    image_pad_id: int,
+    image_token: int,
     merge: int,
     start: int = 0,
 ) -> tuple[np.ndarray, int]:
     """M-RoPE positions of one segment of a conversation, and the first position of the next.
 
     Args:
-        token_ids: [n] token ids; each picture is a run of `image_pad_id`, one per merged token.
+        token_ids: [n] token ids; each picture is a run of `image_token`, one per merged token.
         grids: (1, h, w) in patches of every picture in the segment, in reading order.
-        image_pad_id: id of the placeholder token.
+        image_token: id of the placeholder token.
         merge: patches per side of a merged token.
         start: first position, the second value returned for the segment before.
 
@@ -33,12 +33,11 @@ def mrope_positions(
         int32 [3, n] (time, row, column) and the next free position, one past the largest in use.
 
     Raises:
-        ValueError: placeholders and grids do not match, for instance because a picture was cut in
-            the middle.
+        ValueError: placeholders and grids do not match, for instance because a picture was split.
     """
     tokens = np.asarray(token_ids)
     positions = np.empty((3, tokens.size), np.int32)
-    places = np.flatnonzero(tokens == image_pad_id)
+    places = np.flatnonzero(tokens == image_token)
     at, position = 0, start  # the first token without a position, and its position
     used = 0  # placeholders that belong to the pictures so far
     for number, (frames, height, width) in enumerate(grids, 1):
@@ -53,7 +52,7 @@ def mrope_positions(
         if run.size < count or run[-1] - run[0] != count - 1:
             raise ValueError(
                 f'image {number} needs {count} placeholder tokens in a row, but the tokens hold fewer at its '
-                'place; cut conversations only between turns'
+                'place; split conversations only between turns'
             )
         first = int(run[0])
         positions[:, at:first] = np.arange(position, position + first - at)

@@ -97,9 +97,9 @@ def batch_images(
     valid = np.zeros((count, slots, unit), bool)
     order = np.zeros((count, slots), np.int32)
     inner = np.stack(np.divmod(np.arange(unit), merge), axis=-1)
-    for n, ((flat, (_, h, w)), (places, back)) in enumerate(zip(images, layouts)):
-        used = np.nonzero(places >= 0)[0]
-        token = places[used]
+    for n, ((flat, (_, h, w)), (layout, back)) in enumerate(zip(images, layouts)):
+        used = np.nonzero(layout >= 0)[0]
+        token = layout[used]
         patches[n, used] = flat.reshape(-1, unit, sizes.patch_width)[token]
         corner = np.stack(np.divmod(token, w // merge), axis=-1) * merge
         positions[n, used] = corner[:, None] + inner

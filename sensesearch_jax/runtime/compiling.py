@@ -43,12 +43,12 @@ def enable_compilation_cache(folder: str, default: Path) -> None:
             path = Path(path).expanduser().resolve()
             path.mkdir(parents=True, exist_ok=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-            said = f'The compilation cache {path} cannot be made: {error}'
+            problem = f'The compilation cache {path} cannot be made: {error}'
             if folder:
                 raise UserError(
-                    f"{said}; give another folder by --config.compilation_cache=DIR, or '{NO_CACHE}'."
+                    f"{problem}; give another folder by --config.compilation_cache=DIR, or '{NO_CACHE}'."
                 ) from None
-            warnings.warn(f'{said}; every start compiles anew.')
+            warnings.warn(f'{problem}; every start compiles anew.')
             return
     jax.config.update('jax_compilation_cache_dir', str(path))
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:

@@ -74,7 +74,7 @@ def make_mesh(
     if jax.local_device_count() % shape[2] and jax.process_count() > 1:
         raise UserError(
             f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
-            'of a process, but a row of a batch must lie within one; choose one that does.'
+            'of a process, but a row of a batch must be within one; choose one that does.'
         )
     # By process, so that the innermost axis stays on one host, whose links are the fastest.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
@@ -116,10 +116,10 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 def mesh_of(parameters: Any) -> Mesh:
     """Mesh that parameters are placed on; the first device alone for those without one."""
-    place = jax.tree.leaves(parameters)[0].sharding
+    sharding = jax.tree.leaves(parameters)[0].sharding
     return (
-        place.mesh
-        if isinstance(place, NamedSharding)
+        sharding.mesh
+        if isinstance(sharding, NamedSharding)
         else make_mesh(devices=jax.local_devices()[:1])
     )
 

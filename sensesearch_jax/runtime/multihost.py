@@ -158,9 +158,9 @@ def pad_alike(batch: Any) -> Any:
     arrays = {name: x for name, x in batch._asdict().items() if name != 'packing'}
     shapes = np.concatenate([x.shape for x in arrays.values()])
     longest = allgather(shapes[None]).max(0)
-    cuts = np.cumsum([x.ndim for x in arrays.values()])[:-1]
+    ends = np.cumsum([x.ndim for x in arrays.values()])[:-1]
     padded = {}
-    for (name, x), shape in zip(arrays.items(), np.split(longest, cuts), strict=True):
+    for (name, x), shape in zip(arrays.items(), np.split(longest, ends), strict=True):
         fill = -1 if name in ('prompt_features', 'feature_index') else 0
         padded[name] = np.pad(
             x, [(0, int(n) - m) for n, m in zip(shape, x.shape)], constant_values=fill

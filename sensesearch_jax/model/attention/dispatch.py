@@ -56,22 +56,22 @@ def attend(
 
     # Rows and heads are independent. With `shard_map` the compiler need not partition a kernel, and
     # a CPU may map over the rows of its shard.
-    def place(axes):
+    def spec_of(axes):
         return lambda x: spec(axes, x.shape, mesh)
 
     tokens, heads = ('rows', None, None), lambda name: ('rows', None, None, name, None)
     earlier, scales = (
-        place(('rows', None, 'kv_heads', None, None)),
-        place(('rows', None, 'kv_heads', None)),
+        spec_of(('rows', None, 'kv_heads', None, None)),
+        spec_of(('rows', None, 'kv_heads', None)),
     )
     where = (
-        place(heads('heads')),
-        *[place(heads('kv_heads'))] * 2,
-        place(tokens),
+        spec_of(heads('heads')),
+        *[spec_of(heads('kv_heads'))] * 2,
+        spec_of(tokens),
         tuple(
-            KVCache(earlier, earlier, place(tokens), scales, scales)
+            KVCache(earlier, earlier, spec_of(tokens), scales, scales)
             if c.key_scales is not None
-            else KVCache(earlier, earlier, place(tokens))
+            else KVCache(earlier, earlier, spec_of(tokens))
             for c in caches
         ),
     )
