@@ -63,10 +63,10 @@ def main(arguments: list[str]) -> None:
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
-    from sensesearch_jax.config.resuming import check_places, extent, may_change, reaches
+    from sensesearch_jax.config.resuming import check_paths, extent, may_change, reaches
     from sensesearch_jax.runtime import multihost
 
-    check_places(config, WORKDIR.value)
+    check_paths(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import enable_compilation_cache, user_cache_folder
     from sensesearch_jax.runtime.workdir import Workdir
 

@@ -4,28 +4,14 @@ said.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
 
 from sensesearch_jax.agent.protocol import disarm
+from sensesearch_jax.agent.tool_client import Match, Passage
 from sensesearch_jax.agent.trajectory import ImageRef
 
 Parts = tuple[str | ImageRef, ...]
 
 NO_RESULTS = 'No results.'  # what a search that went well and found nothing says
-
-
-class PassageLike(Protocol):
-    """A text search result."""
-
-    title: str
-    text: str
-
-
-class MatchLike(Protocol):
-    """An image search result."""
-
-    title: str
-    thumbnail: ImageRef
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +31,7 @@ class ObservationLimits:
             raise ValueError('passage_chars must be at least 1, or None for whole passages')
 
 
-def text_search_parts(passages: Sequence[PassageLike], limits: ObservationLimits) -> Parts:
+def text_search_parts(passages: Sequence[Passage], limits: ObservationLimits) -> Parts:
     """Lines `1. title: text`, best first."""
     lines = []
     for i, passage in enumerate(passages[: limits.text_results], 1):
@@ -56,7 +42,7 @@ def text_search_parts(passages: Sequence[PassageLike], limits: ObservationLimits
     return (cut_text('\n'.join(lines) or NO_RESULTS, limits.max_chars),)
 
 
-def image_search_parts(matches: Sequence[MatchLike], limits: ObservationLimits) -> Parts:
+def image_search_parts(matches: Sequence[Match], limits: ObservationLimits) -> Parts:
     """Lines `1. title`, best first, each followed by its thumbnail if those are shown."""
     matches = matches[: limits.image_results]
     if not matches:

@@ -23,11 +23,6 @@ from sensesearch_jax.agent.actions import (
 )
 from sensesearch_jax.agent.trajectory import Question
 
-__all__ = [
-    'DEFAULT', 'PROTOCOLS', 'RELEASED', 'TOOLS', 'Action', 'Answer', 'FormatError', 'ImageCrop',
-    'ImageSearch', 'ParsedTurn', 'Protocol', 'TextSearch', 'disarm', 'fold_tags', 'shorten', 'tool_of', 'user_text',
-]  # fmt: skip
-
 # The tools by the names that configs, observations and statistics use; a protocol may write them
 # differently.
 TOOLS = ('text_search', 'image_search', 'image_crop')
@@ -199,10 +194,6 @@ class Protocol:
     def shown_index(self, image_index: int) -> int:
         """How this protocol counts the image that actions call `image_index` (from 1)."""
         return image_index - 1 + self.first_index
-
-    def tool_names(self, tools: Sequence[str]) -> list[str]:
-        """The written names of `tools`."""
-        return [getattr(self, tool) for tool in tools]
 
     def _check_tools(self, tools: Sequence[str]) -> None:
         unknown = sorted(set(tools) - set(TOOLS))

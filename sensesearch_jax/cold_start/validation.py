@@ -12,8 +12,9 @@ from sensesearch_jax.agent.environment import indexed_images
 from sensesearch_jax.agent.protocol import TOOLS
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
 from sensesearch_jax.batching.from_trajectories import length
+from sensesearch_jax.rewards.accuracy import final_answer
 from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
-from sensesearch_jax.rewards.reward import final_answer, format_is_right
+from sensesearch_jax.rewards.format import format_is_right
 from sensesearch_jax.rewards.scorer import Scorer
 from tools_server.answer_matching.words import normalise
 

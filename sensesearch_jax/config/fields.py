@@ -94,7 +94,7 @@ FIELDS = {
     'rollout.engines': _operational(int, 'samplers that share out the questions, a thread each'),
     'rollout.prompt_capacity': Field(int, 'tokens that a prompt may have'),
     'rollout.suffix_capacity': Field(int, 'tokens that a trajectory may have behind its prompt'),
-    'rollout.chunk': _operational(int, 'tokens sampled between two looks of the host'),
+    'rollout.chunk': _operational(int, 'tokens decoded between two checks by the host'),
     'rollout.extend_lanes': _operational(int, 'trajectories of one pass of tool responses'),
     'rollout.extend_tokens': _operational(int, 'tokens of one pass of tool responses'),
     'rollout.tool_threads': _operational(int, 'tool calls at a time'),

@@ -33,7 +33,7 @@ def reaches(done: Mapping[str, int], config: ConfigDict) -> bool:
     return all(done[name] >= wanted for name, wanted in extent(config).items())
 
 
-def check_places(config: ConfigDict, workdir: str | None) -> None:
+def check_paths(config: ConfigDict, workdir: str | None) -> None:
     """Refuses addresses of object stores where files are read or written; as paths they would be
     local folders.
 

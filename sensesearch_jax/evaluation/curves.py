@@ -66,7 +66,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Groups of equal rewards', 'frac_reward_zero_std', share=True),
         _single('Gain of the batch layer', 'batch_gain', unit='×'),
         Chart(
-            'Not counted or cut',
+            'Not counted or truncated',
             {
                 'truncated': 'truncated',
                 'infra_failed': 'infrastructure',

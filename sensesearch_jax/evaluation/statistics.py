@@ -35,21 +35,6 @@ class Interval:
     count: int
     clusters: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of 0; False where there is no interval."""
-        return self.low > 0 or self.high < 0
-
-    def percent(self) -> str:
-        """The interval for a reader, in percent: '61.2 [57.0, 65.3]'; '-' where there is nothing to
-        say.
-        """
-        if self.count == 0:
-            return '-'
-        if np.isnan(self.low):
-            return f'{100 * self.mean:.1f}'
-        return f'{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]'
-
     def to_json(self) -> dict[str, float | int | None]:
         """The fields as JSON values, None in place of NaN."""
         return {name: None if np.isnan(value) else value for name, value in vars(self).items()}

@@ -19,6 +19,7 @@ from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop
 from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Trajectory
 from sensesearch_jax.evaluation.summary import COUNTED, kind_order
+from sensesearch_jax.rewards.crop_geometry import WHOLE, Box, absolute, relative
 
 # Bytes of an encoded image file by its SHA-256, or anything else (a failure value, None) if there
 # is none.
@@ -27,9 +28,6 @@ ImageLoader = Callable[[str], Any]
 # Longest side in pixels, by the part a picture plays.
 SCENE, CROP, THUMBNAIL = 960, 448, 144
 JPEG_QUALITY = 78
-
-Box = tuple[float, float, float, float]
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 def viewer_data(
@@ -192,18 +190,18 @@ def _trajectory_view(
     """
     # Boxes in here are places in the original; a crop also has its turn and the image_index it was
     # cut from.
-    frames: list[tuple[ImageRef, Box]] = [(ref, WHOLE) for ref in trajectory.images[:1]]
+    regions: list[tuple[ImageRef, Box]] = [(ref, WHOLE) for ref in trajectory.images[:1]]
     crops: list[tuple[int, int, Box]] = []
     turns = []
     for number, turn in enumerate(trajectory.turns, start=1):
         observation, action = turn.observation, turn.action
         new = observation.new_images if observation else ()
         place = WHOLE
-        if new and isinstance(action, ImageCrop) and 1 <= action.image_index <= len(frames):
-            place = _inside(action.bbox, frames[action.image_index - 1][1])
+        if new and isinstance(action, ImageCrop) and 1 <= action.image_index <= len(regions):
+            place = absolute(action.bbox, regions[action.image_index - 1][1])
             crops.append((number, action.image_index, place))
-        first = len(frames) + 1
-        frames += [(ref, place) for ref in new]
+        first = len(regions) + 1
+        regions += [(ref, place) for ref in new]
         index_of = {ref.sha256: first + i for i, ref in enumerate(new)}
         view: dict[str, Any] = {'thought': protocol.parse(turn.text, TOOLS).thought}
         if isinstance(action, FormatError):
@@ -244,13 +242,13 @@ def _trajectory_view(
                 'width': ref.width,
                 'height': ref.height,
                 'boxes': [
-                    {'turn': turn, 'box': _relative(place, frame), 'own': source == index}
+                    {'turn': turn, 'box': _relative(place, region), 'own': source == index}
                     for turn, source, place in crops
                     if source == index or index == 1
                 ],
-                'truth': _relative(truth, frame) if truth else None,
+                'truth': _relative(truth, region) if truth else None,
             }
-            for index, (ref, frame) in enumerate(frames, start=1)
+            for index, (ref, region) in enumerate(regions, start=1)
         ],
     }
 
@@ -265,24 +263,11 @@ def _box(value: Any) -> Box | None:
     return tuple(float(x) for x in value) if value is not None and len(value) == 4 else None
 
 
-def _inside(box: Box, frame: Box) -> Box:
-    """`box`, fractions of `frame`, as fractions of what `frame` is in."""
-    width, height = frame[2] - frame[0], frame[3] - frame[1]
-    return (
-        frame[0] + box[0] * width,
-        frame[1] + box[1] * height,
-        frame[0] + box[2] * width,
-        frame[1] + box[3] * height,
-    )
-
-
-def _relative(box: Box, frame: Box) -> list[float] | None:
-    """The part of `box` within `frame` as fractions of `frame` (the inverse of `_inside`), if any."""
-    width, height = frame[2] - frame[0], frame[3] - frame[1]
-    if width <= 0 or height <= 0:
+def _relative(box: Box, region: Box) -> list[float] | None:
+    """The part of `box` within `region` as fractions of `region`, if any."""
+    if region[2] <= region[0] or region[3] <= region[1]:
         return None
-    cut = [
-        min(max((x - origin) / size, 0.0), 1.0)
-        for x, origin, size in zip(box, (frame[0], frame[1]) * 2, (width, height) * 2, strict=True)
-    ]
-    return [round(x, 4) for x in cut] if cut[2] > cut[0] and cut[3] > cut[1] else None
+    inside = [min(max(x, 0.0), 1.0) for x in relative(box, region)]
+    return (
+        [round(x, 4) for x in inside] if inside[2] > inside[0] and inside[3] > inside[1] else None
+    )

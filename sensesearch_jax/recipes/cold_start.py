@@ -95,7 +95,7 @@ def cold_start(
         The kept trajectories: of all processes in the first one, elsewhere this process's.
     """
     mined = mine(session, loaded, features, demonstrable(session, questions))
-    chosen = _spread(mined, session.config.expert.questions)
+    chosen = _balanced(mined, session.config.expert.questions)
     made = synthesise_all(session, loaded, multihost.local_items(chosen))
     return validated(session, made, chosen)
 
@@ -330,7 +330,7 @@ def validated(
     return kept
 
 
-def _spread(questions: Sequence[Question], count: int) -> list[Question]:
+def _balanced(questions: Sequence[Question], count: int) -> list[Question]:
     """At most `count` questions, the kinds in turn, so that a short cold start has all of them."""
     kinds: dict[str, list[Question]] = {}
     for question in questions:

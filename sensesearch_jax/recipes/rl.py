@@ -23,8 +23,8 @@ from sensesearch_jax.recipes.resume import keep, not_finite, resume, training_st
 from sensesearch_jax.recipes.rl_update import (
     ALGORITHMS,
     distinct_tokens,
-    own_rows,
-    shaped_advantages,
+    micro_batch_rows,
+    rollout_advantages,
     update,
 )
 from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
@@ -284,7 +284,7 @@ def rl_step(
         engine.release()  # the updates want the memory
     sampled = time.monotonic()
     usable = np.array([[is_usable(t) for t in g] for g in groups])
-    advantages, values = shaped_advantages(config, groups, usable)
+    advantages, values = rollout_advantages(config, groups, usable)
 
     def to_batch(part):
         return multihost.pad_alike(
@@ -293,7 +293,7 @@ def rl_step(
                 features,
                 part,
                 config.members,
-                own_rows(config),
+                micro_batch_rows(config),
                 pack_step=config.pack_step,
             )
         )

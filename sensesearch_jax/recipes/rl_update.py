@@ -26,12 +26,12 @@ from sensesearch_jax.training.trainer import InLoss, Learner, PolicyTargets
 ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo': ('token', False)}
 
 
-def own_rows(config: ConfigDict) -> int:
+def micro_batch_rows(config: ConfigDict) -> int:
     """Rows of a micro-batch that come from this process."""
     return multihost.rows_per_process(config.micro_batch, 'rl.micro_batch')
 
 
-def shaped_advantages(
+def rollout_advantages(
     config: ConfigDict, groups: Sequence[Sequence[Trajectory]], usable: Bool[np.ndarray, 'b g']
 ) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
     """Advantages of this process's groups: the group layer, and the batch layer where its scope is
@@ -112,7 +112,7 @@ def update(
         groups: this process's, G trajectories each.
         advantages: [groups, G].
         usable: [groups, G], whether a trajectory counts.
-        to_batch: makes a micro-batch of at most `own_rows` groups.
+        to_batch: makes a micro-batch of at most `micro_batch_rows` groups.
         generator: of the minibatches' shuffles; the same in all processes.
 
     Returns:
@@ -126,7 +126,11 @@ def update(
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
     _, batch_layer = ALGORITHMS[config.algorithm]
     done: list[dict[str, float]] = []
-    passes, rows_each, most = Passes(), own_rows(config), multihost.global_max(len(trainable))
+    passes, rows_each, most = (
+        Passes(),
+        micro_batch_rows(config),
+        multihost.global_max(len(trainable)),
+    )
     for _ in range(config.epochs if most else 0):
         for part in np.array_split(generator.permutation(trainable), min(config.minibatches, most)):
             now = advantages[part]

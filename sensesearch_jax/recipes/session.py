@@ -28,7 +28,7 @@ from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.recipes.capacities import Room, feature_cache_bytes, read_preprocessor
-from sensesearch_jax.rewards.reward import client_judge
+from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling

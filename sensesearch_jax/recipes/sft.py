@@ -114,15 +114,15 @@ def sft(
                     for later in order[step + 1 : step + 1 + LOOK_AHEAD]
                     for i in later
                 ]
-                places: Counter[str] = Counter()
+                tokens: Counter[str] = Counter()
                 values = learner.sft_step(
-                    micro_batches(loaded, features, chosen, rows, ahead, places),
+                    micro_batches(loaded, features, chosen, rows, ahead, tokens),
                     sum(map(response_tokens, chosen)),
                 )
-                used, size = multihost.global_sums(places['used'], places['all'])
+                used, padded = multihost.global_sums(tokens['used'], tokens['padded'])
                 seconds = time.monotonic() - began
                 cost = {
-                    'padding_share': 1 - used / size,
+                    'padding_share': 1 - used / padded,
                     'tokens_per_second': used / seconds,
                     'step_s': seconds,
                 }
@@ -149,7 +149,7 @@ def micro_batches(
     chosen: Sequence[Trajectory],
     rows: int,
     ahead: Sequence[Trajectory],
-    places: Counter[str],
+    tokens: Counter[str],
 ) -> Iterator[GroupBatch]:
     """A step's trajectories as micro-batches, each made when it is asked for.
 
@@ -159,7 +159,7 @@ def micro_batches(
         chosen: the step's trajectories, of all processes.
         rows: of a micro-batch, of all processes.
         ahead: trajectories of later steps, whose images fill up passes through the tower.
-        places: counts `used` tokens and `all` tokens, padding included, of this process's rows.
+        tokens: counts `used` tokens and `padded` ones, padding included, of this process's rows.
     """
     for first in range(0, len(chosen), rows):
         own = [
@@ -170,7 +170,7 @@ def micro_batches(
                 loaded, features, own, 1, multihost.rows_per_process(rows, 'sft.micro_batch'), ahead
             )
         )
-        places.update(
-            used=int(batch.valid.sum() + batch.prompt_valid.sum()), all=batch.padded_tokens
+        tokens.update(
+            used=int(batch.valid.sum() + batch.prompt_valid.sum()), padded=batch.padded_tokens
         )
         yield batch

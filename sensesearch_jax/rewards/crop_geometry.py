@@ -18,7 +18,7 @@ TOO_LOOSE = 0.15
 _EPSILON = 1e-6
 
 
-def crop_frames(turns: Iterable[Turn]) -> list[Box]:
+def crop_regions(turns: Iterable[Turn]) -> list[Box]:
     """The region of the original that each indexed image shows, in order of image_index.
 
     A crop's box is relative to the image that it was cropped from, which may be a crop itself.
@@ -26,56 +26,56 @@ def crop_frames(turns: Iterable[Turn]) -> list[Box]:
     Returns:
         (left, top, right, bottom) in fractions of the original; that of the original itself first.
     """
-    frames = [WHOLE]
+    regions = [WHOLE]
     for turn in turns:
         if (
             isinstance(turn.action, ImageCrop)
             and turn.observation is not None
             and turn.observation.new_images
         ):
-            frames.append(absolute(turn.action.bbox, frames[turn.action.image_index - 1]))
-    return frames
+            regions.append(absolute(turn.action.bbox, regions[turn.action.image_index - 1]))
+    return regions
 
 
-def absolute(box: Sequence[float], frame: Sequence[float]) -> Box:
-    """A box in fractions of `frame`, as fractions of the original that `frame` is a box of."""
-    width, height = frame[2] - frame[0], frame[3] - frame[1]
+def absolute(box: Sequence[float], region: Sequence[float]) -> Box:
+    """A box in fractions of `region`, as fractions of the original that `region` is a box of."""
+    width, height = region[2] - region[0], region[3] - region[1]
     x0, y0, x1, y1 = box
     return (
-        frame[0] + x0 * width,
-        frame[1] + y0 * height,
-        frame[0] + x1 * width,
-        frame[1] + y1 * height,
+        region[0] + x0 * width,
+        region[1] + y0 * height,
+        region[0] + x1 * width,
+        region[1] + y1 * height,
     )
 
 
-def relative(box: Sequence[float], frame: Sequence[float]) -> Box:
-    """A box in fractions of the original as fractions of `frame`; the inverse of `absolute`."""
-    width, height = frame[2] - frame[0], frame[3] - frame[1]
+def relative(box: Sequence[float], region: Sequence[float]) -> Box:
+    """A box in fractions of the original as fractions of `region`; the inverse of `absolute`."""
+    width, height = region[2] - region[0], region[3] - region[1]
     x0, y0, x1, y1 = box
     return (
-        (x0 - frame[0]) / width,
-        (y0 - frame[1]) / height,
-        (x1 - frame[0]) / width,
-        (y1 - frame[1]) / height,
+        (x0 - region[0]) / width,
+        (y0 - region[1]) / height,
+        (x1 - region[0]) / width,
+        (y1 - region[1]) / height,
     )
 
 
-def holds(frame: Sequence[float], box: Sequence[float]) -> bool:
-    """Whether all of `box` lies within `frame`."""
+def holds(region: Sequence[float], box: Sequence[float]) -> bool:
+    """Whether all of `box` lies within `region`."""
     return (
-        frame[0] <= box[0] + _EPSILON
-        and frame[1] <= box[1] + _EPSILON
-        and frame[2] >= box[2] - _EPSILON
-        and frame[3] >= box[3] - _EPSILON
+        region[0] <= box[0] + _EPSILON
+        and region[1] <= box[1] + _EPSILON
+        and region[2] >= box[2] - _EPSILON
+        and region[3] >= box[3] - _EPSILON
     )
 
 
-def fits(frame: Sequence[float], box: Sequence[float]) -> bool:
-    """Whether `frame` shows all of `box` and is not too loose around it."""
+def fits(region: Sequence[float], box: Sequence[float]) -> bool:
+    """Whether `region` shows all of `box` and is not too loose around it."""
     loose = loose_box(box)
-    return holds(frame, box) and all(
-        frame[i + 2] - frame[i] <= loose[i + 2] - loose[i] + TOO_LOOSE for i in (0, 1)
+    return holds(region, box) and all(
+        region[i + 2] - region[i] <= loose[i + 2] - loose[i] + TOO_LOOSE for i in (0, 1)
     )
 
 

@@ -8,7 +8,7 @@ a search are known from text search agents; ours counts images too.
 from collections.abc import Iterable
 
 from sensesearch_jax.agent.trajectory import Observation, Question, Trajectory, Turn
-from sensesearch_jax.rewards.crop_geometry import WHOLE, crop_frames, fits, loose_box
+from sensesearch_jax.rewards.crop_geometry import WHOLE, crop_regions, fits, loose_box
 from tools_server.answer_matching.characters import clean
 from tools_server.answer_matching.gold import gold_letters, gold_texts
 from tools_server.answer_matching.words import normalise, without_article
@@ -88,7 +88,7 @@ def evidence(trajectory: Trajectory) -> float:
 def shown_near(trajectory: Trajectory) -> bool:
     """Whether a crop showed all of the object asked for and was not too loose around it."""
     box = trajectory.question.truth['box']
-    return any(fits(frame, box) for frame in crop_frames(trajectory.turns)[1:])
+    return any(fits(region, box) for region in crop_regions(trajectory.turns)[1:])
 
 
 def object_named(trajectory: Trajectory) -> bool:

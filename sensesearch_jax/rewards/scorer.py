@@ -14,8 +14,9 @@ from typing import NamedTuple
 from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
+from sensesearch_jax.rewards.accuracy import Judge, answer_is_right, final_answer
 from sensesearch_jax.rewards.evidence import evidence
-from sensesearch_jax.rewards.reward import Judge, answer_is_right, final_answer, format_is_right
+from sensesearch_jax.rewards.format import format_is_right
 
 TERMS = 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
 

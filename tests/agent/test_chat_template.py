@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sensesearch_jax.agent.actions import Answer, ImageCrop, TextSearch
 from sensesearch_jax.agent.chat_template import ChatTokenizer, tokenise
-from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, Answer, ImageCrop, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.agent.trajectory import (
     ImageRef,
     Observation,

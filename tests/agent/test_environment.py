@@ -3,18 +3,10 @@ mistake."""
 
 import pytest
 
+from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import (
-    DEFAULT,
-    RELEASED,
-    TOOLS,
-    Answer,
-    FormatError,
-    ImageCrop,
-    ImageSearch,
-    TextSearch,
-)
+from sensesearch_jax.agent.protocol import DEFAULT, RELEASED, TOOLS
 from sensesearch_jax.agent.tool_client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
 

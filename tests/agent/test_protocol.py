@@ -6,18 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensesearch_jax.agent.protocol import (
-    DEFAULT,
-    RELEASED,
-    TOOLS,
-    Answer,
-    FormatError,
-    ImageCrop,
-    ImageSearch,
-    ParsedTurn,
-    TextSearch,
-    user_text,
-)
+from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT, RELEASED, TOOLS, ParsedTurn, user_text
 from sensesearch_jax.agent.trajectory import Question
 
 # A loaded machine is slow at times; that is no failure.
@@ -144,7 +134,9 @@ def test_a_tool_switched_off_is_absent_and_refused():
 def test_system_prompt_lists_schemas_as_json_lines(protocol):
     prompt = protocol.system_prompt(TOOLS)
     lines = prompt.split('<tools>\n')[1].split('\n</tools>')[0].split('\n')
-    assert [json.loads(line)['function']['name'] for line in lines] == protocol.tool_names(TOOLS)
+    assert [json.loads(line)['function']['name'] for line in lines] == [
+        getattr(protocol, tool) for tool in TOOLS
+    ]
     assert all(json.loads(line)['type'] == 'function' for line in lines)
     assert f'<{protocol.thought_tag}>' in prompt
 
@@ -261,9 +253,9 @@ values = st.recursive(
     ),
     max_leaves=8,
 )
-names = st.sampled_from(DEFAULT.tool_names(TOOLS) + RELEASED.tool_names(TOOLS)) | st.text(
-    max_size=8
-)
+names = st.sampled_from(
+    [getattr(protocol, tool) for protocol in (DEFAULT, RELEASED) for tool in TOOLS]
+) | st.text(max_size=8)
 keys = st.sampled_from(['query', 'bbox', 'bbox_2d', 'image_index', 'img_idx', 'label'])
 
 

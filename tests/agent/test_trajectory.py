@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from sensesearch_jax.agent.protocol import Answer, FormatError, ImageCrop
+from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop
 from sensesearch_jax.agent.trajectory import (
     ImageRef,
     Observation,

@@ -10,8 +10,9 @@ from transformers import AutoProcessor, GenerationConfig
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.utils import is_torchvision_available
 
+from sensesearch_jax.agent.actions import Answer, ImageCrop, TextSearch
 from sensesearch_jax.agent.chat_template import CHAT_TEMPLATE, ChatTokenizer
-from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, Answer, ImageCrop, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import save_policy

@@ -8,18 +8,10 @@ import threading
 
 import pytest
 
+from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import (
-    DEFAULT,
-    RELEASED,
-    TOOLS,
-    Answer,
-    FormatError,
-    ImageCrop,
-    ImageSearch,
-    TextSearch,
-)
+from sensesearch_jax.agent.protocol import DEFAULT, RELEASED, TOOLS
 from sensesearch_jax.agent.tool_client import Match, Passage, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Turn
 from sensesearch_jax.cold_start import validation
@@ -30,7 +22,7 @@ from sensesearch_jax.pocket.expert.scripted import ScriptedExpert as Scripted
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     absolute,
-    crop_frames,
+    crop_regions,
     fits,
     holds,
     loose_box,
@@ -156,7 +148,7 @@ def test_frames_nest():
         ),
         Turn([], [], '', ImageCrop((0.5, 0.5, 1.0, 1.0), 2), seen, []),
     ]
-    assert crop_frames(turns) == [WHOLE, pytest.approx((0.2, 0.2, 0.6, 0.6)), pytest.approx(box)]
+    assert crop_regions(turns) == [WHOLE, pytest.approx((0.2, 0.2, 0.6, 0.6)), pytest.approx(box)]
 
 
 @pytest.mark.parametrize('question', [SEARCH, CHOICE])
@@ -180,7 +172,7 @@ def test_a_poor_crop_is_followed_by_a_better_one():
         whole = synthesise(SEARCH, expert, environment())
         first = whole.turns[0].action.bbox
         assert first != loose_box(BOX) and all(0 <= v <= 1 and round(v, 1) == v for v in first)
-        assert validate(whole) == [] and fits(crop_frames(whole.turns)[-1], BOX)
+        assert validate(whole) == [] and fits(crop_regions(whole.turns)[-1], BOX)
         assert (kinds(whole)[1] is ImageCrop) == (not fits(first, BOX))
 
 
@@ -190,10 +182,10 @@ def test_a_search_of_a_poor_crop_is_followed_by_a_crop_of_the_object():
         expert = ScriptedExpert(random.Random(seed), poor_crops=1, hasty=1, poor_queries=0)
         whole = synthesise(SEARCH, expert, environment())
         assert kinds(whole)[:2] == [ImageCrop, ImageSearch] and validate(whole) == []
-        assert whole.answer == "N'Djamena" and len(set(map(str, crop_frames(whole.turns)))) == len(
-            crop_frames(whole.turns)
+        assert whole.answer == "N'Djamena" and len(set(map(str, crop_regions(whole.turns)))) == len(
+            crop_regions(whole.turns)
         )
-        if not holds(crop_frames(whole.turns)[1], BOX):
+        if not holds(crop_regions(whole.turns)[1], BOX):
             missed.add(whole.turns[2].action)
     assert missed == {
         ImageCrop(loose_box(BOX))

@@ -209,7 +209,7 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
         ('sft.threads', -1, 'sft.threads is -1; give 1 or more'),
         ('mesh.fsdp', 3, 'does not fit 8 devices'),
         ('mesh.tensor', 2, "mesh.tensor 2 does not divide the policy's 1 key/value heads"),
-        ('mesh.data', 2, 'rl.micro_batch 1 cannot be cut over'),
+        ('mesh.data', 2, 'rl.micro_batch 1 cannot be sharded over'),
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
         ('rl.clip_low', 2.0, 'rl: clip_low must lie in'),
         ('rl.temperature', 0.0, 'rl.temperature is 0'),

@@ -9,7 +9,7 @@ import toy_runs
 from safetensors.numpy import load_file
 from toy_policy import write_toy_policy
 
-from sensesearch_jax.config.resuming import OPERATIONAL, check_places, may_change
+from sensesearch_jax.config.resuming import OPERATIONAL, check_paths, may_change
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.pocket.pretraining.run import learning_rate
 from sensesearch_jax.runtime.metrics import read_metrics
@@ -128,8 +128,8 @@ def test_parts_of_the_base_policys_curriculum_may_be_left_out():
 def test_addresses_of_stores_are_refused_where_folders_are_wanted(field):
     config, workdir = config_of('sft'), 'gs://bucket/run' if field == '--workdir' else 'runs/sft'
     config.tools.url, config.compilation_cache = 'http://localhost:8080', 'gs://bucket/compiled'
-    check_places(config, 'runs/sft')
+    check_paths(config, 'runs/sft')
     if field != '--workdir':
         config.update_from_flattened_dict({field: 's3://bucket/x'})
     with pytest.raises(UserError, match=f'{field} .*://bucket.* is no path'):
-        check_places(config, workdir)
+        check_paths(config, workdir)

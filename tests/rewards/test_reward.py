@@ -5,15 +5,8 @@ import dataclasses
 
 import pytest
 
-from sensesearch_jax.agent.protocol import (
-    DEFAULT,
-    RELEASED,
-    Answer,
-    FormatError,
-    ImageCrop,
-    ImageSearch,
-    TextSearch,
-)
+from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
+from sensesearch_jax.agent.protocol import DEFAULT, RELEASED
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import (
     ImageRef,
@@ -23,8 +16,8 @@ from sensesearch_jax.agent.trajectory import (
     Trajectory,
     Turn,
 )
+from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.evidence import evidence
-from sensesearch_jax.rewards.reward import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 
 QUESTION = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena", 'Ndjamena'))

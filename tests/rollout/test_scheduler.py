@@ -26,7 +26,7 @@ from sensesearch_jax.batching.from_trajectories import to_member, to_row
 from sensesearch_jax.batching.group_batch import build_groups
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
-from sensesearch_jax.rewards.reward import client_judge
+from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout

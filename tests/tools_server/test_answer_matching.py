@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sensesearch_jax.agent.trajectory import Question
-from sensesearch_jax.rewards.reward import answer_is_right
+from sensesearch_jax.rewards.accuracy import answer_is_right
 from tools_server.answer_matching.characters import clean
 from tools_server.answer_matching.gold import gold_fault, gold_letters, gold_texts
 from tools_server.answer_matching.letters import chosen_letter

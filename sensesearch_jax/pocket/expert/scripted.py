@@ -16,7 +16,7 @@ from sensesearch_jax.pocket.world.question_templates import PLACES
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     Box,
-    crop_frames,
+    crop_regions,
     fits,
     holds,
     loose_box,
@@ -129,7 +129,7 @@ class ScriptedExpert:
             if turns:
                 return self._give_up(question)
             return self._goal(question) + self._say(_SEARCH_PICTURE, question), ImageSearch()
-        frames = crop_frames(turns)
+        frames = crop_regions(turns)
         if _calls(turns, ImageSearch) >= self.max_crops:
             return self._give_up(question)
         looks_right = len(frames) > 1 and fits(frames[-1], question.truth['box'])
@@ -147,7 +147,7 @@ class ScriptedExpert:
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
             return self._goal(question) + self._say(_SEE, question, text=text), answer
-        frames = crop_frames(turns)
+        frames = crop_regions(turns)
         if len(frames) > 1 and fits(frames[-1], box):
             return self._say(_SEE, question, text=text), answer
         return self._crop(question, turns)
@@ -162,7 +162,7 @@ class ScriptedExpert:
             poor = self.rng.random() < self.poor_crops
             words = self._goal(question) + self._say(_FIRST_CROP, question)
             return words, ImageCrop(self._poor_box(good) if poor else good)
-        frames = crop_frames(turns)
+        frames = crop_regions(turns)
         if len(frames) > 1 and holds(frames[-1], box):
             return self._zoom(question, frames, _CROP_CLOSER)
         return self._say(_CROP_AGAIN, question), ImageCrop(good)
@@ -199,7 +199,7 @@ class ScriptedExpert:
         retried = question.kind == 'search_only' or _calls(turns, ImageSearch) > 1
         if contains(results.split('\n', 1)[0], title) or (retried and contains(results, title)):
             return self._look_up(question, turns)
-        frames = crop_frames(turns)
+        frames = crop_regions(turns)
         closer = box is not None and len(frames) > 1 and _calls(turns, ImageCrop) < self.max_crops
         if question.kind == 'search_only' or not closer:
             return self._give_up(question)

@@ -1,10 +1,8 @@
-"""The terms of the reward: whether the answer is right, and whether every turn is in the protocol's
-format.
-"""
+"""Accuracy: whether the answer is right, by comparison with the references or by the judge."""
 
 from collections.abc import Callable
 
-from sensesearch_jax.agent.protocol import TOOLS, Answer, FormatError, Protocol
+from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from tools_server.answer_matching.verdict import is_right
@@ -55,19 +53,3 @@ def answer_is_right(
     if is_right(question.text, question.answers, answer, question.choices):
         return True
     return False if judge is None or question.choices else judge(question, answer, image)
-
-
-def format_is_right(trajectory: Trajectory, protocol: Protocol) -> bool:
-    """Whether every turn has reasoning and exactly one valid action, the last one a non-empty
-    answer.
-    """
-    for i, turn in enumerate(trajectory.turns, 1):
-        last = i == len(trajectory.turns)
-        if isinstance(turn.action, FormatError) or isinstance(turn.action, Answer) != last:
-            return False
-        if turn.observation is not None and not turn.observation.ok:
-            return False
-        if not protocol.parse(turn.text, TOOLS).thought:
-            return False
-    answer = final_answer(trajectory)
-    return bool(answer and answer.strip())
