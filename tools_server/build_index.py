@@ -77,10 +77,10 @@ def build_text(source: Path, folder: Path) -> int:
     """
     import tantivy
 
-    from tools_server.backends import text_bm25, words
+    from tools_server.backends import text_analysis, text_bm25
 
     index = tantivy.Index(text_bm25.schema(), path=str(folder))
-    index.register_tokenizer(words.NAME, words.analyser())
+    index.register_tokenizer(text_analysis.NAME, text_analysis.analyser())
     writer = index.writer(heap_size=HEAP_BYTES, num_threads=1)
     count = 0
     with tqdm(total=source.stat().st_size, unit='B', unit_scale=True, desc='text index') as bar:

@@ -1,6 +1,4 @@
-"""How the C library hands memory out and back, for a server of many threads that decodes large
-pictures.
-"""
+"""Memory settings of the C library, for a server of many threads that decodes large pictures."""
 
 from __future__ import annotations
 

@@ -84,13 +84,13 @@ def store():
     store.close()
 
 
-LOOKS = {'upload_side': 640, 'min_share': 0.05, 'min_similarity': 0.93}
+FIELDS = {'upload_side': 640, 'min_share': 0.05, 'min_similarity': 0.93}
 
 
 def test_picture_index_finds_what_comparing_all_finds(world, indexes, store):
-    fields = LOOKS | {'backend': 'local', 'gallery': str(world / 'gallery.jsonl')}
+    fields = FIELDS | {'backend': 'local', 'gallery': str(world / 'gallery.jsonl')}
     every = LocalImageSearch(parse_config({'image_search': fields}).image_search, store)
-    fields = LOOKS | {'backend': 'index', 'index': str(indexes / 'images')}
+    fields = FIELDS | {'backend': 'index', 'index': str(indexes / 'images')}
     indexed = IndexedImageSearch(parse_config({'image_search': fields}).image_search, store)
     wall = scene(3, 200, (1500, 900))
     for pixels in (wall, wall[756:1188, 1344:1920], *map(picture, range(8))):
@@ -115,7 +115,7 @@ def test_a_folder_of_pictures_becomes_an_index(tmp_path, store, capsys):
     (folder / 'notes.txt').write_text('not looked at')
     assert main(['images', str(folder), str(tmp_path / 'index')]) == 0
     assert 'broken.jpg is left out' in capsys.readouterr().err
-    fields = LOOKS | {'backend': 'index', 'index': str(tmp_path / 'index')}
+    fields = FIELDS | {'backend': 'index', 'index': str(tmp_path / 'index')}
     search = IndexedImageSearch(parse_config({'image_search': fields}).image_search, store)
     for number in range(60):
         image, _ = store.add((folder / 'sub' / f'number_{number}.png').read_bytes())

@@ -1,3 +1,3 @@
-"""Whether a response is a reference answer: one decision for the reward, the evaluation and the
+"""Comparison of responses with reference answers: one decision for the reward, the evaluation and the
 rule judge.
 """

@@ -1,4 +1,4 @@
-"""Whether two answers in words say the same: as dates, as quantities, or else word for word."""
+"""Comparison of two answers in words: as dates, as quantities, or else word for word."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from usearch.index import Index
 
 from tools_server.backend_config import IndexedImages
 from tools_server.backends.descriptors import SIDE
-from tools_server.backends.image_matcher import LookSearch
+from tools_server.backends.image_matcher import PictureMatcher
 from tools_server.backends.neighbours import ApproximateNeighbours
 from tools_server.config import ConfigError
 from tools_server.images import ImageStore, StoredImage
@@ -60,7 +60,7 @@ class IndexedImageSearch:
             ) from None
         self._side = about['thumbnail_side']
         self._store = store
-        self._looks = LookSearch(config, ApproximateNeighbours(index, vectors))
+        self._matcher = PictureMatcher(config, ApproximateNeighbours(index, vectors))
 
     def search(self, image: StoredImage, top_k: int) -> list[Match]:
         """See `backends.ImageSearch.search`."""
@@ -70,7 +70,7 @@ class IndexedImageSearch:
                 thumbnail=self._thumbnail(index),
                 score=likeness,
             )
-            for index, likeness in self._looks.search(image.pixels(), top_k)
+            for index, likeness in self._matcher.search(image.pixels(), top_k)
         ]
 
     def _thumbnail(self, index: int) -> Image:

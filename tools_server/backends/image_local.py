@@ -11,7 +11,7 @@ import numpy as np
 
 from tools_server.backend_config import LocalImages
 from tools_server.backends import descriptors
-from tools_server.backends.image_matcher import LookSearch
+from tools_server.backends.image_matcher import PictureMatcher
 from tools_server.backends.neighbours import ExactNeighbours
 from tools_server.config import ConfigError
 from tools_server.failures import ToolError
@@ -60,7 +60,7 @@ class LocalImageSearch:
             self._files.append(file)
             self._thumbnails.append(Image(sha256=stored.sha256, width=side, height=side))
         self.fingerprint = content.hexdigest()
-        self._looks = LookSearch(config, ExactNeighbours(np.stack(vectors)))
+        self._matcher = PictureMatcher(config, ExactNeighbours(np.stack(vectors)))
 
     def __len__(self) -> int:
         return len(self._titles)
@@ -73,7 +73,7 @@ class LocalImageSearch:
         """The search itself, on [height, width, 3] uint8 RGB pixels."""
         return [
             Match(title=self._titles[index], thumbnail=self._thumbnail(index), score=likeness)
-            for index, likeness in self._looks.search(pixels, top_k)
+            for index, likeness in self._matcher.search(pixels, top_k)
         ]
 
     def _thumbnail(self, index: int) -> Image:

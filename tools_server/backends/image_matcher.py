@@ -1,4 +1,4 @@
-"""Image search by looks: what a query picture shows, compared with known pictures.
+"""Image search by descriptors: the parts of a query picture are compared with known pictures.
 
 As a reverse-image service does, it first shrinks what it is given to an upload size and then looks
 up the picture as a whole and the picture-like rectangles in it that are large enough. So an object
@@ -21,7 +21,7 @@ CANDIDATES = 8  # known pictures that one region may bring forward
 PROMINENCE_POWER = 0.1
 
 
-class LookSearch:
+class PictureMatcher:
     """Known pictures that look like regions of a query picture.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which addresses of the internet may be fetched from.
+"""Addresses of the internet that may be fetched from.
 
 A URL in a search result is chosen by whoever wrote the page. What counts is where its host resolves
 to at the moment of connecting: every address must be public, and the connection goes to an address

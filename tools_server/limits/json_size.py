@@ -1,4 +1,4 @@
-"""How much of a JSON text is read: its values take time and memory far beyond their bytes."""
+"""Size limit of JSON texts: their values take time and memory far beyond their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which answers come from disk and which are kept there, in each mode.
+"""Modes of the server: in each, which answers come from disk and which are kept there.
 
 | mode    | an answer on disk        | otherwise               | kept on disk             |
 |---------|--------------------------|-------------------------|--------------------------|

@@ -1,5 +1,4 @@
-"""Which back end the answers of a file come from: its settings, where it is, and a fingerprint of
-its data.
+"""Sources of the answers in a file: a back end's settings, its place, and a fingerprint of its data.
 
 All three are part of every key, so that neither two services nor two corpora of one name answer for
 each other. A replay has no data to look at and may not know where a service was: it finds both in
