@@ -1,21 +1,23 @@
-"""python -m sensesearch_jax.config: every field of a config, its type, its meaning, and whether it
-pins a workdir.
-"""
+"""python -m sensesearch_jax.config: the fields of a config, with type and meaning."""
 
 from __future__ import annotations
 
 from sensesearch_jax.config.fields import FIELDS
 
+HEAD = """\
+Fields of the configs, set as --config.FIELD=VALUE. A workdir keeps the values that it was begun
+with; fields with a * may have others when its run goes on."""
+
 
 def main() -> None:
-    """Prints the fields, part by part."""
-    part = ''
+    """Prints one line per field, part by part."""
+    print(HEAD)
+    part = None
     for name, field in FIELDS.items():
-        if name.partition('.')[0] != part and '.' in name:
-            part = name.partition('.')[0]
+        if name.rpartition('.')[0] != part:
+            part = name.rpartition('.')[0]
             print()
-        changes = '' if field.pins else ' (may change when a run goes on)'
-        print(f'{name:32} {field.type.__name__:6} {field.meaning}{changes}')
+        print(f'{name + "*" * (not field.pins):26} {field.type.__name__:5} {field.meaning}')
 
 
 if __name__ == '__main__':

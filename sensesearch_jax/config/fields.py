@@ -34,22 +34,24 @@ def _operational(kind: type, meaning: str) -> Field:
 
 
 _OPTIMIZER = {
-    'learning_rate': Field(float, 'of AdamW, after its warm-up'),
+    'learning_rate': Field(float, 'of AdamW, after the warm-up'),
     'schedule': Field(str, "'constant', or 'cosine' down to a twentieth"),
     'warmup': Field(int, 'updates over which the learning rate rises'),
-    'b1': Field(float, 'decay of the first moment'),
-    'b2': Field(float, 'decay of the second moment'),
-    'eps': Field(float, 'added to the root of the second moment'),
-    'weight_decay': Field(float, 'of matrices; biases and norms do not decay'),
-    'clip_norm': Field(float, 'largest norm of a gradient'),
-    'freeze_embedding': Field(bool, 'leaves the embedding, and a head tied to it, as it is'),
+    'b1': Field(float, 'AdamW, decay of the first moment'),
+    'b2': Field(float, 'AdamW, decay of the second moment'),
+    'eps': Field(float, 'AdamW, added to the root of the second moment'),
+    'weight_decay': Field(float, 'of AdamW, on matrices alone, not of biases and norms'),
+    'clip_norm': Field(float, 'global norm that gradients are clipped to'),
+    'freeze_embedding': Field(bool, 'whether the embedding, and a head tied to it, is not trained'),
     'dtype': Field(
-        str, "of the arithmetic: 'float32' or 'bfloat16'; parameters and moments are float32"
+        str, "of activations: 'float32' or 'bfloat16'; master weights and moments are float32"
     ),
     'remat': _operational(
         str, "kept for the backward pass: 'none' (all), 'dots', 'attention' or 'full'"
     ),
-    'micro_batch': _operational(int, 'rows of one forward and backward pass, over all devices'),
+    'micro_batch': _operational(
+        int, 'rows of one forward and backward pass, on all devices together'
+    ),
     'threads': _operational(int, 'micro-batches computed side by side in a process'),
     'checkpoint_every': _operational(int, 'steps between checkpoints'),
     'max_skipped_updates': _operational(
@@ -59,30 +61,41 @@ _OPTIMIZER = {
 
 FIELDS = {
     'task': Field(str, 'the run: cold_start, sft, rl, evaluate, ask, pocket or base'),
-    'seed': Field(int, 'of all that is random but the choice of questions'),
+    'seed': Field(
+        int, 'seed of all random draws but those of questions.seed and questions.test_seed'
+    ),
     'policy': Field(str, "a Hugging Face directory; '' is the project's own base policy"),
-    'min_pixels': Field(int, 'of an image as the policy sees it; 0: as its directory says'),
-    'max_pixels': Field(int, 'of an image as the policy sees it; 0: as its directory says'),
+    'min_pixels': Field(
+        int, 'fewest pixels of an image as the policy sees it; 0: as its directory says'
+    ),
+    'max_pixels': Field(
+        int, 'most pixels of an image as the policy sees it; 0: as its directory says'
+    ),
     'multi_host': _operational(bool, 'whether every host starts this command; docs/multi_host.md'),
     'compilation_cache': _operational(
         str, "folder of compiled programs; '' is the user's cache, or beside the workdir; 'none'"
     ),
-    'mesh.data': _operational(int, 'devices over which rows are divided; -1 takes what is left'),
-    'mesh.fsdp': _operational(
-        int, 'devices over which rows and parameters are divided; -1: as above'
+    'mesh.data': _operational(
+        int, 'devices along the data axis, which shards rows; -1: all that are left'
     ),
-    'mesh.tensor': _operational(int, 'devices over which heads are divided; -1: as above'),
+    'mesh.fsdp': _operational(
+        int, 'devices along the fsdp axis, which shards rows and parameters; -1: as above'
+    ),
+    'mesh.tensor': _operational(
+        int,
+        'devices along the tensor axis, which shards heads and feed-forward width; -1: as above',
+    ),
     'tools.config': Field(str, 'configuration of the tool server that is started'),
-    'tools.url': _operational(str, "of a tool server that runs already; '' starts one"),
-    'tools.port': _operational(int, 'of the server that is started; 0 takes a free one'),
+    'tools.url': _operational(str, "address of a tool server that runs already; '' starts one"),
+    'tools.port': _operational(int, 'port of the server that is started; 0: any free one'),
     'tools.folder': Field(str, "where it keeps images and log; '' is the workdir's own"),
-    'tools.deadline_s': _operational(float, 'seconds that a call may take'),
+    'tools.deadline_s': _operational(float, 'seconds that a tool call may take'),
     'tools.mode': Field(str, "live, record, replay or offline; '' is its configuration's"),
     'tools.answers': Field(str, "its file of recorded answers; '' is its configuration's"),
     'agent.protocol': Field(str, "text form of turns: 'default' or 'released'"),
     'agent.tools': Field(tuple, 'tools that the policy may call'),
-    'agent.max_turns': Field(int, 'turns of a trajectory'),
-    'agent.turn_tokens': Field(int, 'tokens of a turn'),
+    'agent.max_turns': Field(int, 'most turns of a trajectory'),
+    'agent.turn_tokens': Field(int, 'most tokens that the policy may write in a turn'),
     'agent.max_malformed': Field(
         int, 'turns in a row without a valid action that end a trajectory; 0: none do'
     ),
@@ -90,8 +103,8 @@ FIELDS = {
     'agent.image_results': Field(int, 'matches of an image search that are shown'),
     'agent.thumbnails': Field(bool, 'whether an image search shows images'),
     'agent.passage_chars': Field(int, 'characters of a passage that are shown'),
-    'rollout.groups': _operational(int, 'questions sampled at once'),
-    'rollout.engines': _operational(int, 'samplers that share out the questions, a thread each'),
+    'rollout.groups': _operational(int, 'groups sampled at once'),
+    'rollout.engines': _operational(int, 'engines that share out the groups, a thread each'),
     'rollout.prompt_capacity': Field(int, 'tokens that a prompt may have'),
     'rollout.suffix_capacity': Field(int, 'tokens that a trajectory may have behind its prompt'),
     'rollout.chunk': _operational(int, 'tokens decoded between two checks by the host'),
@@ -101,39 +114,39 @@ FIELDS = {
     'rollout.judge_threads': _operational(int, 'verdicts asked for at a time'),
     'rollout.tower_batch': _operational(int, 'images of one pass through the vision tower'),
     'rollout.feature_cache_gib': _operational(
-        float, 'host memory for visual features; 0: enough for a step, at most half of the host'
+        float, 'GiB of host memory for visual features; 0: enough for a step, at most half'
     ),
-    'rollout.dtype': Field(str, "of the parameters that are sampled with: 'float32' or 'bfloat16'"),
-    'rollout.cache_dtype': Field(str, "of keys and values: 'policy' (as the parameters) or 'int8'"),
-    'rollout.warm_up': _operational(
-        bool, 'compiles all sizes of the programs before the first step'
+    'rollout.dtype': Field(str, "of the sampled policy's parameters: 'float32' or 'bfloat16'"),
+    'rollout.cache_dtype': Field(str, "of the KV cache: 'policy' (as the parameters) or 'int8'"),
+    'rollout.warm_up': _operational(bool, 'whether all shapes are compiled before the first step'),
+    'questions.train': Field(dict, 'number of questions of the cold start, by kind'),
+    'questions.rl': Field(dict, 'number of questions of RL, by kind'),
+    'questions.test': Field(dict, 'number of questions of the evaluation, by kind'),
+    'questions.seed': Field(
+        int, 'seed of the choice and order of the questions that are learned from'
     ),
-    'questions.train': Field(dict, 'questions of the cold start, by kind'),
-    'questions.rl': Field(dict, 'questions of RL, by kind'),
-    'questions.test': Field(dict, 'questions of the evaluation, by kind'),
-    'questions.seed': Field(int, 'of the questions that are learned from, and of their order'),
-    'questions.test_seed': Field(int, 'of the questions of the evaluation'),
-    'mine.samples': Field(int, 'answers of the policy to each question'),
-    'mine.most_right': Field(int, 'right answers up to which a question counts as hard'),
-    'mine.temperature': Field(float, 'of these answers'),
-    'mine.answer_tokens': Field(int, 'tokens of such an answer'),
+    'questions.test_seed': Field(int, 'seed of the choice of the questions of the evaluation'),
+    'mine.samples': Field(int, 'answers that are sampled to each question'),
+    'mine.most_right': Field(int, 'most right answers of a question that counts as hard'),
+    'mine.temperature': Field(float, 'of sampling these answers'),
+    'mine.answer_tokens': Field(int, 'most tokens of such an answer'),
     'expert.kind': Field(
         str, "'scripted' (the pocket world's), or 'openai' for any compatible service"
     ),
-    'expert.questions': Field(int, 'trajectories that are made, at most'),
+    'expert.questions': Field(int, 'most trajectories that are made'),
     'expert.threads': _operational(int, 'trajectories made at a time'),
-    'expert.url': Field(str, 'of the service'),
-    'expert.model': Field(str, 'of the service'),
-    'expert.key_env': Field(str, 'environment variable with its key'),
+    'expert.url': Field(str, "address of the 'openai' service, up to and with /v1"),
+    'expert.model': Field(str, 'name of its model'),
+    'expert.key_env': Field(str, 'environment variable that has its key'),
     **{f'sft.{name}': field for name, field in _OPTIMIZER.items()},
-    'sft.data': Field(str, 'kept.jsonl of a cold start'),
+    'sft.data': Field(str, 'file of trajectories, kept.jsonl of a cold start'),
     'sft.epochs': Field(int, 'passes over the trajectories'),
     'sft.batch': Field(int, 'trajectories of an update'),
-    'sft.length_window': Field(int, 'batches in a row that share out their trajectories by length'),
+    'sft.length_window': Field(int, 'batches among which trajectories are sorted by length'),
     **{f'rl.{name}': field for name, field in _OPTIMIZER.items()},
     'rl.algorithm': Field(str, "'bn_gspo', 'gspo' or 'grpo'; docs/method.md"),
     'rl.batch_scope': Field(
-        str, "of the batch normalization: the rollout 'batch', or each 'minibatch'"
+        str, "what the advantages are normalized over: the rollout 'batch', or each 'minibatch'"
     ),
     'rl.steps': Field(int, 'rollout batches; more of them go on where the schedule is constant'),
     'rl.questions_per_step': Field(int, 'groups of a rollout batch'),
@@ -141,10 +154,10 @@ FIELDS = {
     'rl.minibatches': Field(int, 'updates of an epoch over a rollout batch'),
     'rl.epochs': Field(int, 'passes over a rollout batch'),
     'rl.averaged': Field(
-        bool, 'keeps the mean of the policies of the later two thirds of the steps'
+        bool, 'whether the result is the mean of the policies of the later two thirds of the steps'
     ),
     'rl.pack_step': _operational(
-        int, 'smallest size of packed suffixes, in tokens; 0 leaves them padded'
+        int, 'smallest length of packed suffixes, in tokens; 0: padded, not packed'
     ),
     'rl.temperature': Field(float, 'of sampling'),
     'rl.clip_low': Field(float, 'how far the ratio may fall below 1'),
@@ -152,14 +165,14 @@ FIELDS = {
     'rl.dual_clip': Field(
         float, "bound of the ratio where the advantage is negative, 'grpo' only; 0: none"
     ),
-    'rl.kl_coefficient': Field(float, 'weight of the KL term; 0 saves the pass of the reference'),
+    'rl.kl_coefficient': Field(float, 'weight of the KL term; 0: no forward pass of the reference'),
     'rl.format_weight': Field(float, 'weight of format in the reward'),
     'rl.evidence_weight': Field(float, 'weight of evidence in the reward'),
     'rl.tool_prices': Field(dict, "a call's price in the reward, by tool"),
     'rl.max_failed_steps': _operational(
         int, 'steps in a row without a usable group, after which the run ends'
     ),
-    'evaluate.name': Field(str, 'of the policy, in the summary'),
+    'evaluate.name': Field(str, 'name of the policy in the summary'),
     'evaluate.split': Field(str, "of the pocket world: 'train', 'validation' or 'test'"),
     'evaluate.lanes': _operational(int, 'trajectories sampled at once'),
     'evaluate.temperature': Field(float, 'of sampling; 0 is greedy'),
@@ -168,7 +181,7 @@ FIELDS = {
         float, 'probability of the most likely tokens that are drawn from; 1: all'
     ),
     'image': Field(str, 'file of the image to ask about'),
-    'question': Field(str, 'to ask'),
+    'question': Field(str, 'text of the question'),
     'temperature': Field(float, 'of sampling; 0 is greedy'),
     'top_k': Field(int, 'most likely tokens that are drawn from; 0: all'),
     'top_p': Field(float, 'probability of the most likely tokens that are drawn from; 1: all'),

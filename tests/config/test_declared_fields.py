@@ -1,0 +1,68 @@
+"""The declared fields: those of the shipped configs, with their types, and nothing beside them."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from sensesearch_jax.config.__main__ import main
+from sensesearch_jax.config.fields import FIELDS, check_types, leaves
+from sensesearch_jax.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+# base.py documents its own fields; common.py and common_7b.py hold what the others share.
+NAMES = sorted({file.stem for file in CONFIGS.glob('*.py')} - {'base', 'common', 'common_7b'})
+
+
+def config_of(name):
+    return runpy.run_path(str(CONFIGS / f'{name}.py'))['get_config']()
+
+
+def kind(value):
+    """The declared type of a value: a part is a dict, a list a tuple."""
+    return {ConfigDict: dict, list: tuple}.get(type(value), type(value))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_field_of_a_shipped_config_is_declared_with_its_type(name):
+    fields = dict(leaves(config_of(name)))
+    assert {field: kind(value) for field, value in fields.items()} == {
+        field: FIELDS[field].type for field in fields if field in FIELDS
+    }
+    check_types(config_of(name))
+
+
+def test_each_declared_field_is_in_a_shipped_config():
+    assert {field for name in NAMES for field, _ in leaves(config_of(name))} == set(FIELDS)
+
+
+@pytest.mark.parametrize('name', sorted(FIELDS))
+def test_a_value_of_another_type_is_refused_with_the_field_s_name(name):
+    (holder,) = [c for c in map(config_of, NAMES) if name in dict(leaves(c))][:1]
+    *parts, last = name.split('.')
+    part = holder
+    for inner in parts:
+        part = part[inner]
+    with holder.ignore_type():
+        part[last] = 1.5 if FIELDS[name].type is not float else 'fast'
+    with pytest.raises(UserError, match=f'^{name} is .*; give a value of type'):
+        check_types(holder)
+
+
+def test_an_unknown_field_is_refused_with_the_command_that_lists_all():
+    config = config_of('rl')
+    with config.unlocked():
+        config.rl.nonsense = 1
+    with pytest.raises(UserError, match=r'unknown field rl\.nonsense; `python -m sensesearch_jax'):
+        check_types(config)
+
+
+def test_the_command_lists_each_field_once_with_its_type_and_meaning(capsys):
+    main()
+    text = capsys.readouterr().out
+    lines = [line.split(maxsplit=2) for line in text.split('\n\n', 1)[1].splitlines() if line]
+    assert [line[0].removesuffix('*') for line in lines] == list(FIELDS)
+    assert [line[0].endswith('*') for line in lines] == [not f.pins for f in FIELDS.values()]
+    assert [line[1:] for line in lines] == [[f.type.__name__, f.meaning] for f in FIELDS.values()]
+    assert max(map(len, text.splitlines())) <= 120
