@@ -17,9 +17,7 @@ from sensesearch_jax.recipes.session import read_trajectories
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
         'runs',
         nargs='+',

@@ -95,9 +95,7 @@ def pixels_of(renderer: Renderer, spec: SceneSpec, view: np.ndarray) -> np.ndarr
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--config', default=CONFIG, type=Path, help='of the tool server')
     parser.add_argument('--scenes', default=16, type=int, help='per kind and level')
     parser.add_argument('--seed', default=0, type=int)

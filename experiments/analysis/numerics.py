@@ -1,9 +1,9 @@
 """Our Qwen2.5-VL beside transformers' PyTorch one, block by block on the same input, in float32 and
 bfloat16.
 
-    python -m experiments.analysis.numerics --checkpoint=DIR [--image=FILE] [--picture=numerics.png]
+    python -m experiments.analysis.numerics --checkpoint=DIR [--image=FILE]
 
-prints a table and draws where the difference grows. `alone` is a block given what transformers'
+prints a table. `alone` is a block given what transformers'
 block before it put out (but for the first of the tower, whose patches transformers puts in order
 later), `so far` the same block at the end of our own chain; both are root mean squares relative to
 transformers'. In bfloat16 no two programs agree, so each is measured against transformers in
@@ -11,7 +11,7 @@ float32: ours may be as far from it as theirs is, times FACTOR. Below the table 
 patches are from transformers' two image processors, the one on PIL and, where torchvision is
 installed, the one on it. Exits with 1 above a tolerance. Without --checkpoint a random policy is
 made, a small one or of a released --size. Both run on the accelerator where jax and PyTorch have
-one. Needs the extras `test` (PyTorch, transformers) and, for the picture, `world` (matplotlib).
+one. Needs the extra `test` (PyTorch, transformers).
 Machine: a small policy takes half a minute on any; the 7B needs 35 GB of host or card memory and
 some minutes, in one type at a time.
 """
@@ -43,11 +43,7 @@ from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, V
 from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.qwen2_5_vl import Policy
-from sensesearch_jax.model.rope import (
-    mrope_positions,
-    text_rotary,
-    vision_rotary,
-)
+from sensesearch_jax.model.rope import mrope_positions, text_rotary, vision_rotary
 from sensesearch_jax.model.vision_windows import batch_images
 
 TOLERANCE = 1e-4  # float32, of every block alone and of the chain
@@ -61,9 +57,6 @@ SIZE = flags.DEFINE_enum(
 )
 LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than that size has; 0 keeps all.')
 IMAGE = flags.DEFINE_string('image', None, 'A picture; noise of 300 × 200 by default.')
-PICTURE = flags.DEFINE_string(
-    'picture', 'numerics.png', "Where the differences are drawn; '' draws nothing."
-)
 
 Values = dict[str, np.ndarray]
 
@@ -295,24 +288,6 @@ def compare(folder: Path, image: Image.Image) -> tuple[dict[str, dict[str, float
     return rows, wrong
 
 
-def draw(rows: dict[str, dict[str, float]], path: str) -> None:
-    """The table's columns over the blocks, on a logarithmic scale."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(max(7, len(rows) / 6), 4.5))
-    for column in next(iter(rows.values())):
-        axes.semilogy([max(row[column], 1e-9) for row in rows.values()], marker='.', label=column)
-    axes.axhline(TOLERANCE, color='grey', linestyle=':', label='tolerance, float32')
-    axes.set_xticks(range(len(rows)), rows, rotation=90, fontsize=7)
-    axes.set_ylabel('difference from transformers in float32')
-    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncol=5, fontsize=8, frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
 def main(_: list[str]) -> None:
     jax.config.update(
         'jax_default_matmul_precision', 'highest'
@@ -336,8 +311,6 @@ def main(_: list[str]) -> None:
     print(*sentences(apart), sep='\n')
     if apart['PIL'].share:
         wrong.append('The patches are not those of the processor on PIL.')
-    if PICTURE.value:
-        draw(rows, PICTURE.value)
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     sys.exit(bool(wrong))

@@ -15,14 +15,15 @@ minutes; a smaller one takes --layers.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import datetime
 import gc
 import io
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,12 +37,16 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.96')
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments.benchmarks.random_weights import random_policy
-from experiments.benchmarks.work import Lengths, decoder_matrices, forward_flops, tower_flops
+from experiments.benchmarks.work import (
+    Lengths,
+    decoder_matrices,
+    forward_flops,
+    optimizer,
+    random_policy,
+    tower_flops,
+)
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups
 from sensesearch_jax.model.config import RELEASED, PolicySizes
@@ -49,7 +54,6 @@ from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.machine import machine
-from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
 
 # Published for dense bfloat16 products and for memory, per second.
@@ -60,37 +64,22 @@ TEXT = 31  # tokens of the prompt beside the picture
 GROUPS, MEMBERS, CHUNK = 8, 8, 64
 GIB = 2.0**30
 
-# The program's own: who imports this file, as the tests do, has flags of another program.
-FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
-PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'What to measure.', flag_values=FLAGS)
-SIZE = flags.DEFINE_enum(
-    'size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS
-)
-LAYERS = flags.DEFINE_integer(
-    'layers', 0, 'Fewer decoder layers than the policy has; 0 keeps all.', flag_values=FLAGS
-)
-SCALE = flags.DEFINE_float(
-    'scale', 1.0, 'Of all lengths; for a quick look only.', flag_values=FLAGS
-)
-REMAT = flags.DEFINE_multi_string(
-    'remat',
-    ['dots', 'attention'],
-    'Remat policies to train with, the last one RL too.',
-    flag_values=FLAGS,
-)
-REPEATS = flags.DEFINE_integer(
-    'repeats', 5, 'Steps whose median is taken, after one that compiles.', flag_values=FLAGS
-)
-RESULTS = flags.DEFINE_string(
-    'results', 'docs/accelerator.jsonl', 'Each measurement adds a line to it.', flag_values=FLAGS
-)
-OUT = flags.DEFINE_string('out', 'docs/accelerator.md', 'Where the table goes.', flag_values=FLAGS)
-WITHIN = flags.DEFINE_bool(
-    'within',
-    False,
-    'Measure in this process, as the program asks of its own children.',
-    flag_values=FLAGS,
-)
+options = argparse.Namespace()  # of the command line
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    add = parser.add_argument
+    add('--part', action='append', choices=PARTS, help='what to measure; everything by default')
+    add('--size', default='7B', choices=RELEASED, help='of the released policies')
+    add('--layers', type=int, default=0, help='fewer decoder layers; 0 keeps all')
+    add('--scale', type=float, default=1.0, help='of all lengths; for a quick look only')
+    add('--remat', action='append', help='policies to train with, the last one RL too')
+    add('--repeats', type=int, default=5, help='whose median is taken, after one that compiles')
+    add('--results', default='docs/accelerator.jsonl', help='each measurement adds a line to it')
+    add('--out', default='docs/accelerator.md', help='where the table goes')
+    return parser.parse_args()
 
 
 def released(size: str, layers: int) -> PolicySizes:
@@ -124,26 +113,26 @@ def note(part: str, what: str, **values: Any) -> None:
         'date': datetime.date.today().isoformat(),
         'machine': machine(),
         'card': jax.devices()[0].device_kind,
-        'layers': LAYERS.value,
+        'layers': options.layers,
         'xla_flags': os.environ.get('XLA_FLAGS', ''),
         **values,
     }
     print(json.dumps(line), flush=True)
-    with open(RESULTS.value, 'a') as file:
+    with open(options.results, 'a') as file:
         file.write(json.dumps(line) + '\n')
 
 
 def limits() -> None:
     """A large bfloat16 product, and a copy, counted in bytes read and written."""
-    n = max(256, int(8192 * SCALE.value))
+    n = max(256, int(8192 * options.scale))
     a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.bfloat16) for i in range(2))
     b *= n**-0.5  # so that products of products stay as large as they are
     times = 10
     product = jax.jit(lambda a, b: jax.lax.fori_loop(0, times, lambda _, x: x @ b, a))
-    took = seconds(lambda: product(a, b), REPEATS.value) / times
-    x = jnp.ones(max(1 << 20, int((1 << 30) * SCALE.value)), jnp.float32)
+    took = seconds(lambda: product(a, b), options.repeats) / times
+    x = jnp.ones(max(1 << 20, int((1 << 30) * options.scale)), jnp.float32)
     add = jax.jit(lambda x: x + 1)
-    copied = seconds(lambda: add(x), REPEATS.value)
+    copied = seconds(lambda: add(x), options.repeats)
     note('limits', 'matrix product', flops=2 * n**3 / took)
     note('limits', 'copy', bytes=2 * x.nbytes / copied)
 
@@ -161,12 +150,8 @@ def row(
     features = (
         np.random.default_rng(1).normal(size=(visual, sizes.language.width)).astype(np.float32)
     )
-    tokens = [
-        *text(TEXT - 3),
-        sizes.vision_start_token,
-        *[sizes.image_token] * visual,
-        sizes.vision_end_token,
-    ]
+    tokens = [*text(TEXT - 3), sizes.vision_start_token, *[sizes.image_token] * visual]
+    tokens += [sizes.vision_end_token]
     tokens += text(prompt + 1 - len(tokens), 2)
     own = [
         Member(text(suffix - 1, 3 + g), [True] * (suffix - 1), (), [-12.0] * (suffix - 1))
@@ -187,32 +172,20 @@ def train() -> None:
     """SFT steps under each remat policy, and RL steps on a group under the last."""
 
     def long(n):
-        return max(64, int(n * SCALE.value) // 64 * 64)
+        return max(64, int(n * options.scale) // 64 * 64)
 
-    for remat in REMAT.value:
+    for remat in options.remat or ['dots', 'attention']:
         train_on('SFT', long(6144), 1, long(2048), remat)
         gc.collect()
-    train_on('RL', long(10_560), MEMBERS, long(512), REMAT.value[-1])
+    train_on('RL', long(10_560), MEMBERS, long(512), (options.remat or ['dots', 'attention'])[-1])
 
 
 def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> None:
     """Whole steps on one row, from random weights; says so where there is no room for them."""
-    sizes = released(SIZE.value, LAYERS.value)
-    optimizer = ConfigDict(
-        {
-            'schedule': 'constant',
-            'learning_rate': 1e-6,
-            'warmup': 1,
-            'b1': 0.9,
-            'b2': 0.999,
-            'eps': 1e-8,
-            'weight_decay': 0.01,
-            'clip_norm': 1.0,
-        }
-    )
+    sizes = released(options.size, options.layers)
     learner = Learner(
         random_policy(sizes),
-        make_optimizer(optimizer, 10),
+        optimizer(),
         remat=remat,
         dtype=jnp.bfloat16,
         objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28),
@@ -231,20 +204,13 @@ def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> 
         began = time.perf_counter()
         first = step()
         compiled = time.perf_counter() - began
-        took = seconds(lambda: step() and None, REPEATS.value)
+        took = seconds(lambda: step() and None, options.repeats)
     except jax.errors.JaxRuntimeError as error:  # most of all, no room
         note('train', what, failed=str(error).splitlines()[0][:200])
         return
-    note(
-        'train',
-        what,
-        seconds=took,
-        flops=3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix)),
-        tokens=prompt + members * suffix,
-        first=compiled,
-        peak=peak_memory(),
-        loss=first['loss'],
-    )
+    flops = 3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix))
+    found = {'seconds': took, 'flops': flops, 'tokens': prompt + members * suffix}
+    note('train', what, **found, first=compiled, peak=peak_memory(), loss=first['loss'])
 
 
 class OnePicture:
@@ -265,8 +231,8 @@ class OnePicture:
 
 def tower() -> None:
     """A 4K picture through the vision tower, one at a time: patches to the device, features back."""
-    sizes = released(SIZE.value, LAYERS.value)
-    size = tuple(max(56, int(side * SCALE.value)) for side in PICTURE)
+    sizes = released(options.size, options.layers)
+    size = tuple(max(56, int(side * options.scale)) for side in PICTURE)
     store = FeatureStore(
         random_policy(sizes),
         Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16_384),
@@ -274,7 +240,7 @@ def tower() -> None:
         capacity_bytes=1 << 30,
         batch=1,
     )
-    pictures = [ImageRef(f'{i:064d}', *size) for i in range(REPEATS.value + 1)]
+    pictures = [ImageRef(f'{i:064d}', *size) for i in range(options.repeats + 1)]
     for picture in pictures:
         store.prepare(picture)
     took = []
@@ -282,30 +248,23 @@ def tower() -> None:
         began = time.perf_counter()
         visual = len(store.table([picture]).features[picture.sha256])
         took.append(time.perf_counter() - began)
-    note(
-        'tower',
-        f'{size[0]} × {size[1]} pixels',
-        seconds=statistics.median(took[1:]),
-        first=took[0],
-        tokens=visual,
-        flops=tower_flops(sizes.vision, 4 * visual),
-        peak=peak_memory(),
-    )
+    found = {'seconds': statistics.median(took[1:]), 'first': took[0], 'tokens': visual}
+    what, flops = f'{size[0]} × {size[1]} pixels', tower_flops(sizes.vision, 4 * visual)
+    note('tower', what, **found, flops=flops, peak=peak_memory())
 
 
 def sample() -> None:
     """Prefill of prompts behind a 4K picture, a response to every lane, and decoding."""
-    sizes = released(SIZE.value, LAYERS.value)
-    prompt = max(64, int(10_580 * SCALE.value))
+    sizes = released(options.size, options.layers)
+    prompt = max(64, int(10_580 * options.scale))
     rows = [row(sizes, prompt - 1, 0, 0, f'picture {i}') for i in range(GROUPS)]
     prompts, names = [r.prompt for r, _ in rows], [r.images for r, _ in rows]
     table = ImageTable(
         {k: v for _, t in rows for k, v in t.grids.items()},
         {k: v for _, t in rows for k, v in t.features.items()},
     )
-    response = max(
-        8, int(448 * SCALE.value)
-    )  # from here on decoding stays within one size of caches
+    # From here on decoding stays within one size of caches.
+    response = max(8, int(448 * options.scale))
     engine = Engine(
         random_policy(sizes),
         groups=GROUPS,
@@ -328,52 +287,31 @@ def sample() -> None:
     first, places = clock(lambda: engine.prefill([0], prompts[:1], names[:1], table))
     took, more = clock(lambda: engine.prefill(range(1, GROUPS), prompts[1:], names[1:], table))
     places += more
-    note(
-        'sample',
-        'prefill',
-        seconds=took / (GROUPS - 1),
-        tokens=prompt,
-        first=first,
-        flops=forward_flops(sizes, 1, 0, Lengths(prompt - 1, 0, 0)),
-        peak=peak_memory(),
-    )
+    found = {'seconds': took / (GROUPS - 1), 'tokens': prompt, 'first': first}
+    flops = forward_flops(sizes, 1, 0, Lengths(prompt - 1, 0, 0))
+    note('sample', 'prefill', **found, flops=flops, peak=peak_memory())
 
     lanes = [(b, g) for b in range(GROUPS) for g in range(MEMBERS)]
     responses = [text(response - 1, i) for i in range(len(lanes))]
 
     def extend(at):
-        return engine.extend(
-            lanes[at],
-            [7] * MEMBERS,
-            responses[at],
-            [[]] * MEMBERS,
-            [places[b] for b, _ in lanes[at]],
-            table,
-        )
+        before = [places[b] for b, _ in lanes[at]]
+        return engine.extend(lanes[at], [7] * MEMBERS, responses[at], [[]] * MEMBERS, before, table)
 
     first, _ = clock(lambda: extend(slice(0, MEMBERS)))
     took, _ = clock(
         lambda: [extend(slice(i, i + MEMBERS)) for i in range(MEMBERS, len(lanes), MEMBERS)]
     )
-    note(
-        'sample',
-        f'a response of {response} tokens',
-        seconds=took / (len(lanes) - MEMBERS),
-        first=first,
-        tokens=response,
-        peak=peak_memory(),
-    )
+    found = {'seconds': took / (len(lanes) - MEMBERS), 'first': first, 'tokens': response}
+    note('sample', f'a response of {response} tokens', **found, peak=peak_memory())
 
     language = sizes.language
     weights = 2 * (decoder_matrices(sizes) + language.vocabulary * language.width)
-    each = (
-        2 * 2 * language.layers * language.kv_heads * language.head_width
-    )  # bytes of a token's keys and values
+    # Bytes of a token's keys and values.
+    each = 2 * 2 * language.layers * language.kv_heads * language.head_width
     everyone = np.ones((GROUPS, MEMBERS), bool)
-    seeds, budget = (
-        np.arange(everyone.size, dtype=np.uint32).reshape(everyone.shape),
-        np.full(everyone.shape, CHUNK),
-    )
+    seeds = np.arange(everyone.size, dtype=np.uint32).reshape(everyone.shape)
+    budget = np.full(everyone.shape, CHUNK)
     first, _ = clock(lambda: engine.decode(everyone, budget, seeds))
     for _ in range(3):
         took, chunk = clock(lambda: engine.decode(everyone, budget, seeds))
@@ -448,30 +386,25 @@ def table(results: list[dict[str, Any]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def main(arguments: list[str]) -> None:
-    if WITHIN.value:
-        for part in PART.value:
-            {'limits': limits, 'train': train, 'tower': tower, 'sample': sample}[part]()
-            gc.collect()
-        return
-    for part in PART.value:
-        passed = [a for a in sys.argv[1:] if not a.startswith('--part')]
-        done = subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'experiments.benchmarks.accelerator',
-                '--within',
-                f'--part={part}',
-                *passed,
-            ]
-        )
-        if done.returncode:
-            print(f'{part} failed with status {done.returncode}.', file=sys.stderr)
-    results = [json.loads(line) for line in Path(RESULTS.value).read_text().splitlines()]
-    Path(OUT.value).write_text(table(results))
+def measure(given: argparse.Namespace, part: str) -> None:
+    """One part, in a process of its own."""
+    vars(options).update(vars(given))
+    {'limits': limits, 'train': train, 'tower': tower, 'sample': sample}[part]()
+
+
+def main() -> None:
+    given = parsed()
+    spawn = multiprocessing.get_context('spawn')  # a forked jax does not live
+    for part in given.part or PARTS:
+        process = spawn.Process(target=measure, args=(given, part))
+        process.start()
+        process.join()
+        if process.exitcode:
+            print(f'{part} failed with status {process.exitcode}.', file=sys.stderr)
+    results = [json.loads(line) for line in Path(given.results).read_text().splitlines()]
+    Path(given.out).write_text(table(results))
     print(table(results))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

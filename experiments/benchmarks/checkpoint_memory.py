@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import threading
@@ -26,7 +26,6 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
-from absl import app, flags
 from flax import nnx
 
 from sensesearch_jax.model.config import RELEASED, PolicySizes
@@ -39,18 +38,11 @@ from sensesearch_jax.model.hf_checkpoint import (
 from sensesearch_jax.model.safetensors_io import PendingTensor, write_tensors
 from sensesearch_jax.runtime.mesh import make_mesh
 
-LIMIT = (
-    3.0  # largest tensors: the one that is read, its copy in another layout, and compiled programs
-)
+# Largest tensors: the one that is read, its copy in another layout, and compiled programs.
+LIMIT = 3.0
 
-LAYERS = flags.DEFINE_integer('layers', 4, 'Decoder layers.')
-VOCABULARY = flags.DEFINE_integer('vocabulary', 151_936, 'Rows of the largest tensor.')
-MESH = flags.DEFINE_string(
-    'mesh', '{"fsdp": 4, "tensor": 2}', 'The mesh that it is read onto, as JSON.'
-)
-READ = flags.DEFINE_string(
-    'read', None, 'Only read this directory and print what it took, as JSON.'
-)
+LAYERS = 4
+MESH = {'fsdp': 4, 'tensor': 2}
 
 
 def synthetic(folder: Path, sizes: PolicySizes) -> int:
@@ -76,10 +68,10 @@ def anonymous() -> int:
     return int(text.split('RssAnon:')[1].split()[0]) << 10
 
 
-def read(folder: Path, mesh: dict[str, int]) -> dict[str, float]:
+def read(folder: str) -> dict[str, float]:
     """Reads a directory and watches the memory meanwhile."""
-    jax.config.update('jax_num_cpu_devices', math.prod(mesh.values()))
-    devices = make_mesh(mesh)
+    jax.config.update('jax_num_cpu_devices', math.prod(MESH.values()))
+    devices = make_mesh(MESH)
     before, peak, done = anonymous(), 0, threading.Event()
 
     def watch():
@@ -103,31 +95,17 @@ def read(folder: Path, mesh: dict[str, int]) -> dict[str, float]:
     return {'seconds': seconds, 'policy': held, 'above': peak - before - held}
 
 
-def main(_: list[str]) -> None:
-    mesh = json.loads(MESH.value)
-    if READ.value:
-        print(json.dumps(read(Path(READ.value), mesh)))
-        return
+def main() -> None:
     released = RELEASED['3B']
-    sizes = dataclasses.replace(
-        released,
-        language=dataclasses.replace(
-            released.language, layers=LAYERS.value, vocabulary=VOCABULARY.value
-        ),
-    )
-    with tempfile.TemporaryDirectory() as folder:
+    language = dataclasses.replace(released.language, layers=LAYERS)
+    sizes = dataclasses.replace(released, language=language)
+    spawn = multiprocessing.get_context('spawn')  # for memory of its own
+    with tempfile.TemporaryDirectory() as folder, spawn.Pool(1) as process:
         largest = synthetic(Path(folder), sizes)
-        command = [
-            sys.executable,
-            '-m',
-            'experiments.benchmarks.checkpoint_memory',
-            f'--read={folder}',
-            f'--mesh={MESH.value}',
-        ]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        found = process.apply(read, (folder,))
     ratio = found['above'] / largest
     print(
-        f'policy {found["policy"] / 1e9:.2f} GB on {MESH.value}, largest tensor {largest / 1e6:.0f} MB: '
+        f'policy {found["policy"] / 1e9:.2f} GB on {MESH}, largest tensor {largest / 1e6:.0f} MB: '
         f'{found["seconds"]:.1f} s, peak {found["above"] / 1e6:.0f} MB above the policy = {ratio:.2f} largest tensors'
     )
     if ratio > LIMIT:
@@ -136,4 +114,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

@@ -6,21 +6,8 @@ import math
 import re
 from collections import Counter, defaultdict
 
-BYTES = {
-    'pred': 1,
-    's8': 1,
-    'u8': 1,
-    'bf16': 2,
-    'f16': 2,
-    's16': 2,
-    'u16': 2,
-    'f32': 4,
-    's32': 4,
-    'u32': 4,
-    's64': 8,
-    'u64': 8,
-    'f64': 8,
-}
+BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8}
+BYTES |= {'f64': 8}  # 4 of all others
 COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
 COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\('
@@ -32,9 +19,8 @@ CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 LIMIT = re.compile(r' = [su]32\[\]\S* constant\((\d+)\)')
 BELOW = re.compile(r'ROOT .* compare\(.*direction=LT')
 GROUP = re.compile(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})')
-CHAIN = re.compile(
-    r'chain_id="(\d+)"'
-)  # of one collective that is cut into pieces, to run beside computation
+# Of one collective that is divided into pieces, to run beside computation.
+CHAIN = re.compile(r'chain_id="(\d+)"')
 
 
 def collectives(text: str, otherwise: int = 0) -> tuple[Counter, int]:
@@ -47,9 +33,7 @@ def collectives(text: str, otherwise: int = 0) -> tuple[Counter, int]:
     """
     own: dict[str, Counter] = defaultdict(Counter)
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    limits: dict[str, list[int]] = defaultdict(
-        list
-    )  # of each computation, where it could be a condition
+    limits: dict[str, list[int]] = defaultdict(list)  # of computations that may be conditions
     below: set[str] = set()
     chains: set[str] = set()
     loops: list[tuple[str, str, str, int]] = []

@@ -47,8 +47,7 @@ def mix(count: int, seed: int, members: int = 1) -> list[Row]:
 
 def share_of(batches: Sequence[Sequence[Row]], rows: int, pack_step: int = 0) -> tuple[float, int]:
     """The share of padding over batches of `rows` rows, and how many shapes they have."""
-    used = size = 0
-    shapes = set()
+    used, size, shapes = 0, 0, set()
     for batch in batches:
         p, s = padded_lengths(batch, PROMPT_STEP, SUFFIX_STEP)
         after = s * len(batch[0].members)

@@ -12,8 +12,8 @@ few. Both sample exactly TURN tokens a turn. Then a whole step of trl's GRPO tra
 turn beside ours, and the decoding of tunix's sampler, on text alone, beside ours. Repetitions
 alternate between the two; the table has medians and their ratios, and the machine's own limits as
 measured in the same run. Each peer is measured in a process of its own, which has the memory to
-itself. Writes a table and beside it a picture. Needs the extras `test` (PyTorch, transformers) and
-`world` (matplotlib); trl and tunix get environments of their own under --environments, and one that
+itself. Needs the extra
+`test` (PyTorch, transformers); trl and tunix get environments of their own under --environments, and one that
 cannot be installed is reported as such. Machine: 2 cores and 24 GB take 25 minutes or more.
 
 With --size the policy is a released one with random weights in bfloat16 on one accelerator, behind
@@ -25,12 +25,13 @@ all of its state in bfloat16, and gradient checkpointing. Machine: one GPU with 
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import gc
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,7 +44,6 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.96')
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from safetensors.numpy import load_file, save_file
 
 from experiments.benchmarks.peers.process import Missing, Peer
@@ -65,37 +65,23 @@ from sensesearch_jax.runtime.allocator import keep_memory
 from sensesearch_jax.runtime.machine import machine
 
 WORK = 'rollout', 'training step'
-TEXT_PROMPT, TEXT_TOKENS = (
-    1024,
-    128,
-)  # of the text that tunix decodes: a group's prompt, and what is sampled
+PEERS = 'transformers', 'trl', 'tunix'
+TEXT_PROMPT, TEXT_TOKENS = 1024, 128  # that tunix decodes: a group's prompt, and what is sampled
 
-REPEATS = flags.DEFINE_integer('repeats', 3, 'Repetitions of everything; the table has medians.')
-OUT = flags.DEFINE_string(
-    'out', 'throughput.md', 'Where the table goes; the picture stands beside it.'
-)
-SCALE = flags.DEFINE_float(
-    'scale', 1.0, "Of the small policy's widths and lengths; for a quick look only."
-)
-SIZE = flags.DEFINE_enum(
-    'size', None, list(RELEASED), 'A released policy in the place of a small one.'
-)
-PEERS = flags.DEFINE_multi_enum(
-    'peer',
-    ['transformers', 'trl', 'tunix'],
-    ['transformers', 'trl', 'tunix'],
-    'Beside which the small policy is measured.',
-)
-ENVIRONMENTS = flags.DEFINE_string(
-    'environments', 'runs/peers', 'Where trl and tunix are installed.'
-)
-ALONE = flags.DEFINE_enum(
-    'alone',
-    None,
-    ['ours', 'transformers', 'trl', 'tunix'],
-    'Measure this peer, or this side of a '
-    'released policy, in this process, as the program asks of its own children; prints JSON.',
-)
+options = argparse.Namespace()  # of the command line
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    add = parser.add_argument
+    add('--repeats', type=int, default=3, help='of everything; the table has medians')
+    add('--out', default='throughput.md', help='where the table goes')
+    add('--scale', type=float, default=1.0, help="of the small policy's widths and lengths")
+    add('--size', choices=RELEASED, help='a released policy in the place of a small one')
+    add('--peer', action='append', choices=PEERS, help='for the small policy; all by default')
+    add('--environments', default='runs/peers', help='where trl and tunix are installed')
+    return parser.parse_args()
 
 
 def limits(large: bool) -> dict[str, float]:
@@ -251,40 +237,36 @@ def alone(bench: Bench, side: str, repeats: int) -> dict[str, list[float]]:
     return dict(zip(WORK, ([took for took, _ in rollouts], steps[compiling:])))
 
 
-def measured_here(name: str) -> dict:
+def measured_here(given: argparse.Namespace, name: str) -> dict:
     """A row or two of the table: seconds by work and side, and what is to be said beside them."""
+    vars(options).update(vars(given))
     found: dict = {'seconds': {}, 'gap': None, 'missing': []}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), the_setting())
         if bench.setting.released:
             found['seconds'] = {
-                work: {name: took} for work, took in alone(bench, name, REPEATS.value).items()
+                work: {name: took} for work, took in alone(bench, name, options.repeats).items()
             }
         elif name == 'transformers':
-            found['seconds'], found['gap'] = measure(bench, REPEATS.value)
+            found['seconds'], found['gap'] = measure(bench, options.repeats)
         else:
-            environments = Path(ENVIRONMENTS.value).absolute()
+            environments = Path(options.environments).absolute()
             environments.mkdir(parents=True, exist_ok=True)
             try:
                 beside = {'trl': beside_trl, 'tunix': beside_tunix}[name]
-                found['seconds'] = beside(bench, REPEATS.value, environments)
+                found['seconds'] = beside(bench, options.repeats, environments)
             except Missing as error:
                 found['missing'] = [f'{name} is not in the table: {error}.']
     return found
 
 
-def one_after_the_other(names: Sequence[str]) -> dict:
+def one_after_the_other(given: argparse.Namespace, names: Sequence[str]) -> dict:
     """`measured_here` of each, in a process that has the machine's memory and its card to itself."""
     whole: dict = {'seconds': {}, 'gap': None, 'missing': []}
-    passed = [a for a in sys.argv[1:] if not a.startswith('--peer')]
+    spawn = multiprocessing.get_context('spawn')  # a forked jax does not live
     for name in names:
-        done = subprocess.run(
-            [sys.executable, '-m', 'experiments.benchmarks.throughput', f'--alone={name}', *passed],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
+        with spawn.Pool(1) as process:
+            found = process.apply(measured_here, (given, name))
         for work, sides in found['seconds'].items():
             whole['seconds'].setdefault(work, {}).update(sides)
         whole['gap'] = whole['gap'] or found['gap']
@@ -295,9 +277,9 @@ def one_after_the_other(names: Sequence[str]) -> dict:
 def the_setting() -> Setting:
     """As the flags say."""
     return (
-        Setting(RELEASED[SIZE.value], (3840, 2160), 21, 64, 1, True)
-        if SIZE.value
-        else small(SCALE.value)
+        Setting(RELEASED[options.size], (3840, 2160), 21, 64, 1, True)
+        if options.size
+        else small(options.scale)
     )
 
 
@@ -348,51 +330,19 @@ def table(
     return '\n'.join(lines) + '\n'
 
 
-def draw(seconds: dict, path: Path) -> None:
-    """Bars of the medians."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
-        len(seconds), 1, figsize=(7, 1.1 * len(seconds)), layout='constrained', squeeze=False
-    )
-    for axis, (work, sides) in zip(axes[:, 0], seconds.items()):
-        mine, (name, other) = (
-            statistics.median(sides['ours']),
-            next((n, v) for n, v in sides.items() if n != 'ours'),
-        )
-        other = statistics.median(other)
-        axis.barh([name, 'ours'], [other, mine], color=['#8a8f98', '#c44e1b'])
-        for y, value in enumerate((other, mine)):
-            axis.text(value, y, f' {value:.1f} s', va='center')
-        axis.set_title(f'{work}: {other / mine:.1f} times as fast', fontsize=10, loc='left')
-        axis.set_xlim(0, max(mine, other) * 1.15)
-        axis.set_xticks([])
-        axis.spines[['top', 'right', 'bottom']].set_visible(False)
-    figure.savefig(path, dpi=150)
-
-
-def main(_) -> None:
-    if ALONE.value:
-        print(json.dumps(measured_here(ALONE.value)))
-        return
+def main() -> None:
+    given = parsed()
+    vars(options).update(vars(given))
     # Before jax takes the card for this process.
-    found = one_after_the_other(('ours', 'transformers') if SIZE.value else PEERS.value)
+    sides = ('ours', 'transformers') if given.size else given.peer or PEERS
+    found = one_after_the_other(given, sides)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), the_setting())
-        text = table(
-            bench, found['seconds'], found['gap'], found['missing'], limits(bench.setting.released)
-        )
+        text = table(bench, **found, machine_limits=limits(bench.setting.released))
     print(text)
-    out = Path(OUT.value)
-    out.write_text(text)
-    draw(found['seconds'], out.with_suffix('.png'))
+    Path(given.out).write_text(text)
 
 
 if __name__ == '__main__':
-    keep_memory(
-        'experiments.benchmarks.throughput'
-    )  # for both sides, and as runs of sensesearch_jax.main do
-    app.run(main)
+    keep_memory('experiments.benchmarks.throughput')  # as runs of sensesearch_jax.main do
+    main()

@@ -9,15 +9,14 @@ import io
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.benchmarks.throughput_work import MEMBERS, TURN, TURNS, Bench, Sampled
+from experiments.benchmarks.work import optimizer
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import GroupBatch, Member, Row, build_groups
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
 
 
@@ -54,24 +53,12 @@ class Ours:
         whose room it needs.
         """
         bench = self.bench
-        optimizer = ConfigDict(
-            {
-                'schedule': 'constant',
-                'learning_rate': 1e-6,
-                'warmup': 1,
-                'b1': 0.9,
-                'b2': 0.999,
-                'eps': 1e-8,
-                'weight_decay': 0.01,
-                'clip_norm': 1.0,
-            }
-        )
         policy = bench.policy
         if bench.setting.released:
             self.engine = bench.policy = None
         return Learner(
             policy,
-            make_optimizer(optimizer, 10),
+            optimizer(),
             suppressed=np.isin(np.arange(bench.sizes.language.vocabulary), bench.suppressed),
             objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28, kl_coefficient=0.0),
             remat='attention' if bench.setting.released else 'none',

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from experiments.benchmarks.random_weights import random_policy
+from experiments.benchmarks.work import random_policy
 from sensesearch_jax import pocket
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
@@ -132,11 +132,8 @@ class Bench:
             self.policy = Policy(self.sizes, nnx.Rngs(0))
             save_policy(self.policy, self.folder, copy_from=POCKET)
             path = self.folder / 'preprocessor_config.json'
-            path.write_text(
-                json.dumps(
-                    json.loads(path.read_text()) | {'max_pixels': self.preprocessor.max_pixels}
-                )
-            )
+            more = {'max_pixels': self.preprocessor.max_pixels}
+            path.write_text(json.dumps(json.loads(path.read_text()) | more))
         return self.policy
 
     def about(self, conversation: Conversation) -> Bench:
@@ -148,14 +145,9 @@ class Bench:
     @property
     def suppressed(self) -> tuple[int, ...]:
         """Ids that neither side may sample."""
-        sizes = self.sizes
-        return (
-            sizes.image_token,
-            sizes.video_token,
-            sizes.vision_start_token,
-            sizes.vision_end_token,
-            *sizes.end_tokens,
-        )
+        s = self.sizes
+        visual = s.image_token, s.video_token, s.vision_start_token, s.vision_end_token
+        return (*visual, *s.end_tokens)
 
     def _converse(self) -> Conversation:
         picture = self.pictures.draw(self.setting.picture)

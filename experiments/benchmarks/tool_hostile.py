@@ -30,7 +30,6 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +41,7 @@ import hostile_texts
 import picture_bombs
 from small_world import encoded, picture
 
+from experiments.benchmarks.stand_ins import Service, chat, served
 from tools_server.launch import ToolServer
 
 P99_S = 1.0
@@ -53,37 +53,28 @@ QUIET_S = 15.0  # after the attack, before what is left is counted
 PAGE = b'<html><body><p>The tower is 330 m high.</p><p>It stands in Paris.</p></body></html>'
 
 
-def serve_stand_ins(port_of: multiprocessing.Queue) -> None:
-    """Serper, the web behind it, and a model; in a process of its own until it is ended."""
+def stand_ins() -> type[Service]:
+    """Serper, the web behind it, and a model."""
     rng = random.Random(0)
     pages = {str(n): make() for n, make in enumerate(hostile_texts.PAGES.values())}
     bombs = {str(n): make() for n, make in enumerate(picture_bombs.BOMBS.values())}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = 'HTTP/1.1'
-
+    class Handler(Service):
         def do_GET(self) -> None:
             kind, _, name = self.path[1:].partition('/')
             content = {'page': pages, 'bomb': bombs}.get(kind, {}).get(name, PAGE)
-            self._send(content, 'image/jpeg' if kind == 'bomb' else 'text/html')
+            self.send(content, 'image/jpeg' if kind == 'bomb' else 'text/html')
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-            answer = {
-                '/search': self._search,
-                '/lens': self._lens,
-                '/v1/chat/completions': self._reply,
-            }[self.path]
-            self._send(json.dumps(answer(body)).encode(), 'application/json')
+            searches = {'/search': self._search, '/lens': self._lens}
+            answer = searches.get(self.path, self._reply)
+            self.send(json.dumps(answer(body)).encode(), 'application/json')
 
         def _search(self, body: dict) -> dict:
             if not body['q'].startswith(HOSTILE):
-                result = {
-                    'title': body['q'],
-                    'snippet': 'A tower.',
-                    'link': self._address('page/good'),
-                }
-                return {'organic': [result]}
+                found = {'title': body['q'], 'snippet': 'A tower.'}
+                return {'organic': [found | {'link': self._address('page/good')}]}
             links = [self._address(f'page/{name}') for name in pages] + list(
                 hostile_texts.LINKS.values()
             )
@@ -104,48 +95,18 @@ def serve_stand_ins(port_of: multiprocessing.Queue) -> None:
         def _reply(self, body: dict) -> dict:
             hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
             reply = rng.choice(list(hostile_texts.REPLIES.values()))() if hostile else 'Yes'
-            return {
-                'choices': [
-                    {'message': {'role': 'assistant', 'content': reply}, 'finish_reason': 'stop'}
-                ]
-            }
+            return chat(reply)
 
         def _address(self, path: str) -> str:
             return f'http://127.0.0.1:{self.server.server_address[1]}/{path}'
 
-        def _send(self, content: bytes, kind: str) -> None:
-            self.send_response(200)
-            self.send_header('Content-Type', kind)
-            self.send_header('Content-Length', str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):  # the server did not wait
-                super().handle()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 256
-
     # _search's surrogates are written as escapes, which is how services send them.
-    server = Server(('127.0.0.1', 0), Handler)
-    port_of.put(server.server_address[1])
-    server.serve_forever()
+    return Handler
 
 
 # Attacks by name, with how many attackers do each.
-ATTACKERS = {
-    'pages': 4,
-    'thumbnails': 2,
-    'pictures': 3,
-    'judged': 3,
-    'deep': 1,
-    'upload': 50,
-    'heads': 12,
-}
+ATTACKERS = {'pages': 4, 'thumbnails': 2, 'pictures': 3, 'judged': 3, 'deep': 1, 'upload': 50}
+ATTACKERS |= {'heads': 12}
 
 
 def attack(url: str, seconds: float, names: list[str]) -> None:
@@ -219,13 +180,11 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
             except (OSError, ValueError, KeyError):
                 time.sleep(0.2)  # turned away, which is right
 
-    attacks = {
-        work.__name__: work for work in (pages, thumbnails, pictures, judged, deep, upload, heads)
-    }
+    kinds = pages, thumbnails, pictures, judged, deep, upload, heads
     threads = [
-        threading.Thread(target=again, args=(attacks[name],), daemon=True)
-        for name in names
-        for _ in range(ATTACKERS[name])
+        threading.Thread(target=again, args=(work,), daemon=True)
+        for work in kinds
+        for _ in range(ATTACKERS[work.__name__] if work.__name__ in names else 0)
     ]
     for thread in threads:
         thread.start()
@@ -305,12 +264,12 @@ class Honest:
             query = f'How high is the tower {name}?'
             return kind, {'query': query}, lambda answer: (
                 answer['results'][0]['title'] == query and '330 m' in answer['results'][0]['text'])  # fmt: skip
-        body = {
-            'question': f'Which city {name}?',
-            'references': ['Paris'],
-            'response': 'the French capital',
-        }
-        return kind, body, lambda answer: answer['verdict'] is True
+        body = {'references': ['Paris'], 'response': 'the French capital'}
+        return (
+            kind,
+            body | {'question': f'Which city {name}?'},
+            lambda answer: answer['verdict'] is True,
+        )
 
 
 def family(process: int) -> list[int]:
@@ -371,38 +330,23 @@ def show(title: str, honest: Honest) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--minutes', type=float, default=10.0)
     parser.add_argument('--clients', type=int, default=50)
     parser.add_argument(
-        '--pause_s', type=float, default=1.0, help='mean time between two calls of a client'
+        '--pause_s', type=float, default=1.0, help='mean, between calls of a client'
     )
     parser.add_argument(
-        '--warm_s', type=float, default=20.0, help='of attack before anything is counted'
+        '--warm_s', type=float, default=20.0, help='of attack before any is counted'
     )
-    parser.add_argument(
-        '--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS), help='only these'
-    )
+    parser.add_argument('--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS))
     options = parser.parse_args()
     os.environ['SERPER_API_KEY'] = 'k'
-    ports: multiprocessing.Queue = multiprocessing.Queue()
-    services = multiprocessing.Process(target=serve_stand_ins, args=(ports,), daemon=True)
-    services.start()
-    web = f'http://127.0.0.1:{ports.get()}'
-    limits = {'attempts': 1, 'breaker_failures': 10**6}
-    serper = {'backend': 'serper', 'base_url': web, 'allow_private_pages': True, 'limits': limits}
-    config = {
-        'deadline_s': 30,
-        'images': {
-            'decoded_bytes': 128 * 2**20
-        },  # without it, pictures alone may take half of the memory
-        'text_search': serper | {'summariser': 'extractive'},
-        'image_search': serper | {'public_url': 'https://tools.example'},
-        'judge': {'backend': 'openai', 'base_url': web + '/v1', 'model': 'm', 'limits': limits},
-    }
-    with tempfile.TemporaryDirectory() as folder, ToolServer.start(config, folder) as server:
+    with (
+        served(stand_ins) as web,
+        tempfile.TemporaryDirectory() as folder,
+        ToolServer.start(configured(web), folder) as server,
+    ):
         process = server.process.pid
         quiet = Honest(server.url, options.pause_s)
         quiet.run(options.clients, options.warm_s)
@@ -436,10 +380,24 @@ def main() -> int:
         print(f'before, after, and after a second attack: {counts}')
         left = any(last[name] > after[name] + SPARE for name in COUNTED)
         alive = server.alive()
-    services.terminate()
     failed = p99 > P99_S or lost > 0 or most['bytes'] > MOST_BYTES or left or not alive
     print('a bar is NOT met' if failed else 'all bars are met')
     return int(failed)
+
+
+def configured(web: str) -> dict:
+    """The tool server's configuration with the stand-ins at `web`."""
+    limits = {'attempts': 1, 'breaker_failures': 10**6}
+    serper = {'backend': 'serper', 'base_url': web, 'allow_private_pages': True, 'limits': limits}
+    return {
+        'deadline_s': 30,
+        'images': {
+            'decoded_bytes': 128 * 2**20
+        },  # without it, pictures alone may take half of the memory
+        'text_search': serper | {'summariser': 'extractive'},
+        'image_search': serper | {'public_url': 'https://tools.example'},
+        'judge': {'backend': 'openai', 'base_url': web + '/v1', 'model': 'm', 'limits': limits},
+    }
 
 
 def under_attack(url: str, seconds: float, names: list[str], honest: Honest, clients: int) -> None:

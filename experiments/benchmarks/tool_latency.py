@@ -31,9 +31,7 @@ BARS_MS = {'crop': 50, 'crop of half a 4K': 50, 'text search': 15, 'image search
 
 def main() -> int:
     """Prints the table; 1 where a median is beyond its bar."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--config', default=CONFIG, type=Path, help='of the tool server')
     parser.add_argument('--calls', default=100, type=int, help='of each tool')
     arguments = parser.parse_args()

@@ -17,9 +17,9 @@ On a machine with 2 cores the clients take as much of them as the server does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
-import multiprocessing
 import queue
 import random
 import sys
@@ -27,15 +27,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import requests
 from PIL import Image
 
+from experiments.benchmarks.stand_ins import Service, chat, served
 from tools_server.launch import ToolServer
 
 GALLERY = (
@@ -47,63 +47,31 @@ BINARY = {'Content-Type': 'application/octet-stream'}
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
 
 
-def serve_stand_ins(port_of: multiprocessing.Queue, share: float, slow_s: float) -> None:
-    """A retriever and a judge that fail in a share of calls; runs in a process of its own until it
-    is ended.
-    """
+def stand_ins(share: float, slow_s: float) -> type[Service]:
+    """A retriever and a judge that fail in a share of calls."""
     rng = random.Random(0)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = 'HTTP/1.1'
-
+    class Handler(Service):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
             answer = json.dumps(self._right(body)).encode()
-            fault = (
-                rng.choice(('slow', '500', '429', 'half', 'nonsense'))
-                if rng.random() < share
-                else None
-            )
+            faults = ('slow', '500', '429', 'half', 'nonsense')
+            fault = rng.choice(faults) if rng.random() < share else None
             if fault == 'slow':
                 time.sleep(slow_s)
             status = int(fault) if fault in ('500', '429') else 200
             answer = b'<html>it works!</html>' if fault == 'nonsense' else answer
-            self.send_response(status)
-            self.send_header('Content-Length', str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer[: len(answer) // 2] if fault == 'half' else answer)
-            self.close_connection = fault == 'half'
+            self.send(answer, 'application/json', status, half=fault == 'half')
 
         def _right(self, body: dict) -> dict:
             if self.path == '/retrieve':
-                return {
-                    'result': [
-                        [{'document': {'contents': f'{body["queries"][0]}\na text'}, 'score': 1.0}]
-                    ]
-                }
+                document = {'contents': f'{body["queries"][0]}\na text'}
+                return {'result': [[{'document': document, 'score': 1.0}]]}
             number = int(json.loads(body['messages'][1]['content'])['response'].rpartition(' ')[2])
             reply = 'Yes' if number % 2 else 'No'
-            return {
-                'choices': [
-                    {'message': {'role': 'assistant', 'content': reply}, 'finish_reason': 'stop'}
-                ]
-            }
+            return chat(reply)
 
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except OSError:
-                pass  # the server did not wait
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 256
-
-    server = Server(('127.0.0.1', 0), Handler)
-    port_of.put(server.server_address[1])
-    server.serve_forever()
+    return Handler
 
 
 @dataclass
@@ -179,12 +147,8 @@ class Load:
         headers = {'X-Deadline-S': str(self._deadline_s)}
         start = time.perf_counter()
         try:
-            answer = session.post(
-                f'{self._url}/{call.tool}',
-                json=call.body,
-                headers=headers,
-                timeout=self._deadline_s + 10,
-            )
+            address, wait = f'{self._url}/{call.tool}', self._deadline_s + 10
+            answer = session.post(address, json=call.body, headers=headers, timeout=wait)
             content = answer.json()
         except (requests.RequestException, ValueError):
             return Outcome(call.tool, 'lost', time.perf_counter() - start)
@@ -204,11 +168,8 @@ class Load:
                 tool, {'query': query}, lambda a: [r['title'] for r in a['results']] == [query]
             )
         if tool == 'judge':
-            body = {
-                'question': f'q {number}',
-                'references': ['none of these'],
-                'response': f'response {number}',
-            }
+            body = {'question': f'q {number}', 'references': ['none of these']}
+            body['response'] = f'response {number}'
             return Call(tool, body, lambda a: a['verdict'] is bool(number % 2))
         if tool == 'crop':
             width = 100 + number % 1000  # with the height, different for each of a million numbers
@@ -253,9 +214,7 @@ def show(name: str, outcomes: list[Outcome], seconds: float) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--requests', type=int, default=10_000, help='mixed ones, with faults')
     parser.add_argument(
         '--each', type=int, default=600, help='of each tool alone, without and with faults'
@@ -326,23 +285,12 @@ def sum_of_calls(url: str) -> int:
     return sum(n for tool in SHARES for name, n in calls[tool].items() if name in ('ok', *KINDS))
 
 
-class running:
-    """A tool server whose services fail in a share of calls; gives its address."""
-
-    def __init__(self, faults: float, deadline_s: float):
-        self._faults, self._deadline_s = faults, deadline_s
-
-    def __enter__(self) -> str:
-        ports: multiprocessing.Queue = multiprocessing.Queue()
-        arguments = ports, self._faults, self._deadline_s + 2
-        self._services = multiprocessing.Process(
-            target=serve_stand_ins, args=arguments, daemon=True
-        )
-        self._services.start()
-        url = f'http://127.0.0.1:{ports.get()}'
-        self._folder = tempfile.TemporaryDirectory()
+@contextlib.contextmanager
+def running(faults: float, deadline_s: float) -> Iterator[str]:
+    """The address of a tool server whose services fail in a share of calls."""
+    with served(stand_ins, faults, deadline_s + 2) as url, tempfile.TemporaryDirectory() as folder:
         limits = {'concurrency': 64, 'retry_pause_s': 0.05, 'breaker_failures': 50}
-        attempt = {'timeout_s': 0.3 * self._deadline_s, 'limits': limits}
+        attempt = {'timeout_s': 0.3 * deadline_s, 'limits': limits}
         config = {
             'threads': 64,
             'text_search': {'backend': 'retriever', 'base_url': url} | attempt,
@@ -350,13 +298,8 @@ class running:
                              'min_similarity': 0.93},
             'judge': {'backend': 'openai', 'base_url': url + '/v1', 'model': 'm'} | attempt,
         }  # fmt: skip
-        self._server = ToolServer.start(config, self._folder.name)
-        return self._server.url
-
-    def __exit__(self, *_: object) -> None:
-        self._server.close()
-        self._services.terminate()
-        self._folder.cleanup()
+        with ToolServer.start(config, folder) as server:
+            yield server.url
 
 
 if __name__ == '__main__':

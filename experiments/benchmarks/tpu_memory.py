@@ -35,38 +35,17 @@ from sensesearch_jax.model.config import RELEASED, PolicySizes
 
 # The program's own: who imports this file, as the tests do, has flags of another program.
 FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
-CONFIG = config_flags.DEFINE_config_file(
-    'config', 'configs/sft_7b.py', 'A config with a stage sft or rl.', flag_values=FLAGS
-)
-TOPOLOGY = flags.DEFINE_string(
-    'topology',
-    'v5e:8x8',
-    'Kind and shape of the slice, as v5e:8x8 or v5p:4x4x4.',
-    flag_values=FLAGS,
-)
-SIZE = flags.DEFINE_enum(
-    'size', '7B', list(RELEASED), 'Of the released policies.', flag_values=FLAGS
-)
-LAYERS = flags.DEFINE_integer(
-    'layers', 0, 'Fewer decoder layers than the policy has, to try; 0 keeps all.', flag_values=FLAGS
-)
-PROMPT = flags.DEFINE_integer(
-    'prompt', 10_580, 'Prompt tokens of a row: a 4K picture and its question.', flag_values=FLAGS
-)
-VISUAL = flags.DEFINE_integer('visual', 10_549, 'Visual tokens of a row.', flag_values=FLAGS)
-SUFFIX = flags.DEFINE_integer(
-    'suffix', 16_000, 'Tokens of one trajectory after the prompt.', flag_values=FLAGS
-)
-PARTS = flags.DEFINE_multi_enum(
-    'part',
-    ['training', 'sampling'],
-    ['training', 'sampling'],
-    'Which programs; an SFT config has no sampling.',
-    flag_values=FLAGS,
-)
-RESULTS = flags.DEFINE_string(
-    'results', '', 'A file to which each program adds a line of JSON.', flag_values=FLAGS
-)
+OURS = {'flag_values': FLAGS}
+PARTS = ['training', 'sampling']
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/sft_7b.py', 'With a stage.', **OURS)
+TOPOLOGY = flags.DEFINE_string('topology', 'v5e:8x8', 'Kind and shape of the slice.', **OURS)
+SIZE = flags.DEFINE_enum('size', '7B', list(RELEASED), 'Of the released policies.', **OURS)
+LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers, to try; 0 keeps all.', **OURS)
+PROMPT = flags.DEFINE_integer('prompt', 10_580, 'Prompt tokens: 4K picture, question.', **OURS)
+VISUAL = flags.DEFINE_integer('visual', 10_549, 'Visual tokens of a row.', **OURS)
+SUFFIX = flags.DEFINE_integer('suffix', 16_000, 'Tokens of a trajectory after it.', **OURS)
+PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'Programs; SFT has no sampling.', **OURS)
+RESULTS = flags.DEFINE_string('results', '', 'A line of JSON per program is added.', **OURS)
 
 
 class Chip(NamedTuple):
@@ -111,16 +90,10 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
             raise
         used = re.search(r'[Uu]sed ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
         how = f' ({used[1]} of {used[2]})' if used else ''
-        return {
-            'program': program.name,
-            'fits': False,
-            'sentence': f'does not fit{how}: {ADVICE[part]}.',
-        }
-    seconds, memory, cost = (
-        time.monotonic() - began,
-        compiled.memory_analysis(),
-        compiled.cost_analysis() or {},
-    )
+        sentence = f'does not fit{how}: {ADVICE[part]}.'
+        return {'program': program.name, 'fits': False, 'sentence': sentence}
+    seconds, memory = time.monotonic() - began, compiled.memory_analysis()
+    cost = compiled.cost_analysis() or {}
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = held + memory.temp_size_in_bytes + program.beside
     moved, unknown = collectives(text, program.steps)
@@ -216,7 +189,7 @@ def main(_: list[str]) -> None:
         Lengths(PROMPT.value, VISUAL.value, SUFFIX.value),
     )
     fits = True
-    for part in PARTS.value if stage == 'rl' else ['training']:
+    for part in PART.value if stage == 'rl' else ['training']:
         words, programs = {'training': training, 'sampling': sampling}[part](
             config, stage, sizes, lengths, devices
         )

@@ -41,11 +41,6 @@ CASES = [
     ('rl_7b', 'sampling', 'v5p:4x4x4', ''),
     ('rl_7b', 'sampling', 'tpu7x:4x4x4', ''),
 ]
-LAST = {
-    ('sft_7b', 'training'): 'sft update',
-    ('rl_7b', 'training'): 'rl update',
-    ('rl_7b', 'sampling'): 'decode',
-}
 
 HEAD = """# The 7B programs on TPU slices, ahead of time
 
@@ -75,30 +70,23 @@ def row(found: dict[str, Any]) -> str:
     least = found['least_s']
     moved = in_words(found['moved'])
     moved += f' ({found["unknown_loops"]} loops counted once)' if found['unknown_loops'] else ''
-    return (
-        start
-        + ' | '.join(
-            [
-                f'{gib("total")} of {gib("limit")}' + ('' if found['fits'] else ': too much'),
-                ' + '.join(map(gib, ('arguments', 'temporaries', 'beside'))),
-                f'{found["compile_s"]:.0f} s',
-                f'{found["flops"]:.1e}',
-                f'{found["compiler_flops"]:.1e}',
-                moved,
-                ' / '.join(
-                    f'{least[what]:.2g}' if what in least else '–'
-                    for what in ('compute', 'memory', 'network')
-                ),
-                found['binds'],
-            ]
-        )
-        + ' |'
-    )
+    kinds = ('compute', 'memory', 'network')
+    cells = [
+        f'{gib("total")} of {gib("limit")}' + ('' if found['fits'] else ': too much'),
+        ' + '.join(map(gib, ('arguments', 'temporaries', 'beside'))),
+        f'{found["compile_s"]:.0f} s',
+        *(f'{found[flops]:.1e}' for flops in ('flops', 'compiler_flops')),
+        moved,
+        ' / '.join(f'{least[what]:.2g}' if what in least else '–' for what in kinds),
+        found['binds'],
+    ]
+    return start + ' | '.join(cells) + ' |'
 
 
 def done(name: str, part: str, topology: str, results: list[dict[str, Any]]) -> bool:
     """Whether a case's last program is among the results."""
-    last = name, topology, LAST[name, part]
+    stage = name.removesuffix('_7b')
+    last = name, topology, f'{stage} update' if part == 'training' else 'decode'
     return any((r.get('config'), r['topology'], r['program']) == last for r in results)
 
 
@@ -122,15 +110,8 @@ def table(results: list[dict[str, Any]]) -> str:
         for name, part, topology, _ in CASES
         if not done(name, part, topology, results)
     ]
-    return (
-        '\n'.join(
-            [
-                *lines,
-                *(['\nNot compiled in full yet: ' + ', '.join(missing) + '.'] if missing else []),
-            ]
-        )
-        + '\n'
-    )
+    lines += ['\nNot compiled in full yet: ' + ', '.join(missing) + '.'] if missing else []
+    return '\n'.join(lines) + '\n'
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -140,9 +121,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
         '--results', type=Path, default=Path('tpu_memory.jsonl'), help='a line of JSON per program'
     )
@@ -152,18 +131,9 @@ def main() -> None:
     for name, part, topology, changes in CASES if not asked.only else ():
         if done(name, part, topology, read(asked.results)):
             continue
-        subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'experiments.benchmarks.tpu_memory',
-                f'--config=configs/{name}.py',
-                f'--topology={topology}',
-                f'--part={part}',
-                f'--results={asked.results}',
-                *changes.split(),
-            ]
-        )
+        command = [sys.executable, '-m', 'experiments.benchmarks.tpu_memory', *changes.split()]
+        command += [f'--config=configs/{name}.py', f'--topology={topology}', f'--part={part}']
+        subprocess.run([*command, f'--results={asked.results}'])
     asked.out.write_text(table(read(asked.results)))
 
 
