@@ -49,7 +49,7 @@ _PERCENT_TICKS = [
 
 @dataclass(frozen=True)
 class ReportMeta:
-    """What the page says about the run itself; everything is optional."""
+    """The run itself, as the page describes it; everything is optional."""
 
     title: str = 'A small agent that zooms, searches and answers'
     date: str = ''

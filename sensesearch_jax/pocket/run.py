@@ -84,6 +84,12 @@ def evaluate_all(
 ) -> dict[str, list[Trajectory]]:
     """The policies with all tools, and the last one without the crop on the questions that need it,
     if there are any.
+
+    Args:
+        session: the open session.
+        features: of the images.
+        policies: by name, the one that is evaluated without the crop last.
+        questions: of the test split.
     """
     runs = {
         name: evaluate(session, loaded, features, questions, name)
@@ -100,7 +106,7 @@ def evaluate_all(
 
 
 def report_meta(session: Session, seconds: dict[str, float]) -> ReportMeta:
-    """What was run, on what, how long, and the cold start's funnel."""
+    """The report's account of the run: config, machine, time, and the cold start's funnel."""
     config, workdir = session.config, session.workdir
     cold = workdir.stage_result('cold_start')
     mined = (workdir / 'cold_start' / 'mined.jsonl').read_text().splitlines()

@@ -53,7 +53,14 @@ class AugmentedRenderer(Renderer):
     def some(
         self, rng: np.random.Generator, entities: Sequence[Entity], count: int, share: float
     ) -> list[Entity]:
-        """`count` of the entities, or all if there are fewer, a `share` of them augmented."""
+        """`count` of the entities, or all if there are fewer, a `share` of them augmented.
+
+        Args:
+            rng: the only source of randomness.
+            entities: to choose from.
+            count: at most.
+            share: probability that one is augmented.
+        """
         chosen = rng.choice(len(entities), min(count, len(entities)), replace=False)
         return [
             self.augment(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen
@@ -93,7 +100,13 @@ def small(pixels: np.ndarray) -> np.ndarray:
 
 
 def cut_out(rng: np.random.Generator, pixels: np.ndarray, kind: str) -> np.ndarray:
-    """A part of the picture: of a flag one of its own shape, of a painting one of any shape."""
+    """A part of the picture: of a flag one of its own shape, of a painting one of any shape.
+
+    Args:
+        rng: the only source of randomness.
+        pixels: [height, width, 3].
+        kind: 'flag' or 'painting'.
+    """
     height, width = pixels.shape[:2]
     if kind == 'flag':
         share = rng.uniform(0.6, 1.0)
@@ -116,6 +129,11 @@ def mirrored(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 def recoloured(rng: np.random.Generator, pixels: np.ndarray, kind: str) -> np.ndarray:
     """A flag with its channels exchanged, at times its hues turned too; a painting somewhat lighter
     or darker.
+
+    Args:
+        rng: the only source of randomness.
+        pixels: [height, width, 3].
+        kind: 'flag' or 'painting'.
     """
     if kind != 'flag':
         return np.clip(pixels * rng.uniform(0.75, 1.15), 0, 255).astype(np.uint8)

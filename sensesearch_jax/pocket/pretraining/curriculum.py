@@ -138,6 +138,12 @@ class Curriculum:
     ) -> Batch:
         """Texts as whole dialogues of `length` tokens: every question of an example in turn, one
         member per row.
+
+        Args:
+            rng: the only source of randomness.
+            length: tokens of a row, system prompt and padding included.
+            examples: random generator, tokens -> an example of about that length.
+            stage: 0 plain, 1 cloze, 2 formatted: which of `config.page_tokens` a batch has.
         """
         rows, system_tokens = [], length // 2
         while len(rows) < self.config.page_tokens[stage] // length:
@@ -165,6 +171,12 @@ class Curriculum:
     ) -> Batch:
         """Pictures with their questions, one picture per row and a member per question, and the
         probes' targets.
+
+        Args:
+            rng: the only source of randomness.
+            ease: probability of a close view.
+            stage: 0 plain, 1 cloze, 2 formatted: which static lengths.
+            attribute_focus: mostly questions on colour and shape, behind longer system prompts.
         """
         config = self.config
         questions, prompt_tokens, answer_tokens = (

@@ -25,6 +25,11 @@ def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
     the protocol's.
 
     That `<think>` or a tool's name is one token tells the policy nothing of how to use it.
+
+    Args:
+        folder: of the policy.
+        pages: texts of training entities.
+        vocabulary: tokens at most.
     """
     words = [
         p.format(thing)
@@ -63,6 +68,11 @@ def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Page
     gives the policy.
 
     A policy that is there already stays: it may have been trained.
+
+    Args:
+        folder: of the policy.
+        config: of configs/base.py.
+        pages: texts that the tokenizer is trained on.
     """
     there = (folder / 'config.json').is_file()
     if not there:

@@ -47,7 +47,13 @@ class Pages:
         self.words = np.array(sorted(words))
 
     def system(self, rng, characters: int = 110, stretches: int = 1) -> str:
-        """A system prompt: as often as not a plain one, else stretches of text to look past."""
+        """A system prompt: as often as not a plain one, else stretches of text to look past.
+
+        Args:
+            rng: the only source of randomness.
+            characters: of a stretch at most.
+            stretches: of text, a line each.
+        """
         if rng.random() < 0.5:
             return 'You are a helpful assistant.'
         return '\n'.join(self.filler(rng, characters) for _ in range(stretches))
@@ -62,6 +68,11 @@ class Pages:
 
         Else what was learned holds for answers that follow their question at once, and for no
         others.
+
+        Args:
+            rng: the only source of randomness.
+            question: as asked plainly.
+            answer: alone.
         """
         if rng.random() < 0.5 or '[' in answer and not answer.startswith('['):
             return question, answer

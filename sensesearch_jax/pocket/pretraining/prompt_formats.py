@@ -82,7 +82,7 @@ class Format(NamedTuple):
         )
 
     def rule(self, functions: Sequence[int] = (LOOK, NAME, FIND)) -> str:
-        """What a system prompt says of the format: an example of each kind of turn."""
+        """The format as a system prompt gives it: an example of each kind of turn."""
         calls = f' {self.gap.strip(" ")}or '.join(self._call(f, '…') for f in functions)
         thought = self._tagged(self.thought, '…')
         return f'{thought}{self.gap}{calls}\nor at the end {thought}{self.gap}{self._tagged(self.reply, "…")}'
@@ -114,6 +114,11 @@ class Format(NamedTuple):
     def write_call(self, thought: str, function: int, value=None) -> str:
         """A turn that calls a function; `value`: its argument, text or a box as written, None for
         no argument.
+
+        Args:
+            thought: that stands before it.
+            function: LOOK, NAME or FIND.
+            value: its argument, text or a box as written; None for none.
         """
         if value is not None and not value.startswith('['):
             value = json.dumps(value, ensure_ascii=False)

@@ -182,7 +182,13 @@ class VisualQuestions:
         return Example(system, picture, '', pairs, boxes, attributes)
 
     def scene(self, rng: np.random.Generator, kind: str, level: int) -> SceneSpec:
-        """A random scene; a share `augmented_share` of its objects is augmented."""
+        """A random scene; a share `augmented_share` of its objects is augmented.
+
+        Args:
+            rng: the only source of randomness.
+            kind: 'map' or 'wall'.
+            level: of difficulty, 1 to 3.
+        """
         low, high = COUNTS[level]
         pool = self.renderer.some(rng, self.entities[kind], high, self.augmented_share)
         return sample_scene(rng, pool, kind, int(rng.integers(low, high + 1)), SIZES[level])
@@ -279,7 +285,9 @@ class VisualQuestions:
         """The main colour of a flag or the shape of a painting, if it has a clear one.
 
         Args:
-            place: what singles the object out.
+            rng: the only source of randomness.
+            entity: the object.
+            place: words that single it out.
             options: how often a colour is to be chosen from lettered ones.
         """
 
@@ -364,7 +372,13 @@ def _in_sentence(rng: np.random.Generator, question: str, answer: str) -> tuple[
 
 
 def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[str, str]:
-    """The question with four lettered colours to choose from, and the right one's letter."""
+    """The question with four lettered colours to choose from, and the right one's letter.
+
+    Args:
+        rng: the only source of randomness.
+        question: as asked plainly.
+        colour: the right one.
+    """
     others = [name for name in NAMES if name != colour]
     options = rng.permutation([colour, *rng.permutation(others)[:3]])
     lines = '\n'.join(f'{letter}. {option}' for letter, option in zip('ABCD', options))

@@ -152,7 +152,7 @@ class ZoomDialogues:
         return Zoom(question, first, view == good, pick(SHOWN), self.vqa.draw(spec, view), second)
 
     def _asked(self, rng, entity, words: str, attribute_share: float) -> AttributeQuestion:
-        """What is asked for; no answer where the nearer look does not give it."""
+        """The question of a zoom; no answer where the nearer look does not give it."""
         if rng.random() < attribute_share and (
             attribute := self.vqa.attribute_question(rng, entity, words, options=0.4)
         ):

@@ -32,7 +32,13 @@ def colour_shares(picture: np.ndarray) -> dict[str, float]:
 
 
 def dominant_colour(picture: np.ndarray, least: float = 0.5, lead: float = 1.4) -> str | None:
-    """The colour that covers `least` of the picture and `lead` times as much as any other, or None."""
+    """The colour that covers `least` of the picture and `lead` times as much as any other, or None.
+
+    Args:
+        picture: [height, width, 3].
+        least: share of the picture.
+        lead: times the share of the next colour.
+    """
     shares = colour_shares(picture)
     first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
     return first if shares[first] >= least and shares[first] >= lead * shares[second] else None

@@ -39,7 +39,7 @@ class Entity:
 
     @property
     def name(self) -> str:
-        """What its title names: the owner of a flag, a painting with its painter."""
+        """The name in its title: the owner of a flag, a painting with its painter."""
         return self.title.removeprefix('Flag of ')
 
     @property

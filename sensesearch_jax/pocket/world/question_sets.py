@@ -19,6 +19,12 @@ def question_set(
 ) -> list[Question]:
     """Questions of a split, `counts` per kind; made and rendered at first use, read afterwards.
 
+    Args:
+        workdir: that keeps questions and scenes.
+        split: 'train', 'validation' or 'test'.
+        counts: questions by kind.
+        seed: of the draw.
+
     Raises:
         UserError: an unknown kind, or more questions than the split's entities give.
     """

@@ -228,8 +228,13 @@ ONLY = 'in the picture'
 
 
 def thing(kind: str, noun: str, place: str) -> str:
-    """What is asked about: 'the country whose flag is farthest left', 'the painting in the
+    """The subject of a question: 'the country whose flag is farthest left', 'the painting in the
     picture'.
+
+    Args:
+        kind: 'flag' or 'painting'.
+        noun: of a flag's owner: 'country' or 'territory'.
+        place: words that single the object out.
     """
     if kind == 'painting':
         return f'the painting {place}'

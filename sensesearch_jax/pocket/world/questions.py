@@ -72,6 +72,12 @@ class _Maker:
     def admit(self, field: question_templates.Field, entity: str, answer: str, scene: set) -> bool:
         """Counts the question and says yes, unless its answer had its share or the scene has it
         already.
+
+        Args:
+            field: asked for.
+            entity: its id.
+            answer: to the question.
+            scene: pairs of entity and fact that the scene has; gets this one.
         """
         if (entity, field.name) in scene or self.answered[field.name, answer] >= max(
             3, field.cap * (self.asked[field.name] + 4)
@@ -84,7 +90,13 @@ class _Maker:
         return True
 
     def fact(self, entity: Entity, words: str, scene: set) -> dict | None:
-        """A question for the least asked of the entity's facts."""
+        """A question for the least asked of the entity's facts.
+
+        Args:
+            entity: asked about.
+            words: that name it in the question.
+            scene: pairs of entity and fact that the scene has.
+        """
         fields = [
             field
             for field in question_templates.FACT_FIELDS[entity.kind]
@@ -191,6 +203,14 @@ class _Maker:
                 yield draft
 
     def question(self, number: int, level: int, image: str, draft: dict) -> Question:
+        """A question of the set.
+
+        Args:
+            number: in its set, part of the id.
+            level: of difficulty, 1 to 3.
+            image: content hash of the scene.
+            draft: the other fields.
+        """
         return Question(
             id=f'{self.split}-{self.kind}-{self.seed}-{number:05d}',
             kind=self.kind,

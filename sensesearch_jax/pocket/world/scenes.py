@@ -56,7 +56,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What is where in a scene: enough to draw it, and nothing drawn yet.
+    """The description of a scene: enough to draw it, and nothing drawn yet.
 
     `kind` is 'map' (flags on a relief map) or 'wall' (framed paintings); `size` (width, height) in
     pixels. `background` of a map: 'window' [x, y, width, height] in pixels of the relief map; of a
@@ -93,7 +93,13 @@ class SceneSpec:
 
 
 def rim(kind: str, width: float, height: float) -> float:
-    """Pixels of border or frame around a picture of this size."""
+    """Pixels of border or frame around a picture of this size.
+
+    Args:
+        kind: 'map' or 'wall'.
+        width: of the picture in pixels.
+        height: in pixels.
+    """
     return FLAG_BORDER * width if kind == 'map' else FRAME * (width * height) ** 0.5
 
 
@@ -107,6 +113,11 @@ def outer_box(kind: str, box: Sequence[float]) -> Box:
 def object_size(kind: str, entity: Entity, length: float) -> tuple[int, int]:
     """Picture (width, height) in pixels for a longer side of `length`, smaller where MAX_AREA says
     so.
+
+    Args:
+        kind: 'map' or 'wall'.
+        entity: whose aspect it has.
+        length: of the longer side in pixels.
     """
     width, height = (
         (length, length / entity.aspect) if entity.aspect >= 1 else (length * entity.aspect, length)
@@ -120,7 +131,13 @@ def object_size(kind: str, entity: Entity, length: float) -> tuple[int, int]:
 def scatter(
     rng: np.random.Generator, kind: str, sizes: list[tuple[int, int]]
 ) -> list[tuple[int, int, int, int]] | None:
-    """Boxes at free places, a distance apart; None when some object found no place."""
+    """Boxes at free places, a distance apart; None when some object found no place.
+
+    Args:
+        rng: the only source of randomness.
+        kind: 'map' or 'wall'.
+        sizes: (width, height) of each picture in pixels.
+    """
     boxes = []
     for width, height in sizes:
         edge = round(rim(kind, width, height)) + 24
@@ -147,6 +164,11 @@ def hang(
 ) -> list[tuple[int, int, int, int]] | None:
     """Boxes in loose rows: cells of a grid, some left empty, each picture moved a little inside its
     cell.
+
+    Args:
+        rng: the only source of randomness.
+        kind: 'map' or 'wall'.
+        sizes: (width, height) of each picture in pixels.
     """
     outer = [
         (width + 2 * rim(kind, width, height), height + 2 * rim(kind, width, height))
@@ -258,7 +280,14 @@ def pyramid(picture: np.ndarray) -> list[np.ndarray]:
 def cut(
     levels: list[np.ndarray], source: Box, size: tuple[int, int], enlarge: int = cv2.INTER_LINEAR
 ) -> np.ndarray:
-    """The region `source` (pixels of level 0) drawn at `size` (width, height): [height, width, 3]."""
+    """The region `source` (pixels of level 0) drawn at `size` (width, height): [height, width, 3].
+
+    Args:
+        levels: the picture [height, width, 3] and its halvings.
+        source: left, top, right, bottom.
+        size: of the result in pixels.
+        enlarge: OpenCV's interpolation where the region is smaller than the result.
+    """
     shrink = min((source[2] - source[0]) / size[0], (source[3] - source[1]) / size[1])
     level = min(len(levels) - 1, max(0, int(np.log2(max(shrink, 1e-6)) + 0.01)))
     picture = levels[level]

@@ -49,7 +49,14 @@ def draw_flag(arrays, code: str) -> Image.Image:
 def make_flags(
     wheel: zipfile.ZipFile, places: dict, texts: dict[str, str], folder: Path
 ) -> list[dict]:
-    """Draws the flags that can be joined to a place and told apart; returns their entity records."""
+    """Draws the flags that can be joined to a place and told apart; returns their entity records.
+
+    Args:
+        wheel: of mpl-flags.
+        places: Factbook code -> record.
+        texts: passage id -> text.
+        folder: that gets the pictures.
+    """
     arrays = np.load(io.BytesIO(wheel.read('mpl_flags/data/flags_4x3.npz')))
     codes = sorted(json.loads(wheel.read('mpl_flags/data/flags_4x3.json')))
     by_domain = {}

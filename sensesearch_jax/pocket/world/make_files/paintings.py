@@ -14,7 +14,13 @@ PAINTING_SIDE = 384
 
 
 def painting_texts(title: str, artist: str, record: dict) -> dict[str, list[tuple[str, str]]]:
-    """Passage topic -> labelled values of a museum record."""
+    """Passage topic -> labelled values of a museum record.
+
+    Args:
+        title: shortened.
+        artist: without what stands in parentheses.
+        record: the museum's.
+    """
 
     def value(key: str, unless: str = '') -> str:
         text = clean(str(record.get(key) or ''))

@@ -174,6 +174,11 @@ def place_passages(code: str, place: dict) -> list[dict]:
 def place_facts(code: str, place: dict, texts: dict[str, str]) -> dict:
     """The short facts of a place, the passage that states each literally, and other accepted
     wordings.
+
+    Args:
+        code: the Factbook's.
+        place: its record.
+        texts: passage id -> text.
     """
     name, facts, passages, aliases = place_name(code, place), {}, {}, {}
     for fact, (section, topic, key, extract) in PLACE_FACTS.items():
