@@ -234,7 +234,8 @@ def _lock(path: Path) -> None:
     claim = {'pid': os.getpid(), 'host': socket.gethostname(), 'started': _start_time(os.getpid())}
     with open(path / '.lock', 'a+') as file:
         # The kernel lock protects reading and writing of the claim. The claim itself is text,
-        # because a kernel lock would outlive a killed process in its forked children.
+        # because a kernel lock, such as the one of the filelock package, would outlive a killed
+        # process in its forked children.
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         holder = _parse_claim(file.read())
