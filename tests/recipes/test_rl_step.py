@@ -18,7 +18,7 @@ from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
-from sensesearch_jax.recipes import rl
+from sensesearch_jax.recipes import rl, rl_rollout
 from sensesearch_jax.recipes.rows import suppressed_mask
 from sensesearch_jax.recipes.session import Session, load_policy_directory, read_trajectories
 from sensesearch_jax.rewards.scorer import Scorer
@@ -225,7 +225,7 @@ def test_a_prompt_that_is_too_long_is_left_out(world, tmp_path, monkeypatch):
     assert {t.question.id for t in left_out} == {
         'q1'
     } and 'rollout.prompt_capacity 256' in left_out[0].failure
-    assert 'rollout.prompt_capacity' in rl.failure(left_out[0])
+    assert 'rollout.prompt_capacity' in rl_rollout.cause_of_exclusion(left_out[0])
 
 
 CALLED = ('text_search', 'image_search', 'crop')

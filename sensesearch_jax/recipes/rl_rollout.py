@@ -1,0 +1,159 @@
+"""Rollouts of RL: a step's groups, sampled, scored and kept on disk, and what failed in them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sensesearch_jax.agent.protocol import tool_of
+from sensesearch_jax.agent.tool_client import ToolFailure
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.errors import UserError
+from sensesearch_jax.recipes.session import (
+    ASKED_AGAIN,
+    LoadedPolicy,
+    Session,
+    append_trajectories,
+    read_trajectories,
+    rollout_limits,
+)
+from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.rollout.scheduler import RolloutStatistics, Task, rollout
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime.seeds import hash_seed
+from sensesearch_jax.training.trainer import Learner
+
+
+def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list[Engine]:
+    """Engines for the rollouts of a step, with the learner's parameters.
+
+    They sample `rollout.groups` groups at once, or all of this process's if those are fewer.
+
+    Args:
+        session: of the run.
+        loaded: the policy that was trained from.
+        learner: whose parameters they sample with.
+    """
+    config = session.config.rl
+    asked = multihost.rows_per_process(config.questions_per_step, 'rl.questions_per_step')
+    return session.engines(
+        loaded,
+        groups=min(asked, session.config.rollout.groups),
+        members=config.members,
+        sampling=Sampling(config.temperature),
+        parameters=learner.all_parameters,
+    )
+
+
+def tools_down(session: Session, step: int, steps: int) -> UserError:
+    """The error that ends a run whose tools failed on every trajectory, with the causes in the last
+    step.
+
+    Args:
+        session: of the run.
+        step: the last step, from 0.
+        steps: how many steps in a row failed.
+    """
+    failures = Counter(map(cause_of_exclusion, read_trajectories(trajectories_path(session, step))))
+    said = ', '.join(f'{what} ({count} times)' for what, count in failures.most_common() if what)
+    health = session.client.health()
+    answers = (
+        f'does not answer: {health.message}'
+        if isinstance(health, ToolFailure)
+        else f'answers, with the back ends {", ".join(f"{tool}: {name}" for tool, name in health["backends"].items())}'
+    )
+    return UserError(
+        f'No trajectory of the last {steps} steps could be used, since these failed: {said or "other hosts"}; '
+        f'the tool server at {session.client.url} {answers}. Mend that and start again with the same '
+        '--workdir, which asks those questions again (rl.max_failed_steps).'
+    )
+
+
+def cause_of_exclusion(trajectory: Trajectory) -> str:
+    """The tool, or other cause, for which a trajectory is left out; '' if it counts."""
+    if trajectory.state is SampleState.UNSCORABLE:
+        return 'judge'
+    if trajectory.state is SampleState.TOO_LONG:
+        return (
+            'room for the prompt or a response (rollout.prompt_capacity, rollout.suffix_capacity)'
+        )
+    if trajectory.state is not SampleState.INFRA_FAILED:
+        return '' if math.isfinite(trajectory.reward['total']) else 'a reward that is not finite'
+    last = trajectory.turns[-1] if trajectory.turns else None
+    return (
+        'upload of the picture'
+        if last is None
+        else f'{tool_of(last.action)}: {last.observation.parts[0]}'
+    )
+
+
+def sample_groups(
+    session: Session,
+    loaded: LoadedPolicy,
+    features: FeatureStore,
+    engines: Sequence[Engine],
+    asked: Sequence[Question],
+    step: int,
+) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+    """The step's groups, sampled and scored.
+
+    Groups that an interrupted run has left on disk are not sampled again, except those in which
+    tools or judge had failed: these are sampled anew, with the same seeds.
+
+    Args:
+        session: of the run.
+        loaded: the policy that was trained from.
+        features: of its vision tower.
+        engines: that sample.
+        asked: this process's questions of the step.
+        step: from 0.
+
+    Returns:
+        (groups in the order of the questions, what sampling cost).
+    """
+    config = session.config
+    path = trajectories_path(session, step)
+    members: dict[
+        str, dict[int, Trajectory]
+    ] = {}  # a group that was torn is on disk in part, and later as a whole
+    for trajectory in read_trajectories(path):
+        members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
+    found = {
+        name: [group[g] for g in sorted(group)]
+        for name, group in members.items()
+        if len(group) == config.rl.members
+        and not any(t.state in ASKED_AGAIN for t in group.values())
+    }
+
+    def note(group: list[Trajectory]) -> None:
+        append_trajectories(path, group)
+        found[group[0].question.id] = group
+
+    def seeds(q):
+        return tuple(
+            hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members)
+        )
+
+    tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
+    _, cost = rollout(
+        tasks,
+        engines,
+        loaded.chat,
+        session.environment(),
+        features,
+        rollout_limits(config.agent),
+        scorer=session.scorer(),
+        tool_threads=config.rollout.tool_threads,
+        judge_threads=config.rollout.judge_threads,
+        on_group=note,
+    )
+    return [found[q.id] for q in asked], cost
+
+
+def trajectories_path(session: Session, step: int) -> Path:
+    """The file of a step's trajectories."""
+    return session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
