@@ -4,18 +4,18 @@
 
 Machine: 2 cores; 5 to 7 hours. Writes runs/base/policy, a Hugging Face directory.
 
-The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with
-pages that grow ("plain"); then places within longer questions, answers within sentences and search
-dialogues, which want a fact first and get its page some turns later ("cloze"); at last much of the same within formats that are
-made up for each dialogue and given by its system prompt: tags for thoughts and replies, JSON calls of functions
-("formatted"); and zooms among them, dialogues that need a nearer look and get it as a second picture ("zoom"); and
-colours and shapes, which are a hundredth of all tokens until then and too few to be learned, in all these ways of asking
-("attributes"). Most objects are augmented pictures of the training entities, lest what they look like be learned by
-heart. A model of the true size brings all that along from its instruction tuning. The protocol's own tags and tools occur only as
+The curriculum: short pages until copying is there; then pictures, from close views to whole scenes, with pages that
+grow ("plain"); then places within longer questions, answers within sentences and search dialogues, which want a fact
+first and get its page some turns later ("cloze"); at last much of the same within formats that are made up for each
+dialogue and given by its system prompt: tags for thoughts and replies, JSON calls of functions ("formatted"); and
+zooms among them, dialogues that need a nearer look and get it as a second picture ("zoom"); and colours and shapes,
+which are a hundredth of all tokens until then and too few to be learned, in all these ways of asking ("attributes").
+Most objects are augmented pictures of the training entities, lest what they look like be learned by heart. A model of
+the true size brings all that along from its instruction tuning. The protocol's own tags and tools occur only as
 strings to be said again.
 
-That is 9,400 steps, after which pages are read worse than before the attributes. The policy that the repository ships has gone
-on from there, as any policy can; first with three batches of pages out of four:
+That is 9,400 steps, after which pages are read worse than before the attributes. The policy that the repository
+ships has gone on from there, as any policy can; first with three batches of pages out of four:
 
     python -m sensesearch_jax.main --config=configs/base.py --workdir=runs/base_read --config.steps=11000 \
         --config.policy=runs/base/policy --config.first_step=9400 --config.seed=7 --config.attribute_steps=1600 \

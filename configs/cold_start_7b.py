@@ -6,7 +6,7 @@
 As in the paper: eight plain answers to each question, those that are right at most once are kept, Gemini-2.5-Flash writes
 the reasoning and the calls; any OpenAI-compatible server is named by expert.url, expert.model and expert.key_env. Without
 tools.url a server of configs/tools_online.yaml is started, which needs its keys.
-Mesh: all devices along fsdp; --config.mesh.tensor=4 cuts heads and caches over four. On several hosts add
+Mesh: all devices along fsdp; --config.mesh.tensor=4 shards heads and caches over four. On several hosts add
 --config.multi_host=True. Not run on weights of this size: no machine that holds them was at hand.
 """
 

@@ -24,7 +24,7 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
         image_results=5,
         passage_chars=8192,
     )
-    # A 4K picture is about 10,500 tokens; prompt and trajectory together are cut at 32,768.
+    # A 4K picture is about 10,500 tokens; prompt and trajectory together are truncated at 32,768.
     set_there(
         settings,
         'rollout',

@@ -3,7 +3,7 @@
     python -m sensesearch_jax.main --config=configs/evaluate_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
 Mesh: all devices along fsdp. A GPU of 80 GB holds the parameters (17 GB in bfloat16) and the caches of `evaluate.lanes`
-trajectories (1.9 GB each for 32,768 tokens) alone; where a process has four devices or more, --config.mesh.tensor=4 cuts
+trajectories (1.9 GB each for 32,768 tokens) alone; where a process has four devices or more, --config.mesh.tensor=4 shards
 heads and caches. On several hosts add --config.multi_host=True. Not run: no machine of this size was at hand.
 """
 

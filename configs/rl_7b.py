@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/rl_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
-Mesh: tensor 4, which cuts heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
+Mesh: tensor 4, which shards heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
 row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8; a machine of another
 size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the

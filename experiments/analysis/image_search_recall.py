@@ -38,12 +38,7 @@ from tools_server.config import ImageStoreConfig, load_config
 from tools_server.images import ImageStore
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'tools_pocket.yaml'
-OPTIONS = (
-    'upload_side',
-    'min_region',
-    'min_share',
-    'min_similarity',
-)  # of the config's image_search
+OPTIONS = 'upload_side', 'min_region', 'min_share', 'min_similarity'  # of the config's image_search
 LOOSE = (1.15, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -146,13 +141,8 @@ def main() -> None:
             spec = dataclasses.replace(spec, placements=())
             width = rng.uniform(200, 1600)
             low = rng.uniform(0, 1, 2) * (np.array(spec.size) - (width, width * 9 / 16))
-            look(
-                'empty',
-                f'{kind} –',
-                spec,
-                np.concatenate([low, low + (width, width * 9 / 16)]),
-                None,
-            )
+            view = np.concatenate([low, low + (width, width * 9 / 16)])
+            look('empty', f'{kind} –', spec, view, None)
             look('whole', f'{kind} –', spec, np.array([0, 0, *spec.size]), None)
 
     print(

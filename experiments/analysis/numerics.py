@@ -122,18 +122,10 @@ def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
     """The picture as the policy's own preprocessor cuts it, in random text."""
     patches, grid = preprocessor_of(folder).patches(image)
     random = np.random.default_rng(1)
-    special = {
-        sizes.image_token,
-        sizes.video_token,
-        sizes.vision_start_token,
-        sizes.vision_end_token,
-    }
-    text = random.integers(0, min(special), 48)
-    seen = [
-        sizes.vision_start_token,
-        *[sizes.image_token] * (grid[1] * grid[2] // sizes.vision.merge_size**2),
-        sizes.vision_end_token,
-    ]
+    around = sizes.vision_start_token, sizes.vision_end_token
+    text = random.integers(0, min(sizes.image_token, sizes.video_token, *around), 48)
+    visual = grid[1] * grid[2] // sizes.vision.merge_size**2
+    seen = [around[0], *[sizes.image_token] * visual, around[1]]
     return Example(np.concatenate([text[:16], seen, text[16:]]).astype(np.int32), patches, grid)
 
 

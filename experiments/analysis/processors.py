@@ -63,11 +63,8 @@ def differences(preprocessor: Preprocessor, image: Image.Image) -> dict[str, Dif
 def levels(preprocessor: Preprocessor, patches: np.ndarray) -> np.ndarray:
     """Patches as whole levels, [patches, colours, pixels of every frame]."""
     values = patches.astype(np.float64).reshape(len(patches), 3, -1)
-    scale = (
-        np.asarray(preprocessor.image_std)[:, None],
-        np.asarray(preprocessor.image_mean)[:, None],
-    )
-    return np.rint((values * scale[0] + scale[1]) / preprocessor.rescale_factor).astype(int)
+    std, mean = (np.asarray(x)[:, None] for x in (preprocessor.image_std, preprocessor.image_mean))
+    return np.rint((values * std + mean) / preprocessor.rescale_factor).astype(int)
 
 
 def sentences(found: dict[str, Difference | None]) -> list[str]:

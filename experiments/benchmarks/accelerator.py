@@ -194,11 +194,10 @@ def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> 
     targets = PolicyTargets(
         np.linspace(-1, 1, members, dtype=np.float32)[None], np.ones((1, members), bool), None
     )
-    step = (
-        (lambda: learner.sft_step([batch]))
-        if stage == 'SFT'
-        else (lambda: learner.rl_step([(batch, targets)]))
-    )
+
+    def step():
+        return learner.sft_step([batch]) if stage == 'SFT' else learner.rl_step([(batch, targets)])
+
     what = f'{stage}, {prompt} + {members} × {suffix}, remat {remat}'
     try:
         began = time.perf_counter()

@@ -94,30 +94,24 @@ def main(_) -> None:
     questions = list(found.values())
     loaded = load_policy_directory(run / 'sft' / 'policy', config, make_mesh(), 'float32')
     seconds: dict[str, float] = {}
-    idle: dict[
-        str, tuple[float, float]
-    ] = {}  # nothing to decode, only tools' answers to wait for, only verdicts
+    # Seconds with nothing to decode: only tools' answers to wait for, only verdicts.
+    idle: dict[str, tuple[float, float]] = {}
     actions: dict[str, list] = {}
     compiled: dict[str, int] = {}  # programs, until then
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_session(config, Workdir.open(scratch, config.to_dict())) as session,
     ):
-        engines = session.engines(
-            loaded,
-            groups=GROUPS.value,
-            members=MEMBERS.value,
-            sampling=Sampling(config.rl.temperature),
-        )
+        sampling, members = Sampling(config.rl.temperature), MEMBERS.value
+        engines = session.engines(loaded, groups=GROUPS.value, members=members, sampling=sampling)
         features, plain = session.features(loaded), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
         scorer = session.scorer()
         judge, limits = SlowScorer(**vars(scorer)), rollout_limits(config.agent)
+        firsts = range(0, TASKS.value * members, members)
         tasks = [
-            Task(q, tuple(range(i, i + MEMBERS.value)))
-            for i, q in zip(
-                range(0, TASKS.value * MEMBERS.value, MEMBERS.value), itertools.cycle(questions)
-            )
+            Task(q, tuple(range(i, i + members)))
+            for i, q in zip(firsts, itertools.cycle(questions))
         ]
         # The first rollout embeds the pictures that all have in common; it and the second one
         # compile.
@@ -143,10 +137,8 @@ def main(_) -> None:
                     judge_threads=GROUPS.value * MEMBERS.value,
                     on_group=lambda group: bar.update(),
                 )
-            seconds[name], idle[name] = (
-                cost.seconds,
-                (cost.waiting_for_tools, cost.waiting_for_judge),
-            )
+            seconds[name] = cost.seconds
+            idle[name] = cost.waiting_for_tools, cost.waiting_for_judge
             compiled[name] = engines[0].compiles
             actions[name] = [[turn.action for turn in t.turns] for group in groups for t in group]
     waited = sorted(slow.waited)

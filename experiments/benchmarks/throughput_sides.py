@@ -213,10 +213,8 @@ class Transformers:
         """All turns, each from the whole conversation so far, all members as one batch."""
         torch, talk = self.torch, self.bench.conversation
         torch.manual_seed(seed)
-        rows, pictures = (
-            [list(talk.prompt) for _ in range(MEMBERS)],
-            [[talk.picture] for _ in range(MEMBERS)],
-        )
+        rows = [list(talk.prompt) for _ in range(MEMBERS)]
+        pictures = [[talk.picture] for _ in range(MEMBERS)]
         stop = self.bench.sizes.end_tokens[0]
         out = Sampled([[] for _ in rows], [])
         for turn in range(TURNS):
@@ -274,10 +272,8 @@ class Transformers:
             picked = torch.log_softmax(logits.float(), -1).gather(
                 -1, given['input_ids'][:, start:, None]
             )[..., 0]
-            mask, before = (
-                torch.tensor(own, device=self.device),
-                torch.tensor(old, device=self.device),
-            )
+            mask = torch.tensor(own, device=self.device)
+            before = torch.tensor(old, device=self.device)
             picked = torch.where(mask > 0, picked, torch.zeros((), device=self.device))
             gap = max(gap, float(((picked - before) * mask).abs().max().detach()))
             ratio = (((picked - before) * mask).sum(1) / mask.sum(1)).exp()

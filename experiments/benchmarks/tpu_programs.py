@@ -77,10 +77,8 @@ def training(
     )
     batch = group_batch(sizes, rows, members, lengths)
     if settings.get('pack_step'):
-        run, places = (
-            bucket(members * lengths.suffix, settings.pack_step, FINE),
-            members * lengths.suffix,
-        )
+        places = members * lengths.suffix
+        run = bucket(places, settings.pack_step, FINE)
 
         def number_of(n):
             return jax.ShapeDtypeStruct((rows, n), np.int32)
@@ -91,9 +89,8 @@ def training(
     whole_batch = (
         settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
     )
-    beside = (
-        moments + held * (whole_batch > rows) + held * (reference is not None)
-    )  # a sum of gradients, a reference
+    # A sum of gradients, a reference.
+    beside = moments + held * (whole_batch > rows) + held * (reference is not None)
     whole = held * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
     words = (

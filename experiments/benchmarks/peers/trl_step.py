@@ -53,12 +53,8 @@ def main(folder: str, picture: str, tokens: int, unsampled: list[int]) -> None:
         chat_template=tokenizer.chat_template,
     )
     image = Image.open(picture)
-    prompt = [
-        {
-            'role': 'user',
-            'content': [{'type': 'image', 'image': image}, {'type': 'text', 'text': QUESTION}],
-        }
-    ]
+    content = [{'type': 'image', 'image': image}, {'type': 'text', 'text': QUESTION}]
+    prompt = [{'role': 'user', 'content': content}]
     found = processor.apply_chat_template(
         [prompt], add_generation_prompt=True, tokenize=True, return_dict=True
     )

@@ -246,7 +246,7 @@ def accuracy(
                 batch.groups.tokens[b, g][batch.groups.valid[b, g]]
             ).split()
             label = name or ' '.join(words[:2]).lower().strip('?')
-            # An answer is a run of own tokens; a dialogue has several.
+            # An answer is a run of response tokens; a dialogue has several.
             edges = np.flatnonzero(np.diff(np.concatenate([[0], response[b, g].astype(int), [0]])))
             for first, last in zip(edges[::2], edges[1::2]):
                 answer = right[b, g, first:last]
