@@ -54,7 +54,8 @@ from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.machine import machine
-from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
+from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
+from sensesearch_jax.training.trainer import Learner
 
 # Published for dense bfloat16 products and for memory, per second.
 CARDS = {'NVIDIA H100': (989e12, 3.35e12), 'NVIDIA H200': (989e12, 4.8e12)}

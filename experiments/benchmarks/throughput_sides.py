@@ -17,7 +17,8 @@ from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import GroupBatch, Member, Row, build_groups
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
+from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
+from sensesearch_jax.training.trainer import Learner
 
 
 class Ours:

@@ -23,8 +23,9 @@ from sensesearch_jax.recipes.rows import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
+from sensesearch_jax.training.batch_losses import PolicyTargets
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, PolicyTargets
+from sensesearch_jax.training.trainer import Learner
 
 
 class Program(NamedTuple):

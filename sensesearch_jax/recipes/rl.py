@@ -41,10 +41,11 @@ from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.training.batch_losses import Objective
 from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.losses import check_options
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, Objective, trained_part
+from sensesearch_jax.training.trainer import Learner, trained_part
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:

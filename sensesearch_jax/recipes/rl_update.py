@@ -20,7 +20,8 @@ from sensesearch_jax.training.advantages import (
     frac_reward_zero_std,
     group_advantages,
 )
-from sensesearch_jax.training.trainer import InLoss, Learner, PolicyTargets
+from sensesearch_jax.training.batch_losses import InLoss, PolicyTargets
+from sensesearch_jax.training.trainer import Learner
 
 # name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
 ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo': ('token', False)}

@@ -8,7 +8,7 @@ known on the host beforehand, so the gradients of its micro-batches simply add u
 while the host makes the next micro-batch. So memory does not grow with their number.
 
 The steps are programs over a mesh (runtime/mesh.py), which may have one device: parameters,
-gradients and moments are cut by their axes, batches by rows. In a program of several processes each
+gradients and moments are sharded by their axes, batches by rows. In a program of several processes each
 gives the rows that it has sampled, and all make the same steps.
 """
 
@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,73 +25,25 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sensesearch_jax.batching.group_batch import GroupBatch
-from sensesearch_jax.batching.packing import packed, unpacked
-from sensesearch_jax.model.parameters import read
 from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
 from sensesearch_jax.runtime.threads import SharedProgram, parallel_sum
-from sensesearch_jax.training.losses import (
-    cross_entropy,
-    kl,
-    policy_loss,
-    policy_maxima,
-    policy_statistics,
+from sensesearch_jax.training.batch_losses import (
+    BatchLosses,
+    InLoss,
+    Metrics,
+    Objective,
+    PolicyTargets,
 )
 from sensesearch_jax.training.optimizer import finite_update
-from sensesearch_jax.training.prefix_shared_forward import group_hidden
-from sensesearch_jax.training.token_log_probs import token_log_probs
 
-Metrics = dict[str, tuple[Array, Array]]
 NOTHING = 1e-5  # advantages are of order 1; less is rounding
-
-
-class PolicyTargets(NamedTuple):
-    """What RL knows of a batch beyond its tokens; old log-probs are the sampler's own
-    (`GroupBatch.log_probs`).
-    """
-
-    advantages: Float[np.ndarray, 'b g']
-    in_loss: Bool[
-        np.ndarray, 'b g'
-    ]  # False leaves a trajectory out (failed infrastructure, padding)
-    ref_log_probs: Float[np.ndarray, 'b g s'] | None = (
-        None  # of tokens 1 … S−1; None without a KL term
-    )
-
-
-class InLoss(NamedTuple):
-    """How much of a minibatch the policy loss is the mean of, in all processes."""
-
-    trajectories: float  # with any own token
-    tokens: float  # own ones
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Which policy-gradient loss; see `losses.policy_loss`."""
-
-    ratio: str = 'sequence'
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None
-    kl_coefficient: float = 0.0
-    kl_estimator: str = 'k3'
-
-    @property
-    def clips(self) -> dict[str, Any]:
-        """The arguments that the loss and its statistics share."""
-        return {
-            'ratio': self.ratio,
-            'clip_low': self.clip_low,
-            'clip_high': self.clip_high,
-            'dual_clip': self.dual_clip,
-        }
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:
@@ -158,7 +109,9 @@ class Learner:
         # it as a constant.
         kept, self.tower = nnx.split_state(self.frozen, decoder, ...)
         self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
-        self.suppressed, self.temperature, self.remat = suppressed, temperature, remat
+        losses = BatchLosses(
+            self.graph, self.tower, suppressed, temperature, objective, remat, self.dtype
+        )
         self.threads = threads if jax.process_count() == 1 else 1
 
         def computed(tree):
@@ -169,40 +122,46 @@ class Learner:
             if is_abstract(start)
             else jax.device_put(computed(kept), shardings(kept, self.mesh))
         )
-        places = shardings(start, self.mesh)
-        whole = NamedSharding(self.mesh, PartitionSpec())
+        placements = shardings(start, self.mesh)
+        replicated = NamedSharding(self.mesh, PartitionSpec())
         options = compiler_options(self.mesh)
-        self.parameters = self._master(start, places)
-        self.mean = self._master(start, places) if averaged else None
+        self.parameters = self._master(start, placements)
+        self.mean = self._master(start, placements) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = self._first_moments(moments)
 
         def gradient(loss):
             return SharedProgram(
                 jax.jit(
-                    lambda held, *rest: jax.grad(loss, has_aux=True)(
-                        self._perturbations(held[0]), held, *rest
+                    lambda weights, *rest: jax.grad(loss, has_aux=True)(
+                        losses.perturbations(weights[0]), weights, *rest
                     ),
-                    out_shardings=(places, whole),
+                    out_shardings=(placements, replicated),
                     compiler_options=options,
                 )
             )
 
-        self._sft, self._rl = gradient(self._sft_loss), gradient(self._rl_loss)
+        self._sft, self._rl = gradient(losses.sft), gradient(losses.rl)
         self._log_probs = SharedProgram(
             jax.jit(
-                lambda held, batch: self._forward(self._perturbations(held[0]), held, batch)[0],
+                lambda weights, batch: losses.log_probs(
+                    losses.perturbations(weights[0]), weights, batch
+                )[0],
                 out_shardings=rows_sharding(self.mesh, 3),
                 compiler_options=options,
             )
         )
-        self._exact = jax.jit(float32, out_shardings=places)
+        self._exact = jax.jit(float32, out_shardings=placements)
         self._add = jax.jit(
-            lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=places
+            lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=placements
         )
-        self._average = jax.jit(optax.incremental_update, donate_argnums=1, out_shardings=places)
+        self._average = jax.jit(
+            optax.incremental_update, donate_argnums=1, out_shardings=placements
+        )
         self._update = jax.jit(
-            self._update_program, donate_argnums=(0, 1), out_shardings=(places, moments, whole)
+            self._update_program,
+            donate_argnums=(0, 1),
+            out_shardings=(placements, moments, replicated),
         )
         self.updates = 0  # made so far
         self.skipped_in_a_row = (
@@ -256,11 +215,11 @@ class Learner:
     def sft_step(
         self, batches: Iterable[GroupBatch], tokens: float | None = None
     ) -> dict[str, float]:
-        """One update on the mean cross-entropy of all own tokens of the micro-batches.
+        """One update on the mean cross-entropy of all response tokens of the micro-batches.
 
         Args:
             batches: taken one at a time, each when the one before it has begun to run.
-            tokens: how many own tokens they hold in all processes; None counts them, which takes
+            tokens: response tokens that they hold in all processes; None counts them, which takes
                 them all at once.
 
         Returns:
@@ -342,9 +301,9 @@ class Learner:
             )
 
     def _in_loss(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> InLoss:
-        own = [(b.response_mask & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
+        masks = [(b.response_mask & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
         return InLoss(
-            *multihost.global_sums(sum(o.any(-1).sum() for o in own), sum(o.sum() for o in own))
+            *multihost.global_sums(sum(m.any(-1).sum() for m in masks), sum(m.sum() for m in masks))
         )
 
     def _summed(
@@ -386,8 +345,8 @@ class Learner:
         are not here too.
 
         Args:
-            batch, targets: arrays or `jax.ShapeDtypeStruct`s; with targets the step is RL's, else
-                SFT's.
+            batch: of arrays or `jax.ShapeDtypeStruct`s.
+            targets: likewise; with them the step is RL's, without SFT's.
         """
         with jax.set_mesh(self.mesh):
             if targets is None:
@@ -407,7 +366,7 @@ class Learner:
                 'update': self._update.lower(self.parameters, self.moments, shapes),
             }
 
-    def _master(self, start, places):
+    def _master(self, start, placements):
         """The parameters in float32, on their devices; shapes where the policy has no more than
         shapes.
         """
@@ -415,23 +374,23 @@ class Learner:
             return jax.tree.map(
                 lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place),
                 start,
-                places,
+                placements,
             )
         # Updates donate their buffers, so these are copies: the policy keeps its own.
         master = jax.jit(
             lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
-            out_shardings=places,
+            out_shardings=placements,
         )
-        return master(jax.device_put(start, places))
+        return master(jax.device_put(start, placements))
 
-    def _first_moments(self, places):
+    def _first_moments(self, placements):
         if is_abstract(self.parameters):
             return jax.tree.map(
                 lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
                 jax.eval_shape(self.optimizer.init, self.parameters),
-                places,
+                placements,
             )
-        return jax.jit(self.optimizer.init, out_shardings=places)(self.parameters)
+        return jax.jit(self.optimizer.init, out_shardings=placements)(self.parameters)
 
     def _placed(self, batch: Any) -> Any:
         """A batch's arrays, of this process's rows, as arrays over the mesh, of all rows."""
@@ -453,87 +412,6 @@ class Learner:
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree_util.tree_map_with_path(place, batch)
-
-    def _perturbations(self, parameters):
-        """Zeros that the loss is differentiated by, in the dtype of the gradient; see
-        `parameters.read`.
-        """
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, self.dtype), parameters)
-
-    def _forward(self, perturbations, held, batch: GroupBatch):
-        # Layers are read one by one as they are run, the embedding, the head and the last norm
-        # here.
-        parameters, kept = held
-
-        def apart(state):
-            return nnx.split_state(state, lambda path, _: path[1] == 'layers', ...)
-
-        (layers, rest), (of_layers, of_rest) = apart(parameters), apart(perturbations)
-        policy = nnx.merge(self.graph, layers, jax.tree.map(read, rest, of_rest), kept, self.tower)
-        hidden, _ = group_hidden(
-            policy, batch, remat=self.remat, perturbations=of_layers['language']['layers']
-        )
-        following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
-        found = token_log_probs(
-            hidden,
-            policy.language.head,
-            packed(following, batch.packing),
-            suppressed=self.suppressed,
-            temperature=self.temperature,
-        )
-        return tuple(unpacked(x, batch.packing, batch.valid.shape[1:])[:, :, :-1] for x in found)
-
-    def _sft_loss(self, perturbations, held, batch: GroupBatch, weight) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(perturbations, held, batch)
-        own = batch.response_mask[:, :, 1:]
-
-        def flat(x):
-            return x.reshape(-1, x.shape[-1])
-
-        total, count = cross_entropy(flat(log_probs), flat(own))
-        return total / weight, {
-            'loss': (total, count),
-            'entropy': (jnp.where(own, entropy, 0).sum(), count),
-        }
-
-    def _rl_loss(
-        self, perturbations, held, batch: GroupBatch, targets: PolicyTargets, trajectories, tokens
-    ) -> tuple[Array, Metrics]:
-        log_probs, entropy = self._forward(perturbations, held, batch)
-        own = (batch.response_mask & targets.in_loss[..., None])[:, :, 1:]
-
-        def flat(x):
-            return x.reshape(-1, x.shape[-1])
-
-        arrays = (
-            flat(log_probs),
-            flat(batch.log_probs[:, :, 1:]),
-            targets.advantages.reshape(-1),
-            flat(own),
-        )
-        total, weight = policy_loss(*arrays, **self.objective.clips)
-        loss = total / (trajectories if self.objective.ratio == 'sequence' else tokens)
-        metrics = policy_statistics(*arrays, **self.objective.clips)
-        # Before the first update of a rollout batch this is the gap between sampler and trainer.
-        gap = jnp.where(arrays[3], jnp.abs(arrays[0] - arrays[1]), 0)
-        metrics |= {
-            'loss': (total, weight),
-            'entropy': (jnp.where(own, entropy, 0).sum(), own.sum()),
-            'sampler_gap': (gap.sum(), own.sum()),
-        }
-        if targets.ref_log_probs is not None:
-            distance, count = kl(
-                arrays[0],
-                flat(targets.ref_log_probs),
-                arrays[3],
-                estimator=self.objective.kl_estimator,
-            )
-            loss += self.objective.kl_coefficient * distance / tokens
-            metrics['kl'] = distance, count
-        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio) | {
-            'sampler_gap_max': gap.max()
-        }
-        return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}
 
     def _apply(self, gradients: nnx.State, statistics: list[Metrics]) -> dict[str, float]:
         """The update with a sum of gradients.

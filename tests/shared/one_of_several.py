@@ -29,9 +29,10 @@ def step(folder, processes=1, index=0):
     from sensesearch_jax.recipes.resume import resume, training_state
     from sensesearch_jax.runtime.mesh import local, make_mesh
     from sensesearch_jax.runtime.multihost import pad_alike
+    from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
     from sensesearch_jax.training.checkpointing import Checkpoints
     from sensesearch_jax.training.optimizer import make_optimizer
-    from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
+    from sensesearch_jax.training.trainer import Learner
 
     # A row of a batch lies on one process.
     mesh = make_mesh({'fsdp': max(2, processes), 'tensor': -1}, jax.devices()[:DEVICES])

@@ -14,9 +14,10 @@ from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_poli
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.recipes.resume import resume, training_state
 from sensesearch_jax.runtime.mesh import AXES, RULES, make_mesh
+from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
 from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, Objective, PolicyTargets
+from sensesearch_jax.training.trainer import Learner
 
 POLICY = small_policy()
 RATE = 1e-3

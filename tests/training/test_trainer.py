@@ -22,15 +22,9 @@ from sensesearch_jax.batching.packing import Packing
 from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rl_update import ALGORITHMS
 from sensesearch_jax.training.advantages import batch_normalize, group_advantages
+from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import (
-    Learner,
-    Objective,
-    PolicyTargets,
-    decoder,
-    inner_decoder,
-    trained_part,
-)
+from sensesearch_jax.training.trainer import Learner, decoder, inner_decoder, trained_part
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
 POLICY = small_policy()
