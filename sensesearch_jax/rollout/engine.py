@@ -134,9 +134,7 @@ class Engine:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the weights, and so of all that is computed with them: activations, keys and values,
-        visual features.
-        """
+        """Dtype of the weights, and so of activations, keys and values and visual features."""
         return compute_dtype(self.parameters)
 
     @property

@@ -13,7 +13,7 @@ from sensesearch_jax.model.attention.kv_cache import MASKED
 
 
 class Sampling(NamedTuple):
-    """Which tokens can be drawn, and how readily.
+    """Options of the distribution that tokens are drawn from.
 
     RL samples by temperature alone: of tokens left out by the others the trainer's distribution
     would know nothing.
@@ -25,7 +25,7 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
 
     def check(self) -> Sampling:
-        """Itself.
+        """These options, when they are in range.
 
         Raises:
             ValueError: a field out of range.
@@ -85,8 +85,8 @@ def draw(key: Key[Array, ''], log_probs: Float[Array, ' v']) -> Int[Array, '']:
 
 
 def _blocks(vocabulary: int) -> int:
-    """Into so many blocks, about as many as are tokens in one: so that they divide it, if there is
-    such a number.
+    """Number of blocks of a vocabulary, about as many as a block has tokens; a divisor if there is one
+    near.
     """
     root = math.isqrt(vocabulary)
     near = sorted(

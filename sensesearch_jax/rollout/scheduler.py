@@ -84,7 +84,7 @@ class _Lane:
 
 @dataclass
 class RolloutStatistics:
-    """What a call of `rollout` cost; times in seconds."""
+    """Costs of a call of `rollout`; times in seconds."""
 
     seconds: float = 0.0
     waiting_for_tools: float = (
@@ -115,7 +115,11 @@ def rollout(
 
     Args:
         tasks: each with as many seeds as the engines have members, or fewer.
-        features: a step of theirs begins; what is learned from the trajectories belongs to it.
+        chat: turns prompts and responses into tokens.
+        environment: executes the calls.
+        features: of the images; a step of theirs begins, to which the update on the trajectories
+            belongs.
+        limits: of a trajectory.
         engines: one, or several that work through the tasks side by side (`Engine.twin`), with the
             parameters to sample from.
         scorer: of every trajectory; None leaves them unscored.

@@ -20,10 +20,9 @@ class _Group:
 
     trajectories: list[Trajectory] = field(default_factory=list)
     verdicts: list[Future[bool | ToolFailure]] = field(default_factory=list)
-    asked: dict[str, Future[bool | ToolFailure]] = field(
-        default_factory=dict
-    )  # by answer: equal ones are asked once
-    whole: bool = False
+    # by answer: equal ones are asked once
+    asked: dict[str, Future[bool | ToolFailure]] = field(default_factory=dict)
+    complete: bool = False
 
 
 class Scoring:
@@ -53,7 +52,7 @@ class Scoring:
 
     def close(self, index: int) -> None:
         """Says that no more trajectories of a group will come."""
-        self._groups[index].whole = True
+        self._groups[index].complete = True
 
     @property
     def pending(self) -> list[Future]:
@@ -66,11 +65,13 @@ class Scoring:
         return bool(self._groups)
 
     def finished(self) -> Sequence[int]:
-        """Whole groups whose verdicts have come, each told once; their rewards and states are set."""
+        """Complete groups whose verdicts have come, each reported once; their rewards and states are
+        set.
+        """
         done = [
             i
             for i, group in self._groups.items()
-            if group.whole and all(v.done() for v in group.verdicts)
+            if group.complete and all(v.done() for v in group.verdicts)
         ]
         for index in done:
             group = self._groups.pop(index)
@@ -80,6 +81,12 @@ class Scoring:
 
 
 def put_score(scorer: Scorer | None, trajectory: Trajectory, verdict: bool | ToolFailure) -> None:
-    """Sets reward and state."""
+    """Sets reward and state.
+
+    Args:
+        scorer: None leaves both as they are.
+        trajectory: has ended.
+        verdict: on its answer; a failure where the judge could not be asked.
+    """
     if scorer is not None:
         trajectory.reward, trajectory.state = scorer.scored(trajectory, verdict)

@@ -34,8 +34,8 @@ Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
 
 
 class FeatureStore:
-    """Patches are cut on tool threads (`prepare`), features computed in batches on the device
-    (`table`).
+    """Visual features of images: patches are made on tool threads (`prepare`), features are computed
+    in batches on the device (`table`).
 
     Args:
         policy: its tower is used and must stay frozen while the store lives.
@@ -135,7 +135,7 @@ class FeatureStore:
         return None
 
     def prepare(self, image: ImageRef) -> ToolFailure | None:
-        """Fetches an image and cuts its patches, unless its features are known; safe to call from
+        """Fetches an image and makes its patches, unless its features are known; safe to call from
         threads.
 
         Those who want an image that another thread is at wait for it: questions about one picture
@@ -153,7 +153,7 @@ class FeatureStore:
         if under_way is not None:
             return under_way.result()
         try:
-            failure = self._cut(image)
+            failure = self._make_patches(image)
         except BaseException as error:  # whoever waits learns of it too
             done.set_exception(error)
             raise
@@ -165,14 +165,14 @@ class FeatureStore:
                 del self._preparing[image.sha256]
 
     def forget(self, images: Iterable[ImageRef]) -> None:
-        """Frees the patches of images that are not wanted after all; whoever wants one still has it
-        cut again.
+        """Frees the patches of images that are not wanted after all; whoever wants one still makes
+        them again.
         """
         with self._lock:
             for image in images:
                 self._patches.pop(image.sha256, None)
 
-    def _cut(self, image: ImageRef) -> ToolFailure | None:
+    def _make_patches(self, image: ImageRef) -> ToolFailure | None:
         data = self.client.image(image.sha256)
         if isinstance(data, ToolFailure):
             return data
@@ -189,6 +189,7 @@ class FeatureStore:
         one at a time.
 
         Args:
+            images: whose features are returned.
             ahead: images that are asked for next, the soonest first: they fill the places that a
                 pass through the tower has left.
 

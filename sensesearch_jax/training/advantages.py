@@ -41,7 +41,7 @@ def group_advantages(
     the division this is the estimator of Dr. GRPO (arXiv 2503.20783).
 
     Args:
-      rewards: [trajectories], of order 1; whatever an invalid row holds (NaN too) is not looked at.
+      rewards: [trajectories], of order 1; whatever an invalid row holds (NaN too) is ignored.
       group_ids: [trajectories] integers, equal for trajectories of one question; any values, in any
           order.
       valid: [trajectories], nonzero for trajectories that count.
@@ -136,7 +136,9 @@ def frac_reward_zero_std(
     Groups without a valid trajectory are not counted.
 
     Args:
-      rewards, group_ids, valid: [trajectories], as for `group_advantages`.
+      rewards: [trajectories], as for `group_advantages`.
+      group_ids: [trajectories], as for `group_advantages`.
+      valid: [trajectories], nonzero for trajectories that count.
 
     Returns:
       (groups of equal rewards, groups); pairs of disjoint sets of groups add up.

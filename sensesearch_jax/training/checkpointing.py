@@ -2,7 +2,7 @@
 
 Orbax writes a step under a temporary name and renames it when everything is on disk, so a process
 killed while saving leaves the previous step as the latest. What this module adds: any pytree of
-arrays, host state of every process beside it, and mismatches refused, where Orbax would cut or pad
+arrays, host state of every process beside it, and mismatches refused, where Orbax would truncate or pad
 an array of another shape without a word and skip a save whose step is not new.
 """
 
@@ -235,7 +235,7 @@ def _described(layout: list[Any] | None) -> str:
 
 
 def _template(leaf: Any) -> Any:
-    """What Orbax is to restore a leaf into."""
+    """The target that Orbax restores a leaf into."""
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     if isinstance(leaf, np.ndarray):

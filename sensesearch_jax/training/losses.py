@@ -2,14 +2,14 @@
 weight) pairs.
 
 Every loss is the pair of a sum and the weight to divide it by. Pairs of micro-batches and of hosts
-are added before the division, so the gradient is that of the whole batch however it is cut, and a
+are added before the division, so the gradient is that of the whole batch however it is split, and a
 part without tokens adds (0, 0).
 
 Masked positions may hold anything, infinities and NaN included: they are replaced before the first
 operation, not multiplied by 0 after the last one, because 0 * inf is NaN in the backward pass.
 
 Notation: l is the log-probability under the policy being trained, l_old the one it had when the
-batch was prepared, m the mask (1 on the policy's own tokens), L_i the number of those in trajectory
+batch was prepared, m the response mask (1 on tokens that the policy wrote), L_i the number of those in trajectory
 i, A_i its advantage.
 """
 
@@ -80,7 +80,7 @@ def policy_loss(
       log_probs: [trajectories, tokens], in nats; the only argument a gradient flows into.
       old_log_probs: [trajectories, tokens], in nats, of the policy before the first update on this
           batch.
-      advantages: [trajectories]; whatever a row without tokens holds is not looked at.
+      advantages: [trajectories]; a row without tokens is ignored.
       mask: [trajectories, tokens], nonzero on tokens that the policy wrote.
       ratio: 'sequence' (GSPO) or 'token' (GRPO, PPO).
       clip_low: how far the ratio may fall below 1, in [0, 1]; GSPO's own paper uses 3e-4.
@@ -210,11 +210,24 @@ def policy_statistics(
     sampler_log_probs: TokenArray | None = None,
     importance_cap: float = 2.0,
 ) -> dict[str, SumWeight]:
-    """What the policy loss did, as (sum, weight) pairs that add up like the loss; takes the same
-    arguments.
+    """Statistics of the policy loss, as (sum, weight) pairs that add up like the loss.
 
     Unlike in `policy_loss`, `sampler_log_probs` may be given without `importance`: the gap is worth
     watching even where nothing corrects for it.
+
+    Args:
+      log_probs: [trajectories, tokens], in nats.
+      old_log_probs: [trajectories, tokens], in nats.
+      advantages: [trajectories].
+      mask: [trajectories, tokens], nonzero on response tokens.
+      ratio: this and all others as for `policy_loss`.
+      clip_low: how far the ratio may fall below 1.
+      clip_high: how far the ratio may rise above 1.
+      dual_clip: above 1, or None.
+      aggregation: 'sequence', 'token', or None for the same as `ratio`.
+      importance: 'token', 'sequence' or None.
+      sampler_log_probs: [trajectories, tokens], in nats, or None.
+      importance_cap: above 0.
 
     Returns:
       A dictionary of (sum, weight) pairs without gradients, weighed like the loss:
@@ -228,7 +241,7 @@ def policy_statistics(
         sampler_kl: k3 estimate of KL(sampler || old) in nats per token; only with
             `sampler_log_probs`.
         importance_weight: the truncated importance weight; only with `importance`.
-        importance_truncated: share of weights cut at `importance_cap`; only with `importance`.
+        importance_truncated: share of weights truncated at `importance_cap`; only with `importance`.
 
     Raises:
       ValueError: as `policy_loss` does.
@@ -280,7 +293,11 @@ def policy_maxima(
     sum.
 
     Args:
-      log_probs, old_log_probs, mask, ratio, sampler_log_probs: as for `policy_statistics`.
+      log_probs: [trajectories, tokens], in nats.
+      old_log_probs: [trajectories, tokens], in nats.
+      mask: [trajectories, tokens], nonzero on response tokens.
+      ratio: 'sequence' or 'token'.
+      sampler_log_probs: [trajectories, tokens], in nats; None leaves their maximum out.
 
     Returns:
       ratio_max, and sampler_gap_max (nats) with `sampler_log_probs`; 0 where the mask is empty.
@@ -379,13 +396,22 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def check_options(
     ratio: str, clip_low: float, clip_high: float, dual_clip: float | None, aggregation: str | None
 ) -> None:
-    """Raises a ValueError for a choice that does not exist or a clip out of range; traced clips are
-    not looked at.
+    """Refuses a choice that does not exist or a clip out of range; traced clips are not checked.
+
+    Args:
+      ratio: as for `policy_loss`, like all others.
+      clip_low: at least 0, at most 1.
+      clip_high: at least 0.
+      dual_clip: above 1 and with ratio='token', or None.
+      aggregation: 'sequence', 'token', or None for the same as `ratio`.
+
+    Raises:
+      ValueError: one of them is refused.
     """
     _check_choice('ratio', ratio, ('sequence', 'token'))
     if aggregation is not None:
         _check_choice('aggregation', aggregation, ('sequence', 'token'))
-    # Traced limits (a schedule inside jit) cannot be looked at.
+    # Traced limits (a schedule inside jit) have no value yet.
     if not isinstance(clip_low, jax.core.Tracer) and not 0 <= clip_low <= 1:
         raise ValueError(f'clip_low must lie in [0, 1], got {clip_low}.')
     if not isinstance(clip_high, jax.core.Tracer) and not clip_high >= 0:

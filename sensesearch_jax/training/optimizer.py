@@ -97,6 +97,12 @@ def finite_update(
     Then parameters and moments, their counter too, stay as they are: one NaN would make all of them
     NaN for good.
 
+    Args:
+        optimizer: of `make_optimizer`, or any of optax.
+        parameters: a pytree.
+        moments: the optimizer's state.
+        gradients: in the parameters' structure.
+
     Returns:
         parameters, moments, and `grad_norm` (before clipping; not finite where nothing was
         updated), `param_norm` (before the update) and, of an optimiser of `make_optimizer`,

@@ -30,7 +30,10 @@ def group_hidden(
     and has one gradient; attention alone tells them apart.
 
     Args:
-        remat, perturbations: as for `LanguageModel.run`.
+        policy: with all parameters.
+        batch: B rows of a prompt and G suffixes.
+        remat: as for `LanguageModel.run`.
+        perturbations: as for `LanguageModel.run`.
 
     Returns:
         hidden states of the suffixes, of a packed batch as one run per row [B, 1, N, D], and the
@@ -50,10 +53,10 @@ def group_hidden(
     members = (1, -1) if packing else lanes
 
     def attention(*qkv, of_layer):
-        def cut(z):
+        def split(z):
             return (z[:, :, :start], z[:, :, start:].reshape(rows, *members, *z.shape[3:]))
 
-        prompts, suffixes = zip(*map(cut, qkv))
+        prompts, suffixes = zip(*map(split, qkv))
         of_prompt = attend(*prompts, prompt_valid)
         of_suffixes = attend(
             *(unpacked(z, packing, lanes) for z in suffixes),

@@ -35,7 +35,7 @@ def token_log_probs(
 
     Equal to a log-softmax over all logits, values and gradients, in the memory of one piece: logits
     of at most [chunk, V] exist on a device at a time, forward and backward. On a mesh the first
-    axis is cut over its data and fsdp axes and the vocabulary over its tensor axis.
+    axis is sharded over its data and fsdp axes and the vocabulary over its tensor axis.
 
     Args:
       hidden: [..., tokens, D] final hidden states, at the positions that predict the targets.
@@ -51,8 +51,7 @@ def token_log_probs(
 
     Returns:
       (log_probs, entropy): each [..., tokens], in nats, in at least float32. Both are
-          differentiable with
-      respect to hidden, head and a traced temperature.
+      differentiable with respect to hidden, head and a traced temperature.
 
     Raises:
       ValueError: shapes do not match, or temperature or chunk is out of range.
@@ -78,13 +77,13 @@ def _log_probs(
 
 
 def _forward(chunk, hidden, head, targets, banned, temperature):
-    rows, vocabulary, _ = _places(hidden, head)
-    local = functools.partial(_forward_pieces, chunk, _cut(vocabulary))
+    rows, vocabulary, _ = _specs(hidden, head)
+    local = functools.partial(_forward_pieces, chunk, _first_axes(vocabulary))
     if current() is not None:
-        whole = PartitionSpec()
+        replicated = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(rows, vocabulary, rows, vocabulary, whole),
+            in_specs=(rows, vocabulary, rows, vocabulary, replicated),
             out_specs=rows,
             check_vma=False,
         )
@@ -93,16 +92,16 @@ def _forward(chunk, hidden, head, targets, banned, temperature):
 
 
 def _backward(chunk, residuals, gradients):
-    rows, vocabulary, to_head = _places(*residuals[:2])
+    rows, vocabulary, to_head = _specs(*residuals[:2])
     local = functools.partial(
-        _backward_pieces, chunk, _cut(rows), _cut(vocabulary), len(to_head) > 1
+        _backward_pieces, chunk, _first_axes(rows), _first_axes(vocabulary), len(to_head) > 1
     )
     if current() is not None:
-        whole = PartitionSpec()
+        replicated = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(rows, vocabulary, rows, vocabulary, whole, rows, rows, rows, rows),
-            out_specs=(rows, to_head, whole),
+            in_specs=(rows, vocabulary, rows, vocabulary, replicated, rows, rows, rows, rows),
+            out_specs=(rows, to_head, replicated),
             check_vma=False,
         )
     hidden, head, temperature = local(*residuals, *gradients)
@@ -112,46 +111,46 @@ def _backward(chunk, residuals, gradients):
 _log_probs.defvjp(_forward, _backward)
 
 
-def _places(hidden: Array, head: Array) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
-    """How rows, the head's vocabulary, and the head's gradient are cut on the current mesh."""
+def _specs(hidden: Array, head: Array) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
+    """Shardings of rows, of the head's vocabulary and of the head's gradient on the current mesh."""
     mesh = current()
     if mesh is None:
         return PartitionSpec(), PartitionSpec(), PartitionSpec()
     rows = spec(('rows',), hidden.shape[:1], mesh)
     vocabulary, embed = spec(('vocabulary', 'embed'), head.shape, mesh)
-    # What is summed over rows may as well be cut like the parameter; without rows to sum over it is
-    # whole.
+    # A sum over rows may as well be sharded like the parameter; without rows to sum over it is
+    # replicated.
     scattered = (embed,) if embed is not None and rows[0] is not None else ()
     return rows, PartitionSpec(vocabulary), PartitionSpec(vocabulary, *scattered)
 
 
-def _cut(places: PartitionSpec) -> str | tuple[str, ...] | None:
-    """The mesh axes that cut the first dimension."""
+def _first_axes(places: PartitionSpec) -> str | tuple[str, ...] | None:
+    """The mesh axes that shard the first dimension."""
     return places[0] if len(places) else None
 
 
-def _forward_pieces(chunk, cut, hidden, head, targets, banned, temperature):
+def _forward_pieces(chunk, axes, hidden, head, targets, banned, temperature):
     """Log-probs, entropy and normalizer of the tokens of one shard."""
 
     def piece(hidden: Array, targets: Array) -> tuple[Array, Array, Array]:
         logits, allowed = _logits(hidden, head, banned, temperature)
-        top = _over(jax.lax.pmax, jnp.max(allowed, axis=-1), cut)
+        top = _over(jax.lax.pmax, jnp.max(allowed, axis=-1), axes)
         normalizer = top + jnp.log(
-            _over(jax.lax.psum, jnp.exp(allowed - top[:, None]).sum(-1), cut)
+            _over(jax.lax.psum, jnp.exp(allowed - top[:, None]).sum(-1), axes)
         )
-        # A masked sum, no gather: it works where the vocabulary is cut.
-        here = _ids(head, cut) == targets[:, None]
-        picked = _over(jax.lax.psum, jnp.where(here, allowed, 0).sum(-1), cut)
-        inside = (targets >= 0) & (targets < _over(jax.lax.psum, head.shape[0], cut))
+        # A masked sum, no gather: it works where the vocabulary is sharded.
+        here = _ids(head, axes) == targets[:, None]
+        picked = _over(jax.lax.psum, jnp.where(here, allowed, 0).sum(-1), axes)
+        inside = (targets >= 0) & (targets < _over(jax.lax.psum, head.shape[0], axes))
         # A sum of terms that are never negative; normalizer - sum(p z) would lose digits where
         # logits are large.
         terms = jnp.exp(allowed - normalizer[:, None]) * (normalizer[:, None] - logits)
-        entropy = _over(jax.lax.psum, terms.sum(-1), cut)
+        entropy = _over(jax.lax.psum, terms.sum(-1), axes)
         return jnp.where(inside, picked - normalizer, jnp.nan), entropy, normalizer
 
-    flat, cutter = _cutter(chunk, targets)
+    flat, splitter = _splitter(chunk, targets)
     found = jax.lax.map(
-        lambda x: piece(*x), (cutter(hidden.reshape(-1, hidden.shape[-1])), cutter(flat))
+        lambda x: piece(*x), (splitter(hidden.reshape(-1, hidden.shape[-1])), splitter(flat))
     )
     return tuple(x.reshape(-1)[: flat.size].reshape(targets.shape) for x in found)
 
@@ -159,7 +158,7 @@ def _forward_pieces(chunk, cut, hidden, head, targets, banned, temperature):
 def _backward_pieces(
     chunk,
     rows,
-    cut,
+    axes,
     scatter,
     hidden,
     head,
@@ -180,7 +179,7 @@ def _backward_pieces(
         hidden, targets, entropy, normalizer, to_log_prob, to_entropy = x
         logits, allowed = _logits(hidden, head, banned, temperature)
         log_p = logits - normalizer[:, None]
-        here = (_ids(head, cut) == targets[:, None]) & ~banned
+        here = (_ids(head, axes) == targets[:, None]) & ~banned
         gradient = jnp.where(here, to_log_prob[:, None], 0) - jnp.exp(
             allowed - normalizer[:, None]
         ) * (to_log_prob[:, None] + to_entropy[:, None] * (log_p + entropy[:, None]))
@@ -193,11 +192,11 @@ def _backward_pieces(
             sums[1] + to_temperature,
         ), to_hidden
 
-    flat, cutter = _cutter(chunk, targets)
-    known = (flat >= 0) & (flat < _over(jax.lax.psum, head.shape[0], cut))
+    flat, splitter = _splitter(chunk, targets)
+    known = (flat >= 0) & (flat < _over(jax.lax.psum, head.shape[0], axes))
     to_log_prob = jnp.where(known, to_log_prob.reshape(-1), 0)
     pieces = (
-        cutter(x)
+        splitter(x)
         for x in (
             flat,
             entropy.reshape(-1),
@@ -208,7 +207,7 @@ def _backward_pieces(
     )
     start = jnp.zeros(head.shape, normalizer.dtype), jnp.zeros((), normalizer.dtype)
     (to_head, to_temperature), to_hidden = jax.lax.scan(
-        piece, start, (cutter(hidden.reshape(-1, hidden.shape[-1])), *pieces)
+        piece, start, (splitter(hidden.reshape(-1, hidden.shape[-1])), *pieces)
     )
     to_hidden = to_hidden.reshape(-1, hidden.shape[-1])[: flat.size].reshape(hidden.shape)
     if scatter:
@@ -216,8 +215,8 @@ def _backward_pieces(
     to_head = _over(
         jax.lax.psum, to_head, tuple(axis for axis in rows if axis != 'fsdp') if scatter else rows
     )
-    to_temperature = _over(jax.lax.psum, _over(jax.lax.psum, to_temperature, rows), cut)
-    to_hidden = _over(jax.lax.psum, to_hidden, cut)
+    to_temperature = _over(jax.lax.psum, _over(jax.lax.psum, to_temperature, rows), axes)
+    to_hidden = _over(jax.lax.psum, to_hidden, axes)
     return to_hidden, to_head.astype(head.dtype), to_temperature.astype(temperature.dtype)
 
 
@@ -233,9 +232,9 @@ def _logits(hidden: Array, head: Array, banned: Array, temperature: Array) -> tu
     return jnp.where(banned, 0, logits), jnp.where(banned, -jnp.inf, logits)
 
 
-def _ids(head: Array, cut: str | None) -> Array:
+def _ids(head: Array, axes: str | None) -> Array:
     """The ids of this shard's part of the vocabulary."""
-    first = 0 if cut is None else jax.lax.axis_index(cut) * head.shape[0]
+    first = 0 if axes is None else jax.lax.axis_index(axes) * head.shape[0]
     return first + jnp.arange(head.shape[0])
 
 
@@ -244,20 +243,20 @@ def _over(combine, x, axes):
     return combine(x, axes) if axes else x
 
 
-def _cutter(chunk: int, targets: Array):
-    """The targets in one row, and what cuts such rows into pieces [pieces, size, ...], padded with
-    zeros.
+def _splitter(chunk: int, targets: Array):
+    """The targets in one row, and a function that splits such rows into pieces
+    [pieces, size, ...], padded with zeros.
     """
     flat = targets.reshape(-1)
     # As few pieces as the limit allows, all of one size: the least padding.
     pieces = math.ceil(flat.size / chunk)
     size = math.ceil(flat.size / pieces)
 
-    def cutter(x: Array) -> Array:
+    def splitter(x: Array) -> Array:
         padded = jnp.pad(x, [(0, pieces * size - flat.size), *[(0, 0)] * (x.ndim - 1)])
         return padded.reshape(pieces, size, *x.shape[1:])
 
-    return flat, cutter
+    return flat, splitter
 
 
 def _check(
