@@ -35,7 +35,8 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import Task, rollout
+from sensesearch_jax.rollout.scheduler import rollout
+from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime.allocator import keep_memory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress

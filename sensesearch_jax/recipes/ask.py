@@ -14,7 +14,8 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import room_for
 from sensesearch_jax.recipes.session import load_policy_directory, open_session, rollout_limits
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import Task, rollout
+from sensesearch_jax.rollout.scheduler import rollout
+from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.failures import ToolError

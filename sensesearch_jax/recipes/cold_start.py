@@ -35,7 +35,8 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.rewards.scorer import Scorer, uncounted
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
+from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import make_mesh

@@ -25,7 +25,8 @@ from sensesearch_jax.recipes.session import (
     rollout_limits,
 )
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import Task, rollout
+from sensesearch_jax.rollout.scheduler import rollout
+from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import make_mesh

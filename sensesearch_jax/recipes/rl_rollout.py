@@ -21,7 +21,8 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutStatistics, Task, rollout
+from sensesearch_jax.rollout.scheduler import RolloutStatistics, rollout
+from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.seeds import hash_seed

@@ -12,49 +12,38 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from sensesearch_jax.agent.actions import Answer, FormatError
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment, indexed_images
-from sensesearch_jax.agent.protocol import user_text
-from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import (
     ImageRef,
     Observation,
-    Question,
     SampleState,
     Trajectory,
     Turn,
 )
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.scoring import Scoring, put_score
+from sensesearch_jax.rollout.scoring import Scoring
+from sensesearch_jax.rollout.task_queue import Task, TaskQueue
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.threads import parallel_map
 
 
 @dataclass(frozen=True)
-class Task:
-    """One question to sample G trajectories for; `seeds` has one seed per member."""
-
-    question: Question
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class RolloutLimits:
-    """When a trajectory ends without an answer; a turn is cut at `turn_tokens` tokens.
+    """Limits at which a trajectory ends without an answer.
 
     Args:
-        max_turns: it ends after so many turns,
-        max_malformed: or after so many in a row that are in no valid format; 0: not for that.
+        max_turns: turns of a trajectory.
+        turn_tokens: tokens of a turn, which is truncated there.
+        max_malformed: turns in a row that are in no valid format; 0 for no such limit.
     """
 
     max_turns: int
@@ -87,12 +76,10 @@ class RolloutStatistics:
     """Costs of a call of `rollout`; times in seconds."""
 
     seconds: float = 0.0
-    waiting_for_tools: float = (
-        0.0  # nothing to decode, only tools' answers to wait for; the mean of the engines
-    )
-    waiting_for_judge: float = (
-        0.0  # nothing to decode and no tool to wait for, only verdicts; likewise
-    )
+    # nothing to decode, only tools' answers to wait for; the mean of the engines
+    waiting_for_tools: float = 0.0
+    # nothing to decode and no tool to wait for, only verdicts; likewise
+    waiting_for_judge: float = 0.0
     sampled_tokens: int = 0
     turn_seconds: list[float] = field(default_factory=list)
 
@@ -147,7 +134,7 @@ def rollout(
 
         return call
 
-    queue = _Queue(
+    queue = TaskQueue(
         list(tasks),
         sum(engine.groups for engine in engines) + features.batch,
         engines[0].prompt_capacity,
@@ -188,130 +175,12 @@ def rollout(
     )
 
 
-class _Ready(NamedTuple):
-    """A task whose picture is there, with the tokens of its prompt."""
-
-    index: int
-    task: Task
-    image: ImageRef
-    prompt: list[int]
-
-
-class _Queue:
-    """The tasks that no engine has taken yet, their pictures fetched ahead of their turn, and the
-    groups that are done.
-
-    Args:
-        ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass
-            through the tower.
-        room: the engines' capacity for a prompt, in tokens.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        ahead: int,
-        room: int,
-        chat: ChatTokenizer,
-        environment: Environment,
-        features: FeatureStore,
-        pool: ThreadPoolExecutor,
-        scorer: Scorer | None,
-        on_group: Callable[[list[Trajectory]], None],
-    ):
-        self.groups: list[list[Trajectory]] = [[] for _ in tasks]
-        self.ahead, self.room, self.chat, self.environment = ahead, room, chat, environment
-        self.features, self.pool, self.scorer, self.on_group = features, pool, scorer, on_group
-        self.waiting = deque(enumerate(tasks))
-        self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
-        self.opened: deque[_Ready] = deque()
-        self.lock = threading.Lock()
-        self.stopped = False
-
-    @property
-    def left(self) -> bool:
-        """Whether tasks are still to be taken."""
-        with self.lock:
-            return bool(self.waiting or self.opening or self.opened) and not self.stopped
-
-    @property
-    def more_to_come(self) -> bool:
-        """Whether more tasks will be ready than are now."""
-        return bool(self.waiting or self.opening)
-
-    @property
-    def on_their_way(self) -> list[Future]:
-        """The pictures that are being fetched."""
-        with self.lock:
-            return list(self.opening)
-
-    def stop(self) -> None:
-        """Ends the work of all engines soon, unfinished as it is."""
-        self.stopped = True
-
-    def fetch(self) -> None:
-        """Uploads and prepares the pictures of the next tasks.
-
-        A task whose picture is not to be had, or whose prompt is too long, ends here.
-        """
-        failed = []
-        with self.lock:
-            while self.waiting and len(self.opening) + len(self.opened) < self.ahead:
-                index, task = self.waiting.popleft()
-                self.opening[self.pool.submit(self._ready, index, task)] = index, task
-            for future in [f for f in self.opening if f.done()]:
-                index, task = self.opening.pop(future)
-                ready = future.result()
-                if isinstance(ready, _Ready):
-                    self.opened.append(ready)
-                    continue
-                state, why = ready
-                self.groups[index] = [
-                    Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
-                    for g, seed in enumerate(task.seeds)
-                ]
-                failed.append(self.groups[index])
-        for group in failed:
-            for trajectory in group:
-                put_score(self.scorer, trajectory, False)
-            self.on_group(group)
-
-    def take(self, least: int, most: int) -> tuple[list[_Ready], list[ImageRef]]:
-        """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of
-        the next ones.
-        """
-        with self.lock:
-            ready = min(most, len(self.opened))
-            taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
-            return taken, [ready.image for ready in self.opened]
-
-    def _ready(self, index: int, task: Task) -> _Ready | tuple[SampleState, str]:
-        """On a tool thread: the task's picture and prompt, or why there is none; no work for a
-        prompt without room.
-        """
-        image = self.environment.client.upload(task.question.image)
-        if isinstance(image, ToolFailure):
-            return SampleState.INFRA_FAILED, f'The picture cannot be had: {image.message}.'
-        if failure := self.features.unusable(image):
-            return SampleState.INFRA_FAILED, failure
-        prompt = self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
-        if len(prompt) - 1 > self.room:  # the last token is run with the first sampled ones
-            visual = self.chat.visual_tokens(image.width, image.height)
-            return SampleState.TOO_LONG, (
-                f'A prompt of {len(prompt)} tokens, {visual} of them of a picture of {image.width}×{image.height} pixels, is '  # noqa: E501
-                f'longer than rollout.prompt_capacity {self.room}; raise that or lower max_pixels.'
-            )
-        if failure := self.features.prepare(image):
-            return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
-        return _Ready(index, task, image, prompt)
-
-
 class _Rollout:
     """One engine's work."""
 
     def __init__(
         self,
-        queue: _Queue,
+        queue: TaskQueue,
         engine: Engine,
         chat: ChatTokenizer,
         environment: Environment,
@@ -345,7 +214,7 @@ class _Rollout:
             if self._decodable():
                 self._decode()
             else:
-                self._wait([*self.calls, *self.queue.on_their_way], self.scoring.pending)
+                self._wait([*self.calls, *self.queue.fetching], self.scoring.pending)
 
     def _wait(self, calls: Sequence[Future], verdicts: Sequence[Future]) -> None:
         """Until one of them is there."""
@@ -480,7 +349,7 @@ class _Rollout:
             lane = self.calls.pop(future)
             state, (observation, tokens) = self.lanes[lane], future.result()
             trajectory, turn = state.trajectory, state.trajectory.turns[-1]
-            # A response enters whole or not at all: nothing is ever cut inside an image's tokens.
+            # A response enters complete or not at all: no image's tokens are ever truncated.
             if observation.infra_failed:
                 turn.observation, trajectory.state = observation, SampleState.INFRA_FAILED
                 trajectory.failure = ' '.join(

@@ -29,7 +29,8 @@ from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.scheduler import RolloutLimits, Task, rollout
+from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
+from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.training.trainer import Learner
 

@@ -1,0 +1,151 @@
+"""The queue of tasks: pictures are fetched ahead of their turn, finished groups are collected."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sensesearch_jax.agent.chat_template import ChatTokenizer
+from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.protocol import user_text
+from sensesearch_jax.agent.tool_client import ToolFailure
+from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory
+from sensesearch_jax.rewards.scorer import Scorer
+from sensesearch_jax.rollout.scoring import put_score
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to sample G trajectories for; `seeds` has one seed per member."""
+
+    question: Question
+    seeds: tuple[int, ...]
+
+
+class ReadyTask(NamedTuple):
+    """A task whose picture is there, with the tokens of its prompt."""
+
+    index: int
+    task: Task
+    image: ImageRef
+    prompt: list[int]
+
+
+class TaskQueue:
+    """The tasks that no engine has taken yet, and the groups that are done.
+
+    Args:
+        tasks: in the order in which they are taken.
+        ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass
+            through the tower.
+        room: the engines' capacity for a prompt, in tokens.
+        chat: turns prompts into tokens.
+        environment: has the system prompt and the client that uploads pictures.
+        features: of the pictures.
+        pool: fetches the pictures.
+        scorer: of tasks that end here; None leaves them unscored.
+        on_group: called with each group that ends here.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        ahead: int,
+        room: int,
+        chat: ChatTokenizer,
+        environment: Environment,
+        features: FeatureStore,
+        pool: ThreadPoolExecutor,
+        scorer: Scorer | None,
+        on_group: Callable[[list[Trajectory]], None],
+    ):
+        self.groups: list[list[Trajectory]] = [[] for _ in tasks]
+        self.ahead, self.room, self.chat, self.environment = ahead, room, chat, environment
+        self.features, self.pool, self.scorer, self.on_group = features, pool, scorer, on_group
+        self.waiting = deque(enumerate(tasks))
+        self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
+        self.opened: deque[ReadyTask] = deque()
+        self.lock = threading.Lock()
+        self.stopped = False
+
+    @property
+    def left(self) -> bool:
+        """Whether tasks are still to be taken."""
+        with self.lock:
+            return bool(self.waiting or self.opening or self.opened) and not self.stopped
+
+    @property
+    def more_to_come(self) -> bool:
+        """Whether more tasks will be ready than are now."""
+        return bool(self.waiting or self.opening)
+
+    @property
+    def fetching(self) -> list[Future]:
+        """The pictures that are being fetched."""
+        with self.lock:
+            return list(self.opening)
+
+    def stop(self) -> None:
+        """Ends the work of all engines soon, unfinished as it is."""
+        self.stopped = True
+
+    def fetch(self) -> None:
+        """Uploads and prepares the pictures of the next tasks.
+
+        A task whose picture is not to be had, or whose prompt is too long, ends here.
+        """
+        failed = []
+        with self.lock:
+            while self.waiting and len(self.opening) + len(self.opened) < self.ahead:
+                index, task = self.waiting.popleft()
+                self.opening[self.pool.submit(self._ready, index, task)] = index, task
+            for future in [f for f in self.opening if f.done()]:
+                index, task = self.opening.pop(future)
+                ready = future.result()
+                if isinstance(ready, ReadyTask):
+                    self.opened.append(ready)
+                    continue
+                state, why = ready
+                self.groups[index] = [
+                    Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
+                    for g, seed in enumerate(task.seeds)
+                ]
+                failed.append(self.groups[index])
+        for group in failed:
+            for trajectory in group:
+                put_score(self.scorer, trajectory, False)
+            self.on_group(group)
+
+    def take(self, least: int, most: int) -> tuple[list[ReadyTask], list[ImageRef]]:
+        """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of
+        the next ones.
+        """
+        with self.lock:
+            ready = min(most, len(self.opened))
+            taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
+            return taken, [ready.image for ready in self.opened]
+
+    def _ready(self, index: int, task: Task) -> ReadyTask | tuple[SampleState, str]:
+        """On a tool thread: the task's picture and prompt, or why there is none; no work for a
+        prompt without room.
+        """
+        image = self.environment.client.upload(task.question.image)
+        if isinstance(image, ToolFailure):
+            return SampleState.INFRA_FAILED, f'The picture cannot be had: {image.message}.'
+        if failure := self.features.unusable(image):
+            return SampleState.INFRA_FAILED, failure
+        prompt = self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
+        if len(prompt) - 1 > self.room:  # the last token is run with the first sampled ones
+            visual = self.chat.visual_tokens(image.width, image.height)
+            return SampleState.TOO_LONG, (
+                f'A prompt of {len(prompt)} tokens, {visual} of them of a picture of {image.width}×{image.height} pixels, is '  # noqa: E501
+                f'longer than rollout.prompt_capacity {self.room}; raise that or lower max_pixels.'
+            )
+        if failure := self.features.prepare(image):
+            return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
+        return ReadyTask(index, task, image, prompt)
