@@ -164,9 +164,7 @@ class Learner:
             out_shardings=(placements, moments, replicated),
         )
         self.updates = 0  # made so far
-        self.skipped_in_a_row = (
-            0  # updates that were not finite and so not made, since the last one that was
-        )
+        self.skipped_in_a_row = 0  # updates that were not finite, since the last one made
 
     @property
     def policy(self) -> Policy:
@@ -319,9 +317,8 @@ class Learner:
 
         def computed(batch):
             if self.threads == 1 and statistics:
-                jax.block_until_ready(
-                    statistics[-1]
-                )  # the host would run ahead, with all gradients in the queue
+                # The host would run ahead, with all gradients in the queue.
+                jax.block_until_ready(statistics[-1])
             with jax.set_mesh(self.mesh):
                 found = gradient(self._placed(batch))
             # A thread has to wait for its own, or it would hand in the next one behind the same
