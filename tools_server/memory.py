@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # but not those of a search, whose pages would have to be made anew each time (of 1 MiB, a search
 # took twice as long).
 LARGE_BYTES = 8 * 2**20
-TRIM_EVERY_S = 2.0
+TRIM_EVERY_S, TRIM_AT_LEAST_EVERY_S = 2.0, 20.0
 TRIM_BYTES = 32 * 2**20  # of growth since the last time, before it is worth the work
 
 
@@ -47,14 +47,13 @@ def trim() -> bool:
 
 
 def trim_while_running() -> None:
-    """Starts a thread that calls `trim` when the process has grown."""
+    """Starts a thread that calls `trim` when the process has grown, and now and then."""
 
     def work() -> None:
         while trim():
-            least = resident_bytes()
-            while resident_bytes() < least + TRIM_BYTES:
+            left, due = resident_bytes(), time.monotonic() + TRIM_AT_LEAST_EVERY_S
+            while resident_bytes() < left + TRIM_BYTES and time.monotonic() < due:
                 time.sleep(TRIM_EVERY_S)
-                least = min(least, resident_bytes())
 
     threading.Thread(target=work, name='memory', daemon=True).start()
 

@@ -47,7 +47,7 @@ FRAGMENTED = """
 import time
 from tools_server import memory
 memory.return_large_buffers()
-memory.TRIM_EVERY_S = 0.05
+memory.TRIM_EVERY_S, memory.TRIM_AT_LEAST_EVERY_S = 0.05, 0.2
 memory.trim_while_running()
 buffers = [b'x' * 500_000 for _ in range(400)]
 most = memory.resident_bytes()
