@@ -44,16 +44,12 @@ class Checkpoints:
     over all devices, and each process gets its own host state back.
     """
 
-    def __init__(
-        self, directory: str | os.PathLike[str], *, keep: int = 2, background: bool = False
-    ):
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
         """Opens the directory, making it if needed, and removes what a killed save left behind.
 
         Args:
           directory: where the steps lie, one folder each; nothing else may use it.
           keep: how many of the newest steps to keep, at least 1.
-          background: let `save` return once the arrays are copied, and write while the next step
-            computes; `wait` and `close` wait for it.
 
         Raises:
           ValueError: keep is below 1.
@@ -67,7 +63,7 @@ class Checkpoints:
                 max_to_keep=keep,
                 create=True,
                 cleanup_tmp_directories=True,
-                enable_async_checkpointing=background,
+                enable_async_checkpointing=False,
             ),
         )
 
@@ -161,13 +157,8 @@ class Checkpoints:
         state = json.loads(host['processes'][jax.process_index()])
         return Restored(step, jax.tree.unflatten(treedef, restored), state)
 
-    def wait(self) -> None:
-        """Waits until what `save` began is complete."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
-        """Waits for what `save` began and frees the directory."""
-        self._manager.wait_until_finished()
+        """Frees the directory."""
         self._manager.close()
 
     def __enter__(self) -> Self:
