@@ -92,55 +92,38 @@ class SceneSpec:
         return cls(record['kind'], tuple(record['size']), record['background'], placements)
 
 
-def rim(kind: str, width: float, height: float) -> float:
-    """Pixels of border or frame around a picture of this size.
-
-    Args:
-        kind: 'map' or 'wall'.
-        width: of the picture in pixels.
-        height: in pixels.
-    """
+def _rim(kind: str, width: float, height: float) -> float:
+    """Pixels of border or frame around a picture of this size."""
     return FLAG_BORDER * width if kind == 'map' else FRAME * (width * height) ** 0.5
 
 
 def outer_box(kind: str, box: Sequence[float]) -> Box:
     """The box with its border or frame."""
     x0, y0, x1, y1 = box
-    edge = rim(kind, x1 - x0, y1 - y0)
+    edge = _rim(kind, x1 - x0, y1 - y0)
     return x0 - edge, y0 - edge, x1 + edge, y1 + edge
 
 
-def object_size(kind: str, entity: Entity, length: float) -> tuple[int, int]:
+def _object_size(kind: str, entity: Entity, length: float) -> tuple[int, int]:
     """Picture (width, height) in pixels for a longer side of `length`, smaller where MAX_AREA says
     so.
-
-    Args:
-        kind: 'map' or 'wall'.
-        entity: whose aspect it has.
-        length: of the longer side in pixels.
     """
     width, height = (
         (length, length / entity.aspect) if entity.aspect >= 1 else (length * entity.aspect, length)
     )
-    edge = rim(kind, width, height)
+    edge = _rim(kind, width, height)
     covered = (width + 2 * edge) * (height + 2 * edge) / (SIZE[0] * SIZE[1])
     shrink = min(1.0, (MAX_AREA / covered) ** 0.5)
     return round(width * shrink), round(height * shrink)
 
 
-def scatter(
+def _scatter(
     rng: np.random.Generator, kind: str, sizes: list[tuple[int, int]]
 ) -> list[tuple[int, int, int, int]] | None:
-    """Boxes at free places, a distance apart; None when some object found no place.
-
-    Args:
-        rng: the only source of randomness.
-        kind: 'map' or 'wall'.
-        sizes: (width, height) of each picture in pixels.
-    """
+    """Boxes at free places, a distance apart; None when some object found no place."""
     boxes = []
     for width, height in sizes:
-        edge = round(rim(kind, width, height)) + 24
+        edge = round(_rim(kind, width, height)) + 24
         for _ in range(60):
             x0 = int(rng.integers(edge, SIZE[0] - width - edge + 1))
             y0 = int(rng.integers(edge, SIZE[1] - height - edge + 1))
@@ -159,19 +142,14 @@ def scatter(
     return boxes
 
 
-def hang(
+def _hang(
     rng: np.random.Generator, kind: str, sizes: list[tuple[int, int]]
 ) -> list[tuple[int, int, int, int]] | None:
     """Boxes in loose rows: cells of a grid, some left empty, each picture moved a little inside its
     cell.
-
-    Args:
-        rng: the only source of randomness.
-        kind: 'map' or 'wall'.
-        sizes: (width, height) of each picture in pixels.
     """
     outer = [
-        (width + 2 * rim(kind, width, height), height + 2 * rim(kind, width, height))
+        (width + 2 * _rim(kind, width, height), height + 2 * _rim(kind, width, height))
         for width, height in sizes
     ]
     most_rows = max(1, min(3, int(SIZE[1] // (max(height for _, height in outer) + 50))))
@@ -225,13 +203,13 @@ def sample_scene(
     if len(entities) < count:
         raise ValueError(f'{count} objects asked for but only {len(entities)} entities given')
     chosen = [entities[index] for index in rng.choice(len(entities), count, replace=False)]
-    place = scatter if kind == 'map' else hang
+    place = _scatter if kind == 'map' else _hang
     for _ in range(100):
         lengths = rng.uniform(*sizes, size=count)
         boxes = place(
             rng,
             kind,
-            [object_size(kind, entity, length) for entity, length in zip(chosen, lengths)],
+            [_object_size(kind, entity, length) for entity, length in zip(chosen, lengths)],
         )
         if boxes is not None:
             break
@@ -424,7 +402,7 @@ class Renderer:
 
         def grow(share: float) -> Box:
             x0, y0, x1, y1 = placement.box
-            edge = share * rim(spec.kind, x1 - x0, y1 - y0)
+            edge = share * _rim(spec.kind, x1 - x0, y1 - y0)
             return x0 - edge, y0 - edge, x1 + edge, y1 + edge
 
         outer = to_canvas(grow(1.4))
@@ -436,7 +414,7 @@ class Renderer:
         else:
             colour = np.array(FRAMES[spec.background['frames'][index]])
             left, top, right, bottom = grow(1)
-            drop = 0.25 * rim(
+            drop = 0.25 * _rim(
                 spec.kind, placement.box[2] - placement.box[0], placement.box[3] - placement.box[1]
             )
             fill(
