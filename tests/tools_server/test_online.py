@@ -269,15 +269,15 @@ def test_slow_thumbnails_cost_their_results_and_not_the_search(stand_in, store):
     def after(seconds):
         return lambda body: (time.sleep(seconds), (200, data, {'Content-Type': 'image/jpeg'}))[1]
 
-    stand_in.answers |= {f'/{n}': after(0.2) for n in range(8)} | {'/late': after(20)}
+    stand_in.answers |= {f'/{n}': after(0.5) for n in range(8)} | {'/late': after(20)}
     names = ['late', *range(8)]
     results = [{'title': str(name), 'thumbnailUrl': f'{stand_in.url}/{name}'} for name in names]
     search, image = lens(stand_in, store, results), store.add(data)[0]
     began = time.monotonic()
-    with deadline.within(1.5), degraded.collected() as notes:
+    with deadline.within(3), degraded.collected() as notes:
         found = search.search(image, 8)
     assert [match.title for match in found] == [str(n) for n in range(8)]
-    assert time.monotonic() - began < 1.4  # one after the other they would take more
+    assert time.monotonic() - began < 2.9  # one after the other they would take more
     assert (
         notes.reasons == ['result 1 is left out: its thumbnail did not come in time']
         and notes.passing
