@@ -155,9 +155,6 @@ def rl(
         session.metrics.resume('rl', start)
         with Progress('rl', config.steps, initial=start) as bar:
             for step in range(start, config.steps):
-                parameters = replica(learner.all_parameters, session.mesh)
-                for engine in engines:
-                    engine.set_parameters(parameters)
                 asked = multihost.local_rows(
                     asked_at(step), config.questions_per_step, 'rl.questions_per_step'
                 )
@@ -235,7 +232,7 @@ def rl_step(
         session: of the run.
         loaded: the policy that was trained from.
         features: of its vision tower.
-        engines: with the learner's present parameters.
+        engines: the samplers; they get the learner's present parameters.
         learner: updated.
         reference: parameters of the KL term's reference; None without that term.
         asked: this process's questions of the step.
@@ -249,10 +246,14 @@ def rl_step(
     def tokens_run():
         return sum(engine.tokens_run for engine in engines)
 
+    weights = replica(learner.all_parameters, session.mesh)
+    for engine in engines:
+        engine.set_parameters(weights)
+    del weights  # the engines alone hold this copy, so that `release` frees it
     run_before = tokens_run()
     groups, cost = sample_groups(session, loaded, features, engines, asked, step)
     for engine in engines:
-        engine.release()  # the updates want the memory
+        engine.release()  # the updates want the memory, of the sampler's own copy of the weights too
     sampled = time.monotonic()
     usable = np.array([[is_usable(t) for t in g] for g in groups])
     advantages, values = rollout_advantages(config, groups, usable)

@@ -130,7 +130,7 @@ class Engine:
         # Programs of a sharded policy must know its mesh: kernels run per shard.
         self.mesh = mesh_of(parameters)
         if before != (self.dtype, self.mesh):
-            self.release()
+            self.caches = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -223,8 +223,11 @@ class Engine:
         return np.tile(np.arange(width, dtype=np.int32), (self.groups, 1))
 
     def release(self) -> None:
-        """Gives the caches' memory back, and every lane's content with it, until the next prefill."""
-        self.caches = None
+        """Gives the memory of weights and caches back, until the next `set_parameters`.
+
+        What the lanes held is gone.
+        """
+        self.caches = self.parameters = None
 
     def prefill(
         self,

@@ -106,7 +106,7 @@ def world(policy_folder, tmp_path_factory):
                 session = Session(changed, workdir, tools, metrics, one_device, samplers)
                 return rl.rl(session, loaded, session.features(loaded), questions)
 
-        step.moved, step.config, step.run = moved, config, run
+        step.moved, step.config, step.run, step.samplers = moved, config, run, samplers
         yield step
 
 
@@ -339,3 +339,18 @@ def test_a_reward_that_is_not_finite_leaves_its_trajectory_out(world, tmp_path, 
         for name in ('reward', 'frac_reward_zero_std', 'batch_gain', 'loss', 'grad_norm')
     )
     assert world.moved() > 1e-3
+
+
+def test_the_updates_have_the_memory_of_the_samplers_weights_and_caches(
+    world, tmp_path, monkeypatch
+):
+    held, update = [], Learner.rl_step
+
+    def watched(learner, *arguments):
+        engines = [engine for group in world.samplers.values() for engine in group]
+        held.append([(engine.parameters, engine.caches) for engine in engines])
+        return update(learner, *arguments)
+
+    monkeypatch.setattr(Learner, 'rl_step', watched)
+    world(tmp_path, ScriptedTools())
+    assert held and all(pair == (None, None) for engines in held for pair in engines)
