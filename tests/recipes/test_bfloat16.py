@@ -58,7 +58,7 @@ def test_evaluation(policy_folder, tmp_path):
 def test_ask(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     settings = {
-        'image': toy_runs.ROOT / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'relief.jpg',
+        'image': toy_runs.ROOT / 'sensesearch_jax' / 'pocket' / 'world' / 'files' / 'relief.jpg',
         'question': 'What is this?',
         'seed': 2,  # whose first turn is a call of a tool
         'temperature': 1.0,

@@ -296,6 +296,6 @@ def test_pocket_configuration(tmp_path):
         client = ToolClient(server.url)
         found = client.text_search('capital of Algeria')
         assert any('Algiers' in passage.text for passage in found)
-        gallery = ROOT / 'sensesearch_jax' / 'data' / 'pocket' / 'files' / 'gallery'
+        gallery = ROOT / 'sensesearch_jax' / 'pocket' / 'world' / 'files' / 'gallery'
         ref = client.upload(gallery / 'flag-ad.png')
         assert client.image_search(ref.sha256)[0].title == 'Flag of Andorra'
