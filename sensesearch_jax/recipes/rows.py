@@ -11,10 +11,7 @@ from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.batching.from_trajectories import to_row
 from sensesearch_jax.batching.group_batch import GroupBatch, build_groups
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
-from sensesearch_jax.recipes.session import (
-    LoadedPolicy,
-    unsampled,
-)
+from sensesearch_jax.recipes.session import LoadedPolicy, unsampled
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.

@@ -21,13 +21,7 @@ import numpy as np
 from sensesearch_jax.agent.actions import Answer, FormatError
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment, indexed_images
-from sensesearch_jax.agent.trajectory import (
-    ImageRef,
-    Observation,
-    SampleState,
-    Trajectory,
-    Turn,
-)
+from sensesearch_jax.agent.trajectory import ImageRef, Observation, SampleState, Trajectory, Turn
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.scoring import Scoring

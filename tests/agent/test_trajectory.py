@@ -32,14 +32,7 @@ def test_trajectory_round_trip_through_json():
     seen = Observation(('Image 2:', crop), True, 'image_crop', (crop,), 0.25)
     error = Observation(('No action.',), False, 'format_error')
     turns = [
-        Turn(
-            [1, 2],
-            [-0.5, -0.25],
-            'é',
-            ImageCrop((0.0, 0.1, 0.5, 1.0), 1),
-            seen,
-            [3, 4],
-        ),
+        Turn([1, 2], [-0.5, -0.25], 'é', ImageCrop((0.0, 0.1, 0.5, 1.0), 1), seen, [3, 4]),
         Turn([5], [-1.0], '', FormatError('no_action', 'No action.'), error, [6]),
         Turn([np.int32(7)], [np.float32(-0.5)], 'a', Answer('A'), None, []),
     ]

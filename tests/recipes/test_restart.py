@@ -108,10 +108,7 @@ def test_killed_at_every_stage(policy_folder, tmp_path):
             ):
                 assert one['values'][name] == pytest.approx(
                     other['values'][name], rel=1e-3, abs=1e-6
-                ), (
-                    stage,
-                    name,
-                )
+                ), (stage, name)
 
     before = load_file(policy_folder / 'model.safetensors')
     for stage in ('sft', 'rl'):

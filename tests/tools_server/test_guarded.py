@@ -57,14 +57,7 @@ def client(server):
     return ToolClient(server.url, token=TOKEN)
 
 
-PATHS = [
-    '/health',
-    '/statistics',
-    '/metrics',
-    '/images/' + 'a' * 64,
-    '/nowhere',
-    '/mcp',
-]
+PATHS = ['/health', '/statistics', '/metrics', '/images/' + 'a' * 64, '/nowhere', '/mcp']
 
 
 @pytest.mark.parametrize('path', PATHS)

@@ -197,10 +197,7 @@ def test_waiting_room_is_bounded_and_a_hung_thread_keeps_its_place():
         results = await asyncio.gather(*hung, *queued)
         assert {result.kind for result in results} == {'timeout'} and time.monotonic() - start < 1.5
         await asyncio.sleep(0.05)
-        assert (pool.working, pool.waiting) == (
-            2,
-            0,
-        )  # what waited has left, what hangs has not
+        assert (pool.working, pool.waiting) == (2, 0)  # what waited has left, what hangs has not
         release.set()
         await asyncio.sleep(0.05)
         assert pool.working == 0 and await call(pool, lambda: 'works again', 1) == 'works again'

@@ -70,8 +70,7 @@ def attend_in_tiles(queries, keys, values, valid, caches, *, over_heads: Callabl
                 return tuple(c for c, same in zip(parts, shared) if not same)
 
             return jax.lax.map(
-                member,
-                (queries, keys, values, valid, of_member(caches), of_member(cache_valid)),
+                member, (queries, keys, values, valid, of_member(caches), of_member(cache_valid))
             )
 
         # Which tokens are real is the same for all heads, and must be seen to be: else all tiles of

@@ -3,13 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from sensesearch_jax.agent.actions import (
-    Action,
-    Answer,
-    ImageCrop,
-    ImageSearch,
-    TextSearch,
-)
+from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import Question, Turn
 from sensesearch_jax.pocket.world.question_templates import PLACES
