@@ -1,24 +1,29 @@
-"""Cold start: the scripted expert against tools that answer, the served one against a stand-in,
-checks."""
+"""Cold start: the scripted expert against tools that answer, and the checks of what it writes."""
 
-import http.server
-import json
 import random
-import threading
 
 import pytest
+from answering_world import (
+    BOX,
+    CHOICE,
+    LOOK,
+    LOOSE,
+    ONLY,
+    SEARCH,
+    ScriptedExpert,
+    environment,
+    kinds,
+    scorer_of,
+    validate,
+)
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
-from sensesearch_jax.agent.environment import Environment
-from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import DEFAULT, RELEASED, TOOLS
-from sensesearch_jax.agent.tool_client import Match, Passage, ToolFailure
+from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Turn
 from sensesearch_jax.cold_start import validation
-from sensesearch_jax.cold_start.openai_expert import OpenAIExpert
 from sensesearch_jax.cold_start.synthesis import synthesise
 from sensesearch_jax.pocket.expert.scripted import UNKNOWN
-from sensesearch_jax.pocket.expert.scripted import ScriptedExpert as Scripted
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     absolute,
@@ -29,103 +34,6 @@ from sensesearch_jax.rewards.crop_geometry import (
     relative,
 )
 from sensesearch_jax.rewards.evidence import states
-from sensesearch_jax.rewards.scorer import Scorer
-
-BOX = (0.42, 0.31, 0.45, 0.35)
-TRUTH = {'box': BOX, 'title': 'Flag of Chad', 'query': 'Chad capital', 'field': 'capital'}
-SEARCH = Question(
-    's',
-    'search',
-    2,
-    'The flag north-east of the others: its capital?',
-    'map.png',
-    ("N'Djamena",),
-    truth=TRUTH,
-)
-CHOICE = Question(
-    'c',
-    'search',
-    2,
-    'The only flag: its capital?',
-    'map.png',
-    ('B',),
-    ('Niamey', "N'Djamena"),
-    truth=TRUTH,
-)
-ONLY = Question(
-    'o',
-    'search_only',
-    1,
-    'The capital of this flag?',
-    'flag.png',
-    ("N'Djamena",),
-    truth={**TRUTH, 'box': None},
-)
-LOOK = Question(
-    'p',
-    'perception',
-    1,
-    'What colour is the painting?',
-    'map.png',
-    ('B',),
-    ('red', 'blue'),
-    truth={'box': BOX},
-)
-
-
-class World:
-    """A tool server in miniature: knows which part of the picture each image shows, finds what is
-    in it."""
-
-    def __init__(self, reach=0.5, first_rank=1):
-        self.frames = {'whole': WHOLE}
-        self.reach = reach  # image search finds the object in parts of at most this width
-        self.first_rank = first_rank
-        self.fail = None
-
-    def upload(self, path):
-        return self.fail or ImageRef('whole', 3840, 2160)
-
-    def image(self, sha256):
-        return self.fail or b'\x89PNG' + sha256.encode()
-
-    def crop(self, sha256, bbox):
-        frame = absolute(bbox, self.frames[sha256])
-        name = 'crop' + json.dumps(frame)
-        self.frames[name] = frame
-        return self.fail or ImageRef(name, 100, 100)
-
-    def image_search(self, sha256, top_k=5):
-        frame = self.frames[sha256]
-        titles = ['Flag of Mali', 'Flag of Peru', 'Flag of Cuba']
-        if holds(frame, BOX) and frame[2] - frame[0] <= self.reach:
-            titles.insert(self.first_rank - 1, 'Flag of Chad')
-        return self.fail or [Match(title, ImageRef(title, 64, 48), 1.0) for title in titles[:top_k]]
-
-    def text_search(self, query, top_k=5):
-        pages = {'Chad': "Capital: name: N'Djamena", 'Mali': 'Capital: name: Bamako'}
-        hits = [Passage(name, text, 1.0) for name, text in pages.items() if name in query]
-        return self.fail or hits or [Passage('Mali', pages['Mali'], 0.1)]
-
-
-def environment(protocol=DEFAULT, tools=TOOLS, **world):
-    return Environment(World(**world), protocol, tools, ObservationLimits(thumbnails=False))
-
-
-def ScriptedExpert(rng, protocol=DEFAULT, tools=TOOLS, **shares):
-    return Scripted(rng, protocol, tools, **shares)
-
-
-def scorer_of(protocol=DEFAULT, judge=None):
-    return Scorer(protocol, judge, prices={}, format_weight=0.5, evidence_weight=0.0)
-
-
-def validate(trajectory, room=None, scorer=scorer_of()):
-    return validation.validate(trajectory, scorer, room)
-
-
-def kinds(trajectory):
-    return [type(turn.action) for turn in trajectory.turns]
 
 
 def test_frames_nest():
@@ -308,9 +216,6 @@ class Reciter:
         return 'I do as I was told by the test.', self.moves[len(turns)]
 
 
-LOOSE = ImageCrop(loose_box(BOX))
-
-
 @pytest.mark.parametrize(
     'moves, reason',
     [
@@ -383,90 +288,3 @@ def test_validation_counts_the_reasons():
     edited.turns[0].text = edited.turns[1].text
     kept, reasons = validation.validate_all([good, bad, edited], scorer_of(), None, threads=2)
     assert kept == [good] and reasons == {'wrong_answer': 1, 'unseen_answer': 1, 'text_differs': 1}
-
-
-@pytest.fixture
-def stand_in():
-    """An OpenAI-compatible server that says what it is told, one reply per request."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-            self.server.requests.append((self.path, dict(self.headers), body))
-            status, content = self.server.replies.pop(0)
-            data = json.dumps({'choices': [{'message': {'content': content}}]}).encode()
-            self.send_response(status)
-            self.send_header('Content-Length', str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.requests, server.replies = [], []
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def served(stand_in, tmp_path, **options):
-    (tmp_path / 'map.png').write_bytes(b'\x89PNG picture')
-    world = environment()
-    url = f'http://127.0.0.1:{stand_in.server_address[1]}/v1/'
-    options = {'key_env': 'STAND_IN_KEY', 'root': tmp_path, **options}
-    return OpenAIExpert(url, 'any-model', world.client, DEFAULT, TOOLS, **options), world
-
-
-def test_a_served_expert_writes_a_trajectory(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setenv('STAND_IN_KEY', 'a-key')
-    moves = [LOOSE, ImageSearch(2), TextSearch('Chad capital'), Answer("N'Djamena")]
-    # Stop strings are left out of replies, and one reply is malformed.
-    replies = [
-        DEFAULT.render_action('A closer look will help.', m).removesuffix('</tool_call>')
-        for m in moves
-    ]
-    stand_in.replies = [(200, 'no action at all')] + [(200, reply) for reply in replies]
-    expert, world = served(stand_in, tmp_path)
-    whole = synthesise(SEARCH, expert, world, image=ImageRef('whole', 3840, 2160))
-    assert [turn.action for turn in whole.turns] == moves and validate(whole) == []
-    path, headers, body = stand_in.requests[-1]
-    assert path == '/v1/chat/completions' and headers['Authorization'] == 'Bearer a-key'
-    assert body['model'] == 'any-model' and body['messages'][0]['content'] == DEFAULT.system_prompt(
-        TOOLS
-    )
-    assert [m['role'] for m in body['messages']] == ['system', 'user'] + ['assistant', 'user'] * 3
-    assert body['messages'][3]['content'][2]['image_url']['url'].startswith(
-        'data:image/png;base64,'
-    )
-    assert 'Flag of Chad' not in json.dumps(body['messages'][:4])
-
-
-@pytest.mark.parametrize('status, kind', [(500, 'unavailable'), (401, 'caller')])
-def test_a_served_expert_that_fails_is_a_value(stand_in, tmp_path, status, kind):
-    stand_in.replies = [(status, '')]
-    expert, world = served(stand_in, tmp_path, attempts=1)
-    failure = expert.next_turn(SEARCH, [])
-    assert isinstance(failure, ToolFailure) and failure.kind == kind
-    assert 'Authorization' not in stand_in.requests[0][1]
-
-
-def test_a_served_expert_that_cannot_be_had(tmp_path):
-    expert = OpenAIExpert(
-        'http://127.0.0.1:9/v1', 'm', World(), DEFAULT, TOOLS, attempts=1, root=tmp_path
-    )
-    assert expert.next_turn(SEARCH, []).kind == 'caller'  # no such picture
-    (tmp_path / 'map.png').write_bytes(b'x')
-    assert expert.next_turn(SEARCH, []).kind == 'unavailable'
-    whole = synthesise(SEARCH, expert, environment())
-    assert whole.state is SampleState.INFRA_FAILED and not whole.turns
-
-
-def test_a_served_expert_that_never_acts_is_rejected(stand_in, tmp_path):
-    stand_in.replies = [(200, 'words'), (200, 'more words')]
-    expert, world = served(stand_in, tmp_path, attempts=2)
-    whole = synthesise(SEARCH, expert, world, image=ImageRef('whole', 3840, 2160))
-    assert whole.state is SampleState.TRUNCATED and 'format' in validate(whole)
