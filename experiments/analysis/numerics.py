@@ -42,7 +42,7 @@ from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions, text_rotary, vision_rotary
 from sensesearch_jax.model.vision_windows import batch_images
 

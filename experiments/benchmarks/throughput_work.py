@@ -23,7 +23,7 @@ from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 
 POCKET = Path(pocket.__file__).with_name('policy')
 MEMBERS, TURNS, TURN = 8, 3, 48  # trajectories, their turns, sampled tokens of a turn

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.model.config import PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.training.optimizer import make_optimizer
 
 

@@ -22,8 +22,8 @@ from jax.typing import DTypeLike
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.processor_files import LEGACY_TEMPLATE, TEMPLATE, companions
-from sensesearch_jax.model.qwen2_5_vl import Policy
 from sensesearch_jax.model.safetensors_io import (
     PendingTensor,
     StoredTensor,

@@ -14,7 +14,7 @@ from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.image_processor import Preprocessor
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.runtime.machine import host_memory
 
 PROMPT_STEP = 128  # an answered question's room is a multiple of it, for few programs

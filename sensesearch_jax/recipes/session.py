@@ -26,7 +26,7 @@ from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.recipes.capacities import Room, feature_cache_bytes, read_preprocessor
 from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.scorer import Scorer

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 
 from sensesearch_jax.batching.group_batch import ImageTable, feature_tables, image_rows
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions
 from sensesearch_jax.rollout.caches import CacheLayout, Caches, LaneGrid
 from sensesearch_jax.rollout.lane_choice import lanes_to_decode, widths

@@ -23,7 +23,7 @@ from sensesearch_jax.batching.group_batch import ImageTable
 from sensesearch_jax.batching.length_bucketing import bucket
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.image_processor import MAX_ASPECT_RATIO, Preprocessor
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.vision_windows import batch_images, window_slots
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import local, mesh_of

@@ -12,7 +12,7 @@ from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.attention.kv_cache import KVCache
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.text_decoder import KeysValues
 
 

@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sensesearch_jax.batching.group_batch import GroupBatch
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options

@@ -10,7 +10,7 @@ from toy_policy import TURN
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import save_policy
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.pocket.pretraining.train_tokenizer import (
     CONTROL_TOKENS,
     ORDINARY_TOKENS,

@@ -9,7 +9,7 @@ from flax import nnx
 
 from sensesearch_jax.batching.group_batch import ImageTable
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions
 
 VOCABULARY, PAD, START, END, VIDEO, STOP = 96, 90, 91, 92, 93, 94

@@ -13,7 +13,7 @@ from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import save_policy
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer

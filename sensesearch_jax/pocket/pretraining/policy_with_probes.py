@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sensesearch_jax.model.qwen2_5_vl import Policy
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.pocket.pretraining.curriculum import Batch
 from sensesearch_jax.pocket.pretraining.probes import Probes
 from sensesearch_jax.training.prefix_shared_forward import group_hidden

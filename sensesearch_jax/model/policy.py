@@ -1,4 +1,4 @@
-"""Qwen2.5-VL policy: vision tower, text decoder and head (arXiv 2502.13923)."""
+"""Vision-language policy: vision tower, text decoder and head (arXiv 2502.13923, 2511.21631)."""
 
 from __future__ import annotations
 
