@@ -36,3 +36,13 @@ def programs_are_released():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope='module')
+def quick():
+    """Programs of this module are compiled in less than half of the time, and run slower."""
+    from small_policies import quick_compilation
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        quick_compilation(monkeypatch)
+        yield

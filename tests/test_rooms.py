@@ -1,9 +1,10 @@
-"""Imports go down the list of rooms only, and no room imports the demo."""
+"""Imports go down the list of rooms only, no room imports the demo, and files stay short."""
 
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / 'sensesearch_jax'
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'sensesearch_jax'
 ROOMS = (
     'config', 'recipes', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data', 'batching', 'model',
     'agent', 'runtime', 'errors',
@@ -69,3 +70,14 @@ def test_the_tool_server_imports_nothing_of_the_trainer():
                 else [a.name for a in node.names]
             )
         }, file
+
+
+def test_no_file_is_long():
+    """A file has one subject, and a reader sees all of it."""
+    folders = 'sensesearch_jax', 'tools_server', 'configs', 'experiments', 'tests'
+    lines = {
+        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
+        for folder in folders
+        for file in (ROOT / folder).rglob('*.py')
+    }
+    assert len(lines) > 300 and not {name: n for name, n in lines.items() if n > 450}

@@ -1,179 +1,29 @@
 """The engine against whole sequences run one by one: the same tokens and log-probs, whatever runs
 beside."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from small_engine import MASK, POLICY, Driver, gap_to_trainer, make_engine, play
 from small_policies import (
     END,
-    MERGE,
     PAD,
     START,
-    STOP,
     SUPPRESSED,
     VOCABULARY,
     alone,
-    quick_compilation,
     small_policy,
     table,
     tokens_of,
 )
 
-from sensesearch_jax.batching.group_batch import Member, Row, build_groups
-from sensesearch_jax.model.attention import dispatch
-from sensesearch_jax.rollout import engine as engine_module
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.training.trainer import Learner
 
-POLICY = small_policy()
-MASK = np.isin(np.arange(VOCABULARY), SUPPRESSED)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        quick_compilation(monkeypatch)
-        yield
-
-
-@functools.cache  # what was in its rows before does not matter to a test: rows are opened anew
-def make_engine(
-    groups=3,
-    members=2,
-    chunk=4,
-    temperature=0.0,
-    top_k=0,
-    top_p=1.0,
-    prompt_capacity=40,
-    suffix_capacity=160,
-    suppressed=SUPPRESSED,
-    cache_dtype='policy',
-):
-    # Two rows, two lanes and eight tokens a pass, so that prompts and responses take several.
-    return Engine(
-        POLICY,
-        groups=groups,
-        members=members,
-        prompt_capacity=prompt_capacity,
-        suffix_capacity=suffix_capacity,
-        chunk=chunk,
-        stop=(STOP,),
-        suppressed=suppressed,
-        sampling=Sampling(temperature, top_k, top_p),
-        prefill_rows=2,
-        extend_lanes=2,
-        extend_tokens=8,
-        cache_dtype=cache_dtype,
-    )
-
-
-class Driver:
-    """Plays the scheduler: opens rows, decodes and extends lanes, and writes down all that
-    happened.
-
-    `lanes` maps (row, member) to what it holds; `ended` collects what stood in rows that were
-    opened anew.
-    """
-
-    def __init__(self, engine, seed=0):
-        self.engine, self.random = engine, np.random.default_rng(seed)
-        self.lanes, self.ended = {}, []
-
-    def open(self, rows, parts):
-        prompts = [tokens_of(part, self.random) for part in parts]
-        following = self.engine.prefill(
-            rows, [p for p, _ in prompts], [i for _, i in prompts], table()
-        )
-        for row, (prompt, images), position in zip(rows, prompts, following, strict=True):
-            for g in range(self.engine.members):
-                if (row, g) in self.lanes:
-                    self.ended.append(self.lanes[row, g])
-                # From prompt and member, so that any grid of lanes gives a trajectory the same
-                # seed.
-                self.lanes[row, g] = {
-                    'prompt': prompt,
-                    'images': list(images),
-                    'tokens': [],
-                    'own': [],
-                    'log_probs': [],
-                    'position': position,
-                    'seed': (sum(prompt) + g) % 1000,
-                    'first': len(images),
-                }
-
-    def decode(self, budgets):
-        """Samples on the lanes of `budgets`; returns how many tokens each got."""
-        shape = self.engine.groups, self.engine.members
-        active, budget, seeds = np.zeros(shape, bool), np.zeros(shape, int), np.zeros(shape, int)
-        for lane, most in budgets.items():
-            active[lane], budget[lane], seeds[lane] = True, most, self.lanes[lane]['seed']
-        chunk = self.engine.decode(active, budget, seeds)
-        for lane in budgets:
-            state, n = self.lanes[lane], int(chunk.count[lane])
-            assert n <= budgets[lane]
-            state['tokens'] += chunk.tokens[lane][:n].tolist()
-            state['own'] += [True] * n
-            state['log_probs'] += chunk.log_probs[lane][:n].tolist()
-            state['position'] += n
-        assert not chunk.count[~active].any()
-        return {lane: int(chunk.count[lane]) for lane in budgets}
-
-    def turn(self, budgets):
-        """Decodes until every lane stopped or used its budget."""
-        left = dict(budgets)
-        while left:
-            done = self.decode(left)
-            left = {
-                lane: most - done[lane]
-                for lane, most in left.items()
-                if most > done[lane] and not (done[lane] and self.lanes[lane]['tokens'][-1] == STOP)
-            }
-
-    def extend(self, parts):
-        """Appends a tool's response to the lanes of `parts`."""
-        lanes = list(parts)
-        new = [tokens_of(parts[lane], self.random) for lane in lanes]
-        states = [self.lanes[lane] for lane in lanes]
-        following = self.engine.extend(
-            lanes,
-            [s['tokens'][-1] for s in states],
-            [t for t, _ in new],
-            [i for _, i in new],
-            [s['position'] for s in states],
-            table(),
-        )
-        for state, (tokens, images), position in zip(states, new, following, strict=True):
-            state['tokens'] += tokens
-            state['own'] += [False] * len(tokens)
-            state['log_probs'] += [0.0] * len(tokens)
-            state['images'] += images
-            state['position'] = position
-
-    def everything(self):
-        return [*self.ended, *self.lanes.values()]
-
-    def sequences(self):
-        return [(s['prompt'] + s['tokens'], s['images']) for s in self.everything()]
-
-
-def play(engine, seed=0):
-    """Prompts with and without pictures, unequal turns, tool responses, a row that is filled anew."""
-    driver = Driver(engine, seed)
-    driver.open([0, 1, 2], [[5, 'scene', 6], [9, 'thumbnail', 3], [4]])
-    driver.turn({(0, 0): 6, (0, 1): 3, (1, 0): 9, (1, 1): 5, (2, 0): 1, (2, 1): 7})
-    driver.extend({(0, 0): [3, 'crop', 2], (1, 1): [7], (2, 0): [2, 'thumbnail', 1, 'crop', 4]})
-    driver.turn({(0, 0): 5, (1, 1): 6, (2, 0): 4, (0, 1): 2})
-    driver.open([1], [[2, 'crop', 2]])  # while the others are in the middle of a turn
-    driver.turn({(1, 0): 4, (1, 1): 7, (0, 0): 3, (2, 1): 2})
-    driver.extend({(1, 0): [5], (0, 1): [1, 'scene', 3]})
-    driver.turn({(1, 0): 6, (0, 1): 5, (2, 0): 3})
-    return driver
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 def test_greedy_equals_whole_sequences():
@@ -228,94 +78,6 @@ def test_log_probs_are_the_trainers(temperature, cache_dtype, most):
     assert gap.max() < most and (gap.mean() > 1e-5) == (cache_dtype == 'int8')
     sampled = np.concatenate([np.array(s['tokens'])[s['own']] for s in driver.everything()])
     assert not np.isin(sampled, SUPPRESSED).any()
-
-
-def gap_to_trainer(driver, temperature, dtype):
-    """Between the sampler's log-probs of its tokens and those of a trainer that computes in this
-    dtype."""
-    rows = []
-    for pair in (driver.ended, *([driver.lanes[row, g] for g in range(2)] for row in range(3))):
-        rows.append(
-            Row(
-                pair[0]['prompt'],
-                pair[0]['images'][: pair[0]['first']],
-                [
-                    Member(s['tokens'], s['own'], s['images'][s['first'] :], s['log_probs'])
-                    for s in pair
-                ],
-            )
-        )
-    batch = build_groups(rows, table(), image_token=PAD, merge=MERGE, members=2)
-    learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, temperature=temperature, dtype=dtype)
-    ours = np.asarray(learner.log_probs(batch))
-    own = batch.response_mask[:, :, 1:]
-    assert own.sum() > 60
-    return np.abs(ours - batch.log_probs[:, :, 1:])[own]
-
-
-@pytest.mark.parametrize('cache_dtype', ['policy', 'int8'])
-def test_everything_follows_the_dtype_of_the_parameters(monkeypatch, cache_dtype):
-    """Of an engine and its twin, by either way through dispatch, when weights of another dtype come
-    and go again."""
-    monkeypatch.setattr(dispatch, 'LONG', 4)  # a response's pass is long, a token's is not
-    engine = make_engine.__wrapped__(temperature=1.0, cache_dtype=cache_dtype)
-    exact, half = (
-        engine.parameters,
-        jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters),
-    )
-    before = play(engine)
-    for one in (engine, engine.twin()):
-        one.set_parameters(half)
-        driver = play(one)
-        kept = one.caches.prefix.keys, one.caches.suffix.values
-        assert {x.dtype for x in kept} == {
-            jnp.dtype('int8' if cache_dtype == 'int8' else 'bfloat16')
-        }
-        assert gap_to_trainer(driver, 1.0, jnp.bfloat16).mean() < 0.03
-    compiled = engine.compiles
-    engine.set_parameters(jax.tree.map(lambda x: x + x, half))
-    play(engine)
-    assert engine.compiles == compiled
-    engine.set_parameters(exact)
-    assert [s['tokens'] for s in play(engine).everything()] == [
-        s['tokens'] for s in before.everything()
-    ]
-
-
-def test_what_is_warmed_up_is_of_the_dtype_that_samples():
-    engine = make_engine.__wrapped__(temperature=1.0)
-    engine.set_parameters(jax.tree.map(lambda x: x.astype(jnp.bfloat16), engine.parameters))
-    engine.warm_up()
-
-    def compiled():
-        return [f.program._cache_size() for f in (engine._extend, engine._decode)]
-
-    before = compiled()
-    play(engine)
-    assert compiled() == before and engine.caches.suffix.keys.dtype == jnp.bfloat16
-
-
-def test_an_engine_of_shapes_lowers_in_their_dtype():
-    """Nothing of a large one is in float32 but what is said to be: the draw and the rotation."""
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    graph, state = nnx.split(POLICY)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place), state
-    )
-    engine = Engine(
-        nnx.merge(graph, shapes),
-        groups=2,
-        members=2,
-        prompt_capacity=40,
-        suffix_capacity=160,
-        chunk=4,
-        stop=(STOP,),
-        suppressed=SUPPRESSED,
-    )
-    operands = jax.tree.leaves([program.in_avals for program in engine.lower(32, 164).values()])
-    assert {x.dtype for x in operands if jnp.issubdtype(x.dtype, jnp.floating)} == {
-        jnp.dtype(jnp.bfloat16)
-    }
 
 
 def test_suppressed_ids_are_never_sampled():
@@ -420,38 +182,6 @@ def test_where_most_lanes_wait_the_others_do_not_pay_for_them():
     for row, member in zip(*np.nonzero(awake)):
         got = found[row][member]
         assert got and got == wanted[row][member][: len(got)]
-
-
-def test_nothing_compiles_after_warm_up():
-    engine = make_engine(
-        temperature=1.0
-    )  # other tests may have warmed it up, which only makes this harder
-    play(engine)
-    warm = engine.compiles
-    assert warm > 0
-    play(engine, seed=4)
-    before = engine.parameters
-    engine.set_parameters(jax.tree.map(lambda x: x * 1.01, before))
-    play(engine, seed=5)
-    assert engine.compiles == warm
-    engine.set_parameters(before)
-
-
-def test_warm_up_compiles_every_size_of_extend_and_decode(monkeypatch):
-    monkeypatch.setattr(engine_module, 'CACHE_STEP', 16)
-    engine = make_engine.__wrapped__(temperature=1.0)
-    engine.warm_up()
-
-    def compiled():
-        return [f.program._cache_size() for f in (engine._extend, engine._decode)]
-
-    sizes, before = {engine._used(n) for n in range(1, 165)}, compiled()
-    assert len(sizes) > 3 and max(sizes) == 164
-    assert before == [len(sizes), 3 * len(sizes)]  # all lanes, half of each row, few lanes
-    found = play(engine)
-    assert compiled() == before
-    wanted = play(make_engine(temperature=1.0))
-    assert [s['tokens'] for s in found.everything()] == [s['tokens'] for s in wanted.everything()]
 
 
 def test_new_parameters_are_sampled_with():

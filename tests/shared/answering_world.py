@@ -14,11 +14,7 @@ from sensesearch_jax.rewards.crop_geometry import WHOLE, absolute, holds, loose_
 from sensesearch_jax.rewards.scorer import Scorer
 
 BOX = (0.42, 0.31, 0.45, 0.35)
-
-
 TRUTH = {'box': BOX, 'title': 'Flag of Chad', 'query': 'Chad capital', 'field': 'capital'}
-
-
 SEARCH = Question(
     's',
     'search',
@@ -28,8 +24,6 @@ SEARCH = Question(
     ("N'Djamena",),
     truth=TRUTH,
 )
-
-
 CHOICE = Question(
     'c',
     'search',
@@ -40,8 +34,6 @@ CHOICE = Question(
     ('Niamey', "N'Djamena"),
     truth=TRUTH,
 )
-
-
 ONLY = Question(
     'o',
     'search_only',
@@ -51,8 +43,6 @@ ONLY = Question(
     ("N'Djamena",),
     truth={**TRUTH, 'box': None},
 )
-
-
 LOOK = Question(
     'p',
     'perception',

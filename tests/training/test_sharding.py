@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 from small_batches import ROWS, batch_of
-from small_policies import SUPPRESSED, VOCABULARY, quick_compilation, small_policy
+from small_policies import SUPPRESSED, VOCABULARY, small_policy
 
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.recipes.resume import resume, training_state
@@ -19,15 +19,10 @@ from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 POLICY = small_policy()
 RATE = 1e-3
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        quick_compilation(monkeypatch)
-        yield
 
 
 def learner_on(shape, policy=POLICY, **options):
