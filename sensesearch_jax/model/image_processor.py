@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -238,10 +239,15 @@ class Preprocessor:
         pixels = np.asarray(resized).reshape(
             rows // merge, merge, side, columns // merge, merge, side, 3
         )
-        pixels = pixels.transpose(6, 0, 3, 1, 4, 2, 5).reshape(3, rows * columns, side * side)
-        out = np.empty((rows * columns, 3, self.temporal_patch_size, side * side), np.float32)
-        for colour in range(3):
-            out[:, colour] = self._levels[colour].take(pixels[colour])[:, None]
+        pixels = pixels.transpose(0, 6, 3, 1, 4, 2, 5)
+        out = np.empty(
+            (rows // merge, columns * merge, 3, self.temporal_patch_size, side * side), np.float32
+        )
+        # A row of merged tokens at a time, all of which stays in the processor's cache.
+        for row, values in zip(pixels, out):
+            for colour, levels in enumerate(self._levels):
+                flat = np.ascontiguousarray(row[colour]).reshape(columns * merge, side * side)
+                values[:, colour] = cv2.LUT(flat, levels)[:, None]
         return out.reshape(rows * columns, self.patch_width), (frames, rows, columns)
 
 
