@@ -39,14 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments.benchmarks.work import (
-    Lengths,
-    decoder_matrices,
-    forward_flops,
-    optimizer,
-    random_policy,
-    tower_flops,
-)
+from experiments.benchmarks.work import Lengths, group_flops, optimizer, random_policy, tower_flops
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups
 from sensesearch_jax.model.config import RELEASED, PolicySizes
@@ -55,10 +48,10 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.machine import machine
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
+from sensesearch_jax.training.flops import PEAK_FLOPS, decoder_matrices
 from sensesearch_jax.training.trainer import Learner
 
-# Published for dense bfloat16 products and for memory, per second.
-CARDS = {'NVIDIA H100': (989e12, 3.35e12), 'NVIDIA H200': (989e12, 4.8e12)}
+MEMORY = {'NVIDIA H100': 3.35e12, 'NVIDIA H200': 4.8e12}  # published bytes per second
 PARTS = ('limits', 'train', 'tower', 'sample')
 PICTURE = (3840, 2160)  # pixels: 10,549 visual tokens
 TEXT = 31  # tokens of the prompt beside the picture
@@ -208,7 +201,7 @@ def train_on(stage: str, prompt: int, members: int, suffix: int, remat: str) -> 
     except jax.errors.JaxRuntimeError as error:  # most of all, no room
         note('train', what, failed=str(error).splitlines()[0][:200])
         return
-    flops = 3 * forward_flops(sizes, 1, members, Lengths(prompt, 0, suffix))
+    flops = 3 * group_flops(sizes, members, Lengths(prompt, 0, suffix))
     found = {'seconds': took, 'flops': flops, 'tokens': prompt + members * suffix}
     note('train', what, **found, first=compiled, peak=peak_memory(), loss=first['loss'])
 
@@ -288,7 +281,7 @@ def sample() -> None:
     took, more = clock(lambda: engine.prefill(range(1, GROUPS), prompts[1:], names[1:], table))
     places += more
     found = {'seconds': took / (GROUPS - 1), 'tokens': prompt, 'first': first}
-    flops = forward_flops(sizes, 1, 0, Lengths(prompt - 1, 0, 0))
+    flops = group_flops(sizes, 0, Lengths(prompt - 1, 0, 0))
     note('sample', 'prefill', **found, flops=flops, peak=peak_memory())
 
     lanes = [(b, g) for b in range(GROUPS) for g in range(MEMBERS)]
@@ -306,7 +299,7 @@ def sample() -> None:
     note('sample', f'a response of {response} tokens', **found, peak=peak_memory())
 
     language = sizes.language
-    weights = 2 * (decoder_matrices(sizes) + language.vocabulary * language.width)
+    weights = 2 * (decoder_matrices(language) + language.vocabulary * language.width)
     # Bytes of a token's keys and values.
     each = 2 * 2 * language.layers * language.kv_heads * language.head_width
     everyone = np.ones((GROUPS, MEMBERS), bool)
@@ -332,10 +325,8 @@ def rate(found: dict[str, Any], kind: str, results: list[dict[str, Any]]) -> str
     """A measurement's share of the published rate, and of what the card gave in the `limits` before
     it.
     """
-    flops, memory = next(
-        (v for name, v in CARDS.items() if found['card'].startswith(name)), (None, None)
-    )
-    published, what = (flops, 'matrix product') if kind == 'flops' else (memory, 'copy')
+    rates, what = (PEAK_FLOPS, 'matrix product') if kind == 'flops' else (MEMORY, 'copy')
+    published = next((v for name, v in rates.items() if found['card'].startswith(name)), None)
     before = results[: results.index(found) + 1]
     seen = [
         r[kind]

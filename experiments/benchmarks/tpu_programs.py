@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from experiments.benchmarks.work import Lengths, decoder_matrices, forward_flops
+from experiments.benchmarks.work import Lengths, group_flops
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.batching.packing import Packing
@@ -24,6 +24,7 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
+from sensesearch_jax.training.flops import decoder_matrices
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 
@@ -102,7 +103,7 @@ def training(
         Program(
             f'{stage} gradient',
             programs['gradient'],
-            forward_flops(sizes, rows, members, lengths) * 3 / mesh.size,
+            rows * group_flops(sizes, members, lengths) * 3 / mesh.size,
             passes * whole,
             beside,
         ),
@@ -146,7 +147,7 @@ def sampling(
     text, lanes = sizes.language, engine.groups * engine.members
     weights, caches = per_device(placed['language']), per_device(engine.caches)
     run = Lengths(room.prompt_capacity, 0, 0)
-    each = 2 * decoder_matrices(sizes) + 2 * text.vocabulary * text.width
+    each = 2 * decoder_matrices(text) + 2 * text.vocabulary * text.width
     attended = 4 * text.layers * text.width * (room.prompt_capacity + used)
     words = (
         f'replica of {count} devices, {engine.groups} groups × {engine.members} lanes, caches of '
@@ -156,7 +157,7 @@ def sampling(
         Program(
             'prefill',
             programs['prefill'],
-            forward_flops(sizes, engine.prefill_rows, 0, run) / count,
+            engine.prefill_rows * group_flops(sizes, 0, run) / count,
             weights,
             0.0,
         ),

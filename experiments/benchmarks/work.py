@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.model.config import PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.policy import Policy
+from sensesearch_jax.training.flops import forward_flops
 from sensesearch_jax.training.optimizer import make_optimizer
 
 
@@ -25,27 +26,9 @@ class Lengths(NamedTuple):
     suffix: int
 
 
-def decoder_matrices(sizes: PolicySizes) -> int:
-    """Numbers in the matrices of all layers: each is one multiplication and one addition per token."""
-    text = sizes.language
-    return (
-        text.layers
-        * text.width
-        * (2 * text.width + 2 * text.kv_heads * text.head_width + 3 * text.mlp_width)
-    )
-
-
-def forward_flops(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -> float:
-    """FLOPs of a forward pass over groups; of causal attention only the half that is not masked,
-    the head on suffixes.
-    """
-    text, p, s = sizes.language, lengths.prompt, lengths.suffix
-    pairs = p * p / 2 + members * (s * p + s * s / 2)
-    return rows * (
-        2 * decoder_matrices(sizes) * (p + members * s)
-        + 2 * text.vocabulary * text.width * members * s
-        + 4 * text.layers * text.width * pairs
-    )
+def group_flops(sizes: PolicySizes, members: int, lengths: Lengths) -> float:
+    """FLOPs of the decoder's forward pass over one group of so many equal members."""
+    return forward_flops(sizes.language, [lengths.prompt], [[lengths.suffix] * members])
 
 
 def tower_flops(vision: VisionSizes, patches: int) -> float:

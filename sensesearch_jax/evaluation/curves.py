@@ -40,6 +40,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Gradient norm', 'grad_norm'),
         _single('Learning rate', 'learning_rate', smoothed=False),
         _single('Throughput', 'tokens_per_second', unit='tokens/s'),
+        _single('Model FLOPs utilization', 'mfu', share=True),
     ),
     'rl': (
         _single('Reward', 'reward'),
@@ -84,6 +85,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         _single('Time waiting for tools', 'tool_wait_share', share=True),
         _single('Time waiting for the judge', 'judge_wait_share', share=True),
         _single('Throughput', 'tokens_per_second', unit='tokens/s'),
+        _single('Model FLOPs utilization', 'mfu', share=True),
         _single('Rollout throughput', 'rollouts_per_second', unit='trajectories/s'),
         _single('Seconds per step', 'step_s', unit='s'),
         Chart(

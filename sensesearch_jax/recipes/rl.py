@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grain
+import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -43,6 +44,7 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.batch_losses import Objective
 from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.flops import utilization
 from sensesearch_jax.training.losses import check_options
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
@@ -309,4 +311,6 @@ def rl_step(
             'rollout_s': sampled - began,
             'step_s': ended - began,
         }
+        # of the updates alone: tools and sampling have no such measure
+        | utilization(passes.flops, ended - sampled, session.mesh.size / jax.process_count())
     )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.batching.from_trajectories import length, response_tokens
 from sensesearch_jax.batching.group_batch import GroupBatch
+from sensesearch_jax.model.config import LanguageSizes
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.training.advantages import (
     batch_gain,
@@ -21,6 +22,7 @@ from sensesearch_jax.training.advantages import (
     group_advantages,
 )
 from sensesearch_jax.training.batch_losses import InLoss, PolicyTargets
+from sensesearch_jax.training.flops import training_flops
 from sensesearch_jax.training.trainer import Learner
 
 # name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
@@ -65,25 +67,31 @@ def rollout_advantages(
 
 @dataclass
 class Passes:
-    """Tokens of the forward passes of a rollout batch, the reference's included."""
+    """Tokens and model FLOPs of the passes over a rollout batch, the reference's included."""
 
+    text: LanguageSizes
     groups: int = 0
     run: int = 0
     padded: int = 0  # of arrays
     distinct: int = 0  # as many as there were to run
+    flops: float = 0.0
 
-    def add(self, batch: GroupBatch, groups: Sequence[Sequence[Trajectory]], times: int) -> None:
+    def add(
+        self, batch: GroupBatch, groups: Sequence[Sequence[Trajectory]], reference: bool
+    ) -> None:
         """Counts a micro-batch.
 
         Args:
             batch: the micro-batch.
             groups: whose tokens it holds.
-            times: forward passes over it.
+            reference: whether the reference's forward pass is made too.
         """
+        times = 1 + reference
         self.groups += len(groups)
         self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
         self.padded += times * batch.padded_tokens
         self.distinct += times * sum(map(distinct_tokens, groups))
+        self.flops += training_flops(self.text, batch, reference)
 
 
 def distinct_tokens(group: Sequence[Trajectory]) -> int:
@@ -128,7 +136,7 @@ def update(
     _, batch_layer = ALGORITHMS[config.algorithm]
     done: list[dict[str, float]] = []
     passes, rows_each, most = (
-        Passes(),
+        Passes(learner.sizes.language),
         micro_batch_rows(config),
         multihost.global_max(len(trainable)),
     )
@@ -170,7 +178,7 @@ def update(
                     of_rows = [groups[part[i]] for i in rows]
                     batch = to_batch(of_rows)
                     if learner.teaches(targets):
-                        passes.add(batch, of_rows, times=1 if reference is None else 2)
+                        passes.add(batch, of_rows, reference is not None)
                     yield batch, targets
 
             done.append(learner.rl_step(micro_batches(), in_loss, reference))

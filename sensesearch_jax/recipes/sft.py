@@ -35,6 +35,7 @@ from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.flops import training_flops, utilization
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
 
@@ -119,13 +120,16 @@ def sft(
                     micro_batches(loaded, features, chosen, rows, ahead, tokens),
                     sum(map(response_tokens, chosen)),
                 )
-                used, padded = multihost.global_sums(tokens['used'], tokens['padded'])
+                used, padded, flops = multihost.global_sums(
+                    tokens['used'], tokens['padded'], tokens['flops']
+                )
                 seconds = time.monotonic() - began
                 cost = {
                     'padding_share': 1 - used / padded,
                     'tokens_per_second': used / seconds,
                     'step_s': seconds,
                 }
+                cost |= utilization(flops, seconds, session.mesh.size)
                 session.metrics.write('sft', step + 1, values | memory_use() | cost)
                 bar.update(loss=values['loss'])
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
@@ -159,7 +163,8 @@ def micro_batches(
         chosen: the step's trajectories, of all processes.
         rows: of a micro-batch, of all processes.
         ahead: trajectories of later steps, whose images fill up passes through the tower.
-        tokens: counts `used` tokens and `padded` ones, padding included, of this process's rows.
+        tokens: counts `used` tokens, `padded` ones, padding included, and the model's `flops`, of
+            this process's rows.
     """
     for first in range(0, len(chosen), rows):
         own = [
@@ -171,6 +176,8 @@ def micro_batches(
             )
         )
         tokens.update(
-            used=int(batch.valid.sum() + batch.prompt_valid.sum()), padded=batch.padded_tokens
+            used=int(batch.valid.sum() + batch.prompt_valid.sum()),
+            padded=batch.padded_tokens,
+            flops=training_flops(loaded.policy.sizes.language, batch),
         )
         yield batch

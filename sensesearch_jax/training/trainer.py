@@ -104,6 +104,7 @@ class Learner:
         if remat not in REMAT:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
+        self.sizes = policy.sizes
         self.graph, start, self.frozen = nnx.split(policy, trained, ...)
         # What of the decoder stays as it is goes into the programs as an operand: they would hold
         # it as a constant.

@@ -1,0 +1,82 @@
+"""Model FLOPs of passes over groups, counted by hand from the decoder's geometry, and their share
+of the devices' peak (MFU, model FLOPs utilization; Chowdhery et al., PaLM, 2022, appendix B).
+
+They are the operations of the mathematics: padding and what remat computes again are not among
+them, and of causal attention only the half that is not masked. The vision tower is frozen and not
+in a training step.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from sensesearch_jax.batching.group_batch import GroupBatch
+from sensesearch_jax.model.config import LanguageSizes
+
+# Published dense bfloat16 FLOP/s by the beginning of jax's device_kind, the longer name first. Google:
+# cloud.google.com/tpu/docs (of TPU7x jax counts a chip as two devices); NVIDIA: data sheets of the cards.
+PEAK_FLOPS = {
+    'TPU v4 lite': 138e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5': 459e12,  # v5p
+    'TPU v6': 918e12,
+    'TPU7x': 2307e12 / 2,
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100 PCIe': 756e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA B200': 2250e12,
+}
+BACKWARD = 2  # passes' worth of a backward pass: gradients of activations and of weights
+
+
+def decoder_matrices(text: LanguageSizes) -> int:
+    """Numbers in the matrices of all layers: each is a multiplication and an addition per token."""
+    attention = 2 * text.width * text.head_width * (text.heads + text.kv_heads)
+    return text.layers * (attention + 3 * text.width * text.mlp_width)
+
+
+def forward_flops(text: LanguageSizes, prompts: ArrayLike, suffixes: ArrayLike) -> float:
+    """FLOPs of a forward pass over groups, whose prompts are computed once; the head is on suffixes.
+
+    Args:
+        text: sizes of the decoder.
+        prompts: [B], tokens of each group's prompt.
+        suffixes: [B, G], tokens of each trajectory after it.
+    """
+    p, s = np.asarray(prompts, float), np.asarray(suffixes, float)
+    pairs = (p * p / 2).sum() + (s * p[:, None] + s * s / 2).sum()
+    return float(
+        2 * decoder_matrices(text) * (p.sum() + s.sum())
+        + 2 * text.vocabulary * text.width * s.sum()
+        + 4 * text.layers * text.heads * text.head_width * pairs
+    )
+
+
+def training_flops(text: LanguageSizes, batch: GroupBatch, reference: bool = False) -> float:
+    """FLOPs of a micro-batch's forward and backward pass.
+
+    Args:
+        text: sizes of the decoder.
+        batch: the micro-batch; its padding does not count.
+        reference: whether the reference's forward pass is among them.
+    """
+    forward = forward_flops(text, batch.prompt_valid.sum(-1), batch.valid.sum(-1))
+    return (1 + BACKWARD + reference) * forward
+
+
+def utilization(flops: float, seconds: float, devices: float) -> dict[str, float]:
+    """`mfu`, the share of the devices' bfloat16 peak; nothing on a device whose peak is not known.
+
+    Args:
+        flops: model FLOPs that were run.
+        seconds: that they took.
+        devices: that they ran on, all of the kind of the first one here.
+    """
+    kind = jax.devices()[0].device_kind
+    peak = next((peak for name, peak in PEAK_FLOPS.items() if kind.startswith(name)), None)
+    return {} if peak is None else {'mfu': flops / (max(seconds, 1e-9) * devices * peak)}
