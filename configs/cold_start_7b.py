@@ -30,5 +30,8 @@ def get_config():
         url='https://generativelanguage.googleapis.com/v1beta/openai',
         model='gemini-2.5-flash',
         key_env='GEMINI_API_KEY',
+        input_usd=0.30,
+        output_usd=2.50,
+        turn_tokens=8192,
     )
     return settings

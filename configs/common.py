@@ -132,6 +132,20 @@ def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
     return found | ({'test': counts(test, test, test), 'test_seed': 1} if test else {})
 
 
+def served_model() -> dict:
+    """A model behind any OpenAI-compatible server; prices are US dollars for a million tokens."""
+    return {
+        'url': '',
+        'model': '',
+        'key_env': 'OPENAI_API_KEY',
+        'timeout_s': 120.0,
+        'attempts': 6,
+        'retry_pause_s': 1.0,
+        'input_usd': 0.0,
+        'output_usd': 0.0,
+    }
+
+
 def cold_start() -> dict:
     """Mining and the expert.
 
@@ -144,9 +158,10 @@ def cold_start() -> dict:
             'kind': 'scripted',
             'questions': 1000,
             'threads': 4,
-            'url': '',
-            'model': '',
-            'key_env': 'OPENAI_API_KEY',
+            **served_model(),
+            'temperature': 0.7,
+            'turn_tokens': 2048,
+            'tries': 3,  # at a turn, until one has reasoning and a valid action
         },
     }
 

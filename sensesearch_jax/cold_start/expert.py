@@ -5,7 +5,7 @@ from typing import Protocol as Interface
 
 from sensesearch_jax.agent.actions import Action, FormatError
 from sensesearch_jax.agent.tool_client import ToolFailure
-from sensesearch_jax.agent.trajectory import Question, Turn
+from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
 
 
 class Expert(Interface):
@@ -15,8 +15,15 @@ class Expert(Interface):
         """Why questions of `kind` cannot be demonstrated with the run's tools; None if they can."""
 
     def next_turn(
-        self, question: Question, turns: Sequence[Turn]
+        self, question: Question, images: Sequence[ImageRef], turns: Sequence[Turn]
     ) -> tuple[str, Action | FormatError] | ToolFailure:
-        """Reasoning and action after `turns`; FormatError: it took none, ToolFailure: it is not
-        there.
+        """The next turn.
+
+        Args:
+            question: to solve.
+            images: the question's, on the tool server.
+            turns: those so far.
+
+        Returns:
+            Reasoning and action; FormatError: it took none. ToolFailure: it is not there.
         """

@@ -41,7 +41,7 @@ def synthesise(
         return trajectory
     trajectory.images.append(image)
     for _ in range(max_turns):
-        move = expert.next_turn(question, trajectory.turns)
+        move = expert.next_turn(question, [image], trajectory.turns)
         if isinstance(move, ToolFailure):
             trajectory.state = SampleState.INFRA_FAILED
             return trajectory

@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.config.fields import check_types
 from sensesearch_jax.data.questions import SPLITS
 from sensesearch_jax.errors import UserError, field
@@ -58,7 +59,7 @@ COUNTS = {
     ),
     'agent': ('max_turns', 'turn_tokens'),
     'mine': ('samples', 'answer_tokens'),
-    'expert': ('questions', 'threads'),
+    'expert': ('questions', 'threads', 'tries', 'turn_tokens', 'attempts'),
     'sft': (
         'epochs',
         'batch',
@@ -194,7 +195,7 @@ def check_expert(config: ConfigDict) -> None:
                 f"expert.{name} is of expert.kind 'openai', but expert.kind is '{expert.kind}'; leave one of "
                 'them out.'
             )
-    made = make_expert(config, None, 0)
+    made = make_expert(config, ToolClient(config.tools.url), None, 0)
     unmet = [made.unmet(kind) for kind, count in config.questions.train.items() if count]
     if unmet and all(unmet):
         raise UserError(f'The cold start has nothing to demonstrate: {"; ".join(unmet)}.')

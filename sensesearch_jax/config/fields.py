@@ -59,6 +59,23 @@ _OPTIMIZER = {
     ),
 }
 
+
+def _served(part: str) -> dict[str, Field]:
+    """The fields of a model behind an OpenAI-compatible service."""
+    return {
+        f'{part}.url': _operational(str, "address of the 'openai' service, up to and with /v1"),
+        f'{part}.model': Field(str, 'name of its model'),
+        f'{part}.key_env': _operational(str, 'environment variable that has its key'),
+        f'{part}.timeout_s': _operational(float, 'seconds that one attempt may take'),
+        f'{part}.attempts': _operational(int, 'attempts at a request, the first included'),
+        f'{part}.retry_pause_s': _operational(
+            float, 'seconds before the second attempt at most, then doubling'
+        ),
+        f'{part}.input_usd': _operational(float, 'price of a million tokens of its prompts'),
+        f'{part}.output_usd': _operational(float, 'price of a million tokens of its replies'),
+    }
+
+
 FIELDS = {
     'task': Field(str, 'the run: cold_start, sft, rl, evaluate, ask, pocket or base'),
     'seed': Field(
@@ -135,9 +152,10 @@ FIELDS = {
     ),
     'expert.questions': Field(int, 'most trajectories that are made'),
     'expert.threads': _operational(int, 'trajectories made at a time'),
-    'expert.url': Field(str, "address of the 'openai' service, up to and with /v1"),
-    'expert.model': Field(str, 'name of its model'),
-    'expert.key_env': Field(str, 'environment variable that has its key'),
+    **_served('expert'),
+    'expert.temperature': Field(float, 'of the served model'),
+    'expert.turn_tokens': Field(int, 'most tokens that the served model may write in a turn'),
+    'expert.tries': Field(int, 'replies per turn until one has reasoning and a valid action'),
     **{f'sft.{name}': field for name, field in _OPTIMIZER.items()},
     'sft.data': Field(str, 'file of trajectories, kept.jsonl of a cold start'),
     'sft.epochs': Field(int, 'passes over the trajectories'),

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.chat_template import tokenise
 from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent, OpenAIModel, ServedModel
 from sensesearch_jax.agent.protocol import PROTOCOLS, user_text
 from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
@@ -107,7 +108,7 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
     Raises:
         UserError: there are none.
     """
-    expert = make_expert(session.config, session.client, 0)
+    expert = make_expert(session.config, session.client, None, 0)
     unmet = {kind: expert.unmet(kind) for kind in sorted({q.kind for q in questions})}
     reasons = '; '.join(reason for reason in unmet.values() if reason)
     chosen = [q for q in questions if unmet[q.kind] is None]
@@ -205,12 +206,15 @@ def mine(
     ]
 
 
-def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:
+def make_expert(
+    config: ConfigDict, client: ToolClient, model: ChatModel | None, seed: int
+) -> Expert:
     """The expert that the config names: 'scripted', or any OpenAI-compatible model.
 
     Args:
         config: with `expert`, and the protocol and tools of `agent`.
-        client: where the expert reads images; None where it is not run.
+        client: where the expert reads images.
+        model: that an 'openai' expert asks; None where it is not run.
         seed: of the scripted expert's choices.
 
     Raises:
@@ -222,9 +226,14 @@ def make_expert(config: ConfigDict, client: ToolClient, seed: int) -> Expert:
             random.Random(seed), protocol, tools
         )
     if expert.kind == 'openai':
-        return OpenAIExpert(
-            expert.url, expert.model, client, protocol, tools, key_env=expert.key_env
+        agent = OpenAIAgent(
+            model,
+            client.image,
+            protocol.system_prompt(tools),
+            expert.temperature,
+            expert.turn_tokens,
         )
+        return OpenAIExpert(agent, protocol, tools, expert.tries)
     raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
 
 
@@ -245,9 +254,13 @@ def synthesise_all(
     made = {t.question.id: t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
     left = [q for q in questions if q.id not in made]
     environment = session.environment()
+    model = None
+    if config.expert.kind == 'openai':
+        model = OpenAIModel(ServedModel.of(config.expert), config.expert.threads)
 
     def work(question: Question) -> Trajectory:
-        expert = make_expert(config, session.client, hash_seed(config.seed, question.id))
+        seed = hash_seed(config.seed, question.id)
+        expert = make_expert(config, session.client, model, seed)
         trajectory = synthesise(question, expert, environment, config.agent.max_turns)
         parts = [*trajectory.images[:1], user_text(question)]
         return tokenise(trajectory, loaded.chat, environment.system_prompt, parts)

@@ -13,6 +13,8 @@ from small_policies import quick_compilation
 from toy_policy import by_chance
 
 from sensesearch_jax.agent.environment import Environment
+from sensesearch_jax.agent.openai_model import ServedModel
+from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.config import checks
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.curves import CHARTS
@@ -140,8 +142,10 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
             stage: set() for stage in CHARTS
         }
     if name in ('cold_start', 'pocket'):  # the other expert
+        recorded = Recorded(config, read)
         config.expert.update(kind='openai', url='http://localhost:1', model='any')
-        cold_start.make_expert(Recorded(config, read), None, 0)
+        ServedModel.of(recorded.expert)
+        cold_start.make_expert(recorded, ToolClient(''), None, 0)
     if name in ('rl', 'pocket'):  # the other ratio
         config.rl.algorithm = 'grpo'
         rl.make_objective(Recorded(config, read).rl)

@@ -133,7 +133,7 @@ class Service:
                 'refused' if status == 429 else 'unavailable',
                 f'{self.name} {"is rate-limited" if status == 429 else "failed"} with status {status}{reason}',
                 retryable=True,
-                retry_after_s=_retry_after(response.headers.get('Retry-After')),
+                retry_after_s=retry_after(response.headers.get('Retry-After')),
             )
         if status >= 300:
             known = answer if isinstance(answer, dict) else {}
@@ -197,7 +197,7 @@ def _without_halves(value: Any) -> Any:
     return value
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or a date; None for neither."""
     if value is None:
         return None

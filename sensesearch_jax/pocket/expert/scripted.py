@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
-from sensesearch_jax.agent.trajectory import Question, Turn
+from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
 from sensesearch_jax.pocket.world.question_templates import PLACES
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
@@ -110,7 +110,9 @@ class ScriptedExpert:
             )
         return None
 
-    def next_turn(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
+    def next_turn(
+        self, question: Question, images: Sequence[ImageRef], turns: Sequence[Turn]
+    ) -> tuple[str, Action]:
         """Reasoning (a sentence or two) and one action; see `Expert`."""
         if question.kind == 'perception':
             return self._perceive(question, turns)
