@@ -161,27 +161,30 @@ class OpenAIModel:
     Args:
         server: where it is.
         connections: kept open, one per thread that asks.
-        meter: of its attempts; None counts nothing.
     """
 
-    def __init__(self, server: ServedModel, connections: int, meter: Meter | None = None) -> None:
+    def __init__(self, server: ServedModel, connections: int) -> None:
         self.server = server
-        self._meter = meter
         self._pools = timed_pools(connections)
         key = os.environ.get(server.key_env, '').strip() if server.key_env else ''
         self._headers = {'Content-Type': 'application/json'}
         self._headers |= {'Authorization': f'Bearer {key}'} if key else {}
         self._refused: frozenset[str] = frozenset()
 
-    def ask(self, request: Request) -> Reply | ToolFailure:
-        """See `ChatModel`. 'caller': the service does not take the request."""
+    def ask(self, request: Request, meter: Meter | None = None) -> Reply | ToolFailure:
+        """See `ChatModel`; 'caller' says that the service does not take the request.
+
+        Args:
+            request: to send.
+            meter: of its attempts; None counts nothing.
+        """
         attempt = 0
         while True:
-            if self._meter is not None:
-                self._meter.admit(self.server, request)
+            if meter is not None:
+                meter.admit(self.server, request)
             outcome = self._attempt(request)
-            if self._meter is not None:
-                self._meter.settle(self.server, request, outcome)
+            if meter is not None:
+                meter.settle(self.server, request, outcome)
             if isinstance(outcome, Reply):
                 return outcome
             if outcome.parameter and outcome.parameter not in self._refused:

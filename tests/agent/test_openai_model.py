@@ -41,9 +41,9 @@ class Noted:
         self.outcomes.append(outcome)
 
 
-def model(service, attempts=3, meter=None, key_env='', timeout_s=5.0):
+def model(service, attempts=3, key_env='', timeout_s=5.0):
     url = service if isinstance(service, str) else service.url
-    return OpenAIModel(ServedModel(url, 'm', key_env, timeout_s, attempts, 0, 0.3, 2.5), 1, meter)
+    return OpenAIModel(ServedModel(url, 'm', key_env, timeout_s, attempts, 0, 0.3, 2.5), 1)
 
 
 def test_a_reply_has_text_and_usage(service, monkeypatch):
@@ -91,7 +91,7 @@ def test_thought_tokens_that_one_count_leaves_out_are_paid(service):
 def test_faults_are_tried_again_and_said_to_the_meter(service, fault, billable):
     meter = Noted()
     service.replies = [fault, 'it']
-    assert model(service, meter=meter, timeout_s=0.3).ask(ASKED).text == 'it'
+    assert model(service, timeout_s=0.3).ask(ASKED, meter).text == 'it'
     failed, reply = meter.outcomes
     assert isinstance(failed, Unanswered) and failed.billable is billable
     assert meter.admitted == len(service.requests) == 2 and isinstance(reply, Reply)
@@ -110,7 +110,7 @@ def test_a_refusal_is_not_tried_again(service):
 
 def test_nobody_there_costs_nothing():
     meter = Noted()
-    failure = model('http://127.0.0.1:9/v1', attempts=2, meter=meter).ask(ASKED)
+    failure = model('http://127.0.0.1:9/v1', attempts=2).ask(ASKED, meter)
     assert failure.kind == 'unavailable' and [o.billable for o in meter.outcomes] == [False] * 2
 
 
@@ -150,7 +150,7 @@ def test_a_meter_forbids_an_attempt(service):
 
     service.replies = [500]
     with pytest.raises(RuntimeError, match='spent'):
-        model(service, meter=Spent()).ask(ASKED)
+        model(service).ask(ASKED, Spent())
     assert len(service.requests) == 1
 
 

@@ -1,0 +1,103 @@
+"""Append-only files of JSON objects that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sensesearch_jax.errors import UserError
+
+
+class Journal:
+    """A file of JSON objects, one a line, that grows at its end alone. Safe to share between threads.
+
+    A last line that a kill or a power cut left torn is cut off when the file is opened. The objects
+    before it are all whole.
+
+    Args:
+        path: of the file; its folder is made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, 'a+b')
+        self._write_lock, self._sync_lock = threading.Lock(), threading.Lock()
+        self._written = self._synced = 0
+        self._cut_torn_line()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The objects in order.
+
+        Raises:
+            UserError: a line in the middle is none.
+        """
+        with open(self.path, 'rb') as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    raise UserError(
+                        f'Line {number} of {self.path} is no JSON; restore the file from a copy, or '
+                        'take another workdir.'
+                    ) from None
+
+    def append(self, value: dict[str, Any], sync: bool) -> None:
+        """Writes an object at the end.
+
+        Args:
+            value: that JSON can hold.
+            sync: whether to return only once it is on disk, power cuts included. Threads that wait
+                at the same time share one write to disk. A killed process loses nothing either way.
+        """
+        line = json.dumps(value).encode() + b'\n'
+        with self._write_lock:
+            self._file.write(line)
+            self._file.flush()
+            self._written += 1
+            own = self._written
+        if not sync:
+            return
+        with self._sync_lock:
+            if self._synced < own:
+                written = self._written
+                os.fsync(self._file.fileno())
+                self._synced = written
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _cut_torn_line(self) -> None:
+        self._file.seek(0)
+        data = self._file.read()
+        whole = data.rfind(b'\n') + 1
+        last = data[data.rfind(b'\n', 0, max(whole - 1, 0)) + 1 : whole]
+        if last and not _is_json(last):  # a power cut may leave a line's length without its bytes
+            whole -= len(last)
+        if whole < len(data):
+            self._file.truncate(whole)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
