@@ -233,6 +233,15 @@ class IndexedImages(PictureSearch):
     index: ExistingPath
 
 
+class PrefetchedImages(Backend):
+    """Results fetched beforehand, by a picture's content hash, in a folder that
+    `python -m tools_server.build_index results` writes. A picture without any finds nothing.
+    """
+
+    backend: Literal['prefetched']
+    index: ExistingPath
+
+
 class SerperLens(Remote):
     """Google Lens by Serper. It fetches the query picture itself, so this server must be reachable
     from outside.
@@ -263,5 +272,5 @@ class ModelJudgeConfig(OpenAICompatible):
 
 
 TextConfig = LocalText | IndexedText | SerperText | Retriever | OpenSearch
-ImageConfig = LocalImages | IndexedImages | SerperLens
+ImageConfig = LocalImages | IndexedImages | PrefetchedImages | SerperLens
 JudgeConfig = RuleJudgeConfig | ModelJudgeConfig

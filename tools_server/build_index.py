@@ -1,12 +1,15 @@
-"""Builds an index on disk for the back ends named 'index'.
+"""Builds an index on disk for the back ends named 'index' and 'prefetched'.
 
     python -m tools_server.build_index text passages.jsonl runs/text_index
     python -m tools_server.build_index images FOLDER runs/picture_index
+    python -m tools_server.build_index results train_qwen3_vl_8b.json runs/image_results
 
 Text: a .jsonl or .jsonl.xz file of {"title", "text"} (or Search-R1's {"contents"}). Images: a
-folder, whose pictures are named by their file names, or a .jsonl list of {"title", "file"}. The
-index is written beside its place and moved there when it is whole. Exit status: 0, or 1 when the
-data cannot be used.
+folder, whose pictures are named by their file names, or a .jsonl list of {"title", "file"}.
+Results: image searches that a data set brings along, a manifest of SenseNova-MARS or one of its
+.jsonl files of {"image", "image_search_title_list", "image_search_thumbnail_list"}. The index is
+written beside its place and moved there when it is whole. Exit status: 0, or 1 when the data cannot
+be used.
 """
 
 from __future__ import annotations
@@ -36,10 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('kind', choices=('text', 'images'))
+    parser.add_argument('kind', choices=('text', 'images', 'results'))
     parser.add_argument('source', type=Path, help='file or folder to index')
     parser.add_argument('index', type=Path, help='folder to write; it must not exist')
-    parser.add_argument('--thumbnail_side', type=int, default=56, help='pixels (images)')
+    parser.add_argument(
+        '--thumbnail_side',
+        type=int,
+        help='longest side of thumbnails, in pixels (images: 56, results: 256)',
+    )
     options = parser.parse_args(arguments)
     part = options.index.with_name(f'{options.index.name}.part{os.getpid()}')
     try:
@@ -55,17 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
             ) from None
         if options.kind == 'text':
             count = build_text(options.source, part)
+        elif options.kind == 'results':
+            count = build_results(options.source, part, options.thumbnail_side or 256)
         elif importlib.util.find_spec('usearch') is None:
             raise ConfigError("a picture index needs usearch: pip install 'sensesearch_jax[index]'")
         else:
-            count = build_images(options.source, part, options.thumbnail_side)
+            count = build_images(options.source, part, options.thumbnail_side or 56)
         part.rename(options.index)
     except ConfigError as error:
         print(f'build_index: {error}', file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    print(f'{options.index}: {count} {"passages" if options.kind == "text" else "pictures"}')
+    counted = {'results': 'pictures with results', 'text': 'passages'}.get(options.kind, 'pictures')
+    print(f'{options.index}: {count} {counted}')
     return 0
 
 
@@ -125,6 +135,30 @@ def build_images(source: Path, folder: Path, thumbnail_side: int) -> int:
                 tqdm.write(f'{path} is left out: {error}', file=sys.stderr)
 
     return write_index(folder, described(), thumbnail_side)
+
+
+def build_results(source: Path, folder: Path, thumbnail_side: int) -> int:
+    """Keeps image searches by their pictures' content; what cannot be read is named and left out.
+
+    Args:
+        source: a manifest of SenseNova-MARS, or one of its .jsonl files.
+        folder: to write to, which is made.
+        thumbnail_side: longest side of the thumbnails, in pixels.
+
+    Returns:
+        How many pictures have results.
+
+    Raises:
+        ConfigError: the file is neither, or no picture has results.
+    """
+    from tools_server.backends.image_prefetched import write_searches
+    from tools_server.released_searches import read_searches
+
+    def shown(text: str) -> None:
+        tqdm.write(f'left out: {text}', file=sys.stderr)
+
+    searches = tqdm(read_searches(source, shown), unit='pictures', desc='image results')
+    return write_searches(folder, searches, thumbnail_side)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ from PIL import Image as Pil
 from tools_server.cache import Cache
 from tools_server.config import ImageStoreConfig
 from tools_server.failures import ToolError
-from tools_server.pictures.convert import MIN_CROP_SIDE, check_size
+from tools_server.pictures.convert import MIN_CROP_SIDE, check_size, read_rgb
 from tools_server.pictures.decoder import Decoder, gentle
 from tools_server.pictures.encode import encode
 from tools_server.pictures.folder import PictureFolder
@@ -120,11 +120,7 @@ class ImageStore:
     def _add_new(self, data: bytes, found: Outline | None) -> StoredImage:
         pixels = self.decoder.read(data, found=found)
         height, width = pixels.shape[:2]
-        if not (gentle(found) and found.rgb and found.orientation == 1):
-            buffer = io.BytesIO()
-            Pil.fromarray(pixels).save(buffer, 'PNG', compress_level=1)
-            data = buffer.getvalue()
-        stored = self.add_encoded(data, width, height)
+        stored = self.add_encoded(data if _is_kept(found) else _png(pixels), width, height)
         self._decoded.put(stored.sha256, pixels)
         return stored
 
@@ -220,3 +216,23 @@ class ImageStore:
         caches = {'images': self._uploads, 'crop': self._crops, 'decoded': self._decoded}
         files = {'folder': self.folder.statistics(), 'decoders': self.decoder.statistics()}
         return {name: cache.statistics() for name, cache in caches.items()} | files
+
+
+def kept_file(data: bytes) -> bytes:
+    """The file that a store keeps of an uploaded one, made in this process, however long it takes.
+
+    Raises:
+        ToolError: 'caller'; it is no image.
+    """
+    return data if _is_kept(outline(data)) else _png(read_rgb(data, max_pixels=None))
+
+
+def _is_kept(found: Outline | None) -> bool:
+    """Whether a file is kept byte for byte: it is upright RGB and quick to decode."""
+    return gentle(found) and found.rgb and found.orientation == 1
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Pil.fromarray(pixels).save(buffer, 'PNG', compress_level=1)
+    return buffer.getvalue()

@@ -57,6 +57,10 @@ def choose(section: sections.Backend, store: ImageStore, token: str | None) -> A
                 raise ConfigError(message) from None
 
             return IndexedImageSearch(section, store)
+        case sections.PrefetchedImages():
+            from tools_server.backends.image_prefetched import PrefetchedImageSearch
+
+            return PrefetchedImageSearch(section, store)
         case sections.SerperLens():
             from tools_server.backends.image_serper import SerperImageSearch
 
