@@ -231,5 +231,11 @@ class LedgerMeter:
         self.attempt = self.ledger.admit(self.stage, server, request)
 
     def settle(self, server: ServedModel, request: Request, outcome: Reply | Unanswered) -> None:
-        """See `Meter`."""
+        """See `Meter`.
+
+        Args:
+            server: that was asked.
+            request: that was sent.
+            outcome: of the attempt.
+        """
         self.ledger.settle(self.attempt, server, self.key, outcome)
