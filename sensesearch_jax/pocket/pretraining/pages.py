@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.held_out import HeldOut
 
 
 class Pages:
@@ -20,21 +21,8 @@ class Pages:
     FIELD = re.compile(r'([^;:]{3,40}): ([^;:]{1,60})(?:;|$)')
 
     def __init__(self, files: PocketFiles):
-        held = [e for e in files.entities.values() if e.split != 'train']
-        names = re.compile(
-            '|'.join(
-                sorted(
-                    (re.escape(n) for e in held for n in {e.subject, e.title}),
-                    key=len,
-                    reverse=True,
-                )
-            ),
-            re.IGNORECASE,
-        )
-        held_ids = {p.split('/')[0] for e in held for p in e.passages.values()}
-        self.may_show = lambda p: (
-            p['id'].split('/')[0] not in held_ids and not names.search(p['title'] + ' ' + p['text'])
-        )
+        held = HeldOut(files)
+        self.may_show = held.may_show
         self.passages = [p for p in files.passages.values() if self.may_show(p)]
         self.fields = []
         for passage in self.passages:

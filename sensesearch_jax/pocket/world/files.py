@@ -83,6 +83,11 @@ class PocketFiles:
         with lzma.open(self.folder / 'passages.jsonl.xz', 'rt', encoding='utf-8') as lines:
             return {record['id']: record for record in map(json.loads, lines)}
 
+    @property
+    def relief(self) -> Path:
+        """The relief map that flags lie on."""
+        return self.folder / 'relief.jpg'
+
     def select(self, kind: str, split: str) -> list[Entity]:
         """The entities of one kind ('flag' or 'painting') and split, in the file's order."""
         if split not in SPLITS:

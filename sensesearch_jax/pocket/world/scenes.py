@@ -304,7 +304,7 @@ class Renderer:
     def relief(self) -> list[np.ndarray]:
         """The relief map [height, width, 3] and its halvings."""
         if self._relief is None:
-            with Image.open(self.files.folder / 'relief.jpg') as image:
+            with Image.open(self.files.relief) as image:
                 self._relief = pyramid(np.asarray(image.convert('RGB')))
         return self._relief
 

