@@ -155,7 +155,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
     @app.post('/judge', responses=FAILURES)
     async def judge(request: Request, body: schemas.JudgeRequest) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
-        case = (body.question, body.references, body.response, body.image, body.choices)
+        case = (body.question, body.references, body.response, body.images, body.choices)
         reply = await timed(request, lambda: service.judge(*case))
         return schemas.JudgeAnswer(verdict=reply.value, **found(request, reply))
 

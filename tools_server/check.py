@@ -53,7 +53,7 @@ async def _check(service: ToolService, deadline_s: float) -> int:
         calls['image_search'] = lambda: _found(pictures.search(image, 1))
     if (judge := service.backend('judge')) is not None:
         # A response that no rule accepts, so that a model is really asked.
-        case = QUESTION, ['Paris'], 'the city of Paris', None
+        case = QUESTION, ['Paris'], 'the city of Paris', ()
         calls['judge'] = lambda: 'says Yes' if judge.judge(*case) else 'says No'
     failed = 0
     for tool, backend in sorted(names.items()):

@@ -140,11 +140,11 @@ def create_mcp(service: ToolService, deadline_s: float) -> MCPServer:
         question: schemas.Text,
         references: Annotated[list[schemas.Text], Field(min_length=1, max_length=100)],
         response: schemas.LongText,
-        image: schemas.Sha256 | None = None,
+        images: schemas.Images = [],
         choices: schemas.Choices = None,
     ) -> schemas.JudgeAnswer:
         """Whether a response answers the question as one of the references does."""
-        case = (question, references, response, image, choices)
+        case = (question, references, response, images, choices)
         verdict, about = await ask(lambda: service.judge(*case))
         return schemas.JudgeAnswer(verdict=verdict, **about)
 

@@ -44,6 +44,7 @@ Score = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[
     str, Field(pattern=r'^[0-9a-f]{64}$', description='content hash of an uploaded image')
 ]
+Images = Annotated[list[Sha256], Field(max_length=16, description='of the question, in order')]
 Box = Annotated[
     tuple[float, float, float, float],
     AfterValidator(_valid_box),
@@ -104,14 +105,14 @@ class CropRequest(Request):
 
 
 class JudgeRequest(Request):
-    """A response to judge by references, with the picture that the question is about where that
+    """A response to judge by references, with the pictures that the question is about where that
     helps.
     """
 
     question: Text
     references: Annotated[list[Text], Field(min_length=1, max_length=100)]
     response: LongText
-    image: Sha256 | None = None
+    images: Images = []
     choices: Choices = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from tools_server.answer_matching.gold import gold_fault
@@ -229,7 +230,7 @@ class ToolService:
         question: str,
         references: list[str],
         response: str,
-        sha256: str | None = None,
+        images: Sequence[str] = (),
         choices: list[str] | None = None,
     ) -> Reply[bool]:
         """Whether a response answers the question as one of the references does.
@@ -238,7 +239,7 @@ class ToolService:
             question: as it was asked.
             references: right answers, or with `choices` their letters or texts.
             response: the text that is judged.
-            sha256: the image that the question is about; models see it.
+            images: hashes of those that the question is about; models see them.
             choices: the options A, B, … in order; then only the option counts.
 
         Raises:
@@ -247,13 +248,13 @@ class ToolService:
         """
         tool, backend = self._chosen('judge')
         if not isinstance(self._config.judge, ModelJudgeConfig):
-            sha256 = None  # rules look at no image, which need not be here either
-        image = self._image(tool, sha256) if sha256 is not None else None
+            images = ()  # rules look at none, which need not be here either
+        stored = [self._image(tool, sha256) for sha256 in images]
         request = {
             'question': question,
             'references': references,
             'response': response,
-            'image': sha256,
+            'images': list(images),
         }
         request['choices'] = choices
 
@@ -261,7 +262,7 @@ class ToolService:
             # Here, on the tool's thread: long references take a while to compare with long choices.
             if (fault := gold_fault(references, choices or [])) is not None:
                 raise ToolError('caller', f'no response can be judged: {fault}')
-            return backend.judge(question, references, response, image, choices or [])
+            return backend.judge(question, references, response, stored, choices or [])
 
         return await tool.ask(request, judged)
 

@@ -41,15 +41,15 @@ def box_kind(box: Sequence[float], target: Sequence[float]) -> str:
 
 
 def stages(trajectories: Iterable[Trajectory]) -> dict[str, list[int]]:
-    """By kind of question: asked, object found, fact shown as well, answered right."""
+    """By category of question: asked, object found, fact shown as well, answered right."""
     counts: dict[str, list[int]] = {}
     for t in trajectories:
-        if t.question.kind == 'perception':
+        if t.question.category == 'perception':
             continue
         there = object_named(t)
         passed = 1, there, there and fact_shown(t), t.reward['accuracy'] == 1
-        counts[t.question.kind] = [
-            a + int(b) for a, b in zip(counts.get(t.question.kind, (0,) * 4), passed)
+        counts[t.question.category] = [
+            a + int(b) for a, b in zip(counts.get(t.question.category, (0,) * 4), passed)
         ]
     return counts
 
@@ -68,17 +68,17 @@ def main(_) -> None:
         print(f'| {kind} | ' + ' | '.join(map(str, row)) + ' |')
     boxes, right = Counter(), Counter()
     for t in trajectories:
-        if t.question.kind == 'search' and t.turns and isinstance(t.turns[0].action, ImageCrop):
-            key = box_kind(t.turns[0].action.bbox, t.question.truth['box']), t.question.level
+        if t.question.category == 'search' and t.turns and isinstance(t.turns[0].action, ImageCrop):
+            key = box_kind(t.turns[0].action.bbox, t.question.truth['box']), t.question.difficulty
             boxes[key] += 1
             right[key] += t.reward['accuracy'] == 1
     print(
         '\n| first box | '
-        + ' | '.join(f'level {level}: answered right' for level in (1, 2, 3))
+        + ' | '.join(f'level {level}: answered right' for level in '123')
         + ' |\n|---|---|---|---|'
     )
     for kind in BOXES:
-        cells = (f'{right[kind, level]} of {boxes[kind, level]}' for level in (1, 2, 3))
+        cells = (f'{right[kind, level]} of {boxes[kind, level]}' for level in '123')
         print(f'| {kind} | ' + ' | '.join(cells) + ' |')
 
 

@@ -158,7 +158,13 @@ def batch_of(sizes: PolicySizes, prompt: int, members: int, suffix: int):
     """That row as a batch."""
     one, table = row(sizes, prompt, members, suffix)
     return build_groups(
-        [one], table, image_token=sizes.image_token, merge=2, members=members, feature_step=64
+        [one],
+        table,
+        image_token=sizes.image_token,
+        merge=2,
+        members=members,
+        width=sizes.language.width,
+        feature_step=64,
     )
 
 

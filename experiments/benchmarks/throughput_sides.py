@@ -138,6 +138,7 @@ class Ours:
             image_token=self.bench.sizes.image_token,
             merge=2,
             members=MEMBERS,
+            width=self.bench.sizes.language.width,
             prompt_step=8,
             suffix_step=8,
             feature_step=64,

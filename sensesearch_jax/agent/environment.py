@@ -53,8 +53,8 @@ class Environment:
 
         Args:
             action: what the policy did.
-            images: the images that an image_index can name, in order: the original, then the crops
-                (see `indexed_images`).
+            images: the images that an image_index can name, in order: the question's, then the
+                crops (see `indexed_images`).
 
         Returns:
             The observation; None after an answer, which ends the trajectory. The policy's own
@@ -99,6 +99,8 @@ class Environment:
         """The error message for a well-formed call, in the protocol's terms; None if it is valid."""
         if isinstance(action, TextSearch):
             return None if action.query.strip() else 'The query is empty.'
+        if not images:
+            return 'No images.'
         if not 1 <= action.image_index <= len(images):
             shown = self.protocol.shown_index
             wrong = shorten(shown(action.image_index), 12)
@@ -121,9 +123,9 @@ class Environment:
         )
 
 
-def indexed_images(original: ImageRef, turns: Iterable[Turn]) -> list[ImageRef]:
-    """The images that an image_index can name after `turns`: the original and every crop, in order."""
+def indexed_images(own: Iterable[ImageRef], turns: Iterable[Turn]) -> list[ImageRef]:
+    """The images that an image_index can name: the question's own and every crop of `turns`."""
     crops = (
         ref for turn in turns if turn.observation is not None for ref in turn.observation.new_images
     )
-    return [original, *crops]
+    return [*own, *crops]

@@ -21,7 +21,7 @@ from sensesearch_jax.agent.actions import (
     ImageSearch,
     TextSearch,
 )
-from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.agent.trajectory import ImageRef, Question
 
 # The tools by the names that configs, observations and statistics use; a protocol may write them
 # differently.
@@ -190,6 +190,16 @@ class Protocol:
                 'remove tags and outer blanks, use finite numbers with fewer decimals'
             )
         return text
+
+    def user_parts(self, question: Question, images: Sequence[ImageRef]) -> list[str | ImageRef]:
+        """The user's turn: the images, under their numbers where there are several, and the text."""
+        text = user_text(question)
+        if len(images) < 2:
+            return [*images, text]
+        parts: list[str | ImageRef] = []
+        for index, image in enumerate(images, 1):
+            parts += [f'Image {self.shown_index(index)}:', image]
+        return [*parts, f'\n{text}']
 
     def shown_index(self, image_index: int) -> int:
         """How this protocol counts the image that actions call `image_index` (from 1)."""

@@ -124,7 +124,7 @@ class ToolClient:
         question: str,
         references: Sequence[str],
         response: str,
-        image: str | None = None,
+        images: Sequence[str] = (),
         choices: Sequence[str] = (),
     ) -> bool | ToolFailure:
         """Whether a response answers the question as one of the references does.
@@ -133,7 +133,7 @@ class ToolClient:
             question: its text, without the options.
             references: accepted answers; with `choices` they name theirs by letter or text.
             response: the answer to judge.
-            image: hash of the question's image on the server; None: the judge sees none.
+            images: hashes of the question's images on the server; none: the judge sees none.
             choices: options A, B, … in order; empty for a free answer.
 
         Returns:
@@ -143,7 +143,7 @@ class ToolClient:
             'question': question,
             'references': list(references),
             'response': response,
-            'image': image,
+            'images': list(images),
         }
         if choices:
             body['choices'] = list(choices)

@@ -17,48 +17,58 @@ class ImageRef:
     height: int
 
 
+_LISTS = 'images', 'answers', 'choices'
+
+
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture."""
+    """One question, about any number of images.
+
+    Args:
+        id: unique within a run.
+        text: of the question, without its options.
+        images: references (`sensesearch_jax.data.images`), in order; () for a question without.
+        answers: accepted references, the first is canonical.
+        choices: of multiple choice, the options A, B, … in order; answers name theirs by letter or
+            text.
+        category: by which results are reported, one of the set's own.
+        difficulty: likewise.
+        source: name of the set.
+        weight: how often training draws it, relative to the others of its source.
+        reward: rule by which an answer is right: 'judge', 'exact', 'letter', 'f1' or 'number'.
+        truth: the generator's ground truth, for expert, rewards and reports, never for policy or
+            tools: 'box' [x0, y0, x1, y1] (fractions of the first image) of the object asked for,
+            its 'title', a good text 'query' where a fact is to be looked up, and the fact's name,
+            'field'.
+    """
 
     id: str
-    kind: str  # 'search', 'perception' or 'search_only'
-    level: int  # 1 easy to 3 hard
     text: str
-    image: str  # path of the image file, absolute or relative to the data set's root
-    answers: tuple[str, ...]  # accepted references, the first is canonical
-    choices: tuple[
-        str, ...
-    ] = ()  # multiple choice: options A, B, … in order; answers name theirs, by letter or text
-    entity: str = ''
-    split: str = ''
-    # The generator's ground truth, for the scripted expert, rewards and reports, never for policy
-    # or tools: 'box' [x0, y0, x1, y1] (fractions) of the object asked for, its 'title', a good text
-    # 'query' and the fact's name, 'field'.
+    images: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    category: str = ''
+    difficulty: str = ''
+    source: str = ''
+    weight: float = 1.0
+    reward: str = 'judge'
     truth: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with one member per field."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            **value,
-            'answers': list(self.answers),
-            'choices': list(self.choices),
-            'truth': dict(self.truth),
-        }
+        return value | {name: list(value[name]) for name in _LISTS} | {'truth': dict(self.truth)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> 'Question':
         """The question that `to_json` wrote."""
-        value = {'choices': (), **value}
-        for name in ('answers', 'choices'):
-            if isinstance(value[name], str):  # which would come apart into letters
+        lists = {name: value[name] for name in _LISTS if name in value}
+        for name, items in lists.items():
+            if isinstance(items, str):  # which would come apart into letters
                 raise TypeError(
                     f'{name} of question {value.get("id")} are a text; give a list of texts'
                 )
-        return cls(
-            **{**value, 'answers': tuple(value['answers']), 'choices': tuple(value['choices'])}
-        )
+        return cls(**value | {name: tuple(items) for name, items in lists.items()})
 
 
 class SampleState(StrEnum):
@@ -157,12 +167,16 @@ class Trajectory:
     turns: list[Turn]
     state: SampleState
     prompt_tokens: list[int]
-    images: list[
-        ImageRef
-    ]  # all whose patches entered the prompt or an observation, in order of appearance
+    # all whose patches entered the prompt or an observation, in order of appearance
+    images: list[ImageRef]
     reward: dict[str, float]  # 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
     answer: str | None
     failure: str = ''  # why it does not count, in a sentence; '' if it does
+
+    @property
+    def own_images(self) -> list[ImageRef]:
+        """The question's images; none where they could not be had."""
+        return self.images[: len(self.question.images)]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything `from_json` needs to give an equal trajectory back."""

@@ -23,7 +23,7 @@ def to_member(trajectory: Trajectory) -> Member:
     return Member(
         tokens,
         response_mask,
-        [image.sha256 for image in trajectory.images[1:]],
+        [image.sha256 for image in trajectory.images[len(trajectory.own_images) :]],
         log_probs if sampled else (),
     )
 
@@ -38,7 +38,8 @@ def to_row(group: Sequence[Trajectory]) -> Row:
         raise ValueError(
             f'The trajectories of question {group[0].question.id} have different prompts.'
         )
-    return Row(group[0].prompt_tokens, [group[0].images[0].sha256], [to_member(t) for t in group])
+    images = [image.sha256 for image in group[0].own_images]
+    return Row(group[0].prompt_tokens, images, [to_member(t) for t in group])
 
 
 def response_tokens(trajectory: Trajectory) -> int:

@@ -175,6 +175,7 @@ def build_groups(
     image_token: int,
     merge: int,
     members: int,
+    width: int,
     batch: int | None = None,
     prompt_step: int = 64,
     suffix_step: int = 64,
@@ -189,6 +190,7 @@ def build_groups(
         image_token: id of the placeholder token.
         merge: patches along a side of a merged token.
         members: G; groups with fewer members get empty ones.
+        width: D, of the features, which a batch without an image has none of.
         batch: B, at least the number of rows, which is the default; missing rows are empty.
         prompt_step: unit of the buckets of prompt length, in tokens.
         suffix_step: unit of the buckets of suffix length, in tokens.
@@ -204,7 +206,7 @@ def build_groups(
         images,
         feature_step,
         batch,
-        1,
+        width,
         np.float32,
     )
     p, s = padded_lengths(rows, prompt_step, suffix_step)

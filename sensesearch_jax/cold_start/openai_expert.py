@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sensesearch_jax.agent.actions import Action, FormatError
 from sensesearch_jax.agent.openai_model import OpenAIAgent
-from sensesearch_jax.agent.protocol import Protocol, user_text
+from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
 
@@ -27,7 +27,7 @@ class OpenAIExpert:
         self.tools = tuple(tools)
         self.tries = tries
 
-    def unmet(self, kind: str) -> str | None:
+    def unmet(self, category: str) -> str | None:
         """See `Expert`: the model tries whatever it is asked, with the tools that there are."""
         return None
 
@@ -37,8 +37,9 @@ class OpenAIExpert:
         """See `Expert`. Asks again after a reply without valid action; returns the last one's
         FormatError.
         """
+        parts = self.protocol.user_parts(question, images)
         for sample in range(self.tries):
-            reply = self.agent.write([*images, user_text(question)], turns, sample)
+            reply = self.agent.write(parts, turns, sample)
             if isinstance(reply, ToolFailure):
                 return reply
             turn = self.protocol.parse(reply.text, self.tools)

@@ -5,6 +5,7 @@ from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.cold_start.expert import Expert
+from sensesearch_jax.data.images import upload_all
 
 
 def synthesise(
@@ -12,7 +13,6 @@ def synthesise(
     expert: Expert,
     environment: Environment,
     max_turns: int = 10,
-    image: ImageRef | None = None,
     member: int = 0,
     seed: int = 0,
 ) -> Trajectory:
@@ -23,8 +23,6 @@ def synthesise(
         expert: writes the turns.
         environment: runs the tool calls.
         max_turns: turns after which the trajectory is truncated.
-        image: the question's picture on the tool server; None: it is uploaded from
-            `question.image`.
         member: of the group; noted in the trajectory.
         seed: noted in the trajectory.
 
@@ -34,14 +32,13 @@ def synthesise(
         Rewards are not set. Never raises for a failure.
     """
     trajectory = Trajectory(question, member, seed, [], SampleState.TRUNCATED, [], [], {}, None)
-    if image is None:
-        image = environment.client.upload(question.image)
-    if isinstance(image, ToolFailure):
-        trajectory.state = SampleState.INFRA_FAILED
+    images = upload_all(environment.client, question.images)
+    if isinstance(images, ToolFailure):
+        trajectory.state, trajectory.failure = SampleState.INFRA_FAILED, images.message
         return trajectory
-    trajectory.images.append(image)
+    trajectory.images += images
     for _ in range(max_turns):
-        move = expert.next_turn(question, [image], trajectory.turns)
+        move = expert.next_turn(question, images, trajectory.turns)
         if isinstance(move, ToolFailure):
             trajectory.state = SampleState.INFRA_FAILED
             return trajectory
@@ -52,7 +49,7 @@ def synthesise(
                 text = environment.protocol.render_action(thought, action)
             except ValueError as error:
                 action = FormatError('cannot_be_written', str(error))
-        observation = environment.execute(action, indexed_images(image, trajectory.turns))
+        observation = environment.execute(action, indexed_images(images, trajectory.turns))
         trajectory.turns.append(Turn([], [], text, action, observation, []))
         if isinstance(action, Answer):
             trajectory.state, trajectory.answer = SampleState.OK, action.text

@@ -13,7 +13,14 @@ from sensesearch_jax.agent.protocol import TOOLS
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
 from sensesearch_jax.batching.from_trajectories import length
 from sensesearch_jax.rewards.accuracy import final_answer
-from sensesearch_jax.rewards.evidence import contains, content_words, right_texts, seen_text, states
+from sensesearch_jax.rewards.evidence import (
+    asks_fact,
+    contains,
+    content_words,
+    right_texts,
+    seen_text,
+    states,
+)
 from sensesearch_jax.rewards.format import format_is_right
 from sensesearch_jax.rewards.scorer import Scorer
 from tools_server.answer_matching.words import normalise
@@ -26,7 +33,7 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     reasoning or valid action, a refused call, or no answer at the end. 'text_differs': a turn's
     text does not read as its action. 'unknown_image', 'bad_box': a call on an image or a box that
     does not exist. 'repeated_call': the same call twice. 'unseen_title': a query names the object
-    before any result or the question did. 'unseen_answer': a search question's answer stands in no
+    before any result or the question did. 'unseen_answer': the answer to a question of a fact stands in no
     result about the object before it. 'wrong_answer': by the run's scorer. 'too_long': more tokens
     after the prompt than a rollout could have.
 
@@ -55,7 +62,7 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
         read = seen_text(trajectory.turns)
         title = question.truth.get('title', '')
         texts = right_texts(question) if question.choices else (answer,)
-        if question.kind != 'perception' and not any(states(read, text, title) for text in texts):
+        if asks_fact(question) and not any(states(read, text, title) for text in texts):
             reasons.append('unseen_answer')
     if room is not None and length(trajectory) > room:
         reasons.append('too_long')
@@ -91,7 +98,7 @@ def _call_reasons(trajectory: Trajectory, before: list[Turn], turn: Turn) -> lis
     ):
         reasons.append('repeated_call')
     if isinstance(action, ImageSearch | ImageCrop):
-        known = indexed_images(trajectory.images[0], before) if trajectory.images else []
+        known = indexed_images(trajectory.own_images, before)
         if not 1 <= action.image_index <= len(known):
             reasons.append('unknown_image')
     if isinstance(action, ImageCrop):

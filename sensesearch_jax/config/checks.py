@@ -14,7 +14,7 @@ from sensesearch_jax.data.questions import SPLITS
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.text_decoder import REMAT
-from sensesearch_jax.recipes.ask import check_image
+from sensesearch_jax.recipes.ask import image_files
 from sensesearch_jax.recipes.capacities import check_capacities
 from sensesearch_jax.recipes.cold_start import EXPERTS, make_expert
 from sensesearch_jax.recipes.rl import make_objective
@@ -100,7 +100,7 @@ def check(config: ConfigDict) -> None:
     if 'mesh' in config:
         check_mesh(config)
     if 'image' in config:
-        check_image(config.image)
+        image_files(config.image)
     if config.task == 'sft' and not Path(config.sft.data).is_file():
         raise UserError(
             f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start."

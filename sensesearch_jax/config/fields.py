@@ -198,7 +198,7 @@ FIELDS = {
     'evaluate.top_p': Field(
         float, 'probability of the most likely tokens that are drawn from; 1: all'
     ),
-    'image': Field(str, 'file of the image to ask about'),
+    'image': Field(str, "files of the images to ask about, with commas between; '' for none"),
     'question': Field(str, 'text of the question'),
     'temperature': Field(float, 'of sampling; 0 is greedy'),
     'top_k': Field(int, 'most likely tokens that are drawn from; 0: all'),

@@ -18,7 +18,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     but OK over all.
 
     Returns:
-        'reward', 'accuracy', 'accuracy/KIND', 'format' and 'evidence' of the reward; 'turns',
+        'reward', 'accuracy', 'accuracy/CATEGORY', 'format' and 'evidence' of the reward; 'turns',
         'response_length' (tokens that the policy wrote), 'tool_calls/NAME' and 'repetition'
         (whether a call was repeated), each per trajectory; and the states by name.
     """
@@ -49,9 +49,9 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
             for tool in TOOLS
         },
     }
-    for kind in sorted({t.question.kind for t in counted}):
-        values[f'accuracy/{kind}'] = mean(
-            t.reward['accuracy'] for t in counted if t.question.kind == kind
+    for category in sorted({t.question.category for t in counted} - {''}):
+        values[f'accuracy/{category}'] = mean(
+            t.reward['accuracy'] for t in counted if t.question.category == category
         )
     return values
 

@@ -45,7 +45,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
     'rl': (
         _single('Reward', 'reward'),
         Chart('Accuracy', {'accuracy': ''}, share=True),
-        Chart('Accuracy by kind', {f'accuracy/{k}': v for k, v in _KINDS.items()}, share=True),
+        Chart('Accuracy by category', {f'accuracy/{k}': v for k, v in _KINDS.items()}, share=True),
         _single('Format', 'format', share=True),
         _single('Evidence shown by tools', 'evidence', share=True),
         Chart('Tool calls per trajectory', {f'tool_calls/{k}': v for k, v in _TOOLS.items()}),

@@ -1,5 +1,5 @@
-"""The numbers of an evaluation: per run, question kind and level, with intervals, and differences
-of runs.
+"""The numbers of an evaluation: per run, category and difficulty of questions, with intervals, and
+differences of runs.
 
 A *run* is one policy in one setting over the held-out questions ('base', 'sft', 'rl', 'rl without
 crop'). The result is plain JSON (`summary.json`), read by the report and by `format_table`; nothing
@@ -14,13 +14,17 @@ import numpy as np
 
 from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
-from sensesearch_jax.agent.trajectory import SampleState, Trajectory
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.evaluation.statistics import Interval, mean_interval, paired_difference
 
 SEARCHES = ('text_search', 'image_search')
 COUNTED = (SampleState.OK, SampleState.TRUNCATED)  # the rest says nothing about the policy
 
-KINDS = ('search', 'search_only', 'perception')  # in the order they are reported; others follow
+CATEGORIES = (
+    'search',
+    'search_only',
+    'perception',
+)  # in the order they are reported; others follow
 
 # What is compared where both runs are there: (a, b) gives a − b.
 COMPARISONS = (('rl', 'sft'), ('sft', 'base'), ('rl', 'rl without crop'))
@@ -37,7 +41,7 @@ def summarise(
     """Summarises evaluation runs.
 
     Questions about one picture are not independent, so every interval is a percentile bootstrap
-    that draws pictures (`Question.image`), not questions.
+    that draws pictures (`Question.images`), not questions; a question without one stands alone.
 
     Args:
       runs: run name to its trajectories, each as `Trajectory.to_json` gives it; the order of names
@@ -48,9 +52,9 @@ def summarise(
       seed: of the bootstrap; equal seeds give equal summaries.
 
     Returns:
-      'runs': run name to {'overall': block, 'by_kind': {kind: block}, 'by_level': {level: block},
-        'by_kind_and_level': {kind: {level: block}}}; levels are strings, as JSON's keys are. A
-        block holds 'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy'
+      'runs': run name to {'overall': block, 'by_category': {category: block}, 'by_difficulty':
+        {difficulty: block}, 'by_category_and_difficulty': {category: {difficulty: block}}}. A block
+        holds 'trajectories', 'questions', 'pictures', 'counted' (numbers); 'accuracy'
         {'mean', 'low', 'high'}; 'format' (rate); 'turns'; 'tool_calls' {tool: per trajectory};
         'searches' (number of search calls); 'search_success' (share of them that returned results);
         'states' {state: share}; 'failures' {state: {'count', 'such_as': the reason of the first
@@ -58,8 +62,8 @@ def summarise(
         are in [0, 1]. Accuracy, format, turns and calls are over the counted trajectories, those in
         state ok or truncated; what has nothing to be computed from is None, and so are the ends of
         an interval over a single picture.
-      'differences': list of {'a', 'b', 'kind' ('overall' or a kind), 'questions', 'mean', 'low',
-        'high'}: accuracy of a minus accuracy of b over the questions that both runs answered,
+      'differences': list of {'a', 'b', 'category' ('overall' or a category), 'questions', 'mean',
+        'low', 'high'}: accuracy of a minus accuracy of b over the questions that both runs answered,
         paired.
       'confidence', 'resamples', 'seed': as given.
 
@@ -95,10 +99,10 @@ def format_table(summary: Mapping[str, Any]) -> str:
     """`summarise`'s result as plain text for a terminal; 113 columns for run names of up to 15
     letters.
     """
-    rows = ['run|kind|n|accuracy||format|turns|crop|i.search|t.search|found|failed'.split('|')]
+    rows = ['run|category|n|accuracy||format|turns|crop|i.search|t.search|found|failed'.split('|')]
     for name, run in summary['runs'].items():
-        overall = [('overall', run['overall'])] if len(run['by_kind']) > 1 else []
-        for kind, block in [*run['by_kind'].items(), *overall]:
+        overall = [('overall', run['overall'])] if len(run['by_category']) > 1 else []
+        for category, block in [*run['by_category'].items(), *overall]:
             calls = block['tool_calls'] or {}
             failed = sum(
                 share for state, share in block['states'].items() if state not in _COUNTED_NAMES
@@ -106,7 +110,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
             rows.append(
                 (
                     name,
-                    kind,
+                    category,
                     str(block['counted']),
                     _percent((block['accuracy'] or {}).get('mean')),
                     _range(block['accuracy']),
@@ -130,12 +134,12 @@ def format_table(summary: Mapping[str, Any]) -> str:
         for state, failure in run['overall']['failures'].items():
             lines.append(f'{name}: {failure["count"]} {state}, such as: {failure["such_as"]}')
     if summary['differences']:
-        rows = [('difference in accuracy', 'kind', 'n', 'points', '')]
+        rows = [('difference in accuracy', 'category', 'n', 'points', '')]
         for d in summary['differences']:
             rows.append(
                 (
                     f'{d["a"]} − {d["b"]}',
-                    d['kind'],
+                    d['category'],
                     str(d['questions']),
                     f'{100 * d["mean"]:+.1f}',
                     _range(d, '+.1f'),
@@ -145,29 +149,38 @@ def format_table(summary: Mapping[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def kind_order(kind: str) -> tuple[int, str]:
-    """Sort key that puts question kinds in the order of `KINDS`, unknown ones after them."""
-    return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
+def category_order(category: str) -> tuple[int, str]:
+    """Sort key that puts categories in the order of `CATEGORIES`, unknown ones after them."""
+    return (CATEGORIES.index(category) if category in CATEGORIES else len(CATEGORIES), category)
 
 
 _COUNTED_NAMES = {state.value for state in COUNTED}
 
 
 def _slices(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> dict[str, Any]:
-    by_kind = _grouped(trajectories, lambda t: t.question.kind, order=kind_order)
+    by_category = _grouped(trajectories, lambda t: t.question.category, order=category_order)
     return {
         'overall': _block(trajectories, bootstrap),
-        'by_kind': {kind: _block(members, bootstrap) for kind, members in by_kind.items()},
-        'by_level': {k: _block(v, bootstrap) for k, v in _grouped(trajectories, _level).items()},
-        'by_kind_and_level': {
-            kind: {k: _block(v, bootstrap) for k, v in _grouped(members, _level).items()}
-            for kind, members in by_kind.items()
+        'by_category': {
+            category: _block(members, bootstrap) for category, members in by_category.items()
+        },
+        'by_difficulty': {
+            k: _block(v, bootstrap) for k, v in _grouped(trajectories, _difficulty).items()
+        },
+        'by_category_and_difficulty': {
+            category: {k: _block(v, bootstrap) for k, v in _grouped(members, _difficulty).items()}
+            for category, members in by_category.items()
         },
     }
 
 
-def _level(trajectory: Trajectory) -> str:
-    return str(trajectory.question.level)
+def _cluster(question: Question) -> tuple[str, ...]:
+    """Equal for questions about the same pictures."""
+    return question.images or ('', question.id)
+
+
+def _difficulty(trajectory: Trajectory) -> str:
+    return trajectory.question.difficulty
 
 
 def _grouped(
@@ -195,12 +208,12 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
     return {
         'trajectories': len(trajectories),
         'questions': len({t.question.id for t in trajectories}),
-        'pictures': len({t.question.image for t in trajectories}),
+        'pictures': len({t.question.images for t in trajectories if t.question.images}),
         'counted': len(counted),
         'accuracy': _bounds(
             mean_interval(
                 [_accuracy(t) for t in counted],
-                clusters=[t.question.image for t in counted],
+                clusters=[_cluster(t.question) for t in counted],
                 **bootstrap,
             )
         ),
@@ -228,26 +241,27 @@ def _failures(trajectories: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
 def _differences(
     a: Sequence[Trajectory], b: Sequence[Trajectory], bootstrap: Mapping[str, Any]
 ) -> Iterable[dict[str, Any]]:
-    """Accuracy of a minus b, overall and per kind, over the questions that count in both runs."""
+    """Accuracy of a minus b, overall and per category, over the questions that count in both runs."""
     of_a, of_b = (
         _grouped((t for t in run if t.state in COUNTED), lambda t: t.question.id) for run in (a, b)
     )
     shared = [question_id for question_id in of_a if question_id in of_b]
     questions = {question_id: of_a[question_id][0].question for question_id in shared}
-    kinds = sorted({question.kind for question in questions.values()}, key=kind_order)
-    for kind in ('overall', *kinds) if len(kinds) > 1 else kinds:  # one kind alone is not "overall"
+    categories = sorted({question.category for question in questions.values()}, key=category_order)
+    # One category alone is not "overall".
+    for category in ('overall', *categories) if len(categories) > 1 else categories:
         chosen = [
             question_id
             for question_id in shared
-            if kind in ('overall', questions[question_id].kind)
+            if category in ('overall', questions[question_id].category)
         ]
         scores_b, scores_a = (
             [_mean([_accuracy(t) for t in run[question_id]]) for question_id in chosen]
             for run in (of_b, of_a)
         )
-        clusters = [questions[question_id].image for question_id in chosen]
+        clusters = [_cluster(questions[question_id]) for question_id in chosen]
         difference = paired_difference(scores_b, scores_a, clusters=clusters, **bootstrap)
-        yield {'kind': kind, 'questions': len(chosen), **_bounds(difference)}
+        yield {'category': category, 'questions': len(chosen), **_bounds(difference)}
 
 
 def _bounds(interval: Interval) -> dict[str, float | None] | None:

@@ -128,7 +128,8 @@
     if (titled) node.append(element('h4', {}, label(name)));
     if (!trajectory) { node.append(element('p.empty', {}, 'This policy was not asked this question.')); return node; }
     const kind = outcome(trajectory);
-    if (trajectory.images.length) node.append(frame(trajectory.images[0], 'the picture asked about'));
+    trajectory.images.slice(0, question.images).forEach((image, i) => node.append(
+      frame(image, question.images > 1 ? `picture ${i + 1} of the question` : 'the picture asked about')));
     const reward = Object.entries(trajectory.reward).filter(([key]) => key !== 'total')
       .map(([key, value]) => `${key.replaceAll('_', ' ')} ${value}`).join(', ');
     node.append(element('div.verdict', {},
@@ -143,6 +144,11 @@
   }
 
   // ---- one question ----
+
+  function stratum(question) {
+    const difficulty = /^\d+$/.test(question.difficulty) ? `difficulty ${question.difficulty}` : question.difficulty;
+    return [label(question.category), difficulty].filter(Boolean).join(', ');
+  }
 
   function toggle(key, text) {
     const box = element('input', { type: 'checkbox', checked: toggles[key] });
@@ -178,7 +184,7 @@
     if (!current) { article.append(element('p.empty', {}, 'No trajectory matches.')); return; }
     const runs = toggles.beside ? data.runs.filter(name => current.runs[name]) : [form.run.value];
     article.append(
-      element('div.eyebrow', {}, `${label(current.kind)}, level ${current.level} · ${current.id}`),
+      element('div.eyebrow', {}, `${stratum(current)} · ${current.id}`),
       element('h3', {}, current.text), facts(current),
       element('div.bar-row', {}, toggles.beside ? element('div') : tabs(current),
         element('div.toggles', {}, toggle('boxes', 'crops'), toggle('truth', 'true box'), toggle('beside', 'side by side'))),
@@ -215,8 +221,8 @@
     visible = data.questions.filter(question => {
       const trajectory = question.runs[name];
       return trajectory
-        && (!form.kind.value || question.kind === form.kind.value)
-        && (!form.level.value || String(question.level) === form.level.value)
+        && (!form.category.value || question.category === form.category.value)
+        && (!form.difficulty.value || question.difficulty === form.difficulty.value)
         && (!form.outcome.value || outcome(trajectory) === form.outcome.value)
         && (!form.state.value || trajectory.state === form.state.value)
         && words.every(word => haystack(question, name).includes(word));
@@ -228,7 +234,7 @@
         return element(`span.is-${kind}`, { title: `${label(run)}: ${WORDS[kind]}` }, SIGN[kind]);
       }));
       const button = element('button', { type: 'button', 'data-id': question.id },
-        question.text, element('div.tags', {}, element('span', {}, `${label(question.kind)}, level ${question.level}`), marks));
+        question.text, element('div.tags', {}, element('span', {}, stratum(question)), marks));
       button.addEventListener('click', () => { current = question; show(); });
       return element('li', {}, button);
     }));
@@ -249,8 +255,8 @@
   }
   const distinct = values => [...new Set(values)].sort();
   options(form.run, data.runs, false);
-  options(form.kind, distinct(data.questions.map(q => q.kind)), true);
-  options(form.level, distinct(data.questions.map(q => String(q.level))), true);
+  options(form.category, distinct(data.questions.map(q => q.category)), true);
+  options(form.difficulty, distinct(data.questions.map(q => q.difficulty)), true);
   options(form.state, distinct(data.questions.flatMap(q => Object.values(q.runs).map(t => t.state))), true);
   form.run.value = data.runs.includes('rl') ? 'rl' : data.runs[data.runs.length - 1];
   form.addEventListener('input', filter);

@@ -18,8 +18,8 @@ from PIL import Image
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop
 from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Trajectory
-from sensesearch_jax.evaluation.summary import COUNTED, kind_order
-from sensesearch_jax.rewards.crop_geometry import WHOLE, Box, absolute, relative
+from sensesearch_jax.evaluation.summary import COUNTED, category_order
+from sensesearch_jax.rewards.crop_geometry import WHOLE, Box, Region, absolute, relative
 
 # Bytes of an encoded image file by its SHA-256, or anything else (a failure value, None) if there
 # is none.
@@ -53,8 +53,8 @@ def viewer_data(
 
     Returns:
       {'runs': names, 'total': number of questions there are, 'questions': [...], 'pictures':
-      {SHA-256: data URI}}; a question has 'id', 'kind', 'level', 'text', 'choices', 'answers',
-      'title' and 'runs' (run name to trajectory), see `_trajectory_view`.
+      {SHA-256: data URI}}; a question has 'id', 'category', 'difficulty', 'text', 'choices',
+      'answers', 'title', 'images' (how many) and 'runs' (run name to trajectory), see `_trajectory_view`.
     """
     by_question: dict[str, dict[str, Trajectory]] = defaultdict(dict)
     for name, trajectories in runs.items():
@@ -81,7 +81,7 @@ def viewer_data(
         spent += cost
         encoded.update(new)
         views.append(_question_view(of_runs, protocol))
-    views.sort(key=lambda view: (kind_order(view['kind']), view['level'], view['id']))
+    views.sort(key=lambda view: (category_order(view['category']), view['difficulty'], view['id']))
     return {'runs': list(runs), 'total': len(by_question), 'questions': views, 'pictures': encoded}
 
 
@@ -98,27 +98,27 @@ def script_json(value: Any) -> str:
 def _stratified(
     by_question: Mapping[str, Mapping[str, Trajectory]], names: Sequence[str]
 ) -> list[str]:
-    """Question ids, one of each stratum (kind, level, outcome per run) in turn; the order is
-    repeatable.
+    """Question ids, one of each stratum (category, difficulty, outcome per run) in turn; the order
+    is repeatable.
     """
     strata: dict[tuple, list[str]] = defaultdict(list)
     for question_id in sorted(by_question, key=lambda i: hashlib.sha256(i.encode()).digest()):
         of_runs = by_question[question_id]
         question = next(iter(of_runs.values())).question
         outcomes = tuple(str(_right(of_runs[name])) if name in of_runs else '' for name in names)
-        strata[question.kind, question.level, outcomes].append(question_id)
+        strata[question.category, question.difficulty, outcomes].append(question_id)
     rounds = defaultdict(list)
     for stratum in sorted(strata):
         for place, question_id in enumerate(strata[stratum]):
             rounds[place].append((stratum, question_id))
     chosen: list[str] = []
     for place in sorted(rounds):
-        # Kinds take turns within a round too, so that a small limit still shows each of them.
-        by_kind = defaultdict(list)
+        # Categories take turns within a round too, so that a small limit still shows each of them.
+        by_category = defaultdict(list)
         for stratum, question_id in rounds[place]:
-            by_kind[stratum[0]].append(question_id)
-        longest = max(map(len, by_kind.values()))
-        chosen += [ids[i] for i in range(longest) for ids in by_kind.values() if i < len(ids)]
+            by_category[stratum[0]].append(question_id)
+        longest = max(map(len, by_category.values()))
+        chosen += [ids[i] for i in range(longest) for ids in by_category.values() if i < len(ids)]
     return chosen
 
 
@@ -133,8 +133,8 @@ def _add_sides(trajectory: Trajectory, sides: dict[str, int]) -> None:
     def add(ref: ImageRef, side: int) -> None:
         sides[ref.sha256] = max(side, sides.get(ref.sha256, 0))
 
-    if trajectory.images:
-        add(trajectory.images[0], SCENE)
+    for ref in trajectory.own_images:
+        add(ref, SCENE)
     for turn in trajectory.turns:
         if turn.observation:
             crops = {ref.sha256 for ref in turn.observation.new_images}
@@ -165,11 +165,12 @@ def _question_view(of_runs: Mapping[str, Trajectory], protocol: Protocol) -> dic
     question = next(iter(of_runs.values())).question
     return {
         'id': question.id,
-        'kind': question.kind,
-        'level': question.level,
+        'category': question.category,
+        'difficulty': question.difficulty,
         'text': question.text,
         'choices': list(question.choices),
         'answers': list(question.answers),
+        'images': len(question.images),
         'title': str(question.truth.get('title', '')),
         'runs': {
             name: _trajectory_view(trajectory, question, protocol)
@@ -188,20 +189,24 @@ def _trajectory_view(
     else the box is that of a crop of a crop) and 'truth', the true box as far as it lies in the
     picture. A turn's 'parts' are text, {'image': index} or {'thumbnail': SHA-256}.
     """
-    # Boxes in here are places in the original; a crop also has its turn and the image_index it was
-    # cut from.
-    regions: list[tuple[ImageRef, Box]] = [(ref, WHOLE) for ref in trajectory.images[:1]]
-    crops: list[tuple[int, int, Box]] = []
+    # Regions are places in the question's images; a crop also has its turn and the image_index it
+    # was cut from.
+    own = len(trajectory.own_images)
+    shown = list(trajectory.own_images)
+    regions = [Region(index, WHOLE) for index in range(1, own + 1)]
+    crops: list[tuple[int, int, Region]] = []
     turns = []
     for number, turn in enumerate(trajectory.turns, start=1):
         observation, action = turn.observation, turn.action
         new = observation.new_images if observation else ()
-        place = WHOLE
+        place = Region(0, WHOLE)
         if new and isinstance(action, ImageCrop) and 1 <= action.image_index <= len(regions):
-            place = absolute(action.bbox, regions[action.image_index - 1][1])
+            source = regions[action.image_index - 1]
+            place = Region(source.image, absolute(action.bbox, source.box))
             crops.append((number, action.image_index, place))
-        first = len(regions) + 1
-        regions += [(ref, place) for ref in new]
+        first = len(shown) + 1
+        shown += new
+        regions += [place] * len(new)
         index_of = {ref.sha256: first + i for i, ref in enumerate(new)}
         view: dict[str, Any] = {'thought': protocol.parse(turn.text, TOOLS).thought}
         if isinstance(action, FormatError):
@@ -242,13 +247,13 @@ def _trajectory_view(
                 'width': ref.width,
                 'height': ref.height,
                 'boxes': [
-                    {'turn': turn, 'box': _relative(place, region), 'own': source == index}
+                    {'turn': turn, 'box': _relative(place.box, region.box), 'own': source == index}
                     for turn, source, place in crops
-                    if source == index or index == 1
+                    if source == index or (index <= own and place.image == index)
                 ],
-                'truth': _relative(truth, region) if truth else None,
+                'truth': _relative(truth, region.box) if truth and region.image == 1 else None,
             }
-            for index, (ref, region) in enumerate(regions, start=1)
+            for index, (ref, region) in enumerate(zip(shown, regions), start=1)
         ],
     }
 

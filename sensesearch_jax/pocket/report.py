@@ -21,7 +21,7 @@ from sensesearch_jax import evaluation
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.evaluation.curves import curve_sections
-from sensesearch_jax.evaluation.summary import COUNTED, kind_order
+from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
 
 _LABELS = {
@@ -31,7 +31,7 @@ _LABELS = {
     'search': 'Search',
     'perception': 'Perception',
     'search_only': 'Search only',
-    'overall': 'All kinds',
+    'overall': 'All categories',
     'image_crop': 'Crop',
     'image_search': 'Image search',
     'text_search': 'Text search',
@@ -113,7 +113,7 @@ def write_report(
     viewer = viewer_data(parsed, image_loader, protocol, shown=shown, image_budget=image_budget)
     colours = _colours(list(runs))
     viewer['labels'] = {
-        name: _label(name) for name in [*runs, *{q['kind'] for q in viewer['questions']}]
+        name: _label(name) for name in [*runs, *{q['category'] for q in viewer['questions']}]
     }
     viewer['colours'] = colours
     scripts = [_file('curves.js'), _file('trajectory_viewer.js')]
@@ -126,7 +126,7 @@ def write_report(
         headline=_headline(summary, colours),
         percent_ticks=_PERCENT_TICKS,
         forest=_forest(summary, colours),
-        levels=_level_forest(summary, colours),
+        difficulties=_difficulty_forest(summary, colours),
         differences=_differences(summary),
         conduct=_conduct(summary, colours),
         tools=_tools(summary, colours),
@@ -220,15 +220,16 @@ def _duration(seconds: float) -> str:
 
 
 def _size(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the largest run: how many questions and pictures, and per kind."""
+    """Of the largest run: how many questions and pictures, and per category."""
     run = max(summary['runs'].values(), key=lambda run: run['overall']['questions'], default=None)
     if run is None:
-        return {'questions': 0, 'pictures': 0, 'kinds': []}
+        return {'questions': 0, 'pictures': 0, 'categories': []}
     return {
         'questions': run['overall']['questions'],
         'pictures': run['overall']['pictures'],
-        'kinds': [
-            (_label(kind).lower(), block['questions']) for kind, block in run['by_kind'].items()
+        'categories': [
+            (_label(category).lower(), block['questions'])
+            for category, block in run['by_category'].items()
         ],
     }
 
@@ -248,28 +249,37 @@ def _headline(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[di
 
 
 def _forest(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Accuracy with intervals, grouped by kind; 'overall' first, for runs over more than one kind."""
+    """Accuracy with intervals by category; 'overall' first, for runs over more than one."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, run in summary['runs'].items():
-        overall = {'overall': run['overall']} if len(run['by_kind']) > 1 else {}
-        for kind, block in {**overall, **run['by_kind']}.items():
-            groups.setdefault(kind, []).append(_interval_row(name, block, colours))
-    order = sorted(groups, key=lambda kind: (kind != 'overall', kind_order(kind)))
-    return [{'label': _label(kind), 'rows': [row for row in groups[kind] if row]} for kind in order]
+        overall = {'overall': run['overall']} if len(run['by_category']) > 1 else {}
+        for category, block in {**overall, **run['by_category']}.items():
+            groups.setdefault(category, []).append(_interval_row(name, block, colours))
+    order = sorted(groups, key=lambda category: (category != 'overall', category_order(category)))
+    return [
+        {'label': _label(category), 'rows': [row for row in groups[category] if row]}
+        for category in order
+    ]
 
 
-def _level_forest(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+def _difficulty_forest(
+    summary: Mapping[str, Any], colours: Mapping[str, str]
+) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for name, run in summary['runs'].items():
-        for kind, by_level in run['by_kind_and_level'].items():
-            for level, block in by_level.items():
-                groups.setdefault((kind, level), []).append(_interval_row(name, block, colours))
+        for category, by_difficulty in run['by_category_and_difficulty'].items():
+            for difficulty, block in by_difficulty.items():
+                groups.setdefault((category, difficulty), []).append(
+                    _interval_row(name, block, colours)
+                )
     return [
         {
-            'label': f'{_label(kind)}, level {level}',
-            'rows': [row for row in groups[kind, level] if row],
+            'label': f'{_label(category)}, difficulty {difficulty}',
+            'rows': [row for row in groups[category, difficulty] if row],
         }
-        for kind, level in sorted(groups, key=lambda group: (kind_order(group[0]), group[1]))
+        for category, difficulty in sorted(
+            groups, key=lambda group: (category_order(group[0]), group[1])
+        )
     ]
 
 
@@ -306,7 +316,7 @@ def _differences(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     for d in found:
         groups.setdefault((d['a'], d['b']), []).append(
             {
-                'label': _label(d['kind']),
+                'label': _label(d['category']),
                 'n': d['questions'],
                 'mean': d['mean'],
                 'low': d['low'],
@@ -333,17 +343,17 @@ def _differences(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """How the policies went about it: one row per kind and run."""
+    """How the policies went about it: one row per category and run."""
     counted = {state.value for state in COUNTED}
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, run in summary['runs'].items():
-        for kind, block in run['by_kind'].items():
+        for category, block in run['by_category'].items():
             lost = [
                 f'{_percent(share)} % {_LABELS.get(state, state)}'
                 for state, share in block['states'].items()
                 if share and state not in counted
             ]
-            groups.setdefault(kind, []).append(
+            groups.setdefault(category, []).append(
                 {
                     'label': _label(name),
                     'colour': colours[name],
@@ -357,30 +367,33 @@ def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dic
                 }
             )
     return [
-        {'label': _label(kind), 'rows': groups[kind]} for kind in sorted(groups, key=kind_order)
+        {'label': _label(category), 'rows': groups[category]}
+        for category in sorted(groups, key=category_order)
     ]
 
 
 def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
-    """Calls per trajectory by kind and tool: a dot per run, and a line from SFT to RL, on one axis
+    """Calls per trajectory by category and tool: a dot per run, and a line from SFT to RL, on one axis
     from 0.
     """
     names = list(summary['runs'])
     calls = {
-        (kind, tool, name): block['tool_calls'][tool]
+        (category, tool, name): block['tool_calls'][tool]
         for name, run in summary['runs'].items()
-        for kind, block in run['by_kind'].items()
+        for category, block in run['by_category'].items()
         if block['tool_calls']
         for tool in _TOOL_ORDER
         if tool in block['tool_calls']
     }
     limit = max(1, math.ceil(max(calls.values(), default=1)))
     groups = []
-    for kind in sorted({kind for kind, _, _ in calls}, key=kind_order):
+    for category in sorted({category for category, _, _ in calls}, key=category_order):
         rows = []
         for tool in _TOOL_ORDER:
             of_runs = {
-                name: calls[kind, tool, name] for name in names if (kind, tool, name) in calls
+                name: calls[category, tool, name]
+                for name in names
+                if (category, tool, name) in calls
             }
             # Each run has its own height within the row, so that equal values do not hide one
             # another.
@@ -402,7 +415,7 @@ def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
                     'change': change if len(change) == 2 else None,
                 }
             )
-        groups.append({'label': _label(kind), 'rows': rows})
+        groups.append({'label': _label(category), 'rows': rows})
     step = -(-limit // 6)
     ticks = [
         {'x': 100 * i / limit, 'text': str(i), 'minor': False} for i in range(0, limit + 1, step)

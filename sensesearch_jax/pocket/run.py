@@ -97,7 +97,7 @@ def evaluate_all(
     }
     tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
     name, loaded = list(policies.items())[-1]
-    search = [q for q in questions if q.kind == 'search']
+    search = [q for q in questions if q.category == 'search']
     if search:
         runs[f'{name} without crop'] = evaluate(
             session, loaded, features, search, f'{name} without crop', tools

@@ -7,9 +7,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.actions import Answer
-from sensesearch_jax.agent.protocol import user_text
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
+from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import room_for
 from sensesearch_jax.recipes.session import load_policy_directory, open_session, rollout_limits
@@ -23,7 +23,7 @@ from tools_server.pictures.decoder import Decoder
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """Samples one trajectory for `config.question` about `config.image`.
+    """Samples one trajectory for `config.question` about the images of `config.image`, if any.
 
     Raises:
         UserError: no question, no such image, or a file that is none or that the tool server does
@@ -31,23 +31,24 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """
     if not config.question:
         raise UserError("There is no question; give --config.question='…'.")
-    check_image(config.image)
+    images = image_files(config.image)
     loaded = load_policy_directory(
         config.policy, config, make_mesh(config.mesh), config.rollout.dtype
     )
-    question = Question('ask', 'search', 1, config.question, config.image, ())
+    question = Question('ask', config.question, tuple(images))
     with open_session(config, workdir) as session:
-        image, environment = session.client.upload(config.image), session.environment()
-        if isinstance(image, ToolFailure):
-            raise UserError(f'The tool server does not take {config.image}: {image.message}.')
+        shown, environment = upload_all(session.client, question.images), session.environment()
+        if isinstance(shown, ToolFailure):
+            raise UserError(f'The tool server does not take {config.image}: {shown.message}.')
         # One question need not share its room with any other: the capacities follow it.
-        prompt = loaded.chat.prompt(environment.system_prompt, [image, user_text(question)])
+        parts = session.protocol.user_parts(question, shown)
+        prompt = loaded.chat.prompt(environment.system_prompt, parts)
         engines = session.engines(
             loaded,
             groups=1,
             members=1,
             sampling=Sampling(config.temperature, config.top_k, config.top_p),
-            room=room_for(len(prompt), image, config, loaded.chat, loaded.preprocessor),
+            room=room_for(len(prompt), shown, config, loaded.chat, loaded.preprocessor),
         )
         print(f'Question: {config.question}\n', flush=True)
         groups, cost = rollout(
@@ -65,13 +66,26 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     print_end(groups[0][0], cost.seconds)
 
 
+def image_files(value: str) -> list[str]:
+    """The files of the field `image`, which has commas between them, or names one with a comma.
+
+    Raises:
+        UserError: one of them is missing or not readable.
+    """
+    files = [value] if Path(value).is_file() else [file.strip() for file in value.split(',')]
+    files = [file for file in files if file]
+    for file in files:
+        check_image(file)
+    return files
+
+
 def check_image(path: str) -> None:
     """Whether the tool server will take an image, by its decoder, which survives hostile files.
 
     Raises:
         UserError: it is missing or not readable.
     """
-    if not path or not Path(path).is_file():
+    if not Path(path).is_file():
         raise UserError(f"There is no image file at '{path}'; give --config.image=FILE.")
     decoder = Decoder()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,24 +44,25 @@ def read_preprocessor(folder: str | Path, config: ConfigDict) -> Preprocessor:
 
 def room_for(
     prompt: int,
-    image: ImageRef,
+    images: Sequence[ImageRef],
     config: ConfigDict,
     chat: ChatTokenizer,
     preprocessor: Preprocessor,
 ) -> Room:
     """Capacities for one question, which shares the engine with no other: its prompt, and behind it
-    at least two turns and the largest crop of its image.
+    at least two turns and the largest crop of its images.
 
     Args:
         prompt: tokens of its prompt.
-        image: the question's.
+        images: the question's.
         config: with `agent.turn_tokens` and `rollout.suffix_capacity`, below which the suffix's
             capacity does not fall.
         chat: the policy's tokenizer.
         preprocessor: the policy's, with the run's pixel limits.
     """
     side = preprocessor.token_side
-    crop = min(preprocessor.most_tokens, -(-image.width // side) * -(-image.height // side))
+    sizes = [-(-image.width // side) * -(-image.height // side) for image in images]
+    crop = min(preprocessor.most_tokens, max(sizes, default=0))
     largest = (
         max(crop, preprocessor.least_tokens)
         + AROUND_IMAGE

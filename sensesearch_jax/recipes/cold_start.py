@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.chat_template import tokenise
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent, OpenAIModel, ServedModel
-from sensesearch_jax.agent.protocol import PROTOCOLS, user_text
+from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.cold_start.expert import Expert
@@ -109,9 +109,9 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
         UserError: there are none.
     """
     expert = make_expert(session.config, session.client, None, 0)
-    unmet = {kind: expert.unmet(kind) for kind in sorted({q.kind for q in questions})}
+    unmet = {name: expert.unmet(name) for name in sorted({q.category for q in questions})}
     reasons = '; '.join(reason for reason in unmet.values() if reason)
-    chosen = [q for q in questions if unmet[q.kind] is None]
+    chosen = [q for q in questions if unmet[q.category] is None]
     if not chosen:
         raise UserError(f'The cold start has nothing to demonstrate: {reasons}.')
     if reasons:
@@ -262,7 +262,7 @@ def synthesise_all(
         seed = hash_seed(config.seed, question.id)
         expert = make_expert(config, session.client, model, seed)
         trajectory = synthesise(question, expert, environment, config.agent.max_turns)
-        parts = [*trajectory.images[:1], user_text(question)]
+        parts = session.protocol.user_parts(question, trajectory.own_images)
         return tokenise(trajectory, loaded.chat, environment.system_prompt, parts)
 
     with (
@@ -345,12 +345,12 @@ def validated(
 
 
 def _balanced(questions: Sequence[Question], count: int) -> list[Question]:
-    """At most `count` questions, the kinds in turn, so that a short cold start has all of them."""
-    kinds: dict[str, list[Question]] = {}
+    """At most `count` questions, the categories in turn, so that a short cold start has them all."""
+    categories: dict[str, list[Question]] = {}
     for question in questions:
-        kinds.setdefault(question.kind, []).append(question)
+        categories.setdefault(question.category, []).append(question)
     ranked = sorted(
-        ((i / len(group), q) for group in kinds.values() for i, q in enumerate(group)),
+        ((i / len(group), q) for group in categories.values() for i, q in enumerate(group)),
         key=lambda pair: (pair[0], pair[1].id),
     )
     return [q for _, q in ranked[:count]]

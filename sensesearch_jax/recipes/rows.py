@@ -64,6 +64,7 @@ def row_batch(
         image_token=sizes.image_token,
         merge=sizes.vision.merge_size,
         members=members,
+        width=sizes.language.width,
         batch=rows,
         prompt_step=PROMPT_STEP,
         suffix_step=SUFFIX_STEP,

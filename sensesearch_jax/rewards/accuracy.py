@@ -1,29 +1,31 @@
 """Accuracy: whether the answer is right, by comparison with the references or by the judge."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
+from sensesearch_jax.data.images import upload_all
 from tools_server.answer_matching.verdict import is_right
 
-# Says whether a response to a question is right, or gives a failure back; the last argument is the
-# hash of the question's image on the tool server, None where it was not shown.
-Judge = Callable[[Question, str, str | None], 'bool | ToolFailure']
+# Says whether a response to a question is right, or gives a failure back; the last argument are the
+# hashes of the question's images on the tool server, none where they were not shown.
+Judge = Callable[[Question, str, Sequence[str]], 'bool | ToolFailure']
 
 
 def client_judge(client: ToolClient) -> Judge:
     """The tool server's judge as a `Judge`.
 
-    An image that the server has lost, as after a restart, is sent again.
+    Images that the server has lost, as after a restart, are sent again.
     """
 
-    def judge(question: Question, response: str, image: str | None) -> 'bool | ToolFailure':
-        verdict = client.judge(question.text, list(question.answers), response, image)
+    def judge(question: Question, response: str, images: Sequence[str]) -> 'bool | ToolFailure':
+        case = question.text, list(question.answers), response
+        verdict = client.judge(*case, images)
         if isinstance(verdict, ToolFailure) and verdict.lost:
-            sent = client.upload(question.image)
+            sent = upload_all(client, question.images)
             if not isinstance(sent, ToolFailure):
-                verdict = client.judge(question.text, list(question.answers), response, sent.sha256)
+                verdict = client.judge(*case, [image.sha256 for image in sent])
         return verdict
 
     return judge
@@ -36,7 +38,7 @@ def final_answer(trajectory: Trajectory) -> str | None:
 
 
 def answer_is_right(
-    question: Question, answer: str, judge: Judge | None, image: str | None
+    question: Question, answer: str, judge: Judge | None, images: Sequence[str]
 ) -> 'bool | ToolFailure':
     """Whether `answer` is right: by the option it names for multiple choice, else if it is sure to
     be a reference, else by the judge.
@@ -45,11 +47,11 @@ def answer_is_right(
         question: with its accepted answers and options.
         answer: the policy's, as text.
         judge: asked where the comparison with the references fails; None: that decides alone.
-        image: hash of the question's image on the tool server; None if it has not been uploaded.
+        images: hashes of the question's images on the tool server.
 
     Returns:
         The verdict, or the judge's failure.
     """
     if is_right(question.text, question.answers, answer, question.choices):
         return True
-    return False if judge is None or question.choices else judge(question, answer, image)
+    return False if judge is None or question.choices else judge(question, answer, images)

@@ -4,6 +4,7 @@ well.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from sensesearch_jax.agent.actions import ImageCrop
 from sensesearch_jax.agent.trajectory import Turn
@@ -18,22 +19,36 @@ TOO_LOOSE = 0.15
 _EPSILON = 1e-6
 
 
-def crop_regions(turns: Iterable[Turn]) -> list[Box]:
-    """The region of the original that each indexed image shows, in order of image_index.
+class Region(NamedTuple):
+    """A part of one of the question's images.
+
+    Args:
+        image: its image_index.
+        box: (left, top, right, bottom) in fractions of it.
+    """
+
+    image: int
+    box: Box
+
+
+def crop_regions(turns: Iterable[Turn], own: int) -> list[Region]:
+    """The region of a question's image that each indexed image shows, in order of image_index.
 
     A crop's box is relative to the image that it was cropped from, which may be a crop itself.
 
-    Returns:
-        (left, top, right, bottom) in fractions of the original; that of the original itself first.
+    Args:
+        turns: with the crops.
+        own: number of the question's images, which come first and are whole.
     """
-    regions = [WHOLE]
+    regions = [Region(index, WHOLE) for index in range(1, own + 1)]
     for turn in turns:
         if (
             isinstance(turn.action, ImageCrop)
             and turn.observation is not None
             and turn.observation.new_images
         ):
-            regions.append(absolute(turn.action.bbox, regions[turn.action.image_index - 1]))
+            source = regions[turn.action.image_index - 1]
+            regions.append(Region(source.image, absolute(turn.action.bbox, source.box)))
     return regions
 
 

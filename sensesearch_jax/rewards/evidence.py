@@ -54,6 +54,11 @@ def states(text: str, fact: str, title: str = '') -> bool:
     return any(not names or any(contains(line, name) for name in names) for line in lines)
 
 
+def asks_fact(question: Question) -> bool:
+    """Whether the question's truth has a query: its answer is to be looked up."""
+    return bool(question.truth.get('query'))
+
+
 def right_texts(question: Question) -> tuple[str, ...]:
     """The accepted answers as a text would state them: for multiple choice the options behind the
     letters.
@@ -71,14 +76,14 @@ def evidence(trajectory: Trajectory) -> float:
     name, the answer.
 
     The close view is expected where the object does not fill the picture; the name where the
-    question's truth has it, and only as an image search's first result. Questions of perception
-    expect the view alone, since a text might hold their answers by chance.
+    question's truth has it, and only as an image search's first result. Questions whose truth has
+    no query expect the view alone, since a text might hold their answers by chance.
     """
     question = trajectory.question
     shown = (
         [shown_near(trajectory)] if loose_box(question.truth.get('box') or WHOLE) != WHOLE else []
     )
-    if question.kind != 'perception':
+    if asks_fact(question):
         shown.append(fact_shown(trajectory))
         if question.truth.get('title'):
             shown.append(object_named(trajectory))
@@ -88,7 +93,9 @@ def evidence(trajectory: Trajectory) -> float:
 def shown_near(trajectory: Trajectory) -> bool:
     """Whether a crop showed all of the object asked for and was not too loose around it."""
     box = trajectory.question.truth['box']
-    return any(fits(region, box) for region in crop_regions(trajectory.turns)[1:])
+    own = len(trajectory.question.images)
+    regions = crop_regions(trajectory.turns, own)
+    return any(fits(region.box, box) for region in regions[own:] if region.image == 1)
 
 
 def object_named(trajectory: Trajectory) -> bool:

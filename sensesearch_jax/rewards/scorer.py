@@ -71,10 +71,10 @@ class Scorer:
 
     def verdict(self, trajectory: Trajectory, answer: str) -> bool | ToolFailure:
         """Whether `answer` to the trajectory's question is right, by the judge where it has to be
-        asked, with the question's image. The judge's failure is a value.
+        asked, with the question's images. The judge's failure is a value.
         """
-        image = trajectory.images[0].sha256 if trajectory.images else None
-        return answer_is_right(trajectory.question, answer, self.judge, image)
+        images = [image.sha256 for image in trajectory.own_images]
+        return answer_is_right(trajectory.question, answer, self.judge, images)
 
     def scored(self, trajectory: Trajectory, verdict: bool | ToolFailure) -> Scored:
         """The reward and the state, given the verdict on the trajectory's answer (False if there is

@@ -236,19 +236,19 @@ class _Rollout:
         if not taken:
             return
         rows = free[: len(taken)]
-        table = self.features.table((ready.image for ready in taken), ahead)
+        table = self.features.table((image for ready in taken for image in ready.images), ahead)
         positions = self.engine.prefill(
             rows,
             [ready.prompt for ready in taken],
-            [[ready.image.sha256] for ready in taken],
+            [[image.sha256 for image in ready.images] for ready in taken],
             table,
         )
         now = time.monotonic()
-        for row, (index, task, image, prompt), position in zip(rows, taken, positions):
+        for row, (index, task, images, prompt), position in zip(rows, taken, positions):
             self.rows[row] = index
             for g, seed in enumerate(task.seeds):
                 trajectory = Trajectory(
-                    task.question, g, seed, [], SampleState.TRUNCATED, prompt, [image], {}, None
+                    task.question, g, seed, [], SampleState.TRUNCATED, prompt, [*images], {}, None
                 )
                 self.queue.groups[index].append(trajectory)
                 self.lanes[row, g] = _Lane(trajectory, position, prompt[-1], started=now)
@@ -303,7 +303,7 @@ class _Rollout:
         elif self.limits.reached(trajectory.turns) or self.engine.room(lane) <= 0:
             self._close(lane)  # the state stays TRUNCATED
         else:
-            images = indexed_images(trajectory.images[0], trajectory.turns)
+            images = indexed_images(trajectory.own_images, trajectory.turns)
             call = self.pool.submit(
                 self._act, action, images, state.pending, self.engine.room(lane)
             )

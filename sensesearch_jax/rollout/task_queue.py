@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
-from sensesearch_jax.agent.protocol import user_text
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory
+from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.scoring import put_score
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
@@ -28,11 +28,11 @@ class Task:
 
 
 class ReadyTask(NamedTuple):
-    """A task whose picture is there, with the tokens of its prompt."""
+    """A task whose images are there, with the tokens of its prompt."""
 
     index: int
     task: Task
-    image: ImageRef
+    images: list[ImageRef]
     prompt: list[int]
 
 
@@ -128,24 +128,30 @@ class TaskQueue:
         with self.lock:
             ready = min(most, len(self.opened))
             taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
-            return taken, [ready.image for ready in self.opened]
+            return taken, [image for ready in self.opened for image in ready.images]
 
     def _ready(self, index: int, task: Task) -> ReadyTask | tuple[SampleState, str]:
-        """On a tool thread: the task's picture and prompt, or why there is none; no work for a
+        """On a tool thread: the task's images and prompt, or why there is none; no work for a
         prompt without room.
         """
-        image = self.environment.client.upload(task.question.image)
-        if isinstance(image, ToolFailure):
-            return SampleState.INFRA_FAILED, f'The picture cannot be had: {image.message}.'
-        if failure := self.features.unusable(image):
+        images = upload_all(self.environment.client, task.question.images)
+        if isinstance(images, ToolFailure):
+            return SampleState.INFRA_FAILED, f'The picture cannot be had: {images.message}.'
+        if failure := next(filter(None, map(self.features.unusable, images)), None):
             return SampleState.INFRA_FAILED, failure
-        prompt = self.chat.prompt(self.environment.system_prompt, [image, user_text(task.question)])
+        parts = self.environment.protocol.user_parts(task.question, images)
+        prompt = self.chat.prompt(self.environment.system_prompt, parts)
         if len(prompt) - 1 > self.room:  # the last token is run with the first sampled ones
-            visual = self.chat.visual_tokens(image.width, image.height)
-            return SampleState.TOO_LONG, (
-                f'A prompt of {len(prompt)} tokens, {visual} of them of a picture of {image.width}×{image.height} pixels, is '  # noqa: E501
-                f'longer than rollout.prompt_capacity {self.room}; raise that or lower max_pixels.'
+            of_images = ''.join(
+                f', {self.chat.visual_tokens(image.width, image.height)} of them of a picture of '
+                f'{image.width}×{image.height} pixels'
+                for image in images
             )
-        if failure := self.features.prepare(image):
-            return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
-        return ReadyTask(index, task, image, prompt)
+            return SampleState.TOO_LONG, (
+                f'A prompt of {len(prompt)} tokens{of_images}, is longer than '
+                f'rollout.prompt_capacity {self.room}; raise that or lower max_pixels.'
+            )
+        for image in images:
+            if failure := self.features.prepare(image):
+                return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
+        return ReadyTask(index, task, images, prompt)

@@ -333,7 +333,9 @@ def test_unknown_roles_are_refused(chat):
 
 
 def test_tokenise_fills_an_expert_trajectory(chat):
-    question = Question('q', 'search', 1, 'Which capital?', 'a.png', ('Paris',))
+    question = Question(
+        'q', 'Which capital?', ('a.png',), ('Paris',), category='search', difficulty='1'
+    )
     seen = Observation(('Image 2:', CROP), True, 'image_crop', (CROP,))
     texts = [
         DEFAULT.render_action('t', ImageCrop((0.1, 0.2, 0.4, 0.5))),

@@ -92,7 +92,7 @@ def test_a_crop_becomes_the_next_image():
     )
     searched = Observation(('1. Flag of Chad', THUMB), True, 'image_search')
     turns = [Turn([], [], '', Answer(''), o, []) for o in (searched, seen, None)]
-    assert indexed_images(PICTURE, turns) == [PICTURE, CROP]  # a thumbnail has no number
+    assert indexed_images([PICTURE], turns) == [PICTURE, CROP]  # a thumbnail has no number
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,13 @@ def test_failures_are_values(action, kind):
     assert not seen.ok and seen.kind == 'tool_error' and not seen.new_images
     assert seen.infra_failed == (kind != 'caller')
     assert (seen.parts[0] == 'too small') == (kind == 'caller')
+
+
+def test_a_question_without_a_picture_and_with_two():
+    client = FakeClient()
+    environment = environment_of(client)
+    assert environment.execute(ImageSearch(1), []).parts == ('No images.',)
+    two = [PICTURE, THUMB]
+    assert indexed_images(two, []) == two
+    environment.execute(ImageCrop((0.0, 0.1, 0.5, 1.0), 2), two)
+    assert client.calls == [('crop', THUMB.sha256, (0.0, 0.1, 0.5, 1.0))]

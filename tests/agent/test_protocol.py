@@ -147,7 +147,13 @@ def test_system_prompt_is_short():
 
 def test_user_text_lists_the_choices():
     question = Question(
-        'q', 'perception', 1, 'Which one?', 'a.png', ('B',), choices=('red', 'blue')
+        'q',
+        'Which one?',
+        ('a.png',),
+        ('B',),
+        ('red', 'blue'),
+        category='perception',
+        difficulty='1',
     )
     assert user_text(question) == 'Which one?\nA. red\nB. blue'
 

@@ -19,15 +19,13 @@ def test_trajectory_round_trip_through_json():
     picture, crop = ImageRef('a' * 64, 3840, 2160), ImageRef('b' * 64, 768, 432)
     question = Question(
         'q1',
-        'search',
-        2,
         'Which?',
-        'a.png',
+        ('a.png',),
         ('A',),
         ('x', 'y'),
-        'flag-td',
-        'train',
-        {'box': [0, 0, 1, 1]},
+        category='search',
+        difficulty='2',
+        truth={'box': [0, 0, 1, 1]},
     )
     seen = Observation(('Image 2:', crop), True, 'image_crop', (crop,), 0.25)
     error = Observation(('No action.',), False, 'format_error')
@@ -44,8 +42,12 @@ def test_trajectory_round_trip_through_json():
 def test_questions_can_be_keys():
     assert (
         len(
-            {Question('q', 'search', 1, 't', 'i', ('a',), truth={'box': [1]})}
-            | {Question('q', 'search', 1, 't', 'i', ('a',))}
+            {
+                Question(
+                    'q', 't', ('i',), ('a',), category='search', difficulty='1', truth={'box': [1]}
+                )
+            }
+            | {Question('q', 't', ('i',), ('a',), category='search', difficulty='1')}
         )
         == 2
     )

@@ -13,7 +13,9 @@ from sensesearch_jax.agent.trajectory import (
 )
 from sensesearch_jax.batching.from_trajectories import length, to_member, to_row
 
-QUESTION = Question('q', 'search', 1, 'What is it?', 'picture.png', ('this',))
+QUESTION = Question(
+    'q', 'What is it?', ('picture.png',), ('this',), category='search', difficulty='1'
+)
 PICTURE, CROP, THUMBNAIL = (ImageRef(c * 64, 56, 28) for c in 'abc')
 
 

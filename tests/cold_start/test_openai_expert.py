@@ -1,5 +1,6 @@
 """The served expert against a stand-in of an OpenAI-compatible service."""
 
+import dataclasses
 import json
 
 import pytest
@@ -57,3 +58,14 @@ def test_a_served_expert_that_never_acts_is_rejected(stand_in):
     expert, world = served(stand_in, tries=2)
     whole = synthesise(SEARCH, expert, world)
     assert whole.state is SampleState.TRUNCATED and 'format' in validate(whole)
+
+
+def test_a_served_expert_is_shown_every_image_of_the_question_in_order(stand_in):
+    expert, world = served(stand_in)
+    for images in ((), ('a.png', 'b.png')):
+        stand_in.replies = [DEFAULT.render_action('I see them.', Answer("N'Djamena"))]
+        synthesise(dataclasses.replace(SEARCH, images=images), expert, world)
+    none, two = (request.body['messages'][1]['content'] for request in stand_in.requests)
+    assert [part['type'] for part in none] == ['text'] and none[0]['text'] == SEARCH.text
+    assert [part['type'] for part in two] == ['text', 'image_url'] * 2 + ['text']
+    assert [part['text'] for part in two[::2]] == ['Image 1:', 'Image 2:', f'\n{SEARCH.text}']

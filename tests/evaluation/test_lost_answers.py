@@ -26,11 +26,11 @@ def test_box_kinds(box, kind):
 def trajectory(titles, passages, accuracy):
     question = Question(
         'q',
-        'search',
-        1,
         'What is the capital?',
-        'q.jpg',
+        ('q.jpg',),
         ('Rome',),
+        category='search',
+        difficulty='1',
         truth={'title': 'Flag of Italy'},
     )
 

@@ -18,14 +18,21 @@ def _turn(action, kind='', ok=True, latency=0.0):
 def _trajectory(
     number,
     right,
-    kind='search',
-    level=1,
+    category='search',
+    difficulty='1',
     state=SampleState.OK,
     turns=(),
     well_formed=True,
     image=None,
 ):
-    question = Question(f'q{number}', kind, level, 'What?', image or f'{number // 2}.png', ('yes',))
+    question = Question(
+        f'q{number}',
+        'What?',
+        (image or f'{number // 2}.png',),
+        ('yes',),
+        category=category,
+        difficulty=difficulty,
+    )
     reward = {
         'total': right + 0.5 * well_formed,
         'accuracy': float(right),
@@ -99,16 +106,16 @@ def test_nothing_counted_is_none_not_zero():
     assert '–' in format_table(summary)
 
 
-def test_slices_by_kind_and_level():
+def test_slices_by_category_and_difficulty():
     run = [
-        _trajectory(0, True, kind='perception', level=1),
-        _trajectory(1, False, kind='search', level=1),
-        _trajectory(2, True, kind='search', level=3),
+        _trajectory(0, True, category='perception', difficulty='1'),
+        _trajectory(1, False, category='search', difficulty='1'),
+        _trajectory(2, True, category='search', difficulty='3'),
     ]
     slices = _summarise({'rl': run})['runs']['rl']
-    assert list(slices['by_kind']) == ['search', 'perception']
-    assert slices['by_level']['1']['accuracy']['mean'] == 0.5
-    assert slices['by_kind_and_level']['search']['3']['accuracy']['mean'] == 1.0
+    assert list(slices['by_category']) == ['search', 'perception']
+    assert slices['by_difficulty']['1']['accuracy']['mean'] == 0.5
+    assert slices['by_category_and_difficulty']['search']['3']['accuracy']['mean'] == 1.0
 
 
 def test_interval_draws_pictures():
@@ -127,7 +134,7 @@ def test_differences_are_paired_and_signed():
     rl = [*_run([1, 0, 1, 1, 1])]  # the last question is missing
     without_crop = _run([0, 0, 0, 0, 0, 0])
     found = _summarise({'sft': sft, 'rl': rl, 'rl without crop': without_crop})['differences']
-    assert [(d['a'], d['b'], d['kind'], d['questions']) for d in found] == [
+    assert [(d['a'], d['b'], d['category'], d['questions']) for d in found] == [
         ('rl', 'sft', 'search', 5),
         ('rl', 'rl without crop', 'search', 5),
     ]
@@ -136,9 +143,9 @@ def test_differences_are_paired_and_signed():
 
 
 def test_overall_difference_only_over_several_kinds():
-    run = [_trajectory(0, True), _trajectory(1, True, kind='perception')]
+    run = [_trajectory(0, True), _trajectory(1, True, category='perception')]
     found = _summarise({'base': run, 'sft': run})['differences']
-    assert [d['kind'] for d in found] == ['overall', 'search', 'perception']
+    assert [d['category'] for d in found] == ['overall', 'search', 'perception']
 
 
 def test_is_json_and_repeatable():
@@ -155,7 +162,7 @@ def test_table_shows_the_numbers():
     }
     table = format_table(_summarise(runs))
     lines = table.splitlines()
-    assert lines[0].split()[:4] == ['run', 'kind', 'n', 'accuracy']
+    assert lines[0].split()[:4] == ['run', 'category', 'n', 'accuracy']
     assert any(line.startswith('sft ') and ' 75.0 ' in line for line in lines)
     assert any(line.startswith('sft − base') and '+50.0' in line for line in lines)
     assert max(map(len, lines)) <= 120

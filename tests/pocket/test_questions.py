@@ -28,9 +28,15 @@ SETS = {
 ALL = [pair for pairs in SETS.values() for pair in pairs]
 
 
+def split_of(question):
+    return question.id.split('-')[0]
+
+
 def shown(question, spec):
     """Ids of the entities that a question's picture shows."""
-    return {placement.entity for placement in spec.placements} if spec else {question.entity}
+    return (
+        {placement.entity for placement in spec.placements} if spec else {question.truth['entity']}
+    )
 
 
 def test_sizes_ids_and_kinds():
@@ -38,7 +44,7 @@ def test_sizes_ids_and_kinds():
     for (split, kind), pairs in SETS.items():
         assert len(pairs) == SIZES[split]
         assert all(
-            q.kind == kind and q.split == split and (s is None) == (kind == 'search_only')
+            q.category == kind and q.id.startswith(split) and (s is None) == (kind == 'search_only')
             for q, s in pairs
         )
 
@@ -50,11 +56,11 @@ def test_splits_are_disjoint_in_entities_pictures_and_passages():
     }
     for question, spec in ALL:
         for identity in shown(question, spec):
-            assert FILES.entities[identity].split == question.split
-            used[question.split]['entity'].add(identity)
-            used[question.split]['file'].add(FILES.entities[identity].file)
-        used[question.split]['image'].add(question.image)
-        used[question.split]['passage'].add(question.truth.get('passage', question.split))
+            assert FILES.entities[identity].split == split_of(question)
+            used[split_of(question)]['entity'].add(identity)
+            used[split_of(question)]['file'].add(FILES.entities[identity].file)
+        used[split_of(question)]['image'].add(question.images[0])
+        used[split_of(question)]['passage'].add(question.truth.get('passage', split_of(question)))
     for a, b in (('train', 'validation'), ('train', 'test'), ('validation', 'test')):
         for kind in used[a]:
             assert not used[a][kind] & used[b][kind]
@@ -71,15 +77,15 @@ def test_scenes_are_4k_and_the_object_asked_for_below_five_percent():
             continue
         assert spec.size[0] >= 3840 and spec.size[1] >= 2160
         assert all(spec.area(placement) < 0.05 for placement in spec.placements)
-        if question.entity:
-            placement = next(p for p in spec.placements if p.entity == question.entity)
+        if question.truth['entity']:
+            placement = next(p for p in spec.placements if p.entity == question.truth['entity'])
             assert question.truth['box'] == pytest.approx(spec.fractions(placement))
 
 
 def test_facts_are_stated_in_the_passage_and_found_by_their_entity():
     for question, _ in ALL:
-        if question.kind != 'perception':
-            entity = FILES.entities[question.entity]
+        if question.category != 'perception':
+            entity = FILES.entities[question.truth['entity']]
             assert question.answers[0] == entity.facts[question.truth['field']]
             assert question.answers[0] in FILES.passages[question.truth['passage']]['text']
             assert question.truth['title'] == entity.title
@@ -99,7 +105,7 @@ def test_place_words_point_at_one_object_by_a_clear_margin():
             continue
         axis, sign = PLACES[words[0]]
         centres = {p.entity: sign * (p.box[axis] + p.box[axis + 2]) / 2 for p in spec.placements}
-        mine = centres.pop(question.entity)
+        mine = centres.pop(question.truth['entity'])
         assert min(centres.values()) - mine >= MARGIN * spec.size[axis]
 
 
@@ -112,7 +118,7 @@ def test_what_can_be_seen_is_true():
             noun = FILES.entities[spec.placements[0].entity].kind
             assert f'{noun}s' in question.text
             continue
-        entity = FILES.entities[question.entity]
+        entity = FILES.entities[question.truth['entity']]
         if field == 'taller than wide':
             assert answer == ('yes' if entity.size[1] > 1.2 * entity.size[0] else 'no')
             assert not 0.8 < entity.aspect < 1.25
@@ -147,7 +153,7 @@ def test_same_arguments_same_questions():
 
 def test_levels_are_kept():
     pairs = make_questions(FILES, 'train', 'search', 20, 3, levels=(2,))
-    assert {question.level for question, _ in pairs} == {2}
+    assert {question.difficulty for question, _ in pairs} == {'2'}
     assert all(2 <= len(spec.placements) <= 4 for _, spec in pairs)
 
 
@@ -166,14 +172,14 @@ def test_written_questions_come_back_and_interrupted_writing_goes_on(tmp_path):
     assert seen[-1] == (len(images), len(images))
     read = read_questions(tmp_path)
     for (question, spec), back in zip(pairs, read, strict=True):
-        assert back.image == str(tmp_path / question.image)
+        assert back.images[0] == str(tmp_path / question.images[0])
         assert (back.id, back.text, back.answers, back.truth) == (
             question.id,
             question.text,
             question.answers,
             question.truth,
         )
-        with Image.open(back.image) as picture:
+        with Image.open(back.images[0]) as picture:
             picture.load()
             assert (
                 picture.size == (spec.size if spec else picture.size) and max(picture.size) >= 336
@@ -217,7 +223,7 @@ def test_every_reference_of_the_world_is_right_by_itself():
 def test_a_question_that_nothing_answers_is_refused_when_it_is_read(
     tmp_path, answers, choices, complaint
 ):
-    line = {'id': 'q7', 'kind': 'search', 'level': 1, 'text': 'Which?', 'image': 'a.png'}
+    line = {'id': 'q7', 'text': 'Which?', 'images': ['a.png']}
     (tmp_path / 'questions.jsonl').write_text(
         json.dumps(line | {'answers': answers, 'choices': choices})
     )
@@ -233,7 +239,7 @@ def test_pictures_of_one_name_must_be_one_scene(tmp_path):
     clash = [
         (
             second[0][0].__class__.from_json(
-                {**second[0][0].to_json(), 'image': first[0][0].image}
+                {**second[0][0].to_json(), 'images': first[0][0].images}
             ),
             second[0][1],
         )

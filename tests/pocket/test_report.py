@@ -52,11 +52,11 @@ def _trajectory(
     crop, closer, thumbnail = _picture(100, 256, 192), _picture(101, 128, 96), _picture(102, 64, 64)
     question = Question(
         f'{kind}-{number}',
-        kind,
-        1 + number % 3,
         f'What is it? {EVIL}',
-        f'{number % 4}.png',
+        (f'{number % 4}.png',),
         ('yes', 'yeah'),
+        category=kind,
+        difficulty=str(1 + number % 3),
         truth={'box': [0.3, 0.3, 0.4, 0.4], 'title': EVIL},
     )
     turns = [
@@ -101,7 +101,7 @@ def _runs(questions: int = 12) -> dict[str, list[dict]]:
         name: [_trajectory(i, i % (rarity + 1) == 0, kinds[i % 3]) for i in range(questions)]
         for name, rarity in share.items()
     }
-    runs['rl without crop'] = [t for t in runs['base'] if t['question']['kind'] == 'search']
+    runs['rl without crop'] = [t for t in runs['base'] if t['question']['category'] == 'search']
     return runs
 
 
@@ -249,8 +249,8 @@ def test_numbers_are_those_of_the_summary(written):
     words = ' '.join(' '.join(page.text).split())
     for run in summary['runs'].values():
         for block in [
-            *run['by_kind'].values(),
-            *([run['overall']] if len(run['by_kind']) > 1 else []),
+            *run['by_category'].values(),
+            *([run['overall']] if len(run['by_category']) > 1 else []),
         ]:
             a = block['accuracy']
             bounds = f'{100 * a["mean"]:.1f} {100 * a["low"]:.1f} – {100 * a["high"]:.1f} {block["counted"]}'
@@ -266,7 +266,7 @@ def test_viewer_has_boxes_pictures_and_turns(written):
     _, page, _ = written
     viewer = page.viewer()
     assert viewer['runs'] == ['base', 'sft', 'rl', 'rl without crop'] and viewer['total'] == 12
-    assert [q['kind'] for q in viewer['questions']] == ['search'] * 4 + ['search_only'] * 4 + [
+    assert [q['category'] for q in viewer['questions']] == ['search'] * 4 + ['search_only'] * 4 + [
         'perception'
     ] * 4
     question = viewer['questions'][0]
@@ -305,12 +305,12 @@ def _viewer(tmp_path, runs, loader=FILES.get, **options):
     return page, page.viewer()
 
 
-def test_limit_keeps_kinds_and_outcomes(tmp_path):
+def test_limit_keeps_categories_and_outcomes(tmp_path):
     runs = {'rl': [_trajectory(i, i == 7, 'perception' if i < 3 else 'search') for i in range(40)]}
     _, viewer = _viewer(tmp_path, runs, shown=8)
     assert len(viewer['questions']) == 8 and viewer['total'] == 40
     assert any(q['id'] == 'search-7' for q in viewer['questions'])
-    assert {q['kind'] for q in viewer['questions']} == {'search', 'perception'}
+    assert {q['category'] for q in viewer['questions']} == {'search', 'perception'}
 
 
 def test_pictures_keep_to_their_budget(tmp_path):

@@ -146,7 +146,7 @@ def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, 
     loaded, config.rollout.suffix_capacity = load(policy_folder, config), 16
     image = ImageRef('0' * 64, 600, 400)
     prompt = len(loaded.chat.prompt(DEFAULT.system_prompt(TOOLS), [image, question]))
-    room = room_for(prompt, image, config, loaded.chat, loaded.preprocessor)
+    room = room_for(prompt, [image], config, loaded.chat, loaded.preprocessor)
     response = loaded.chat.observation(['Image 2:', image])
     assert (
         prompt > 416

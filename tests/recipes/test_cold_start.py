@@ -36,6 +36,10 @@ from sensesearch_jax.rewards.crop_geometry import (
 from sensesearch_jax.rewards.evidence import states
 
 
+def frames(trajectory):
+    return [region.box for region in crop_regions(trajectory.turns, 1)]
+
+
 def test_frames_nest():
     box = absolute((0.5, 0.5, 1.0, 1.0), (0.2, 0.2, 0.6, 0.6))
     assert box == pytest.approx((0.4, 0.4, 0.6, 0.6))
@@ -56,7 +60,11 @@ def test_frames_nest():
         ),
         Turn([], [], '', ImageCrop((0.5, 0.5, 1.0, 1.0), 2), seen, []),
     ]
-    assert crop_regions(turns) == [WHOLE, pytest.approx((0.2, 0.2, 0.6, 0.6)), pytest.approx(box)]
+    assert [region.box for region in crop_regions(turns, 1)] == [
+        WHOLE,
+        pytest.approx((0.2, 0.2, 0.6, 0.6)),
+        pytest.approx(box),
+    ]
 
 
 @pytest.mark.parametrize('question', [SEARCH, CHOICE])
@@ -80,7 +88,7 @@ def test_a_poor_crop_is_followed_by_a_better_one():
         whole = synthesise(SEARCH, expert, environment())
         first = whole.turns[0].action.bbox
         assert first != loose_box(BOX) and all(0 <= v <= 1 and round(v, 1) == v for v in first)
-        assert validate(whole) == [] and fits(crop_regions(whole.turns)[-1], BOX)
+        assert validate(whole) == [] and fits(frames(whole)[-1], BOX)
         assert (kinds(whole)[1] is ImageCrop) == (not fits(first, BOX))
 
 
@@ -90,10 +98,10 @@ def test_a_search_of_a_poor_crop_is_followed_by_a_crop_of_the_object():
         expert = ScriptedExpert(random.Random(seed), poor_crops=1, hasty=1, poor_queries=0)
         whole = synthesise(SEARCH, expert, environment())
         assert kinds(whole)[:2] == [ImageCrop, ImageSearch] and validate(whole) == []
-        assert whole.answer == "N'Djamena" and len(set(map(str, crop_regions(whole.turns)))) == len(
-            crop_regions(whole.turns)
+        assert whole.answer == "N'Djamena" and len(set(map(str, frames(whole)))) == len(
+            frames(whole)
         )
-        if not holds(crop_regions(whole.turns)[1], BOX):
+        if not holds(frames(whole)[1], BOX):
             missed.add(whole.turns[2].action)
     assert missed == {
         ImageCrop(loose_box(BOX))
@@ -153,7 +161,13 @@ def test_search_only_and_perception():
         assert whole.answer == 'B' and validate(whole) == []
     assert shapes == {(Answer,), (ImageCrop, Answer)}
     count = Question(
-        'n', 'perception', 3, 'How many flags?', 'map.png', ('7',), truth={'box': [0, 0, 1, 1]}
+        'n',
+        'How many flags?',
+        ('map.png',),
+        ('7',),
+        category='perception',
+        difficulty='3',
+        truth={'box': [0, 0, 1, 1]},
     )
     assert kinds(synthesise(count, ScriptedExpert(random.Random(0)), environment())) == [Answer]
 
@@ -195,9 +209,8 @@ def test_failures_of_tools_are_states():
         synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken).state
         is SampleState.INFRA_FAILED
     )
-    whole = synthesise(
-        SEARCH, ScriptedExpert(random.Random(0)), broken, image=ImageRef('whole', 3840, 2160)
-    )
+    broken.client.upload = environment().client.upload
+    whole = synthesise(SEARCH, ScriptedExpert(random.Random(0)), broken)
     assert whole.state is SampleState.INFRA_FAILED and len(whole.turns) == 1
     assert validate(whole) == ['infra_failed']
     assert (

@@ -31,7 +31,7 @@ def run(policy_folder, tmp_path, monkeypatch):
     )
     files = [noise_file(tmp_path / f'{i}.png', 84, 56, i) for i in range(3)]
     asked = [
-        Question(f'q{i}', 'perception', 1, f'What is {i}?', file, ('it',))
+        Question(f'q{i}', f'What is {i}?', (file,), ('it',), category='perception', difficulty='1')
         for i, file in enumerate(files)
     ]
     mesh = make_mesh(config.mesh)

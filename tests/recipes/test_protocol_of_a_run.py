@@ -48,11 +48,11 @@ def looked_at(tmp_path):
     path = noise_file(tmp_path / 'a.png', 112, 84, 0)
     return Question(
         'q',
-        'perception',
-        1,
         'Which colour?',
-        path,
+        (path,),
         ('it',),
+        category='perception',
+        difficulty='1',
         truth={'box': (0.42, 0.34, 0.46, 0.38)},
     )
 
@@ -88,7 +88,9 @@ def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol
 
 def test_questions_that_need_a_tool_that_is_off_are_left_out(session_of, looked_at, capsys):
     config = config_of('cold_start', tools=('text_search', 'image_search'))
-    searched = Question('s', 'search', 1, 'Which capital?', looked_at.image, ('it',))
+    searched = Question(
+        's', 'Which capital?', (looked_at.images[0],), ('it',), category='search', difficulty='1'
+    )
     session = session_of(config)
     assert cold_start.demonstrable(session, [searched, looked_at]) == [looked_at]
     assert 'leaves out 1 of 2 questions' in capsys.readouterr().err

@@ -56,7 +56,9 @@ def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_h
     config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'cold_start.py'))[
         'get_config'
     ]()
-    questions = [Question(f'q{i}', 'search', 1, 'What?', '', ('it',)) for i in range(4)]
+    questions = [
+        Question(f'q{i}', 'What?', (), ('it',), category='search', difficulty='1') for i in range(4)
+    ]
     seen = []
     monkeypatch.setattr(Session, 'engines', lambda *_, **__: [])
 

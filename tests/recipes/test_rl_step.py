@@ -46,11 +46,11 @@ def world(policy_folder, tmp_path_factory):
     questions = [
         Question(
             f'q{i}',
-            'search',
-            1,
             f'What is {i}?',
-            noise_file(folder / f'{i}.png', 56 + 28 * i, 56, i),
+            (noise_file(folder / f'{i}.png', 56 + 28 * i, 56, i),),
             ('it',),
+            category='search',
+            difficulty='1',
         )
         for i in range(3)
     ]

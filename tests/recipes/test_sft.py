@@ -28,7 +28,9 @@ def trajectory(loaded, tools, folder, number):
     """One turn about a picture of its own, as a cold start leaves it."""
     image = tools.upload(noise_file(folder / f'{number}.png', 56 + 28 * number, 56, number))
     tokens = loaded.chat.assistant(f'<answer>{number}</answer>')
-    question = Question(f'q{number}', 'perception', 1, 'What is it?', '', ('it',))
+    question = Question(
+        f'q{number}', 'What is it?', ('a.png',), ('it',), category='perception', difficulty='1'
+    )
     turn = Turn(tokens, [], '', Answer('it'), None, [])
     prompt = loaded.chat.prompt('Look.', [image, question.text])
     return Trajectory(question, 0, 0, [turn], SampleState.OK, prompt, [image], {}, 'it')

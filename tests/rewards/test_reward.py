@@ -20,7 +20,9 @@ from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.scorer import Scorer
 
-QUESTION = Question('q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena", 'Ndjamena'))
+QUESTION = Question(
+    'q', 'Which capital?', ('a.png',), ("N'Djamena", 'Ndjamena'), truth={'query': 'capital of Chad'}
+)
 PAPER = dict(protocol=DEFAULT, judge=None, prices={}, format_weight=0.5, evidence_weight=0.0)
 SEEN = Observation(('1. Chad',), True, 'text_search')
 
@@ -55,7 +57,13 @@ def test_a_good_trajectory_gets_everything():
 
 def test_evidence_is_what_the_tools_showed_of_what_a_search_is_for():
     about_chad = Question(
-        'q', 'search', 1, 'Which capital?', 'a.png', ("N'Djamena",), truth={'title': 'Flag of Chad'}
+        'q',
+        'Which capital?',
+        ('a.png',),
+        ("N'Djamena",),
+        category='search',
+        difficulty='1',
+        truth={'title': 'Flag of Chad', 'query': 'the capital of Chad'},
     )
 
     def names(*titles):
@@ -83,13 +91,17 @@ def test_evidence_is_what_the_tools_showed_of_what_a_search_is_for():
     assert share(names('Flag of Mali', 'Flag of Chad')) == 0  # only the first result counts
     assert share(page("1. Mali: N'Djamena")) == share(page("1. Chad: N'Djamena", ok=False)) == 0
     assert share(told, question=QUESTION) == 1  # whose title is not known
-    seen = Question('q', 'perception', 1, 'Which colour?', 'a.png', ("N'Djamena",))
+    seen = Question(
+        'q', 'Which colour?', ('a.png',), ("N'Djamena",), category='perception', difficulty='1'
+    )
     assert share(told, question=seen) == 0
 
 
 def test_evidence_is_also_a_near_view_of_the_object():
-    def asked(*box, kind='perception'):
-        return Question('q', kind, 2, 'Which colour?', 'a.png', ('red',), truth={'box': box})
+    def asked(*box, query=''):
+        return Question(
+            'q', 'Which colour?', ('a.png',), ('red',), truth={'box': box, 'query': query}
+        )
 
     shown = Observation(
         (ImageRef('0' * 64, 90, 60),), True, 'image_crop', (ImageRef('0' * 64, 90, 60),)
@@ -116,8 +128,7 @@ def test_evidence_is_also_a_near_view_of_the_object():
         share(crop(0.0, 0.0, 1.0, 1.0), question=asked(0.0, 0.0, 1.0, 1.0)) == 0
     )  # as when objects are counted
     assert (
-        share(crop(0.3, 0.3, 0.5, 0.5), question=asked(0.42, 0.34, 0.46, 0.38, kind='search'))
-        == 0.5
+        share(crop(0.3, 0.3, 0.5, 0.5), question=asked(0.42, 0.34, 0.46, 0.38, query='flag')) == 0.5
     )  # no fact yet
 
 
@@ -181,7 +192,9 @@ def test_the_judge_is_asked_only_where_exact_match_fails():
         == 1
     )
     assert trajectory_reward(trajectory(turn(Answer('Abéché'))), judge).reward['accuracy'] == 0
-    choice = Question('q', 'perception', 1, 'Which?', 'a.png', ('B',), ('red', 'blue'))
+    choice = Question(
+        'q', 'Which?', ('a.png',), ('B',), ('red', 'blue'), category='perception', difficulty='1'
+    )
     assert (
         trajectory_reward(trajectory(turn(Answer('C')), question=choice), judge).reward['accuracy']
         == 0
@@ -189,10 +202,12 @@ def test_the_judge_is_asked_only_where_exact_match_fails():
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize('kind', ['search', 'perception', 'search_only'])
+@pytest.mark.parametrize('query', ['the flag', ''])
 @pytest.mark.parametrize('gold', ['B', 'B.', '(b)', 'red', 'the Red'])
-def test_multiple_choice_is_scored_for_every_kind_and_way_of_naming_the_option(kind, gold):
-    question = Question('q', kind, 1, 'Which?', 'a.png', (gold,), ('blue', 'red', 'green'))
+def test_multiple_choice_is_scored_for_every_way_of_naming_the_option(query, gold):
+    question = Question(
+        'q', 'Which?', ('a.png',), (gold,), ('blue', 'red', 'green'), truth={'query': query}
+    )
     told = Observation(('1. a red flag',), True, 'text_search')
 
     def said(text):
@@ -200,12 +215,12 @@ def test_multiple_choice_is_scored_for_every_kind_and_way_of_naming_the_option(k
 
     answers = 'B', 'red', 'The answer is B', 'A', '(A) or (B)'
     assert [trajectory_reward(said(text)).reward['accuracy'] for text in answers] == [1, 1, 1, 0, 0]
-    assert trajectory_reward(said('A')).reward['evidence'] == (0 if kind == 'perception' else 1)
+    assert trajectory_reward(said('A')).reward['evidence'] == (1 if query else 0)
 
 
 def test_a_dead_judge_makes_it_unscorable():
     class Client:
-        def judge(self, question, references, response, image=None):
+        def judge(self, question, references, response, images=()):
             assert references == list(QUESTION.answers)
             return ToolFailure('timeout', 'late')
 
@@ -219,8 +234,8 @@ def test_the_judge_is_shown_the_questions_image_and_sent_it_again_where_it_was_l
     class Client:
         sent, asked = [], []
 
-        def judge(self, question, references, response, image=None):
-            self.asked.append(image)
+        def judge(self, question, references, response, images=()):
+            self.asked.append(list(images))
             return True if self.sent else ToolFailure('unavailable', 'there is no image', lost=True)
 
         def upload(self, image):
@@ -232,7 +247,7 @@ def test_the_judge_is_shown_the_questions_image_and_sent_it_again_where_it_was_l
         trajectory(turn(Answer('Abéché'))), images=[ImageRef('a' * 64, 56, 56)]
     )
     assert trajectory_reward(whole, client_judge(client)).reward['accuracy'] == 1
-    assert client.asked == ['a' * 64, 'b' * 64] and client.sent == [QUESTION.image]
+    assert client.asked == [['a' * 64], ['b' * 64]] and client.sent == [QUESTION.images[0]]
 
 
 def test_infrastructure_failures_win_over_everything():

@@ -72,11 +72,11 @@ def questions(tmp_path_factory):
     return [
         Question(
             f'q{i}',
-            'search',
-            1,
             f'What is {i}?',
-            noise_file(folder / f'{i}.png', *size, i),
+            (noise_file(folder / f'{i}.png', *size, i),),
             ('it',),
+            category='search',
+            difficulty='1',
         )
         for i, size in enumerate(sizes)
     ]

@@ -96,6 +96,7 @@ def test_log_probs_are_the_trainers(plain, policy, chat):
         image_token=chat.image_pad,
         merge=2,
         members=MEMBERS,
+        width=policy.sizes.language.width,
     )
     mask = np.isin(np.arange(chat.vocab_size), chat.suppressed_ids)
     ours = np.asarray(Learner(policy, optax.sgd(0.1), suppressed=mask).log_probs(batch))
@@ -262,7 +263,7 @@ def test_truncation_by_turns(run, questions):
 def test_slow_tools_of_one_question_do_not_hold_up_the_others(run, questions):
     """Crops of the first picture are answered only when every other question is done."""
     tools, finished, done = ScriptedTools(), threading.Event(), []
-    slow = tools.upload(questions[0].image).sha256
+    slow = tools.upload(questions[0].images[0]).sha256
 
     def delay(method, what):
         if (method, what) == ('crop', slow):

@@ -95,7 +95,7 @@ def test_a_prompt_that_does_not_fit_fails_alone(run, plain, engine, questions, c
             assert [[turn.tokens for turn in t.turns] for t in groups[i]] == [
                 [turn.tokens for turn in t.turns] for t in plain[0][i]
             ]
-        name = tools.upload(questions[1].image).sha256
+        name = tools.upload(questions[1].images[0]).sha256
         assert ('image', name) not in tools.calls and name not in features._seen
 
 

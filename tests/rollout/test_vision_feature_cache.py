@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures('quick')
 def test_pictures_are_encoded_once(store_for, questions):
     """A store gives each picture's features whatever came before, and again after they had to go."""
     client = ScriptedTools()
-    refs = [client.upload(q.image) for q in questions]
+    refs = [client.upload(q.images[0]) for q in questions]
     store = store_for(client)
     first = store.table([*refs, refs[0]])
     assert store.images_encoded == store.distinct_images == 4
@@ -39,7 +39,7 @@ def test_what_a_step_wants_stays_if_it_fits(store_for, questions, capsys):
     """Also what an earlier step has left behind and this one has only got ready so far; and a store
     too small says so."""
     client = ScriptedTools()
-    a, b, c, d = [client.upload(q.image) for q in questions]
+    a, b, c, d = [client.upload(q.images[0]) for q in questions]
     sizes = {
         ref: PREPROCESSOR.merged_tokens(ref.width, ref.height) * 32 * 4 for ref in (a, b, c, d)
     }

@@ -17,40 +17,40 @@ BOX = (0.42, 0.31, 0.45, 0.35)
 TRUTH = {'box': BOX, 'title': 'Flag of Chad', 'query': 'Chad capital', 'field': 'capital'}
 SEARCH = Question(
     's',
-    'search',
-    2,
     'The flag north-east of the others: its capital?',
-    'map.png',
+    ('map.png',),
     ("N'Djamena",),
+    category='search',
+    difficulty='2',
     truth=TRUTH,
 )
 CHOICE = Question(
     'c',
-    'search',
-    2,
     'The only flag: its capital?',
-    'map.png',
+    ('map.png',),
     ('B',),
     ('Niamey', "N'Djamena"),
+    category='search',
+    difficulty='2',
     truth=TRUTH,
 )
 ONLY = Question(
     'o',
-    'search_only',
-    1,
     'The capital of this flag?',
-    'flag.png',
+    ('flag.png',),
     ("N'Djamena",),
+    category='search_only',
+    difficulty='1',
     truth={**TRUTH, 'box': None},
 )
 LOOK = Question(
     'p',
-    'perception',
-    1,
     'What colour is the painting?',
-    'map.png',
+    ('map.png',),
     ('B',),
     ('red', 'blue'),
+    category='perception',
+    difficulty='1',
     truth={'box': BOX},
 )
 

@@ -98,7 +98,7 @@ class ScriptedTools:
             lambda: {'ready': True, 'backends': {'text_search': 'bm25', 'crop': 'local'}},
         )
 
-    def judge(self, question, references, response, image=None):
+    def judge(self, question, references, response, images=()):
         return self._answer('judge', question, lambda: response in references)
 
 

@@ -44,6 +44,7 @@ def batch_of(rows, members=3, batch=None, prompt_step=64, suffix_step=64, featur
         image_token=PAD,
         merge=MERGE,
         members=members,
+        width=32,
         batch=batch,
         prompt_step=prompt_step,
         suffix_step=suffix_step,

@@ -44,7 +44,9 @@ def test_reward_and_rule_judge_say_what_a_person_would(case):
         case['references'],
         case.get('choices', []),
     )
-    question = Question('q', 'search', 1, asked, 'a.png', tuple(references), tuple(choices))
+    question = Question(
+        'q', asked, ('a.png',), tuple(references), tuple(choices), category='search', difficulty='1'
+    )
     assert answer_is_right(question, case['response'], None, None) is case['right'], case['rule']
     assert RuleJudge().judge(asked, references, case['response'], None, choices) is case['right'], (
         case['rule']

@@ -292,7 +292,7 @@ async def use_all_tools(client):
         'judge', {'question': 'q', 'references': ['Paris'], 'response': 'paris'}
     )
     assert verdict.structured_content['verdict'] is True
-    case = {'question': 'q', 'references': ['B'], 'response': '(b)', 'image': image['sha256']}
+    case = {'question': 'q', 'references': ['B'], 'response': '(b)', 'images': [image['sha256']]}
     verdict = await client.call_tool('judge', case | {'choices': ['red', 'blue']})
     assert verdict.structured_content['verdict'] is True
     for name, arguments in {

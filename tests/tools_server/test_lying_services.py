@@ -87,7 +87,7 @@ def text(backend, cls, url, **fields):
 def judge(url):
     section = {'backend': 'openai', 'base_url': url, 'model': 'm'} | QUICK
     model = ModelJudge(parse_config({'judge': section}).judge)
-    return lambda: model.judge('q', ['Paris'], 'the French capital', None)
+    return lambda: model.judge('q', ['Paris'], 'the French capital', ())
 
 
 QUICK = {'timeout_s': TIMEOUT_S, 'limits': {'attempts': 1, 'breaker_failures': 1000}}

@@ -337,25 +337,27 @@ def test_hostile_thumbnails_cost_their_results_and_not_the_search(stand_in, stor
 
 def test_judge_asks_the_model_only_where_rules_do_not_settle_it(stand_in, store):
     stand_in.answers['/v1/chat/completions'] = chat('Yes')
-    image, _ = store.add(encoded(picture(1)))
-    assert judge(stand_in).judge('q', ['Paris'], 'paris', None) and not stand_in.requests
-    assert judge(stand_in).judge('q', ['Paris'], 'the French capital', image)
-    assert not judge(stand_in).judge('q', ['Paris'], ' ', None) and len(stand_in.requests) == 1
+    images = [store.add(encoded(picture(number)))[0] for number in (1, 2)]
+    assert judge(stand_in).judge('q', ['Paris'], 'paris', ()) and not stand_in.requests
+    assert judge(stand_in).judge('q', ['Paris'], 'the French capital', images)
+    assert not judge(stand_in).judge('q', ['Paris'], ' ', ()) and len(stand_in.requests) == 1
     _, headers, body = stand_in.requests[0]
     assert (
         headers['Authorization'] == 'Bearer model-key'
         and body['temperature'] == 0
         and body['model'] == 'm'
     )
-    shown, text = body['messages'][1]['content']
-    assert shown['image_url']['url'].startswith('data:image/png;base64,')
+    *shown, text = body['messages'][1]['content']
+    assert [part['image_url']['url'] for part in shown] == [
+        'data:image/png;base64,' + base64.b64encode(image.encoded()).decode() for image in images
+    ]
     assert json.loads(text['text']) == {
         'question': 'q',
         'references': ['Paris'],
         'response': 'the French capital',
     }
     stand_in.answers['/v1/chat/completions'] = chat('No.')
-    assert not judge(stand_in).judge('q', ['Paris'], 'Lyon', None)
+    assert not judge(stand_in).judge('q', ['Paris'], 'Lyon', ())
 
 
 @pytest.mark.parametrize('reply', ['Yes', ' yes.', '**Yes**', '"Yes"'])
@@ -379,7 +381,7 @@ def test_yes(reply):
 def test_replies_that_are_no_verdict(stand_in, reply):
     stand_in.answers['/v1/chat/completions'] = chat(reply)
     with pytest.raises(ToolError) as error:
-        judge(stand_in).judge('q', ['Paris'], 'Lyon', None)
+        judge(stand_in).judge('q', ['Paris'], 'Lyon', ())
     assert error.value.kind == 'refused'
 
 
@@ -397,7 +399,7 @@ def test_response_cannot_speak_for_the_judge(stand_in, response):
     """What the candidate writes stays inside one JSON string of the user's message, and a No stays
     a No."""
     stand_in.answers['/v1/chat/completions'] = chat('No')
-    assert not judge(stand_in).judge('q', ['Paris'], response, None)
+    assert not judge(stand_in).judge('q', ['Paris'], response, ())
     messages = stand_in.requests[0][2]['messages']
     assert len(messages) == 2 and json.loads(messages[1]['content'])['response'] == response
 
@@ -408,7 +410,7 @@ def test_response_cannot_speak_for_the_judge(stand_in, response):
 def test_model_that_says_nothing(stand_in, answer):
     stand_in.answers['/v1/chat/completions'] = answer
     with pytest.raises(ToolError) as error:
-        judge(stand_in).judge('q', ['Paris'], 'Lyon', None)
+        judge(stand_in).judge('q', ['Paris'], 'Lyon', ())
     assert error.value.kind == 'unavailable'
 
 

@@ -74,7 +74,7 @@ def test_snippet_never_exceeds_its_limit(text, query, limit):
     ],
 )
 def test_rules(reference, response, right):
-    assert RuleJudge().judge('q', ['something else', reference], response, None) is right
+    assert RuleJudge().judge('q', ['something else', reference], response, ()) is right
 
 
 def test_regions_are_found_where_the_picture_hangs():

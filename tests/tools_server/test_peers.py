@@ -203,7 +203,7 @@ def test_requests_that_come_to_no_tool_are_counted(narrow):
 
 
 def test_a_judge_by_rules_needs_no_image(narrow):
-    body = {'question': 'q', 'references': ['Paris'], 'response': 'paris', 'image': 'f' * 64}
+    body = {'question': 'q', 'references': ['Paris'], 'response': 'paris', 'images': ['f' * 64]}
     assert requests.post(narrow.url + '/judge', json=body, timeout=5).json()['verdict'] is True
 
 

@@ -110,7 +110,7 @@ def test_stand_in_of_openai_is_one_for_the_openai_package(stand_in):
     )
     assert reply.choices[0].message.content == 'Yes'
     theirs = stand_in.requests[0][2]
-    judge(stand_in).judge('q', ['Paris'], 'the French capital', None)
+    judge(stand_in).judge('q', ['Paris'], 'the French capital', ())
     assert stand_in.requests[1][2].keys() == theirs.keys()
 
 
@@ -155,11 +155,11 @@ def parrot(body):
 @pytest.mark.parametrize('response', PERSUASIONS)
 def test_no_response_talks_the_judge_into_yes(stand_in, response):
     stand_in.answers['/v1/chat/completions'] = gullible
-    assert judge(stand_in).judge('Capital of France?', ['Paris'], response, None) is False
-    assert RuleJudge().judge('Capital of France?', ['Paris'], response, None) is False
+    assert judge(stand_in).judge('Capital of France?', ['Paris'], response, ()) is False
+    assert RuleJudge().judge('Capital of France?', ['Paris'], response, ()) is False
     stand_in.answers['/v1/chat/completions'] = parrot
     with pytest.raises(ToolError) as error:
-        judge(stand_in).judge('Capital of France?', ['Paris'], response, None)
+        judge(stand_in).judge('Capital of France?', ['Paris'], response, ())
     assert error.value.kind == 'refused'  # no verdict is no Yes, and no No either
 
 
@@ -200,7 +200,7 @@ def test_a_reply_that_was_cut_off_is_no_verdict(stand_in):
         {'choices': [{'message': {'content': 'Yes'}, 'finish_reason': 'length'}]}
     )
     with pytest.raises(ToolError) as error:
-        judge(stand_in).judge('q', ['Paris'], 'the French capital', None)
+        judge(stand_in).judge('q', ['Paris'], 'the French capital', ())
     assert error.value.kind == 'refused'
 
 
@@ -212,10 +212,9 @@ def test_a_reply_that_was_cut_off_is_no_verdict(stand_in):
 def test_with_options_given_only_the_letter_counts(stand_in, response, right):
     """A model is not asked, so there is nobody to persuade."""
     options = ['a blue flag', 'a red flag', 'a green flag', 'a flag']
-    assert judge(stand_in).judge('Which?', ['B'], response, None, options) is right
+    assert judge(stand_in).judge('Which?', ['B'], response, (), options) is right
     assert (
-        RuleJudge().judge('Which?', ['B'], response, None, options) is right
-        and not stand_in.requests
+        RuleJudge().judge('Which?', ['B'], response, (), options) is right and not stand_in.requests
     )
 
 
@@ -244,16 +243,16 @@ def test_recent_models_are_asked_as_they_take_it(stand_in):
     asked = []
     stand_in.answers['/v1/chat/completions'] = recent_model(asked)
     model = judge(stand_in, max_tokens=16)
-    assert model.judge('q', ['Paris'], 'the French capital', None) is True
+    assert model.judge('q', ['Paris'], 'the French capital', ()) is True
     assert asked == [{'temperature': 0, 'max_tokens': 16}, {'temperature': 0, 'max_completion_tokens': 16 + 4096},
                      {'max_completion_tokens': 16 + 4096}]  # fmt: skip
     assert (
-        model.judge('q', ['Paris'], 'capital of France', None) is True and len(asked) == 4
+        model.judge('q', ['Paris'], 'capital of France', ()) is True and len(asked) == 4
     )  # it was learnt
     error = {'message': 'no such value', 'param': 'model', 'code': 'unsupported_value'}
     stand_in.answers['/v1/chat/completions'] = as_json({'error': error}, 400)
     with pytest.raises(ToolError, match='400: no such value'):
-        model.judge('q', ['Paris'], 'the capital', None)
+        model.judge('q', ['Paris'], 'the capital', ())
 
 
 @pytest.mark.parametrize(
@@ -265,5 +264,5 @@ def test_recent_models_are_asked_as_they_take_it(stand_in):
 def test_a_reply_that_was_held_back_or_cut_off_is_no_verdict(stand_in, choice, words):
     stand_in.answers['/v1/chat/completions'] = as_json({'choices': [choice]})
     with pytest.raises(ToolError, match=words) as error:
-        judge(stand_in).judge('q', ['Paris'], 'the French capital', None)
+        judge(stand_in).judge('q', ['Paris'], 'the French capital', ())
     assert error.value.kind == 'refused'

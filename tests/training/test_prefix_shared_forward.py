@@ -55,6 +55,7 @@ def test_groups_equal_their_members_alone():
         image_token=PAD,
         merge=MERGE,
         members=4,
+        width=sizes.width,
         batch=3,
         prompt_step=16,
         suffix_step=8,

@@ -58,7 +58,7 @@ class Judge(Protocol):
         question: str,
         references: list[str],
         response: str,
-        image: StoredImage | None,
+        images: Sequence[StoredImage],
         choices: Sequence[str] = (),
     ) -> bool:
         """Whether the response answers the question.
@@ -67,7 +67,7 @@ class Judge(Protocol):
             question: as it was asked.
             references: right answers; with `choices` their letters or texts.
             response: the text that is judged.
-            image: of the question; None without one, or where the judge takes none.
+            images: of the question; none where the judge takes none.
             choices: options A, B, … in order; with them only the option that is named counts.
 
         Raises:

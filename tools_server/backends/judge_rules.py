@@ -24,7 +24,7 @@ class RuleJudge:
         question: str,
         references: list[str],
         response: str,
-        image: StoredImage | None,
+        images: Sequence[StoredImage],
         choices: Sequence[str] = (),
     ) -> bool:
         """See `backends.Judge.judge`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from tools_server.backend_config import OpenAICompatible
@@ -31,26 +32,21 @@ class ChatModel:
             f'model {config.model}', config.base_url, config.timeout_s, headers, config.limits
         )
 
-    def ask(self, system: str, text: str, image: bytes | None = None) -> str:
+    def ask(self, system: str, text: str, images: Sequence[bytes] = ()) -> str:
         """The model's reply.
 
         Args:
             system: what the model is to do.
             text: the user's message.
-            image: an image file shown with it (JPEG or PNG).
+            images: image files shown before it (JPEG or PNG).
 
         Raises:
             ToolError: as `Service.post`, 'unavailable' for an answer without a reply, and 'refused'
                 for a reply that was cut off or held back.
         """
         content: str | list[dict] = text
-        if image is not None:
-            kind = 'png' if image.startswith(b'\x89PNG') else 'jpeg'
-            url = f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
-            content = [
-                {'type': 'image_url', 'image_url': {'url': url}},
-                {'type': 'text', 'text': text},
-            ]
+        if images:
+            content = [*map(_image_part, images), {'type': 'text', 'text': text}]
         answer = self._post(
             [{'role': 'system', 'content': system}, {'role': 'user', 'content': content}]
         )
@@ -91,6 +87,12 @@ class ChatModel:
         if name == 'max_tokens':
             left['max_completion_tokens'] = self._max_tokens + REASONING_TOKENS
         return left
+
+
+def _image_part(image: bytes) -> dict[str, Any]:
+    kind = 'png' if image.startswith(b'\x89PNG') else 'jpeg'
+    url = f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
+    return {'type': 'image_url', 'image_url': {'url': url}}
 
 
 def _parameter(answer: dict[str, Any]) -> str:

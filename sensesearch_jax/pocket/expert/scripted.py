@@ -94,19 +94,19 @@ class ScriptedExpert:
         self.max_crops = max_crops
         self.max_queries = max_queries
 
-    def unmet(self, kind: str) -> str | None:
+    def unmet(self, category: str) -> str | None:
         """See `Expert`. Perception is answered without a crop where there is none."""
         wanted = {
             'search': ('image_crop', 'image_search', 'text_search'),
             'search_only': ('image_search', 'text_search'),
         }
-        off = [tool for tool in wanted.get(kind, ()) if tool not in self.tools]
+        off = [tool for tool in wanted.get(category, ()) if tool not in self.tools]
         if off:
-            return f'the scripted expert needs {", ".join(off)} for {kind}, which agent.tools leaves out'
-        if kind == 'search' and not self.protocol.search_any_image:
+            return f'the scripted expert needs {", ".join(off)} for {category}, which agent.tools leaves out'
+        if category == 'search' and not self.protocol.search_any_image:
             return (
-                f"the scripted expert searches by crops for {kind}, and agent.protocol '{self.protocol.name}' by the "
-                'original alone'
+                f'the scripted expert searches by crops for {category}, and agent.protocol '
+                f"'{self.protocol.name}' by the original alone"
             )
         return None
 
@@ -114,18 +114,18 @@ class ScriptedExpert:
         self, question: Question, images: Sequence[ImageRef], turns: Sequence[Turn]
     ) -> tuple[str, Action]:
         """Reasoning (a sentence or two) and one action; see `Expert`."""
-        if question.kind == 'perception':
+        if question.category == 'perception':
             return self._perceive(question, turns)
         if _calls(turns, TextSearch):
             return self._after_text_search(question, turns)
         last = turns[-1].observation if turns else None
         if last is not None and last.ok and last.kind == 'image_search':
             return self._after_image_search(question, turns, observed_text(last))
-        if question.kind == 'search_only':
+        if question.category == 'search_only':
             if turns:
                 return self._give_up(question)
             return self._goal(question) + self._say(_SEARCH_PICTURE, question), ImageSearch()
-        frames = crop_regions(turns)
+        frames = _frames(turns)
         if _calls(turns, ImageSearch) >= self.max_crops:
             return self._give_up(question)
         looks_right = len(frames) > 1 and fits(frames[-1], question.truth['box'])
@@ -143,7 +143,7 @@ class ScriptedExpert:
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
             return self._goal(question) + self._say(_SEE, question, text=text), answer
-        frames = crop_regions(turns)
+        frames = _frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
             return self._say(_SEE, question, text=text), answer
         return self._crop(question, turns)
@@ -158,7 +158,7 @@ class ScriptedExpert:
             poor = self.rng.random() < self.poor_crops
             words = self._goal(question) + self._say(_FIRST_CROP, question)
             return words, ImageCrop(self._poor_box(good) if poor else good)
-        frames = crop_regions(turns)
+        frames = _frames(turns)
         if len(frames) > 1 and holds(frames[-1], box):
             return self._zoom(question, frames, _CROP_CLOSER)
         return self._say(_CROP_AGAIN, question), ImageCrop(good)
@@ -192,12 +192,12 @@ class ScriptedExpert:
         title, box = question.truth['title'], question.truth.get('box')
         # A title further down the list is taken only where no closer look is left: a policy cannot
         # tell it from the rest.
-        retried = question.kind == 'search_only' or _calls(turns, ImageSearch) > 1
+        retried = question.category == 'search_only' or _calls(turns, ImageSearch) > 1
         if contains(results.split('\n', 1)[0], title) or (retried and contains(results, title)):
             return self._look_up(question, turns)
-        frames = crop_regions(turns)
+        frames = _frames(turns)
         closer = box is not None and len(frames) > 1 and _calls(turns, ImageCrop) < self.max_crops
-        if question.kind == 'search_only' or not closer:
+        if question.category == 'search_only' or not closer:
             return self._give_up(question)
         if holds(frames[-1], box):
             return self._zoom(question, frames, _NOT_FOUND)
@@ -241,6 +241,11 @@ class ScriptedExpert:
 
 def _calls(turns: Sequence[Turn], kind: type) -> int:
     return sum(isinstance(turn.action, kind) for turn in turns)
+
+
+def _frames(turns: Sequence[Turn]) -> list[Box]:
+    """What the picture and its crops show of it."""
+    return [region.box for region in crop_regions(turns, 1)]
 
 
 def _field(question: Question) -> str:

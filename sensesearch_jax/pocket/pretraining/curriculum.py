@@ -351,6 +351,7 @@ class Curriculum:
             image_token=self.sizes.image_token,
             merge=2,
             members=members,
+            width=1,
             prompt_step=prompt_tokens,
             suffix_step=suffix_tokens,
         )

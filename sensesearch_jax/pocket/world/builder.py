@@ -4,6 +4,7 @@ TensorFlow.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import grain.python as grain
@@ -18,15 +19,14 @@ class PocketQuestions(tfds.core.GeneratorBasedBuilder):
     JSON text).
 
     Args:
-      folder: a folder made by `write_questions`; its questions' `split` gives the splits. Only
-        needed to write.
+      folders: of each split one made by `write_questions`. Only needed to write.
     """
 
     VERSION = tfds.core.Version('1.0.0')
     RELEASE_NOTES = {'1.0.0': 'First release.'}
 
-    def __init__(self, *, folder: str = '', **arguments):
-        self._folder = folder
+    def __init__(self, *, folders: Mapping[str, Path | str] | None = None, **arguments):
+        self._folders = folders
         super().__init__(file_format='array_record', **arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -36,40 +36,38 @@ class PocketQuestions(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features)
 
     def _split_generators(self, dl_manager) -> dict:
-        if not self._folder:
-            raise ValueError('no question folder given: pass folder=, as made by write_questions')
-        questions = read_questions(self._folder)
+        if not self._folders:
+            raise ValueError('no question folders given: pass folders=, as made by write_questions')
         return {
-            split: self._generate_examples(
-                [question for question in questions if question.split == split]
-            )
-            for split in sorted({question.split for question in questions})
+            split: self._generate_examples(read_questions(folder))
+            for split, folder in sorted(self._folders.items())
         }
 
     def _generate_examples(self, questions: list[Question]):
         for question in questions:
             # The file's own bytes: TFDS stores encoded images as they are, and needs no TensorFlow
             # for it.
-            with open(question.image, 'rb') as file:
+            with open(question.images[0], 'rb') as file:
                 yield (
                     question.id,
                     {'image': file, 'question': json.dumps(question.to_json(), ensure_ascii=False)},
                 )
 
 
-def write_dataset(folder: Path | str, data_dir: Path | str) -> PocketQuestions:
-    """Writes the questions of a folder as a data set under `data_dir` and returns its builder.
+def write_dataset(folders: Mapping[str, Path | str], data_dir: Path | str) -> PocketQuestions:
+    """Writes the questions of folders, one a split, as a data set under `data_dir`; its builder.
 
     A data set that is there already is kept if it was made of the same questions.
 
     Raises:
       ValueError: `data_dir` holds a data set of other questions.
     """
-    digest = hashlib.sha256((Path(folder) / 'questions.jsonl').read_bytes()).hexdigest()
+    files = [(Path(folders[split]) / 'questions.jsonl').read_bytes() for split in sorted(folders)]
+    digest = hashlib.sha256(b'\n'.join([json.dumps(sorted(folders)).encode(), *files])).hexdigest()
     mark = Path(data_dir) / 'questions.sha256'
     if mark.is_file() and mark.read_text() != digest:
         raise ValueError(f'{data_dir} holds a data set of other questions: choose an empty folder')
-    builder = PocketQuestions(folder=str(folder), data_dir=str(data_dir))
+    builder = PocketQuestions(folders=folders, data_dir=str(data_dir))
     Path(data_dir).mkdir(parents=True, exist_ok=True)
     mark.write_text(digest)
     builder.download_and_prepare()

@@ -45,10 +45,9 @@ def write_questions(
     folder, files = Path(folder), files or PocketFiles()
     pictures: dict[str, tuple[str, SceneSpec | None]] = {}
     for question, spec in questions:
-        if pictures.setdefault(question.image, (question.entity, spec))[1] != spec:
-            raise ValueError(
-                f'two scenes are called {question.image}: make the sets with different seeds'
-            )
+        [image] = question.images
+        if pictures.setdefault(image, (question.truth['entity'], spec))[1] != spec:
+            raise ValueError(f'two scenes are called {image}: make the sets with different seeds')
     plan = ''.join(
         json.dumps({'image': image, 'entity': entity, 'scene': spec.to_json() if spec else None})
         + '\n'
@@ -88,7 +87,7 @@ def write_questions(
 
 
 def read_questions(folder: Path | str) -> list[Question]:
-    """The questions of a folder in the file's order, their `image` as a path that can be opened.
+    """The questions of a folder in the file's order, their images as paths that can be opened.
 
     Raises:
       UserError: there is no questions.jsonl, a line of it is no question, or no answer could be
@@ -110,5 +109,9 @@ def read_questions(folder: Path | str) -> list[Question]:
             raise UserError(
                 f'question {question.id} in line {number} of {file} cannot be answered right: {fault}.'
             )
-        questions.append(dataclasses.replace(question, image=str(Path(folder) / question.image)))
+        questions.append(
+            dataclasses.replace(
+                question, images=tuple(str(Path(folder) / image) for image in question.images)
+            )
+        )
     return questions

@@ -41,7 +41,7 @@ def question_set(
             if counts.get(kind)
             for pair in make_questions(files, split, kind, counts[kind], seed)
         ]
-        pictures = len({question.image for question, _ in made})
+        pictures = len({question.images[0] for question, _ in made})
         with Progress(f'{split} pictures', pictures, unit='picture') as bar:
             write_questions(made, folder, files, lambda done, total: bar.update())
         workdir.mark_done(stage, dict(counts))

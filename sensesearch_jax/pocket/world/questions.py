@@ -111,8 +111,8 @@ class _Maker:
                 return {
                     'text': self.pick(field.phrasings).format(words),
                     'answers': (answer, *entity.aliases.get(field.name, ())),
-                    'entity': entity.id,
                     'truth': {
+                        'entity': entity.id,
                         'title': entity.title,
                         'field': field.name,
                         'sought': field.sought,
@@ -144,7 +144,13 @@ class _Maker:
             return {
                 'text': self.pick(field.phrasings).format(noun),
                 'answers': (str(count),),
-                'truth': {'title': '', 'field': field.name, 'query': '', 'boxes': boxes},
+                'truth': {
+                    'entity': '',
+                    'title': '',
+                    'field': field.name,
+                    'query': '',
+                    'boxes': boxes,
+                },
             }
         seen = self.shape if field is question_templates.TALLER else self.colour
         found = [
@@ -168,9 +174,8 @@ class _Maker:
             'text': self.pick(field.phrasings).format(f'the {noun} {place}'),
             'answers': (answer,),
             'choices': choices,
-            'entity': entity.id,
             'index': index,
-            'truth': {'title': entity.title, 'field': field.name, 'query': ''},
+            'truth': {'entity': entity.id, 'title': entity.title, 'field': field.name, 'query': ''},
         }
 
     def of_scene(self, spec: SceneSpec, most: int) -> Iterator[dict]:
@@ -213,10 +218,10 @@ class _Maker:
         """
         return Question(
             id=f'{self.split}-{self.kind}-{self.seed}-{number:05d}',
-            kind=self.kind,
-            level=level,
-            image=image,
-            split=self.split,
+            images=(image,),
+            category=self.kind,
+            difficulty=str(level),
+            source='pocket',
             **draft,
         )
 
@@ -244,8 +249,8 @@ def make_questions(
 
     Returns:
       (question, scene) pairs; up to three neighbours at levels 2 and 3, two at level 1, share a
-      scene. The scene is None for 'search_only'. `truth` holds 'box' (fractions), 'title', 'query',
-      'field'; for facts also 'passage' (the id of the passage that states the answer), for counts
+      scene. The scene is None for 'search_only'. `truth` holds 'entity', 'box' (fractions), 'title',
+      'query', 'field'; for facts also 'passage' (the id of the passage that states the answer), for counts
       'boxes' (of all objects).
     """
     if kind not in KINDS:
