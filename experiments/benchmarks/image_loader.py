@@ -34,17 +34,15 @@ from sensesearch_jax.runtime.progress import Progress
 from tools_server.pictures.decoder import read_gentle
 
 BAR, FLAT = 20.0, 0.05
-SIZE, DISTINCT, ROWS = (3840, 2160), 50, 4  # of a picture; pictures; rows of a row group
+SIZE, DISTINCT, ROWS = (3840, 2160), 50, 4  # pixels; pictures; rows of a row group
 AHEAD = 4  # pictures whose patches wait for the reader: 200 MB each at 8.3 million pixels
-POLICY = flags.DEFINE_string(
-    'policy', None, "Directory of the processor; else transformers' defaults."
-)
+POLICY = flags.DEFINE_string('policy', None, "Whose processor; else transformers' defaults.")
 IMAGES = flags.DEFINE_integer('images', 5000, 'References that are read.', lower_bound=100)
 THREADS = flags.DEFINE_integer('threads', 2, 'Threads that read.')
 MAX_PIXELS = flags.DEFINE_integer('max_pixels', 0, "Of a resized picture; 0: the processor's own.")
 
 
-class Pictures(tfds.core.GeneratorBasedBuilder):
+class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Encoded pictures in array_record files."""
 
     VERSION, files = tfds.core.Version('1.0.0'), []
@@ -57,11 +55,11 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager) -> dict:
         return {'some': ((i, {'images': [io.BytesIO(f)]}) for i, f in enumerate(self.files))}
 
-    _generate_examples = None  # a split is a generator already
+    _generate_examples = None  # splits are generators
 
 
 def picture(seed: int) -> bytes:
-    """A JPEG with structure and grain, as large as a photograph's: about 3 MB."""
+    """A JPEG as large as a photograph's, 3 MB."""
     draw = np.random.default_rng(seed)
     coarse = Image.fromarray(draw.integers(0, 256, (270, 480, 3), np.uint8)).resize(SIZE)
     pixels = np.asarray(coarse) + draw.integers(-6, 7, (SIZE[1], SIZE[0], 1), np.int16)
@@ -109,10 +107,10 @@ def main(_) -> None:
                 bar.update()
         clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     rate, middle = 2 * len(order) / cpu, float(np.median(most[1:]))
+    each = f'{len(order)} images of {SIZE[0]}×{SIZE[1]}, {len(patches)} patches each'
     print(
-        f'{len(order)} images of {SIZE[0]}×{SIZE[1]}, {len(patches)} patches each: '
-        f'{len(order) / clock:.1f} per second by the clock; {1e3 * cpu / len(order):.1f} ms of CPU '
-        f'time each, so {rate:.1f} per second on two cores'
+        f'{each}: {len(order) / clock:.1f}/s by the clock; {1e3 * cpu / len(order):.1f} ms of CPU time, '
+        f'so {rate:.1f}/s on two cores'
     )
     print('MiB resident at most, by tenths:', *(f'{m:.0f}' for m in most))
     sys.exit(rate < BAR or any(abs(m / middle - 1) > FLAT for m in most[1:]))

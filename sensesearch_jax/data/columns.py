@@ -59,8 +59,14 @@ def tfds_source(directory: str, split: str) -> Any:
     """Random access to a split of a tensorflow-datasets directory, images as encoded."""
     import tensorflow_datasets as tfds
 
+    class Encoded(tfds.decode.SkipDecoding):
+        """Leaves each image of a sequence as its file, which the library's own class cannot."""
+
+        def decode_batch_example_np(self, files: Any) -> Any:
+            return files
+
     builder = tfds.builder_from_directory(directory)
-    return builder.as_data_source(split, decoders={'images': tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split, decoders={'images': Encoded()})
 
 
 @functools.lru_cache(maxsize=64)

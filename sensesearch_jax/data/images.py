@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
@@ -82,7 +83,7 @@ def image_bytes(value: Any, item: int, folder: epath.PathLike) -> bytes:
     Raises:
         ValueError: no image is there.
     """
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes | bytearray):
         value = value[item]
     if isinstance(value, dict):
         value = value.get('bytes') or value.get('path')
