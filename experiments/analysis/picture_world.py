@@ -21,7 +21,7 @@ def main(_: list[str]) -> None:
     canvas = Image.new('RGB', (2 * SIZE[0] + 16, SIZE[1]), 'white')
     made = make_questions(files, 'test', 'search', 40, seed=1)
     for column, kind in enumerate(('map', 'wall')):
-        question, scene = next((q, s) for q, s in made if s.kind == kind and q.level == 3)
+        question, scene = next((q, s) for q, s in made if s.kind == kind and q.difficulty == '3')
         picture = renderer.render(scene, size=SIZE)
         box = [v * side for v, side in zip(question.truth['box'], SIZE * 2)]
         ImageDraw.Draw(picture).rectangle(

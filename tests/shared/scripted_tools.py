@@ -56,9 +56,9 @@ class ScriptedTools:
         return Image.open(io.BytesIO(self._files[sha256])).convert('RGB')
 
     def upload(self, image):
-        return self._answer(
-            'upload', Path(image).name, lambda: self._add(Image.open(image).convert('RGB'))
-        )
+        name = 'bytes' if isinstance(image, bytes) else Path(image).name
+        file = io.BytesIO(image) if isinstance(image, bytes) else image
+        return self._answer('upload', name, lambda: self._add(Image.open(file).convert('RGB')))
 
     def image(self, sha256):
         return self._answer('image', sha256, lambda: self._files[sha256])
