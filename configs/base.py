@@ -42,7 +42,7 @@ from the checkpoints beside its policy if they are there, with the probes that i
 
 (40 minutes there. It was made in two starts: its first 350 steps at a rate of up to 3e-4, with shares of 0.2, 0.1, 0.3,
 0.15 and 0.25.) Boxes are a little better then
-(`python -m experiments.analysis.seeing`: 45 % for 42), counts worse (57 % for 74), and so are long pages.
+(45 % right for 42, asked plainly), counts worse (57 % for 74), and so are long pages.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,5 @@
-"""Scripts in experiments/ import only names that exist: most of them no test starts."""
+"""Scripts in experiments/ import only names that exist: most of them no test starts. And they stay
+few."""
 
 import ast
 import importlib
@@ -36,3 +37,8 @@ def test_imports_exist(file):
         if node.module.startswith(('sensesearch_jax', 'tools_server', 'experiments'))
     ]
     assert not [f'{module}.{name}' for module, name in imports if not defined(module, name)]
+
+
+def test_experiments_stay_small():
+    """Scripts for tables that documents cite, and no more: fewer lines than training and rollout."""
+    assert sum(len(file.read_text().splitlines()) for file in SCRIPTS) <= 3_200

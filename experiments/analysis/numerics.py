@@ -18,7 +18,6 @@ some minutes, in one type at a time.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import sys
@@ -38,6 +37,7 @@ from flax import nnx
 from PIL import Image
 
 from experiments.analysis.processors import differences, sentences
+from experiments.benchmarks.work import with_layers
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
@@ -95,11 +95,9 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
     policy, random = Policy(sizes, nnx.Rngs(0)), np.random.default_rng(0)
     state = nnx.state(policy, nnx.Param)
     for path, parameter in nnx.to_flat_state(state):
-        scale = {'scale': 0.2, 'bias': 0.2}.get(path[-1])
-        if scale:
-            parameter.set_value(
-                parameter[...] + scale * random.standard_normal(parameter.shape, np.float32)
-            )
+        if path[-1] in ('scale', 'bias'):
+            noise = random.standard_normal(parameter.shape, np.float32)
+            parameter.set_value(parameter[...] + 0.2 * noise)
     if sizes is not SMALL:
         state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
     nnx.update(policy, state)
@@ -108,14 +106,10 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
 
 def preprocessor_of(folder: Path) -> Preprocessor:
     """The policy's own, or for a random policy one of up to 256 visual tokens."""
-    own = any(
-        (folder / name).is_file() for name in ('processor_config.json', 'preprocessor_config.json')
-    )
-    return (
-        Preprocessor.read(folder)
-        if own
-        else Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
-    )
+    names = 'processor_config.json', 'preprocessor_config.json'
+    if any((folder / name).is_file() for name in names):
+        return Preprocessor.read(folder)
+    return Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
 
 
 def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
@@ -139,21 +133,17 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=kind).to(device).eval()
     visual, text, found = model.model.visual, model.model.language_model, {}
 
+    def note(name: str, tensor: torch.Tensor) -> None:
+        found[name] = tensor.float().cpu().numpy().reshape(-1, tensor.shape[-1])
+
     def keep(name: str) -> Callable:
-        def hook(_, __, out):
-            tensor = out if isinstance(out, torch.Tensor) else out.pooler_output
-            found[name] = tensor.float().cpu().numpy().reshape(-1, tensor.shape[-1])
-
-        return hook
-
-    def keep_input(_, arguments):
-        found['embedding'] = arguments[0].float().cpu().numpy().reshape(-1, arguments[0].shape[-1])
+        return lambda _, __, out: note(name, getattr(out, 'pooler_output', out))
 
     visual.patch_embed.register_forward_hook(keep('patches'))
     for i, block in enumerate(visual.blocks):
         block.register_forward_hook(keep(f'vision {i}'))
     visual.register_forward_hook(keep('merger'))
-    text.layers[0].register_forward_pre_hook(keep_input)
+    text.layers[0].register_forward_pre_hook(lambda _, given: note('embedding', given[0]))
     for i, layer in enumerate(text.layers):
         layer.register_forward_hook(keep(f'decoder {i}'))
     text.norm.register_forward_hook(keep('norm'))
@@ -166,7 +156,7 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
             pixel_values=torch.tensor(given.patches).to(device, kind),
             image_grid_thw=torch.tensor([given.grid], device=device),
         ).logits
-    found['logits'] = logits[0].float().cpu().numpy()
+    note('logits', logits)
     del model, visual, text, logits  # the hooks hold it in circles
     gc.collect()
     torch.cuda.empty_cache()
@@ -261,22 +251,16 @@ def compare(folder: Path, image: Image.Image) -> tuple[dict[str, dict[str, float
     del policy
     rough = theirs(folder, sizes, given, 'bfloat16')
     half = ours(load_policy(folder, jnp.bfloat16), given)
+    columns = {'alone': alone, 'so far': chain, 'ours bf16': half, 'theirs bf16': rough}
     rows, wrong = {}, []
     for name in chain:
-        rows[name] = {
-            'alone': distance(alone[name], exact[name]),
-            'so far': distance(chain[name], exact[name]),
-            'ours bf16': distance(half[name], exact[name]),
-            'theirs bf16': distance(rough[name], exact[name]),
-        }
-        for column in ('alone', 'so far'):
-            if not rows[name][column] <= TOLERANCE:
-                wrong.append(f'{name}: {column} {rows[name][column]:.1e} is above {TOLERANCE:.0e}.')
-        if not rows[name]['ours bf16'] <= FACTOR * rows[name]['theirs bf16'] + TOLERANCE:
-            wrong.append(
-                f'{name}: in bfloat16 {rows[name]["ours bf16"]:.1e} from float32, transformers '
-                f'{rows[name]["theirs bf16"]:.1e}.'
-            )
+        row = {column: distance(x[name], exact[name]) for column, x in columns.items()}
+        rows[name], (one, so_far, mine, other) = row, row.values()
+        for column, value in (('alone', one), ('so far', so_far)):
+            if not value <= TOLERANCE:
+                wrong.append(f'{name}: {column} {value:.1e} is above {TOLERANCE:.0e}.')
+        if not mine <= FACTOR * other + TOLERANCE:
+            wrong.append(f'{name}: in bfloat16 {mine:.1e} from float32, transformers {other:.1e}.')
     return rows, wrong
 
 
@@ -289,12 +273,8 @@ def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(CHECKPOINT.value or made)
         if not CHECKPOINT.value:
-            sizes = RELEASED[SIZE.value] if SIZE.value else SMALL
-            if LAYERS.value:
-                sizes = dataclasses.replace(
-                    sizes, language=dataclasses.replace(sizes.language, layers=LAYERS.value)
-                )
-            random_policy(folder, sizes)
+            large = SIZE.value and with_layers(RELEASED[SIZE.value], LAYERS.value)
+            random_policy(folder, large or SMALL)
         rows, wrong = compare(folder, image)
         apart = differences(preprocessor_of(folder), image)
     print(f'{"block":<12}' + ''.join(f'{column:>13}' for column in next(iter(rows.values()))))

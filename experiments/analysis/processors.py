@@ -29,33 +29,19 @@ def differences(preprocessor: Preprocessor, image: Image.Image) -> dict[str, Dif
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.utils import is_torchvision_available
 
-    kinds = {'PIL': Qwen2VLImageProcessorPil, 'torchvision': None}
+    kinds = {'PIL': Qwen2VLImageProcessorPil}
     if is_torchvision_available():
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
         kinds['torchvision'] = Qwen2VLImageProcessor
     ours = levels(preprocessor, preprocessor.patches(image)[0])
-    found: dict[str, Difference | None] = {}
+    edges = {'shortest_edge': preprocessor.min_pixels, 'longest_edge': preprocessor.max_pixels}
+    same = ('patch_size', 'merge_size', 'temporal_patch_size', 'image_mean', 'image_std')
+    options = {name: getattr(preprocessor, name) for name in (*same, 'rescale_factor')}
+    found: dict[str, Difference | None] = {'PIL': None, 'torchvision': None}
     for name, kind in kinds.items():
-        if kind is None:
-            found[name] = None
-            continue
-        processor = kind(
-            size={
-                'shortest_edge': preprocessor.min_pixels,
-                'longest_edge': preprocessor.max_pixels,
-            },
-            patch_size=preprocessor.patch_size,
-            merge_size=preprocessor.merge_size,
-            temporal_patch_size=preprocessor.temporal_patch_size,
-            image_mean=list(preprocessor.image_mean),
-            image_std=list(preprocessor.image_std),
-            rescale_factor=preprocessor.rescale_factor,
-        )
-        theirs = levels(
-            preprocessor, np.asarray(processor(image, return_tensors='pt')['pixel_values'])
-        )
-        apart = np.abs(ours - theirs).max(axis=1)  # over the colours
+        patches = kind(size=edges, **options)(image, return_tensors='pt')['pixel_values']
+        apart = np.abs(ours - levels(preprocessor, np.asarray(patches))).max(axis=1)  # over colours
         found[name] = Difference(float(np.mean(apart > 0)), int(apart.max()))
     return found
 
@@ -69,13 +55,12 @@ def levels(preprocessor: Preprocessor, patches: np.ndarray) -> np.ndarray:
 
 def sentences(found: dict[str, Difference | None]) -> list[str]:
     """One line per processor."""
-    skipped = 'not compared: torchvision is not installed'
     return [
         f'patches, processor on {name}: '
         + (
-            skipped
-            if one is None
-            else f'{one.share:.2%} of the pixels differ, by at most {one.most} of 255 levels'
+            f'{one.share:.2%} of the pixels differ, by at most {one.most} of 255 levels'
+            if one
+            else 'not compared: torchvision is not installed'
         )
         for name, one in found.items()
     ]

@@ -6,8 +6,9 @@ import math
 import re
 from collections import Counter, defaultdict
 
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8}
-BYTES |= {'f64': 8}  # 4 of all others
+# 4 of all others
+BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2}
+BYTES |= {'s64': 8, 'u64': 8, 'f64': 8}
 COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
 COLLECTIVE = re.compile(
     r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\('
@@ -101,21 +102,13 @@ def _brought_in(shapes: str, kind: str, start: str | None, line: str) -> float:
         sizes = sizes[len(sizes) // 2 :]  # operands stand before results
     elif start and kind == 'collective-permute':
         sizes = sizes[1:2]
-    group = GROUP.search(line)
-    if group is None:
-        n = 2
-    elif group[3]:  # axes and their sizes, and those that are gathered over
+    group, n = GROUP.search(line), 2
+    if group and group[3]:  # axes and their sizes, and those that are gathered over
         over = group[4].replace("'", '').split(',')
-        n = math.prod(
-            int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", group[3]) if axis in over
-        )
-    else:
+        axes = re.findall(r"'(\w+)'=(\d+)", group[3])
+        n = math.prod(int(size) for axis, size in axes if axis in over)
+    elif group:
         n = int(group[1]) if group[1] else group[2].count(',') + 1
-    share = {
-        'all-gather': (n - 1) / n,
-        'all-to-all': (n - 1) / n,
-        'all-reduce': 2 * (n - 1) / n,
-        'reduce-scatter': n - 1,
-        'collective-permute': 1,
-    }[kind]
-    return sum(sizes) * share
+    part = (n - 1) / n
+    shares = {'all-gather': part, 'all-to-all': part, 'all-reduce': 2 * part}
+    return sum(sizes) * (shares | {'reduce-scatter': n - 1, 'collective-permute': 1})[kind]

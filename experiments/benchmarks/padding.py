@@ -11,7 +11,7 @@ are cut as the SFT and RL tasks do it, with the settings of configs/sft_7b.py an
 from __future__ import annotations
 
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,22 +45,24 @@ def mix(count: int, seed: int, members: int = 1) -> list[Row]:
     return rows
 
 
-def share_of(batches: Sequence[Sequence[Row]], rows: int, pack_step: int = 0) -> tuple[float, int]:
+def share_of(batches: Iterable[Sequence[Row]], rows: int, pack_step: int = 0) -> tuple[float, int]:
     """The share of padding over batches of `rows` rows, and how many shapes they have."""
     used, size, shapes = 0, 0, set()
     for batch in batches:
         p, s = padded_lengths(batch, PROMPT_STEP, SUFFIX_STEP)
+        suffixes = [sum(1 + len(m.tokens) for m in row.members) for row in batch]
         after = s * len(batch[0].members)
         if pack_step:
-            after = bucket(
-                max(sum(1 + len(m.tokens) for m in row.members) for row in batch), pack_step, FINE
-            )
+            after = bucket(max(suffixes), pack_step, FINE)
         shapes.add((p, s, after))
         size += rows * (p + after)
-        used += sum(
-            len(row.prompt) - 1 + sum(1 + len(m.tokens) for m in row.members) for row in batch
-        )
+        used += sum(suffixes) + sum(len(row.prompt) - 1 for row in batch)
     return 1 - used / size, len(shapes)
+
+
+def micro_batches(batches: Iterable[Sequence[Row]], rows: int) -> Iterator[Sequence[Row]]:
+    """Batches in pieces of `rows` rows."""
+    return (b[first : first + rows] for b in batches for first in range(0, len(b), rows))
 
 
 def sft(
@@ -69,18 +71,13 @@ def sft(
     """Padding of SFT on these rows."""
     random = np.random.default_rng(seed)
     order = [i for _ in range(epochs) for i in random.permutation(len(mixed))]
-    batches = by_length(
+    alike = by_length(
         [order[i : i + batch] for i in range(0, len(order), batch)],
         lambda i: row_length(len(mixed[i].prompt), len(mixed[i].members[0].tokens)),
         window,
         seed,
     )
-    micro = [
-        [mixed[i] for i in b[first : first + rows]]
-        for b in batches
-        for first in range(0, len(b), rows)
-    ]
-    return share_of(micro, rows)
+    return share_of(micro_batches(([mixed[i] for i in b] for b in alike), rows), rows)
 
 
 def rl(mixed: Sequence[Row], batch: int, rows: int, pack_step: int) -> tuple[float, int]:
@@ -90,37 +87,26 @@ def rl(mixed: Sequence[Row], batch: int, rows: int, pack_step: int) -> tuple[flo
         return (sum if pack_step else max)(len(m.tokens) for m in row.members)
 
     batches = [sorted(mixed[i : i + batch], key=size) for i in range(0, len(mixed), batch)]
-    return share_of(
-        [b[first : first + rows] for b in batches for first in range(0, len(b), rows)],
-        rows,
-        pack_step,
-    )
+    return share_of(micro_batches(batches, rows), rows, pack_step)
 
 
 def main() -> None:
     settings = runpy.run_path('configs/sft_7b.py')['get_config']().sft
-    rows = mix(3000, 0)
-    tokens = [len(row.members[0].tokens) for row in rows]
+    mixed, rows = mix(3000, 0), settings.micro_batch
+    tokens = [len(row.members[0].tokens) for row in mixed]
+    late = np.percentile(tokens, 95)
     print(
-        f'trajectories after the prompt: mean {np.mean(tokens):.0f}, 95 % below {np.percentile(tokens, 95):.0f} tokens'
+        f'trajectories after the prompt: mean {np.mean(tokens):.0f}, 95 % below {late:.0f} tokens'
     )
     for window in sorted({1, settings.length_window, 47}):
-        share, shapes = sft(rows, settings.batch, settings.micro_batch, window, settings.epochs, 0)
-        print(
-            f'SFT, {settings.micro_batch} rows, window of {window} batches: {share:.1%} padding, {shapes} shapes'
-        )
+        share, shapes = sft(mixed, settings.batch, rows, window, settings.epochs, 0)
+        print(f'SFT, {rows} rows, window of {window} batches: {share:.1%} padding, {shapes} shapes')
     settings = runpy.run_path('configs/rl_7b.py')['get_config']().rl
+    mixed, rows = mix(1280, 1, settings.members), settings.micro_batch
+    print(f'RL, {rows} rows of {settings.members}, turns drawn independently:')
     for pack_step in (0, settings.pack_step):
-        share, shapes = rl(
-            mix(1280, 1, settings.members),
-            settings.questions_per_step,
-            settings.micro_batch,
-            pack_step,
-        )
-        print(
-            f'RL, {settings.micro_batch} rows of {settings.members}, turns drawn independently, pack_step {pack_step}: '
-            f'{share:.1%} padding, {shapes} shapes'
-        )
+        share, shapes = rl(mixed, settings.questions_per_step, rows, pack_step)
+        print(f'  pack_step {pack_step}: {share:.1%} padding, {shapes} shapes')
 
 
 if __name__ == '__main__':

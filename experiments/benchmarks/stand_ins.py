@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -21,6 +24,10 @@ class Service(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if half else content)
         self.close_connection = self.close_connection or half
+
+    def body(self) -> dict:
+        """The JSON that came with a request."""
+        return json.loads(self.rfile.read(int(self.headers['Content-Length'])))
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # the server did not wait
@@ -56,3 +63,13 @@ def chat(reply: str) -> dict:
     """A chat completion as OpenAI's service gives it."""
     message = {'role': 'assistant', 'content': reply}
     return {'choices': [{'message': message, 'finish_reason': 'stop'}]}
+
+
+def in_threads(work: Callable, arguments: Iterable, most_s: float = 1e6) -> None:
+    """Calls `work` of each argument side by side, and waits for all of them, for so long at most."""
+    end = time.monotonic() + most_s
+    threads = [threading.Thread(target=work, args=(x,), daemon=True) for x in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))

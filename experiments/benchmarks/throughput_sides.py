@@ -1,45 +1,113 @@
-"""Ours and the peer that experiments/benchmarks/throughput.py measures in one process: rollouts and a training
-step.
-"""
+"""The two sides that experiments/benchmarks/throughput.py measures, and the conversation they have."""
 
 from __future__ import annotations
 
 import functools
 import io
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
 
-from experiments.benchmarks.throughput_work import MEMBERS, TURN, TURNS, Bench, Sampled
-from experiments.benchmarks.work import optimizer
+from experiments.benchmarks.work import Pictures, optimizer, random_policy
 from sensesearch_jax.agent.trajectory import ImageRef
-from sensesearch_jax.batching.group_batch import GroupBatch, Member, Row, build_groups
+from sensesearch_jax.batching.group_batch import Member, Row, build_groups
+from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.hf_checkpoint import abstract_policy
+from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
 from sensesearch_jax.training.trainer import Learner
+
+MEMBERS, TURNS, TURN = 8, 3, 48  # trajectories, their turns, sampled tokens of a turn
+RESPONSE_PICTURE = (224, 224)  # pixels: 64 visual tokens
+
+
+class Setting(NamedTuple):
+    """What is compared on: a policy, and tokens and pictures around the picture of the prompt."""
+
+    sizes: PolicySizes
+    picture: tuple[int, int]  # pixels of the prompt's picture
+    text: int  # tokens of text in the prompt beside it
+    response: int  # and in a tool response
+    micro: int  # sequences of the peer's micro-batch
+    released: bool  # it fills an accelerator: bfloat16, gradient checkpointing
+
+
+class Sampled(NamedTuple):
+    """What a rollout brought: each member's turns and their log-probs."""
+
+    turns: list[list[list[int]]]
+    log_probs: list[list[list[float]]]
+
+
+class Bench:
+    """The prompt that a group shares, and each member's tool responses, between which the policy's
+    own turns stand.
+    """
+
+    def __init__(self, setting: Setting):
+        self.setting, self.sizes = setting, setting.sizes
+        self.dtype = 'bfloat16' if setting.released else 'float32'
+        self.preprocessor = Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
+        self.files, self.random, s = Pictures(), np.random.default_rng(1), setting.sizes
+        visual = s.image_token, s.video_token, s.vision_start_token, s.vision_end_token
+        self.suppressed = (*visual, *s.end_tokens)  # that neither side may sample
+        self.picture, seen = self._shown(setting.picture)
+        self.prompt = [*self._text(setting.text), *seen, *self._text(8)]
+        self.responses = [[self._response() for _ in range(TURNS - 1)] for _ in range(MEMBERS)]
+        self.pictures = [self.picture, *(p for member in self.responses for _, p in member)]
+
+    def __str__(self) -> str:
+        parameters = nnx.state(abstract_policy(self.sizes), nnx.Param)
+        count = sum(x.size for x in jax.tree.leaves(parameters))
+        after = [TURNS * TURN + sum(len(r) for r, _ in member) for member in self.responses]
+        return (
+            f'{count / 1e6:.0f} million parameters, {self.dtype}; {len(self.prompt)} tokens prompt, '
+            f'{np.mean(after):.0f} tokens after it, per trajectory'
+        )
+
+    def _text(self, count: int) -> list[int]:
+        return self.random.integers(0, min(self.suppressed), count).tolist()
+
+    def _shown(self, size: tuple[int, int]) -> tuple[ImageRef, list[int]]:
+        sizes, picture = self.sizes, self.files.draw(size)
+        visual = [sizes.image_token] * self.preprocessor.merged_tokens(*size)
+        return picture, [sizes.vision_start_token, *visual, sizes.vision_end_token]
+
+    def _response(self) -> tuple[list[int], ImageRef]:
+        half, (picture, seen) = self.setting.response // 2, self._shown(RESPONSE_PICTURE)
+        return [*self._text(half), *seen, *self._text(half)], picture
+
+    def after_prompt(self, sampled: Sampled, g: int) -> tuple[list[int], list[bool], list[float]]:
+        """Tokens of a trajectory, which of them are its own, and their log-probs."""
+        tokens, own, kept = [], [], []
+        for i, (turn, log_probs) in enumerate(zip(sampled.turns[g], sampled.log_probs[g])):
+            more = self.responses[g][i][0] if i < TURNS - 1 else []
+            tokens += [*turn, *more]
+            own += [True] * len(turn) + [False] * len(more)
+            kept += [*log_probs, *[0.0] * len(more)]
+        return tokens, own, kept
 
 
 class Ours:
     """The engine and the learner of this project."""
 
     def __init__(self, bench: Bench):
-        self.bench = bench
-        policy = bench.make_policy()
+        self.bench, self.policy = bench, random_policy(bench.sizes, jnp.dtype(bench.dtype))
         self.features = FeatureStore(
-            policy, bench.preprocessor, bench.pictures, capacity_bytes=1 << 30, batch=8
+            self.policy, bench.preprocessor, bench.files, capacity_bytes=1 << 30, batch=8
         )
-        longest = max(
-            (len(member) + 1) * TURN + sum(len(r) for r, _ in member)
-            for member in bench.conversation.responses
-        )
-        prompt = -(-len(bench.conversation.prompt) // 128) * 128
+        longest = max(TURNS * TURN + sum(len(r) for r, _ in member) for member in bench.responses)
         self.engine = Engine(
-            policy,
+            self.policy,
             groups=1,
             members=MEMBERS,
-            prompt_capacity=prompt,
+            prompt_capacity=-(-len(bench.prompt) // 128) * 128,
             suffix_capacity=-(-longest // 64) * 64 + 64 - TURN,
             chunk=TURN,
             stop=(),
@@ -50,26 +118,17 @@ class Ours:
 
     @functools.cached_property
     def learner(self) -> Learner:
-        """Made when it is first asked for; of a released policy it takes the place of the sampler,
-        whose room it needs.
-        """
-        bench = self.bench
-        policy = bench.policy
-        if bench.setting.released:
-            self.engine = bench.policy = None
+        """Made when it is first asked for, in the place of the sampler, whose room it may need."""
+        bench, policy = self.bench, self.policy
+        self.engine = self.policy = None
         return Learner(
             policy,
             optimizer(),
             suppressed=np.isin(np.arange(bench.sizes.language.vocabulary), bench.suppressed),
             objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28, kl_coefficient=0.0),
             remat='attention' if bench.setting.released else 'none',
-            dtype=jnp.bfloat16 if bench.setting.released else jnp.float32,
+            dtype=jnp.dtype(bench.dtype),
         )
-
-    @property
-    def compiles(self) -> int:
-        """Programs compiled so far."""
-        return self.engine.compiles + self.features.compiles + self.learner.compiles
 
     def warm_up(self) -> None:
         """A rollout, which compiles."""
@@ -80,210 +139,152 @@ class Ours:
         """Patches of all pictures on the host, and no features: as with new pictures, which tool
         threads cut.
         """
-        talk = self.bench.conversation
         self.features.clear()
-        for picture in [talk.picture, *(p for member in talk.responses for _, p in member)]:
+        for picture in self.bench.pictures:
             self.features.prepare(picture)
 
     def rollout(self, seed: int) -> Sampled:
         """All turns, and every picture through the tower."""
-        talk, features = self.bench.conversation, self.features
-        (position,) = self.engine.prefill(
-            [0], [talk.prompt], [[talk.picture.sha256]], features.table([talk.picture])
-        )
-        lanes = [(0, g) for g in range(MEMBERS)]
-        positions = [position] * MEMBERS
-        out = Sampled([[] for _ in lanes], [[] for _ in lanes])
-        everyone = np.ones((1, MEMBERS), bool)
-        turns = len(talk.responses[0]) + 1
-        for turn in range(turns):
-            chunk = self.engine.decode(
-                everyone,
-                np.full((1, MEMBERS), TURN, np.int32),
-                np.arange(MEMBERS, dtype=np.uint32)[None] + 100 * seed,
-            )
+        bench, features, first = self.bench, self.features, self.bench.picture
+        out = Sampled(*([[] for _ in range(MEMBERS)] for _ in range(2)))
+        table = features.table([first])
+        positions = self.engine.prefill([0], [bench.prompt], [[first.sha256]], table)
+        positions = list(positions) * MEMBERS
+        on, seeds = np.ones((1, MEMBERS), bool), np.arange(MEMBERS, dtype=np.uint32)[None]
+        for turn in range(TURNS):
+            chunk = self.engine.decode(on, np.full((1, MEMBERS), TURN), seeds + 100 * seed)
             for g in range(MEMBERS):
                 out.turns[g].append(chunk.tokens[0, g].tolist())
                 out.log_probs[g].append(chunk.log_probs[0, g].tolist())
-            if turn < turns - 1:
-                said = [talk.responses[g][turn] for g in range(MEMBERS)]
+            if turn < TURNS - 1:
+                tokens, pictures = zip(*(member[turn] for member in bench.responses))
                 positions = self.engine.extend(
-                    lanes,
+                    [(0, g) for g in range(MEMBERS)],
                     [turns[-1][-1] for turns in out.turns],
-                    [tokens for tokens, _ in said],
-                    [[p.sha256] for _, p in said],
+                    tokens,
+                    [[p.sha256] for p in pictures],
                     [p + TURN for p in positions],
-                    features.table(p for _, p in said),
+                    features.table(pictures),
                 )
-        self.engine.release()
         return out
 
-    def batch(self, sampled: Sampled) -> GroupBatch:
-        """The trajectories as one group row; the features are at hand from the rollout."""
-        talk, members = self.bench.conversation, []
-        for turns, log_probs, said in zip(sampled.turns, sampled.log_probs, talk.responses):
-            tokens, own, kept = [], [], []
-            for i, turn in enumerate(turns):
-                more = said[i][0] if i < len(said) else []
-                tokens += [*turn, *more]
-                own += [True] * len(turn) + [False] * len(more)
-                kept += [*log_probs[i], *[0.0] * len(more)]
+    def train(self, sampled: Sampled, advantages: np.ndarray) -> None:
+        """One update on the trajectories as one group row; features are at hand from the rollout."""
+        bench, members = self.bench, []
+        for g, said in enumerate(bench.responses):
+            tokens, own, kept = bench.after_prompt(sampled, g)
             members.append(Member(tokens, own, [p.sha256 for _, p in said], kept))
-        table = self.features.table(
-            [talk.picture, *(p for member in talk.responses for _, p in member)]
-        )
-        return build_groups(
-            [Row(talk.prompt, [talk.picture.sha256], members)],
-            table,
-            image_token=self.bench.sizes.image_token,
+        batch = build_groups(
+            [Row(bench.prompt, [bench.picture.sha256], members)],
+            self.features.table(bench.pictures),
+            image_token=bench.sizes.image_token,
             merge=2,
             members=MEMBERS,
-            width=self.bench.sizes.language.width,
+            width=bench.sizes.language.width,
             prompt_step=8,
             suffix_step=8,
             feature_step=64,
         )
-
-    def train(self, sampled: Sampled, advantages: np.ndarray) -> float:
-        """One update."""
-        targets = PolicyTargets(
-            advantages[None].astype(np.float32), np.ones((1, MEMBERS), bool), None
-        )
-        return self.learner.rl_step([(self.batch(sampled), targets)])['sampler_gap']
+        wanted = advantages[None].astype(np.float32)
+        self.learner.rl_step([(batch, PolicyTargets(wanted, np.ones((1, MEMBERS), bool), None))])
 
 
 class Transformers:
-    """`generate` and a training step of PyTorch, on the same directory."""
+    """`generate` and a training step of PyTorch."""
 
     def __init__(self, bench: Bench):
         import torch
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-        self.bench, self.torch, released = bench, torch, bench.setting.released
-        self.device = 'cuda' if released else 'cpu'
-        if released:
-            torch.set_default_dtype(torch.bfloat16)
-            with torch.device(self.device):
-                config = Qwen2_5_VLConfig(**bench.sizes.to_hf('bfloat16'))
-                self.model = Qwen2_5_VLForConditionalGeneration(config).eval()
-            torch.set_default_dtype(torch.float32)
-        else:
-            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                bench.folder, dtype=torch.float32
-            ).eval()
-        for parameter in self.model.model.visual.parameters():
-            parameter.requires_grad = False
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=released)
-
-        def cut(ref):
-            return bench.preprocessor.patches(
-                Image.open(io.BytesIO(bench.pictures.image(ref.sha256)))
-            )
-
-        talk = bench.conversation
-        self.patches = {
-            p.sha256: cut(p) for p in [talk.picture, *(p for m in talk.responses for _, p in m)]
-        }
+        self.bench, self.torch, self.large = bench, torch, bench.setting.released
+        self.device = 'cuda' if self.large else 'cpu'
+        torch.set_default_dtype(getattr(torch, bench.dtype))
+        with torch.device(self.device):
+            config = Qwen2_5_VLConfig(**bench.sizes.to_hf(bench.dtype))
+            self.model = Qwen2_5_VLForConditionalGeneration(config).eval()
+        torch.set_default_dtype(torch.float32)
+        self.model.model.visual.requires_grad_(False)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6, fused=self.large)
+        self.patches = {}
+        for picture in bench.pictures:
+            image = Image.open(io.BytesIO(bench.files.image(picture.sha256)))
+            self.patches[picture.sha256] = bench.preprocessor.patches(image)
 
     def warm_up(self) -> None:
         """A few tokens behind a short text: there is nothing to compile."""
         ids = self.torch.ones((MEMBERS, 64), dtype=self.torch.long, device=self.device)
-        self.model.generate(
-            input_ids=ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=4
-        )
+        mask = self.torch.ones_like(ids)
+        self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4)
 
     def prepare(self) -> None:
         """Nothing: the patches are at hand."""
 
-    def inputs(self, rows: list[list[int]], pictures: list[list[ImageRef]]) -> dict:
+    def inputs(self, rows: list[list[int]], pictures: list[list[ImageRef]]) -> dict[str, Any]:
         """Rows of one length with their pictures, as the model takes them."""
         torch = self.torch
         ids = torch.tensor(rows, device=self.device)
-        seen = [self.patches[p.sha256] for row in pictures for p in row]
+        patches, grids = zip(*(self.patches[p.sha256] for row in pictures for p in row))
+        pixels = torch.tensor(np.concatenate(patches)).to(self.device, self.model.dtype)
         return {
             'input_ids': ids,
             'attention_mask': torch.ones_like(ids),
             'mm_token_type_ids': (ids == self.bench.sizes.image_token).int(),
-            'pixel_values': torch.tensor(np.concatenate([p for p, _ in seen])).to(
-                self.device, self.model.dtype
-            ),
-            'image_grid_thw': torch.tensor([grid for _, grid in seen], device=self.device),
+            'pixel_values': pixels,
+            'image_grid_thw': torch.tensor(grids, device=self.device),
         }
 
     def rollout(self, seed: int) -> Sampled:
         """All turns, each from the whole conversation so far, all members as one batch."""
-        torch, talk = self.torch, self.bench.conversation
+        torch, bench = self.torch, self.bench
         torch.manual_seed(seed)
-        rows = [list(talk.prompt) for _ in range(MEMBERS)]
-        pictures = [[talk.picture] for _ in range(MEMBERS)]
-        stop = self.bench.sizes.end_tokens[0]
-        out = Sampled([[] for _ in rows], [])
+        rows, pictures = [list(bench.prompt)] * MEMBERS, [[bench.picture]] * MEMBERS
+        turns: list[list[list[int]]] = [[] for _ in rows]
+        stop = bench.sizes.end_tokens[0]
+        how = {'do_sample': True, 'top_k': 0, 'top_p': 1.0, 'eos_token_id': stop}
+        how |= {'pad_token_id': stop, 'suppress_tokens': list(bench.suppressed)}
+        how |= {'max_new_tokens': TURN, 'min_new_tokens': TURN}
         for turn in range(TURNS):
             with torch.no_grad():
-                made = self.model.generate(
-                    **self.inputs(rows, pictures),
-                    do_sample=True,
-                    top_k=0,
-                    top_p=1.0,
-                    max_new_tokens=TURN,
-                    min_new_tokens=TURN,
-                    eos_token_id=stop,
-                    pad_token_id=stop,
-                    suppress_tokens=list(self.bench.suppressed),
-                )
-            for g in range(MEMBERS):
-                out.turns[g].append(made[g, len(rows[g]) :].tolist())
-                assert len(out.turns[g][-1]) == TURN
-                rows[g] = made[g].tolist()
+                made = self.model.generate(**self.inputs(rows, pictures), **how).tolist()
+            for g, found in enumerate(made):
+                turns[g].append(found[len(rows[g]) :])
+                assert len(turns[g][-1]) == TURN
                 if turn < TURNS - 1:
-                    tokens, picture = talk.responses[g][turn]
-                    rows[g] += tokens
-                    pictures[g].append(picture)
-        return out
+                    tokens, picture = bench.responses[g][turn]
+                    rows[g], pictures[g] = found + tokens, [*pictures[g], picture]
+        # `generate` gives no log-probs; for speed any will do.
+        return Sampled(turns, [[[-9.0] * TURN] * TURNS] * MEMBERS)
 
-    def train(self, sampled: Sampled, advantages: np.ndarray) -> float:
+    def train(self, sampled: Sampled, advantages: np.ndarray) -> None:
         """One update on the mean of the members' sequence losses, gradients added up over
         micro-batches.
-
-        Returns the largest difference between its log-probs and the sampler's that it was given.
         """
-        torch, talk = self.torch, self.bench.conversation
-        start, gap, micro = len(talk.prompt), 0.0, self.bench.setting.micro
+        torch, bench, micro = self.torch, self.bench, self.bench.setting.micro
+        if self.large and not self.model.training:
+            self.model.gradient_checkpointing_enable()
+            self.model.train()
+            torch.cuda.empty_cache()
         self.optimizer.zero_grad()
+        start = len(bench.prompt)
         for first in range(0, MEMBERS, micro):
             members = range(first, first + micro)
-            rows, own, old = [], [], []
-            for g in members:
-                tokens, mine, kept = [], [], []
-                for i, turn in enumerate(sampled.turns[g]):
-                    more = talk.responses[g][i][0] if i < TURNS - 1 else []
-                    tokens += [*turn, *more]
-                    mine += [1.0] * len(turn) + [0.0] * len(more)
-                    kept += [*sampled.log_probs[g][i], *[0.0] * len(more)]
-                rows.append([*talk.prompt, *tokens])
-                own.append(mine)
-                old.append(kept)
-            pictures = [[talk.picture, *(p for _, p in talk.responses[g])] for g in members]
-            given = self.inputs(rows, pictures)
+            tokens, own, old = zip(*(bench.after_prompt(sampled, g) for g in members))
+            pictures = [[bench.picture, *(p for _, p in bench.responses[g])] for g in members]
+            given = self.inputs([[*bench.prompt, *after] for after in tokens], pictures)
             # As trl does: logits of the completion alone.
-            logits = (
-                self.model(**given, logits_to_keep=len(rows[0]) - start + 1).logits[:, :-1].clone()
-            )
-            logits[..., list(self.bench.suppressed)] = float('-inf')
-            picked = torch.log_softmax(logits.float(), -1).gather(
-                -1, given['input_ids'][:, start:, None]
-            )[..., 0]
-            mask = torch.tensor(own, device=self.device)
-            before = torch.tensor(old, device=self.device)
-            picked = torch.where(mask > 0, picked, torch.zeros((), device=self.device))
-            gap = max(gap, float(((picked - before) * mask).abs().max().detach()))
-            ratio = (((picked - before) * mask).sum(1) / mask.sum(1)).exp()
-            wanted = torch.tensor(
-                advantages[list(members)], dtype=torch.float32, device=self.device
-            )
+            logits = self.model(**given, logits_to_keep=len(tokens[0]) + 1).logits[:, :-1].clone()
+            logits[..., list(bench.suppressed)] = float('-inf')
+            picked = torch.log_softmax(logits.float(), -1)
+            picked = picked.gather(-1, given['input_ids'][:, start:, None])[..., 0]
+            numbers = {'device': self.device, 'dtype': torch.float32}
+            mask, before = torch.tensor(own, **numbers), torch.tensor(old, **numbers)
+            gap = torch.where(mask > 0, picked - before, torch.zeros_like(picked))
+            ratio = (gap.sum(1) / mask.sum(1)).exp()
+            wanted = torch.tensor(advantages[list(members)], **numbers)
             loss = -torch.minimum(ratio * wanted, ratio.clamp(0.8, 1.28) * wanted).sum() / MEMBERS
             loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
-        return gap
+        if self.large:
+            torch.cuda.synchronize()

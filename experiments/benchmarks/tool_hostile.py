@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import requests
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
@@ -41,7 +42,7 @@ import hostile_texts
 import picture_bombs
 from small_world import encoded, picture
 
-from experiments.benchmarks.stand_ins import Service, chat, served
+from experiments.benchmarks.stand_ins import Service, chat, in_threads, served
 from tools_server.launch import ToolServer
 
 P99_S = 1.0
@@ -51,101 +52,82 @@ HOSTILE = 'hostile'  # begins every query, question and address of an attacker
 COUNTED = ('descriptors', 'threads', 'processes')
 QUIET_S = 15.0  # after the attack, before what is left is counted
 PAGE = b'<html><body><p>The tower is 330 m high.</p><p>It stands in Paris.</p></body></html>'
-
-
-def stand_ins() -> type[Service]:
-    """Serper, the web behind it, and a model."""
-    rng = random.Random(0)
-    pages = {str(n): make() for n, make in enumerate(hostile_texts.PAGES.values())}
-    bombs = {str(n): make() for n, make in enumerate(picture_bombs.BOMBS.values())}
-
-    class Handler(Service):
-        def do_GET(self) -> None:
-            kind, _, name = self.path[1:].partition('/')
-            content = {'page': pages, 'bomb': bombs}.get(kind, {}).get(name, PAGE)
-            self.send(content, 'image/jpeg' if kind == 'bomb' else 'text/html')
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-            searches = {'/search': self._search, '/lens': self._lens}
-            answer = searches.get(self.path, self._reply)
-            self.send(json.dumps(answer(body)).encode(), 'application/json')
-
-        def _search(self, body: dict) -> dict:
-            if not body['q'].startswith(HOSTILE):
-                found = {'title': body['q'], 'snippet': 'A tower.'}
-                return {'organic': [found | {'link': self._address('page/good')}]}
-            links = [self._address(f'page/{name}') for name in pages] + list(
-                hostile_texts.LINKS.values()
-            )
-            snippets = list(hostile_texts.SNIPPETS.values())
-            return {'organic': [
-                {'title': rng.choice(snippets)(), 'snippet': rng.choice(snippets)(), 'link': rng.choice(links)}
-                for _ in range(5)
-            ]}  # fmt: skip
-
-        def _lens(self, body: dict) -> dict:
-            places = [self._address(f'bomb/{name}') for name in bombs] + list(
-                hostile_texts.LINKS.values()
-            )
-            return {
-                'organic': [{'title': None, 'thumbnailUrl': rng.choice(places)} for _ in range(5)]
-            }
-
-        def _reply(self, body: dict) -> dict:
-            hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
-            reply = rng.choice(list(hostile_texts.REPLIES.values()))() if hostile else 'Yes'
-            return chat(reply)
-
-        def _address(self, path: str) -> str:
-            return f'http://127.0.0.1:{self.server.server_address[1]}/{path}'
-
-    # _search's surrogates are written as escapes, which is how services send them.
-    return Handler
-
-
 # Attacks by name, with how many attackers do each.
 ATTACKERS = {'pages': 4, 'thumbnails': 2, 'pictures': 3, 'judged': 3, 'deep': 1, 'upload': 50}
 ATTACKERS |= {'heads': 12}
 
 
+def stand_ins() -> type[Service]:
+    """Serper, the web behind it, and a model."""
+    rng = random.Random(0)
+    pages = {f'/page/{n}': make() for n, make in enumerate(hostile_texts.PAGES.values())}
+    bombs = {f'/bomb/{n}': make() for n, make in enumerate(picture_bombs.BOMBS.values())}
+    links, snippets = list(hostile_texts.LINKS.values()), list(hostile_texts.SNIPPETS.values())
+    replies = list(hostile_texts.REPLIES.values())
+
+    class Handler(Service):
+        def do_GET(self) -> None:
+            kind = 'image/jpeg' if self.path in bombs else 'text/html'
+            self.send((bombs | pages).get(self.path, PAGE), kind)
+
+        def answer(self, body: dict) -> dict:
+            web = f'http://127.0.0.1:{self.server.server_address[1]}'
+            if self.path == '/lens':
+                places = [web + path for path in bombs] + links
+                thumbnails = [rng.choice(places) for _ in range(5)]
+                return {'organic': [{'title': None, 'thumbnailUrl': t} for t in thumbnails]}
+            if self.path != '/search':
+                hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
+                return chat(rng.choice(replies)() if hostile else 'Yes')
+            if not body['q'].startswith(HOSTILE):
+                found = {'title': body['q'], 'snippet': 'A tower.', 'link': web + '/page/good'}
+                return {'organic': [found]}
+            places = [web + path for path in pages] + links
+            texts = [(rng.choice(snippets)(), rng.choice(snippets)()) for _ in range(5)]
+            return {'organic': [{'title': a, 'snippet': b, 'link': rng.choice(places)} for a, b in texts]}  # fmt: skip
+
+        def do_POST(self) -> None:
+            # Surrogates are written as escapes, which is how services send them.
+            self.send(json.dumps(self.answer(self.body())).encode(), 'application/json')
+
+    return Handler
+
+
 def attack(url: str, seconds: float, names: list[str]) -> None:
     """The attacks side by side for so long; runs in a process of its own."""
-    end = time.monotonic() + seconds
-    rng = random.Random(1)
-    numbers = itertools.count()
+    end, rng, numbers = time.monotonic() + seconds, random.Random(1), itertools.count()
     bombs = [make() for make in picture_bombs.BOMBS.values()]
     responses = [make() for make in hostile_texts.RESPONSES.values()]
     good = uploaded(url, encoded(picture(9)))['sha256']
     host, port = url.removeprefix('http://').split(':')
 
-    def post(path: str, **body: object) -> None:
-        requests.post(url + path, headers={'X-Deadline-S': '10'}, timeout=30, **body)
+    def post(path: str, **body: object) -> requests.Response:
+        return requests.post(url + path, timeout=30, **{'headers': {'X-Deadline-S': '10'}} | body)
 
     def pages() -> None:
         post('/text_search', json={'query': f'{HOSTILE} {next(numbers)} tower', 'top_k': 5})
 
     def thumbnails() -> None:
         left = rng.uniform(0, 0.5)
-        part = {'image': good, 'bbox': [left, 0.0, left + 0.3, 0.9]}
-        crop = requests.post(url + '/crop', json=part, timeout=30).json()
+        crop = post('/crop', json={'image': good, 'bbox': [left, 0.0, left + 0.3, 0.9]}).json()
         post('/image_search', json={'image': crop['sha256'], 'top_k': 5})
 
     def pictures() -> None:
         uploaded(url, rng.choice(bombs) + b'%d' % next(numbers))
 
     def judged() -> None:
-        response = rng.choice(responses)
-        post('/judge', json={'question': f'{HOSTILE} {next(numbers)}', 'references': ['1 000', 'Paris'],
-                             'response': response})  # fmt: skip
+        body = {'question': f'{HOSTILE} {next(numbers)}', 'references': ['1 000', 'Paris']}
+        post('/judge', json=body | {'response': rng.choice(responses)})
 
     def deep() -> None:
-        requests.post(url + '/judge', data=b'[' * 4_000_000, timeout=30,
-                      headers={'Content-Type': 'application/json'})  # fmt: skip
+        post('/judge', data=b'[' * 4_000_000, headers={'Content-Type': 'application/json'})
+
+    def connected() -> socket.socket:
+        return socket.create_connection((host, int(port)), 10)
 
     def upload() -> None:
         """20 MB, so slowly that all of these are there at once."""
-        with socket.create_connection((host, int(port)), 10) as connection:
+        with connected() as connection:
             head = f'POST /images HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n'
             connection.sendall(f'{head}Content-Length: 20000000\r\n\r\n'.encode())
             for _ in range(40):
@@ -156,17 +138,12 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
         """Half a head on each of many connections, a byte now and then; some leave a body
         unfinished.
         """
+        body = b'Content-Type: application/json\r\nContent-Length: 900\r\n\r\n{'
         with contextlib.ExitStack() as stack:
-            held = []
-            for number in range(100):
-                connection = stack.enter_context(socket.create_connection((host, int(port)), 10))
-                length = (
-                    b'Content-Type: application/json\r\nContent-Length: 900\r\n\r\n{'
-                    if number % 2
-                    else b''
-                )
-                connection.sendall(b'POST /judge HTTP/1.1\r\nHost: localhost\r\n' + length)
-                held.append(connection)
+            held = [stack.enter_context(connected()) for _ in range(100)]
+            for number, connection in enumerate(held):
+                head = b'POST /judge HTTP/1.1\r\nHost: localhost\r\n'
+                connection.sendall(head + (body if number % 2 else b''))
             for _ in range(10):
                 time.sleep(1)
                 for connection in held:
@@ -181,15 +158,9 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
                 time.sleep(0.2)  # turned away, which is right
 
     kinds = pages, thumbnails, pictures, judged, deep, upload, heads
-    threads = [
-        threading.Thread(target=again, args=(work,), daemon=True)
-        for work in kinds
-        for _ in range(ATTACKERS[work.__name__] if work.__name__ in names else 0)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end + 20 - time.monotonic()))
+    chosen = [work for work in kinds if work.__name__ in names]
+    works = [work for work in chosen for _ in range(ATTACKERS[work.__name__])]
+    in_threads(again, works, seconds + 20)
 
 
 def uploaded(url: str, data: bytes) -> dict:
@@ -205,27 +176,20 @@ def uploaded(url: str, data: bytes) -> dict:
 
 
 class Honest:
-    """Clients that use the tools as a run does, and note how long each call took.
-
-    Args:
-        url: of the server. pause_s: mean time between two calls of a client, in seconds.
+    """Clients that use the tools as a run does, and note how long each call took; `pause_s` is the
+    mean time between two calls of a client, in seconds.
     """
 
     def __init__(self, url: str, pause_s: float):
         self._url, self._pause_s = url, pause_s
-        self._image = uploaded(url, encoded(picture(7)))
+        self._image = uploaded(url, encoded(picture(7)))['sha256']
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.problems: Counter[str] = Counter()
 
-    def run(self, clients: int, seconds: float) -> None:
+    def run(self, clients: int, seconds: float) -> Honest:
         end = time.monotonic() + seconds
-        threads = [
-            threading.Thread(target=self._client, args=(number, end)) for number in range(clients)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(lambda number: self._client(number, end), range(clients))
+        return self
 
     def _client(self, number: int, end: float) -> None:
         rng, session = random.Random(number), requests.Session()
@@ -234,13 +198,10 @@ class Honest:
             if time.monotonic() > end:
                 return
             tool, body, right = self._call(rng, f'{number} {call}')
-            start = time.monotonic()
+            start, method = time.monotonic(), 'POST' if body else 'GET'
             try:
-                answer = session.request(
-                    'POST' if body else 'GET', f'{self._url}/{tool}', json=body, timeout=60
-                )
-                good = answer.status_code == 200 and right(answer.json())
-                if not good:
+                answer = session.request(method, f'{self._url}/{tool}', json=body, timeout=60)
+                if answer.status_code != 200 or not right(answer.json()):
                     self.problems[f'{tool}: {answer.status_code} {answer.text[:120]}'] += 1
             except (requests.RequestException, ValueError) as error:
                 self.problems[f'{tool}: {type(error).__name__}'] += 1
@@ -249,67 +210,44 @@ class Honest:
     def _call(
         self, rng: random.Random, name: str
     ) -> tuple[str, dict | None, Callable[[dict], bool]]:
-        kind = rng.choice(('live', 'crop', 'text_search', 'judge'))
-        if kind == 'live':
-            return kind, None, lambda answer: answer == {'live': True}
-        if kind == 'crop':
-            left = rng.uniform(0, 0.5)
-            box = [left, 0.1, left + rng.uniform(0.2, 0.5), 0.9]
-            return (
-                kind,
-                {'image': self._image['sha256'], 'bbox': box},
-                lambda answer: answer['height'] == 216,
-            )
-        if kind == 'text_search':
-            query = f'How high is the tower {name}?'
-            return kind, {'query': query}, lambda answer: (
-                answer['results'][0]['title'] == query and '330 m' in answer['results'][0]['text'])  # fmt: skip
-        body = {'references': ['Paris'], 'response': 'the French capital'}
-        return (
-            kind,
-            body | {'question': f'Which city {name}?'},
-            lambda answer: answer['verdict'] is True,
-        )
+        left, query = rng.uniform(0, 0.5), f'How high is the tower {name}?'
+        box = [left, 0.1, left + rng.uniform(0.2, 0.5), 0.9]
+        judged = {'question': f'Which city {name}?', 'references': ['Paris']}
+        judged |= {'response': 'the French capital'}
+
+        def found(answer: dict) -> bool:
+            first = answer['results'][0]
+            return first['title'] == query and '330 m' in first['text']
+
+        return rng.choice((
+            ('live', None, lambda answer: answer == {'live': True}),
+            ('crop', {'image': self._image, 'bbox': box}, lambda answer: answer['height'] == 216),
+            ('text_search', {'query': query}, found),
+            ('judge', judged, lambda answer: answer['verdict'] is True),
+        ))  # fmt: skip
 
 
-def family(process: int) -> list[int]:
-    """A process and all that it started, as far as they live."""
-    found = [process]
-    for parent in found:
-        with contextlib.suppress(OSError):
-            children = Path(f'/proc/{parent}/task/{parent}/children').read_text().split()
-            for task in Path(f'/proc/{parent}/task').iterdir():
-                children += (task / 'children').read_text().split()
-            found += sorted(set(map(int, children)) - set(found))
-    return found
-
-
-def held(process: int) -> dict[str, int]:
-    """Bytes of memory (shared ones divided), descriptors, threads and processes of a process and
-    its own.
+def held(server: int) -> dict[str, int]:
+    """Bytes of memory (shared ones divided), descriptors, threads and processes of the server and
+    all that it started.
     """
-    sums = Counter({'bytes': 0, 'descriptors': 0, 'threads': 0, 'processes': 0})
-    for member in family(process):
-        with contextlib.suppress(OSError):
-            status = Path(f'/proc/{member}/smaps_rollup').read_text()
-            size = 1024 * int(status.partition('\nPss:')[2].split()[0])
-            sums['bytes'] += size
-            if member == process:
-                sums['server_bytes'] = size
-            sums['descriptors'] += len(os.listdir(f'/proc/{member}/fd'))
-            sums['threads'] += len(os.listdir(f'/proc/{member}/task'))
-            sums['processes'] += 1
+    sums: Counter[str] = Counter()
+    for process in (psutil.Process(server), *psutil.Process(server).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            size = process.memory_full_info().pss
+            sums.update(bytes=size, server_bytes=size * (process.pid == server), processes=1)
+            sums.update(descriptors=process.num_fds(), threads=process.num_threads())
     return dict(sums)
 
 
 @contextlib.contextmanager
-def watched(process: int) -> Iterator[list[dict[str, int]]]:
-    """What a process and its own hold, every half second while the block runs."""
-    samples, stop = [held(process)], threading.Event()
+def watched(server: int) -> Iterator[list[dict[str, int]]]:
+    """What the server and its processes hold, every half second while the block runs."""
+    samples, stop = [held(server)], threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.5):
-            samples.append(held(process))
+            samples.append(held(server))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -326,20 +264,31 @@ def show(title: str, honest: Honest) -> float:
         p50, p99 = np.quantile(seconds, (0.5, 0.99))
         print(f'{title} {tool:12} {len(seconds):6} calls, median {1e3 * p50:6.1f} ms, '
               f'99th percentile {1e3 * p99:7.1f} ms, slowest {max(seconds):6.2f} s')  # fmt: skip
-    return float(np.quantile([s for seconds in honest.seconds.values() for s in seconds], 0.99))
+    return float(np.quantile(sum(honest.seconds.values(), []), 0.99))
+
+
+def under_attack(server: ToolServer, seconds: float, options: argparse.Namespace) -> Honest:
+    """The honest clients with the attackers beside them, and quiet after it."""
+    given = server.url, seconds, options.attacks
+    honest = Honest(server.url, options.pause_s)
+    attackers = multiprocessing.Process(target=attack, args=given, daemon=True)
+    attackers.start()
+    honest.run(options.clients, seconds)
+    attackers.join(60)
+    if attackers.is_alive():
+        attackers.kill()
+        attackers.join()
+    return honest
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--minutes', type=float, default=10.0)
-    parser.add_argument('--clients', type=int, default=50)
-    parser.add_argument(
-        '--pause_s', type=float, default=1.0, help='mean, between calls of a client'
-    )
-    parser.add_argument(
-        '--warm_s', type=float, default=20.0, help='of attack before any is counted'
-    )
-    parser.add_argument('--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS))
+    add = parser.add_argument
+    add('--minutes', type=float, default=10.0)
+    add('--clients', type=int, default=50)
+    add('--pause_s', type=float, default=1.0, help='mean, between calls of a client')
+    add('--warm_s', type=float, default=20.0, help='of attack before any is counted')
+    add('--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS))
     options = parser.parse_args()
     os.environ['SERPER_API_KEY'] = 'k'
     with (
@@ -347,40 +296,29 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         ToolServer.start(configured(web), folder) as server,
     ):
-        process = server.process.pid
-        quiet = Honest(server.url, options.pause_s)
-        quiet.run(options.clients, options.warm_s)
+        quiet = Honest(server.url, options.pause_s).run(options.clients, options.warm_s)
         show('in peace:    ', quiet)
-        warm = Honest(server.url, options.pause_s)
-        under_attack(server.url, options.warm_s, options.attacks, warm, options.clients)
-        time.sleep(QUIET_S)
-        before = held(process)
-        honest = Honest(server.url, options.pause_s)
-        with watched(process) as memory:
-            under_attack(server.url, 60 * options.minutes, options.attacks, honest, options.clients)
-        time.sleep(QUIET_S)
-        after = held(process)
-        second = Honest(server.url, options.pause_s)
-        under_attack(server.url, options.warm_s, options.attacks, second, options.clients)
-        time.sleep(QUIET_S)
-        last = held(process)
-        p99 = show('under attack:', honest)
-        count, lost = sum(map(len, honest.seconds.values())), sum(honest.problems.values())
-        print(
-            f'honest calls: {count}, 99th percentile {p99:.2f} s (bar {P99_S:g} s), lost or wrong {lost} (bar 0)'
-        )
-        for problem, times in honest.problems.most_common(5):
-            print(f'  {times} × {problem}')
-        most = max(memory, key=lambda sample: sample['bytes'])
-        print(f'memory: highest {most["bytes"] / 1e6:.0f} MB (bar {MOST_BYTES / 1e6:.0f} MB), '
-              f'{most["server_bytes"] / 1e6:.0f} MB of them the server itself, with {most["processes"] - 1} workers')  # fmt: skip  # noqa: E501
-        counts = ', '.join(
-            f'{name} {before[name]}, {after[name]}, {last[name]}' for name in COUNTED
-        )
-        print(f'before, after, and after a second attack: {counts}')
-        left = any(last[name] > after[name] + SPARE for name in COUNTED)
+        left = []
+        for seconds in (options.warm_s, 60 * options.minutes, options.warm_s):
+            with watched(server.process.pid) as samples:
+                found = under_attack(server, seconds, options)
+            time.sleep(QUIET_S)
+            left.append(held(server.process.pid))
+            if len(left) == 2:
+                honest, memory = found, samples
         alive = server.alive()
-    failed = p99 > P99_S or lost > 0 or most['bytes'] > MOST_BYTES or left or not alive
+    p99 = show('under attack:', honest)
+    count, lost = sum(map(len, honest.seconds.values())), sum(honest.problems.values())
+    print(f'honest calls: {count}, 99th percentile {p99:.2f} s (bar {P99_S:g} s), lost or wrong {lost} (bar 0)')  # fmt: skip  # noqa: E501
+    for problem, times in honest.problems.most_common(5):
+        print(f'  {times} × {problem}')
+    most = max(memory, key=lambda sample: sample['bytes'])
+    print(f'memory: highest {most["bytes"] / 1e6:.0f} MB (bar {MOST_BYTES / 1e6:.0f} MB), '
+          f'{most["server_bytes"] / 1e6:.0f} MB of them the server itself, with {most["processes"] - 1} workers')  # fmt: skip  # noqa: E501
+    counts = ', '.join(f'{name} {", ".join(str(x[name]) for x in left)}' for name in COUNTED)
+    print(f'before, after, and after a second attack: {counts}')
+    more = any(left[2][name] > left[1][name] + SPARE for name in COUNTED)
+    failed = p99 > P99_S or lost > 0 or most['bytes'] > MOST_BYTES or more or not alive
     print('a bar is NOT met' if failed else 'all bars are met')
     return int(failed)
 
@@ -391,24 +329,11 @@ def configured(web: str) -> dict:
     serper = {'backend': 'serper', 'base_url': web, 'allow_private_pages': True, 'limits': limits}
     return {
         'deadline_s': 30,
-        'images': {
-            'decoded_bytes': 128 * 2**20
-        },  # without it, pictures alone may take half of the memory
+        'images': {'decoded_bytes': 128 * 2**20},  # else pictures may take half of the memory
         'text_search': serper | {'summariser': 'extractive'},
         'image_search': serper | {'public_url': 'https://tools.example'},
         'judge': {'backend': 'openai', 'base_url': web + '/v1', 'model': 'm', 'limits': limits},
     }
-
-
-def under_attack(url: str, seconds: float, names: list[str], honest: Honest, clients: int) -> None:
-    """The honest clients with the attackers beside them."""
-    attackers = multiprocessing.Process(target=attack, args=(url, seconds, names), daemon=True)
-    attackers.start()
-    honest.run(clients, seconds)
-    attackers.join(60)
-    if attackers.is_alive():
-        attackers.kill()
-        attackers.join()
 
 
 if __name__ == '__main__':

@@ -12,14 +12,12 @@ the exit status is 1. Needs the extra `tpu` (the compiler alone, no TPU).
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import os
 import re
 import sys
 import tempfile
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +29,13 @@ from ml_collections import config_flags
 
 from experiments.benchmarks.compiled import collectives, in_words
 from experiments.benchmarks.tpu_programs import Lengths, Program, sampling, training
-from sensesearch_jax.model.config import RELEASED, PolicySizes
+from experiments.benchmarks.work import GIB, clock, with_layers
+from sensesearch_jax.model.config import RELEASED
 
 # The program's own: who imports this file, as the tests do, has flags of another program.
 FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
 OURS = {'flag_values': FLAGS}
-PARTS = ['training', 'sampling']
+PARTS = {'training': training, 'sampling': sampling}
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/sft_7b.py', 'With a stage.', **OURS)
 TOPOLOGY = flags.DEFINE_string('topology', 'v5e:8x8', 'Kind and shape of the slice.', **OURS)
 SIZE = flags.DEFINE_enum('size', '7B', list(RELEASED), 'Of the released policies.', **OURS)
@@ -44,7 +43,7 @@ LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers, to try; 0 keep
 PROMPT = flags.DEFINE_integer('prompt', 10_580, 'Prompt tokens: 4K picture, question.', **OURS)
 VISUAL = flags.DEFINE_integer('visual', 10_549, 'Visual tokens of a row.', **OURS)
 SUFFIX = flags.DEFINE_integer('suffix', 16_000, 'Tokens of a trajectory after it.', **OURS)
-PART = flags.DEFINE_multi_enum('part', PARTS, PARTS, 'Programs; SFT has no sampling.', **OURS)
+PART = flags.DEFINE_multi_enum('part', [*PARTS], [*PARTS], 'SFT has no sampling.', **OURS)
 RESULTS = flags.DEFINE_string('results', '', 'A line of JSON per program is added.', **OURS)
 
 
@@ -59,7 +58,6 @@ class Chip(NamedTuple):
     size: float
 
 
-GIB = 2.0**30
 VERSIONS = ', '.join(
     f'{name} {d.version}' for name in ('jax', 'libtpu') for d in metadata.distributions(name=name)
 )
@@ -82,18 +80,16 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
     """Compiles one program: what it needs, moves and cannot beat; without these where it does not
     fit.
     """
-    began = time.monotonic()
+    found: dict[str, Any] = {'program': program.name, 'fits': False}
     try:
-        compiled, text = compiled_with_text(program.lowered)
+        seconds, (compiled, text) = clock(compiled_with_text, program.lowered)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         used = re.search(r'[Uu]sed ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
         how = f' ({used[1]} of {used[2]})' if used else ''
-        sentence = f'does not fit{how}: {ADVICE[part]}.'
-        return {'program': program.name, 'fits': False, 'sentence': sentence}
-    seconds, memory = time.monotonic() - began, compiled.memory_analysis()
-    cost = compiled.cost_analysis() or {}
+        return found | {'sentence': f'does not fit{how}: {ADVICE[part]}.'}
+    memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = held + memory.temp_size_in_bytes + program.beside
     moved, unknown = collectives(text, program.steps)
@@ -102,8 +98,8 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
         'memory': (held + program.weights) / chip.memory,
         'network': sum(moved.values()) / chip.network,
     }
-    return {
-        'program': program.name,
+    beside = f'({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.'
+    return found | {
         'fits': total <= chip.size,
         'arguments': held,
         'temporaries': memory.temp_size_in_bytes,
@@ -112,14 +108,14 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
         'limit': chip.size,
         'compile_s': seconds,
         'flops': program.flops,
-        'compiler_flops': cost.get('flops', 0.0),
+        'compiler_flops': (compiled.cost_analysis() or {}).get('flops', 0.0),
         'moved': dict(moved),
         'unknown_loops': unknown,
         'least_s': times,
         'binds': max(times, key=times.get),
         'sentence': 'fits.'
         if total <= chip.size
-        else f'does not fit beside what else is held ({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.',
+        else f'does not fit beside what else is held {beside}',
     }
 
 
@@ -128,50 +124,35 @@ def compiled_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled
     a newer one made.
     """
     with tempfile.TemporaryDirectory() as folder:
-        compiled = lowered.compile(
-            compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
-        )
+        dump = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+        compiled = lowered.compile(compiler_options=dump)
         written = [path.read_text() for path in Path(folder).glob('*.after_optimizations.txt')]
-        return compiled, written[
-            0
-        ] if written else compiled.as_text()  # none where it comes from a compilation cache
+        # There is none where it comes from a compilation cache.
+        return compiled, written[0] if written else compiled.as_text()
 
 
 def shown(found: dict[str, Any]) -> str:
     """A program's lines for a terminal."""
     if 'total' not in found:
         return f'{found["program"]}: {found["sentence"]}'
-
-    def g(name):
-        return f'{found[name] / GIB:.2f}'
-
-    moved = in_words(found['moved'])
+    sizes = ('total', 'limit', 'arguments', 'temporaries', 'beside')
+    g = {name: f'{found[name] / GIB:.2f}' for name in sizes}
     least = ', '.join(f'{what} {1e3 * t:.1f} ms' for what, t in found['least_s'].items())
-    loops = (
-        f' ({found["unknown_loops"]} loops of unknown length counted once)'
-        if found['unknown_loops']
-        else ''
-    )
+    loops = found['unknown_loops']
+    loops = f' ({loops} loops of unknown length counted once)' if loops else ''
     return (
-        f'{found["program"]}: {g("total")} of {g("limit")} GiB per device (arguments and results {g("arguments")}, '
-        f'temporaries {g("temporaries")}, held beside {g("beside")}); compiled in {found["compile_s"]:.0f} s\n'
+        f'{found["program"]}: {g["total"]} of {g["limit"]} GiB per device (arguments and results {g["arguments"]}, '
+        f'temporaries {g["temporaries"]}, held beside {g["beside"]}); compiled in {found["compile_s"]:.0f} s\n'
         f'  {found["sentence"]} FLOPs per device: by hand {found["flops"]:.2e}, by the compiler, which counts a '
         f"loop's body once, {found['compiler_flops']:.2e}\n"
-        f'  collectives bring in: {moved}{loops}\n  at least {least}; {found["binds"]} binds'
-    )
-
-
-def fewer(sizes: PolicySizes, layers: int) -> PolicySizes:
-    """The same policy with so many layers; with all of them for 0."""
-    return dataclasses.replace(
-        sizes, language=dataclasses.replace(sizes.language, layers=layers or sizes.language.layers)
+        f'  collectives bring in: {in_words(found["moved"])}{loops}\n  at least {least}; {found["binds"]} binds'
     )
 
 
 def main(_: list[str]) -> None:
-    config = CONFIG.value
+    config, slice_name = CONFIG.value, TOPOLOGY.value
     stage = next((name for name in ('sft', 'rl') if name in config), None)
-    kind, _, shape = TOPOLOGY.value.partition(':')
+    kind = slice_name.partition(':')[0]
     if stage is None or kind not in CHIPS:
         raise SystemExit(
             f'The config needs a stage sft or rl, and --topology a kind of {", ".join(CHIPS)}.'
@@ -179,41 +160,28 @@ def main(_: list[str]) -> None:
     # The compiler must not look for a TPU, nor ask the network what machine this is.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     try:
-        devices = topologies.get_topology_desc(f'{kind}:{shape}', 'tpu').devices
+        devices = topologies.get_topology_desc(slice_name, 'tpu').devices
     except (RuntimeError, ImportError) as error:
         raise SystemExit(
             f'No TPU compiler, or no such slice ({error}); pip install -e ".[tpu]".'
         ) from None
-    sizes, lengths = (
-        fewer(RELEASED[SIZE.value], LAYERS.value),
-        Lengths(PROMPT.value, VISUAL.value, SUFFIX.value),
-    )
-    fits = True
+    sizes = with_layers(RELEASED[SIZE.value], LAYERS.value)
+    lengths, fits = Lengths(PROMPT.value, VISUAL.value, SUFFIX.value), True
+    layers = sizes.language.layers
     for part in PART.value if stage == 'rl' else ['training']:
-        words, programs = {'training': training, 'sampling': sampling}[part](
-            config, stage, sizes, lengths, devices
-        )
-        print(
-            f'{SIZE.value}, {sizes.language.layers} layers, {TOPOLOGY.value} ({len(devices)} devices), {VERSIONS}: {words}',  # noqa: E501
-            flush=True,
-        )
+        words, programs = PARTS[part](config, stage, sizes, lengths, devices)
+        on = f'{layers} layers, {slice_name} ({len(devices)} devices), {VERSIONS}'
+        print(f'{SIZE.value}, {on}: {words}', flush=True)
         for program in programs:
             found = measured(program, part, CHIPS[kind])
             fits &= found['fits']
             print(shown(found), flush=True)
             if RESULTS.value:
-                record = {
-                    'config': Path(config_flags.get_config_filename(FLAGS['config'])).stem,
-                    'what': words,
-                    'topology': TOPOLOGY.value,
-                    'size': SIZE.value,
-                    'layers': sizes.language.layers,
-                    'date': datetime.date.today().isoformat(),
-                    'compiler': VERSIONS,
-                    **found,
-                }
+                name = Path(config_flags.get_config_filename(FLAGS['config'])).stem
+                found |= {'config': name, 'what': words, 'topology': slice_name, 'layers': layers}
+                found |= {'size': SIZE.value, 'date': datetime.date.today().isoformat()}
                 with Path(RESULTS.value).open('a') as file:
-                    file.write(json.dumps(record) + '\n')
+                    file.write(json.dumps(found | {'compiler': VERSIONS}) + '\n')
     sys.exit(not fits)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from experiments.benchmarks.work import Lengths, group_flops
 from sensesearch_jax.batching.group_batch import GroupBatch
@@ -40,19 +38,17 @@ class Program(NamedTuple):
     steps: int = 0  # how often a loop runs whose end the data decide, at most
 
 
-def training(
-    config: ConfigDict,
-    stage: str,
-    sizes: PolicySizes,
-    lengths: Lengths,
-    devices: Sequence[jax.Device],
-) -> tuple[str, list[Program]]:
+def shape(*n: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(n, dtype)
+
+
+def training(*case: Any) -> tuple[str, list[Program]]:
     """A micro-batch's gradient and the update of an SFT or RL step, and in words what they work on."""
+    config, stage, sizes, lengths, devices = case
     settings, mesh = config[stage], make_mesh(config.mesh, devices)
     rows, members = settings.micro_batch, settings.get('members', 1)
-    policy = abstract_policy(sizes)
     learner = Learner(
-        policy,
+        abstract_policy(sizes),
         make_optimizer(settings, 1),
         objective=make_objective(settings) if stage == 'rl' else None,
         suppressed=np.zeros(sizes.language.vocabulary, bool),
@@ -65,72 +61,46 @@ def training(
         bucket(lengths.visual, FEATURE_STEP * members),
         bucket(lengths.suffix + 1, SUFFIX_STEP, FINE),
     )
-
-    def number(*n, dtype=np.float32):
-        return jax.ShapeDtypeStruct(n, dtype)
-
-    reference = (
-        number(rows, members, lengths.suffix - 1) if settings.get('kl_coefficient') else None
-    )
-    targets = (
-        None
-        if stage == 'sft'
-        else PolicyTargets(number(rows, members), number(rows, members, dtype=bool), reference)
-    )
-    batch = group_batch(sizes, rows, members, lengths)
+    batch, targets, reference = group_batch(sizes, rows, members, lengths), None, None
+    if settings.get('kl_coefficient'):
+        reference = shape(rows, members, lengths.suffix - 1, dtype=np.float32)
+    if stage == 'rl':
+        numbers = (shape(rows, members, dtype=dtype) for dtype in (np.float32, bool))
+        targets = PolicyTargets(*numbers, reference)
     if settings.get('pack_step'):
         places = members * lengths.suffix
         run = bucket(places, settings.pack_step, FINE)
-
-        def number_of(n):
-            return jax.ShapeDtypeStruct((rows, n), np.int32)
-
-        batch = batch._replace(packing=Packing(number_of(run), number_of(places)))
+        batch = batch._replace(packing=Packing(shape(rows, run), shape(rows, places)))
     programs = learner.lower(batch, targets)
     held, moments = per_device(learner.parameters), per_device(learner.moments)
-    whole_batch = (
-        settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
-    )
-    # A sum of gradients, a reference.
-    beside = moments + held * (whole_batch > rows) + held * (reference is not None)
+    of_reference = held * (reference is not None)
+    full = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
+    beside = moments + held * (full > rows) + of_reference  # moments, a sum of gradients
     whole = held * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
+    flops = 3 * rows * group_flops(sizes, members, lengths) / mesh.size
     words = (
         f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
         + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items())
     )
     return words, [
-        Program(
-            f'{stage} gradient',
-            programs['gradient'],
-            rows * group_flops(sizes, members, lengths) * 3 / mesh.size,
-            passes * whole,
-            beside,
-        ),
-        Program(f'{stage} update', programs['update'], 0.0, 0.0, held * (reference is not None)),
+        Program(f'{stage} gradient', programs['gradient'], flops, passes * whole, beside),
+        Program(f'{stage} update', programs['update'], 0.0, 0.0, of_reference),
     ]
 
 
-def sampling(
-    config: ConfigDict,
-    stage: str,
-    sizes: PolicySizes,
-    lengths: Lengths,
-    devices: Sequence[jax.Device],
-) -> tuple[str, list[Program]]:
+def sampling(*case: Any) -> tuple[str, list[Program]]:
     """Prefill and decode of one replica of the sampler, on as many devices as the mesh has along
     tensor.
     """
-    count = config.mesh.tensor
-    mesh = make_mesh({'tensor': count}, devices[:count])
+    config, stage, sizes, lengths, devices = case
+    count, room, dtype = config.mesh.tensor, config.rollout, jnp.dtype(config[stage].dtype)
     graph, state = nnx.split(abstract_policy(sizes))
-    dtype = jnp.dtype(config[stage].dtype)
     placed = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place),
         state,
-        shardings(state, mesh),
+        shardings(state, make_mesh({'tensor': count}, devices[:count])),
     )
-    room = config.rollout
     engine = Engine(
         nnx.merge(graph, placed),
         groups=room.groups,
@@ -146,59 +116,41 @@ def sampling(
     programs = engine.lower(bucket(lengths.visual, 512), used)
     text, lanes = sizes.language, engine.groups * engine.members
     weights, caches = per_device(placed['language']), per_device(engine.caches)
-    run = Lengths(room.prompt_capacity, 0, 0)
+    prompt = group_flops(sizes, 0, Lengths(room.prompt_capacity, 0, 0))
     each = 2 * decoder_matrices(text) + 2 * text.vocabulary * text.width
-    attended = 4 * text.layers * text.width * (room.prompt_capacity + used)
+    each += 4 * text.layers * text.width * (room.prompt_capacity + used)
     words = (
         f'replica of {count} devices, {engine.groups} groups × {engine.members} lanes, caches of '
         f'{room.prompt_capacity} + {used} tokens'
     )
+    first, chunk = engine.prefill_rows * prompt / count, room.chunk * lanes * each / count
+    read = room.chunk * (weights + caches)
     return words, [
-        Program(
-            'prefill',
-            programs['prefill'],
-            engine.prefill_rows * group_flops(sizes, 0, run) / count,
-            weights,
-            0.0,
-        ),
-        Program(
-            'decode',
-            programs['decode'],
-            room.chunk * lanes * (each + attended) / count,
-            room.chunk * (weights + caches),
-            0.0,
-            steps=room.chunk,
-        ),
+        Program('prefill', programs['prefill'], first, weights, 0.0),
+        Program('decode', programs['decode'], chunk, read, 0.0, steps=room.chunk),
     ]
 
 
 def group_batch(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -> GroupBatch:
     """The shapes of a micro-batch."""
-    p, s = lengths.prompt, lengths.suffix
-
-    def shape(*n, dtype=np.int32):
-        return jax.ShapeDtypeStruct(n, dtype)
-
+    prompt, suffix = (rows, lengths.prompt), (rows, members, lengths.suffix)
     return GroupBatch(
-        shape(rows, p),
-        shape(3, rows, p),
-        shape(rows, p, dtype=bool),
-        shape(rows, p),
-        shape(rows, members, s),
-        shape(3, rows, members, s),
-        shape(rows, members, s, dtype=bool),
-        shape(rows, members, s),
-        shape(rows, members, s, dtype=bool),
-        shape(rows, members, s, dtype=np.float32),
-        shape(rows, lengths.visual, sizes.language.width, dtype=np.float32),
+        prompt=shape(*prompt),
+        prompt_positions=shape(3, *prompt),
+        prompt_valid=shape(*prompt, dtype=bool),
+        prompt_features=shape(*prompt),
+        tokens=shape(*suffix),
+        positions=shape(3, *suffix),
+        valid=shape(*suffix, dtype=bool),
+        feature_index=shape(*suffix),
+        response_mask=shape(*suffix, dtype=bool),
+        log_probs=shape(*suffix, dtype=np.float32),
+        features=shape(rows, lengths.visual, sizes.language.width, dtype=np.float32),
     )
 
 
 def per_device(tree: Any) -> float:
     """Bytes of a tree's arrays on one device."""
-    return float(
-        sum(
-            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-            for x in jax.tree.leaves(tree)
-        )
-    )
+    leaves = jax.tree.leaves(tree)
+    shards = (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    return float(sum(shards))

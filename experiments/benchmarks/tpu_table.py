@@ -18,30 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.compiled import in_words
+from experiments.benchmarks.work import GIB, markdown
 
-GIB = 2.0**30
+COLUMNS = (
+    'Slice', 'Program', 'Date', 'GiB of', 'arguments + temporaries + beside', 'Compiled in',
+    'FLOPs by hand', 'by the compiler', 'Collectives bring in',
+    'At least s: compute / memory / network', 'Binds',
+)  # fmt: skip
 # Config, part, slice, and what the slice changes in the config. A replica of the sampler is one
 # host of such a slice; for four devices out of a v6e:8x8 the compiler dies (libtpu 0.0.52), for
-# such a host alone it does not.
-CASES = [
-    ('sft_7b', 'training', 'v5e:8x8', ''),
-    ('sft_7b', 'training', 'v5p:4x4x4', ''),
-    ('sft_7b', 'training', 'v6e:8x8', ''),
-    (
-        'sft_7b',
-        'training',
-        'v5p:16x16x16',
-        '--config.mesh.data=64 --config.mesh.fsdp=32 '  # 2048 divides no width
-        '--config.sft.micro_batch=2048 --config.sft.batch=2048',
-    ),
-    ('rl_7b', 'training', 'v6e:8x8', ''),
-    ('rl_7b', 'training', 'v5p:4x4x4', ''),
-    ('rl_7b', 'training', 'tpu7x:4x4x4', '--config.rl.micro_batch=32'),  # 64 chips are 128 devices
-    ('rl_7b', 'sampling', 'v6e:2x2', ''),
-    ('rl_7b', 'sampling', 'v5p:4x4x4', ''),
-    ('rl_7b', 'sampling', 'tpu7x:4x4x4', ''),
-]
-
+# such a host alone it does not. 2048 divides no width; 64 chips of tpu7x are 128 devices.
+CASES = """
+sft_7b training v5e:8x8
+sft_7b training v5p:4x4x4
+sft_7b training v6e:8x8
+sft_7b training v5p:16x16x16 --config.mesh.data=64 --config.mesh.fsdp=32 --config.sft.micro_batch=2048 --config.sft.batch=2048
+rl_7b training v6e:8x8
+rl_7b training v5p:4x4x4
+rl_7b training tpu7x:4x4x4 --config.rl.micro_batch=32
+rl_7b sampling v6e:2x2
+rl_7b sampling v5p:4x4x4
+rl_7b sampling tpu7x:4x4x4
+"""  # noqa: E501
 HEAD = """# The 7B programs on TPU slices, ahead of time
 
 Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, 28 layers,
@@ -58,83 +56,61 @@ accelerator type for it, v5p-128, counts TensorCores).
 """  # noqa: E501
 
 
-def row(found: dict[str, Any]) -> str:
-    """A program's line."""
-    start = f'| {found["topology"]} | {found["program"]} | {found["date"]} | '
+def row(found: dict[str, Any]) -> list[str]:
+    """A program's cells."""
+    start = [found['topology'], found['program'], found['date']]
     if 'total' not in found:
-        return start + f'{found["sentence"]} |' + ' |' * 7
-
-    def gib(name):
-        return f'{found[name] / GIB:.1f}'
-
-    least = found['least_s']
-    moved = in_words(found['moved'])
-    moved += f' ({found["unknown_loops"]} loops counted once)' if found['unknown_loops'] else ''
+        return [*start, found['sentence'], *[''] * 7]
+    sizes = ('total', 'limit', 'arguments', 'temporaries', 'beside')
+    gib = {name: f'{found[name] / GIB:.1f}' for name in sizes}
+    loops = found['unknown_loops']
     kinds = ('compute', 'memory', 'network')
-    cells = [
-        f'{gib("total")} of {gib("limit")}' + ('' if found['fits'] else ': too much'),
-        ' + '.join(map(gib, ('arguments', 'temporaries', 'beside'))),
+    return [
+        *start,
+        f'{gib["total"]} of {gib["limit"]}' + ('' if found['fits'] else ': too much'),
+        f'{gib["arguments"]} + {gib["temporaries"]} + {gib["beside"]}',
         f'{found["compile_s"]:.0f} s',
-        *(f'{found[flops]:.1e}' for flops in ('flops', 'compiler_flops')),
-        moved,
-        ' / '.join(f'{least[what]:.2g}' if what in least else '–' for what in kinds),
+        f'{found["flops"]:.1e}',
+        f'{found["compiler_flops"]:.1e}',
+        in_words(found['moved']) + (f' ({loops} loops counted once)' if loops else ''),
+        ' / '.join(f'{found["least_s"][kind]:.2g}' for kind in kinds),
         found['binds'],
     ]
-    return start + ' | '.join(cells) + ' |'
-
-
-def done(name: str, part: str, topology: str, results: list[dict[str, Any]]) -> bool:
-    """Whether a case's last program is among the results."""
-    stage = name.removesuffix('_7b')
-    last = name, topology, f'{stage} update' if part == 'training' else 'decode'
-    return any((r.get('config'), r['topology'], r['program']) == last for r in results)
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown of the newest result of each program on each slice, and of the cases without any."""
+    """Markdown of the newest result of each program on each slice."""
     newest = {(r['what'], r['topology'], r['program']): r for r in results}
     groups: dict[str, list[dict[str, Any]]] = {}
     for found in newest.values():
         groups.setdefault(found['what'], []).append(found)
     lines = [HEAD]
     for what, rows in groups.items():
-        lines += [
-            f'\n## {what[0].upper() + what[1:]}\n',
-            '| Slice | Program | Date | GiB of | arguments + temporaries + beside | Compiled in | FLOPs by hand | '
-            'by the compiler | Collectives bring in | At least s: compute / memory / network | Binds |',
-            '|' + '---|' * 11,
-            *map(row, rows),
-        ]
-    missing = [
-        f'{name} ({part}) on {topology}'
-        for name, part, topology, _ in CASES
-        if not done(name, part, topology, results)
-    ]
-    lines += ['\nNot compiled in full yet: ' + ', '.join(missing) + '.'] if missing else []
+        lines += [f'\n## {what[0].upper() + what[1:]}\n', *markdown(COLUMNS, map(row, rows))]
     return '\n'.join(lines) + '\n'
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """All results so far, of the whole policy."""
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [r for r in found if r['layers'] == 28]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument(
-        '--results', type=Path, default=Path('tpu_memory.jsonl'), help='a line of JSON per program'
-    )
-    parser.add_argument('--only', action='store_true', help='compile nothing')
-    parser.add_argument('--out', type=Path, default=Path('docs/tpu_memory.md'))
+    add = parser.add_argument
+    add('--results', type=Path, default=Path('tpu_memory.jsonl'), help='a line for each program')
+    add('--only', action='store_true', help='compile nothing')
+    add('--out', type=Path, default=Path('docs/tpu_memory.md'))
     asked = parser.parse_args()
-    for name, part, topology, changes in CASES if not asked.only else ():
-        if done(name, part, topology, read(asked.results)):
-            continue
-        command = [sys.executable, '-m', 'experiments.benchmarks.tpu_memory', *changes.split()]
-        command += [f'--config=configs/{name}.py', f'--topology={topology}', f'--part={part}']
-        subprocess.run([*command, f'--results={asked.results}'])
-    asked.out.write_text(table(read(asked.results)))
+
+    def results() -> list[dict[str, Any]]:
+        asked.results.touch()
+        return [json.loads(line) for line in asked.results.read_text().splitlines()]
+
+    for case in CASES.strip().splitlines() if not asked.only else ():
+        name, part, topology, *changes = case.split()
+        last = f'{name.removesuffix("_7b")} update' if part == 'training' else 'decode'
+        found = {(r['config'], r['topology'], r['program']) for r in results() if r['layers'] == 28}
+        if (name, topology, last) not in found:
+            command = [sys.executable, '-m', 'experiments.benchmarks.tpu_memory', *changes]
+            command += [f'--config=configs/{name}.py', f'--topology={topology}', f'--part={part}']
+            subprocess.run([*command, f'--results={asked.results}'])
+    asked.out.write_text(table([r for r in results() if r['layers'] == 28]))
 
 
 if __name__ == '__main__':

@@ -1,21 +1,33 @@
-"""Policies with random weights, their optimizer, and the operations of their passes, counted by hand."""
+"""Pieces that benchmarks share: policies with random weights, pictures, operations, clocks, tables."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import hashlib
+import io
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
+from PIL import Image
 
+from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.model.config import PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.training.flops import forward_flops
 from sensesearch_jax.training.optimizer import make_optimizer
+
+GIB = 2.0**30
 
 
 class Lengths(NamedTuple):
@@ -43,6 +55,12 @@ def tower_flops(vision: VisionSizes, patches: int) -> float:
     ) + (patches / vision.merge_size**2) * 2 * merged * (merged + vision.out_width)
 
 
+def with_layers(sizes: PolicySizes, layers: int) -> PolicySizes:
+    """The same policy with so many decoder layers; with all of them for 0."""
+    language = dataclasses.replace(sizes.language, layers=layers or sizes.language.layers)
+    return dataclasses.replace(sizes, language=language)
+
+
 def random_policy(sizes: PolicySizes, dtype: DTypeLike = jnp.bfloat16) -> Policy:
     """Weights that keep activations at about one, made on the device in their own type."""
     policy = abstract_policy(sizes)
@@ -68,3 +86,48 @@ def optimizer() -> optax.GradientTransformation:
     settings = {'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'clip_norm': 1.0}
     settings |= {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01}
     return make_optimizer(ConfigDict(settings), 10)
+
+
+class Pictures:
+    """Random pictures by content hash, in the place of a tool server."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.random = np.random.default_rng(0)
+
+    def draw(self, size: Sequence[int]) -> ImageRef:
+        """A new picture of (width, height) pixels."""
+        pixels = self.random.integers(0, 255, (size[1] // 28, size[0] // 28, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).resize(size).save(buffer, 'PNG')
+        name = hashlib.sha256(buffer.getvalue()).hexdigest()
+        self.files[name] = buffer.getvalue()
+        return ImageRef(name, *size)
+
+    def image(self, name: str) -> bytes:
+        """A picture's file, as a tool client gives it."""
+        return self.files[name]
+
+
+def clock(work: Callable, *args: Any) -> tuple[float, Any]:
+    """Seconds until the result is there, and the result."""
+    began = time.perf_counter()
+    out = jax.block_until_ready(work(*args))
+    return time.perf_counter() - began, out
+
+
+def apart(work: Callable, *args: Any) -> Any:
+    """The result of `work` in a process that has memory and accelerator to itself.
+
+    Raises:
+        BrokenProcessPool: the process died.
+    """
+    spawn = multiprocessing.get_context('spawn')  # a forked jax does not live
+    with ProcessPoolExecutor(1, spawn) as process:
+        return process.submit(work, *args).result()
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of a table."""
+    header, *lines = (f'| {" | ".join(map(str, line))} |' for line in (columns, *rows))
+    return [header, '|' + '---|' * len(columns), *lines]
