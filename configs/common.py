@@ -153,7 +153,17 @@ def cold_start() -> dict:
     answers, of which chance alone gives the right one four times.
     """
     return {
-        'mine': {'samples': 8, 'most_right': 5, 'temperature': 1.0, 'answer_tokens': 16},
+        # US dollars and requests for all served models, over all starts of the run; 0: any number
+        'budget': {'usd': 0.0, 'calls': 0},
+        'mine': {
+            'kind': 'policy',
+            'samples': 8,
+            'most_right': 5,
+            'temperature': 1.0,
+            'answer_tokens': 16,
+            'threads': 4,
+            **served_model(),
+        },
         'expert': {
             'kind': 'scripted',
             'questions': 1000,
@@ -163,6 +173,7 @@ def cold_start() -> dict:
             'turn_tokens': 2048,
             'tries': 3,  # at a turn, until one has reasoning and a valid action
         },
+        'validate': {'kind': 'rules', 'tries': 3, 'reply_tokens': 1024, **served_model()},
     }
 
 

@@ -1,5 +1,7 @@
 """Synthesis: an expert's trajectories with real tool calls, as text."""
 
+from collections.abc import Callable, Sequence
+
 from sensesearch_jax.agent.actions import Answer, FormatError
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.tool_client import ToolFailure
@@ -15,6 +17,8 @@ def synthesise(
     max_turns: int = 10,
     member: int = 0,
     seed: int = 0,
+    done: Sequence[Turn] = (),
+    note: Callable[[Turn], None] = lambda turn: None,
 ) -> Trajectory:
     """One trajectory of an expert as text; `agent.chat_template.tokenise` fills its token lists.
 
@@ -25,6 +29,8 @@ def synthesise(
         max_turns: turns after which the trajectory is truncated.
         member: of the group; noted in the trajectory.
         seed: noted in the trajectory.
+        done: turns that an earlier process has noted; the trajectory goes on from them.
+        note: takes every turn after which the trajectory goes on.
 
     Returns:
         A trajectory in state OK if it ends with an answer, TRUNCATED if `max_turns` ran out or the
@@ -37,10 +43,13 @@ def synthesise(
         trajectory.state, trajectory.failure = SampleState.INFRA_FAILED, images.message
         return trajectory
     trajectory.images += images
-    for _ in range(max_turns):
+    for turn in done:
+        trajectory.turns.append(turn)
+        trajectory.images += _images(turn)
+    for _ in range(max_turns - len(done)):
         move = expert.next_turn(question, images, trajectory.turns)
         if isinstance(move, ToolFailure):
-            trajectory.state = SampleState.INFRA_FAILED
+            trajectory.state, trajectory.failure = SampleState.INFRA_FAILED, move.message
             return trajectory
         thought, action = move
         text = thought
@@ -50,14 +59,20 @@ def synthesise(
             except ValueError as error:
                 action = FormatError('cannot_be_written', str(error))
         observation = environment.execute(action, indexed_images(images, trajectory.turns))
-        trajectory.turns.append(Turn([], [], text, action, observation, []))
+        turn = Turn([], [], text, action, observation, [])
+        trajectory.turns.append(turn)
         if isinstance(action, Answer):
             trajectory.state, trajectory.answer = SampleState.OK, action.text
             return trajectory
         if isinstance(action, FormatError):
             return trajectory
-        trajectory.images += [part for part in observation.parts if isinstance(part, ImageRef)]
+        trajectory.images += _images(turn)
         if observation.infra_failed:
             trajectory.state = SampleState.INFRA_FAILED
             return trajectory
+        note(turn)
     return trajectory
+
+
+def _images(turn: Turn) -> list[ImageRef]:
+    return [part for part in turn.observation.parts if isinstance(part, ImageRef)]

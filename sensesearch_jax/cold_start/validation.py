@@ -2,16 +2,16 @@
 answer.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from sensesearch_jax.agent.actions import ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.environment import indexed_images
 from sensesearch_jax.agent.protocol import TOOLS
+from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory, Turn
 from sensesearch_jax.batching.from_trajectories import length
+from sensesearch_jax.cold_start.review import Review
 from sensesearch_jax.rewards.accuracy import final_answer
 from sensesearch_jax.rewards.evidence import (
     asks_fact,
@@ -69,26 +69,45 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     return list(dict.fromkeys(reasons))
 
 
-def validate_all(
-    trajectories: Sequence[Trajectory], scorer: Scorer, room: int | None, threads: int
-) -> tuple[list[Trajectory], Counter[str]]:
-    """The trajectories without a reason against them, and the reasons against the others.
+@dataclass(frozen=True)
+class Verdict:
+    """The reasons against a trajectory, none if it is kept, and a sentence on them."""
+
+    reasons: tuple[str, ...]
+    why: str
+
+    @property
+    def final(self) -> bool:
+        """Whether asking again would say the same: no tool, judge or model had failed."""
+        return not {SampleState.INFRA_FAILED.value, SampleState.UNSCORABLE.value} & {*self.reasons}
+
+    @property
+    def text(self) -> str:
+        """Reasons and sentence."""
+        return ', '.join(self.reasons) + (f': {self.why}' if self.why else '')
+
+
+def verdict_on(
+    trajectory: Trajectory,
+    scorer: Scorer,
+    room: int | None,
+    reviewer: Callable[[Trajectory], Review | ToolFailure] | None,
+) -> Verdict:
+    """The verdict of the rules and, where they have nothing against it, of a model.
 
     Args:
-        trajectories: with their tokens.
+        trajectory: with its tokens.
         scorer: the run's.
         room: tokens that a trajectory may have after its prompt; None: any number.
-        threads: on which the judge is asked.
-
-    Returns:
-        (kept trajectories in order, number of trajectories by reason).
+        reviewer: the model's review; None: the rules alone.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(validate, trajectories, repeat(scorer), repeat(room)))
-    kept = [
-        trajectory for trajectory, against in zip(trajectories, found, strict=True) if not against
-    ]
-    return kept, Counter(reason for against in found for reason in against)
+    reasons = validate(trajectory, scorer, room)
+    if reasons or reviewer is None:
+        return Verdict(tuple(reasons), trajectory.failure)
+    review = reviewer(trajectory)
+    if isinstance(review, ToolFailure):
+        return Verdict((SampleState.UNSCORABLE.value,), review.message)
+    return Verdict(tuple(f'review_{point}' for point in review.against), review.why)
 
 
 def _call_reasons(trajectory: Trajectory, before: list[Turn], turn: Turn) -> list[str]:

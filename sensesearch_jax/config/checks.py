@@ -16,7 +16,7 @@ from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.recipes.ask import image_files
 from sensesearch_jax.recipes.capacities import check_capacities
-from sensesearch_jax.recipes.cold_start import EXPERTS, make_expert
+from sensesearch_jax.recipes.cold_start import EXPERTS, MINERS, VALIDATORS, make_expert
 from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.session import POCKET_POLICY, observation_limits
 from sensesearch_jax.rewards.scorer import check_prices
@@ -58,8 +58,9 @@ COUNTS = {
         'engines',
     ),
     'agent': ('max_turns', 'turn_tokens'),
-    'mine': ('samples', 'answer_tokens'),
+    'mine': ('samples', 'answer_tokens', 'threads', 'attempts'),
     'expert': ('questions', 'threads', 'tries', 'turn_tokens', 'attempts'),
+    'validate': ('tries', 'reply_tokens', 'attempts'),
     'sft': (
         'epochs',
         'batch',
@@ -132,6 +133,7 @@ def check(config: ConfigDict) -> None:
     if 'prompt_capacity' in config.get('rollout', {}):
         check_capacities(config, Path(config.policy or POCKET_POLICY))
     if 'expert' in config:
+        check_served(config)
         check_expert(config)
     if 'split' in config.get('evaluate', {}) and config.evaluate.split not in SPLITS:
         raise UserError(
@@ -181,24 +183,51 @@ def check_tools(tools: ConfigDict) -> None:
 
 
 def check_expert(config: ConfigDict) -> None:
-    """Whether there is such an expert, with all that it needs and no more, and some question that
-    it can demonstrate.
-    """
-    expert = config.expert
-    if expert.kind not in EXPERTS:
-        raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
-    for name in ('url', 'model'):
-        if expert.kind == 'openai' and not expert[name]:
-            raise UserError(f"expert.kind 'openai' needs expert.{name}; give it.")
-        if expert.kind != 'openai' and expert[name]:
-            raise UserError(
-                f"expert.{name} is of expert.kind 'openai', but expert.kind is '{expert.kind}'; leave one of "
-                'them out.'
-            )
+    """Whether some question can be demonstrated."""
     made = make_expert(config, ToolClient(config.tools.url), None, 0)
     unmet = [made.unmet(kind) for kind, count in config.questions.train.items() if count]
     if unmet and all(unmet):
         raise UserError(f'The cold start has nothing to demonstrate: {"; ".join(unmet)}.')
+
+
+def check_served(config: ConfigDict) -> None:
+    """Whether each stage of the cold start has such a model, with all that it needs and no more, and
+    whether the budget can be kept.
+    """
+    kinds = {'mine': MINERS, 'expert': EXPERTS, 'validate': VALIDATORS}
+    for stage, known in kinds.items():
+        part = config[stage]
+        if part.kind not in known:
+            raise UserError(f"{stage}.kind '{part.kind}' is unknown; choose from {list(known)}.")
+        for name in ('url', 'model'):
+            if part.kind == 'openai' and not part[name]:
+                raise UserError(f"{stage}.kind 'openai' needs {stage}.{name}; give it.")
+            if part.kind != 'openai' and part[name]:
+                raise UserError(
+                    f"{stage}.{name} is of {stage}.kind 'openai', but {stage}.kind is '{part.kind}'; leave one of "
+                    'them out.'
+                )
+        for name in ('input_usd', 'output_usd', 'retry_pause_s'):
+            if not part[name] >= 0:
+                raise UserError(f'{stage}.{name} is {part[name]}; give 0 or more.')
+        if not part.timeout_s > 0:
+            raise UserError(f'{stage}.timeout_s is {part.timeout_s}; give more than 0.')
+    served = [stage for stage in kinds if config[stage].kind == 'openai']
+    for name in ('usd', 'calls'):
+        if not config.budget[name] >= 0:
+            raise UserError(f'budget.{name} is {config.budget[name]}; give 0 (any number) or more.')
+        if config.budget[name] and not served:
+            raise UserError(
+                f"budget.{name} is for served models, and no stage has one; leave it out, or set a stage's "
+                "kind to 'openai'."
+            )
+    if config.budget.usd and not any(
+        config[stage].input_usd or config[stage].output_usd for stage in served
+    ):
+        raise UserError(
+            f'budget.usd is {config.budget.usd}, but {served[0]}.input_usd and {served[0]}.output_usd are 0, so '
+            'that nothing counts; give the prices, or set budget.calls in its place.'
+        )
 
 
 def check_sampling(config: ConfigDict) -> None:

@@ -143,6 +143,17 @@ FIELDS = {
         int, 'seed of the choice and order of the questions that are learned from'
     ),
     'questions.test_seed': Field(int, 'seed of the choice of the questions of the evaluation'),
+    'budget.usd': _operational(
+        float, 'US dollars for all served models of the cold start; 0: any number'
+    ),
+    'budget.calls': _operational(int, 'requests to them, retries included; 0: any number'),
+    'mine.kind': Field(str, "'policy', or 'openai' for any compatible service"),
+    **_served('mine'),
+    'mine.threads': _operational(int, 'questions at a time that a served model is asked'),
+    'validate.kind': Field(str, "'rules', or 'openai' for a served model after the rules"),
+    **_served('validate'),
+    'validate.tries': Field(int, 'replies until one can be read'),
+    'validate.reply_tokens': Field(int, 'most tokens of a reply'),
     'mine.samples': Field(int, 'answers that are sampled to each question'),
     'mine.most_right': Field(int, 'most right answers of a question that counts as hard'),
     'mine.temperature': Field(float, 'of sampling these answers'),

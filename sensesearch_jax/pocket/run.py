@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.pocket.report import ReportMeta, write_report
-from sensesearch_jax.recipes.cold_start import cold_start
+from sensesearch_jax.recipes.cold_start import cold_start, policy_answers
 from sensesearch_jax.recipes.evaluate import evaluate, write_summary
 from sensesearch_jax.recipes.rl import rl, rl_questions
 from sensesearch_jax.recipes.session import (
@@ -51,7 +51,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             test = question_set(workdir, 'test', config.questions.test, config.questions.test_seed)
         features = session.features(base)
         with timed('cold start'):
-            demonstrations = cold_start(session, base, features, train)
+            demonstrations = cold_start(
+                session, base.chat, policy_answers(session, base, features), train
+            )
         with timed('sft'):
             learned = load(sft(session, base, features, demonstrations))
         # The tower is frozen: its features outlive every update of the decoder.

@@ -1,4 +1,10 @@
-"""Cold start: an expert solves, with real tools, questions that the base policy fails."""
+"""Cold start: an expert solves, with real tools, questions that the base policy fails.
+
+Three stages, each with a file in workdir/cold_start from which it goes on: *mine* (mined.jsonl),
+*synthesise* (expert.jsonl, and turns.jsonl of what is under way) and *validate* (verdicts.jsonl). A
+trajectory is validated as soon as it is there, so that a run that a budget ends has kept what it paid
+for. What is kept is in kept.jsonl, what is not in rejected.jsonl with the reasons as its `failure`.
+"""
 
 from __future__ import annotations
 
@@ -8,98 +14,101 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sensesearch_jax.agent.chat_template import tokenise
-from sensesearch_jax.agent.environment import Environment
-from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent, OpenAIModel, ServedModel
+from sensesearch_jax.agent.chat_template import ChatTokenizer, tokenise
+from sensesearch_jax.agent.ledger import BudgetSpent
+from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent
 from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.request_process import PaidRequests
 from sensesearch_jax.agent.tool_client import ToolClient
-from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
+from sensesearch_jax.cold_start.demonstrations import Demonstrations, Judged
 from sensesearch_jax.cold_start.expert import Expert
+from sensesearch_jax.cold_start.mining import Note, PlainEnvironment, PlainScorer, ServedAnswers
 from sensesearch_jax.cold_start.openai_expert import OpenAIExpert
+from sensesearch_jax.cold_start.review import Reviewer
+from sensesearch_jax.cold_start.spending import cost, paid_requests
 from sensesearch_jax.cold_start.synthesis import synthesise
-from sensesearch_jax.cold_start.validation import validate_all
+from sensesearch_jax.cold_start.validation import Verdict, verdict_on
 from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
     LoadedPolicy,
     Session,
-    append_trajectories,
     load_policy_directory,
+    load_tokenizer,
     open_session,
     read_trajectories,
 )
-from sensesearch_jax.rewards.scorer import Scorer, uncounted
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime.journal import Journal
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.seeds import hash_seed
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 
-PLAIN_SYSTEM = 'You are a helpful assistant.'
 EXPERTS = ('scripted', 'openai')
+MINERS = ('policy', 'openai')
+VALIDATORS = ('rules', 'openai')
 SCRIPTED = 'sensesearch_jax.pocket.expert.scripted'  # by name, since no room imports the demo
 
-
-class PlainEnvironment(Environment):
-    """A plain chat without tools: the reply is the answer."""
-
-    def __init__(self, environment: Environment):
-        super().__init__(environment.client, environment.protocol, (), environment.limits)
-        self.system_prompt = PLAIN_SYSTEM
-
-
-class PlainScorer(Scorer):
-    """The scorer of a plain chat."""
-
-    def answer(self, trajectory: Trajectory) -> str | None:
-        """The whole reply."""
-        return (
-            None
-            if uncounted(trajectory) or not trajectory.turns
-            else trajectory.turns[0].text.strip()
-        )
+# Samples answers to questions and notes how many are right.
+Answers = Callable[[Sequence[Question], Note], None]
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """The cold-start stages alone; writes workdir/cold_start/kept.jsonl, which `sft.py` trains on."""
-    loaded = load_policy_directory(
-        config.policy, config, make_mesh(config.mesh), config.rollout.dtype
-    )
+    loaded = None
+    if config.mine.kind == 'policy':
+        mesh = make_mesh(config.mesh)
+        loaded = load_policy_directory(config.policy, config, mesh, config.rollout.dtype)
+    chat = loaded.chat if loaded else load_tokenizer(config.policy, config)
     with open_session(config, workdir) as session:
         questions = question_set(workdir, 'train', config.questions.train, config.questions.seed)
-        cold_start(session, loaded, session.features(loaded), questions)
+        answers = policy_answers(session, loaded, session.features(loaded)) if loaded else None
+        cold_start(session, chat, answers, questions)
 
 
 def cold_start(
-    session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
+    session: Session, chat: ChatTokenizer, answers: Answers | None, questions: Sequence[Question]
 ) -> list[Trajectory]:
     """Mines, synthesises and validates; each stage goes on where it was interrupted.
 
-    Several processes deal out the questions of each stage.
+    Several processes deal out the questions of each stage, and the budget.
 
     Args:
         session: of the run.
-        loaded: the base policy.
-        features: of its vision tower.
+        chat: the tokenizer of the policy that is to learn.
+        answers: of the base policy; not asked where mine.kind is 'openai'.
         questions: of all processes.
 
     Returns:
         The kept trajectories: of all processes in the first one, elsewhere this process's.
+
+    Raises:
+        UserError: the budget is spent (what is kept by then is written), or nothing is kept.
     """
-    mined = mine(session, loaded, features, demonstrable(session, questions))
-    chosen = _balanced(mined, session.config.expert.questions)
-    made = synthesise_all(session, loaded, multihost.local_items(chosen))
-    return validated(session, made, chosen)
+    config, spent = session.config, []
+    folder = session.workdir / 'cold_start'
+    processes = len(multihost.folders(session.workdir.path))
+    with paid_requests(config, folder / 'ledger.jsonl', processes) as paid:
+        if config.mine.kind == 'openai':
+            answers = served_answers(session, paid.of('mine'))
+        mined = mine(session, answers, demonstrable(session, questions), spent, paid)
+        chosen = _balanced(mined, config.expert.questions)
+        found = demonstrate(session, chat, multihost.local_items(chosen), spent, paid)
+        totals = paid.totals if paid else {}
+    atomic_write(folder / 'spending.json', json.dumps(totals))
+    return gathered(session, found, chosen, spent)
 
 
 def demonstrable(session: Session, questions: Sequence[Question]) -> list[Question]:
@@ -122,80 +131,116 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
     return chosen
 
 
-def mine(
-    session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
-) -> list[Question]:
-    """The questions that the base policy, asked plainly, gets right at most `mine.most_right` times
-    in `mine.samples`.
-
-    Those on which tools or judge failed are left out, and asked again when the run goes on.
+def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStore) -> Answers:
+    """Plain answers of a policy.
 
     Args:
         session: of the run.
-        loaded: the base policy.
+        loaded: the policy.
         features: of its vision tower.
+    """
+    config = session.config
+    samples = config.mine.samples
+
+    # By the question, so that those left after an interruption are asked with the seeds that they
+    # would have had.
+    def seeds(q: Question) -> tuple[int, ...]:
+        return tuple(hash_seed(config.seed, f'mine-{q.id}-{i}') for i in range(samples))
+
+    def answers(questions: Sequence[Question], note: Note) -> None:
+        engines = session.engines(
+            loaded,
+            groups=config.rollout.groups,
+            members=samples,
+            sampling=Sampling(config.mine.temperature),
+        )
+        limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
+        scorer = PlainScorer(**vars(session.scorer()))
+
+        def noted(group: list[Trajectory]) -> None:
+            if not any(t.state in ASKED_AGAIN for t in group):  # else how hard it is is not known
+                right = sum(t.reward['accuracy'] == 1 for t in group)
+                note(group[0].question, right, [scorer.answer(t) or '' for t in group])
+
+        tasks = [Task(q, seeds(q)) for q in questions]
+        for first in range(0, len(tasks), 64):
+            rollout(
+                tasks[first : first + 64],
+                engines,
+                loaded.chat,
+                PlainEnvironment(session.environment()),
+                features,
+                limits,
+                scorer=scorer,
+                tool_threads=config.rollout.tool_threads,
+                judge_threads=config.rollout.judge_threads,
+                on_group=noted,
+            )
+
+    return answers
+
+
+def served_answers(session: Session, model: ChatModel) -> Answers:
+    """Plain answers of a served model."""
+    mine = session.config.mine
+    return ServedAnswers(
+        model,
+        session.environment(),
+        session.scorer(),
+        mine.samples,
+        mine.temperature,
+        mine.answer_tokens,
+        mine.threads,
+    )
+
+
+def mine(
+    session: Session,
+    answers: Answers,
+    questions: Sequence[Question],
+    spent: list[str],
+    paid: PaidRequests | None,
+) -> list[Question]:
+    """The questions that plain answers get right at most `mine.most_right` times in `mine.samples`.
+
+    Those on which tools, judge or service failed are left out, and asked again when the run goes on.
+
+    Args:
+        session: of the run.
+        answers: that are sampled.
         questions: of all processes.
+        spent: gets the sentence of a budget that ended the stage.
+        paid: for the cost so far.
 
     Raises:
         UserError: tools or judge failed on all.
     """
     config, workdir = session.config, session.workdir
-    path = workdir / 'cold_start' / 'mined.jsonl'
-    right: dict[str, int] = {}
-    if path.is_file():
-        right = {r['id']: r['right'] for r in map(json.loads, path.read_text().splitlines())}
     own = multihost.local_items(questions)
-    left = [q for q in own if q.id not in right]
-    if multihost.global_max(len(left)):  # making the engines takes all processes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        engines = session.engines(
-            loaded,
-            groups=config.rollout.groups,
-            members=config.mine.samples,
-            sampling=Sampling(config.mine.temperature),
-        )
-        limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
-        environment, scorer = (
-            PlainEnvironment(session.environment()),
-            PlainScorer(**vars(session.scorer())),
-        )
+    with Journal(workdir / 'cold_start' / 'mined.jsonl') as journal:
+        right = {line['id']: line['right'] for line in journal}
+        left = [q for q in own if q.id not in right]
+        if multihost.global_max(len(left)):  # making a policy's engines takes all processes
+            hard = sum(right[q.id] <= config.mine.most_right for q in own if q.id in right)
+            done = len(own) - len(left)
+            with Progress('mine', len(own), initial=done, unit='question') as bar:
 
-        # By the question, so that those left after an interruption are asked with the seeds that
-        # they would have had.
-        def seeds(q):
-            return tuple(
-                hash_seed(config.seed, f'mine-{q.id}-{i}') for i in range(config.mine.samples)
-            )
+                def note(question: Question, count: int, texts: list[str]) -> None:
+                    nonlocal hard
+                    right[question.id] = count
+                    journal.append(
+                        {'id': question.id, 'right': count, 'answers': texts}, sync=False
+                    )
+                    hard += count <= config.mine.most_right
+                    bar.update(hard=hard, **cost(config, paid))
 
-        tasks = [Task(q, seeds(q)) for q in left]
-        with Progress('mine', len(own), initial=len(own) - len(left), unit='question') as bar:
-
-            def note(group: list[Trajectory]) -> None:
-                if any(t.state in ASKED_AGAIN for t in group):
-                    return  # how hard it is is not known
-                right[group[0].question.id] = sum(t.reward['accuracy'] == 1 for t in group)
-                hard = sum(r <= config.mine.most_right for r in right.values())
-                bar.update(hard=hard)
-
-            for first in range(0, len(tasks), 64):
-                part = tasks[first : first + 64]
-                rollout(
-                    part,
-                    engines,
-                    loaded.chat,
-                    environment,
-                    features,
-                    limits,
-                    scorer=scorer,
-                    tool_threads=config.rollout.tool_threads,
-                    judge_threads=config.rollout.judge_threads,
-                    on_group=note,
-                )
-                lines = (json.dumps({'id': i, 'right': right[i]}) + '\n' for i in right)
-                atomic_write(path, ''.join(lines))
+                try:
+                    answers(left, note)
+                except BudgetSpent as error:
+                    spent.append(str(error))
     for text in multihost.allgather_texts(json.dumps(right)):
         right |= json.loads(text)
-    if questions and not any(q.id in right for q in questions):
+    if questions and not spent and not any(q.id in right for q in questions):
         raise UserError(
             f'Tools or judge failed on each of {len(questions)} questions, of which none is mined; mend '
             f'{session.client.url} and start again with the same --workdir.'
@@ -237,111 +282,147 @@ def make_expert(
     raise UserError(f"expert.kind '{expert.kind}' is unknown; choose from {list(EXPERTS)}.")
 
 
-def synthesise_all(
-    session: Session, loaded: LoadedPolicy, questions: Sequence[Question]
-) -> list[Trajectory]:
-    """One expert trajectory per question, with real tool calls, as text and as tokens.
+def make_reviewer(session: Session, model: ChatModel) -> Reviewer:
+    """The served model that validates."""
+    validate = session.config.validate
+    return Reviewer(
+        model, session.client.image, session.protocol, validate.tries, validate.reply_tokens
+    )
 
-    Those on disk stay, but for those on which tools or expert had failed.
+
+def demonstrate(
+    session: Session,
+    chat: ChatTokenizer,
+    questions: Sequence[Question],
+    spent: list[str],
+    paid: PaidRequests | None,
+) -> dict[str, Judged]:
+    """One expert trajectory per question, with real tool calls, as text and as tokens, and the
+    verdict on it.
+
+    Those on disk stay, but for those on which tools, judge or service had failed.
 
     Args:
         session: of the run.
-        loaded: the policy with whose tokenizer they are encoded.
+        chat: the tokenizer of the policy that is to learn.
         questions: this process's.
+        spent: gets the sentence of a budget that ended the stage.
+        paid: that served models are asked through; None if there are none.
+
+    Returns:
+        By the questions' ids.
     """
     config = session.config
-    path = session.workdir / 'cold_start' / 'expert.jsonl'
-    made = {t.question.id: t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
-    left = [q for q in questions if q.id not in made]
-    environment = session.environment()
-    model = None
-    if config.expert.kind == 'openai':
-        model = OpenAIModel(ServedModel.of(config.expert), config.expert.threads)
+    model = paid.of('expert') if config.expert.kind == 'openai' else None
+    reviewer = None
+    if config.validate.kind == 'openai':
+        reviewer = make_reviewer(session, paid.of('validate'))
+    environment, scorer = session.environment(), session.scorer()
 
-    def work(question: Question) -> Trajectory:
-        seed = hash_seed(config.seed, question.id)
-        expert = make_expert(config, session.client, model, seed)
-        trajectory = synthesise(question, expert, environment, config.agent.max_turns)
+    def make(question: Question, begun: Sequence[Turn], note: Callable[[Turn], None]) -> Trajectory:
+        # A scripted expert begins anew: its choices are drawn from a stream.
+        done = begun if model else ()
+        expert = make_expert(config, session.client, model, hash_seed(config.seed, question.id))
+        trajectory = synthesise(
+            question, expert, environment, config.agent.max_turns, done=done, note=note
+        )
         parts = session.protocol.user_parts(question, trajectory.own_images)
-        return tokenise(trajectory, loaded.chat, environment.system_prompt, parts)
+        return tokenise(trajectory, chat, environment.system_prompt, parts)
 
-    with (
-        Progress(
-            'synthesise', len(questions), initial=len(questions) - len(left), unit='trajectory'
-        ) as bar,
-        ThreadPoolExecutor(config.expert.threads) as pool,
-    ):
-        for trajectory in pool.map(work, left):
-            append_trajectories(path, [trajectory])
-            made[trajectory.question.id] = trajectory
-            bar.update(turns=len(trajectory.turns))
-    return [made[q.id] for q in questions]
+    def judge(trajectory: Trajectory) -> Verdict:
+        return verdict_on(trajectory, scorer, config.rollout.suffix_capacity, reviewer)
+
+    with Demonstrations(session.workdir / 'cold_start') as found:
+        own = [found.done[q.id] for q in questions if q.id in found.done]
+        kept = sum(not judged.verdict.reasons for judged in own)
+        with Progress('demonstrate', len(questions), initial=len(own), unit='question') as bar:
+            try:
+                for judged in found.rest(questions, make, judge, config.expert.threads):
+                    kept += not judged.verdict.reasons
+                    bar.update(kept=kept, **cost(config, paid))
+            except BudgetSpent as error:
+                spent.append(str(error))
+        return found.done
 
 
-def validated(
-    session: Session, trajectories: Sequence[Trajectory], questions: Sequence[Question]
+def gathered(
+    session: Session, found: dict[str, Judged], questions: Sequence[Question], spent: list[str]
 ) -> list[Trajectory]:
-    """The trajectories whose format, logic and answer hold, written to kept.jsonl.
+    """The trajectories that nothing is said against, written to kept.jsonl, and the others to
+    rejected.jsonl.
 
     The stage's result counts why others were rejected.
 
     Args:
         session: of the run.
-        trajectories: this process's.
+        found: this process's trajectories and verdicts.
         questions: of all processes, in the order in which the first one keeps the trajectories.
+        spent: why the run ends before all questions have one.
 
     Returns:
         The kept trajectories: of all processes in the first one, elsewhere this process's.
 
     Raises:
-        UserError: none is kept.
+        UserError: the budget is spent, or none is kept.
     """
-    workdir = session.workdir
-    kept, reasons = validate_all(
-        trajectories,
-        session.scorer(),
-        session.config.rollout.suffix_capacity,
-        session.config.expert.threads,
-    )
-    kept_path = workdir / 'cold_start' / 'kept.jsonl'
-
-    def write():
-        return atomic_write(kept_path, ''.join(json.dumps(t.to_json()) + '\n' for t in kept))
-
-    write()
+    workdir, folder = session.workdir, session.workdir / 'cold_start'
+    pairs = [found[q.id] for q in questions if q.id in found]
+    kept = [trajectory for trajectory, verdict in pairs if not verdict.reasons]
+    rejected = [dataclasses.replace(t, failure=v.text) for t, v in pairs if v.reasons]
     counts = {
-        'synthesised': Counter(all=len(trajectories)),
+        'synthesised': Counter(all=len(pairs)),
         'kept': Counter(all=len(kept)),
-        'rejected': reasons,
-        'states': Counter(t.state.value for t in trajectories),
+        'rejected': Counter(reason for _, verdict in pairs for reason in verdict.reasons),
+        'states': Counter(t.state.value for t, _ in pairs),
         'ok': Counter(all=sum(t.state is SampleState.OK for t in kept)),
+        'spent': Counter(spent),
     }
+    _write(folder / 'kept.jsonl', kept)
+    _write(folder / 'rejected.jsonl', rejected)
     everywhere = [json.loads(text) for text in multihost.allgather_texts(json.dumps(counts))]
     total = {
         name: sum((Counter(of_one[name]) for of_one in everywhere), Counter()) for name in counts
     }
     multihost.barrier()
     if multihost.is_main():
-        for folder in multihost.folders(workdir.path)[1:]:
-            kept += read_trajectories(folder / kept_path.relative_to(workdir.path))
-        by_id = {t.question.id: t for t in kept}
-        kept = [dataclasses.replace(by_id[q.id], question=q) for q in questions if q.id in by_id]
-        write()
-    workdir.mark_done(
-        'cold_start',
-        {
-            'synthesised': total['synthesised']['all'],
-            'kept': total['kept']['all'],
-            'rejected': dict(total['rejected']),
-            'states': dict(total['states']),
-        },
-    )
+        kept = _of_all(workdir, kept, 'kept.jsonl', questions)
+        rejected = _of_all(workdir, rejected, 'rejected.jsonl', questions)
+    result = {
+        'synthesised': total['synthesised']['all'],
+        'kept': total['kept']['all'],
+        'rejected': dict(total['rejected']),
+        'states': dict(total['states']),
+    }
+    if total['spent']:
+        raise UserError(
+            f'{next(iter(total["spent"]))} {result["synthesised"]:,} of {len(questions):,} hard questions '
+            f'have a trajectory, of which {result["kept"]:,} are kept in {folder / "kept.jsonl"}.'
+        )
+    workdir.mark_done('cold_start', result)
     if not total['ok']:
         raise UserError(
-            f'Validation kept none of {total["synthesised"]["all"]} trajectories ({dict(total["rejected"])}); '
-            f'look at {workdir / "cold_start" / "expert.jsonl"}.'
+            f'Validation kept none of {result["synthesised"]} trajectories ({result["rejected"]}); '
+            f'look at {folder / "rejected.jsonl"}.'
         )
     return kept
+
+
+def _of_all(
+    workdir: Workdir, own: list[Trajectory], name: str, questions: Sequence[Question]
+) -> list[Trajectory]:
+    """The main process's trajectories and those of the others' files, in the questions' order."""
+    files = [folder / 'cold_start' / name for folder in multihost.folders(workdir.path)[1:]]
+    if not files:
+        return own
+    by_id = {t.question.id: t for t in own}
+    by_id |= {t.question.id: t for file in files for t in read_trajectories(file)}
+    every = [dataclasses.replace(by_id[q.id], question=q) for q in questions if q.id in by_id]
+    _write(workdir / 'cold_start' / name, every)
+    return every
+
+
+def _write(path: Path, trajectories: Sequence[Trajectory]) -> None:
+    atomic_write(path, ''.join(json.dumps(t.to_json()) + '\n' for t in trajectories))
 
 
 def _balanced(questions: Sequence[Question], count: int) -> list[Question]:

@@ -205,6 +205,16 @@ def load_policy_directory(
     )
 
 
+def load_tokenizer(folder: str, config: ConfigDict) -> ChatTokenizer:
+    """The tokenizer of a policy directory alone, with the config's pixel limits.
+
+    Raises:
+        UserError: not a Hugging Face directory with tokenizer and preprocessor.
+    """
+    path = Path(folder) if folder else POCKET_POLICY
+    return ChatTokenizer(path, read_preprocessor(path, config).merged_tokens)
+
+
 def save_policy_directory(policy: Policy, loaded: LoadedPolicy, folder: Path, dtype: str) -> None:
     """Writes a Hugging Face directory of a policy.
 

@@ -22,6 +22,7 @@ from sensesearch_jax.agent.protocol import DEFAULT, RELEASED, TOOLS
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, SampleState, Turn
 from sensesearch_jax.cold_start import validation
+from sensesearch_jax.cold_start.review import Review
 from sensesearch_jax.cold_start.synthesis import synthesise
 from sensesearch_jax.pocket.expert.scripted import UNKNOWN
 from sensesearch_jax.rewards.crop_geometry import (
@@ -294,10 +295,28 @@ def test_what_no_rollout_has_room_for_is_too_long():
     assert validate(whole, room=8) == [] and validate(whole, room=7) == ['too_long']
 
 
-def test_validation_counts_the_reasons():
+def test_a_verdict_has_the_reasons():
     good = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
     bad = synthesise(SEARCH, Reciter(Answer('Bamako')), environment())
     edited = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
     edited.turns[0].text = edited.turns[1].text
-    kept, reasons = validation.validate_all([good, bad, edited], scorer_of(), None, threads=2)
-    assert kept == [good] and reasons == {'wrong_answer': 1, 'unseen_answer': 1, 'text_differs': 1}
+    verdicts = [validation.verdict_on(t, scorer_of(), None, None) for t in (good, bad, edited)]
+    assert [verdict.reasons for verdict in verdicts] == [
+        (), ('wrong_answer', 'unseen_answer'), ('text_differs',),
+    ]  # fmt: skip
+    assert verdicts[1].text == 'wrong_answer, unseen_answer' and verdicts[1].final
+
+
+def test_a_model_reviews_what_the_rules_keep():
+    good = synthesise(SEARCH, ScriptedExpert(random.Random(0)), environment())
+    bad = synthesise(SEARCH, Reciter(Answer('Bamako')), environment())
+
+    def verdict(trajectory, review):
+        return validation.verdict_on(trajectory, scorer_of(), None, lambda t: review)
+
+    assert verdict(good, Review((), 'fine')).reasons == ()
+    guessed = verdict(good, Review(('logic',), 'It guesses.'))
+    assert guessed.text == 'review_logic: It guesses.' and guessed.final
+    assert verdict(bad, Review((), 'fine')).reasons == ('wrong_answer', 'unseen_answer')
+    down = verdict(good, ToolFailure('unavailable', 'It is down.'))
+    assert down.text == 'unscorable: It is down.' and not down.final

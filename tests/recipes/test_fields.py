@@ -13,14 +13,15 @@ from small_policies import quick_compilation
 from toy_policy import by_chance
 
 from sensesearch_jax.agent.environment import Environment
-from sensesearch_jax.agent.openai_model import ServedModel
 from sensesearch_jax.agent.tool_client import ToolClient
+from sensesearch_jax.cold_start import spending
 from sensesearch_jax.config import checks
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.curves import CHARTS
 from sensesearch_jax.pocket import pretraining
 from sensesearch_jax.pocket import run as pocket
 from sensesearch_jax.recipes import ask, cold_start, evaluate, rl, sft
+from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 
@@ -143,8 +144,13 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         }
     if name in ('cold_start', 'pocket'):  # the other expert
         recorded = Recorded(config, read)
-        config.expert.update(kind='openai', url='http://localhost:1', model='any')
-        ServedModel.of(recorded.expert)
+        for stage in ('mine', 'expert', 'validate'):
+            config[stage].update(kind='openai', url='http://localhost:1', model='any')
+        with spending.paid_requests(recorded, tmp_path / 'ledger.jsonl', 1) as paid:
+            spending.cost(recorded, paid)
+        session = Session(recorded, None, ToolClient(''), None, None)
+        cold_start.served_answers(session, None)
+        cold_start.make_reviewer(session, None)
         cold_start.make_expert(recorded, ToolClient(''), None, 0)
     if name in ('rl', 'pocket'):  # the other ratio
         config.rl.algorithm = 'grpo'

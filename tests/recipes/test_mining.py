@@ -10,7 +10,7 @@ from small_policies import quick_compilation
 
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.recipes.cold_start import mine
+from sensesearch_jax.recipes.cold_start import mine, policy_answers
 from sensesearch_jax.recipes.session import Session, load_policy_directory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
@@ -43,7 +43,8 @@ def run(policy_folder, tmp_path, monkeypatch):
             MetricWriter(workdir / 'metrics.jsonl') as metrics,
         ):
             session = Session(config, workdir, tools, metrics, mesh)
-            hard = mine(session, loaded, session.features(loaded), asked)
+            answers = policy_answers(session, loaded, session.features(loaded))
+            hard = mine(session, answers, asked, [], None)
             lines = (workdir / 'cold_start' / 'mined.jsonl').read_text().splitlines()
             return {q.id for q in hard}, {json.loads(line)['id'] for line in lines}
 

@@ -30,7 +30,7 @@ def found(path):
         for turn in value['turns']:
             (turn['observation'] or {}).pop('latency_s', None)
             del turn['log_probs']
-        value['question'].pop('image')
+        value['question'].pop('images')
         assert trajectory.question.id not in by_question
         by_question[trajectory.question.id] = value
     return by_question

@@ -80,12 +80,9 @@ def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_h
                 ''.join(json.dumps({'id': i, 'right': 0}) + '\n' for i in mined)
             )
             loaded = type('LoadedPolicy', (), {'chat': None})
-            cold_start.mine(
-                Session(config, workdir, ScriptedTools(), metrics, make_mesh(config.mesh)),
-                loaded,
-                None,
-                questions,
-            )
+            session = Session(config, workdir, ScriptedTools(), metrics, make_mesh(config.mesh))
+            answers = cold_start.policy_answers(session, loaded, None)
+            cold_start.mine(session, answers, questions, [], None)
 
     mine(tmp_path / 'whole', [])
     mine(tmp_path / 'torn', ['q0', 'q2'])
