@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
@@ -75,13 +74,6 @@ class Progress:
         elif time.monotonic() - self._printed >= self._interval_s:
             self._print_line()
 
-    def write(self, text: str) -> None:
-        """Prints a line of text without breaking the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._file)
-        else:
-            print(text, file=self._file, flush=True)
-
     def close(self) -> None:
         """Shows the last state; a second call does nothing."""
         if self._bar is not None:
@@ -93,12 +85,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _print_line(self) -> None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from threading import get_ident
-from types import TracebackType
 from typing import Any, Self
 
 from sensesearch_jax.errors import UserError
@@ -118,12 +117,7 @@ class Workdir:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -284,21 +284,6 @@ class Learner:
             or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING)
         )
 
-    def policy_gradient(
-        self, batch: GroupBatch, targets: PolicyTargets
-    ) -> tuple[nnx.State, Metrics]:
-        """The gradient of the policy loss of a minibatch that is one micro-batch, and its
-        statistics; no update.
-        """
-        in_loss = self._in_loss([(batch, targets)])
-        with jax.set_mesh(self.mesh):
-            return self._rl(
-                (self.parameters, self.kept),
-                *self._placed((batch, targets)),
-                max(in_loss.trajectories, 1.0),
-                max(in_loss.tokens, 1.0),
-            )
-
     def _in_loss(self, batches: list[tuple[GroupBatch, PolicyTargets]]) -> InLoss:
         masks = [(b.response_mask & t.in_loss[..., None])[:, :, 1:] for b, t in batches]
         return InLoss(

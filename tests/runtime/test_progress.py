@@ -42,9 +42,8 @@ def test_no_carriage_returns_in_a_log():
     with Progress('mine', 3, unit='question', interval_s=0, file=file) as progress:
         for _ in range(3):
             progress.update()
-        progress.write('a sentence')
     text = file.getvalue()
-    assert '\r' not in text and 'a sentence\n' in text and 'mine: 3/3' in text
+    assert '\r' not in text and 'mine: 3/3' in text
     progress.close()
     assert file.getvalue() == text
 
@@ -60,7 +59,6 @@ def test_a_bar_on_a_terminal():
     file = Terminal()
     with Progress('sft', 2, file=file) as progress:
         progress.update(loss=0.5)
-        progress.write('hello')
         progress.update(loss=0.25)
     text = file.getvalue()
-    assert 'hello' in text and re.search(r'sft: 100%.*2/2.*loss=0.25', text.split('\r')[-1])
+    assert re.search(r'sft: 100%.*2/2.*loss=0.25', text.split('\r')[-1])

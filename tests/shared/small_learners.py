@@ -99,3 +99,11 @@ def pick(batch, rows):
         else:
             fields[name] = value[rows]
     return batch._replace(**fields)
+
+
+def policy_gradient(learner, batch, targets):
+    """The gradient of the policy loss of a minibatch that is one micro-batch, and its statistics."""
+    in_loss = learner._in_loss([(batch, targets)])
+    with jax.set_mesh(learner.mesh):
+        weights = learner.parameters, learner.kept
+        return learner._rl(weights, *learner._placed((batch, targets)), *map(float, in_loss))

@@ -26,7 +26,6 @@ def tree(value: float = 1.0):
     return {
         'params': {'w': jnp.full((3, 4), value), 'half': jnp.full(5, value, jnp.bfloat16)},
         'pair': Pair(jnp.arange(3), [np.arange(4, dtype=np.int32), jnp.zeros(())]),
-        'key': jax.random.key(7),
         'nothing': None,
     }
 
@@ -35,23 +34,20 @@ def assert_same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert x.dtype == y.dtype and x.shape == y.shape
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 def test_round_trip_and_keep(tmp_path):
-    host = {'iterator': {'position': 3}, 'unfinished': ['ü', None, 1.5]}
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.restore(tree()) is None and checkpoints.latest_step() is None
         for step in (1, 5, 7):
-            checkpoints.save(step, tree(float(step)), host | {'step': step})
+            checkpoints.save(step, tree(float(step)))
         assert checkpoints.steps() == [5, 7]
     abstract = jax.eval_shape(tree)
     with Checkpoints(tmp_path) as checkpoints:
         newest = checkpoints.restore(abstract)
         older = checkpoints.restore(tree(0.0), step=5)
-    assert newest.step == 7 and newest.host_state == host | {'step': 7}
+    assert newest.step == 7
     assert_same(newest.arrays, tree(7.0))
     assert older.step == 5
     assert_same(older.arrays, tree(5.0))
@@ -72,12 +68,6 @@ def test_module_and_optimizer_state(tmp_path):
     module = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
     nnx.update(module, restored.arrays['params'])
     np.testing.assert_array_equal(module.kernel[...], saved['params']['kernel'][...])
-
-
-def test_host_state_alone(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(4, {}, {'done': [1, 2]})
-        assert checkpoints.restore({}).host_state == {'done': [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -111,8 +101,6 @@ def test_mistakes_are_refused_with_a_sentence(tmp_path):
                 checkpoints.save(step, {'w': jnp.ones(2)})
         with pytest.raises(ValueError, match='Only arrays can be saved, but lr is a float'):
             checkpoints.save(4, {'lr': 0.1})
-        with pytest.raises(ValueError, match='cannot be written as JSON'):
-            checkpoints.save(4, {'w': jnp.ones(2)}, {'x': object()})
         with pytest.raises(ValueError, match='There is no step 2'):
             checkpoints.restore({'w': jnp.ones(2)}, step=2)
         assert checkpoints.steps() == [3]
@@ -129,12 +117,11 @@ restored = checkpoints.restore(jax.eval_shape(lambda: make(0)))
 step = 0
 if restored is not None:
     step = restored.step
-    assert restored.host_state == {"step": step}
     assert all((x == step).all() for x in restored.arrays.values())
 print(step, flush=True)
 while True:
     step += 1
-    checkpoints.save(step, make(step), {"step": step})
+    checkpoints.save(step, make(step))
 """
 
 
@@ -151,7 +138,7 @@ def test_the_latest_complete_step_survives_kills(tmp_path):
     assert started_from == sorted(started_from) and started_from[-1] > 0
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore({f'w{i}': np.zeros((64, 64), np.int32) for i in range(20)})
-        assert restored.step >= started_from[-1] and restored.host_state == {'step': restored.step}
+        assert restored.step >= started_from[-1]
         assert all((np.asarray(x) == restored.step).all() for x in restored.arrays.values())
         checkpoints.save(restored.step + 1, {'w': jnp.ones(2)})
         assert all(name.isdigit() for name in (path.name for path in tmp_path.iterdir()))

@@ -17,6 +17,7 @@ from small_learners import (
     learner_of,
     moved,
     pick,
+    policy_gradient,
     rl_config,
     targets_for,
     values_of,
@@ -220,8 +221,8 @@ def test_packed_suffixes_change_nothing_but_size(remat):
         packed.packing.index.shape[1] < batch.valid[0].size
         and packed.padded_tokens < batch.padded_tokens
     )
-    ours, values = learner.policy_gradient(packed, targets)
-    theirs, expected = learner.policy_gradient(batch, targets)
+    ours, values = policy_gradient(learner, packed, targets)
+    theirs, expected = policy_gradient(learner, batch, targets)
     for name in expected:
         np.testing.assert_allclose(values[name], expected[name], rtol=2e-5, atol=1e-6, err_msg=name)
     for (path, one), (_, other) in zip(
