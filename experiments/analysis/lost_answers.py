@@ -28,7 +28,7 @@ BOXES = ('exact', 'holds it', 'shows most of it', 'shows some of it', 'beside it
 
 
 def box_kind(box: Sequence[float], target: Sequence[float]) -> str:
-    """What a first box shows of the object, one of BOXES."""
+    """Kind of a first box by its share of the object, one of BOXES."""
     if tuple(box) == loose_box(target):
         return 'exact'
     if holds(box, target):

@@ -124,7 +124,7 @@ def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
 
 
 def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Values:
-    """What every block of transformers' model puts out."""
+    """Outputs of every block of transformers' model."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -164,7 +164,7 @@ def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Valu
 
 
 def ours(policy: Policy, given: Example, instead: Values | None = None) -> Values:
-    """What every block of ours puts out, in transformers' order of patches.
+    """Outputs of every block of ours, in transformers' order of patches.
 
     Args:
         instead: what the next block is given in the place of our own values: each block alone.

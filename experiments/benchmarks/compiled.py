@@ -1,4 +1,4 @@
-"""What the text of a compiled program tells of its collectives, loops counted as often as they run."""
+"""Collectives of a compiled program, read from its text, loops counted as often as they run."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ RESPONSE_PICTURE = (224, 224)  # pixels: 64 visual tokens
 
 
 class Setting(NamedTuple):
-    """What is compared on: a policy, and tokens and pictures around the picture of the prompt."""
+    """Ground of the comparison: a policy, and tokens and pictures around the picture of the prompt."""
 
     sizes: PolicySizes
     picture: tuple[int, int]  # pixels of the prompt's picture
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What a rollout brought: each member's turns and their log-probs."""
+    """Outcome of a rollout: each member's turns and their log-probs."""
 
     turns: list[list[list[int]]]
     log_probs: list[list[list[float]]]

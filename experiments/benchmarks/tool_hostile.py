@@ -242,7 +242,7 @@ def held(server: int) -> dict[str, int]:
 
 @contextlib.contextmanager
 def watched(server: int) -> Iterator[list[dict[str, int]]]:
-    """What the server and its processes hold, every half second while the block runs."""
+    """Holdings of the server and its processes, every half second while the block runs."""
     samples, stop = [held(server)], threading.Event()
 
     def watch() -> None:

@@ -79,7 +79,7 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one request: 'ok', a kind of failure, 'lost' or 'wrong'; after how long."""
+    """Fate of one request: 'ok', a kind of failure, 'lost' or 'wrong'; after how long."""
 
     outcome: str
     seconds: float

@@ -243,7 +243,7 @@ SEARCH = {'type': 'function', 'function': {'name': 'text_search', 'parameters': 
 
 @pytest.fixture(scope='module')
 def template(folder):
-    """What transformers makes of a conversation, as text."""
+    """Text that transformers makes of a conversation."""
     tokenizer = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(str(folder))
     return lambda messages, **options: tokenizer.apply_chat_template(
         messages, tokenize=False, **options

@@ -69,7 +69,7 @@ def test_a_group_is_one_row():
 
 
 def test_a_json_round_trip_gives_the_same_member():
-    """What a restarted run reads from disk is trained like what it sampled, log-probs to the last
+    """Trajectories that a restarted run reads from disk are trained like those it sampled, log-probs to the last
     bit."""
     import json
 

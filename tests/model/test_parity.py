@@ -115,7 +115,7 @@ def split_layers(stack):
 
 
 def record(modules, forward):
-    """What each PyTorch module puts out during `forward`, and its result."""
+    """Outputs of each PyTorch module during `forward`, and its result."""
     seen = []
     hooks = [
         module.register_forward_hook(lambda _, __, out: seen.append(out)) for module in modules

@@ -152,7 +152,7 @@ def test_a_corrupt_image(tmp_path, policy_folder):
 
 
 def test_a_second_start_compiles_nothing(tmp_path, policy_folder):
-    """What the first one compiled is in the folder that the config names, and nothing comes to it."""
+    """Programs of the first one are in the folder that the config names, and nothing comes to it."""
     kept = tmp_path / 'compiled'
 
     def ask():

@@ -88,7 +88,7 @@ def test_more_steps_pin_a_workdir_where_the_rate_comes_down_over_them():
 
 
 def test_every_field_that_may_change_is_one():
-    """What is not named pins the workdir, so a new field does until someone thinks of it."""
+    """A field that is not named pins the workdir, so a new one does until someone thinks of it."""
     configs = [config_of(path.stem) for path in CONFIGS if not path.stem.startswith('common')]
     for name in OPERATIONAL:
         assert any(toy_runs.has(config, name) for config in configs), name

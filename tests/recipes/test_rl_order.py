@@ -1,4 +1,4 @@
-"""What RL asks, step by step, and mining's seeds: every question as often, none twice at once, the
+"""Questions of RL, step by step, and mining's seeds: every question as often, none twice at once, the
 same after a restart."""
 
 import json

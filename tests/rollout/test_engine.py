@@ -72,7 +72,7 @@ def test_a_turn_stops_at_its_stop_token_or_budget():
     [(1.0, 'policy', 1e-4), (0.7, 'policy', 1e-4), (1.0, 'int8', 0.05)],
 )
 def test_log_probs_are_the_trainers(temperature, cache_dtype, most):
-    """What the sampler says of its tokens is what the trainer computes for the batch of groups."""
+    """Log-probs of the sampler are those that the trainer computes for the batch of groups."""
     driver = play(make_engine(temperature=temperature, cache_dtype=cache_dtype), seed=1)
     gap = gap_to_trainer(driver, temperature, jnp.float32)
     assert gap.max() < most and (gap.mean() > 1e-5) == (cache_dtype == 'int8')

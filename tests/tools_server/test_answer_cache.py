@@ -101,7 +101,7 @@ def test_uses_of_a_clock_set_ahead_do_not_keep_entries_for_ever(path):
 
 
 def as_nobody(do):
-    """What `do` returns or fails with, in a process that owns nothing: permissions do not hold an
+    """Result or failure of `do`, in a process that owns nothing: permissions do not hold an
     administrator."""
     reader, writer = os.pipe()
     pid = os.fork()

@@ -237,7 +237,7 @@ def test_an_upload_that_does_not_arrive_ends_at_the_deadline(server):
 
 
 def test_another_host_name_is_turned_away_where_no_token_is_asked_for(local_config, tmp_path):
-    """What a web page does whose own name was made to resolve to this machine."""
+    """Requests of a web page whose own name was made to resolve to this machine."""
     with ToolServer.start({}, tmp_path, ready_timeout_s=120) as server:
         for host, status in {
             'evil.example': 403,

@@ -145,7 +145,7 @@ def all_at_once(calls) -> list[requests.Response]:
 
 
 def found(service, results) -> None:
-    """What the next searches find."""
+    """Results of the next searches."""
     body = as_json({'organic': results})({})[1]
     service.answers['/search'] = lambda _: (200, body)
 

@@ -37,7 +37,7 @@ def config(stand_in):
 
 
 def use(client):
-    """What a run does; plain values, thumbnails as their files."""
+    """Calls of a run; plain values, thumbnails as their files."""
     image = client.upload(encoded(picture(1)))
     crop = client.crop(image.sha256, (0.0, 0.0, 0.5, 0.5))
     matches = client.image_search(crop.sha256)

@@ -396,7 +396,7 @@ def test_replies_that_are_no_verdict(stand_in, reply):
     ],
 )
 def test_response_cannot_speak_for_the_judge(stand_in, response):
-    """What the candidate writes stays inside one JSON string of the user's message, and a No stays
+    """A candidate's text stays inside one JSON string of the user's message, and a No stays
     a No."""
     stand_in.answers['/v1/chat/completions'] = chat('No')
     assert not judge(stand_in).judge('q', ['Paris'], response, ())

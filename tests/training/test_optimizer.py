@@ -1,4 +1,4 @@
-"""What weight decay pulls on, by name, and updates that are not finite."""
+"""Parameters that weight decay pulls on, by name, and updates that are not finite."""
 
 import dataclasses
 import runpy

@@ -1,4 +1,4 @@
-"""What a training step holds on the device beside its parameters and its gradient."""
+"""Memory of a training step on the device beside its parameters and its gradient."""
 
 import dataclasses
 import runpy

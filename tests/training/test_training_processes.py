@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def run(folder, processes):
-    """What each of so many processes found."""
+    """Results of each of so many processes."""
     folder.mkdir()
     address = free_address()
     path = os.pathsep.join(

@@ -244,7 +244,7 @@ def _calls(turns: Sequence[Turn], kind: type) -> int:
 
 
 def _frames(turns: Sequence[Turn]) -> list[Box]:
-    """What the picture and its crops show of it."""
+    """Sight of the object in the picture and its crops."""
     return [region.box for region in crop_regions(turns, 1)]
 
 

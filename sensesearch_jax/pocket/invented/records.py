@@ -270,7 +270,7 @@ def _passage(
 
 
 def _swap(rng: np.random.Generator, old: str, swaps: Mapping[str, str]) -> str:
-    """What stands in a name's or a number's place: a number of the same form, a day or hour that
+    """Stand-in for what is in a name's or a number's place: a number of the same form, a day or hour that
     there is, a year that has been; years of today stay.
     """
     if old in swaps:
