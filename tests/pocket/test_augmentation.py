@@ -13,7 +13,7 @@ TAUGHT = {kind: FILES.select(kind, 'train') for kind in ('flag', 'painting')}
 
 @pytest.fixture(scope='module')
 def renderer():
-    return AugmentedRenderer(FILES)
+    return AugmentedRenderer(FILES, None)
 
 
 def test_a_flag_comes_in_many_colours(renderer):
@@ -73,7 +73,7 @@ def test_variants_are_forgotten(renderer):
 def test_the_same_draws_give_the_same_pictures():
     pictures = []
     for _ in range(2):
-        renderer, rng = AugmentedRenderer(FILES), np.random.default_rng(4)
+        renderer, rng = AugmentedRenderer(FILES, None), np.random.default_rng(4)
         pictures.append(
             [renderer.picture(e.id)[0] for e in renderer.some(rng, TAUGHT['flag'], 6, share=0.7)]
         )

@@ -111,16 +111,15 @@ def test_the_weights_of_a_base_policy_are_not_made_anew(tmp_path):
     assert trained.stat().st_mtime == 1
 
 
-def test_parts_of_the_base_policys_curriculum_may_be_left_out():
+def test_each_stage_of_the_base_policys_curriculum_has_a_rate_that_rises_and_falls():
     config = config_of('base')
-    whole = learning_rate(config)
-    config.update(steps=700, cloze_steps=0, formatted_steps=200, zoom_steps=0, attribute_steps=0)
+    config.stages = tuple(
+        {'steps': 300, 'learning_rate': rate, 'lessons': {'pages': 1.0}} for rate in (1e-3, 1e-4)
+    )
     rate = learning_rate(config)
-    assert 0 < rate(690) < rate(600) and rate(300) > rate(490) > 0 and whole(4500) > 0
-    config.update(steps=200)
-    assert learning_rate(config)(100) > 0
-    config.update(steps=199)
-    with pytest.raises(UserError, match='steps is 199'):
+    assert 0 < rate(20) < rate(100) > rate(290) > 0 and rate(400) == pytest.approx(1e-4, rel=1e-3)
+    config.stages = ({'steps': 0, 'learning_rate': 1e-3, 'lessons': {'pages': 1.0}},)
+    with pytest.raises(UserError, match='stages: .* at least one of steps'):
         learning_rate(config)
 
 

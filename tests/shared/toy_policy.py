@@ -58,11 +58,11 @@ def write_toy_policy(folder: Path) -> None:
     config.max_pixels = 28 * 28 * 12
 
     # In the place of the pocket tokenizer, whose training reads the whole corpus.
-    def quick(folder, pages, vocabulary):
+    def quick(folder, pages, world, vocabulary):
         return train_tokenizer([DEFAULT.system_prompt(TOOLS), TURN] * 20, folder, vocabulary)
 
     with mock.patch.object(initial_policy, 'write_tokenizer', quick):
-        initial_policy.write_untrained(folder, config, pages=None)
+        initial_policy.write_first(folder, config, pages=None, world=None)
 
 
 def by_chance(self, text):

@@ -14,24 +14,34 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.world.files import Entity, PocketFiles
 from sensesearch_jax.pocket.world.scenes import Renderer, pyramid
 
 KEPT = 256  # variants whose pictures stay in memory
+POOL = 160  # invented pictures of each kind that come back
+FRESH = 0.15  # share of times that one gives way to a new one
 TRIES = 8
 LIKE = 20  # mean difference of two small pictures, in 255ths, below which they show the same
 ASPECTS = (0.55, 1.8)  # of an augmented painting, width by height
 
 
 class AugmentedRenderer(Renderer):
-    """Draws entities of the data folder and variants of them, which have ids of their own.
+    """Draws entities of the data folder, variants of them, which have ids of their own, and invented
+    ones.
 
     Three stripes in other colours can be another country's flag: no variant looks like a flag that
     is held out.
+
+    Args:
+        files: the data folder.
+        world: of the invented ones; None for none.
     """
 
-    def __init__(self, files: PocketFiles):
+    def __init__(self, files: PocketFiles, world: InventedWorld | None):
         super().__init__(files)
+        self.world = world
+        self._pool: dict[str, list[tuple[Entity, list[np.ndarray]]]] = {'flag': [], 'painting': []}
         self._variants: OrderedDict[str, tuple[Entity, list[np.ndarray]]] = OrderedDict()
         self._count = 0
         self._held = np.stack(
@@ -62,9 +72,34 @@ class AugmentedRenderer(Renderer):
             share: probability that one is augmented.
         """
         chosen = rng.choice(len(entities), min(count, len(entities)), replace=False)
-        return [
-            self.augment(rng, entities[i]) if rng.random() < share else entities[i] for i in chosen
-        ]
+        some = [entities[i] for i in chosen]
+        return [self._other(rng, entity) if rng.random() < share else entity for entity in some]
+
+    def _other(self, rng: np.random.Generator, entity: Entity) -> Entity:
+        """A variant, or as often as not an invented entity in its place."""
+        if self.world is None or rng.random() < 0.5:
+            return self.augment(rng, entity)
+        pool = self._pool[entity.kind]
+        place = int(rng.integers(POOL))
+        if place < len(pool) and rng.random() > FRESH:
+            found, levels = pool[place]
+        else:
+            pixels = self.world.picture(rng, entity.kind)
+            self._count += 1
+            found = dataclasses.replace(
+                entity, id=f'{entity.kind}~{self._count}', size=(pixels.shape[1], pixels.shape[0])
+            )
+            levels = pyramid(pixels)
+            pool[place : place + 1] = [(found, levels)]
+        self._keep(found, levels)
+        return found
+
+    def _keep(self, entity: Entity, levels: list[np.ndarray]) -> None:
+        """Remembers a picture until some hundred others have come."""
+        self._variants[entity.id] = entity, levels
+        self._variants.move_to_end(entity.id)
+        while len(self._variants) > KEPT:
+            self._variants.popitem(last=False)
 
     def augment(self, rng: np.random.Generator, entity: Entity) -> Entity:
         """A new variant: the entity with a picture of another cut and, a flag, of other colours.
@@ -84,9 +119,7 @@ class AugmentedRenderer(Renderer):
         variant = dataclasses.replace(
             entity, id=f'{entity.id}~{self._count}', size=(pixels.shape[1], pixels.shape[0])
         )
-        self._variants[variant.id] = variant, pyramid(pixels)
-        while len(self._variants) > KEPT:
-            self._variants.popitem(last=False)
+        self._keep(variant, pyramid(pixels))
         return variant
 
     def like_held_out(self, pixels: np.ndarray) -> bool:

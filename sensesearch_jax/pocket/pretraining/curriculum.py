@@ -1,4 +1,6 @@
-"""The curriculum of the base policy: which examples each step has, as a batch of arrays in static shapes."""
+"""The curriculum of the base policy: stages with weighted mixes of lessons, and each lesson's batches
+in static shapes.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,26 @@ from PIL import Image
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import GroupBatch, ImageTable, Member, Row, build_groups
+from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.vision_windows import batch_images, window_slots
-from sensesearch_jax.pocket.pretraining.example import Example
+from sensesearch_jax.pocket.invented.world import InventedWorld
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues
 from sensesearch_jax.pocket.pretraining.probes import VisualTargets, visual_targets
 from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
-from sensesearch_jax.pocket.pretraining.search_dialogues import SearchDialogues
+from sensesearch_jax.pocket.pretraining.tool_dialogues import ToolDialogues
 from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
-from sensesearch_jax.pocket.pretraining.zoom_dialogues import ZoomDialogues, ZoomExample
 from sensesearch_jax.pocket.world.files import PocketFiles
+
+OPENING = 2  # tokens of a system turn before its text, which all rows of texts share
+FILLED = 0.7  # of a text's greatest length, about what texts have on average
 
 
 class Batch(NamedTuple):
-    """A group batch; `images` and `targets` are None for a batch of pages."""
+    """A group batch; `images` and `targets` are None for a batch of texts."""
 
     groups: GroupBatch
     images: tuple[np.ndarray, ...] | None
@@ -37,8 +44,15 @@ class Batch(NamedTuple):
 
 
 class Curriculum:
-    """Batches of examples as arrays, in static shapes: short pages first, then pictures and growing
-    pages in turn.
+    """Batches of examples as arrays, in static shapes.
+
+    Args:
+        config: of configs/base.py.
+        folder: of the policy, with its tokenizer and preprocessor.
+        sizes: of the policy.
+        files: the data folder.
+        pages: texts that may be shown.
+        world: of invented entities.
     """
 
     def __init__(
@@ -48,125 +62,105 @@ class Curriculum:
         sizes: PolicySizes,
         files: PocketFiles,
         pages: Pages,
+        world: InventedWorld,
     ):
         self.config, self.sizes = config, sizes
         self.preprocessor = Preprocessor.read(folder)
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
-        self.vqa = VisualQuestions(files, pages, max(config.questions))
-        self.reading, self.search_dialogues = ReadingQuestions(pages), SearchDialogues(files, pages)
-        self.zooms = ZoomDialogues(self.vqa)
+        self.vqa = VisualQuestions(files, pages, config.plain_pictures.members, world)
+        self.reading, self.tools = ReadingQuestions(pages), ToolDialogues(world, pages)
+        self.looks = PictureDialogues(self.vqa)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
         plain = self.chat.prompt('', [''])
         self.empty_system = plain.index(self.chat.im_end) + 1
+        short, *longer = config.texts.lengths
+        cloze = partial(self.reading, cloze=True)
+        self.lessons: dict[str, Callable[[np.random.Generator], Batch]] = {
+            'short pages': lambda rng: self.text_batch(rng, short, self.reading),
+            'pages': lambda rng: self.text_batch(rng, _pick(rng, longer), self.reading),
+            'cloze pages': lambda rng: self.text_batch(rng, _pick(rng, longer), cloze),
+            'markup': lambda rng: self.text_batch(rng, _pick(rng, longer), self.reading.markup),
+            'namesakes': lambda rng: self.text_batch(
+                rng, _pick(rng, longer), self.reading.namesakes
+            ),
+            'tools': lambda rng: self.text_batch(rng, config.texts.dialogue, self.tools),
+            'near pictures': partial(self.picture_batch, ease=1.0),
+            'pictures': self.picture_batch,
+            'attributes': partial(self.picture_batch, attribute_focus=True),
+            'sentences': partial(self.picture_batch, cloze=True, attribute_focus=True),
+            'looks': self.look_batch,
+        }
+        for stage in config.stages:
+            unknown = sorted(set(stage['lessons']) - set(self.lessons))
+            if unknown or not stage['lessons']:
+                raise UserError(
+                    f'stages: {", ".join(unknown) or "no lesson"} in the lessons of a stage; '
+                    f'choose from {", ".join(self.lessons)}.'
+                )
 
-    def batches(self, seed: int, start: int) -> Iterator[Batch]:
-        """Endless; batch i depends on the seed and i only, so that a restart goes on where it
-        stopped.
+    def stage(self, step: int) -> dict:
+        """The stage that a step, counted from 0, belongs to; after the last one it goes on."""
+        ends = itertools.accumulate(stage['steps'] for stage in self.config.stages)
+        found = (stage for stage, end in zip(self.config.stages, ends) if step < end)
+        return next(found, self.config.stages[-1])
+
+    def batches(self, seed: int, start: int) -> Iterator[tuple[str, Batch]]:
+        """Lessons with their batches, `config.lessons_per_step` of them for each step, without end.
+
+        They depend on the seed and the step, and on which invented entities are remembered.
+
+        Args:
+            seed: of the run.
+            start: the first step.
         """
-        while True:
-            yield self.batch(np.random.default_rng([seed, start]), start)
-            start += 1
+        for step in itertools.count(start):
+            rng = np.random.default_rng([seed, step])
+            lessons = self.stage(step)['lessons']
+            weights = np.array(list(lessons.values()), float)
+            for _ in range(self.config.lessons_per_step):
+                name = list(lessons)[rng.choice(len(weights), p=weights / weights.sum())]
+                yield name, self.lessons[name](rng)
 
-    def batch(self, rng: np.random.Generator, step: int) -> Batch:
-        """The batch of one step of the curriculum, counted from 0."""
-        config, lengths = self.config, self.config.page_lengths
-        after, left = step - config.reading_steps, config.steps - step
-        if left <= config.attribute_steps:
-            parts = config.attribute_shares
-            return self.attribute_batch(
-                rng, parts[len(parts) * (config.attribute_steps - left) // config.attribute_steps]
-            )
-        left -= config.attribute_steps
-        zoomed = left <= config.zoom_steps
-        formatted = left <= config.zoom_steps + config.formatted_steps
-        cloze = left <= config.zoom_steps + config.formatted_steps + config.cloze_steps
-        stage = cloze + formatted
-        if after < 0:
-            return self.page_batch(rng, lengths[0], self.reading)
-        if formatted and after % 2 and rng.random() < 0.35:
-            return self.plain_pages(rng)
-        if cloze and after % 2 and rng.random() < 0.8:
-            return self.search_dialogue_batch(rng, formatted)
-        if after % (2 if cloze else 3) == cloze:
-            longest = min(2 + after * len(lengths) // config.growing_steps, len(lengths))
-            return self.page_batch(
-                rng, lengths[rng.integers(longest)], partial(self.reading, cloze=cloze), stage
-            )
-        if zoomed and rng.random() < 0.75:
-            return self.zoom_batch(rng)
-        return self.picture_batch(rng, max(0.0, 1 - after / config.easy_steps), stage)
-
-    def attribute_batch(self, rng: np.random.Generator, shares: Sequence[float]) -> Batch:
-        """A batch of the last stage, of one of five kinds by these probabilities: pages, zooms, and
-        attributes asked plainly, within sentences, in a format.
-        """
-        choice = int(rng.choice(5, p=shares))
-        if choice == 0:
-            return (
-                self.search_dialogue_batch(rng, formatted=True)
-                if rng.random() < 1 / 3
-                else self.plain_pages(rng)
-            )
-        if choice == 1:
-            return self.zoom_batch(rng, attribute_share=0.8)
-        return self.picture_batch(rng, stage=choice - 2, attribute_focus=True)
-
-    def plain_pages(self, rng: np.random.Generator) -> Batch:
-        """Pages of the formatted stage that are in no format: markup, namesakes, entries."""
-        kind = (self.reading.markup, self.reading.namesakes, self.reading)[
-            rng.choice(3, p=[0.3, 0.3, 0.4])
-        ]
-        lengths = self.config.page_lengths[1:]
-        return self.page_batch(rng, lengths[rng.integers(len(lengths))], kind, stage=2)
-
-    def search_dialogue_batch(self, rng: np.random.Generator, formatted: bool) -> Batch:
-        """A batch of search dialogues of some length."""
-        lengths = self.config.search_dialogue_lengths
-        return self.page_batch(
-            rng,
-            lengths[rng.integers(len(lengths))],
-            partial(self.search_dialogues, formatted=formatted),
-            stage=1 + formatted,
-        )
-
-    def page_batch(
+    def text_batch(
         self,
         rng: np.random.Generator,
         length: int,
         examples: Callable[[np.random.Generator, int], Example],
-        stage: int = 0,
     ) -> Batch:
-        """Texts as whole dialogues of `length` tokens: every question of an example in turn, one
-        member per row.
+        """Texts as whole dialogues of at most `length` tokens, packed into `texts.tokens`.
+
+        All of them are members of one row that share the first tokens of the system turn, so that
+        the layers' matrices run over no padding.
 
         Args:
             rng: the only source of randomness.
-            length: tokens of a row, system prompt and padding included.
+            length: tokens of a dialogue, padding included.
             examples: random generator, tokens -> an example of about that length.
-            stage: 0 plain, 1 cloze, 2 formatted: which of `config.page_tokens` a batch has.
         """
-        rows, system_tokens = [], length // 2
-        while len(rows) < self.config.page_tokens[stage] // length:
+        total, places = self.config.texts.tokens, self.config.texts.tokens
+        most = max(1, int(total / (FILLED * length)))
+        members: list[Member] = []
+        while len(members) < most:
             example = examples(rng, length)
+            (dialogue,) = example.spoken()
             prompt = self.chat.prompt(
-                example.system, [f'{example.text}\n{example.pairs[0][0]}'.lstrip()]
+                example.system, [f'{example.text}\n{dialogue.question}'.lstrip()]
             )
-            start = prompt.index(self.chat.im_end) + 2  # behind the system turn
-            tokens, response = prompt[start:], [False] * (len(prompt) - start)
-            for i, (question, answer) in enumerate(example.pairs):
-                between = self.chat.prompt('', [question])[self.empty_system :] if i else []
-                reply = self.chat.assistant(answer)
-                tokens += [*between, *reply]
-                response += [False] * len(between) + [True] * len(reply)
-            if len(tokens) < length and start <= system_tokens:
-                rows.append(Row(prompt[:start], (), [Member(tokens, response)]))
-        return Batch(self._groups(rows, {}, 1, system_tokens, length), None, None)
+            member = self._member(prompt[OPENING:], dialogue, ())
+            if len(member.tokens) >= length:
+                continue
+            places -= 1 + len(member.tokens)
+            if places < 0:
+                break
+            members.append(member)
+        row = Row(prompt[:OPENING], (), members)
+        return Batch(self._groups([row], {}, most, 8, length, total), None, None)
 
     def picture_batch(
         self,
         rng: np.random.Generator,
         ease: float = 0.0,
-        stage: int = 0,
+        cloze: bool = False,
         attribute_focus: bool = False,
     ) -> Batch:
         """Pictures with their questions, one picture per row and a member per question, and the
@@ -175,69 +169,54 @@ class Curriculum:
         Args:
             rng: the only source of randomness.
             ease: probability of a close view.
-            stage: 0 plain, 1 cloze, 2 formatted: which static lengths.
+            cloze: answers within sentences, places within longer questions.
             attribute_focus: mostly questions on colour and shape, behind longer system prompts.
         """
-        config = self.config
-        questions, prompt_tokens, answer_tokens = (
-            of_stages[stage]
-            for of_stages in (config.questions, config.picture_tokens, config.answer_tokens)
-        )
-        prompt_tokens = config.attribute_tokens if attribute_focus else prompt_tokens
-        examples, rows = [], []
-        while len(rows) < self.config.pictures:
-            example = self.vqa(rng, ease, stage > 0, stage > 1, attribute_focus)
-            example = example._replace(pairs=example.pairs[:questions])
-            row = self._row(example, (str(len(rows)),))
-            if self._has_slots(example.picture) and self._fits(row, prompt_tokens, answer_tokens):
-                examples.append(example)
-                rows.append(row)
-        return self._pictured(
-            rows,
-            examples,
-            [[example.picture] for example in examples],
-            questions,
-            prompt_tokens,
-            answer_tokens,
+        shape = (
+            self.config.told_pictures if cloze or attribute_focus else self.config.plain_pictures
         )
 
-    def zoom_batch(self, rng: np.random.Generator, attribute_share: float = 0.6) -> Batch:
-        """Scenes with their zooms: a row has the scene, and a member for every zoom with a picture
-        of its own.
-        """
-        config, examples, rows = self.config, [], []
-        prompt_tokens, answer_tokens = config.zoom_tokens
-        while len(rows) < config.zoom_pictures:
-            example = self.zooms(rng, config.zooms, attribute_share)
-            pictures = [example.picture, *(zoom.picture for zoom in example.zooms)]
-            row = self._zoom_row(example, [f'{len(rows)}/{i}' for i in range(len(pictures))])
-            if all(map(self._has_slots, pictures)) and self._fits(
-                row, prompt_tokens, answer_tokens
-            ):
-                examples.append((example, pictures))
-                rows.append(row)
-        return self._pictured(rows, *zip(*examples), config.zooms, prompt_tokens, answer_tokens)
+        def example() -> Example:
+            found = self.vqa(rng, ease, cloze, attribute_focus)
+            return found._replace(pairs=found.pairs[: shape.members])
+
+        return self._pictured(example, shape)
+
+    def look_batch(self, rng: np.random.Generator) -> Batch:
+        """Scenes with dialogues in the tool-call format, some with a second picture."""
+        shape = self.config.looks
+        return self._pictured(
+            lambda: self.looks(rng, shape.members - shape.second_pictures, shape.second_pictures),
+            shape,
+        )
 
     def _has_slots(self, picture: Image.Image) -> bool:
         _, high, wide = self.preprocessor.grid(*picture.size)
         return (
-            window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens)
-            <= self.config.picture_slots
+            window_slots(high // 2, wide // 2, self.sizes.vision.window_tokens) <= self.config.slots
         )
 
-    def _pictured(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example | ZoomExample],
-        pictures: Sequence[Sequence[Image.Image]],
-        members: int,
-        prompt_tokens: int,
-        answer_tokens: int,
-    ) -> Batch:
-        """Rows with equally many pictures each, the first of them in the prompt, and the probes'
-        targets of that one.
+    def _pictured(self, draw: Callable[[], Example], shape: ml_collections.ConfigDict) -> Batch:
+        """Rows of one picture and its dialogues, and the probes' targets of those pictures.
+
+        Args:
+            draw: an example; one that does not fit the static shapes is drawn again.
+            shape: rows, members, tokens of prompt and suffix, packed tokens of a row's suffixes.
         """
-        slots = self.config.picture_slots
+        slots, rows, examples, pictures = self.config.slots, [], [], []
+        while len(rows) < shape.rows:
+            example = draw()
+            shown = [example.picture, *_pictures(example.spoken())]
+            row = self._row(example, [f'{len(rows)}/{i}' for i in range(len(shown))])
+            fits = (
+                len(row.prompt) <= shape.prompt
+                and max(len(m.tokens) for m in row.members) < shape.suffix
+                and sum(1 + len(m.tokens) for m in row.members) <= shape.packed
+            )
+            if fits and all(map(self._has_slots, shown)):
+                rows.append(row)
+                examples.append(example)
+                pictures.append(shown)
         names = [
             [*row.images, *(name for member in row.members for name in member.images)]
             for row in rows
@@ -247,7 +226,7 @@ class Curriculum:
         grids = {
             name: grid for some, shown in zip(names, pixels) for name, (_, grid) in zip(some, shown)
         }
-        groups = self._groups(rows, grids, members, prompt_tokens, answer_tokens)
+        groups = self._groups(rows, grids, shape.members, shape.prompt, shape.suffix, shape.packed)
         # The tower's output takes this place, `slots` rows for every picture, of which its first
         # ones are tokens.
         counts = np.reshape(images.counts, (len(rows), -1))
@@ -277,75 +256,74 @@ class Curriculum:
         )
         return Batch(groups, images[:4], targets)
 
-    def _row(self, example: Example, images: tuple[str, ...]) -> Row:
-        prompts, shared = self._prompts(
-            example.system, example.picture, [question for question, _ in example.pairs]
-        )
-        members = []
-        for prompt, (_, answer) in zip(prompts, example.pairs):
-            ids = self.chat.assistant(answer)
-            members.append(
-                Member(
-                    [*prompt[shared:], *ids], [False] * (len(prompt) - shared) + [True] * len(ids)
-                )
-            )
-        return Row(prompts[0][:shared], images, members)
-
-    def _zoom_row(self, example: ZoomExample, names: Sequence[str]) -> Row:
-        prompts, shared = self._prompts(
-            example.system, example.picture, [zoom.question for zoom in example.zooms]
-        )
-        members = []
-        for prompt, zoom, name in zip(prompts, example.zooms, names[1:]):
-            shown = [zoom.shown] * bool(zoom.shown) + [ImageRef('', *zoom.picture.size)]
-            parts = (
-                (prompt[shared:], False),
-                (self.chat.assistant(zoom.first), zoom.right),
-                (self.chat.prompt('', shown)[self.empty_system :], False),
-                (self.chat.assistant(zoom.second), True),
-            )
-            members.append(
-                Member(
-                    [i for ids, _ in parts for i in ids],
-                    [response for ids, response in parts for _ in ids],
-                    (name,),
-                )
-            )
-        return Row(prompts[0][:shared], tuple(names[:1]), members)
-
-    def _prompts(
-        self, system: str, picture: Image.Image, questions: Sequence[str]
-    ) -> tuple[list[list[int]], int]:
-        """The prompts of questions about one picture, and how many tokens they share.
-
-        What all questions share is the row's prompt; at least the last token of each is left to its
-        member.
+    def _row(self, example: Example, names: Sequence[str]) -> Row:
+        """A picture's row: what all dialogues share is the prompt; at least the last token of each
+        is left to its member.
         """
+        dialogues, picture = example.spoken(), ImageRef('', *example.picture.size)
         prompts = [
-            self.chat.prompt(system, [ImageRef('', *picture.size), question])
-            for question in questions
+            self.chat.prompt(example.system, [picture, dialogue.question]) for dialogue in dialogues
         ]
         shared = next(
             i
             for i, column in enumerate(zip(*(w[:-1] for w in prompts), strict=False))
             if len(set(column)) > 1 or i == min(map(len, prompts)) - 2
         )
-        return prompts, shared
+        left, members = list(names[1:]), []
+        for prompt, dialogue in zip(prompts, dialogues):
+            own = [left.pop(0) for _ in _pictures([dialogue])]
+            members.append(self._member(prompt[shared:], dialogue, own))
+        return Row(prompts[0][:shared], tuple(names[:1]), members)
 
-    def _fits(self, row: Row, prompt_tokens: int, answer_tokens: int) -> bool:
-        """Whether the row stays within the static shapes; a rare example with a long text does not."""
-        return (
-            len(row.prompt) <= prompt_tokens
-            and max(len(m.tokens) for m in row.members) < answer_tokens
-        )
+    def _member(self, opening: Sequence[int], dialogue: Dialogue, images: Sequence[str]) -> Member:
+        """A dialogue behind its prompt.
+
+        Args:
+            opening: the rest of the prompt.
+            dialogue: the turns.
+            images: names of the pictures in it.
+        """
+        tokens, response = list(opening), [False] * len(opening)
+        for turn in dialogue.turns:
+            ids = self.chat.assistant(turn.text)
+            learned = self._learned(turn, ids)
+            after = self._after(turn.after, turn.of_tool, ids[-1]) if turn.after else []
+            tokens += [*ids, *after]
+            response += [*learned, *[False] * len(after)]
+        return Member(tokens, response, tuple(images))
+
+    def _learned(self, turn: Turn, ids: Sequence[int]) -> list[bool]:
+        """Which tokens of a turn are to be imitated."""
+
+        def tokens_of(beginning: str) -> int:
+            """How many tokens of the turn its beginning has, one that goes on beyond it left out."""
+            pairs = zip(ids, self.chat.assistant(beginning))
+            return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+        learned = [True] * len(ids)
+        spans = [(0, len(turn.given))] if turn.given else []
+        if turn.skipped:
+            first = turn.text.index(turn.skipped)
+            spans.append((first, first + len(turn.skipped)))
+        for start, end in spans:
+            first, last = (tokens_of(turn.text[:place]) if place else 0 for place in (start, end))
+            learned[first:last] = [False] * (last - first)
+        return learned
+
+    def _after(self, parts: Parts, of_tool: bool, last: int) -> list[int]:
+        """The tokens between two turns of the assistant."""
+        shown = [part if isinstance(part, str) else ImageRef('', *part.size) for part in parts]
+        if of_tool:
+            return self.chat.observation(shown, last)
+        return self.chat.prompt('', shown)[self.empty_system :]
 
     def _groups(
-        self, rows, grids, members: int, prompt_tokens: int, suffix_tokens: int
+        self, rows, grids, members: int, prompt_tokens: int, suffix_tokens: int, packed_tokens: int
     ) -> GroupBatch:
         features = {
             name: np.zeros((grid[1] * grid[2] // 4, 1), np.float32) for name, grid in grids.items()
         }
-        batch = build_groups(
+        return build_groups(
             rows,
             ImageTable(grids, features),
             image_token=self.sizes.image_token,
@@ -354,5 +332,20 @@ class Curriculum:
             width=1,
             prompt_step=prompt_tokens,
             suffix_step=suffix_tokens,
+            pack_step=packed_tokens,
         )
-        return batch
+
+
+def _pictures(dialogues: Sequence[Dialogue]) -> list[Image.Image]:
+    """The pictures that tools give in dialogues, in order."""
+    return [
+        part
+        for dialogue in dialogues
+        for turn in dialogue.turns
+        for part in turn.after
+        if not isinstance(part, str)
+    ]
+
+
+def _pick(rng: np.random.Generator, some: Sequence):
+    return some[rng.integers(len(some))]

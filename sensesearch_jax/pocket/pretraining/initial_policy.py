@@ -12,23 +12,27 @@ from flax import nnx
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
-from sensesearch_jax.model.hf_checkpoint import save_policy
+from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.policy import Policy
+from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS
 
+TITLES = 2000  # invented ones of each kind that the tokenizer is trained on
 
-def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
-    """The pocket tokenizer, from passages and titles of training entities, the questions' words and
-    the protocol's.
+
+def write_tokenizer(folder: Path, pages: Pages, world: InventedWorld, vocabulary: int) -> None:
+    """The pocket tokenizer, from passages and titles of training entities, invented names, the
+    questions' words and the protocol's.
 
     That `<think>` or a tool's name is one token tells the policy nothing of how to use it.
 
     Args:
         folder: of the policy.
         pages: texts of training entities.
+        world: of invented names.
         vocabulary: tokens at most.
     """
     words = [
@@ -50,9 +54,15 @@ def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
     rng = np.random.default_rng(0)
     asked = [question for _ in range(300) for question, _ in reading(rng, 512).pairs]
     texts = [f'{p["title"]}: {p["text"][:400]}' for p in pages.passages]
+    titles = [
+        ' by '.join(part for part in world.title(rng, kind)[:2] if part)
+        for _ in range(TITLES)
+        for kind in ('flag', 'painting')
+    ]
     train_tokenizer(
         [
             *texts,
+            *titles,
             *pages.titles * 5,
             *words * 5,
             *asked,
@@ -63,9 +73,11 @@ def write_tokenizer(folder: Path, pages: Pages, vocabulary: int) -> None:
     )
 
 
-def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Pages) -> Policy:
-    """A policy directory with tokenizer, preprocessor and random weights of the config's sizes;
-    gives the policy.
+def write_first(
+    folder: Path, config: ml_collections.ConfigDict, pages: Pages, world: InventedWorld
+) -> Policy:
+    """A policy directory with tokenizer, preprocessor and random weights of the config's sizes, or
+    with all of `config.policy`; gives the policy.
 
     A policy that is there already stays: it may have been trained.
 
@@ -73,10 +85,16 @@ def write_untrained(folder: Path, config: ml_collections.ConfigDict, pages: Page
         folder: of the policy.
         config: of configs/base.py.
         pages: texts that the tokenizer is trained on.
+        world: whose names it is trained on as well.
     """
     there = (folder / 'config.json').is_file()
+    if config.policy:
+        policy = load_policy(config.policy)
+        if not there:
+            save_policy(policy, folder, copy_from=Path(config.policy))
+        return policy
     if not there:
-        write_tokenizer(folder, pages, config.language.vocabulary)
+        write_tokenizer(folder, pages, world, config.language.vocabulary)
     preprocessor = {
         'image_processor_type': 'Qwen2VLImageProcessor',
         'min_pixels': config.min_pixels,

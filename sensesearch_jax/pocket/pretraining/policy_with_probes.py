@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sensesearch_jax.batching.group_batch import GroupBatch
+from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.pocket.pretraining.curriculum import Batch
 from sensesearch_jax.pocket.pretraining.probes import Probes
@@ -36,9 +38,8 @@ class PolicyWithProbes(nnx.Module):
         if batch.images is not None:
             groups = groups._replace(features=self._features(batch))
         hidden, prompt = group_hidden(self.policy, groups)
-        log_probs, _ = token_log_probs(
-            hidden[:, :, :-1], self.policy.language.head, groups.tokens[:, :, 1:]
-        )
+        found, _ = token_log_probs(hidden, self.policy.language.head, _following(groups))
+        log_probs = unpacked(found, groups.packing, groups.valid.shape[1:])[:, :, :-1]
 
         def mean(mask):
             return -jnp.where(mask, log_probs, 0).sum() / jnp.maximum(mask.sum(), 1)
@@ -68,5 +69,13 @@ class PolicyWithProbes(nnx.Module):
         if batch.images is not None:
             groups = groups._replace(features=self._features(batch))
         hidden, _ = group_hidden(self.policy, groups)
-        best = self.policy.logits(hidden[:, :, :-1]).argmax(-1)
-        return best == groups.tokens[:, :, 1:]
+        # A row's logits at a time: all of them would take gigabytes.
+        best = jax.lax.map(lambda row: self.policy.logits(row).argmax(-1), hidden)
+        right = best == _following(groups)
+        return unpacked(right, groups.packing, groups.valid.shape[1:])[:, :, :-1]
+
+
+def _following(groups: GroupBatch) -> jax.Array:
+    """The token that follows each of the suffixes', packed as they are."""
+    following = jnp.pad(groups.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+    return packed(following, groups.packing)

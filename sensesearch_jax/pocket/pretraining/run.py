@@ -1,27 +1,27 @@
-"""Trains the pocket base policy from nothing: it learns to see, read and copy, and neither protocol
-nor test entities.
+"""Trains the pocket base policy from nothing: it learns to see, to read, to copy and to write tool calls
+of any tools, and neither the project's tools nor held-out entities.
 """
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 from flax import nnx
 
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
+from sensesearch_jax.model.hf_checkpoint import save_policy
+from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.curriculum import Batch, Curriculum
-from sensesearch_jax.pocket.pretraining.initial_policy import write_untrained
+from sensesearch_jax.pocket.pretraining.initial_policy import write_first
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.policy_with_probes import PolicyWithProbes
 from sensesearch_jax.pocket.world.files import PocketFiles
@@ -31,8 +31,10 @@ from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.optimizer import decays, finite_update
 
+LOGGED_EVERY = 20  # steps
 
-def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
+
+def prefetch(batches: Iterator[Any], ahead: int = 3) -> Iterator[Any]:
     """Makes batches on a thread while the device works; an error of the thread is raised to the
     reader.
     """
@@ -55,204 +57,243 @@ def prefetch(batches: Iterator[Batch], ahead: int = 3) -> Iterator[Batch]:
         yield batch
 
 
-def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
-    """Trains for `config.steps` and writes `workdir`/policy; goes on from the last checkpoint after
-    an interruption.
+class Trainer:
+    """The policy with its optimiser: gradients of one batch after another, then an update.
 
-    A `config.policy` has had the first `config.first_step` steps already: the rest of the
-    curriculum starts from it.
+    Args:
+        policy: to train; it stays as it is.
+        config: of configs/base.py.
+    """
+
+    def __init__(self, policy, config: ml_collections.ConfigDict):
+        self.graph, parameters = nnx.split(
+            PolicyWithProbes(policy, tuple(config.probe_layers), config.seed)
+        )
+        self.schedule = learning_rate(config)
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(self.schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays),
+        )
+        self.state = {'parameters': parameters, 'optimizer': optimizer.init(parameters)}
+
+        def gradients(parameters, batch, probe_weight, so_far):
+            def value(p):
+                return nnx.merge(self.graph, p).loss(batch, probe_weight)
+
+            found, parts = jax.grad(value, has_aux=True)(parameters)
+            return jax.tree.map(lambda a, b: a + b, so_far, found), parts
+
+        def update(state, gradients):
+            mean = jax.tree.map(lambda x: x / config.lessons_per_step, gradients)
+            parameters, moments, norms = finite_update(
+                optimizer, state['parameters'], state['optimizer'], mean
+            )
+            return {'parameters': parameters, 'optimizer': moments}, norms
+
+        self._gradients = jax.jit(gradients, donate_argnums=3)
+        self._update = jax.jit(update, donate_argnums=0)
+        self._correct = jax.jit(lambda p, batch: nnx.merge(self.graph, p).correct(batch))
+        self._zeros = jax.jit(lambda p: jax.tree.map(lambda x: 0 * x, p))
+
+    def step(
+        self, lessons: list[tuple[str, Batch]], probe_weight: float
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """One update; the losses of each lesson, and the norms.
+
+        Args:
+            lessons: with their names.
+            probe_weight: of the dense targets.
+        """
+        gradients, losses = self._zeros(self.state['parameters']), {}
+        for name, batch in lessons:
+            gradients, parts = self._gradients(
+                self.state['parameters'], batch, probe_weight, gradients
+            )
+            losses |= {f'{part}/{name}': value for part, value in parts.items()}
+        self.state, norms = self._update(self.state, gradients)
+        return {name: float(value) for name, value in losses.items()}, {
+            name: float(value) for name, value in norms.items()
+        }
+
+    def correct(self, batch: Batch) -> np.ndarray:
+        """See `PolicyWithProbes.correct`."""
+        return np.asarray(self._correct(self.state['parameters'], batch))
+
+    def policy(self):
+        """The policy as it is now."""
+        return nnx.merge(self.graph, self.state['parameters']).policy
+
+
+def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
+    """Goes through `config.stages` and writes `workdir`/policy; goes on from the last checkpoint
+    after an interruption, or after `config.max_minutes`.
     """
     folder, files = workdir / 'policy', PocketFiles()
-    pages = Pages(files)
-    policy = write_untrained(folder, config, pages)
-    if config.policy:
-        policy = load_policy(config.policy)
-    curriculum = Curriculum(config, folder, policy.sizes, files, pages)
-    graph, parameters = nnx.split(PolicyWithProbes(policy, tuple(config.probe_layers), config.seed))
-    plain_steps, schedule = config.steps - sum(later_steps(config)), learning_rate(config)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays),
-    )
-    state = {
-        'parameters': parameters,
-        'optimizer': at_step(optimizer.init(parameters), config.first_step),
-    }
-
-    def step(state, batch, probe_weight):
-        def value(p):
-            return nnx.merge(graph, p).loss(batch, probe_weight)
-
-        gradients, parts = jax.grad(value, has_aux=True)(state['parameters'])
-        after, moments, norms = finite_update(
-            optimizer, state['parameters'], state['optimizer'], gradients
-        )
-        return {'parameters': after, 'optimizer': moments}, parts, norms
-
-    step = jax.jit(step, donate_argnums=0)
-    correct = jax.jit(lambda parameters, batch: nnx.merge(graph, parameters).correct(batch))
-    evaluation_rng = np.random.default_rng(config.seed + 1_000_000)
-    evaluation = [
-        ('', curriculum.picture_batch(evaluation_rng, attribute_focus=i % 2 == 1))
-        for i in range(12)
-    ]
-    for kind, maker, lengths in (
-        ('read', curriculum.reading, config.page_lengths),
-        ('search', curriculum.search_dialogues, config.search_dialogue_lengths),
-    ):
-        evaluation += [
-            (f'{kind} {n}', curriculum.page_batch(evaluation_rng, n, maker))
-            for n in lengths
-            for _ in range(2)
-        ]
-    evaluation += [
-        (
-            'search in a format',
-            curriculum.page_batch(
-                evaluation_rng,
-                max(config.search_dialogue_lengths),
-                partial(curriculum.search_dialogues, formatted=True),
-            ),
-        )
-        for _ in range(2)
-    ]
-    evaluation += [
-        ('picture in a format', curriculum.picture_batch(evaluation_rng, stage=2)) for _ in range(4)
-    ]
-    evaluation += [('zoom', curriculum.zoom_batch(evaluation_rng)) for _ in range(4)]
-    mean: dict[str, float] = {}
-    skipped = in_a_row = 0  # updates that were not finite and not made
+    pages, world = Pages(files), InventedWorld(files, 'train', config.seed)
+    steps = sum(stage['steps'] for stage in config.stages)
+    # Before anything is written, so that a mistake in the stages leaves nothing behind.
+    learning_rate(config)
+    policy = write_first(folder, config, pages, world)
+    curriculum = Curriculum(config, folder, policy.sizes, files, pages, world)
+    trainer = Trainer(policy, config)
+    held_out = examination(config, curriculum)
+    began, saved = time.monotonic(), time.monotonic()
     with (
         Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
         MetricWriter(workdir / 'metrics.jsonl') as metrics,
     ):
-        start, restored = config.first_step, checkpoints.restore(state)
-        earlier = Path(config.policy).parent / 'checkpoints'
-        if restored is None and config.policy and earlier.is_dir():
-            with Checkpoints(
-                earlier
-            ) as last:  # its probes and moments; new ones would shake what is there
-                restored = last.restore(state, config.first_step)
+        restored = checkpoints.restore(trainer.state)
+        start = 0
         if restored is not None:
-            start, state = restored.step, restored.arrays
+            start, trainer.state = restored.step, restored.arrays
         metrics.resume('base', start)
-        with Progress('base policy', config.steps, initial=start) as bar:
-            for i, batch in zip(
-                range(start, config.steps), prefetch(curriculum.batches(config.seed, start))
-            ):
-                weight = config.probe_weight * max(0.1, 1 - i / max(0.7 * plain_steps, 1))
-                if i >= config.steps - config.attribute_steps:
-                    weight = config.attribute_probe_weight
-                state, parts, norms = step(state, batch, weight)
-                finite = np.isfinite(norms['grad_norm'])
-                skipped, in_a_row = skipped + (not finite), 0 if finite else in_a_row + 1
-                if in_a_row >= config.max_skipped_updates:
-                    if (made := i + 1 - in_a_row) > max(
-                        checkpoints.latest_step() or 0, config.first_step
-                    ):
-                        checkpoints.save(made, state)
+
+        def save(step: int) -> None:
+            checkpoints.save(step, trainer.state)
+            save_policy(trainer.policy(), folder, dtype=config.dtype)
+
+        log, skipped = Log(), 0
+        batches = prefetch(curriculum.batches(config.seed, start))
+        with Progress('base policy', steps, initial=start) as bar:
+            for step in range(start, steps):
+                with log.waiting():
+                    lessons = [next(batches) for _ in range(config.lessons_per_step)]
+                weight = config.probe_weight * max(0.1, 1 - step / max(0.7 * steps, 1))
+                losses, norms = trainer.step(lessons, weight)
+                skipped = 0 if np.isfinite(norms['grad_norm']) else skipped + 1
+                if skipped >= config.max_skipped_updates:
                     raise UserError(
-                        f'The gradients of the last {in_a_row} steps, up to step {i + 1}, were not finite '
+                        f'The gradients of the last {skipped} steps, up to step {step + 1}, were not finite '
                         '(max_skipped_updates); start anew with smaller learning rates. '
-                        f'{checkpoints.directory} holds the state before them.'
+                        f'{checkpoints.directory} holds an earlier state.'
                     )
-                for name, value in parts.items() if finite else ():
-                    mean[name] = 0.95 * mean.get(name, float(value)) + 0.05 * float(value)
-                bar.update(**mean)
-                if (i + 1) % 100 == 0:
+                if not skipped:
+                    log.add(losses, norms, lessons)
+                bar.update(**log.shown())
+                done, now = step + 1, time.monotonic()
+                if done % LOGGED_EVERY == 0:
                     metrics.write(
-                        'base',
-                        i + 1,
-                        mean | norms | {'learning_rate': schedule(i), 'skipped_updates': skipped},
+                        'base', done, log.take() | {'learning_rate': float(trainer.schedule(step))}
                     )
-                    skipped = 0
-                if (i + 1) % config.evaluate_every == 0 or i + 1 == config.steps:
-                    metrics.write(
-                        'base',
-                        i + 1,
-                        accuracy(curriculum, lambda b: correct(state['parameters'], b), evaluation),
+                out_of_time = 0 < config.max_minutes <= (now - began) / 60
+                if done % config.evaluate_every == 0 or done == steps:
+                    metrics.write('base', done, accuracy(curriculum, trainer, held_out))
+                if (
+                    done == steps
+                    or out_of_time
+                    or now - saved > 60 * config.checkpoint_minutes
+                    and not skipped
+                ):
+                    save(done)
+                    saved = now
+                if out_of_time and done < steps:
+                    print(
+                        f'{config.max_minutes} minutes (max_minutes) are over after step {done} of {steps}; '
+                        'the same command goes on.'
                     )
-                    checkpoints.save(i + 1, state)
-                    save_policy(
-                        nnx.merge(graph, state['parameters']).policy, folder, dtype=config.dtype
-                    )
+                    return
 
 
-def later_steps(config: ml_collections.ConfigDict) -> list[int]:
-    """Steps of the parts of the curriculum that come after the plain one."""
-    return [config.cloze_steps, config.formatted_steps, config.zoom_steps, config.attribute_steps]
+class Log:
+    """Losses, norms and the cost of steps since it was last read."""
+
+    def __init__(self):
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._mean: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._waited, self._used, self._padded = 0.0, 0, 0
+
+    def waiting(self):
+        """Counts the time within `with` as waiting for batches."""
+        log = self
+
+        class Waiting:
+            def __enter__(self):
+                self.since = time.monotonic()
+
+            def __exit__(self, *_):
+                log._waited += time.monotonic() - self.since
+
+        return Waiting()
+
+    def add(
+        self, losses: dict[str, float], norms: dict[str, float], lessons: list[tuple[str, Batch]]
+    ) -> None:
+        """A step's losses, norms and batches."""
+        for name, value in (losses | norms).items():
+            self._values[name].append(value)
+        for name, value in losses.items():
+            part = name.split('/')[0]
+            self._mean[part] = 0.95 * self._mean.get(part, value) + 0.05 * value
+        for _, batch in lessons:
+            groups = batch.groups
+            self._used += int(groups.prompt_valid.sum() + groups.valid.sum())
+            self._padded += groups.padded_tokens
+
+    def shown(self) -> dict[str, float]:
+        """Smoothed losses for the progress line."""
+        return {name: value for name, value in self._mean.items() if name.endswith('loss')}
+
+    def take(self) -> dict[str, float]:
+        """Means since the last time."""
+        seconds = time.monotonic() - self._started
+        found = {name: float(np.mean(values)) for name, values in self._values.items()}
+        found |= {
+            'tokens_per_second': self._used / seconds,
+            'padding_share': 1 - self._used / max(self._padded, 1),
+            'waiting_share': self._waited / seconds,
+        }
+        self._values.clear()
+        self._started, self._waited, self._used, self._padded = time.monotonic(), 0.0, 0, 0
+        return found
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """One cosine after another, for each part of the curriculum that has any steps.
+    """One cosine after another, for each stage.
 
     Raises:
-        UserError: no part has, or one has fewer than none.
+        UserError: there is no stage, or one has no steps.
     """
-    later = later_steps(config)
-    rates = [
-        config.learning_rate,
-        config.cloze_learning_rate,
-        config.formatted_learning_rate,
-        config.zoom_learning_rate,
-        config.attribute_learning_rate,
-    ]
-    stages = [
-        (rate, steps)
-        for rate, steps in zip(rates, [config.steps - sum(later), *later], strict=True)
-        if steps
-    ]
-    if not stages or min(steps for _, steps in stages) < 0:
-        raise UserError(
-            f'steps is {config.steps}, and those of the later parts of the curriculum are {sum(later)} of them; '
-            'give at least one in all, and none below 0.'
-        )
+    if not config.stages or min(stage['steps'] for stage in config.stages) < 1:
+        raise UserError('stages: give at least one, each with at least one of steps.')
+    ends = np.cumsum([stage['steps'] for stage in config.stages]).tolist()
 
-    def cycle(rate, steps):
+    def cycle(stage):
+        rate, steps = stage['learning_rate'], stage['steps']
         return optax.warmup_cosine_decay_schedule(
             0, rate, min(config.warmup, steps // 2), steps, rate * 0.02
         )
 
-    return optax.join_schedules(
-        [cycle(*stage) for stage in stages],
-        list(itertools.accumulate(steps for _, steps in stages[:-1])),
-    )
+    return optax.join_schedules([cycle(stage) for stage in config.stages], ends[:-1])
 
 
-def at_step(moments: optax.OptState, step: int) -> optax.OptState:
-    """An optimiser's fresh state with its counters at `step`, where its schedules go on."""
-    return jax.tree.map(lambda x: jnp.full_like(x, step) if x.dtype == jnp.int32 else x, moments)
+def examination(
+    config: ml_collections.ConfigDict, curriculum: Curriculum
+) -> list[tuple[str, Batch]]:
+    """Batches of every lesson of any stage, of a seed that no step draws from."""
+    rng = np.random.default_rng(config.seed + 1_000_000)
+    names = sorted({name for stage in config.stages for name in stage['lessons']})
+    return [(name, curriculum.lessons[name](rng)) for name in names]
 
 
 def accuracy(
-    curriculum: Curriculum, correct, evaluation: list[tuple[str, Batch]]
+    curriculum: Curriculum, trainer: Trainer, batches: list[tuple[str, Batch]]
 ) -> dict[str, float]:
-    """Share of answers that are right to the last token, by what is asked, on held-out examples
-    of training entities.
+    """Share of turns that are right to the last token, by lesson.
 
     Args:
         curriculum: that made the batches.
-        correct: batch -> which tokens are right, [B, G, S−1].
-        evaluation: batches with their name; those without are named by how their questions begin.
-            Of search dialogues, whose answers may be worded in many ways, single tokens are
-            counted.
+        trainer: of the policy.
+        batches: with the names of their lessons.
     """
-    found: dict[str, list[float]] = {}
-    for name, batch in evaluation:
-        right = np.asarray(correct(batch))
+    found: dict[str, list[bool]] = {}
+    for name, batch in batches:
+        right = trainer.correct(batch)
         response = np.asarray(batch.groups.response_mask)[:, :, 1:]
         for b, g in zip(*np.nonzero(response.any(-1))):
-            words = curriculum.chat.decode(
-                batch.groups.tokens[b, g][batch.groups.valid[b, g]]
-            ).split()
-            label = name or ' '.join(words[:2]).lower().strip('?')
             # An answer is a run of response tokens; a dialogue has several.
             edges = np.flatnonzero(np.diff(np.concatenate([[0], response[b, g].astype(int), [0]])))
-            for first, last in zip(edges[::2], edges[1::2]):
-                answer = right[b, g, first:last]
-                found.setdefault(f'right/{label}', []).append(
-                    float(answer.mean() if name.startswith('search') else answer.all())
-                )
-    return {
-        name: float(np.mean(values)) for name, values in sorted(found.items()) if len(values) >= 8
-    }
+            found.setdefault(f'right/{name}', []).extend(
+                bool(right[b, g, first:last].all()) for first, last in zip(edges[::2], edges[1::2])
+            )
+    return {name: float(np.mean(values)) for name, values in sorted(found.items())}

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.augmentation import AugmentedRenderer
 from sensesearch_jax.pocket.pretraining.example import Example
 from sensesearch_jax.pocket.pretraining.pages import Pages
-from sensesearch_jax.pocket.pretraining.prompt_formats import Format
 from sensesearch_jax.pocket.world.colours import NAMES, dominant_colour
 from sensesearch_jax.pocket.world.files import Entity, PocketFiles
 from sensesearch_jax.pocket.world.question_templates import (
@@ -101,12 +101,20 @@ def clip_box(
 
 
 class VisualQuestions:
-    """Views of random scenes of training entities, with questions on place, number, colour and
-    shape.
+    """Views of random scenes of training entities and invented ones, with questions on place, number,
+    colour and shape.
+
+    Args:
+        files: the data folder.
+        pages: where filling texts come from.
+        questions: about a view at most.
+        world: of the invented ones; None for none.
     """
 
-    def __init__(self, files: PocketFiles, pages: Pages, questions: int):
-        self.renderer = AugmentedRenderer(files)
+    def __init__(
+        self, files: PocketFiles, pages: Pages, questions: int, world: InventedWorld | None
+    ):
+        self.renderer = AugmentedRenderer(files, world)
         self.entities = {
             'map': files.select('flag', 'train'),
             'wall': files.select('painting', 'train'),
@@ -121,7 +129,6 @@ class VisualQuestions:
         rng: np.random.Generator,
         ease: float = 0.0,
         cloze: bool = False,
-        formatted: bool = False,
         attribute_focus: bool = False,
     ) -> Example:
         """An example; with probability `ease` a close view of something large, where attention is
@@ -131,7 +138,6 @@ class VisualQuestions:
             rng: decides everything.
             ease: probability of a close view.
             cloze: places within longer questions, answers within sentences, longer system prompts.
-            formatted: every other example is written in a format that its system prompt gives.
             attribute_focus: three of five questions ask for colour or shape where an object shows
                 one, and most views are near ones.
         """
@@ -149,24 +155,7 @@ class VisualQuestions:
         picture = self.draw(spec, view)
         boxes = np.array([b for _, b in shown], np.float32).reshape(-1, 4)
         attributes = self.attributes(p.entity for p, _ in shown)
-        pairs = self._questions(
-            rng, kind, [p.entity for p, _ in shown], boxes, cloze, attribute_focus
-        )
-        if formatted and rng.random() < 0.6:
-            form = Format.draw(rng, self.pages.words)
-            system = (
-                form.manual(rng, self.pages.words)
-                if attribute_focus and rng.random() < 0.6
-                else form.rule((Format.LOOK,))
-            )
-            return Example(
-                system,
-                picture,
-                '',
-                [self._formatted(rng, form, *p) for p in pairs],
-                boxes,
-                attributes,
-            )
+        pairs = self.pairs(rng, kind, [p.entity for p, _ in shown], boxes, cloze, attribute_focus)
         if cloze:
             pairs = [
                 _in_sentence(rng, *pair)
@@ -200,24 +189,6 @@ class VisualQuestions:
         aspect = (view[2] - view[0]) * spec.size[0] / ((view[3] - view[1]) * spec.size[1])
         width = round(400 * min(1.0, (aspect * 9 / 16) ** 0.5))
         return self.renderer.render(spec, view, (width, round(width / aspect)))
-
-    def _formatted(self, rng, form: Format, question: str, answer: str) -> tuple[str, str]:
-        """A place as a call, anything else as a reply; first some words, as often as not the
-        question's.
-        """
-        first = question.split('\n')[0].removesuffix(' Where is it?')
-        thought = (first, FROM_AFAR[rng.integers(len(FROM_AFAR))])[rng.integers(2)]
-        if '[' not in answer:
-            sentence = _in_sentence(rng, question, answer)[1]
-            return question, form.write_reply(
-                (thought, sentence, f'{thought} {sentence}', f'{first} {sentence}')[
-                    rng.integers(4)
-                ],
-                answer,
-            )
-        return question, form.write_call(
-            thought, Format.LOOK, answer[answer.index('[') : answer.index(']') + 1]
-        )
 
     def _window(self, rng, spec: SceneSpec):
         """A window of two to four times an object's size that shows it anywhere."""
@@ -307,15 +278,25 @@ class VisualQuestions:
             'colour', *(with_options(rng, *asked) if rng.random() < options else asked), attribute
         )
 
-    def _questions(
+    def pairs(
         self,
-        rng,
+        rng: np.random.Generator,
         kind: str,
         entities: list[str],
         boxes: np.ndarray,
         cloze: bool,
         attribute_focus: bool,
     ) -> list[tuple[str, str]]:
+        """Questions about a view with their answers.
+
+        Args:
+            rng: the only source of randomness.
+            kind: of the scene, 'map' or 'wall'.
+            entities: that the view shows.
+            boxes: of them, fractions of the view.
+            cloze: places within longer questions.
+            attribute_focus: mostly colours and shapes.
+        """
         noun, count = SCENE_KINDS[kind], len(entities)
 
         def pick(phrasings):

@@ -1,0 +1,164 @@
+"""Dialogues about a picture in Qwen's tool-call format with made-up tools: what is seen is answered, a
+box is asked for, its picture comes as a tool's response, and a better box follows one that failed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensesearch_jax.agent.observations import NO_RESULTS
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.tool_prompts import (
+    Tool,
+    ToolPrompt,
+    answer,
+    call,
+    up_to_value,
+)
+from sensesearch_jax.pocket.pretraining.visual_questions import (
+    FROM_AFAR,
+    IN_SENTENCES,
+    VisualQuestions,
+)
+from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, thing
+from sensesearch_jax.pocket.world.scenes import SceneSpec
+from sensesearch_jax.rewards.crop_geometry import Box, holds, loose_box, relative
+
+NAME_IT = ('There it is.', 'What is it called?', 'Now for its name.', 'That is the one.')
+LOOK_AGAIN = ('That was not it.', 'I look again.', 'A better box, then.', 'Nothing; nearer.')
+USE = ('Use {0}.', 'Take {0} for it.', '{0} shows it nearer.', 'There is {0}.')
+THEN = ('{0} and {1} help.', 'First {0}, then {1}.', 'Look with {0}; {1} knows it.')
+# Of looks: one that gives the answer, one that is shown to another tool, one that failed and is
+# followed by a better one.
+NEARER, SHOWN, FAILED = range(3)
+SHARES = (0.4, 0.15, 0.45)
+
+
+class PictureDialogues:
+    """Dialogues about scenes.
+
+    Args:
+        vqa: draws scenes and knows what is asked about them.
+    """
+
+    def __init__(self, vqa: VisualQuestions):
+        self.vqa = vqa
+
+    def __call__(self, rng: np.random.Generator, at_once: int, looks: int) -> Example:
+        """A scene with dialogues, all with the same tools.
+
+        Args:
+            rng: the only source of randomness.
+            at_once: dialogues of one turn, an answer or a box; they come first.
+            looks: dialogues with one nearer look, a second picture.
+        """
+        vqa = self.vqa
+        while True:
+            spec = vqa.scene(rng, ('map', 'wall')[rng.random() < 0.4], int(rng.integers(1, 4)))
+            boxes = np.array([spec.fractions(p) for p in spec.placements], np.float32)
+            if places := vqa.places(boxes):
+                break
+        prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
+        dialogues = [self._at_once(rng, spec, boxes, prompt) for _ in range(at_once)]
+        dialogues += [
+            self._looking(rng, int(kind), spec, *places[rng.integers(len(places))], prompt)
+            for kind in rng.choice(3, looks, p=SHARES)
+        ]
+        return Example(
+            prompt.system(),
+            vqa.draw(spec, (0.0, 0.0, 1.0, 1.0)),
+            '',
+            [],
+            boxes,
+            vqa.attributes(p.entity for p in spec.placements),
+            dialogues,
+        )
+
+    def _at_once(self, rng, spec: SceneSpec, boxes: np.ndarray, prompt: ToolPrompt) -> Dialogue:
+        """A question that the picture answers, or a box."""
+        entities = [p.entity for p in spec.placements]
+        pairs = self.vqa.pairs(rng, spec.kind, entities, boxes, cloze=False, attribute_focus=True)
+        question, said = pairs[rng.integers(len(pairs))]
+        looker = prompt.wanted[0]
+        first = question.split('\n')[0]
+        if not said.startswith('['):
+            option = question.partition(f'\n{said}. ')[2].split('\n')[0]
+            sentence = _pick(rng, IN_SENTENCES).format(seen=option or said)
+            thought = _pick(rng, (sentence, sentence, f'{first} {sentence}'))
+            return Dialogue(question, [Turn(answer(thought, said))])
+        planned = rng.random() < 0.5
+        turn = call(_pick(rng, (first, *FROM_AFAR)), looker, json.loads(said))
+        asked = f'{question} {_pick(rng, USE).format(looker.name)}' if planned else question
+        return Dialogue(asked, [Turn(turn, '' if planned else up_to_value(turn, looker))])
+
+    def _looking(
+        self, rng, kind: int, spec: SceneSpec, index: int, words: str, prompt: ToolPrompt
+    ) -> Dialogue:
+        """A question about one object that wants a nearer look."""
+        placement, (looker, namer) = spec.placements[index], prompt.wanted
+        box = spec.fractions(placement)
+        entity = self.vqa.renderer.entity(placement.entity)
+        asked = self.vqa.attribute_question(rng, entity, words, options=0.4)
+        if kind != NEARER or asked is None:
+            kind = kind if kind != NEARER else SHOWN
+            fact = _pick(rng, FACT_FIELDS[entity.kind])
+            question = _pick(rng, fact.phrasings).format(thing(entity.kind, entity.noun, words))
+        else:
+            question = asked.question
+        planned = rng.random() < 0.5
+        shown = question
+        if planned:
+            plan = _pick(rng, USE) if kind == NEARER else _pick(rng, THEN)
+            shown += ' ' + plan.format(looker.name, namer.name)
+        good = loose_box(box)
+        view = poor_box(rng, good) if kind == FAILED or rng.random() < 0.3 else good
+        thought = _pick(rng, (question.split('\n')[0], *FROM_AFAR))
+        look = call(thought, looker, list(view))
+        begun = look if view != good else '' if planned else up_to_value(look, looker)
+        turns = [Turn(look, begun, after=('Image 2:', self.vqa.draw(spec, view)), of_tool=True)]
+        if kind == NEARER:
+            sentence = _pick(rng, IN_SENTENCES).format(seen=asked.seen)
+            turns.append(Turn(answer(sentence, asked.answer)))
+            return Dialogue(shown, turns)
+        named = call(_pick(rng, NAME_IT), namer, picture=2)
+        if kind == SHOWN:
+            turns.append(Turn(named, '' if planned else up_to_value(named, namer)))
+            return Dialogue(shown, turns)
+        turns.append(Turn(named, named, after=(NO_RESULTS,), of_tool=True))
+        turns.append(self._better(rng, box, view, looker))
+        return Dialogue(shown, turns)
+
+    def _better(self, rng, box: Box, view: Box, looker: Tool) -> Turn:
+        """A second box: within the first view where that holds the object, else of the original."""
+        thought = _pick(rng, LOOK_AGAIN)
+        if holds(view, box):
+            inner = loose_box(relative(box, view))
+            turn = call(thought, looker, list(inner), picture=2)
+        else:
+            turn = call(thought, looker, list(loose_box(box)))
+        return Turn(turn, up_to_value(turn, looker))
+
+
+def poor_box(rng: np.random.Generator, good: Box) -> Box:
+    """A box on the grid of tenths that is too loose, or moved so that it may cut into the object.
+
+    Args:
+        rng: the only source of randomness.
+        good: the tight one.
+    """
+    size = [round(good[i + 2] - good[i], 6) for i in (0, 1)]
+    if rng.random() < 0.5:
+        grow = rng.integers(0, 4, 4) / 10
+        low, high = np.maximum(0, good[:2] - grow[:2]), np.minimum(1, good[2:] + grow[2:])
+    else:
+        low = np.array(good[:2]) + rng.integers(-2, 3, 2) / 10
+        low = np.clip(low, 0, 1 - np.array(size))
+        high = low + size
+    return tuple(round(float(v), 1) for v in (*low, *high))
+
+
+def _pick(rng: np.random.Generator, some: Sequence):
+    return some[rng.integers(len(some))]

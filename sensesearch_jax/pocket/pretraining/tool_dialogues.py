@@ -1,0 +1,188 @@
+"""Dialogues in Qwen's tool-call format with made-up tools: what a response shows goes into the next
+call or the answer; a mistake is mended.
+
+Names, facts and passages are of the invented world. The turns before the one that is learned are
+given, so that no chain of tools is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
+from sensesearch_jax.agent.tool_client import Passage
+from sensesearch_jax.pocket.invented.records import Record
+from sensesearch_jax.pocket.invented.world import InventedWorld
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.tool_prompts import (
+    Tool,
+    ToolPrompt,
+    answer,
+    call,
+    up_to_value,
+)
+from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, shown, thing
+from tools_server.backends.snippet import snippet
+from tools_server.backends.text_analysis import splitter
+
+KEPT = 600  # entities that lessons come back to before others take their places
+PASSAGE_CHARS = 200  # of a result, as in configs/tools_pocket.yaml
+LIMITS = ObservationLimits(text_results=2, image_results=3, passage_chars=160)
+
+PLANS = (
+    'First {0}, then {1}.',
+    'Use {0} and then {1}.',
+    'For this take {0}; what it says goes to {1}.',
+    'Begin with {0}. Go on with {1}.',
+)
+NAMED = (
+    'That is {title}. I ask for the {key}.',
+    '{title}: now its {key}.',
+    'It is called {name}, so I want the {key} of {name}.',
+    'The first one is {title}. {words}.',
+    '{words}.',
+    'I need {words}.',
+    'I go on with {words}.',
+)
+WORDS = ('the {key} of {name}', 'the {key} of {name}', '{name} {key}', '{key} of {name}', '{name}')
+READ = (
+    'The {key} is {value}.',
+    'It says {value}.',
+    'Here the {key} of {name} is {value}.',
+    'Result {line} has the {key}: {value}.',
+    '{key}: {value}.',
+)
+AGAIN = ('Nothing came. I try {words}.', 'No luck; now {words}.', 'Not found. {words}, then.')
+MENDED = ('That call was wrong. I mend it.', 'I see the mistake.', 'Once more, as it should be.')
+NOTHING = ('No results.', 'No results.', 'Nothing found.', '0 results')
+
+
+class ToolDialogues:
+    """Text dialogues of one split of the invented world.
+
+    Args:
+        world: where names and facts come from.
+        pages: where the words of tools come from.
+    """
+
+    def __init__(self, world: InventedWorld, pages: Pages):
+        self.world, self.pages = world, pages
+        self._entities: list[tuple[str, str, str, str, Record]] = []
+        self._words_of = splitter()
+
+    def entity(self, rng: np.random.Generator) -> tuple[str, str, str, str, Record]:
+        """Kind, title, name, noun and record of an invented entity without its picture."""
+        if len(self._entities) == KEPT and rng.random() < 0.9:
+            return self._entities[rng.integers(KEPT)]
+        kind = ('flag', 'painting')[rng.integers(2)]
+        name, artist, language = self.world.title(rng, kind)
+        if artist:
+            record = self.world.records.painting(rng, 'lesson', name, artist, language)
+            found = kind, f'{name}, by {artist}', name, 'painting', record
+        else:
+            noun = ('country', 'country', 'territory')[rng.integers(3)]
+            record = self.world.records.flag(rng, 'lesson', name, language)
+            found = kind, f'Flag of {name}', name, noun, record
+        if len(self._entities) < KEPT:
+            self._entities.append(found)
+        else:
+            self._entities[rng.integers(KEPT)] = found
+        return found
+
+    def __call__(self, rng: np.random.Generator, tokens: int) -> Example:
+        """An example of one dialogue, whatever `tokens` it is to have."""
+        while True:
+            kind, title, name, noun, record = self.entity(rng)
+            fields = [f for f in FACT_FIELDS[kind] if f.name in record.facts]
+            if fields:
+                break
+        field = fields[rng.integers(len(fields))]
+        prompt = ToolPrompt.draw(rng, self.pages.words, ('none', 'string'), 2)
+        namer, finder = prompt.wanted
+        what = (
+            shown(noun, kind) if rng.random() < 0.4 else thing(kind, noun, _pick(rng, list(PLACES)))
+        )
+        asked = _pick(rng, field.phrasings).format(what)
+        planned = rng.random() < 0.5
+        if planned:
+            asked += ' ' + _pick(rng, PLANS).format(*(_told(rng, tool) for tool in prompt.wanted))
+        turns = []
+        first = call(_pick(rng, (f'I want the {field.name}.', 'I begin.', asked)), namer)
+        if rng.random() < 0.25:
+            turns += self._mistake(rng, prompt, namer, None, planned)
+        else:
+            turns.append(Turn(first, given='' if planned else first))
+        turns[-1] = turns[-1]._replace(after=(self._titles(rng, title),), of_tool=True)
+        words = _pick(rng, WORDS).format(key=field.sought, name=name)
+        said = _pick(rng, NAMED).format(title=title, name=name, key=field.name, words=words)
+        if rng.random() < 0.15:
+            lost = call(said, finder, f'the {field.sought}')
+            turns.append(Turn(lost, given=lost, after=(_pick(rng, NOTHING),), of_tool=True))
+            said = _pick(rng, AGAIN).format(words=words)
+        query = call(said, finder, words)
+        # Where no plan says it, that there is a call and of which tool is given. What is copied
+        # from the response never is.
+        value = up_to_value(query, finder)
+        begun = query[: query.index(name)] if name in said else value
+        query = Turn(query) if planned else Turn(query, begun, value[value.index('</think>') :])
+        passages, line = self._passages(rng, record, field.name, words)
+        turns.append(query._replace(after=(passages,), of_tool=True))
+        value = record.facts[field.name]
+        read = _pick(rng, READ).format(key=field.name, name=name, value=value, line=line)
+        turns.append(Turn(answer(read, value)))
+        return Example(prompt.system(), None, '', [], dialogues=[Dialogue(asked, turns)])
+
+    def _mistake(self, rng, prompt: ToolPrompt, tool: Tool, value, planned: bool) -> list[Turn]:
+        """A call that is wrong, its error message, and the call as it should be."""
+        wrong, message = _pick(
+            rng,
+            (
+                (tool._replace(name=f'{tool.name}s'), f"No tool '{tool.name}s'. Tools: "
+                 + ', '.join(t.name for t in prompt.tools) + '.'),
+                (tool._replace(kind='number'), f'{tool.name} has no argument {tool.argument!r}.'),
+            ),
+        )  # fmt: skip
+        bad = call('I begin.', wrong, value if wrong.kind != 'number' else 1)
+        right = call(_pick(rng, MENDED), tool, value)
+        # The message says which call was meant, so that all of the second try is to be learned.
+        return [Turn(bad, given=bad, after=(message,), of_tool=True), Turn(right)]
+
+    def _titles(self, rng, title: str) -> str:
+        """Numbered titles, the right one first."""
+        others = [self.entity(rng)[1] for _ in range(rng.integers(0, LIMITS.image_results))]
+        return '\n'.join(f'{i}. {t}' for i, t in enumerate([title, *others], 1))
+
+    def _passages(self, rng, record: Record, field: str, query: str) -> tuple[str, int]:
+        """A text search's response, and in which line of it the fact stands."""
+        right = next(p for p in record.passages if p['id'] == record.stated[field])
+        if rng.random() < 0.6:
+            others = [p for p in record.passages if p is not right]
+        else:
+            others = self.entity(rng)[4].passages
+        chosen = [right, others[rng.integers(len(others))]]
+        if rng.random() < 0.25:
+            chosen.reverse()
+        texts = [self.cut(p['text'], f'{query} {field}') for p in chosen]
+        value = record.facts[field]
+        line = chosen.index(right)
+        if value not in texts[line][: LIMITS.passage_chars]:
+            texts[line] = f'{field}: {value}'  # the search would have cut it away
+        found = [Passage(p['title'], text, 1.0) for p, text in zip(chosen, texts)]
+        return text_search_parts(found, LIMITS)[0], line + 1
+
+    def cut(self, text: str, query: str) -> str:
+        """A passage as the tool server shortens it."""
+        return snippet(text, query, PASSAGE_CHARS, self._words_of)
+
+
+def _pick(rng: np.random.Generator, some: Sequence):
+    return some[rng.integers(len(some))]
+
+
+def _told(rng: np.random.Generator, tool: Tool) -> str:
+    """How a plan speaks of a tool: by its name or by what it does."""
+    purpose = tool.purpose.split(':')[0].rstrip('.')
+    return tool.name if rng.random() < 0.6 else f'what {purpose[0].lower()}{purpose[1:]}'

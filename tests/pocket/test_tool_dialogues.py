@@ -1,0 +1,140 @@
+"""Dialogues with made-up tools: what is learned was shown before, nothing held out comes in, and no
+chain of tools is learned where no plan says it.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from sensesearch_jax.pocket.invented.world import InventedWorld
+from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues, poor_box
+from sensesearch_jax.pocket.pretraining.tool_dialogues import PASSAGE_CHARS, ToolDialogues
+from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
+from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.rewards.crop_geometry import absolute, holds, loose_box
+from tests.pocket.test_examples import held_out
+
+FILES = PocketFiles()
+
+
+@pytest.fixture(scope='module')
+def pages():
+    return Pages(FILES)
+
+
+@pytest.fixture(scope='module')
+def world():
+    return InventedWorld(FILES, 'train', 0)
+
+
+@pytest.fixture(scope='module')
+def dialogues(world, pages):
+    tools = ToolDialogues(world, pages)
+    return [tools(np.random.default_rng(seed), 512) for seed in range(150)]
+
+
+@pytest.fixture(scope='module')
+def looks(pages):
+    made = PictureDialogues(VisualQuestions(FILES, pages, 4, None))
+    return [made(np.random.default_rng(seed), 2, 3) for seed in range(40)]
+
+
+def said(example):
+    """All texts of an example, and of each turn what came before it."""
+    (dialogue,) = example.dialogues
+    before, found = f'{example.system}\n{dialogue.question}', []
+    for turn in dialogue.turns:
+        found.append((before, turn))
+        before += f'\n{turn.text}\n' + ''.join(part for part in turn.after if isinstance(part, str))
+    return before, found
+
+
+def arguments(turn):
+    return json.loads(re.search(r'<tool_call>\n(.*)\n</tool_call>', turn)[1])
+
+
+def test_names_and_answers_were_shown_before_and_nothing_held_out_is(dialogues):
+    answers = 0
+    for example in dialogues:
+        whole, turns = said(example)
+        assert not held_out(whole), whole
+        before, last = turns[-1]
+        value = re.search('<answer>(.*)</answer>$', last.text)[1]
+        answers += value in before
+        _, query = turns[-2]
+        words = next(iter(arguments(query.text)['arguments'].values()))
+        titles = [part for _, turn in turns[:-2] for part in turn.after if part.startswith('1. ')]
+        assert any(word in titles[0] for word in words.split() if len(word) > 3), (words, titles)
+    assert answers == len(dialogues)
+
+
+def learned(turn):
+    """The parts of a turn that are to be imitated."""
+    rest = turn.text[len(turn.given) :]
+    return rest.replace(turn.skipped, '…') if turn.skipped else rest
+
+
+def test_what_no_plan_says_is_given_and_mistakes_are_never_imitated(dialogues, looks):
+    planned = mistakes = copied = 0
+    for example in [*dialogues, *looks]:
+        lines = example.system.split('<tools>\n')[1].split('\n</tools>')[0].split('\n')
+        tools = [json.loads(line)['function'] for line in lines]
+        for dialogue in example.dialogues:
+            told = dialogue.question
+            for turn in dialogue.turns:
+                assert turn.text.startswith(turn.given) and turn.skipped in turn.text
+                for tool in tools:
+                    if f'"name": "{tool["name"]}"' in learned(turn):
+                        planned += 1
+                        purpose = tool['description'].rstrip('.').split(':')[0]
+                        assert tool['name'] in told or purpose[1:] in told, (told, turn)
+                if turn.after and any(w in turn.after[0] for w in ('No tool', 'has no argument')):
+                    mistakes += 1
+                    assert not learned(turn)
+                    told += turn.after[0]  # which says how the second try is to be
+            copied += bool(dialogue.turns[-2:-1]) and bool(learned(dialogue.turns[-2]))
+    assert planned > 60 and mistakes > 10 and copied > 100
+
+
+def test_passages_are_as_short_as_the_tool_servers(dialogues):
+    for example in dialogues:
+        for line in example.dialogues[0].turns[-2].after[0].split('\n'):
+            assert len(line.split(': ', 1)[1]) <= PASSAGE_CHARS + 60
+
+
+def test_boxes_show_their_objects_and_a_better_one_follows_a_failure(looks):
+    first = better = nearer = 0
+    for example in looks:
+        assert not held_out(example.system + ''.join(d.question for d in example.dialogues))
+        boxes = example.boxes.astype(float)
+        for dialogue in example.dialogues:
+            calls = [
+                arguments(t.text)['arguments'] for t in dialogue.turns if '<tool_call>' in t.text
+            ]
+            asked = [next((v for v in c.values() if isinstance(v, list)), None) for c in calls]
+            if asked and asked[0] and not dialogue.turns[0].text == dialogue.turns[0].given:
+                first += 1
+                assert any(holds(asked[0], box) for box in boxes)
+            if len(dialogue.turns) == 3:
+                second = asked[2]
+                if 2 in calls[2].values():
+                    nearer += 1
+                    second = absolute(second, asked[0])
+                better += 1
+                assert any(holds(second, box) for box in boxes)
+                assert dialogue.turns[1].given == dialogue.turns[1].text
+                assert dialogue.turns[2].given.endswith('": ')
+    assert first > 30 and better > 15 and nearer > 3
+
+
+def test_poor_boxes_stay_in_the_picture_and_on_the_grid():
+    rng = np.random.default_rng(0)
+    good = loose_box((0.42, 0.3, 0.5, 0.55))
+    made = {poor_box(rng, good) for _ in range(100)}
+    assert len(made) > 20
+    for box in made:
+        assert 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
+        assert all(round(v, 1) == v for v in box)
