@@ -17,12 +17,16 @@ counts. Records of others are read without it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop
+from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.protocol import PROTOCOLS, Protocol, tool_of
 from sensesearch_jax.agent.trajectory import (
     ImageRef,
@@ -32,6 +36,7 @@ from sensesearch_jax.agent.trajectory import (
     Trajectory,
     Turn,
 )
+from sensesearch_jax.errors import UserError
 
 STYLES = ('messages', 'openai')
 PLACEHOLDER = '<image>'
@@ -96,7 +101,7 @@ def from_chat(
     protocol: Protocol | None,
     tools: Sequence[str] | None,
     identity: str,
-) -> tuple[Trajectory, str]:
+) -> tuple[Trajectory, str, list[Part]]:
     """A record as a trajectory.
 
     Args:
@@ -106,7 +111,8 @@ def from_chat(
         identity: of a question whose record has none.
 
     Returns:
-        The trajectory and its system message. Without tokens, unless it was sampled.
+        The trajectory, without tokens unless it was sampled, its system message and the parts of
+        its user's message, from which `agent.chat_template.tokenise` makes them.
 
     Raises:
         BadChat: it is no such record.
@@ -138,7 +144,7 @@ def from_chat(
         images += [part for part in parts if isinstance(part, ImageRef)]
     if next(names, None) is not None:
         raise BadChat(f'it names more images than there are {PLACEHOLDER} in its messages')
-    return _trajectory(extra, user, own, images, turns, identity), system
+    return _trajectory(extra, user, own, images, turns, identity), system, user
 
 
 def _extra(trajectory: Trajectory) -> dict[str, Any]:
@@ -205,7 +211,7 @@ def _assistant(text: str, style: str) -> dict[str, Any]:
     called = _CALL.fullmatch(text) if style == 'openai' else None
     if called is None:
         return {'role': 'assistant', 'content': _text([text])}
-    function = {'name': json.loads(called['name']), 'arguments': called['arguments']}
+    function = {'name': json.loads(called['name']), 'arguments': _text([called['arguments']])}
     return {
         'role': 'assistant',
         'content': _text([called['text']]),
@@ -218,7 +224,11 @@ def _messages(record: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     roles = {'human': 'user', 'gpt': 'assistant', 'observation': 'tool', 'tool_response': 'tool'}
     system, found = str(record.get('system') or ''), []
     listed = record.get('messages') or record.get('conversations')
-    if not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed):
+    if (
+        not isinstance(listed, list)
+        or not listed
+        or not all(isinstance(m, Mapping) for m in listed)
+    ):
         raise BadChat('it has no messages')
     for message in listed:
         role = message.get('role', message.get('from'))
@@ -309,3 +319,70 @@ def _trajectory(
         answer=answer,
         **known,
     )
+
+
+def main() -> None:
+    """The command line."""
+    from sensesearch_jax.data import chat_files
+    from sensesearch_jax.model.image_processor import Preprocessor
+
+    parser = argparse.ArgumentParser(
+        prog='python -m sensesearch_jax.data.chat_format',
+        description='Trajectories in the chat format of PyTorch trainers, and back.',
+    )
+    ways = parser.add_subparsers(dest='way', required=True)
+    export = ways.add_parser('export', help='a file of trajectories becomes a folder of chats')
+    export.add_argument('trajectories', type=Path, help='such as kept.jsonl of a cold start')
+    export.add_argument('folder', type=Path, help='gets train.jsonl, images, dataset_info.json')
+    export.add_argument('--style', choices=STYLES, default='messages', help='how calls are written')
+    back = ways.add_parser('import', help='a file of chats becomes a file of trajectories')
+    back.add_argument('chats', type=Path, help='JSON lines or a JSON list')
+    back.add_argument('trajectories', type=Path, help='the file for --config.sft.data')
+    back.add_argument('--policy', required=True, help='directory of the policy that is to learn')
+    back.add_argument('--min_pixels', type=int, default=0, help='as in the config of SFT')
+    back.add_argument('--max_pixels', type=int, default=0, help='as in the config of SFT')
+    for way in (export, back):
+        way.add_argument(
+            '--pictures',
+            type=Path,
+            help="the tool server's folder (tools.folder); of an export's run",
+        )
+        way.add_argument('--protocol', help="agent.protocol; the run's, or the record's own")
+        way.add_argument('--tools', help="agent.tools with commas; the run's, or the record's own")
+    given = parser.parse_args()
+    try:
+        protocol = chat_files.protocol_of(given.protocol) if given.protocol else None
+        tools = given.tools.split(',') if given.tools else None
+        if given.way == 'export':
+            agent, images = chat_files.run_of(given.trajectories)
+            images = given.pictures or images
+            if protocol is None and 'protocol' in agent:
+                protocol = chat_files.protocol_of(agent['protocol'])
+            tools = tools or agent.get('tools')
+            if protocol is None or tools is None or not images.is_dir():
+                raise UserError(
+                    f'{given.trajectories} lies in no run; give --protocol, --tools and --pictures.'
+                )
+            count = chat_files.export(
+                given.trajectories, given.folder, images, protocol, tools, given.style
+            )
+            print(f'{count} trajectories in {given.folder / "train.jsonl"}')
+            return
+        if given.pictures is None:
+            raise UserError('An import needs --pictures, the folder that SFT gets as tools.folder.')
+        preprocessor = Preprocessor.read(given.policy).within(given.min_pixels, given.max_pixels)
+        tokenizer = ChatTokenizer(given.policy, preprocessor.merged_tokens)
+        count = chat_files.import_(
+            given.chats, given.trajectories, given.pictures, tokenizer, protocol, tools
+        )
+        print(
+            f'{count} trajectories in {given.trajectories}; train with '
+            f'--config.sft.data={given.trajectories} --config.tools.folder={given.pictures}'
+        )
+    except UserError as error:
+        print(f'chat_format: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == '__main__':
+    main()
