@@ -26,10 +26,10 @@ import random
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +83,10 @@ def stand_ins() -> type[Service]:
                 found = {'title': body['q'], 'snippet': 'A tower.', 'link': web + '/page/good'}
                 return {'organic': [found]}
             places = [web + path for path in pages] + links
-            texts = [(rng.choice(snippets)(), rng.choice(snippets)()) for _ in range(5)]
-            return {'organic': [{'title': a, 'snippet': b, 'link': rng.choice(places)} for a, b in texts]}  # fmt: skip
+            return {'organic': [
+                {'title': rng.choice(snippets)(), 'snippet': rng.choice(snippets)(), 'link': rng.choice(places)}
+                for _ in range(5)
+            ]}  # fmt: skip
 
         def do_POST(self) -> None:
             # Surrogates are written as escapes, which is how services send them.
@@ -240,24 +242,6 @@ def held(server: int) -> dict[str, int]:
     return dict(sums)
 
 
-@contextlib.contextmanager
-def watched(server: int) -> Iterator[list[dict[str, int]]]:
-    """Holdings of the server and its processes, every half second while the block runs."""
-    samples, stop = [held(server)], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            samples.append(held(server))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        watcher.join()
-
-
 def show(title: str, honest: Honest) -> float:
     """Prints the calls of each tool; returns the 99th percentile of all, in seconds."""
     for tool, seconds in sorted(honest.seconds.items()):
@@ -267,18 +251,22 @@ def show(title: str, honest: Honest) -> float:
     return float(np.quantile(sum(honest.seconds.values(), []), 0.99))
 
 
-def under_attack(server: ToolServer, seconds: float, options: argparse.Namespace) -> Honest:
-    """The honest clients with the attackers beside them, and quiet after it."""
-    given = server.url, seconds, options.attacks
-    honest = Honest(server.url, options.pause_s)
+def under_attack(
+    server: ToolServer, seconds: float, options: argparse.Namespace
+) -> tuple[Honest, list[dict[str, int]]]:
+    """The honest clients with the attackers beside them, and what is held every half second."""
+    honest, given = Honest(server.url, options.pause_s), (server.url, seconds, options.attacks)
     attackers = multiprocessing.Process(target=attack, args=given, daemon=True)
     attackers.start()
-    honest.run(options.clients, seconds)
+    with ThreadPoolExecutor(1) as clients:
+        run, samples = clients.submit(honest.run, options.clients, seconds), []
+        while not run.done():
+            samples.append(held(server.process.pid))
+            time.sleep(0.5)
     attackers.join(60)
-    if attackers.is_alive():
-        attackers.kill()
-        attackers.join()
-    return honest
+    attackers.kill()
+    attackers.join()
+    return honest, samples
 
 
 def main() -> int:
@@ -300,12 +288,11 @@ def main() -> int:
         show('in peace:    ', quiet)
         left = []
         for seconds in (options.warm_s, 60 * options.minutes, options.warm_s):
-            with watched(server.process.pid) as samples:
-                found = under_attack(server, seconds, options)
+            found = under_attack(server, seconds, options)
             time.sleep(QUIET_S)
             left.append(held(server.process.pid))
             if len(left) == 2:
-                honest, memory = found, samples
+                honest, memory = found
         alive = server.alive()
     p99 = show('under attack:', honest)
     count, lost = sum(map(len, honest.seconds.values())), sum(honest.problems.values())

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sensesearch_jax.agent.ledger import Budget, BudgetSpent, Ledger, LedgerMeter, key_of
@@ -118,12 +117,7 @@ class PaidRequests:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(self, value: dict[str, Any]) -> None:
