@@ -305,7 +305,7 @@ def main() -> None:
     for part in options.part or PARTS:
         try:
             apart(measure, options, part)
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, jax.errors.JaxRuntimeError) as error:
             print(f'{part} failed: {error}', file=sys.stderr)
     results = [json.loads(line) for line in Path(options.results).read_text().splitlines()]
     Path(options.out).write_text(table(results))

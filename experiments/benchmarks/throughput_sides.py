@@ -140,6 +140,7 @@ class Ours:
         threads cut.
         """
         self.features.clear()
+        self.features.begin_step()
         for picture in self.bench.pictures:
             self.features.prepare(picture)
 

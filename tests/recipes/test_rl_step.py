@@ -16,6 +16,7 @@ from toy_policy import by_chance, reward
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
+from sensesearch_jax.batching.from_trajectories import length
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.recipes import rl, rl_rollout
@@ -26,6 +27,7 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.training import flops
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, decoder
 
@@ -153,6 +155,26 @@ def test_a_step_learns_and_says_what_it_cost(whole):
         and 0 <= values['padding_share'] < 1
         and 0 <= values['frac_reward_zero_std'] < 1
     )
+
+
+def test_mfu_is_the_share_of_a_known_peak_that_the_updates_used(
+    world, whole, policy_folder, tmp_path, monkeypatch
+):
+    """Of a forward and a backward pass and the reference's forward pass over every group, by hand;
+    a device of unknown peak has none."""
+    monkeypatch.setitem(flops.PEAK_FLOPS, 'cpu', 1e9)
+    values = world(tmp_path / 'run', ScriptedTools())
+    text = load_policy(policy_folder).sizes.language
+    groups = {}
+    for t in read_trajectories(tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl'):
+        groups.setdefault(t.question.id, []).append(t)
+    by_hand = sum(
+        flops.forward_flops(text, [len(g[0].prompt_tokens) - 1], [[1 + length(t) for t in g]])
+        for g in groups.values()
+    )
+    seconds = values['step_s'] - values['rollout_s']
+    assert values['mfu'] * seconds * 1e9 == pytest.approx(4 * world.config.rl.epochs * by_hand)
+    assert 'mfu' not in whole[2]
 
 
 def test_a_restarted_step_takes_finished_groups_from_disk(world, whole):
