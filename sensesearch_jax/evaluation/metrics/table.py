@@ -85,9 +85,12 @@ METRICS = {
 }
 OFFICIAL = {
     'mmsearch': 'mmsearch_f1',
+    'mmsearch_all': 'mmsearch_f1',
     'infoseek': 'infoseek',
+    'infoseek_val': 'infoseek',
     'simple_vqa': 'simple_vqa',
     'vstar': 'vstar',
+    'vstar_published_order': 'vstar',
     'hr_bench_4k': 'hr_bench',
     'hr_bench_8k': 'hr_bench',
     'mme_realworld': 'mme_realworld',
