@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, evaluation, questions, rollout
+from common import agent, common, config, evaluation, questions, rollout, served_model
 
 
 def get_config():
@@ -18,7 +18,16 @@ def get_config():
         common('evaluate'),
         {'agent': agent(), 'rollout': rollout()},
         {
+            # US dollars and requests for a served model, over all starts of the run; 0: any number
+            'budget': {'usd': 0.0, 'calls': 0},
             'questions': questions(test=220),
-            'evaluate': {'name': 'policy', 'split': 'test', **evaluation()},
+            'evaluate': {
+                'name': 'policy',
+                'split': 'test',
+                'mode': 'agent',
+                'samples': 1,
+                'agent': {'kind': 'policy', **served_model()},
+                **evaluation(),
+            },
         },
     )

@@ -15,7 +15,7 @@ from sensesearch_jax.agent.actions import (
 from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.agent.protocol import ParsedTurn, Protocol, disarm, shorten
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
-from sensesearch_jax.agent.trajectory import ImageRef, Observation, Turn
+from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, Turn
 
 
 class Environment:
@@ -45,6 +45,20 @@ class Environment:
     def parse(self, text: str) -> ParsedTurn:
         """The reasoning and action in the policy's `text` of one turn."""
         return self.protocol.parse(text, self.tools)
+
+    def user_parts(
+        self, question: Question, images: Sequence[ImageRef]
+    ) -> list[str | ImageRef] | ToolFailure:
+        """The user's turn: the images first, then the text.
+
+        Args:
+            question: that is asked.
+            images: the question's, on the tool server.
+
+        Returns:
+            The parts, or why what belongs to them cannot be had.
+        """
+        return self.protocol.user_parts(question, images)
 
     def execute(
         self, action: Action | FormatError, images: Sequence[ImageRef]

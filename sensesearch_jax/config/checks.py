@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.agent.tool_client import ToolClient
+from sensesearch_jax.config.evaluation_checks import check_evaluation
 from sensesearch_jax.config.fields import check_types
 from sensesearch_jax.data.questions import SPLITS
 from sensesearch_jax.errors import UserError, field
@@ -82,7 +83,7 @@ COUNTS = {
         'max_skipped_updates',
         'max_failed_steps',
     ),
-    'evaluate': ('lanes',),
+    'evaluate': ('lanes', 'samples'),
 }
 
 
@@ -142,6 +143,8 @@ def check(config: ConfigDict) -> None:
     for name in ('train', 'rl', 'test'):
         if name in config.get('questions', {}):
             check_counts(f'questions.{name}', config.questions[name])
+    if 'mode' in config.get('evaluate', {}):
+        check_evaluation(config)
     check_sampling(config)
     for stage in ('sft', 'rl'):
         if stage in config:

@@ -99,8 +99,7 @@ FIELDS = {
         int, 'devices along the fsdp axis, which shards rows and parameters; -1: as above'
     ),
     'mesh.tensor': _operational(
-        int,
-        'devices along the tensor axis, which shards heads and feed-forward width; -1: as above',
+        int, 'devices along the tensor axis, which shards heads and feed-forward; -1: as above'
     ),
     'tools.config': Field(str, 'configuration of the tool server that is started'),
     'tools.url': _operational(str, "address of a tool server that runs already; '' starts one"),
@@ -143,9 +142,7 @@ FIELDS = {
         int, 'seed of the choice and order of the questions that are learned from'
     ),
     'questions.test_seed': Field(int, 'seed of the choice of the questions of the evaluation'),
-    'budget.usd': _operational(
-        float, 'US dollars for all served models of the cold start; 0: any number'
-    ),
+    'budget.usd': _operational(float, 'US dollars for all served models of a run; 0: any number'),
     'budget.calls': _operational(int, 'requests to them, retries included; 0: any number'),
     'mine.kind': Field(str, "'policy', or 'openai' for any compatible service"),
     **_served('mine'),
@@ -203,7 +200,13 @@ FIELDS = {
     ),
     'evaluate.name': Field(str, 'name of the policy in the summary'),
     'evaluate.split': Field(str, "of the pocket world: 'train', 'validation' or 'test'"),
-    'evaluate.lanes': _operational(int, 'trajectories sampled at once'),
+    'evaluate.mode': Field(
+        str, "'agent', 'rag' (results of image search in the prompt) or 'direct'"
+    ),
+    'evaluate.samples': Field(int, 'trajectories of a question, k of Avg@k'),
+    'evaluate.agent.kind': Field(str, "'policy', or 'openai' for any compatible service"),
+    **_served('evaluate.agent'),
+    'evaluate.lanes': _operational(int, 'trajectories sampled, or asked for, at once'),
     'evaluate.temperature': Field(float, 'of sampling; 0 is greedy'),
     'evaluate.top_k': Field(int, 'most likely tokens that are drawn from; 0: all'),
     'evaluate.top_p': Field(

@@ -174,9 +174,13 @@ def _slices(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) ->
     }
 
 
-def _cluster(question: Question) -> tuple[str, ...]:
-    """Equal for questions about the same pictures."""
-    return question.images or ('', question.id)
+def cluster(question: Question) -> tuple[str, ...]:
+    """Equal for questions that are not independent: those that the set says so of (`truth['group']`,
+    such as the option orders of one question), and those about the same pictures.
+    """
+    if group := question.truth.get('group'):
+        return ('group', str(group))
+    return question.images or ('question', question.id)
 
 
 def _difficulty(trajectory: Trajectory) -> str:
@@ -213,7 +217,7 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
         'accuracy': _bounds(
             mean_interval(
                 [_accuracy(t) for t in counted],
-                clusters=[_cluster(t.question) for t in counted],
+                clusters=[cluster(t.question) for t in counted],
                 **bootstrap,
             )
         ),
@@ -259,7 +263,7 @@ def _differences(
             [_mean([_accuracy(t) for t in run[question_id]]) for question_id in chosen]
             for run in (of_b, of_a)
         )
-        clusters = [_cluster(questions[question_id]) for question_id in chosen]
+        clusters = [cluster(questions[question_id]) for question_id in chosen]
         difference = paired_difference(scores_b, scores_a, clusters=clusters, **bootstrap)
         yield {'category': category, 'questions': len(chosen), **_bounds(difference)}
 

@@ -16,7 +16,8 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.pocket.report import ReportMeta, write_report
 from sensesearch_jax.recipes.cold_start import cold_start, policy_answers
-from sensesearch_jax.recipes.evaluate import evaluate, write_summary
+from sensesearch_jax.recipes.evaluate import Setting, evaluate, write_summary
+from sensesearch_jax.recipes.evaluated_agents import PolicyAgent
 from sensesearch_jax.recipes.rl import rl, rl_questions
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
@@ -93,16 +94,21 @@ def evaluate_all(
         policies: by name, the one that is evaluated without the crop last.
         questions: of the test split.
     """
+    all_tools = Setting('agent', 1, tuple(session.config.agent.tools))
     runs = {
-        name: evaluate(session, loaded, features, questions, name)
+        name: evaluate(session, PolicyAgent(session, loaded, features), questions, name, all_tools)
         for name, loaded in policies.items()
     }
-    tools = [tool for tool in session.config.agent.tools if tool != 'image_crop']
+    tools = tuple(tool for tool in session.config.agent.tools if tool != 'image_crop')
     name, loaded = list(policies.items())[-1]
     search = [q for q in questions if q.category == 'search']
     if search:
         runs[f'{name} without crop'] = evaluate(
-            session, loaded, features, search, f'{name} without crop', tools
+            session,
+            PolicyAgent(session, loaded, features),
+            search,
+            f'{name} without crop',
+            Setting('agent', 1, tools),
         )
     return runs
 

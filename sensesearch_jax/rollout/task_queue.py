@@ -137,9 +137,12 @@ class TaskQueue:
         images = upload_all(self.environment.client, task.question.images)
         if isinstance(images, ToolFailure):
             return SampleState.INFRA_FAILED, f'The picture cannot be had: {images.message}.'
+        parts = self.environment.user_parts(task.question, images)
+        if isinstance(parts, ToolFailure):
+            return SampleState.INFRA_FAILED, f'The prompt cannot be had: {parts.message}.'
+        images = [part for part in parts if isinstance(part, ImageRef)]  # the question's come first
         if failure := next(filter(None, map(self.features.unusable, images)), None):
             return SampleState.INFRA_FAILED, failure
-        parts = self.environment.protocol.user_parts(task.question, images)
         prompt = self.chat.prompt(self.environment.system_prompt, parts)
         if len(prompt) - 1 > self.room:  # the last token is run with the first sampled ones
             of_images = ''.join(

@@ -20,7 +20,7 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.curves import CHARTS
 from sensesearch_jax.pocket import pretraining
 from sensesearch_jax.pocket import run as pocket
-from sensesearch_jax.recipes import ask, cold_start, evaluate, rl, sft
+from sensesearch_jax.recipes import ask, cold_start, evaluate, evaluated_agents, rl, sft
 from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
@@ -152,6 +152,12 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         cold_start.served_answers(session, None)
         cold_start.make_reviewer(session, None)
         cold_start.make_expert(recorded, ToolClient(''), None, 0)
+    if name == 'evaluate':  # the other agent
+        recorded = Recorded(config, read)
+        config.evaluate.agent.update(kind='openai', url='http://localhost:1', model='any')
+        with evaluated_agents.paid_requests(recorded, tmp_path / 'paid.jsonl') as paid:
+            session = Session(recorded, None, ToolClient(''), None, None)
+            evaluated_agents.ServedAgent(session, paid).described()
     if name in ('rl', 'pocket'):  # the other ratio
         config.rl.algorithm = 'grpo'
         rl.make_objective(Recorded(config, read).rl)
@@ -195,6 +201,33 @@ def test_the_7b_configs_have_the_fields_of_their_tasks():
             'give at least one',
         ),
         ('rl', {'questions.rl.search': -1}, 'none below 0'),
+        ('evaluate', {'evaluate.mode': 'chat'}, "evaluate.mode 'chat' is unknown"),
+        ('evaluate', {'evaluate.samples': 4}, 'at evaluate.temperature 0 all samples'),
+        ('evaluate', {'evaluate.samples': 0}, 'evaluate.samples is 0; give 1 or more'),
+        ('evaluate', {'evaluate.agent.kind': 'gpt'}, "evaluate.agent.kind 'gpt' is unknown"),
+        ('evaluate', {'evaluate.agent.kind': 'openai'}, 'needs evaluate.agent.url'),
+        ('evaluate', {'evaluate.agent.model': 'x'}, "is of evaluate.agent.kind 'openai'"),
+        ('evaluate', {'budget.calls': 5}, 'budget.calls is for served models'),
+        (
+            'evaluate',
+            {
+                'evaluate.agent.kind': 'openai',
+                'evaluate.agent.url': 'http://localhost:1',
+                'evaluate.agent.model': 'x',
+                'budget.usd': 5.0,
+            },
+            'so that nothing counts',
+        ),
+        (
+            'evaluate',
+            {
+                'evaluate.agent.kind': 'openai',
+                'evaluate.agent.url': 'http://localhost:1',
+                'evaluate.agent.model': 'x',
+                'evaluate.top_k': 5,
+            },
+            'no served model is sent them',
+        ),
         (
             'evaluate',
             {'tools.url': 'http://localhost:1', 'tools.port': 7},

@@ -1,0 +1,65 @@
+"""Pages of one HTML file each: style, scripts and pictures are inline, and nothing is loaded.
+
+A content security policy in a page's head allows its own scripts only, so that text from tools
+stays text whatever it holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from sensesearch_jax import evaluation
+
+
+def write_page(
+    path: str | Path,
+    template: str,
+    values: Mapping[str, Any],
+    *,
+    scripts: Sequence[str],
+    filters: Mapping[str, Callable[..., str]],
+) -> int:
+    """Writes a page and returns its size in bytes.
+
+    Args:
+        path: of the HTML file; its folder must exist.
+        template: file of this package.
+        values: for the template, beside 'style', 'scripts' and 'script_hashes'.
+        scripts: files of this package, run in this order.
+        filters: of the template, by name.
+    """
+    texts = [read_file(script) for script in scripts]
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(read_file),
+    )
+    environment.filters |= dict(filters)
+    page = environment.get_template(template).render(
+        **values,
+        style=Markup(read_file('page.css')),
+        scripts=[Markup(text) for text in texts],
+        script_hashes=[
+            base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts
+        ],
+    )
+    encoded = page.encode(errors='replace')  # half a surrogate pair is no text
+    Path(path).write_bytes(encoded)
+    return len(encoded)
+
+
+def read_file(name: str) -> str:
+    """A file of the pages; read as text, so that the hash of a script is that of what a browser
+    sees.
+    """
+    return resources.files(evaluation).joinpath(name).read_text('utf-8')

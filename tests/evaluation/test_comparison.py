@@ -1,0 +1,112 @@
+"""Two runs item by item: which questions flipped, by how much, and the page that shows them."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluated import PICTURE, answered, found, question
+from PIL import Image
+
+from sensesearch_jax.agent.protocol import DEFAULT
+from sensesearch_jax.agent.trajectory import SampleState
+from sensesearch_jax.evaluation.comparison import compare_items, compare_sets
+from sensesearch_jax.evaluation.comparison_page import write_comparison_page
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*said, source='hr_mmsearch', **fields):
+    return [answered(question(i, source), s, turns=[found()], **fields) for i, s in enumerate(said)]
+
+
+def test_flips_stand_first_and_are_named():
+    items = compare_items(
+        run('Paris', 'Rome', 'Paris', 'Rome'), run('Paris', 'Paris', 'Rome', 'Rome')
+    )
+    assert [(i['id'], i['outcome']) for i in items] == [
+        ('q1', 'gained'),
+        ('q2', 'lost'),
+        ('q0', 'both right'),
+        ('q3', 'both wrong'),
+    ]
+    assert items[0]['answers'] == ['Rome', 'Paris'] and items[0]['change'] == 1
+
+
+def test_the_difference_is_paired_with_its_interval():
+    items = compare_items(run(*['Rome'] * 20), run(*['Paris'] * 5, *['Rome'] * 15))
+    found_ = compare_sets(items)['hr_mmsearch']
+    assert (found_['questions'], found_['gained'], found_['lost']) == (20, 5, 0)
+    assert found_['difference']['mean'] == 0.25
+    assert 0 < found_['difference']['low'] < 0.25 < found_['difference']['high'] < 0.5
+
+
+def test_questions_of_one_run_alone_or_that_failed_are_left_out():
+    first = [*run('Paris', 'Rome'), answered(question(9))]
+    second = run('Rome', 'Paris')
+    second[1].state = SampleState.INFRA_FAILED
+    assert [item['id'] for item in compare_items(first, second)] == ['q0']
+
+
+def test_samples_of_a_question_are_one_item_and_sets_stay_apart():
+    first = [answered(question(0), 'Paris', member=m) for m in range(2)]
+    second = [answered(question(0), said, member=m) for m, said in enumerate(['Paris', 'Rome'])]
+    (item,) = compare_items(first, second)
+    assert (item['first'], item['second'], item['outcome']) == (1, 0.5, 'lost')
+    both = compare_items(
+        run('Paris') + run('Rome', source='vstar'), run('Paris') + run('Paris', source='vstar')
+    )
+    assert [(i['set'], i['outcome']) for i in both] == [
+        ('vstar', 'gained'),
+        ('hr_mmsearch', 'both right'),
+    ]
+
+
+@pytest.fixture
+def workdirs(tmp_path):
+    buffer = io.BytesIO()
+    Image.new('RGB', (400, 300), 'teal').save(buffer, 'PNG')
+    runs = {'sft': run('Paris', 'Rome', 'Rome'), 'rl': run('Paris', 'Paris', '<script>')}
+    for name, ts in runs.items():
+        folder = tmp_path / name / 'evaluation'
+        folder.mkdir(parents=True)
+        (folder / 'policy.jsonl').write_text(''.join(json.dumps(t.to_json()) + '\n' for t in ts))
+        image = tmp_path / name / 'tools' / 'images' / PICTURE.sha256[:2] / PICTURE.sha256
+        image.parent.mkdir(parents=True)
+        image.write_bytes(buffer.getvalue())
+    return tmp_path
+
+
+def test_the_command_shows_two_runs_item_by_item(workdirs):
+    def compare(*arguments):
+        command = [sys.executable, '-m', 'experiments.analysis.compare', *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    page = workdirs / 'compare.html'
+    runs = [f'{name}={workdirs / name}' for name in ('sft', 'rl')]
+    done = compare(*runs, f'--html={page}')
+    assert done.returncode == 0, done.stderr
+    assert 'gained' in done.stdout and '+33.33' in done.stdout and 'q1' in done.stdout
+    text = page.read_text()
+    assert (
+        'rl compared with sft' in text
+        and '<script>' not in text.partition('id="flips"')[2].partition('</section>')[0]
+    )
+    viewer = json.loads(re.search(r'id="viewer-data">(.*?)</script>', text, re.S).group(1))
+    assert viewer['runs'] == ['sft', 'rl'] and list(viewer['pictures']) == [PICTURE.sha256]
+    nothing = compare(f'sft={workdirs / "nowhere"}')
+    assert nothing.returncode == 2 and 'no trajectories in' in nothing.stderr
+    three = compare(*runs, f'b={workdirs / "rl"}', f'--html={page}')
+    assert three.returncode == 2 and 'two runs' in three.stderr
+
+
+def test_a_page_without_flips(tmp_path):
+    runs = {'a': run('Paris'), 'b': run('Paris')}
+    items = compare_items(*runs.values())
+    write_comparison_page(
+        tmp_path / 'page.html', runs, items, compare_sets(items), lambda sha256: None, DEFAULT
+    )
+    assert 'No question did.' in (tmp_path / 'page.html').read_text()
