@@ -268,6 +268,9 @@ class ModelJudgeConfig(OpenAICompatible):
     backend: Literal['openai']
     model: str = Field('gpt-4o', min_length=1)  # which the paper judges with
     rules_first: bool = True
+    images: bool = (
+        True  # whether it is shown the question's; False for a model that takes text alone
+    )
     max_tokens: int = Field(16, ge=1)
 
 

@@ -239,7 +239,7 @@ class ToolService:
             question: as it was asked.
             references: right answers, or with `choices` their letters or texts.
             response: the text that is judged.
-            images: hashes of those that the question is about; models see them.
+            images: hashes of those that the question is about; models that take images see them.
             choices: the options A, B, … in order; then only the option counts.
 
         Raises:
@@ -247,8 +247,8 @@ class ToolService:
                 right; the back end's, also where it gives no clear verdict.
         """
         tool, backend = self._chosen('judge')
-        if not isinstance(self._config.judge, ModelJudgeConfig):
-            images = ()  # rules look at none, which need not be here either
+        if not (isinstance(self._config.judge, ModelJudgeConfig) and self._config.judge.images):
+            images = ()  # rules and text models look at none, which need not be here either
         stored = [self._image(tool, sha256) for sha256 in images]
         request = {
             'question': question,
