@@ -5,22 +5,18 @@ The page loads nothing: style, scripts, charts and pictures are inline, and a co
 policy in its head allows only these scripts, so that text from tools stays text whatever it holds.
 """
 
-import base64
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from sensesearch_jax import evaluation
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.evaluation.curves import curve_sections
+from sensesearch_jax.evaluation.page import write_page
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
 
@@ -116,58 +112,35 @@ def write_report(
         name: _label(name) for name in [*runs, *{q['category'] for q in viewer['questions']}]
     }
     viewer['colours'] = colours
-    scripts = [_file('curves.js'), _file('trajectory_viewer.js')]
-    page = _template().render(
-        meta=meta,
-        config=list(_flat(meta.config)),
-        total_time=_duration(sum(meta.durations.values())),
-        durations=_durations(meta.durations),
-        size=_size(summary),
-        headline=_headline(summary, colours),
-        percent_ticks=_PERCENT_TICKS,
-        forest=_forest(summary, colours),
-        difficulties=_difficulty_forest(summary, colours),
-        differences=_differences(summary),
-        conduct=_conduct(summary, colours),
-        tools=_tools(summary, colours),
-        runs=[{'label': _label(name), 'colour': colours[name]} for name in runs],
-        funnel=_bars(meta.funnel),
-        rejections=_bars(dict(sorted(meta.rejections.items(), key=lambda item: -item[1]))),
-        sections=curve_sections(metrics),
-        confidence=f'{summary["confidence"]:.0%}',
-        summary=summary,
-        shown=len(viewer['questions']),
-        total=viewer['total'],
-        viewer=Markup(script_json(viewer)),
-        style=Markup(_file('page.css')),
-        scripts=[Markup(script) for script in scripts],
-        script_hashes=[
-            base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts
-        ],
+    return write_page(
+        path,
+        'report.html',
+        {
+            'meta': meta,
+            'config': list(_flat(meta.config)),
+            'total_time': _duration(sum(meta.durations.values())),
+            'durations': _durations(meta.durations),
+            'size': _size(summary),
+            'headline': _headline(summary, colours),
+            'percent_ticks': _PERCENT_TICKS,
+            'forest': _forest(summary, colours),
+            'difficulties': _difficulty_forest(summary, colours),
+            'differences': _differences(summary),
+            'conduct': _conduct(summary, colours),
+            'tools': _tools(summary, colours),
+            'runs': [{'label': _label(name), 'colour': colours[name]} for name in runs],
+            'funnel': _bars(meta.funnel),
+            'rejections': _bars(dict(sorted(meta.rejections.items(), key=lambda item: -item[1]))),
+            'sections': curve_sections(metrics),
+            'confidence': f'{summary["confidence"]:.0%}',
+            'summary': summary,
+            'shown': len(viewer['questions']),
+            'total': viewer['total'],
+            'viewer': Markup(script_json(viewer)),
+        },
+        scripts=('curves.js', 'trajectory_viewer.js'),
+        filters={'percent': _percent, 'number': _number, 'signed': _signed, 'reading': _reading},
     )
-    encoded = page.encode(errors='replace')  # half a surrogate pair is no text
-    Path(path).write_bytes(encoded)
-    return len(encoded)
-
-
-def _file(name: str) -> str:
-    """A file of the page; read as text, so that the hash of a script is that of what a browser
-    sees.
-    """
-    return resources.files(evaluation).joinpath(name).read_text('utf-8')
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        'percent': _percent,
-        'number': _number,
-        'signed': _signed,
-        'reading': _reading,
-    }
-    return environment.from_string(_file('report.html'))
 
 
 def _label(name: str) -> str:
