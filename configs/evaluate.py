@@ -2,8 +2,10 @@
 
     python -m sensesearch_jax.main --config=configs/evaluate.py --workdir=runs/evaluate --config.policy=runs/rl/rl/policy
 
-Machine: 2 cores; about 2 minutes. Prints a table and writes summary.json and evaluation/policy.jsonl. Leave a tool out
-with --config.agent.tools="('text_search','image_search')".
+Machine: 2 cores; about 2 minutes. Prints the scores with their harness card and writes results.jsonl, summary.json, card.json,
+table.md, viewer.html and evaluation/policy.jsonl. Leave a tool out with --config.agent.tools="('text_search','image_search')";
+ask in one turn with --config.evaluate.mode=direct or rag, several times with --config.evaluate.samples=8
+--config.evaluate.temperature=1.0, a served model with --config.evaluate.agent.kind=openai (docs/evaluation.md).
 """
 
 import sys

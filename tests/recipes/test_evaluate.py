@@ -157,3 +157,44 @@ def test_a_served_model_is_evaluated_by_the_same_command(policy_folder, tmp_path
     assert card['agent']['usd'] == pytest.approx(usd, abs=1e-4)
     assert 'prompt_capacity' not in card['budgets']
     assert 'gpt-4o' in (done / 'viewer.html').read_text()
+
+
+def test_a_served_model_s_replies_are_paid_for_once_whenever_the_run_is_killed(
+    policy_folder, tmp_path
+):
+    """Killed in the middle of trajectories of several turns; each prompt came to the service once."""
+    call = (
+        '<think>look</think>\n<tool_call>\n{"name": "text_search", "arguments": {"query": "a"}}\n'
+    )
+    seen = []
+
+    def reply(request):
+        seen.append(json.dumps(request.body, sort_keys=True))
+        time.sleep(0.05)
+        turns = sum(message['role'] == 'assistant' for message in request.body['messages'])
+        return call if turns < 2 else '<think>so</think>\n<answer>blue</answer>'
+
+    with chat_stand_in() as service:
+        service.replies = reply
+        settings = QUESTIONS | {
+            'evaluate.agent.kind': 'openai',
+            'evaluate.agent.url': service.url,
+            'evaluate.agent.model': 'gpt-4o',
+            'evaluate.lanes': 2,
+        }
+        output = tmp_path / 'output.txt'
+        for requests in (2, 5):
+            process = toy_runs.start('evaluate', tmp_path / 'run', policy_folder, settings, output)
+            while len(seen) < requests:
+                assert process.poll() is None, output.read_text()[-3000:]
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        toy_runs.finish(
+            toy_runs.start('evaluate', tmp_path / 'run', policy_folder, settings, output), output
+        )
+    assert len(seen) == len(set(seen)) >= 6
+    lines = rows(tmp_path / 'run')
+    assert len({line['id'] for line in lines}) == len(lines) == 3
+    card = json.loads((tmp_path / 'run' / 'card.json').read_text())
+    assert card['agent']['requests'] == len(seen)
