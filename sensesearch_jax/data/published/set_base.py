@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from sensesearch_jax.data.plain_format import BadRecord, to_question
-from sensesearch_jax.data.published.examples import features, to_example
+from sensesearch_jax.data.published.examples import RECORDS, features, to_example, to_line
 from sensesearch_jax.data.published.faults import Faults
 from sensesearch_jax.data.published.fields import LeftOut, image_file
 from sensesearch_jax.data.published.tables import Row, rows
@@ -237,9 +237,11 @@ class PublishedSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
             generators = self._split_generators(None)
             writer.initialize_splits(list(generators))
-            for split, examples in generators.items():
-                for batch in _batches(example for _, example in examples):
-                    writer.add_examples({split: batch})
+            with (epath.Path(other.data_dir) / RECORDS).open('w') as lines:
+                for split, examples in generators.items():
+                    for batch in _batches(example for _, example in examples):
+                        writer.add_examples({split: batch})
+                        lines.write(''.join(to_line(split, example) for example in batch))
             writer.close_all()
             faults = json.dumps(self.faults.kinds, ensure_ascii=False, indent=2)
             (epath.Path(other.data_dir) / REFUSED).write_text(faults)

@@ -4,30 +4,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from published_files import MAKERS, read_rows, write_rows
+from published_files import MAKERS, b64, picture, read_rows, write_rows
 
 from sensesearch_jax.data.columns import tfds_source
+from sensesearch_jax.data.images import read_image
 from sensesearch_jax.data.plain_format import BadRecord, to_question
-from sensesearch_jax.data.published import NAMES, published_set
-from sensesearch_jax.data.published.examples import from_example
+from sensesearch_jax.data.published import NAMES, published_set, set_base
+from sensesearch_jax.data.published.examples import RECORDS, read_records
 from sensesearch_jax.data.published.fields import LeftOut
 from sensesearch_jax.errors import UserError
 
 
 def converted(name, source, target, **options):
-    """The questions of each split of a set, read back, and their image files."""
+    """The questions of each split of a set, read back, and their image files; and the faults."""
     builder = published_set(name)(folder=str(source), data_dir=str(target), **options)
     builder.download_and_prepare()
     found = {}
     for split in builder.info.splits:
-        examples = tfds_source(str(builder.data_dir), split)
-        found[split] = [
-            (
-                to_question(from_example(example, ['x'] * len(example['images'])), '', name),
-                [bytes(image) for image in example['images']],
-            )
-            for example in (examples[n] for n in range(len(examples)))
-        ]
+        questions = [to_question(r, '', name) for r in read_records(builder.data_dir, split)]
+        found[split] = [(q, [read_image(image) for image in q.images]) for q in questions]
     return found, builder.faults
 
 
@@ -45,7 +40,7 @@ def test_it_is_read_and_converted_without_tensorflow(name, tmp_path):
         records = [r for r in kind.records(tmp_path, split) if not isinstance(r[1], LeftOut)]
         assert [question.id for question, _ in pairs] == [name for name, _ in records]
         for (question, images), (_, record) in zip(pairs, records, strict=True):
-            read = to_question({**record, 'images': ['x'] * len(record['images'])}, '', name)
+            read = to_question({**record, 'images': list(question.images)}, '', name)
             assert question == read and question.text and question.answers
             for image, data in zip(record['images'], images, strict=True):
                 assert data == (image if isinstance(image, bytes) else Path(image).read_bytes())
@@ -99,3 +94,24 @@ def test_a_second_record_of_an_id_is_left_out_or_fatal(name, tmp_path):
     assert faults.kinds['duplicate id']['count'] >= 1 and len(first) == len(
         {q.id for q, _ in first}
     )
+
+
+def test_rows_are_those_of_the_examples_over_several_files(tmp_path, monkeypatch):
+    """Also where there are no records beside the examples, as tensorflow-datasets alone writes them."""
+    monkeypatch.setattr(set_base, 'SHARD', 3)
+    file = MAKERS['hr_bench_4k'](tmp_path / 'src')[0]
+    rows = read_rows(file)
+    for number, row in enumerate(rows):
+        row['image'] = b64(picture(number))
+    write_rows(file, rows)
+    builder = published_set('hr_bench_4k')(folder=str(tmp_path / 'src'), data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    directory = Path(builder.data_dir)
+    assert len(list(directory.glob('*.array_record*'))) == 3
+    records = list(read_records(directory, 'test'))
+    assert [r['id'] for r in records] == [f'hr_bench_4k-{n}' for n in range(8)]
+    assert [read_image(r['images'][0]) for r in records] == [picture(n) for n in range(8)]
+    (directory / RECORDS).unlink()
+    assert list(read_records(directory, 'test')) == records
+    ids = [example['id'].decode() for example in tfds_source(str(directory), 'test')]
+    assert ids == [r['id'] for r in records]
