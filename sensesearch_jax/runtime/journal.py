@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,12 +81,17 @@ class Journal:
     def _cut_torn_line(self) -> None:
         self._file.seek(0)
         data = self._file.read()
-        whole = data.rfind(b'\n') + 1
-        last = data[data.rfind(b'\n', 0, max(whole - 1, 0)) + 1 : whole]
-        if last and not _is_json(last):  # a power cut may leave a line's length without its bytes
-            whole -= len(last)
-        if whole < len(data):
+        if (whole := complete_length(data, _is_json)) < len(data):
             self._file.truncate(whole)
+
+
+def complete_length(data: bytes, sound: Callable[[bytes], bool]) -> int:
+    """Bytes of a file of lines up to the end of its last one that is whole and `sound`: a kill may
+    leave half a line, a power cut a line's length without its bytes.
+    """
+    end = data.rfind(b'\n') + 1
+    start = data.rfind(b'\n', 0, max(end - 1, 0)) + 1
+    return end if end == 0 or sound(data[start:end]) else start
 
 
 def _is_json(line: bytes) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.journal import complete_length
 from sensesearch_jax.runtime.workdir import atomic_write
 
 Record = dict[str, Any]
@@ -42,7 +43,7 @@ class MetricWriter:
         self._lock = threading.Lock()
         if self.path.exists():
             text = self.path.read_bytes()
-            complete = text[: _complete_length(text)]
+            complete = text[: complete_length(text, _is_record)]
             _parse(complete, self.path)
             if len(complete) < len(text):
                 atomic_write(self.path, complete)
@@ -120,7 +121,7 @@ def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list
     if not path.exists():
         return []
     text = path.read_bytes()
-    records = _parse(text[: _complete_length(text)], path)
+    records = _parse(text[: complete_length(text, _is_record)], path)
     return [record for record in records if stage is None or record['stage'] == stage]
 
 
@@ -155,20 +156,12 @@ def _no_nan(record: Record) -> Record:
     }
 
 
-def _complete_length(text: bytes) -> int:
-    """Length of the text up to the end of its last complete line."""
-    end = text.rfind(b'\n') + 1
-    # After a power cut the last line may have its end but not its middle.
-    start = text.rfind(b'\n', 0, max(end - 1, 0)) + 1
-    return end if end == 0 or _record(text[start:end]) is not None else start
-
-
 def _parse(text: bytes, path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(text.splitlines(), 1):
-        record = _record(line)
-        if record is None:
+        if not _is_record(line):
             raise UserError(f'{path} is damaged in line {number}: remove that line to go on.')
+        record = json.loads(line)
         values = {
             name: math.nan if value is None else value for name, value in record['values'].items()
         }
@@ -176,13 +169,9 @@ def _parse(text: bytes, path: Path) -> list[Record]:
     return records
 
 
-def _record(line: bytes) -> Record | None:
+def _is_record(line: bytes) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
-        return None
-    return (
-        record
-        if isinstance(record, dict) and record.keys() >= {'step', 'stage', 'time', 'values'}
-        else None
-    )
+        return False
+    return isinstance(record, dict) and record.keys() >= {'step', 'stage', 'time', 'values'}

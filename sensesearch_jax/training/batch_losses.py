@@ -54,7 +54,6 @@ class Objective:
     clip_high: float = 0.28
     dual_clip: float | None = None
     kl_coefficient: float = 0.0
-    kl_estimator: str = 'k3'
 
     @property
     def clips(self) -> dict[str, Any]:
@@ -199,12 +198,7 @@ class BatchLosses:
             'sampler_gap': (gap.sum(), mask.sum()),
         }
         if targets.ref_log_probs is not None:
-            distance, count = kl(
-                arrays[0],
-                flat(targets.ref_log_probs),
-                arrays[3],
-                estimator=self.objective.kl_estimator,
-            )
+            distance, count = kl(arrays[0], flat(targets.ref_log_probs), arrays[3])
             loss += self.objective.kl_coefficient * distance / tokens
             metrics['kl'] = distance, count
         maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio) | {
