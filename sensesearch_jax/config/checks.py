@@ -47,44 +47,23 @@ def check_mesh(config: ConfigDict) -> None:
 # Fields that count something, of which there must be at least one.
 COUNTS = {
     'rollout': (
-        'groups',
-        'prompt_capacity',
-        'suffix_capacity',
-        'chunk',
-        'tool_threads',
-        'judge_threads',
-        'extend_lanes',
-        'extend_tokens',
-        'tower_batch',
-        'engines',
+        'groups', 'prompt_capacity', 'suffix_capacity', 'chunk', 'tool_threads', 'judge_threads',
+        'extend_lanes', 'extend_tokens', 'tower_batch', 'engines',
     ),
     'agent': ('max_turns', 'turn_tokens'),
     'mine': ('samples', 'answer_tokens', 'threads', 'attempts'),
     'expert': ('questions', 'threads', 'tries', 'turn_tokens', 'attempts'),
     'validate': ('tries', 'reply_tokens', 'attempts'),
     'sft': (
-        'epochs',
-        'batch',
-        'micro_batch',
-        'length_window',
-        'checkpoint_every',
-        'threads',
+        'epochs', 'batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads',
         'max_skipped_updates',
     ),
     'rl': (
-        'steps',
-        'questions_per_step',
-        'members',
-        'minibatches',
-        'epochs',
-        'micro_batch',
-        'checkpoint_every',
-        'threads',
-        'max_skipped_updates',
-        'max_failed_steps',
+        'steps', 'questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch',
+        'checkpoint_every', 'threads', 'max_skipped_updates', 'max_failed_steps',
     ),
     'evaluate': ('lanes', 'samples'),
-}
+}  # fmt: skip
 
 
 def check(config: ConfigDict) -> None:

@@ -21,19 +21,11 @@ from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
 
 _LABELS = {
-    'base': 'Base',
-    'sft': 'SFT',
-    'rl': 'RL',
-    'search': 'Search',
-    'perception': 'Perception',
-    'search_only': 'Search only',
-    'overall': 'All categories',
-    'image_crop': 'Crop',
-    'image_search': 'Image search',
-    'text_search': 'Text search',
-    'infra_failed': 'infrastructure failed',
-    'too_long': 'too long',
-}
+    'base': 'Base', 'sft': 'SFT', 'rl': 'RL', 'search': 'Search', 'perception': 'Perception',
+    'search_only': 'Search only', 'overall': 'All categories', 'image_crop': 'Crop',
+    'image_search': 'Image search', 'text_search': 'Text search',
+    'infra_failed': 'infrastructure failed', 'too_long': 'too long',
+}  # fmt: skip
 _TOOL_ORDER = ('image_crop', 'image_search', 'text_search')
 _MAIN_RUNS = ('base', 'sft', 'rl')
 _OTHER_COLOURS = 3

@@ -27,18 +27,9 @@ _TABLES = (0xC4, 0xDB, 0xDD)
 _COLOUR = ((0xE0, b'JFIF\0'), (0xE2, b'ICC_PROFILE\0'), (0xEE, b'Adobe'))
 _PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_CHUNKS = (
-    b'IHDR',
-    b'PLTE',
-    b'IDAT',
-    b'IEND',
-    b'tRNS',
-    b'gAMA',
-    b'cHRM',
-    b'sRGB',
-    b'sBIT',
-    b'iCCP',
+    b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS', b'gAMA', b'cHRM', b'sRGB', b'sBIT', b'iCCP',
     b'cICP',
-)
+)  # fmt: skip
 _PNG_HIDDEN = (
     b'Raw profile type',
     b'XML:com.adobe.xmp',

@@ -31,15 +31,9 @@ from tools_server.workers.messages import receive, send
 START_S = 60.0  # longest time in which a worker must have imported its modules
 # A worker reads hostile files: of the environment it gets what a program needs to run, and no keys.
 ENVIRONMENT = (
-    'PATH',
-    'HOME',
-    'LANG',
-    'LC_ALL',
-    'TMPDIR',
-    'LD_LIBRARY_PATH',
-    'DYLD_LIBRARY_PATH',
+    'PATH', 'HOME', 'LANG', 'LC_ALL', 'TMPDIR', 'LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH',
     'PYTHONHOME',
-)
+)  # fmt: skip
 
 
 class WorkFailed(Exception):

@@ -63,17 +63,10 @@ FROM_AFAR = (
 # What is seen, in words, before the reply. A policy that knows a colour as the first word of an
 # answer does not yet know it in the middle of a sentence.
 IN_SENTENCES = (
-    'It is {seen}.',
-    'It is {seen}.',
-    'I see {seen}.',
-    'There it is, {seen}.',
-    'I see it well: {seen}.',
-    'Now it is clear: {seen}.',
-    'So it is {seen}.',
-    'From here it is {seen}.',
-    'Clearly {seen}.',
-    '"{seen}"',
-)
+    'It is {seen}.', 'It is {seen}.', 'I see {seen}.', 'There it is, {seen}.',
+    'I see it well: {seen}.', 'Now it is clear: {seen}.', 'So it is {seen}.',
+    'From here it is {seen}.', 'Clearly {seen}.', '"{seen}"',
+)  # fmt: skip
 
 
 class AttributeQuestion(NamedTuple):

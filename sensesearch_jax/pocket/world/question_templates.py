@@ -39,8 +39,7 @@ FLAG_FIELDS = (
     Field(
         'capital',
         (
-            'What is the capital of {}?',
-            'Which city is the capital of {}?',
+            'What is the capital of {}?', 'Which city is the capital of {}?',
             'Name the capital of {}.',
         ),
         'capital',
@@ -48,37 +47,31 @@ FLAG_FIELDS = (
     Field(
         'currency',
         (
-            'What is the currency of {}?',
-            'Which currency is used in {}?',
+            'What is the currency of {}?', 'Which currency is used in {}?',
             'Name the currency of {}.',
         ),
-        'exchange rates currency',
-        alias='currency exchange rates',
+        'exchange rates currency', alias='currency exchange rates',
     ),
     Field(
         'highest point',
         (
-            'What is the highest point of {}?',
-            'Which is the highest point in {}?',
+            'What is the highest point of {}?', 'Which is the highest point in {}?',
             'Name the highest point of {}.',
         ),
-        'elevation highest point',
-        alias='highest point elevation',
+        'elevation highest point', alias='highest point elevation',
     ),
     Field(
         'national anthem',
         (
             'What is the title of the national anthem of {}?',
-            'Which song is the national anthem of {}?',
-            'Name the national anthem of {}.',
+            'Which song is the national anthem of {}?', 'Name the national anthem of {}.',
         ),
         'national anthem title',
     ),
     Field(
         'independence year',
         (
-            'In which year did {} become independent?',
-            'What is the year of independence of {}?',
+            'In which year did {} become independent?', 'What is the year of independence of {}?',
             'Name the year of independence of {}.',
         ),
         'independence',
@@ -86,8 +79,7 @@ FLAG_FIELDS = (
     Field(
         'internet country code',
         (
-            'What is the internet country code of {}?',
-            'Which internet country code does {} use?',
+            'What is the internet country code of {}?', 'Which internet country code does {} use?',
             'Name the internet country code of {}.',
         ),
         'internet country code',
@@ -95,8 +87,7 @@ FLAG_FIELDS = (
     Field(
         'coastline',
         (
-            'How long is the coastline of {}?',
-            'What is the length of the coastline of {}?',
+            'How long is the coastline of {}?', 'What is the length of the coastline of {}?',
             'Name the length of the coastline of {}.',
         ),
         'coastline',
@@ -104,8 +95,7 @@ FLAG_FIELDS = (
     Field(
         'airports',
         (
-            'How many airports are there in {}?',
-            'What is the number of airports in {}?',
+            'How many airports are there in {}?', 'What is the number of airports in {}?',
             'Name the number of airports in {}.',
         ),
         'airports',
@@ -119,13 +109,12 @@ FLAG_FIELDS = (
         ),
         'civil aircraft registration prefix',
     ),
-)
+)  # fmt: skip
 PAINTING_FIELDS = (
     Field(
         'accession year',
         (
-            'In which year was {} acquired?',
-            'What is the accession year of {}?',
+            'In which year was {} acquired?', 'What is the accession year of {}?',
             'Name the accession year of {}.',
         ),
         'collection accession year',
@@ -133,8 +122,7 @@ PAINTING_FIELDS = (
     Field(
         'accession number',
         (
-            'What is the accession number of {}?',
-            'Which accession number does {} have?',
+            'What is the accession number of {}?', 'Which accession number does {} have?',
             'Name the accession number of {}.',
         ),
         'collection accession number',
@@ -146,8 +134,7 @@ PAINTING_FIELDS = (
             'Which nationality did the artist of {} have?',
             'Name the nationality of the artist of {}.',
         ),
-        'artist nationality',
-        0.3,
+        'artist nationality', 0.3,
     ),
     Field(
         'artist birth year',
@@ -170,8 +157,7 @@ PAINTING_FIELDS = (
     Field(
         'year made',
         (
-            'In which year was {} made?',
-            'What is the year of {}?',
+            'In which year was {} made?', 'What is the year of {}?',
             'Name the year in which {} was made.',
         ),
         'work year date made',
@@ -179,10 +165,9 @@ PAINTING_FIELDS = (
     Field(
         'medium',
         ('What is the medium of {}?', 'Which medium was used for {}?', 'Name the medium of {}.'),
-        'work medium',
-        0.3,
+        'work medium', 0.3,
     ),
-)
+)  # fmt: skip
 FACT_FIELDS = {'flag': FLAG_FIELDS, 'painting': PAINTING_FIELDS}
 
 COLOUR = Field(

@@ -9,23 +9,13 @@ from sensesearch_jax.pocket.world.make_files.texts import clean, slug
 
 # Factbook names that are missing, cut off or unusual, by the Factbook's own file name.
 PLACE_NAMES = {
-    'ae': 'United Arab Emirates',
-    'ct': 'Central African Republic',
-    'fm': 'Micronesia',
-    'dr': 'Dominican Republic',
-    'io': 'British Indian Ocean Territory',
-    'sh': 'Saint Helena',
-    'vt': 'Vatican City',
-    'we': 'West Bank',
-    'cg': 'Democratic Republic of the Congo',
-    'cf': 'Republic of the Congo',
-    'ee': 'European Union',
-    'xx': 'World',
-    'gz': 'Gaza Strip',
-    'sv': 'Svalbard',
-    'um': 'United States Pacific Island Wildlife Refuges',
+    'ae': 'United Arab Emirates', 'ct': 'Central African Republic', 'fm': 'Micronesia',
+    'dr': 'Dominican Republic', 'io': 'British Indian Ocean Territory', 'sh': 'Saint Helena',
+    'vt': 'Vatican City', 'we': 'West Bank', 'cg': 'Democratic Republic of the Congo',
+    'cf': 'Republic of the Congo', 'ee': 'European Union', 'xx': 'World', 'gz': 'Gaza Strip',
+    'sv': 'Svalbard', 'um': 'United States Pacific Island Wildlife Refuges',
     'vq': 'US Virgin Islands',
-}
+}  # fmt: skip
 
 
 def flatten(topic: dict) -> list[str]:
