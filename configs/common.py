@@ -63,10 +63,8 @@ def tower() -> dict:
 
     A CPU gains nothing by more at once and loses what is padded.
     """
-    return {
-        'tower_batch': 1,
-        'feature_cache_gib': 0.0,
-    }  # host memory for what comes out; 0: enough for a step, up to half of the host's
+    # host memory for what comes out; 0: enough for a step, up to half of the host's
+    return {'tower_batch': 1, 'feature_cache_gib': 0.0}
 
 
 def sampler() -> dict:
@@ -105,9 +103,8 @@ def rl_rollout() -> dict:
     """The samplers of RL; of the same `groups`, questions that are sampled at once, are those of
     mining.
     """
-    return rollout(
-        groups=8, warm_up=True
-    )  # all sizes of the programs are compiled before the first step
+    # all sizes of the programs are compiled before the first step
+    return rollout(groups=8, warm_up=True)
 
 
 def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:

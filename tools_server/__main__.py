@@ -156,9 +156,8 @@ def _serve(
     return_large_buffers()
     trim_while_running()
     if ready_fd is not None:
-        os.set_inheritable(
-            ready_fd, False
-        )  # whoever waits at its other end waits for this process alone
+        # whoever waits at its other end waits for this process alone
+        os.set_inheritable(ready_fd, False)
     service = ToolService(config)
     try:
         draining = Draining(create_app(service, config))

@@ -66,15 +66,12 @@ class Limits(Section):
     per_second: float | None = Field(None, gt=0)  # calls a second on average; null: no limit
     burst: int = Field(1, ge=1)  # calls that may follow each other at once
     attempts: int = Field(3, ge=1)  # of one call, the first included
-    retry_pause_s: float = Field(
-        0.2, ge=0
-    )  # before the second attempt at most, then doubling, in seconds
-    retry_share: float = Field(
-        0.2, ge=0, le=1
-    )  # retries as a share of successful calls, beyond a first ten
-    breaker_failures: int = Field(
-        10, ge=1
-    )  # failures in a row after which the service is left alone
+    # before the second attempt at most, then doubling, in seconds
+    retry_pause_s: float = Field(0.2, ge=0)
+    # retries as a share of successful calls, beyond a first ten
+    retry_share: float = Field(0.2, ge=0, le=1)
+    # failures in a row after which the service is left alone
+    breaker_failures: int = Field(10, ge=1)
     breaker_pause_s: float = Field(10.0, gt=0)  # for so long
 
 
@@ -207,12 +204,10 @@ class PictureSearch(Backend):
     """Fields of both searches in own pictures: which parts of a query picture are compared."""
 
     upload_side: int = Field(1024, ge=64)  # the query is first shrunk to this long side, in pixels
-    min_region: int = Field(
-        48, ge=8
-    )  # a region whose short side is below this, in pixels, is not looked up
-    min_share: float = Field(
-        0.0, ge=0, le=1
-    )  # nor one that covers less of the query picture than this
+    # a region whose short side is below this, in pixels, is not looked up
+    min_region: int = Field(48, ge=8)
+    # nor one that covers less of the query picture than this
+    min_share: float = Field(0.0, ge=0, le=1)
     min_similarity: float = Field(0.8, ge=-1, le=1)  # a gallery picture less alike is no match
     thumbnail_side: int = Field(56, ge=8)  # pixels; thumbnails are square
 

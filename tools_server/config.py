@@ -40,21 +40,17 @@ class ImageStoreConfig(Section):
 
     directory: AnyPath | None = None  # None: a temporary folder, removed at exit
     max_bytes: int = Field(64 * 2**20, ge=1)  # largest upload, encoded
-    upload_bytes: int = Field(
-        128 * 2**20, ge=1
-    )  # of all uploads that are in memory at the same time
+    # of all uploads that are in memory at the same time
+    upload_bytes: int = Field(128 * 2**20, ge=1)
     max_pixels: int = Field(MAX_PIXELS, ge=1)  # largest picture, decoded
     decoded_bytes: int = Field(512 * 2**20, ge=0)  # memory for decoded originals
-    decoders: int = Field(
-        2, ge=1
-    )  # decoded at the same time, and as many in workers; each up to 14 bytes a pixel
+    # decoded at the same time, and as many in workers; each up to 14 bytes a pixel
+    decoders: int = Field(2, ge=1)
     decode_s: float = Field(5.0, gt=0)  # a picture whose decoding takes longer is refused
-    folder_bytes: int = Field(
-        100 * 2**30, ge=2**20
-    )  # limit of the folder; what was used longest ago goes first
-    keep_hours: float = Field(
-        6.0, gt=0
-    )  # but nothing that was used within so long: a run may refer to it
+    # limit of the folder; what was used longest ago goes first
+    folder_bytes: int = Field(100 * 2**30, ge=2**20)
+    # but nothing that was used within so long: a run may refer to it
+    keep_hours: float = Field(6.0, gt=0)
 
 
 class AnswerConfig(Section):
@@ -62,13 +58,11 @@ class AnswerConfig(Section):
 
     path: AnyPath | None = None  # SQLite; None: answers are kept in memory only
     max_age_s: float = Field(30 * 86_400.0, gt=0)  # an older answer of a cache is asked for anew
-    partial_age_s: float = Field(
-        120.0, gt=0
-    )  # the same of one that lacks something: a page, a summary
+    # the same of one that lacks something: a page, a summary
+    partial_age_s: float = Field(120.0, gt=0)
     empty_age_s: float = Field(600.0, gt=0)  # and of one without any result
-    max_bytes: int = Field(
-        2 * 2**30, ge=2**16
-    )  # a cache that outgrows it loses what was used longest ago
+    # a cache that outgrows it loses what was used longest ago
+    max_bytes: int = Field(2 * 2**30, ge=2**16)
 
 
 class ServerConfig(Section):

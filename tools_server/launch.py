@@ -123,9 +123,8 @@ class ToolServer:
         """Takes the address that the server writes once it is ready."""
         deadline, said = time.monotonic() + timeout_s, b''
         while not said.endswith(b'\n'):
-            ended = (
-                self.process.poll() is not None
-            )  # before reading, so that the last words are not missed
+            # before reading, so that the last words are not missed
+            ended = self.process.poll() is not None
             if select.select([pipe], [], [], 0 if ended else 0.1)[0]:
                 part = pipe.read(4096)
                 said += part

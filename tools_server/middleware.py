@@ -25,17 +25,13 @@ from tools_server.signatures import is_signed
 
 OPEN = ('/live', '/ready')  # for whoever watches over the process; they say nothing about calls
 DOCS_FILES = '/docs-files'  # scripts and styles of the API's page
-DOCS = (
-    '/docs',
-    '/openapi.json',
-)  # a browser opens it without a token, and its user gives one there
+# a browser opens it without a token, and its user gives one there
+DOCS = ('/docs', '/openapi.json')
 MAX_JSON_BYTES = 8 * 2**20
 JSON_BYTES = 8 * MAX_JSON_BYTES  # of all larger JSON bodies that are in memory at the same time
 JSON_S = 10.0  # longest time in which a JSON body must be here
-PIECE_S, PIECE_BYTES = (
-    5.0,
-    65_536,
-)  # of a body so much must come in so many seconds; who stops gives its room to others
+# of a body so much must come in so many seconds; who stops gives its room to others
+PIECE_S, PIECE_BYTES = (5.0, 65_536)
 STALL_S = 1.0  # and while others wait for its room, a body may stop for no longer than this
 DEADLINE = 'X-Deadline-S'  # header: seconds after which the caller will have gone
 
@@ -114,9 +110,8 @@ class GuardMiddleware:
 
     def _problem(self, connection: HTTPConnection) -> tuple[int, str] | None:
         """Status and sentence for a request that may not pass."""
-        path = connection.scope[
-            'path'
-        ]  # what is routed; `connection.url` is made of the Host header too
+        # what is routed; `connection.url` is made of the Host header too
+        path = connection.scope['path']
         if self._token is None:
             # A web page whose name is made to resolve to this machine would come with its own name
             # here.

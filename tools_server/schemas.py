@@ -33,12 +33,10 @@ def _valid_box(box: tuple[float, float, float, float]) -> tuple[float, float, fl
 
 
 Text = Annotated[str, BeforeValidator(_without_surrogates), Field(max_length=20_000)]
-LongText = Annotated[
-    str, BeforeValidator(_without_surrogates), Field(max_length=1_000_000)
-]  # a policy may ramble
-Found = Annotated[
-    str, BeforeValidator(_without_surrogates)
-]  # text of a service elsewhere, which may send any
+# a policy may ramble
+LongText = Annotated[str, BeforeValidator(_without_surrogates), Field(max_length=1_000_000)]
+# text of a service elsewhere, which may send any
+Found = Annotated[str, BeforeValidator(_without_surrogates)]
 Title = Annotated[str, BeforeValidator(as_title), BeforeValidator(_without_surrogates)]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[

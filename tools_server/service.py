@@ -160,9 +160,8 @@ class ToolService:
         Raises:
             ToolError: 'caller'; it is no sound image, or too large.
         """
-        held = [
-            data
-        ]  # let go of when the call is given up, however long its place in the queue remains
+        # let go of when the call is given up, however long its place in the queue remains
+        held = [data]
 
         async def call() -> tuple[StoredImage, bool, tuple[str, ...]]:
             try:

@@ -225,15 +225,13 @@ class CachingToolRunner(ToolRunner, Generic[T]):
         self, key: str, request: dict[str, Any], compute: Callable[[], T]
     ) -> Answered[T]:
         future = self._pending[key] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # seen, if none waits
+        # seen, if none waits
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             answered = await self.work(lambda: self._answers.answer(request, compute))
         except BaseException as error:
-            stopped = not isinstance(
-                error, Exception
-            )  # a caller that left must not stop those that wait
+            # a caller that left must not stop those that wait
+            stopped = not isinstance(error, Exception)
             future.set_exception(
                 ToolError('timeout', 'the first caller left') if stopped else error
             )

@@ -265,9 +265,8 @@ def compare(folder: Path, image: Image.Image) -> tuple[dict[str, dict[str, float
 
 
 def main(_: list[str]) -> None:
-    jax.config.update(
-        'jax_default_matmul_precision', 'highest'
-    )  # else a GPU rounds float32 to 10 bits
+    # else a GPU rounds float32 to 10 bits
+    jax.config.update('jax_default_matmul_precision', 'highest')
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     image = Image.open(IMAGE.value).convert('RGB') if IMAGE.value else Image.fromarray(noise)
     with tempfile.TemporaryDirectory() as made:

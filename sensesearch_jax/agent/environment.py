@@ -78,9 +78,8 @@ class Environment:
         if isinstance(action, Answer):
             return None
         if isinstance(action, FormatError):
-            return Observation(
-                (disarm(action.message),), ok=False, kind='format_error'
-            )  # it may quote the turn
+            # it may quote the turn
+            return Observation((disarm(action.message),), ok=False, kind='format_error')
         mistake = self._mistake(action, images)
         if mistake:
             return Observation((mistake,), ok=False, kind='tool_error')

@@ -86,9 +86,8 @@ class SampleState(StrEnum):
 class Observation:
     """The environment's response to an action."""
 
-    parts: tuple[
-        str | ImageRef, ...
-    ]  # text and images in reading order, without the tool-response wrapper
+    # text and images in reading order, without the tool-response wrapper
+    parts: tuple[str | ImageRef, ...]
     ok: bool  # False: an error text the model is to read
     kind: str  # 'text_search', 'image_search', 'image_crop', 'format_error', 'tool_error'
     new_images: tuple[ImageRef, ...] = ()  # images that got an image_index (crops)
@@ -128,9 +127,8 @@ class Turn:
     text: str
     action: Action | FormatError
     observation: Observation | None
-    observation_tokens: list[
-        int
-    ]  # includes the closing <|im_end|>, up to the next assistant header
+    # includes the closing <|im_end|>, up to the next assistant header
+    observation_tokens: list[int]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; numbers are turned into plain Python ints and floats."""

@@ -20,11 +20,8 @@ from sensesearch_jax.evaluation.statistics import Interval, mean_interval, paire
 SEARCHES = ('text_search', 'image_search')
 COUNTED = (SampleState.OK, SampleState.TRUNCATED)  # the rest says nothing about the policy
 
-CATEGORIES = (
-    'search',
-    'search_only',
-    'perception',
-)  # in the order they are reported; others follow
+# in the order they are reported; others follow
+CATEGORIES = ('search', 'search_only', 'perception')
 
 # What is compared where both runs are there: (a, b) gives a − b.
 COMPARISONS = (('rl', 'sft'), ('sft', 'base'), ('rl', 'rl without crop'))

@@ -44,15 +44,12 @@ class ReportMeta:
     machine: str = ''
     command: str = ''
     config: Mapping[str, Any] = field(default_factory=dict)  # flat or nested, shown as name = value
-    durations: Mapping[str, float] = field(
-        default_factory=dict
-    )  # stage to seconds, in the order they ran
-    funnel: Mapping[str, int] = field(
-        default_factory=dict
-    )  # cold start: stage to questions left, falling
-    rejections: Mapping[str, int] = field(
-        default_factory=dict
-    )  # reason to number of rejected trajectories
+    # stage to seconds, in the order they ran
+    durations: Mapping[str, float] = field(default_factory=dict)
+    # cold start: stage to questions left, falling
+    funnel: Mapping[str, int] = field(default_factory=dict)
+    # reason to number of rejected trajectories
+    rejections: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_report(

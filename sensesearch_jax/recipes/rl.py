@@ -52,9 +52,8 @@ from sensesearch_jax.training.trainer import Learner, trained_part
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
-    loaded = load_policy_directory(
-        config.policy, config, make_mesh(config.mesh), 'float32'
-    )  # what is trained is float32
+    # what is trained is float32
+    loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
     with open_session(config, workdir) as session:
         rl(session, loaded, session.features(loaded), rl_questions(config, workdir))
 

@@ -239,9 +239,8 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         url = config.tools.url
         if not url:
-            folder = (
-                config.tools.folder or shared_folder(workdir.path) / 'tools'
-            )  # pictures in one place
+            # pictures in one place
+            folder = config.tools.folder or shared_folder(workdir.path) / 'tools'
             url = stack.enter_context(
                 ToolServer.start(
                     config.tools.config,

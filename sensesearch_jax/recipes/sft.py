@@ -44,9 +44,8 @@ LOOK_AHEAD = BATCHES_AT_ONCE - 1  # batches whose pictures fill up passes throug
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
-    loaded = load_policy_directory(
-        config.policy, config, make_mesh(config.mesh), 'float32'
-    )  # what is trained is float32
+    # what is trained is float32
+    loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:

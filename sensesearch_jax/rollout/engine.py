@@ -89,9 +89,8 @@ class Engine:
         self.extend_lanes = min(extend_lanes, groups * members)
         self.extend_tokens = min(extend_tokens, suffix_capacity + chunk)
         self.length = np.zeros((groups, members), np.int64)  # the host's copy of suffix lengths
-        self.passed_over = np.zeros(
-            (groups, members), np.int64
-        )  # chunks in a row that an active lane had no part in
+        # chunks in a row that an active lane had no part in
+        self.passed_over = np.zeros((groups, members), np.int64)
         self.tokens_run = 0  # through the language model, padding aside
         self.layout = CacheLayout(
             self.sizes,

@@ -114,9 +114,8 @@ class FeatureStore:
         """Compiles the tower for pictures of every size and form that the preprocessor gives."""
         merge, window = self.sizes.merge_size, self.sizes.window_tokens
         most = self.preprocessor.most_tokens
-        longest = math.isqrt(
-            MAX_ASPECT_RATIO * most
-        )  # of a picture one token high, which may have more than that
+        # of a picture one token high, which may have more than that
+        longest = math.isqrt(MAX_ASPECT_RATIO * most)
         largest = max(
             window_slots(1, longest, window),
             *(window_slots(r, most // r, window) for r in range(1, most + 1)),

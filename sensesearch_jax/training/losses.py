@@ -164,9 +164,8 @@ def kl(
     if estimator == 'k1':
         values = -d
     elif estimator == 'abs':
-        values = d * stop_gradient(
-            jnp.sign(d)
-        )  # |d| with gradient 0 at 0, where policy and reference start
+        # |d| with gradient 0 at 0, where policy and reference start
+        values = d * stop_gradient(jnp.sign(d))
     elif estimator == 'k2':
         values = d**2 / 2
     else:

@@ -11,11 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-DECAYED = (
-    'kernel',
-    'embedding',
-    'untied_head',
-)  # matrices, by the names that their declarations give them
+# matrices, by the names that their declarations give them
+DECAYED = ('kernel', 'embedding', 'untied_head')
 SPARED = ('bias', 'scale')  # biases and norms, stacked over layers or not
 
 

@@ -44,9 +44,8 @@ def group_hidden(
     def one_run(prompt, suffixes):
         return jnp.concatenate([prompt, packed(suffixes, packing).reshape(rows, -1)], 1)[:, None]
 
-    places = (
-        one_run(batch.prompt_features + 1, batch.feature_index + 1) - 1
-    )  # spare places of a packed run stay text
+    # spare places of a packed run stay text
+    places = one_run(batch.prompt_features + 1, batch.feature_index + 1) - 1
     embeddings = policy.embed(one_run(batch.prompt, batch.tokens), batch.features, places)
     positions = jnp.stack([*map(one_run, batch.prompt_positions, batch.positions)])
     prompt_valid, lanes = batch.prompt_valid[:, None], batch.valid.shape[1:]

@@ -34,9 +34,8 @@ WORDS = st.text(
 ) | st.sampled_from(
     ['<image>', '<\u2060video>', 'ünïcode 中文 🙂', 'a\u2028b', '<tool_call>', '"\\']
 )
-REFS = st.builds(
-    ImageRef, st.integers(0, 30).map('{:064x}'.format), st.just(80), st.just(60)
-)  # content decides the size
+# content decides the size
+REFS = st.builds(ImageRef, st.integers(0, 30).map('{:064x}'.format), st.just(80), st.just(60))
 ACTIONS = st.one_of(
     WORDS.map(TextSearch),
     st.integers(1, 3).map(ImageSearch),

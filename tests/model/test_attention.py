@@ -104,9 +104,8 @@ def test_masks_of_all_tiles_are_not_kept(monkeypatch):
         return jax.lax.scan(layer, queries, None, length=2)[0].sum()
 
     used = jax.jit(jax.grad(loss)).lower(queries).compile().memory_analysis().temp_size_in_bytes
-    pairs = (
-        members * H * length * (earlier + length / 2)
-    )  # of a query and a key; nine bytes each if they were kept
+    # of a query and a key; nine bytes each if they were kept
+    pairs = members * H * length * (earlier + length / 2)
     assert used < 2 * pairs
 
 
@@ -125,9 +124,8 @@ def test_tiles_of_padding_cost_nothing_and_change_nothing(how):
     *own, caches = operands(40)
     short = own[3].at[0, 1, 7:].set(False).at[1, 2].set(False)
     assert_equal(how, (*own[:3], short, caches))
-    assert ' cond[' in str(
-        jax.make_jaxpr(how)(*own[:3], short, caches)
-    )  # and no choice between what is computed
+    # and no choice between what is computed
+    assert ' cond[' in str(jax.make_jaxpr(how)(*own[:3], short, caches))
 
 
 @pytest.mark.parametrize('gradients', [False, True])

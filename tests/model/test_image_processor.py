@@ -169,9 +169,8 @@ def test_the_file_that_transformers_takes_is_read(tmp_path):
     assert (tmp_path / 'preprocessor_config.json').is_file()
     theirs = reference.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
     assert Preprocessor.read(tmp_path) == ours and theirs.size['longest_edge'] == ours.max_pixels
-    (tmp_path / 'processor_config.json').write_text(
-        '{"processor_class": "Qwen2_5_VLProcessor"}'
-    )  # not nested
+    # not nested
+    (tmp_path / 'processor_config.json').write_text('{"processor_class": "Qwen2_5_VLProcessor"}')
     theirs = reference.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
     assert Preprocessor.read(tmp_path) == other and theirs.size['longest_edge'] == other.max_pixels
     for text, complaint in (

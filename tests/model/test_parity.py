@@ -286,9 +286,8 @@ def test_turn_after_turn_equals_whole():
 
     length, size, sizes = len(talk.tokens), 64, policy.sizes.language
     store = np.zeros((2, sizes.layers, 1, 1, length, sizes.kv_heads, sizes.head_width), np.float32)
-    last = np.flatnonzero(
-        np.diff((talk.tokens == PAD).astype(int)) == -1
-    )  # of each picture's placeholders
+    # of each picture's placeholders
+    last = np.flatnonzero(np.diff((talk.tokens == PAD).astype(int)) == -1)
     ends = (last + 3).tolist()  # two tokens later: past the end token and one of text
     done, following = 0, 0
     for picture, end in enumerate([*ends, length]):

@@ -29,9 +29,8 @@ class Disk:
 
     def __init__(self):
         self.left, self.folder = 0, ''
-        sys.addaudithook(
-            self.operation
-        )  # cannot be taken away again: without a number it does nothing
+        # cannot be taken away again: without a number it does nothing
+        sys.addaudithook(self.operation)
 
     def operation(self, event, arguments):
         if not self.left or event not in EVENTS or self.folder not in str(arguments[0]):

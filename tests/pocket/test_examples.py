@@ -328,9 +328,8 @@ def test_attribute_questions_ask_for_what_single_objects_look_like(vqa):
             if seed % 2 == 0 and 'colour' in words:
                 assert answer in NAMES
             attribute_focus += any(word in words for word in ('colour', 'taller', 'height'))
-    assert (
-        3 * attribute_focus > asked
-    )  # the rest are places, numbers and what single objects do not show
+    # the rest are places, numbers and what single objects do not show
+    assert 3 * attribute_focus > asked
 
 
 def test_a_sight_is_the_objects_own(vqa):

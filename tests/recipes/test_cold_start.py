@@ -104,9 +104,8 @@ def test_a_search_of_a_poor_crop_is_followed_by_a_crop_of_the_object():
         )
         if not holds(frames(whole)[1], BOX):
             missed.add(whole.turns[2].action)
-    assert missed == {
-        ImageCrop(loose_box(BOX))
-    }  # what lies outside the crop is looked for in the original
+    # what lies outside the crop is looked for in the original
+    assert missed == {ImageCrop(loose_box(BOX))}
 
 
 def test_a_poor_query_is_followed_by_a_better_one():

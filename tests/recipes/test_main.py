@@ -278,10 +278,8 @@ def test_the_7b_configs_are_whole(policy_folder):
         )
         assert set(large.keys()) == set(pocket.keys())
         if task != 'sft':  # which wants trajectories
-            large.policy, large.mesh.tensor = (
-                str(policy_folder),
-                1,
-            )  # a small policy has one key/value head
+            # a small policy has one key/value head
+            large.policy, large.mesh.tensor = (str(policy_folder), 1)
             check(large)
 
 

@@ -123,9 +123,8 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
     while len(read_metrics(workdir / 'metrics.jsonl', 'rl')) < 2:  # a whole step without tools
         assert process.poll() is None, start.output.read_text()[-3000:]
         time.sleep(0.005)
-    process.send_signal(
-        signal.SIGSTOP
-    )  # a step without tools is over sooner than a server has started
+    # a step without tools is over sooner than a server has started
+    process.send_signal(signal.SIGSTOP)
     with server():
         process.send_signal(signal.SIGCONT)
         finish(process, start)

@@ -114,19 +114,16 @@ def test_evidence_is_also_a_near_view_of_the_object():
         return turn(ImageCrop(box, image), shown)
 
     assert share() == 0 and share(crop(0.3, 0.3, 0.5, 0.5)) == 1
-    assert (
-        share(crop(0.0, 0.3, 0.5, 0.5)) == share(crop(0.43, 0.3, 0.6, 0.5)) == 0
-    )  # too loose, cut off
-    assert (
-        share(crop(0.0, 0.0, 0.6, 0.6), crop(0.5, 0.5, 0.9, 0.9, image=2)) == 1
-    )  # the second within the first
+    # too loose, cut off
+    assert share(crop(0.0, 0.3, 0.5, 0.5)) == share(crop(0.43, 0.3, 0.6, 0.5)) == 0
+    # the second within the first
+    assert share(crop(0.0, 0.0, 0.6, 0.6), crop(0.5, 0.5, 0.9, 0.9, image=2)) == 1
     assert (
         share(turn(ImageCrop((0.3, 0.3, 0.5, 0.5)), Observation(('refused',), False, 'tool_error')))
         == 0
     )
-    assert (
-        share(crop(0.0, 0.0, 1.0, 1.0), question=asked(0.0, 0.0, 1.0, 1.0)) == 0
-    )  # as when objects are counted
+    # as when objects are counted
+    assert share(crop(0.0, 0.0, 1.0, 1.0), question=asked(0.0, 0.0, 1.0, 1.0)) == 0
     assert (
         share(crop(0.3, 0.3, 0.5, 0.5), question=asked(0.42, 0.34, 0.46, 0.38, query='flag')) == 0.5
     )  # no fact yet

@@ -208,9 +208,8 @@ def test_counters_and_room():
     counts = driver.decode({(0, 0): 3, (1, 1): 2})
     sampled = sum(counts.values())
     assert engine.tokens_run == 19 + sampled
-    driver.extend(
-        {(0, 0): [5, 'crop', 4]}
-    )  # the pending token and 5 + 10 + 4 new ones, but for the last
+    # the pending token and 5 + 10 + 4 new ones, but for the last
+    driver.extend({(0, 0): [5, 'crop', 4]})
     assert engine.tokens_run == 19 + sampled + 19
     assert engine.room((0, 0)) == 160 - counts[0, 0] - 19 and engine.room((0, 1)) == 160
     driver.open([0], [[8]])

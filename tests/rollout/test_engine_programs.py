@@ -80,9 +80,8 @@ def test_an_engine_of_shapes_lowers_in_their_dtype():
 
 
 def test_nothing_compiles_after_warm_up():
-    engine = make_engine(
-        temperature=1.0
-    )  # other tests may have warmed it up, which only makes this harder
+    # other tests may have warmed it up, which only makes this harder
+    engine = make_engine(temperature=1.0)
     play(engine)
     warm = engine.compiles
     assert warm > 0

@@ -22,11 +22,8 @@ from sensesearch_jax.training.trainer import Learner, decoder
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
 POLICY = small_policy()
 MASK = np.isin(np.arange(VOCABULARY), SUPPRESSED)
-CLOSE = {
-    'kl_coefficient': 0.1,
-    'clip_low': 0.1,
-    'clip_high': 0.1,
-}  # so that some ratios are clipped
+# so that some ratios are clipped
+CLOSE = {'kl_coefficient': 0.1, 'clip_low': 0.1, 'clip_high': 0.1}
 
 
 OBJECTIVES = {

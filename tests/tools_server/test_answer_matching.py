@@ -174,9 +174,8 @@ def test_texts_that_tools_found_are_normalised_in_linear_time(kind):
     half, whole = (
         min(timed(lambda: normalise(text[:size])) for _ in range(3)) for size in (25_000, 100_000)
     )
-    assert whole < max(
-        0.1, 12 * half
-    )  # four times the text, with room for noise; a quadratic one takes 16 times
+    # four times the text, with room for noise; a quadratic one takes 16 times
+    assert whole < max(0.1, 12 * half)
 
 
 def timed(work):

@@ -51,9 +51,8 @@ def test_least_recently_used_entries_make_room(path):
     found = store.statistics()
     assert found['bytes'] <= 100_000 and found['entries'] > 80
     assert store.get('0') and store.get('149') and store.get('1') is None
-    store.put(
-        'huge', b'x' * 200_000
-    )  # larger than all there is room for: not kept, and nothing lost for it
+    # larger than all there is room for: not kept, and nothing lost for it
+    store.put('huge', b'x' * 200_000)
     assert store.get('huge') is None and store.get('149')
     assert path.stat().st_size < 400_000  # space that was freed is given back
 
@@ -224,9 +223,8 @@ def test_recorded_answers_are_replayed_and_nothing_else(path):
     replay = answers('replay', store, online=False)
     assert asked(replay, {'q': 1}, backend) == (['a', 1], True) and backend.asked == 1
     assert kind_of(replay, {'q': 2}, backend) == 'timeout'  # a failure is replayed as well
-    assert (
-        kind_of(replay, {'q': 3}, backend) == 'unavailable' and backend.asked == 1
-    )  # never a live call
+    # never a live call
+    assert kind_of(replay, {'q': 3}, backend) == 'unavailable' and backend.asked == 1
     assert kind_of(answers('replay', store, identity='other'), {'q': 1}, backend) == 'unavailable'
 
 

@@ -236,9 +236,8 @@ def test_text_search_finds_and_cuts(client):
         p for p in client.text_search('When was the Eiffel tower built?') if 'History' in p.title
     )
     assert '1889' in long.text and len(long.text) <= 120 and '…' in long.text
-    assert client.text_search("national anthem cote d'ivoire")[0].title.startswith(
-        'Côte'
-    )  # accents do not matter
+    # accents do not matter
+    assert client.text_search("national anthem cote d'ivoire")[0].title.startswith('Côte')
     assert client.text_search('xylophone') == []
 
 
@@ -301,7 +300,6 @@ def test_identical_requests_at_once_are_worked_on_once(client, server):
 
 def test_text_of_a_result_is_data(client):
     text = client.text_search('zanzibar')[0].text
-    assert (
-        '<tool_call>' in text
-    )  # the server passes text on as it is; the agent's protocol disarms it
+    # the server passes text on as it is; the agent's protocol disarms it
+    assert '<tool_call>' in text
     assert json.dumps(text)

@@ -62,9 +62,8 @@ def test_a_recorded_session_is_replayed_without_keys_and_network(
         client = ToolClient(server.url)
         recorded = use(client)
         asked = len(stand_in.requests)
-        assert (
-            use(client) == recorded and len(stand_in.requests) == asked + 1
-        )  # only what failed is asked again
+        # only what failed is asked again
+        assert use(client) == recorded and len(stand_in.requests) == asked + 1
         server.process.kill()  # a recording needs no orderly end
     assert recorded[3] == ToolFailure('refused', 'Serper is rate-limited with status 429')
     assert recorded[6:] == [True, True] and recorded[4][0].title == 'Picture F'

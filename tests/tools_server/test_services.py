@@ -246,9 +246,8 @@ def test_recent_models_are_asked_as_they_take_it(stand_in):
     assert model.judge('q', ['Paris'], 'the French capital', ()) is True
     assert asked == [{'temperature': 0, 'max_tokens': 16}, {'temperature': 0, 'max_completion_tokens': 16 + 4096},
                      {'max_completion_tokens': 16 + 4096}]  # fmt: skip
-    assert (
-        model.judge('q', ['Paris'], 'capital of France', ()) is True and len(asked) == 4
-    )  # it was learnt
+    # it was learnt
+    assert model.judge('q', ['Paris'], 'capital of France', ()) is True and len(asked) == 4
     error = {'message': 'no such value', 'param': 'model', 'code': 'unsupported_value'}
     stand_in.answers['/v1/chat/completions'] = as_json({'error': error}, 400)
     with pytest.raises(ToolError, match='400: no such value'):

@@ -42,9 +42,8 @@ def slice_of_four():
     pytest.importorskip('libtpu')
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
-        monkeypatch.setenv(
-            'ALLOW_MULTIPLE_LIBTPU_LOAD', '1'
-        )  # tests may run side by side: no device is opened
+        # tests may run side by side: no device is opened
+        monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
         yield topologies.get_topology_desc('v5e:2x2', 'tpu').devices
 
 

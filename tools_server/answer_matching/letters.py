@@ -18,9 +18,8 @@ MOST_CHOICES = 26
 _COUNTED = 8  # letters up to H are taken for options even where there are fewer of them
 
 _ALONE = re.compile(r'[(\[{<"\']*([A-Za-z])[)\]}>"\'.:,;!]*')
-_FIRST = re.compile(
-    r'[(\[{]?([A-Za-z])(?:[)\]}]+[.:,]?|[.:,;]| -(?= ))(?: ?(?=\S))'
-)  # '(B) blue', 'B. blue'
+# '(B) blue', 'B. blue'
+_FIRST = re.compile(r'[(\[{]?([A-Za-z])(?:[)\]}]+[.:,]?|[.:,;]| -(?= ))(?: ?(?=\S))')
 _CAPITAL = re.compile(r'([A-Z]) (?=\S)')  # 'B blue'
 _LAST = re.compile(r'(.+?)[,:;]? ?(?:[(\[]([A-Za-z])[)\]]|(?<=, )([A-Z]))\.?')  # 'blue (B)'
 _CONFIRMED = re.compile(

@@ -125,9 +125,8 @@ def _table(rows: str, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
 
 _SYMBOLS, _NAMES = _table(_ROWS, '')
 _MONEY_SYMBOLS, _MONEY_NAMES = _table(_CURRENCIES, 'money ')
-BEFORE = tuple(
-    sorted(_MONEY_SYMBOLS, key=len, reverse=True)
-)  # what may stand before an amount, longest first
+# what may stand before an amount, longest first
+BEFORE = tuple(sorted(_MONEY_SYMBOLS, key=len, reverse=True))
 _DEGREES = re.compile(r'(?:° ?|º ?|deg(?:rees?)? )([CF])(?![A-Za-z])')
 
 

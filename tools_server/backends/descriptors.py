@@ -30,9 +30,8 @@ def describe(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     Returns:
         [n, 768] float32: mean colours of the cells of a 16×16 grid, without their common mean.
     """
-    sums = cv2.integral(
-        image, sdepth=cv2.CV_32S
-    )  # box means from four look-ups, however large the box
+    # box means from four look-ups, however large the box
+    sums = cv2.integral(image, sdepth=cv2.CV_32S)
     grid = np.linspace(0.0, 1.0, SIDE + 1)
     columns = np.rint(boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * grid).astype(np.intp)
     rows = np.rint(boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * grid).astype(np.intp)

@@ -22,19 +22,8 @@ AVERAGED = 9  # pixels along the line over which a step is averaged
 GAP = 7  # a border may be interrupted for fewer pixels than this
 SHORTEST = 20  # segments shorter than this are ignored, in pixels
 SLACK = 7  # how far the ends of two opposite borders may differ, in pixels
-NEARBY = (
-    0,
-    1,
-    -1,
-    2,
-    -2,
-    3,
-    -3,
-    4,
-    -4,
-    5,
-    -5,
-)  # offsets at which the border of a side is looked for, in pixels
+# offsets at which the border of a side is looked for, in pixels
+NEARBY = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)
 SIDE_SUPPORT = 0.45  # lowest share of each side that must carry steps
 MEAN_SUPPORT = 0.8  # lowest mean share over the four sides
 MOST_SEGMENTS = 400  # per direction, the longest ones

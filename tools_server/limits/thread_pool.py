@@ -70,9 +70,8 @@ class ThreadPool:
         job = self._pool.submit(contextvars.copy_context().run, _unless_late, call, self._name)
         job.add_done_callback(lambda _: self._from_thread(loop, started))
         future = asyncio.wrap_future(job)
-        future.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # seen, if given up
+        # seen, if given up
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         done, _ = await asyncio.wait({future}, timeout=seconds)
         if not done:
             job.cancel()  # one that still waits never starts; one at work cannot be stopped

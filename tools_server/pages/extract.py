@@ -22,11 +22,8 @@ MOST_PDF_PAGES = 100
 PDF = 'application/pdf'
 
 _SILENT = {'script', 'style', 'noscript', 'template', 'head', 'iframe', 'select', 'datalist'}
-_AROUND = {
-    'nav',
-    'footer',
-    'svg',
-}  # left out too, unless nothing remains: one that is not closed holds the page
+# left out too, unless nothing remains: one that is not closed holds the page
+_AROUND = {'nav', 'footer', 'svg'}
 _BLOCKS = {'p', 'br', 'div', 'li', 'tr', 'td', 'th', 'dt', 'dd', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'section',
            'article', 'main', 'blockquote', 'pre', 'table', 'ul', 'ol', 'dl', 'title', 'figcaption'}  # fmt: skip
 _BODY = re.compile(r'<body\b|</head\b|<svg\b', re.IGNORECASE)

@@ -80,9 +80,8 @@ def opened(data: bytes, max_pixels: int | None) -> Pil.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                'ignore'
-            )  # of bombs, whose limit is ours below, and of odd metadata
+            # of bombs, whose limit is ours below, and of odd metadata
+            warnings.simplefilter('ignore')
             image = Pil.open(io.BytesIO(data), formats=FORMATS)
     except Pil.DecompressionBombError:
         raise ToolError('caller', 'the image has too many pixels', 413) from None

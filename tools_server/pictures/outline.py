@@ -15,9 +15,8 @@ from typing import Literal
 
 MOST_PARTS = 20_000  # a file with more is none that this module lists
 _MARKER = re.compile(rb'\xff+([^\xff])', re.DOTALL)
-_END_OF_SCAN = re.compile(
-    rb'\xff[^\x00\xff\xd0-\xd7]', re.DOTALL
-)  # not a stuffed byte, not a restart
+# not a stuffed byte, not a restart
+_END_OF_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]', re.DOTALL)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 # Of JPEG: sequential and progressive Huffman frames, tables, restarts, scans. Other kinds of frames
 # are rare.
@@ -30,10 +29,8 @@ _PNG_CHUNKS = (
     b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS', b'gAMA', b'cHRM', b'sRGB', b'sBIT', b'iCCP',
     b'cICP',
 )  # fmt: skip
-_PNG_HIDDEN = (
-    b'Raw profile type',
-    b'XML:com.adobe.xmp',
-)  # text in which a PNG may say how it is turned
+# text in which a PNG may say how it is turned
+_PNG_HIDDEN = (b'Raw profile type', b'XML:com.adobe.xmp')
 
 
 class _Unlisted(Exception):

@@ -126,9 +126,8 @@ class Answers(Generic[T]):
                 # A reader of pages that is late may note something even now.
                 reasons, passing = tuple(noted.reasons), noted.passing
             if self._mode == 'record':
-                deadline.require_time(
-                    self._tool
-                )  # the run was told 'timeout', so that is what to record
+                # the run was told 'timeout', so that is what to record
+                deadline.require_time(self._tool)
         except ToolError as error:
             if self._mode == 'record':
                 # A result, of an earlier or a later try, is worth more than a failure.

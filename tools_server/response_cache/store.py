@@ -83,9 +83,8 @@ class AnswerStore:
 
     def _prepare(self) -> None:
         run = self._writer.execute
-        run(
-            'BEGIN'
-        )  # both looks see one moment: another process may be making the tables between them
+        # both looks see one moment: another process may be making the tables between them
+        run('BEGIN')
         version = run('PRAGMA user_version').fetchone()[0]
         tables = run('SELECT count(*) FROM sqlite_master').fetchone()[0]
         run('COMMIT')
@@ -164,9 +163,8 @@ class AnswerStore:
         now = self._clock()
         with self._lock, errors(self._path), self._transaction() as run:
             if replace:
-                run(
-                    'DELETE FROM entries WHERE key = ?', (key,)
-                )  # by hand: REPLACE fires no delete trigger
+                # by hand: REPLACE fires no delete trigger
+                run('DELETE FROM entries WHERE key = ?', (key,))
             run(
                 'INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?)', (key, value, size, now, now)
             )

@@ -38,9 +38,8 @@ def attend_in_tiles(queries, keys, values, valid, caches, *, over_heads: Callabl
     def by_head(x):
         return jnp.moveaxis(x, 3, 1)  # [b, g, s, k, e] -> [b, k, g, s, e]
 
-    queries = (
-        (queries * e**-0.5).reshape(b, g, s, k, h // k, e).transpose(0, 3, 1, 4, 2, 5)
-    )  # [b, k, g, r, s, e]
+    # [b, k, g, r, s, e]
+    queries = (queries * e**-0.5).reshape(b, g, s, k, h // k, e).transpose(0, 3, 1, 4, 2, 5)
     shared = tuple(c.keys.shape[1] == 1 for c in caches)
 
     def row(x):
@@ -79,9 +78,8 @@ def attend_in_tiles(queries, keys, values, valid, caches, *, over_heads: Callabl
         return over_heads(head, (queries, keys, values, tuple((c.keys, c.values) for c in caches)))
 
     caches = tuple(KVCache(c.keys.swapaxes(1, 2), c.values.swapaxes(1, 2), c.valid) for c in caches)
-    out = jax.lax.map(
-        row, (queries, by_head(keys), by_head(values), valid, caches)
-    )  # [b, k, g, r, s, e]
+    # [b, k, g, r, s, e]
+    out = jax.lax.map(row, (queries, by_head(keys), by_head(values), valid, caches))
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(b, g, s, h, e).astype(queries.dtype)
 
 

@@ -29,9 +29,8 @@ def attend_at_once(queries, keys, values, valid, caches):
     )
 
     def of_group(x):
-        return jnp.swapaxes(x, 1, 2).reshape(
-            b, k, -1, x.shape[-1]
-        )  # the members' queries side by side
+        # the members' queries side by side
+        return jnp.swapaxes(x, 1, 2).reshape(b, k, -1, x.shape[-1])
 
     def of_member(x):
         return jnp.swapaxes(x.reshape(b, k, g, -1, x.shape[-1]), 1, 2)

@@ -137,9 +137,8 @@ class ScriptedExpert:
         text = right_texts(question)[0]
         answer = Answer(answer_text(question, text))
         box = question.truth.get('box')
-        whole = (
-            box is None or loose_box(box) == WHOLE
-        )  # nothing to zoom in on, as when objects are counted
+        # nothing to zoom in on, as when objects are counted
+        whole = box is None or loose_box(box) == WHOLE
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
             return self._goal(question) + self._say(_SEE, question, text=text), answer

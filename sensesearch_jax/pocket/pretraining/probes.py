@@ -33,9 +33,8 @@ class VisualTargets(NamedTuple):
 
     visual: Bool[np.ndarray, 'b p']
     inside: Bool[np.ndarray, 'b p']
-    edges: Int[
-        np.ndarray, 'b p 4'
-    ]  # grid lines of the object's loose box: left, top, right, bottom
+    # grid lines of the object's loose box: left, top, right, bottom
+    edges: Int[np.ndarray, 'b p 4']
     row: Int[np.ndarray, 'b p']
     column: Int[np.ndarray, 'b p']
     attribute: Int[np.ndarray, 'b p']  # of the object, −1 where there is none to tell

@@ -186,9 +186,8 @@ class VisualQuestions:
     def _window(self, rng, spec: SceneSpec):
         """A window of two to four times an object's size that shows it anywhere."""
         x0, y0, x1, y1 = spec.fractions(spec.placements[rng.integers(len(spec.placements))])
-        side = min(
-            1.0, float(rng.uniform(2.0, 4.0)) * max(x1 - x0, y1 - y0)
-        )  # of both axes: the scene's own shape
+        # of both axes: the scene's own shape
+        side = min(1.0, float(rng.uniform(2.0, 4.0)) * max(x1 - x0, y1 - y0))
         left = float(rng.uniform(max(0.0, x1 - side), min(x0, 1 - side)))
         top = float(rng.uniform(max(0.0, y1 - side), min(y0, 1 - side)))
         return left, top, min(1.0, left + side), min(1.0, top + side)

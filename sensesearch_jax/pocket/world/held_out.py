@@ -42,9 +42,8 @@ class HeldOut:
         self._titles = {name.lower() for name in names} | {
             e.short_name.lower() for e in self.entities
         }
-        self._names = [
-            name.lower() for name in names
-        ]  # one by one: an alternation takes ten times as long
+        # one by one: an alternation takes ten times as long
+        self._names = [name.lower() for name in names]
         self._places = {
             p.split('/')[0] for entity in self.entities for p in entity.passages.values()
         }

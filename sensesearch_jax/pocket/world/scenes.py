@@ -23,11 +23,8 @@ FRAMES = (
     (148, 112, 52), (92, 60, 36), (40, 34, 32), (176, 146, 84), (120, 40, 32), (196, 190, 178),
     (70, 84, 70),
 )  # fmt: skip
-SIZES = {
-    1: (380, 620),
-    2: (200, 400),
-    3: (90, 220),
-}  # level -> object width in pixels (a painting's longer side)
+# level -> object width in pixels (a painting's longer side)
+SIZES = {1: (380, 620), 2: (200, 400), 3: (90, 220)}
 COUNTS = {1: (1, 1), 2: (2, 4), 3: (4, 9)}  # level -> objects in the scene
 
 Box = tuple[float, float, float, float]

@@ -67,9 +67,8 @@ def make_flags(
         )
         if domain:
             by_domain.setdefault({'uk': 'gb'}.get(domain[1], domain[1]), []).append(code)
-    left_out = set().union(
-        *CONFUSABLE, *(set(group[1:]) for group in SHARED), {'AQ', 'EU'}
-    )  # AQ, EU: no country's flag
+    # AQ, EU: no country's flag
+    left_out = set().union(*CONFUSABLE, *(set(group[1:]) for group in SHARED), {'AQ', 'EU'})
     records, thumbs = [], {}
     for iso in codes:
         joined = by_domain.get(iso.lower(), [])
