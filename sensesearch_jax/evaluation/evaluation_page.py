@@ -71,7 +71,7 @@ def write_evaluation_page(
             'headline': headline,
             'colours': COLOURS,
             'tables': [
-                ('Pass@1, beside the paper', paper_rows({name: sets})),
+                ('Pass@1', paper_rows({name: sets})),
                 ('Several samples', sample_rows({name: sets})),
                 ('Other metrics; the set’s own has a star', metric_rows({name: sets})),
                 ('By category', slice_rows(sets, 'category')),

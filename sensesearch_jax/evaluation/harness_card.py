@@ -49,7 +49,7 @@ def harness_card(
         'tools': {
             'back_ends': {tool: name for tool, name in backends.items() if tool != 'judge'},
             'mode': server.get('mode', UNKNOWN),
-            'answers': server.get('cache', {}),
+            'answers': {t: n for t, n in server.get('cache', {}).items() if t in backends},
         },
         'sets': {name: _of_set(name, sets[name]) for name in sorted(sets, key=order)},
     }
@@ -62,6 +62,7 @@ def _of_set(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         'published_questions': expected,
         'counted_samples': found['counted'],
         'searches': found['searches'],
+        'retrieved': found['retrieved'],
         'right_letters': found['gold_letters'],
         'official_metric': found['official'],
     }
@@ -106,6 +107,9 @@ def _set_line(found: Mapping[str, Any]) -> str:
             parts.append(
                 f'{tool}: {searches["asked"]} asked, {100 * searches["found"]:.1f} % returned something'
             )
+    if found['retrieved']:
+        share = 100 * found['retrieved']
+        parts.append(f'image search put images into {share:.1f} % of the prompts')
     if found['right_letters']:
         letters = ' '.join(f'{name} {100 * x:.0f} %' for name, x in found['right_letters'].items())
         parts.append(f'right option at {letters}')

@@ -72,7 +72,8 @@ def sample_rows(runs: Mapping[str, Sets]) -> Rows:
 
 
 def slice_rows(sets: Sets, field: str) -> Rows:
-    """Accuracy and the official metric by 'category' or 'difficulty' of each set.
+    """Accuracy, and the official metric where one is there, by 'category' or 'difficulty' of each
+    set.
 
     Args:
         sets: of one run.
@@ -83,7 +84,8 @@ def slice_rows(sets: Sets, field: str) -> Rows:
         for part, found in sets[name][f'by_{field}'].items():
             scores = bounded(found['accuracy']), bounded(found['official'])
             rows.append([label(name), part or '–', str(found['questions']), *scores])
-    return rows
+    official = any(row[-1] != '–' for row in rows[1:])
+    return rows if official else [row[:-1] for row in rows]
 
 
 def conduct_rows(sets: Sets) -> Rows:

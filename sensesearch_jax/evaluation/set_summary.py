@@ -40,6 +40,7 @@ def summarise_set(rows: Sequence[Row]) -> dict[str, Any]:
         categories; 'judge' (shares of samples: 'matched' with a reference, 'judged_right' by the
         judge alone, 'wrong', and 'exact', equal word for word); 'finishes' {reason: share of all
         samples}; 'tool_calls' {tool: per sample}; 'searches' {tool: {'asked', 'found' (share)}};
+        'retrieved', the share of samples with images of search results in the prompt;
         'format', 'turns', 'tokens', 'tool_wait_s' per sample; 'gold_letters' {letter: share of the
         questions with options of which it is right}.
     """
@@ -69,6 +70,7 @@ def summarise_set(rows: Sequence[Row]) -> dict[str, Any]:
         'finishes': _shares([row['finish'] for row in rows], FINISHES),
         'tool_calls': {tool: _mean([row['tool_calls'][tool] for row in counted]) for tool in TOOLS},
         'searches': {tool: _searches(counted, tool) for tool in SEARCHES},
+        'retrieved': _mean([row['retrieved'] > 0 for row in counted]),
         **{name: _mean([row[name] for row in counted]) for name in ('format', 'turns')},
         'tokens': _mean([row['tokens'] for row in counted if row['tokens'] is not None]),
         'tool_wait_s': _mean([row['tool_wait_s'] for row in rows]),

@@ -19,6 +19,7 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.evaluation.benchmarks import named_by_set
 from sensesearch_jax.evaluation.evaluation_page import write_evaluation_page
 from sensesearch_jax.evaluation.harness_card import harness_card
 from sensesearch_jax.evaluation.modes import AGENT, RAG, mode_environment, mode_scorer
@@ -236,7 +237,8 @@ def write_results(
         sets=sets,
     )
     atomic_write(workdir / 'card.json', json.dumps(card, indent=1) + '\n')
-    summary = summarise({name: [t.to_json() for t in found]}) | {'sets': sets, 'card': card}
+    as_json = [t.to_json() for t in named_by_set(found)]
+    summary = summarise({name: as_json}) | {'sets': sets, 'card': card}
     atomic_write(workdir / 'summary.json', json.dumps(summary, indent=1) + '\n')
     atomic_write(workdir / 'table.md', tables(name, sets, card))
     command = f'python -m sensesearch_jax.main {" ".join(sys.argv[1:])}'

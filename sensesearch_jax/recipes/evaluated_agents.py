@@ -116,7 +116,9 @@ class PolicyAgent:
 
     def described(self) -> dict[str, Any]:
         """See `Agent`."""
-        return {'kind': 'policy', 'policy': str(self.loaded.folder)}
+        rollout = self.session.config.rollout
+        types = {'dtype': rollout.dtype, 'cache_dtype': rollout.cache_dtype}
+        return {'kind': 'policy', 'policy': str(self.loaded.folder), **types}
 
 
 class ServedAgent:

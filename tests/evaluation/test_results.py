@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from evaluated import answered, empty, found, question, turn
+from evaluated import PICTURE, answered, empty, found, question, turn
 
 from sensesearch_jax.agent.actions import FormatError, ImageCrop, ImageSearch
 from sensesearch_jax.agent.trajectory import SampleState
@@ -28,6 +28,17 @@ def test_an_answer_with_its_calls_and_searches():
     assert (line['turns'], line['tokens'], line['tool_wait_s']) == (5, 15, 0.5)
     assert line['accuracy'] == 1 and line['matched'] and line['metrics'] == {'exact': 1, 'f1': 1}
     assert json.loads(json.dumps(line, allow_nan=False)) == line
+
+
+def test_images_that_a_search_put_into_the_prompt_are_counted():
+    trajectory = answered(question(1))
+    assert row(trajectory)['retrieved'] == 0
+    trajectory.images += [PICTURE, PICTURE]
+    assert row(trajectory)['retrieved'] == 2
+    crop = turn(ImageCrop((0, 0, 1, 1)), 'Image 2:', PICTURE)
+    looked = answered(question(1), turns=[crop])
+    looked.images.append(PICTURE)
+    assert row(looked)['retrieved'] == 0
 
 
 def test_right_by_the_judge_alone_is_no_match():

@@ -132,6 +132,8 @@ def test_one_turn_without_tools(mode, policy_folder, tmp_path):
     assert card['environment']['tools'] == [] and card['budgets']['max_turns'] == 1
     images = {len(t.images) for t in read_trajectories(done / 'evaluation' / 'policy.jsonl')}
     assert images == {1} if mode == 'direct' else max(images) > 1
+    assert any(line['retrieved'] for line in lines) == (mode == 'rag')
+    assert ('% of the prompts' in (done / 'table.md').read_text()) == (mode == 'rag')
 
 
 def test_a_served_model_is_evaluated_by_the_same_command(policy_folder, tmp_path):
