@@ -11,9 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-if (
-    'JAX_COMPILATION_CACHE_DIR' not in os.environ
-):  # pytest's workers have it from the process that started them
+# pytest's workers have it from the process that started them
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = tempfile.TemporaryDirectory()
     os.environ |= {
         'JAX_COMPILATION_CACHE_DIR': cache.name,

@@ -71,9 +71,8 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
             if math.isnan(longest):
                 raise ToolError('caller', f'{DEADLINE}: {asked[:20]!r} is no number of seconds')
             seconds = min(seconds, longest)
-        with deadline.within(
-            seconds - _elapsed(request)
-        ):  # what was read and checked until now counts too
+        # what was read and checked until now counts too
+        with deadline.within(seconds - _elapsed(request)):
             return await call()
 
     app.add_middleware(GuardMiddleware, config=config)

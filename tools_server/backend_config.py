@@ -25,10 +25,8 @@ def _existing(path: Path, info: ValidationInfo) -> Path:
 
 
 def _key_in_environment(name: str, info: ValidationInfo) -> str:
-    if not os.environ.get(name) and _mode(info) not in (
-        'replay',
-        'offline',
-    ):  # nobody is called then
+    # nobody is called then
+    if not os.environ.get(name) and _mode(info) not in ('replay', 'offline'):
         raise ValueError(
             f'the environment variable {name} holds no key; set it or choose a local back end'
         )

@@ -72,9 +72,8 @@ class Request(BaseModel):
     @model_validator(mode='before')
     @classmethod
     def _few_fields(cls, data: Any) -> Any:
-        if (
-            isinstance(data, dict) and len(data) > MOST_FIELDS
-        ):  # each unknown one would make an error of its own
+        # each unknown one would make an error of its own
+        if isinstance(data, dict) and len(data) > MOST_FIELDS:
             raise ValueError(
                 f'a request has at most {len(cls.model_fields)} fields, this one has {len(data)}'
             )

@@ -381,14 +381,11 @@ def _open_store(config: ServerConfig) -> AnswerStore | Reader | WriteBehind | No
     if path is None or (config.mode == 'offline' and not path.exists()):
         return None
     try:
-        if config.mode in (
-            'replay',
-            'offline',
-        ):  # nothing is kept, so the file may lie where nobody can write
+        # nothing is kept, so the file may lie where nobody can write
+        if config.mode in ('replay', 'offline'):
             return open_recording(path)
-        if (
-            config.mode == 'record'
-        ):  # complete or worthless: it neither expires nor loses its oldest part
+        # complete or worthless: it neither expires nor loses its oldest part
+        if config.mode == 'record':
             return AnswerStore(path)
         return WriteBehind(AnswerStore(path, ages.max_bytes, ages.max_age_s, wait_s=LOOK_S))
     except StoreError as error:

@@ -250,10 +250,8 @@ class Protocol:
             return FormatError('unclosed_tool_call', 'The tool call is not closed.')
         try:
             call = json.loads(text[start:end])
-        except (
-            ValueError,
-            RecursionError,
-        ):  # ValueError: also an integer of more digits than Python reads
+        except (ValueError, RecursionError):
+            # ValueError: also an integer of more digits than Python reads
             return FormatError('bad_json', 'The tool call is not valid JSON.')
         return self._read_call(call, tools)
 

@@ -109,13 +109,8 @@ def renders_alike(template: str, chat: ChatTokenizer) -> bool:
             .from_string(template)
             .render(messages=messages, tools=None, add_generation_prompt=True)
         )
-    except (
-        jinja2.TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-    ):  # what a template can raise
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError):
+        # what a template can raise
         return False
     ids = chat.tokenizer.encode(text, add_special_tokens=False).ids
     return ids == chat.render(_CONVERSATION, add_generation_prompt=True)

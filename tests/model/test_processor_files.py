@@ -114,9 +114,8 @@ def written(messages):
 def test_the_processor_of_a_saved_policy_gives_the_ids_and_patches_of_the_training(
     source, tmp_path, auto, nested
 ):
-    if (
-        nested
-    ):  # as transformers 5 writes it, with a template that would go before the file of its own
+    # as transformers 5 writes it, with a template that would go before the file of its own
+    if nested:
         processor = {
             'processor_class': 'Qwen2_5_VLProcessor',
             'image_processor': SETTINGS,

@@ -38,12 +38,8 @@ def test_every_lesson_has_one_shape_and_little_padding(parts):
     rng = np.random.default_rng(0)
     for name, lesson in curriculum.lessons.items():
         one, other = lesson(rng), lesson(rng)
-        if name not in (
-            'pages',
-            'cloze pages',
-            'markup',
-            'namesakes',
-        ):  # which have several lengths
+        # which have several lengths
+        if name not in ('pages', 'cloze pages', 'markup', 'namesakes'):
             assert jax.tree.map(np.shape, one) == jax.tree.map(np.shape, other), name
         groups = one.groups
         assert groups.response_mask.any() and not (groups.response_mask & ~groups.valid).any()

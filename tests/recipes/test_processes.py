@@ -67,13 +67,8 @@ def test_evaluation(policy_folder, tmp_path):
         json.loads((tmp_path / name / 'summary.json').read_text())
         for name in ('one', 'mesh', 'two')
     ]
-    for name in (
-        'questions',
-        'pictures',
-        'counted',
-        'accuracy',
-        'turns',
-    ):  # and not, say, how long tools took
+    # and not, say, how long tools took
+    for name in ('questions', 'pictures', 'counted', 'accuracy', 'turns'):
         assert (
             len({json.dumps(summary['runs']['policy']['overall'][name]) for summary in summaries})
             == 1

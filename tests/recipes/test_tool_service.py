@@ -113,9 +113,8 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
     with server() as running:
         process = start(workdir, tools__url=running.url)
         path = workdir / 'rl' / 'trajectories' / first
-        while not (
-            path.exists() and path.read_text()
-        ):  # the first group is there, others are in flight
+        # the first group is there, others are in flight
+        while not (path.exists() and path.read_text()):
             assert process.poll() is None, start.output.read_text()[-3000:]
             time.sleep(0.005)
         running.process.kill()
@@ -137,10 +136,8 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
     )
     for step, record in zip(steps, metrics, strict=True):
         values, counted = record['values'], [t for t in step if t.state in LEARNED_FROM]
-        for state in (
-            SampleState.INFRA_FAILED,
-            SampleState.UNSCORABLE,
-        ):  # calls of tools, and of the judge
+        # calls of tools, and of the judge
+        for state in (SampleState.INFRA_FAILED, SampleState.UNSCORABLE):
             assert values.get(state.value, 0.0) == pytest.approx(
                 sum(t.state is state for t in step) / len(step)
             )

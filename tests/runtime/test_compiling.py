@@ -57,9 +57,8 @@ def test_a_folder_that_cannot_be_made(settings, tmp_path):
         UserError, match='compilation cache .*file/a cannot be made.*--config.compilation_cache=DIR'
     ):
         enable_compilation_cache(str(tmp_path / 'file' / 'a'), tmp_path)
-    with pytest.warns(
-        UserWarning, match='every start compiles anew'
-    ):  # which is no reason to end a run
+    # which is no reason to end a run
+    with pytest.warns(UserWarning, match='every start compiles anew'):
         enable_compilation_cache('', tmp_path / 'file' / 'b')
     assert settings()[0] is None
 

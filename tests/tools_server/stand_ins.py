@@ -75,10 +75,8 @@ def raw_peer(answer: Callable[[socket.socket], object]) -> Iterator[str]:
     listener = socket.create_server(('127.0.0.1', 0))
 
     def serve(connection: socket.socket) -> None:
-        with (
-            connection,
-            contextlib.suppress(OSError),
-        ):  # the other side may have enough at any moment
+        # the other side may have enough at any moment
+        with connection, contextlib.suppress(OSError):
             request = b''
             while b'\r\n\r\n' not in request:
                 request += connection.recv(65_536) or b'\r\n\r\n'

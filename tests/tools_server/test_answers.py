@@ -91,9 +91,8 @@ def test_nothing_is_lost_over_200_kills(path):
     acknowledged: set[str] = set()
     for number in range(100):
         writers = [_fork_writer(path, 2 * number + i) for i in range(2)]
-        if (
-            number % 4
-        ):  # most are killed while they write, however busy the machine; the others while they open
+        # most are killed while they write, however busy the machine; the others while they open
+        if number % 4:
             for _, pipe in writers:
                 select.select([pipe], [], [], 60)
         time.sleep(rng.uniform(0.0, 0.04))

@@ -158,9 +158,8 @@ def test_deadline_holds_whatever_the_back_end_does(server, client, model):
         assert answer.status_code == 400
     model.answers['/v1/chat/completions'] = chat('Yes')
     deadline = time.monotonic() + 15
-    while (
-        client.judge('q', ['Paris'], 'the French capital') is not True
-    ):  # once the hung calls have ended
+    # once the hung calls have ended
+    while client.judge('q', ['Paris'], 'the French capital') is not True:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 

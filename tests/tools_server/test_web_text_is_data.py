@@ -82,11 +82,8 @@ def assert_only_the_wrapper_acts(chat, ids, harmless):
     )
     for tag in TAGS:
         assert text.lower().count(tag) == expected.count(tag), tag
-    for tag in (
-        '</tool_response>',
-        '<tool_response>',
-        '</answer>',
-    ):  # written as ordinary tokens, once or never
+    # written as ordinary tokens, once or never
+    for tag in ('</tool_response>', '<tool_response>', '</answer>'):
         pattern = chat.tokenizer.encode(tag, add_special_tokens=False).ids
         found, wanted = (
             sum(s[n : n + len(pattern)] == pattern for n in range(len(s))) for s in (ids, harmless)

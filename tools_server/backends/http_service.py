@@ -94,9 +94,8 @@ class Service:
                 preload_content=False, timeout=urllib3.Timeout(connect=seconds, read=seconds),
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            if (
-                timed_out(error) or deadline.left() <= 0
-            ):  # at the deadline a timer closes the connection
+            # at the deadline a timer closes the connection
+            if timed_out(error) or deadline.left() <= 0:
                 raise self._late() from None
             raise ToolError(
                 'unavailable',

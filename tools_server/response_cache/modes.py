@@ -182,8 +182,7 @@ class Answers(Generic[T]):
         try:
             self._store.put(key, json.dumps(value, ensure_ascii=False).encode(), replace=replace)
         except StoreError as error:
-            if (
-                self._mode == 'record'
-            ):  # a recording with holes would be found out only when it is replayed
+            # a recording with holes would be found out only when it is replayed
+            if self._mode == 'record':
                 raise ToolError('unavailable', str(error)) from None
             log.error('%s', error)

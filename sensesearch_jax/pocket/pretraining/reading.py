@@ -142,9 +142,8 @@ class ReadingQuestions:
         lines, used = [], []
         for name, title, found in entries:
             line = f'{len(lines) + 1}. {title}: ' + '; '.join(f'{k}: {v}' for k, v in found)
-            if (
-                sum(map(len, lines)) + len(line) > tokens and used
-            ):  # the rest is left to the questions
+            # the rest is left to the questions
+            if sum(map(len, lines)) + len(line) > tokens and used:
                 break
             lines.append(line)
             used.append((name, title, found))

@@ -44,9 +44,8 @@ def prefetch(batches: Iterator[Any], ahead: int = 3) -> Iterator[Any]:
         try:
             for batch in batches:
                 ready.put(batch)
-        except (
-            Exception
-        ) as error:  # handed over: a silent thread would leave the reader waiting for ever
+        except Exception as error:
+            # handed over: a silent thread would leave the reader waiting for ever
             ready.put(error)
 
     threading.Thread(target=fill, daemon=True).start()
