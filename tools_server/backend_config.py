@@ -75,13 +75,8 @@ class Limits(Section):
 
 # Fields that say how a back end is reached and not what it answers.
 OPERATIONAL = {
-    'base_url',
-    'api_key_env',
-    'timeout_s',
-    'limits',
-    'allow_private_pages',
-    'public_url',
-}
+    'base_url', 'api_key_env', 'timeout_s', 'limits', 'allow_private_pages', 'public_url',
+}  # fmt: skip
 
 
 class Backend(Section):

@@ -19,32 +19,11 @@ class ReadingQuestions:
     # Markup to be said again, in no order: the tokens of the protocol become words like others,
     # without their meaning.
     MARKUP = (
-        '<think>',
-        '</think>',
-        '<answer>',
-        '</answer>',
-        '<tool_call>',
-        '</tool_call>',
-        '{"name": "',
-        '"arguments": {',
-        '"bbox": [',
-        '"query": "',
-        '"image_index": 2',
-        '"}}',
-        '"}',
-        ']}}',
-        'image_crop',
-        'image_search',
-        'text_search',
-        '[0.2, 0.1, 0.5, 0.4]',
-        '\n',
-        '<b>',
-        '</b>',
-        '{"',
-        '": "',
-        '": [',
-        ', ',
-    )
+        '<think>', '</think>', '<answer>', '</answer>', '<tool_call>', '</tool_call>', '{"name": "',
+        '"arguments": {', '"bbox": [', '"query": "', '"image_index": 2', '"}}', '"}', ']}}',
+        'image_crop', 'image_search', 'text_search', '[0.2, 0.1, 0.5, 0.4]', '\n', '<b>', '</b>',
+        '{"', '": "', '": [', ', ',
+    )  # fmt: skip
     SHORT = 64  # tokens; up to here a page is one line and one question
 
     def __init__(self, pages: Pages):

@@ -139,18 +139,9 @@ def make(wheel_folder: Path, out: Path) -> None:
         [{'id': e['id'], 'title': e['title'], 'file': e['file']} for e in entities],
     )
     keys = (
-        'id',
-        'kind',
-        'title',
-        'split',
-        'subject',
-        'noun',
-        'file',
-        'size',
-        'facts',
-        'passages',
+        'id', 'kind', 'title', 'split', 'subject', 'noun', 'file', 'size', 'facts', 'passages',
         'aliases',
-    )
+    )  # fmt: skip
     write_lines(out / 'entities.jsonl', [{key: e[key] for key in keys} for e in entities])
     licences = [
         wheels['mpl-flags'].read('mpl_flags-0.1.0.dist-info/LICENSE').decode(),
