@@ -6,6 +6,7 @@ examples stand their records without the images, since to read a set of 30 GB fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -49,35 +50,41 @@ def to_example(question: Question, images: Sequence[bytes]) -> dict[str, Any]:
 
 
 def to_line(split: str, example: Mapping[str, Any]) -> str:
-    """The line of `RECORDS` for an example: its split, its texts, and how many images it has."""
+    """The line of `RECORDS` for an example: its split, its texts, and the hashes of its images."""
     texts = {name: value for name, value in example.items() if name != 'images'}
-    line = {'split': split, 'images': len(example['images']), **texts}
+    line = {'split': split, 'images': _hashes(example), **texts}
     return json.dumps(line, ensure_ascii=False) + '\n'
 
 
 def read_records(directory: epath.PathLike, split: str) -> Iterator[dict[str, Any]]:
     """The plain records of a split, its images as places within the directory.
 
+    Questions about one picture have one reference of it, although each example has a copy.
+
     Args:
         directory: of the converted set, down to its version.
         split: its name.
     """
-    lines = epath.Path(directory) / RECORDS
-    if not lines.exists():  # written by tensorflow-datasets alone
-        for row, example in enumerate(tfds_source(str(directory), split)):
-            yield from_example(example, _places(directory, split, row, len(example['images'])))
+    places: dict[str, str] = {}
+    for row, line in enumerate(_lines(epath.Path(directory), split)):
+        where = [
+            places.setdefault(content, place(directory, split=split, row=row, item=item))
+            for item, content in enumerate(line['images'])
+        ]
+        yield from_example(line, where)
+
+
+def _lines(directory: epath.Path, split: str) -> Iterator[dict[str, Any]]:
+    if not (directory / RECORDS).exists():  # written by tensorflow-datasets alone
+        for example in tfds_source(str(directory), split):
+            yield {**example, 'images': _hashes(example)}
         return
-    row = 0
-    with lines.open('rb') as file:
-        for line in file:
-            example = json.loads(line)
-            if example['split'] == split:
-                yield from_example(example, _places(directory, split, row, example['images']))
-                row += 1
+    with (directory / RECORDS).open('rb') as file:
+        yield from (line for line in map(json.loads, file) if line['split'] == split)
 
 
-def _places(directory: epath.PathLike, split: str, row: int, count: int) -> list[str]:
-    return [place(directory, split=split, row=row, item=item) for item in range(count)]
+def _hashes(example: Mapping[str, Any]) -> list[str]:
+    return [hashlib.sha256(bytes(image)).hexdigest() for image in example['images']]
 
 
 def from_example(example: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:

@@ -96,6 +96,14 @@ def test_a_second_record_of_an_id_is_left_out_or_fatal(name, tmp_path):
     )
 
 
+def test_questions_about_one_picture_share_its_reference(tmp_path):
+    MAKERS['hr_bench_4k'](tmp_path / 'src')
+    found, _ = converted('hr_bench_4k', tmp_path / 'src', tmp_path / 'out')
+    images = [question.images for question, _ in found['test']]
+    assert images[:4] == images[:1] * 4 and images[4:] == images[4:5] * 4
+    assert images[0] != images[4]
+
+
 def test_rows_are_those_of_the_examples_over_several_files(tmp_path, monkeypatch):
     """Also where there are no records beside the examples, as tensorflow-datasets alone writes them."""
     monkeypatch.setattr(set_base, 'SHARD', 3)
