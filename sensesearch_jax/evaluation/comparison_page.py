@@ -37,6 +37,7 @@ def comparison_rows(
             shown += f' [{100 * ends[1]:+.1f}, {100 * ends[2]:+.1f}]'
         scores = (f'{100 * found[run]:.2f}' for run in ('first', 'second'))
         counts = (str(found[outcome]) for outcome in OUTCOMES)
+        shown = shown.replace('-', '−')
         rows.append([label(name), str(found['questions']), *scores, shown, *counts])
     return rows
 
@@ -55,7 +56,7 @@ def flip_rows(items: Sequence[Mapping[str, Any]], first: str, second: str) -> li
             answers = ('–' if answer is None else answer[:200] for answer in item['answers'])
             said = f'{item["question"][:300]} ({item["id"]})'
             reference = ' / '.join(item['references'])[:200]
-            change = f'{item["change"]:+.2f}'
+            change = f'{item["change"]:+.2f}'.replace('-', '−')
             rows.append([item['outcome'], label(item['set']), said, reference, *answers, change])
     return rows
 
