@@ -148,7 +148,7 @@ def train_on(bench: Bench, stage: str, lengths: Lengths, members: int, remat: st
     )
     row, table = bench.row(prompt, members, suffix, 'picture')
     how = {'image_token': sizes.image_token, 'merge': 2, 'members': members, 'feature_step': 64}
-    batch = build_groups([row], table, width=sizes.language.width, **how)
+    batch = build_groups([row], table, width=sizes.vision.feature_width, **how)
     advantages = np.linspace(-1, 1, members, dtype=np.float32)[None]
     targets = PolicyTargets(advantages, np.ones((1, members), bool), None)
 

@@ -181,7 +181,7 @@ class Ours:
             image_token=bench.sizes.image_token,
             merge=2,
             members=MEMBERS,
-            width=bench.sizes.language.width,
+            width=bench.sizes.vision.feature_width,
             prompt_step=8,
             suffix_step=8,
             feature_step=64,

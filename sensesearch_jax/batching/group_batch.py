@@ -61,7 +61,7 @@ class GroupBatch(NamedTuple):
     feature_index: Int[np.ndarray, 'b g s']
     response_mask: Bool[np.ndarray, 'b g s']
     log_probs: Float[np.ndarray, 'b g s']
-    features: Float[np.ndarray, 'b f d']
+    features: Float[np.ndarray, 'b f w']
     packing: Packing | None = None
 
     @property
@@ -77,7 +77,7 @@ class ImageTable(NamedTuple):
     """Grids (frames, rows and columns of patches) and visual features of images, by content hash."""
 
     grids: Mapping[str, tuple[int, int, int]]
-    features: Mapping[str, Float[np.ndarray, 'm d']]
+    features: Mapping[str, Float[np.ndarray, 'm w']]
 
 
 def feature_tables(
@@ -87,7 +87,7 @@ def feature_tables(
     count: int,
     width: int,
     dtype: DTypeLike,
-) -> tuple[Float[np.ndarray, 'b f d'], list[dict[str, tuple[int, int]]]]:
+) -> tuple[Float[np.ndarray, 'b f w'], list[dict[str, tuple[int, int]]]]:
     """Feature table of each row: the features of its images one after another.
 
     Args:
@@ -190,7 +190,7 @@ def build_groups(
         image_token: id of the placeholder token.
         merge: patches along a side of a merged token.
         members: G; groups with fewer members get empty ones.
-        width: D, of the features, which a batch without an image has none of.
+        width: W, of the features, which a batch without an image has none of.
         batch: B, at least the number of rows, which is the default; missing rows are empty.
         prompt_step: unit of the buckets of prompt length, in tokens.
         suffix_step: unit of the buckets of suffix length, in tokens.

@@ -40,7 +40,7 @@ def check_mesh(config: ConfigDict) -> None:
         if stage in config and config[stage].micro_batch % shards:
             raise UserError(
                 f"{stage}.micro_batch {config[stage].micro_batch} cannot be sharded over the mesh's data × fsdp "
-                f'= {shards} devices; make it a multiple of that.'
+                f'× expert = {shards} devices; make it a multiple of that.'
             )
 
 

@@ -98,6 +98,9 @@ FIELDS = {
     'mesh.fsdp': _operational(
         int, 'devices along the fsdp axis, which shards rows and parameters; -1: as above'
     ),
+    'mesh.expert': _operational(
+        int, 'devices along the expert axis, which shards rows and experts; -1: as above'
+    ),
     'mesh.tensor': _operational(
         int, 'devices along the tensor axis, which shards heads and feed-forward; -1: as above'
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from jax.typing import DTypeLike
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.families import module_name
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.processor_files import LEGACY_TEMPLATE, TEMPLATE, companions
 from sensesearch_jax.model.safetensors_io import (
@@ -62,9 +64,12 @@ def tensor_table(policy: Policy, state: nnx.State) -> list[ParameterTensors]:
     for _, parameter in nnx.to_flat_state(state):
         stacked = parameter.axes[0] == 'layers'
         each = parameter.shape[1:] if stacked else parameter.shape
-        shape = {'same': each, 'transposed': each[::-1], 'flattened': (each[-1], *patch)}[
-            parameter.layout
-        ]
+        shape = {
+            'same': each,
+            'transposed': each[::-1],
+            'flattened': (each[-1], *patch),
+            'paired': (*each[:-2], math.prod(each[-2:])),
+        }[parameter.layout]
         layers = range(parameter.shape[0]) if stacked else (None,)
         table.append(
             ParameterTensors(
@@ -72,26 +77,6 @@ def tensor_table(policy: Policy, state: nnx.State) -> list[ParameterTensors]:
             )
         )
     return table
-
-
-def module_name(name: str) -> str:
-    """Tensor's name in the modules of transformers 5, given that or its name in a released file."""
-    if name.startswith('visual.'):
-        return f'model.{name}'
-    if name.startswith('model.') and not name.startswith(
-        ('model.visual.', 'model.language_model.')
-    ):
-        return f'model.language_model.{name.removeprefix("model.")}'
-    return name
-
-
-def released_name(name: str) -> str:
-    """Tensor's name in released Qwen2.5-VL files and in those of transformers 5; inverse of
-    `module_name`.
-    """
-    if name.startswith('model.visual.'):
-        return name.removeprefix('model.')
-    return name.replace('model.language_model.', 'model.', 1)
 
 
 def load_policy(
@@ -105,7 +90,7 @@ def load_policy(
     Args:
         folder: holds config.json and model.safetensors, or shards with
             model.safetensors.index.json. Tensors are named as in the released Qwen2.5-VL files
-            ('model.layers…', 'visual…') or as the modules of transformers 5
+            ('model.layers…', 'visual…') or, as in those of Qwen3-VL, as the modules of transformers 5
             ('model.language_model.layers…', 'model.visual…').
         dtype: of the parameters in memory, float32 or bfloat16.
         mesh: that the parameters are placed on, sharded by the rules of runtime/mesh.py; the first
@@ -131,7 +116,7 @@ def load_policy(
             if module_name(tensor.key) in stored:
                 raise UserError(f"{folder}: tensor '{tensor.key}' is in the checkpoint twice.")
             stored[module_name(tensor.key)] = tensor
-        _check(folder, table, stored, sizes.language.tied_head)
+        _check(folder, table, stored, sizes)
         for entry in table:
             entry.parameter.set_value(
                 _loaded(entry, [stored[name] for name in entry.names], np.dtype(dtype), mesh)
@@ -181,7 +166,7 @@ def save_policy(
     staged = stage(folder) if first else folder
     tensors = [
         PendingTensor(
-            released_name(name),
+            policy.sizes.family.released_name(name),
             entry.shape,
             functools.partial(_in_file_layout, entry, layer, dtype),
         )
@@ -243,6 +228,9 @@ def _placed(
                 value = stored.read(shard)
             elif layout == 'transposed':
                 value = stored.read(shard[::-1]).T
+            elif layout == 'paired':  # the last two dimensions here are one in the file
+                value = stored.read(shard[:-2])
+                value = value.reshape(*value.shape[:-1], *shape[-2:])[..., *shard[-2:]]
             else:  # a patch has one dimension here, and several in the file
                 value = stored.read(shard[1:])
                 value = value.reshape(len(value), -1).T[shard[0]]
@@ -261,16 +249,16 @@ def _in_file_layout(entry: ParameterTensors, layer: int, dtype: np.dtype) -> np.
         value = jax.device_put(value, NamedSharding(value.sharding.mesh, PartitionSpec()))
     host = np.asarray(value).astype(dtype, copy=False)
     return np.ascontiguousarray(
-        (host if entry.parameter.layout == 'same' else host.T).reshape(entry.shape)
+        (host if entry.parameter.layout in ('same', 'paired') else host.T).reshape(entry.shape)
     )
 
 
 def _check(
-    folder: Path, table: list[ParameterTensors], stored: dict[str, StoredTensor], tied: bool
+    folder: Path, table: list[ParameterTensors], stored: dict[str, StoredTensor], sizes: PolicySizes
 ) -> None:
     """Raises if the tensors of a checkpoint are not exactly those of the policy."""
     expected = {name: entry.shape for entry in table for name in entry.names}
-    if tied and HEAD in stored:
+    if sizes.language.tied_head and HEAD in stored:
         # Some writers keep the tied head, which is ignored if it equals the embedding.
         head, embedding = stored.pop(HEAD), stored.get(EMBEDDING)
         if embedding and not np.array_equal(head.read(), embedding.read()):
@@ -279,7 +267,11 @@ def _check(
             )
     for name, shape in expected.items():
         if name not in stored:
-            raise UserError(f"{folder}: tensor '{released_name(name)}' is missing.")
+            missing = sizes.family.released_name(name)
+            raise UserError(f"{folder}: tensor '{missing}' is missing.")
+        if len(shape) == 3 and stored[name].shape == (shape[0], shape[2], shape[1]):
+            # transformers 5 writes an expert's matrices the other way round than released files.
+            stored[name] = stored[name].swapaxes()
         if stored[name].shape != shape:
             raise UserError(
                 f"{folder}: tensor '{stored[name].key}' has shape {stored[name].shape}; "

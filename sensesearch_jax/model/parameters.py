@@ -34,7 +34,8 @@ def parameter(
         init: 'normal', 'ones' or 'zeros'.
         scale: standard deviation of a normal initializer.
         layout: of the Hugging Face tensor: 'same', 'transposed' ([out, in] there, [in,
-            out] here) or 'flattened' (a convolution over one patch there, [in, out] here).
+            out] here), 'flattened' (a convolution over one patch there, [in, out] here) or
+            'paired' (the last two dimensions are one there).
         dtype: of the parameter.
 
     Raises:
@@ -158,6 +159,65 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalization (x - mean) / std · w + b, in float32 (arXiv 1607.06450)."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        width: int,
+        hf: str,
+        *,
+        epsilon: float = 1e-6,
+        layers: int | None = None,
+    ):
+        lead, names = ((), ()) if layers is None else ((layers,), ('layers',))
+        self.epsilon = epsilon
+        self.scale = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.weight', init='ones')
+        self.bias = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.bias', init='zeros')
+
+    def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
+        """Normalized x, over the last axis."""
+        x32 = x.astype(jnp.float32)
+        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        return (x32 * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class PlainMLP(nnx.Module):
+    """Feed-forward layer of two matrices, fc2(gelu(fc1 x)), each with a bias.
+
+    Args:
+        rngs: random numbers of the initializers.
+        widths: of x, between the matrices, and of the output.
+        hf: name of the Hugging Face module.
+        tanh: gelu's approximation by tanh; the exact one if False.
+        layers: size of a leading layer axis.
+        names: of the two Hugging Face modules.
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        widths: tuple[int, int, int],
+        hf: str,
+        *,
+        tanh: bool,
+        layers: int | None = None,
+        names: tuple[str, str] = ('linear_fc1', 'linear_fc2'),
+    ):
+        (i, h, o), (first, last) = widths, names
+        self.hidden = Linear(
+            rngs, i, h, ('embed', 'mlp'), f'{hf}.{first}', bias=True, layers=layers
+        )
+        self.out = Linear(rngs, h, o, ('mlp', 'embed'), f'{hf}.{last}', bias=True, layers=layers)
+        self.tanh = tanh
+
+    def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
+        """Output of the feed-forward layer."""
+        return self.out(jax.nn.gelu(self.hidden(x), approximate=self.tanh))
 
 
 class GatedMLP(nnx.Module):

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from sensesearch_jax.model.config import PolicySizes
-from sensesearch_jax.model.text_decoder import LanguageModel
+from sensesearch_jax.model.text_decoder import Embedded, LanguageModel
 from sensesearch_jax.model.vision_tower import VisionTower
 from sensesearch_jax.runtime.mesh import constrain
 
@@ -24,27 +24,43 @@ class Policy(nnx.Module):
     def embed(
         self,
         tokens: Int[Array, 'b *n s'],
-        features: Float[Array, 'b f d'] | None = None,
+        features: Float[Array, 'b f w'] | None = None,
         feature_index: Int[Array, 'b *n s'] | None = None,
-    ) -> Float[Array, 'b *n s d']:
+    ) -> Embedded:
         """Token embeddings, with visual features in place of image tokens.
 
         Args:
             tokens: token ids.
             features: feature table of each row: the merged visual tokens of its images, one after
-                another; None for text alone.
+                another, as the tower gives them; None for text alone, or of width 1 where no row
+                has an image.
             feature_index: place in its row's table for each token, negative for text.
+
+        Raises:
+            ValueError: features of another policy's width.
         """
         # The table is replicated along its width for the lookup: the tokens are sharded over the
         # same devices.
         table = constrain(self.language.embedding[...], ('vocabulary', None))
         text = constrain(table[tokens], ('rows', *[None] * tokens.ndim))
-        if features is None:
-            return text
-        visual = jax.vmap(lambda rows, index: rows[index])(
-            features, jnp.maximum(feature_index, 0)
-        ).astype(text.dtype)
-        return jnp.where((feature_index >= 0)[..., None], visual, text)
+        if features is None or features.shape[-1] == 1:
+            return Embedded(text, None)
+        if features.shape[-1] != (width := self.sizes.vision.feature_width):
+            raise ValueError(
+                f'Features of width {features.shape[-1]} where the tower gives {width}.'
+            )
+        is_visual = (feature_index >= 0)[..., None]
+
+        def visual(features, elsewhere):
+            found = jax.vmap(lambda rows, index: rows[index])(
+                features, jnp.maximum(feature_index, 0)
+            ).astype(text.dtype)
+            return jnp.where(is_visual, found, elsewhere)
+
+        own, *deepstack = jnp.split(features, features.shape[-1] // text.shape[-1], axis=-1)
+        return Embedded(
+            visual(own, text), jnp.stack([visual(f, 0) for f in deepstack]) if deepstack else None
+        )
 
     def logits(self, hidden: Float[Array, '*n d']) -> Float[Array, '*n v']:
         """Logits over the vocabulary, in float32."""

@@ -91,22 +91,33 @@ def rotate(
 
 
 def text_rotary(
-    positions: Int[Array, ' 3 *n'], head_width: int, theta: float, sections: tuple[int, int, int]
+    positions: Int[Array, ' 3 *n'],
+    head_width: int,
+    theta: float,
+    sections: tuple[int, int, int],
+    interleaved: bool,
 ) -> tuple[Float[Array, '*n e'], Float[Array, '*n e']]:
     """Cosines and sines of the 3-D multimodal rotary positions (Qwen2-VL, arXiv 2409.12191, section
     2.1).
 
-    The E/2 frequencies go in order to time, row and column, as many as `sections` says.
+    The E/2 frequencies go in order to time, row and column, as many as `sections` says. Interleaved
+    (Qwen3-VL, arXiv 2511.21631) every third goes to the row and every third to the column, until
+    each has as many, and the others to time.
 
     Args:
         positions: of time, row and column.
         head_width: E.
         theta: base of the frequencies.
         sections: numbers of frequencies of time, row and column; their sum is E/2.
+        interleaved: whether they alternate.
     """
     half = head_width // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    axis = jnp.repeat(jnp.arange(3), jnp.array(sections), total_repeat_length=half)
+    axis = np.repeat(np.arange(3), sections)
+    if interleaved:
+        axis = np.zeros(half, int)
+        for i in (1, 2):
+            axis[i : 3 * sections[i] : 3] = i
     angles = jnp.take(positions.astype(jnp.float32), axis, axis=0)  # [half, *n]
     angles = jnp.moveaxis(angles, 0, -1) * frequencies
     angles = jnp.concatenate([angles, angles], axis=-1)

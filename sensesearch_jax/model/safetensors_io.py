@@ -27,11 +27,20 @@ class StoredTensor(NamedTuple):
     key: str
     shape: tuple[int, ...]
     dtype: str
+    swapped: bool = False
+
+    def swapaxes(self) -> StoredTensor:
+        """The tensor of three dimensions with the last two exchanged."""
+        first, second, third = self.shape
+        return self._replace(shape=(first, third, second), swapped=not self.swapped)
 
     def read(self, index: Sequence[slice] = ()) -> np.ndarray:
         """Tensor, or the slice of it that `index` gives for its leading dimensions; no other bytes
         are read.
         """
+        if self.swapped:
+            first, second, third = [*index, *[slice(None)] * (3 - len(index))]
+            return self._replace(swapped=False).read((first, third, second)).swapaxes(1, 2)
         part = self.file.get_slice(self.key)
         return part[tuple(index)] if index else self.file.get_tensor(self.key)
 

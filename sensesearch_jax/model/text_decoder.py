@@ -1,4 +1,4 @@
-"""Text decoder of Qwen2.5-VL: grouped-query attention with M-RoPE, scanned over layers."""
+"""Text decoder: grouped-query attention with M-RoPE, scanned over layers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.attention.kv_cache import ATTENDED, KVCache
-from sensesearch_jax.model.config import LanguageSizes
+from sensesearch_jax.model.experts import Experts
 from sensesearch_jax.model.parameters import GatedMLP, Linear, RMSNorm, parameter, read
 from sensesearch_jax.model.rope import rotate, text_rotary
+from sensesearch_jax.model.sizes import LanguageSizes
 from sensesearch_jax.runtime.mesh import constrain
 
 PREFIX = 'model.language_model'
@@ -77,6 +79,15 @@ def between_layers(x: Float[Array, 'b g s d']) -> Float[Array, 'b g s d']:
 Attention = Callable[[Array, Array, Array], Array]
 
 
+class Embedded(NamedTuple):
+    """Embeddings of tokens, and what deepstack adds to them after each of the first K layers, which is
+    0 on text; None where all is text, or where nothing is added.
+    """
+
+    tokens: Float[Array, 'b g s d']
+    deepstack: Float[Array, 'k b g s d'] | None
+
+
 class KeysValues(NamedTuple):
     """Keys and values of the tokens of one forward pass, of all layers."""
 
@@ -101,23 +112,30 @@ class DecoderLayers(nnx.Module):
         self.attention_norm = RMSNorm(
             rngs, d, f'{hf}.input_layernorm', epsilon=sizes.norm_epsilon, layers=n
         )
+        bias, kv = not sizes.query_norm, ('embed', 'kv_heads')
         self.query = make(
-            d, sizes.heads * e, ('embed', 'heads'), f'{hf}.self_attn.q_proj', bias=True
+            d, sizes.heads * e, ('embed', 'heads'), f'{hf}.self_attn.q_proj', bias=bias
         )
-        self.key = make(
-            d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.k_proj', bias=True
-        )
-        self.value = make(
-            d, sizes.kv_heads * e, ('embed', 'kv_heads'), f'{hf}.self_attn.v_proj', bias=True
+        self.key = make(d, sizes.kv_heads * e, kv, f'{hf}.self_attn.k_proj', bias=bias)
+        self.value = make(d, sizes.kv_heads * e, kv, f'{hf}.self_attn.v_proj', bias=bias)
+        self.query_norm, self.key_norm = (
+            RMSNorm(rngs, e, f'{hf}.self_attn.{name}', epsilon=sizes.norm_epsilon, layers=n)
+            if sizes.query_norm
+            else None
+            for name in ('q_norm', 'k_norm')
         )
         self.out = make(sizes.heads * e, d, ('heads', 'embed'), f'{hf}.self_attn.o_proj')
         self.mlp_norm = RMSNorm(
             rngs, d, f'{hf}.post_attention_layernorm', epsilon=sizes.norm_epsilon, layers=n
         )
-        self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=False, layers=n)
+        self.mlp = (
+            Experts(sizes, rngs, f'{hf}.mlp')
+            if sizes.experts
+            else GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=False, layers=n)
+        )
         self.head_width = e
 
-    def __call__(self, x, cos, sin, attention: Attention):
+    def __call__(self, x, cos, sin, attention: Attention, added: Array | None = None):
         """Output and keys and values of one layer, whose parameters have no layer axis here.
 
         Args:
@@ -125,19 +143,21 @@ class DecoderLayers(nnx.Module):
             cos: cosines of the rotary angles [B, G, S, E].
             sin: sines of the rotary angles [B, G, S, E].
             attention: attends over queries, keys and values.
+            added: to the output [B, G, S, D], for deepstack.
         """
         b, g, s, _ = x.shape
         y = self.attention_norm(x)
 
-        def split(z):
-            return z.reshape(b, g, s, -1, self.head_width)
+        def split(z, norm=None):
+            z = z.reshape(b, g, s, -1, self.head_width)
+            return z if norm is None else norm(z)
 
-        queries = rotate(split(self.query(y)), cos, sin)
-        keys = rotate(split(self.key(y)), cos, sin)
+        queries = rotate(split(self.query(y), self.query_norm), cos, sin)
+        keys = rotate(split(self.key(y), self.key_norm), cos, sin)
         values = split(self.value(y))
         x = x + self.out(attention(queries, keys, values).reshape(b, g, s, -1))
         x = x + self.mlp(self.mlp_norm(x))
-        return between_layers(x), (keys, values)
+        return between_layers(x if added is None else x + added), (keys, values)
 
 
 class LanguageModel(nnx.Module):
@@ -171,7 +191,7 @@ class LanguageModel(nnx.Module):
 
     def __call__(
         self,
-        embeddings: Float[Array, 'b g s d'],
+        embedded: Embedded,
         positions: Int[Array, '3 b g s'],
         valid: Bool[Array, 'b g s'],
         caches: tuple[KVCache, ...] = (),
@@ -179,7 +199,7 @@ class LanguageModel(nnx.Module):
         """Forward pass of new tokens, causal over them and full over the KV caches.
 
         Args:
-            embeddings: of the new tokens.
+            embedded: the new tokens, see `Policy.embed`.
             positions: M-RoPE positions, see model/rope.py.
             valid: False on padding.
             caches: keys and values of earlier tokens, with a leading layer axis.
@@ -193,7 +213,7 @@ class LanguageModel(nnx.Module):
             return tuple(kv._replace(valid=c.valid) for kv, c in zip(of_layer, caches))
 
         return self.run(
-            embeddings,
+            embedded,
             positions,
             lambda *qkv, of_layer: attend(*qkv, valid, with_masks(of_layer)),
             per_layer,
@@ -201,7 +221,7 @@ class LanguageModel(nnx.Module):
 
     def run(
         self,
-        embeddings: Float[Array, 'b g s d'],
+        embedded: Embedded,
         positions: Int[Array, '3 b g s'],
         attention: Callable[..., Array],
         per_layer: tuple[KVCache, ...] = (),
@@ -212,7 +232,7 @@ class LanguageModel(nnx.Module):
         """Forward pass through all layers, with an attention of the caller's.
 
         Args:
-            embeddings: of the tokens.
+            embedded: the tokens, see `Policy.embed`.
             positions: M-RoPE positions, see model/rope.py.
             attention: an `Attention` that is also given one layer's slice of `per_layer`, as
                 `of_layer`.
@@ -228,28 +248,41 @@ class LanguageModel(nnx.Module):
             ValueError: there is no remat policy of that name.
         """
         rotary, (graph, stacked) = self._rotary(positions), nnx.split(self.layers)
+        deepstack = embedded.deepstack
+
+        def added(number):
+            """To the output of a layer. All layers are one program, so most of them add zeros."""
+            last = len(deepstack) - 1
+            return jnp.where(number <= last, deepstack[jnp.minimum(number, last)], 0)
 
         def layer(x, scanned):
-            parameters, of_layer, zeros = scanned
+            parameters, of_layer, zeros, number = scanned
             if zeros is not None:
                 parameters = jax.tree.map(read, parameters, zeros)
             return nnx.merge(graph, parameters)(
-                x, *rotary, functools.partial(attention, of_layer=of_layer)
+                x,
+                *rotary,
+                functools.partial(attention, of_layer=of_layer),
+                None if deepstack is None else added(number),
             )
 
         unrolled = self.sizes.layers <= UNROLLED
         x, (keys, values) = jax.lax.scan(
             rematted(layer, remat, unrolled),
-            between_layers(embeddings),
-            (stacked, per_layer, perturbations),
+            between_layers(embedded.tokens),
+            (
+                stacked,
+                per_layer,
+                perturbations,
+                None if deepstack is None else jnp.arange(self.sizes.layers),
+            ),
             unroll=unrolled,
         )
         return self.norm(x), KeysValues(keys, values)
 
     def _rotary(self, positions: Int[Array, '3 b g s']) -> tuple[Array, Array]:
-        return text_rotary(
-            positions, self.sizes.head_width, self.sizes.rope_theta, self.sizes.mrope_sections
-        )
+        s = self.sizes
+        return text_rotary(positions, s.head_width, s.rope_theta, s.mrope_sections, s.interleaved)
 
     def unstack(self, caches: tuple[KVCache, ...]) -> Unstacked:
         """Parameters and caches of each layer as arrays of their own, for `run_unstacked`.
@@ -272,10 +305,10 @@ class LanguageModel(nnx.Module):
         unstacked: Unstacked,
         recent: tuple[KVCache, ...],
     ) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
-        """Forward pass like `__call__`, over unstacked layers.
+        """Forward pass of text like `__call__`, over unstacked layers.
 
         Args:
-            embeddings: of the new tokens.
+            embeddings: of the new tokens, which are text.
             positions: M-RoPE positions, see model/rope.py.
             valid: False on padding.
             unstacked: parameters and caches, see `unstack`.

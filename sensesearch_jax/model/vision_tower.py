@@ -1,4 +1,4 @@
-"""Vision tower of Qwen2.5-VL: patches at native aspect ratio, window and full attention, merger.
+"""Vision tower: patches at native aspect ratio, window and full attention, mergers.
 
 Patches come in window order, each window padded to its full size (vision_windows.py), so that window
 attention is a batched product for images of any shape, and images of one bucket share a program.
@@ -17,9 +17,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sensesearch_jax.model.attention import gpu_cudnn, tpu_splash
 from sensesearch_jax.model.attention.kv_cache import MASKED
-from sensesearch_jax.model.config import VisionSizes
-from sensesearch_jax.model.parameters import GatedMLP, Linear, RMSNorm
+from sensesearch_jax.model.parameters import (
+    GatedMLP,
+    LayerNorm,
+    Linear,
+    PlainMLP,
+    RMSNorm,
+    parameter,
+)
 from sensesearch_jax.model.rope import rotate, vision_rotary
+from sensesearch_jax.model.sizes import VisionSizes
 from sensesearch_jax.runtime.mesh import current, platform, spec
 
 PREFIX = 'model.visual'
@@ -107,11 +114,16 @@ class VisionBlocks(nnx.Module):
     def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
         d, n, hf = sizes.width, sizes.depth, PREFIX + '.blocks.{}'
         make = functools.partial(Linear, rngs, bias=True, layers=n)
-        self.attention_norm = RMSNorm(rngs, d, f'{hf}.norm1', layers=n)
+        norm = LayerNorm if sizes.layer_norm else RMSNorm
+        self.attention_norm = norm(rngs, d, f'{hf}.norm1', layers=n)
         self.qkv = make(d, 3 * d, ('embed', 'heads'), f'{hf}.attn.qkv')
         self.out = make(d, d, ('heads', 'embed'), f'{hf}.attn.proj')
-        self.mlp_norm = RMSNorm(rngs, d, f'{hf}.norm2', layers=n)
-        self.mlp = GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=True, layers=n)
+        self.mlp_norm = norm(rngs, d, f'{hf}.norm2', layers=n)
+        self.mlp = (
+            PlainMLP(rngs, (d, sizes.mlp_width, d), f'{hf}.mlp', tanh=True, layers=n)
+            if sizes.layer_norm
+            else GatedMLP(rngs, d, sizes.mlp_width, f'{hf}.mlp', bias=True, layers=n)
+        )
         self.heads = sizes.heads
         self.window_patches = (sizes.window_tokens * sizes.merge_size) ** 2
 
@@ -142,28 +154,60 @@ class VisionBlocks(nnx.Module):
 
 
 class PatchMerger(nnx.Module):
-    """Patch merger: four neighbouring patches become one visual token of the decoder's width."""
+    """Patch merger: four neighbouring patches become one visual token of the decoder's width.
 
-    def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
-        self.patches = sizes.merge_size**2
-        hidden = sizes.width * self.patches
-        self.norm = RMSNorm(rngs, sizes.width, f'{PREFIX}.merger.ln_q')
-        self.hidden = Linear(
-            rngs, hidden, hidden, ('embed', 'mlp'), f'{PREFIX}.merger.mlp.0', bias=True
+    With `layers` it is a stack of mergers for deepstack, which normalize the four patches together.
+    """
+
+    def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs, hf: str, layers: int | None = None):
+        self.patches, self.fold_first = sizes.merge_size**2, layers is not None
+        wide = sizes.width * self.patches
+        norm, names = (
+            (LayerNorm, ('norm', 'linear_fc1', 'linear_fc2'))
+            if sizes.layer_norm
+            else (RMSNorm, ('ln_q', 'mlp.0', 'mlp.2'))
         )
-        self.out = Linear(
-            rngs, hidden, sizes.out_width, ('mlp', 'embed'), f'{PREFIX}.merger.mlp.2', bias=True
-        )
+        width = wide if self.fold_first else sizes.width
+        self.norm = norm(rngs, width, f'{hf}.{names[0]}', layers=layers)
+        widths = wide, wide, sizes.out_width
+        self.mlp = PlainMLP(rngs, widths, hf, tanh=False, layers=layers, names=names[1:])
 
     def __call__(self, x: Float[Array, 'n i d']) -> Float[Array, 'n m o']:
         """Merged visual tokens of patches in window order."""
         n, i, d = x.shape
-        x = self.norm(x).reshape(n, i // self.patches, self.patches * d)
-        return self.out(jax.nn.gelu(self.hidden(x), approximate=False))
+
+        def folded(z):
+            return z.reshape(n, i // self.patches, self.patches * d)
+
+        return self.mlp(self.norm(folded(x)) if self.fold_first else folded(self.norm(x)))
+
+
+def resampled(
+    table: Float[Array, 't d'], positions: Int[Array, 'n i 2'], side: int
+) -> Float[Array, 'n i d']:
+    """Learned positions of patches: a square table, stretched bilinearly over each image's grid such
+    that their corners meet.
+
+    Args:
+        table: of side × side positions in reading order.
+        positions: row and column of each patch; 0 on padding.
+        side: of the table.
+    """
+    last = jnp.maximum(positions.max(axis=1, keepdims=True), 1)
+    source = positions.astype(jnp.float32) * (side - 1) / last
+    low = jnp.floor(source)
+    weights = (1 - (source - low), source - low)
+    taps = tuple(jnp.minimum(low.astype(jnp.int32) + i, side - 1) for i in (0, 1))
+    return sum(
+        table[taps[i][..., 0] * side + taps[j][..., 1]]
+        * (weights[i][..., 0] * weights[j][..., 1])[..., None]
+        for i in (0, 1)
+        for j in (0, 1)
+    )
 
 
 class VisionTower(nnx.Module):
-    """Vision tower: merged visual tokens of the patches of N images."""
+    """Vision tower: features of the merged visual tokens of N images."""
 
     def __init__(self, sizes: VisionSizes, rngs: nnx.Rngs):
         self.sizes = sizes
@@ -174,9 +218,30 @@ class VisionTower(nnx.Module):
             ('patch', 'embed'),
             f'{PREFIX}.patch_embed.proj',
             layout='flattened',
+            bias=sizes.layer_norm,
+        )
+        self.positions = (
+            parameter(
+                rngs,
+                (sizes.position_side**2, sizes.width),
+                ('patch', 'embed'),
+                f'{PREFIX}.pos_embed.weight',
+            )
+            if sizes.position_side
+            else None
         )
         self.blocks = VisionBlocks(sizes, rngs)
-        self.merger = PatchMerger(sizes, rngs)
+        self.merger = PatchMerger(sizes, rngs, f'{PREFIX}.merger')
+        self.deepstack = (
+            PatchMerger(
+                sizes,
+                rngs,
+                PREFIX + '.deepstack_merger_list.{}',
+                layers=len(sizes.deepstack_blocks),
+            )
+            if sizes.deepstack_blocks
+            else None
+        )
 
     def __call__(
         self,
@@ -184,8 +249,9 @@ class VisionTower(nnx.Module):
         positions: Int[Array, 'n i 2'],
         valid: Bool[Array, 'n i'],
         order: Int[Array, 'n m'],
-    ) -> Float[Array, 'n m o']:
-        """Visual features: each image's merged tokens in reading order.
+    ) -> Float[Array, 'n m w']:
+        """Visual features: each image's merged tokens in reading order, with what deepstack adds to the
+        decoder's first layers beside them [N, M, (1 + K) · O].
 
         Args:
             patches: patches in window order with padding, I a multiple of a window's patches.
@@ -198,10 +264,18 @@ class VisionTower(nnx.Module):
         )
         graph, stacked = nnx.split(self.blocks)
         x = self.patch_embedding(patches.astype(self.patch_embedding.kernel[...].dtype))
+        if self.positions is not None:
+            side = self.sizes.position_side
+            x = x + resampled(self.positions[...], positions, side).astype(x.dtype)
+        features = []
         # Consecutive blocks of one kind are one scan, so that the kind is static and no program
-        # branches on it.
-        is_full = [layer in self.sizes.full_attention_blocks for layer in range(self.sizes.depth)]
-        for full, run in itertools.groupby(range(self.sizes.depth), is_full.__getitem__):
+        # branches on it; it ends where deepstack wants its output.
+        deep = self.sizes.deepstack_blocks
+        kinds = [
+            (layer in self.sizes.full_attention_blocks, sum(block < layer for block in deep))
+            for layer in range(self.sizes.depth)
+        ]
+        for (full, _), run in itertools.groupby(range(self.sizes.depth), kinds.__getitem__):
             first, *rest = run
             part = jax.tree.map(lambda p: p[first : first + len(rest) + 1], stacked)
 
@@ -209,4 +283,11 @@ class VisionTower(nnx.Module):
                 return nnx.merge(graph, parameters)(x, cos, sin, valid, full), None
 
             x, _ = jax.lax.scan(block, x, part)
-        return jnp.take_along_axis(self.merger(x), order[..., None], axis=1)
+            if first + len(rest) in deep:
+                features.append(self._deepstack_features(x, deep.index(first + len(rest))))
+        features = jnp.concatenate([self.merger(x), *features], axis=-1)
+        return jnp.take_along_axis(features, order[..., None], axis=1)
+
+    def _deepstack_features(self, x: Float[Array, 'n i d'], index: int) -> Float[Array, 'n m o']:
+        graph, stacked = nnx.split(self.deepstack)
+        return nnx.merge(graph, jax.tree.map(lambda p: p[index], stacked))(x)

@@ -64,7 +64,7 @@ def row_batch(
         image_token=sizes.image_token,
         merge=sizes.vision.merge_size,
         members=members,
-        width=sizes.language.width,
+        width=sizes.vision.feature_width,
         batch=rows,
         prompt_step=PROMPT_STEP,
         suffix_step=SUFFIX_STEP,

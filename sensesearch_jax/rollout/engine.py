@@ -82,6 +82,7 @@ class Engine:
         graph, parameters = nnx.split(policy)
         self.set_parameters(parameters)
         self.sizes = policy.sizes.language
+        self.feature_width = policy.sizes.vision.feature_width
         self.image_token, self.merge = policy.sizes.image_token, policy.sizes.vision.merge_size
         self.groups, self.members, self.chunk = groups, members, chunk
         self.prompt_capacity, self.suffix_capacity = prompt_capacity, suffix_capacity
@@ -161,7 +162,7 @@ class Engine:
         def shape(*sizes, dtype=jnp.int32):
             return jax.ShapeDtypeStruct(sizes, dtype)
 
-        table = shape(n, features, self.sizes.width, dtype=self.dtype)
+        table = shape(n, features, self.feature_width, dtype=self.dtype)
         prompts = TokenRuns(
             shape(n, p), shape(3, n, p), shape(n, p, dtype=bool), shape(n, p), table, shape(n)
         )
@@ -198,7 +199,7 @@ class Engine:
         def zeros(*shape, dtype=np.int32):
             return np.zeros(shape, dtype)
 
-        table = zeros(n, FEATURE_STEP, self.sizes.width, dtype=self.dtype)
+        table = zeros(n, FEATURE_STEP, self.feature_width, dtype=self.dtype)
         runs = TokenRuns(
             zeros(n, t), zeros(3, n, t), zeros(n, t, dtype=bool), zeros(n, t) - 1, table, zeros(n)
         )
@@ -417,7 +418,7 @@ class Engine:
         """
         # Runs without an image have the programs of those with one.
         features, places = feature_tables(
-            images, table, FEATURE_STEP, count, self.sizes.width, self.dtype
+            images, table, FEATURE_STEP, count, self.feature_width, self.dtype
         )
         out = TokenRuns(
             np.zeros((count, length), np.int32),

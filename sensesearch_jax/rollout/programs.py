@@ -36,7 +36,7 @@ class TokenRuns(NamedTuple):
     positions: Int[np.ndarray, '3 n t']  # rotary
     valid: Bool[np.ndarray, 'n t']  # False for padding
     feature_rows: Int[np.ndarray, 'n t']  # of `features`, for image tokens; −1 for others
-    features: Float[np.ndarray, 'n f d']  # of the run's images, one behind the other
+    features: Float[np.ndarray, 'n f w']  # of the run's images, one behind the other
     following: Int[np.ndarray, ' n']  # rotary position behind the run
 
 
@@ -194,7 +194,7 @@ class Programs:
             i, pending, live, count, kv, out = state
             sampled = jnp.arange(c) < count[..., None]
             position = start + count
-            tokens = policy.embed(pending[..., None], None, None)
+            tokens = policy.embed(pending[..., None]).tokens
             hidden, fresh = policy.language.run_unstacked(
                 tokens,
                 jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),

@@ -18,9 +18,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from sensesearch_jax.errors import UserError
 
-AXES = ('data', 'fsdp', 'tensor')
-# A batch is sharded over both: 'fsdp' is data parallelism that also shards the parameters.
-ROWS = 'data', 'fsdp'
+AXES = ('data', 'fsdp', 'expert', 'tensor')
+# A batch is sharded over all three: 'fsdp' is data parallelism that also shards the parameters,
+# 'expert' one that also shards the experts.
+ROWS = 'data', 'fsdp', 'expert'
 
 RULES = {
     'rows': ROWS,
@@ -30,16 +31,19 @@ RULES = {
     'heads': 'tensor',
     'kv_heads': 'tensor',
     'mlp': 'tensor',
+    'experts': 'expert',
     'layers': None,  # scanned over: every device runs every layer
     'norm': None,
     'patch': None,
+    'router': None,
+    'pair': None,
 }
 
 
 def make_mesh(
     sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Mesh of data × fsdp × tensor.
+    """Mesh of data × fsdp × expert × tensor.
 
     Args:
         sizes: devices along each axis, 1 by default; one of them may be -1, for all that the others
@@ -71,9 +75,9 @@ def make_mesh(
         raise UserError(
             f"The mesh {shown} does not fit {len(devices)} devices; change the config's mesh."
         )
-    if jax.local_device_count() % shape[2] and jax.process_count() > 1:
+    if jax.local_device_count() % shape[-1] and jax.process_count() > 1:
         raise UserError(
-            f"The mesh's tensor axis of {shape[2]} does not divide the {jax.local_device_count()} devices "
+            f"The mesh's tensor axis of {shape[-1]} does not divide the {jax.local_device_count()} devices "
             'of a process, but a row of a batch must be within one; choose one that does.'
         )
     # By process, so that the innermost axis stays on one host, whose links are the fastest.
@@ -144,7 +148,7 @@ def local(tree: Any) -> Any:
         np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
         ('processes', 'devices'),
     )
-    here = Mesh(np.array(devices).reshape(1, count, 1), AXES, (AxisType.Auto,) * len(AXES))
+    here = Mesh(np.array(devices).reshape(1, count, 1, 1), AXES, (AxisType.Auto,) * len(AXES))
 
     def one(x):
         # Over the longest axis that the devices divide, so that each has an equal shard.

@@ -46,7 +46,7 @@ def group_hidden(
 
     # spare places of a packed run stay text
     places = one_run(batch.prompt_features + 1, batch.feature_index + 1) - 1
-    embeddings = policy.embed(one_run(batch.prompt, batch.tokens), batch.features, places)
+    embedded = policy.embed(one_run(batch.prompt, batch.tokens), batch.features, places)
     positions = jnp.stack([*map(one_run, batch.prompt_positions, batch.positions)])
     prompt_valid, lanes = batch.prompt_valid[:, None], batch.valid.shape[1:]
     members = (1, -1) if packing else lanes
@@ -66,7 +66,7 @@ def group_hidden(
         return jnp.concatenate([of_prompt, of_suffixes], 2)
 
     hidden, cache = policy.language.run(
-        embeddings, positions, attention, remat=remat, perturbations=perturbations
+        embedded, positions, attention, remat=remat, perturbations=perturbations
     )
 
     def of_prompt(z):

@@ -386,7 +386,7 @@ class Learner:
             rows = x.shape[axis] * jax.process_count()
             if rows % shards:
                 raise ValueError(
-                    f'{rows} rows in a micro-batch cannot be cut over data × fsdp = {shards} devices; '
+                    f'{rows} rows in a micro-batch cannot be cut over data × fsdp × expert = {shards} devices; '
                     'make micro_batch a multiple of it.'
                 )
             sharding = rows_sharding(self.mesh, len(x.shape), axis)

@@ -22,7 +22,7 @@ from sensesearch_jax.model.attention.dispatch import LONG, attend
 from sensesearch_jax.model.attention.kv_cache import KVCache
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.model.vision_tower import attend_all_at_once, attend_all_in_tiles
-from sensesearch_jax.runtime.mesh import AXES, make_mesh
+from sensesearch_jax.runtime.mesh import make_mesh
 
 B, G, H, K, E = 2, 3, 4, 2, 8
 
@@ -183,7 +183,9 @@ def test_a_large_picture_is_attended_to_in_pieces(shape, monkeypatch):
     random = np.random.default_rng(0)
     q, k, v = jnp.asarray(random.normal(size=(3, 2, 192, H, E)), jnp.float32)
     valid = jnp.asarray(random.random((2, 192)) < 0.7)
-    with jax.set_mesh(make_mesh(dict(zip(AXES, shape)), jax.devices()[: math.prod(shape)])):
+    with jax.set_mesh(
+        make_mesh(dict(zip(('data', 'fsdp', 'tensor'), shape)), jax.devices()[: math.prod(shape)])
+    ):
         found = jax.jit(vision_tower.attend_all)(q, k, v, valid)
     np.testing.assert_allclose(found, attend_all_at_once(q, k, v, valid), atol=2e-6)
 
@@ -277,7 +279,7 @@ def test_the_platform_chooses():
 @pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1)])
 def test_rows_and_heads_may_be_cut(shape):
     inputs = operands(40)
-    with jax.set_mesh(make_mesh(dict(zip(AXES, shape)))):
+    with jax.set_mesh(make_mesh(dict(zip(('data', 'fsdp', 'tensor'), shape)))):
         found = jax.jit(attend)(*inputs)
     np.testing.assert_allclose(found, jax.jit(attend)(*inputs), atol=2e-6)
 

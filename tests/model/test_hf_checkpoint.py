@@ -12,14 +12,13 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from safetensors.torch import load_file, save_file
 from tiny_policies import PAD, Conversation, both, hf_config, noise_picture
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sensesearch_jax.model.config import RELEASED, PolicySizes
+from sensesearch_jax.model.families import FAMILIES, module_name
 from sensesearch_jax.model.hf_checkpoint import (
     abstract_policy,
     load_policy,
-    module_name,
-    released_name,
     save_policy,
     tensor_table,
 )
@@ -61,15 +60,15 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one[path], other[path], err_msg=str(path))
 
 
-@pytest.mark.parametrize('name', ['tied', 'untied'])
+@pytest.mark.parametrize('name', ['tied', 'untied', 'deep', 'sparse'])
 def test_transformers_reads_what_we_write(name, tmp_path):
     model, policy = both(name)
     save_policy(policy, tmp_path)
-    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    theirs, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-    assert ('lm_head.weight' in load_file(tmp_path / 'model.safetensors')) == (name == 'untied')
+    assert ('lm_head.weight' in load_file(tmp_path / 'model.safetensors')) == (
+        name not in ('tied', 'deep')
+    )
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[key]), key
     inputs = Conversation.build([4, noise_picture(90, 60, 1), 5]).for_reference()
@@ -84,7 +83,7 @@ def test_transformers_reads_what_we_write(name, tmp_path):
 
 def test_sizes_say_the_same_as_transformers(tmp_path):
     """Our config.json read by transformers gives the config that ours was read from."""
-    for name in ('tied', 'untied', 'grouped'):
+    for name in ('tied', 'untied', 'grouped', 'deep', 'sparse'):
         config = hf_config(name)
         config.save_pretrained(tmp_path)
         sizes = PolicySizes.from_directory(tmp_path)
@@ -92,6 +91,8 @@ def test_sizes_say_the_same_as_transformers(tmp_path):
         for part in ('text_config', 'vision_config'):
             ours, theirs = getattr(again, part).to_dict(), getattr(config, part).to_dict()
             ignored = {'dtype', 'tokens_per_second', 'eos_token_id', 'transformers_version'}
+            if sizes.language.experts:  # no layer is dense, so nothing reads it
+                ignored.add('intermediate_size')
             assert {k: v for k, v in ours.items() if k not in ignored and v != theirs[k]} == {}
         assert again.tie_word_embeddings == config.tie_word_embeddings
         assert again.image_token_id == config.image_token_id == PAD
@@ -104,7 +105,7 @@ def test_half_precision(tmp_path):
     half = load_policy(tmp_path / 'full', jnp.bfloat16)
     assert {value.dtype.name for value in parameters(half).values()} == {'bfloat16'}
     save_policy(half, tmp_path / 'half', copy_from=tmp_path / 'full')
-    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / 'half')
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / 'half')
     assert theirs.dtype == torch.bfloat16
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor.bfloat16(), theirs.state_dict()[key]), key
@@ -145,7 +146,7 @@ def test_released_directory_in_shards(folder):
     policy = load_policy(folder)
     assert_same(policy, expected)
     assert policy.sizes == expected.sizes
-    _, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    _, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
 
 
@@ -156,7 +157,7 @@ def test_both_styles_of_names(folder):
     assert (
         sorted(map(module_name, released)) == sorted(map(module_name, modules)) == sorted(modules)
     )
-    assert sorted(map(released_name, modules)) == sorted(released)
+    assert sorted(map(FAMILIES['qwen2_5_vl'].released_name, modules)) == sorted(released)
     save_file(model.state_dict(), folder / 'model.safetensors', metadata={'format': 'pt'})
     assert_same(load_policy(folder), expected)
 
@@ -192,9 +193,7 @@ def test_shards_that_transformers_reads(tmp_path):
     for name in files:
         tensors = load_file(tmp_path / name)
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 40_000
-    theirs, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    theirs, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     assert all(
         torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in model.state_dict().items()
@@ -217,11 +216,26 @@ def test_released_sizes_have_transformers_parameters(name):
         for key in row.names
     }
     with torch.device('meta'):
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes.to_hf()))
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**sizes.to_hf()))
     theirs = {key: tuple(tensor.shape) for key, tensor in model.named_parameters()}
-    assert ours == theirs
-    billions = {'3B': 3.75, '7B': 8.29, '32B': 33.45, '72B': 73.41}[name]
-    assert sum(map(math.prod, ours.values())) / 1e9 == pytest.approx(billions, abs=0.01)
+    for key, shape in theirs.items():
+        # A file has an expert's matrices the other way round than transformers 5.
+        in_file = (shape[0], *shape[:0:-1]) if 'experts' in key else shape
+        assert ours.pop(key) == in_file, key
+    assert not ours
+    billions = {
+        '3B': 3.75,
+        '7B': 8.29,
+        '32B': 33.45,
+        '72B': 73.41,
+        'Qwen3-VL-2B': 2.13,
+        'Qwen3-VL-4B': 4.44,
+        'Qwen3-VL-8B': 8.77,
+        'Qwen3-VL-32B': 33.36,
+        'Qwen3-VL-30B-A3B': 31.07,
+        'Qwen3-VL-235B-A22B': 235.67,
+    }[name]
+    assert sum(map(math.prod, theirs.values())) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
 def test_companion_files_go_along(folder, tmp_path):
@@ -306,8 +320,10 @@ def test_wrong_directories_are_refused(folder, tmp_path):
         load_policy(tmp_path / 'absent')
     with complaint('no config.json'):
         load_policy(tmp_path)
-    edit_config(folder, model_type='qwen3_vl')
-    with complaint("'qwen3_vl' directory; a 'qwen2_5_vl' one is needed"):
+    edit_config(folder, model_type='qwen2_vl')
+    with complaint(
+        "'qwen2_vl' is no family of policies that is known; choose from qwen2_5_vl, qwen3"
+    ):
         load_policy(folder)
     edit_config(folder, model_type='qwen2_5_vl')
     weights, index = folder / 'model.safetensors', folder / 'model.safetensors.index.json'
@@ -332,3 +348,47 @@ def test_wrong_directories_are_refused(folder, tmp_path):
     index.write_text(json.dumps({'weight_map': {'lm_head.weight': '../outside.safetensors'}}))
     with complaint("names the file '../outside.safetensors'"):
         load_policy(folder)
+
+
+def test_released_and_later_files_of_experts(tmp_path):
+    """Released files have an expert's matrices the other way round than those of transformers 5; ours
+    are as the released ones."""
+    model, policy = both('sparse')
+    model.save_pretrained(tmp_path / 'theirs')
+    save_policy(policy, tmp_path / 'ours')
+    for folder, shape in (('theirs', (6, 48, 40)), ('ours', (6, 40, 48))):
+        written = load_file(tmp_path / folder / 'model.safetensors')
+        assert written['model.language_model.layers.0.mlp.experts.gate_up_proj'].shape == shape
+        assert_same(policy, load_policy(tmp_path / folder))
+    mesh = make_mesh({'fsdp': 2, 'expert': 2, 'tensor': 2})
+    assert_same(policy, load_policy(tmp_path / 'ours', mesh=mesh))
+    assert_same(policy, load_policy(tmp_path / 'theirs', mesh=mesh))
+
+
+@pytest.mark.parametrize(
+    'part, change, complaint',
+    [
+        ('text_config', {'rope_parameters': {'rope_type': 'default'}}, 'gives no rope_theta'),
+        ('text_config', {'attention_bias': True}, 'attention_bias is true'),
+        ('text_config', {'mlp_only_layers': [0]}, 'only all layers may have experts'),
+        ('text_config', {'moe_intermediate_size': 20}, 'which way round the matrices are'),
+        ('text_config', {'num_experts_per_tok': 9}, 'num_experts_per_tok 9 exceeds the 6 experts'),
+        ('vision_config', {'deepstack_visual_indexes': [0, 9]}, 'must name blocks of 4'),
+        ('vision_config', {'num_position_embeddings': 50}, '50 is no square'),
+        ('vision_config', {'hidden_act': 'gelu'}, "hidden_act is 'gelu'"),
+    ],
+)
+def test_what_the_second_family_cannot_be_is_refused(tmp_path, part, change, complaint):
+    hf_config('sparse').save_pretrained(tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config[part] |= change
+    with pytest.raises(ValueError, match=complaint):
+        PolicySizes.from_hf(config)
+
+
+def test_both_spellings_of_the_towers_type_are_read():
+    """Released files call it by the policy's type, transformers 5 by its own."""
+    config = hf_config('deep').to_dict()
+    read = PolicySizes.from_hf(config)
+    config['vision_config']['model_type'] = 'qwen3_vl'
+    assert PolicySizes.from_hf(config) == read and read.vision.position_side == 12

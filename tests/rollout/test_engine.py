@@ -14,6 +14,7 @@ from small_policies import (
     SUPPRESSED,
     VOCABULARY,
     alone,
+    each_family,
     small_policy,
     table,
     tokens_of,
@@ -24,6 +25,9 @@ from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.training.trainer import Learner
 
 pytestmark = pytest.mark.usefixtures('quick')
+family = each_family(
+    'qwen2_5_vl', 'qwen3_vl', modules=[__name__, 'small_engine'], reset=[make_engine]
+)
 
 
 def test_greedy_equals_whole_sequences():

@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from small_engine import POLICY, gap_to_trainer, make_engine, play
-from small_policies import STOP, SUPPRESSED
+from small_policies import STOP, SUPPRESSED, each_family
 
 from sensesearch_jax.model.attention import dispatch
 from sensesearch_jax.rollout import engine as engine_module
 from sensesearch_jax.rollout.engine import Engine
 
 pytestmark = pytest.mark.usefixtures('quick')
+family = each_family(
+    'qwen2_5_vl', 'qwen3_vl', modules=[__name__, 'small_engine'], reset=[make_engine]
+)
 
 
 @pytest.mark.parametrize('cache_dtype', ['policy', 'int8'])

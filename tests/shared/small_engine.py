@@ -165,7 +165,12 @@ def gap_to_trainer(driver, temperature, dtype):
             )
         )
     batch = build_groups(
-        rows, table(), image_token=PAD, merge=MERGE, members=2, width=POLICY.sizes.language.width
+        rows,
+        table(),
+        image_token=PAD,
+        merge=MERGE,
+        members=2,
+        width=POLICY.sizes.vision.feature_width,
     )
     learner = Learner(POLICY, optax.sgd(0.1), suppressed=MASK, temperature=temperature, dtype=dtype)
     ours = np.asarray(learner.log_probs(batch))

@@ -1,21 +1,52 @@
 """Small random policies in JAX alone, pictures as features, and sequences to compare with."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from sensesearch_jax.batching.group_batch import ImageTable
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions
+from sensesearch_jax.model.text_decoder import Embedded
 
 VOCABULARY, PAD, START, END, VIDEO, STOP = 96, 90, 91, 92, 93, 94
 SUPPRESSED = (PAD, START, END, VIDEO)
 MERGE = 2
 GRIDS = {'scene': (1, 6, 10), 'crop': (1, 8, 4), 'thumbnail': (1, 2, 4)}
+
+
+FAMILY = ['qwen2_5_vl']  # of the policies and pictures made from here on
+
+
+def each_family(*families, modules, reset=()):
+    """Fixture that runs a module's tests once for each family.
+
+    Args:
+        families: their model types.
+        modules: names of the modules whose POLICY it is.
+        reset: cached functions that depend on it.
+    """
+
+    @pytest.fixture(autouse=True, scope='module', params=families)
+    def family(request):
+        before, FAMILY[0] = FAMILY[0], request.param
+        for function in reset:
+            function.cache_clear()
+        policy = small_policy()
+        for module in modules:
+            sys.modules[module].POLICY = policy
+        yield request.param
+        FAMILY[0] = before
+        for function in reset:
+            function.cache_clear()
+
+    return family
 
 
 def small_policy(
@@ -53,7 +84,7 @@ def small_policy(
         vision_end_token=vision_end,
         video_token=video,
         end_tokens=(stop,),
-    )
+    ).adapted(FAMILY[0])
     policy = Policy(sizes, nnx.Rngs(seed))
     random = np.random.default_rng(seed)
     state = nnx.state(policy, nnx.Param)
@@ -71,9 +102,13 @@ def small_policy(
     return policy
 
 
-@functools.cache
 def table(width=32):
-    """Random features of the pictures in GRIDS."""
+    """Random features of the pictures in GRIDS, for `small_policy`."""
+    return _table(width if FAMILY[0] == 'qwen2_5_vl' else 3 * width)  # with two of deepstack
+
+
+@functools.cache
+def _table(width):
     random = np.random.default_rng(5)
     return ImageTable(
         GRIDS,
@@ -103,7 +138,7 @@ def alone(policy, sequences):
     length = max(len(tokens) for tokens, _ in sequences)
     ids = np.zeros((len(sequences), 1, length), np.int32)
     positions, valid = np.zeros((3, *ids.shape), np.int32), np.zeros(ids.shape, bool)
-    visual = np.zeros((*ids.shape, policy.sizes.language.width), np.float32)
+    visual = np.zeros((*ids.shape, policy.sizes.vision.feature_width), np.float32)
     for n, (tokens, names) in enumerate(sequences):
         ids[n, 0, : len(tokens)], valid[n, 0, : len(tokens)] = tokens, True
         positions[:, n, 0, : len(tokens)], _ = mrope_positions(
@@ -117,12 +152,20 @@ def alone(policy, sequences):
 
     def logits(state):
         policy = nnx.merge(graph, state)
-        x = jnp.where((ids == PAD)[..., None], visual, policy.language.embedding[...][ids])
+        x = embedded(policy, ids, visual)
         return policy.logits(
             policy.language(x, jnp.asarray(positions), jnp.asarray(valid))[0][:, 0]
         )
 
     return np.asarray(jax.jit(logits)(state))
+
+
+def embedded(policy, tokens, visual):
+    """Tokens as the decoder takes them, given the features at the place of each image token."""
+    own, *deepstack = jnp.split(visual, 1 + len(policy.sizes.vision.deepstack_blocks), axis=-1)
+    text = policy.language.embedding[...][tokens]
+    x = jnp.where((tokens == PAD)[..., None], own, text)
+    return Embedded(x, jnp.stack(deepstack) if deepstack else None)
 
 
 def quick_compilation(monkeypatch):

@@ -1,5 +1,5 @@
-"""Tiny random Qwen2.5-VL policies, transformers' and ours, and conversations with pictures for
-both."""
+"""Tiny random policies of all families, transformers' and ours, and conversations with pictures
+for both."""
 
 import dataclasses
 import functools
@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
+    Qwen3VLMoeConfig,
+)
 
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.model.image_processor import Preprocessor
@@ -23,8 +28,55 @@ PREPROCESSOR = Preprocessor(min_pixels=28 * 28, max_pixels=28 * 28 * 40)
 VOCABULARY, PAD, START, END, VIDEO, STOP = 96, 90, 91, 92, 93, 94
 
 
+def random_geometry(seed):
+    """Text and vision fields of a Qwen3-VL of random sizes: dense and with experts, tied and untied,
+    with heads that are no share of the width."""
+    random = np.random.default_rng(seed)
+
+    def one_of(*choices):
+        return choices[random.integers(len(choices))]
+
+    kv_heads, head_dim, depth = one_of(1, 2), one_of(8, 16, 24), int(random.integers(2, 5))
+    half = head_dim // 2
+    row, column = int(random.integers(1, half // 3 + 1)), int(random.integers(1, half // 3 + 1))
+    layers = int(random.integers(2, 6))
+    blocks = random.permutation(depth)[: min(layers, int(random.integers(1, 4)))]
+    heads = one_of(1, 2, 3)
+    text = dict(
+        hidden_size=one_of(24, 32, 40),
+        num_attention_heads=kv_heads * one_of(1, 2, 3),
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        num_hidden_layers=layers,
+        intermediate_size=one_of(40, 56),
+        rms_norm_eps=one_of(1e-6, 1e-5),
+        sections=[half - row - column, row, column],
+        rope_theta=one_of(1e4, 5e6),
+    )
+    vision = dict(
+        hidden_size=heads * one_of(8, 16),
+        num_heads=heads,
+        depth=depth,
+        intermediate_size=one_of(36, 44),
+        num_position_embeddings=one_of(4, 7, 12) ** 2,
+        deepstack_visual_indexes=sorted(int(block) for block in blocks),
+        patch_size=14,
+    )
+    if seed % 3 == 2:
+        experts = one_of(4, 6)
+        text |= dict(
+            num_experts=experts, num_experts_per_tok=one_of(2, 3), moe_intermediate_size=28
+        )
+    return text, vision
+
+
 def hf_config(name):
-    """Three policies that differ in all that the code tells apart."""
+    """Policies that differ in all that the code tells apart; 'random-N' of the second family."""
+    if name.startswith('random'):
+        seed = int(name.split('-')[1])
+        text, vision = random_geometry(seed)
+        kind = Qwen3VLMoeConfig if 'num_experts' in text else Qwen3VLConfig
+        return _hf_config(kind, text, vision, tied=seed % 2 == 0)
     text, vision = {
         # Tied head, 2 queries per key, windows of 4 tokens, the last block full.
         'tied': (
@@ -87,13 +139,69 @@ def hf_config(name):
                 fullatt_block_indexes=[0, 2],
             ),
         ),
+        # Experts, heads wider than their share, deepstack from the first block on.
+        'sparse': (
+            dict(
+                hidden_size=40,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=16,
+                num_hidden_layers=3,
+                intermediate_size=64,
+                moe_intermediate_size=24,
+                num_experts=6,
+                num_experts_per_tok=2,
+                rms_norm_eps=1e-6,
+                sections=[4, 2, 2],
+                rope_theta=1e4,
+            ),
+            dict(
+                hidden_size=32,
+                num_heads=2,
+                depth=4,
+                intermediate_size=40,
+                num_position_embeddings=49,
+                deepstack_visual_indexes=[0, 1, 3],
+                patch_size=14,
+            ),
+        ),
+        # A tied head, fewer deepstack mergers than layers.
+        'deep': (
+            dict(
+                hidden_size=32,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=24,
+                num_hidden_layers=3,
+                intermediate_size=48,
+                rms_norm_eps=1e-5,
+                sections=[5, 4, 3],
+                rope_theta=5e6,
+            ),
+            dict(
+                hidden_size=48,
+                num_heads=3,
+                depth=3,
+                intermediate_size=40,
+                num_position_embeddings=144,
+                deepstack_visual_indexes=[0, 2],
+                patch_size=14,
+            ),
+        ),
     }[name]
+    kind = {'sparse': Qwen3VLMoeConfig, 'deep': Qwen3VLConfig}.get(name, Qwen2_5_VLConfig)
+    return _hf_config(kind, text, vision, tied=name in ('tied', 'deep'))
+
+
+def _hf_config(kind, text, vision, tied):
     rope = {
         'rope_type': 'default',
         'rope_theta': text.pop('rope_theta', 1e6),
         'mrope_section': text.pop('sections'),
     }
-    return Qwen2_5_VLConfig(
+    if kind is not Qwen2_5_VLConfig:
+        rope['mrope_interleaved'] = True
+    return kind(
         text_config=text
         | dict(
             vocab_size=VOCABULARY,
@@ -103,7 +211,7 @@ def hf_config(name):
             max_position_embeddings=2048,
         ),
         vision_config=vision | dict(out_hidden_size=text['hidden_size']),
-        tie_word_embeddings=name == 'tied',
+        tie_word_embeddings=tied,
         image_token_id=PAD,
         vision_start_token_id=START,
         vision_end_token_id=END,
@@ -114,10 +222,11 @@ def hf_config(name):
 def reference_policy(name, seed=8):
     """Transformers' model with every parameter random and large enough to matter (norms and biases
     too)."""
-    model = Qwen2_5_VLForConditionalGeneration(hf_config(name)).eval()
+    config = hf_config(name)
+    model = AutoModelForImageTextToText.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
     # With large embeddings a tied head would only repeat the token that it has just read.
-    embedding_scale = 0.03 if name == 'tied' else 0.2
+    embedding_scale = 0.03 if config.tie_word_embeddings else 0.2
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -126,7 +235,8 @@ def reference_policy(name, seed=8):
             elif key.endswith('bias'):
                 parameter.copy_(0.2 * noise)
             else:
-                scale = embedding_scale if 'embed_tokens' in key else parameter[0].numel() ** -0.5
+                inputs = parameter.shape[-1] if 'experts' in key else parameter[0].numel()
+                scale = embedding_scale if 'embed_tokens' in key else inputs**-0.5
                 parameter.copy_(scale * noise)
     return model
 
@@ -134,7 +244,8 @@ def reference_policy(name, seed=8):
 @functools.cache
 def both(name):
     """The same policy twice: transformers', and ours read from the files that it wrote."""
-    model = reference_policy(name)
+    # With other seeds these two soon repeat themselves.
+    model = reference_policy(name, {'deep': 14, 'sparse': 11}.get(name, 8))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return model, load_policy(folder)

@@ -14,6 +14,7 @@ from small_learners import (
     OBJECTIVES,
     POLICY,
     assert_same_moves,
+    compiled,
     learner_of,
     moved,
     pick,
@@ -21,6 +22,7 @@ from small_learners import (
     targets_for,
     values_of,
 )
+from small_policies import each_family
 
 from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rl_update import ALGORITHMS
@@ -29,6 +31,9 @@ from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 
 pytestmark = pytest.mark.usefixtures('quick')
+family = each_family(
+    'qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__, 'small_learners'], reset=[compiled]
+)
 
 
 def test_micro_batches_of_sft_add_up():

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
+from small_policies import embedded
 from tiny_policies import END, PAD, START, both, difference, quick_jit
 
 from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups
@@ -28,13 +30,14 @@ def tokens_of(parts, seed):
     return tokens, images
 
 
-def test_groups_equal_their_members_alone():
+@pytest.mark.parametrize('name', ['grouped', 'deep', 'sparse'])
+def test_groups_equal_their_members_alone(name):
     """Same logits and gradients; pictures in prompts and later turns, ragged groups, an empty row."""
-    policy = both('grouped')[1]
-    sizes = policy.sizes.language
+    policy = both(name)[1]
+    sizes, width = policy.sizes.language, policy.sizes.vision.feature_width
     random = np.random.default_rng(1)
     features = {
-        name: random.normal(size=(h * w // MERGE**2, sizes.width)).astype(np.float32)
+        name: random.normal(size=(h * w // MERGE**2, width)).astype(np.float32)
         for name, (_, h, w) in GRIDS.items()
     }
     layouts = [
@@ -66,7 +69,7 @@ def test_groups_equal_their_members_alone():
     size = max(len(tokens) for tokens, _ in alone)
     tokens = np.zeros((len(alone), 1, size), np.int32)
     positions, valid = np.zeros((3, *tokens.shape), np.int32), np.zeros(tokens.shape, bool)
-    visual = np.zeros((*tokens.shape, sizes.width), np.float32)
+    visual = np.zeros((*tokens.shape, width), np.float32)
     for number, (ids, names) in enumerate(alone):
         tokens[number, 0, : len(ids)], valid[number, 0, : len(ids)] = ids, True
         grids = [GRIDS[name] for name in names]
@@ -97,7 +100,7 @@ def test_groups_equal_their_members_alone():
 
     def separate(state):
         policy = nnx.merge(graph, state)
-        x = jnp.where((tokens == PAD)[..., None], visual, policy.language.embedding[...][tokens])
+        x = embedded(policy, tokens, visual)
         logits = policy.logits(
             policy.language(x, jnp.asarray(positions), jnp.asarray(valid))[0][:, 0]
         )

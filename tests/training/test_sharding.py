@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 from small_batches import ROWS, batch_of
-from small_policies import SUPPRESSED, VOCABULARY, small_policy
+from small_policies import SUPPRESSED, VOCABULARY, each_family, small_policy
 
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.recipes.resume import resume, training_state
-from sensesearch_jax.runtime.mesh import AXES, RULES, make_mesh
+from sensesearch_jax.runtime.mesh import RULES, make_mesh
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
 from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.optimizer import make_optimizer
@@ -25,7 +25,7 @@ POLICY = small_policy()
 RATE = 1e-3
 
 
-def learner_on(shape, policy=POLICY, **options):
+def learner_on(shape, policy=None, **options):
     config = ConfigDict(
         dict(
             schedule='constant',
@@ -38,10 +38,10 @@ def learner_on(shape, policy=POLICY, **options):
             clip_norm=1e3,
         )
     )
-    mesh = make_mesh(dict(zip(AXES, shape)))
+    mesh = make_mesh(dict(zip(('data', 'fsdp', 'tensor', 'expert'), shape)))
     mask = np.isin(np.arange(VOCABULARY), SUPPRESSED)
     return Learner(
-        policy,
+        policy or POLICY,
         make_optimizer(config, 1),
         suppressed=mask,
         mesh=mesh,
@@ -85,8 +85,18 @@ def alone(kind):
     return take_step(learner_on((1, 1, 1)), kind)
 
 
+family = each_family('qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__], reset=[alone])
+
+
 @pytest.mark.parametrize(
-    ('shape', 'kind'), [((8, 1, 1), 'sft'), ((1, 4, 2), 'sft'), ((2, 2, 2), 'rl')]
+    ('shape', 'kind'),
+    [
+        ((8, 1, 1), 'sft'),
+        ((1, 4, 2), 'sft'),
+        ((2, 2, 2), 'rl'),
+        ((1, 2, 1, 4), 'sft'),
+        ((1, 2, 2, 2), 'rl'),
+    ],
 )
 def test_a_step_is_the_same_on_every_mesh(shape, kind):
     learner = learner_on(shape)
@@ -104,8 +114,8 @@ def test_a_step_is_the_same_on_every_mesh(shape, kind):
 
 
 def test_everything_is_cut_as_the_table_says():
-    learner = learner_on((2, 2, 2))
-    kernel = learner.parameters['language']['layers']['mlp']['gate']['kernel'][...]
+    learner = learner_on((1, 2, 2, 2))
+    kernel = learner.parameters['language']['layers']['query']['kernel'][...]
     assert kernel.addressable_shards[0].data.shape == (
         kernel.shape[0],
         kernel.shape[1] // 2,
@@ -157,18 +167,26 @@ def test_a_step_can_be_compiled_without_any_numbers():
 
 def test_what_does_not_fit_is_refused_with_a_sentence():
     with pytest.raises(
-        ValueError, match=r'4 rows in a micro-batch cannot be cut over data × fsdp = 8 devices'
+        ValueError,
+        match=r'4 rows in a micro-batch cannot be cut over data × fsdp × expert = 8 devices',
     ):
         learner_on((8, 1, 1)).sft_step([batch_of(ROWS)])
     with pytest.raises(ValueError, match='tensor axis of 8 does not divide 2 key/value heads'):
         learner_on((1, 1, 8)).sft_step([batch_of(ROWS)])
-    with pytest.raises(ValueError, match=r'data 1 × fsdp 3 × tensor 1 does not fit 8 devices'):
+    with pytest.raises(
+        ValueError, match=r'data 1 × fsdp 3 × expert 1 × tensor 1 does not fit 8 devices'
+    ):
         make_mesh({'fsdp': 3})
     with pytest.raises(ValueError, match='mesh.model is no axis'):
         make_mesh({'model': 2})
     with pytest.raises(ValueError, match='at most one is -1'):
         make_mesh({'data': -1, 'fsdp': -1})
-    assert make_mesh({'fsdp': -1, 'tensor': 2}).shape == {'data': 1, 'fsdp': 4, 'tensor': 2}
+    assert make_mesh({'fsdp': -1, 'tensor': 2}).shape == {
+        'data': 1,
+        'fsdp': 4,
+        'expert': 1,
+        'tensor': 2,
+    }
     assert make_mesh({'data': 2}).size == 2
     with pytest.raises(ValueError, match="remat 'some' is unknown; choose from none"):
         learner_on((1, 1, 1), remat='some')

@@ -14,6 +14,7 @@ from small_learners import (
     OBJECTIVES,
     POLICY,
     assert_same_moves,
+    compiled,
     learner_of,
     moved,
     pick,
@@ -22,7 +23,7 @@ from small_learners import (
     targets_for,
     values_of,
 )
-from small_policies import VOCABULARY, small_policy
+from small_policies import VOCABULARY, each_family, small_policy
 
 from sensesearch_jax.batching.group_batch import Row
 from sensesearch_jax.batching.packing import Packing
@@ -31,6 +32,9 @@ from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, decoder, inner_decoder, trained_part
 
 pytestmark = pytest.mark.usefixtures('quick')
+family = each_family(
+    'qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__, 'small_learners'], reset=[compiled]
+)
 
 
 @pytest.mark.parametrize('freeze_embedding', [False, True])
