@@ -108,9 +108,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Absl's parsing, with one sentence for a field that the config does not have or a value of
-    another type.
-    """
+    """Absl's parsing, with one sentence for an unknown config field or a value of another type."""
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
@@ -133,9 +131,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 
 def guarded(arguments: list[str]) -> None:
-    """`main`, but what is the caller's to mend ends in one sentence and exit code 2; a fault of the
-    code stays an error.
-    """
+    """`main`; the caller's mistakes end in a sentence and exit code 2, faults of the code raise."""
     from tools_server.launch import ToolServerError
 
     try:

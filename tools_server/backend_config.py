@@ -50,9 +50,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Section(BaseModel):
-    """A part of the configuration; an unknown field is an error, so that a typing mistake is never
-    ignored.
-    """
+    """A part of the configuration; an unknown field is an error, so that no typo is ignored."""
 
     model_config = ConfigDict(extra='forbid', frozen=True)
 
@@ -213,9 +211,7 @@ class LocalImages(PictureSearch):
 
 
 class IndexedImages(PictureSearch):
-    """Nearest pictures in an index on disk, which `python -m tools_server.build_index images`
-    writes.
-    """
+    """Nearest pictures in an index on disk, made by `python -m tools_server.build_index images`."""
 
     backend: Literal['index']
     index: ExistingPath

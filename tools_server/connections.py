@@ -21,9 +21,7 @@ READING_S = 60.0  # longest time in which a peer takes nothing of its answer
 
 
 def most_connections() -> int:
-    """How many connections there may be, after this process was allowed as many descriptors as it
-    may have.
-    """
+    """Connections there may be, after this process was allowed all descriptors it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + KEPT_DESCRIPTORS
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -45,9 +45,7 @@ class StoredImage:
         return self.store.encoded(self.sha256)
 
     def pixels(self) -> np.ndarray:
-        """[height, width, 3] uint8 RGB, read-only and shared; a crop's are a view of the
-        original's.
-        """
+        """[height, width, 3] uint8 RGB, read-only, shared; a crop is a view of the original."""
         if self.origin is not None and self.store.folder.has(self.origin[0]):
             source, (left, top, right, bottom) = self.origin
             return self.store.decoded(source)[top:bottom, left:right]
@@ -169,9 +167,7 @@ class ImageStore:
         return data if found is None else bare(data, found)
 
     def decoded(self, sha256: str) -> np.ndarray:
-        """[height, width, 3] uint8 RGB of an image that `get` knows; the latest ones are kept
-        decoded.
-        """
+        """[height, width, 3] uint8 RGB of an image that `get` knows; the latest are kept."""
         return self._decoded.get_or_compute(
             sha256, lambda: self.decoder.read(self.encoded(sha256))
         )[0]

@@ -22,9 +22,7 @@ _request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar('reques
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON; what a call adds under `extra={'fields': {...}}` becomes
-    fields.
-    """
+    """A record as one line of JSON; `extra={'fields': {...}}` of a call becomes fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""

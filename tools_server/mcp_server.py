@@ -32,9 +32,7 @@ log = logging.getLogger('tools_server')
 
 
 class _Server(MCPServer):
-    """Says what is wrong with a call as the HTTP interface does, and takes no argument that a tool
-    has not.
-    """
+    """Says what is wrong with a call as the HTTP interface does; refuses unknown arguments."""
 
     async def list_tools(self) -> list[McpTool]:
         tools = await super().list_tools()

@@ -141,9 +141,7 @@ class GuardMiddleware:
 
 
 def _asked_s(connection: HTTPConnection) -> float:
-    """The caller's deadline in seconds; infinity without one, or where it is no number, which the
-    call finds out.
-    """
+    """The caller's deadline in seconds; infinity without one or where it is no number."""
     try:
         seconds = float(connection.headers.get(DEADLINE, 'inf'))
     except ValueError:

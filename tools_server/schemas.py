@@ -102,9 +102,7 @@ class CropRequest(Request):
 
 
 class JudgeRequest(Request):
-    """A response to judge by references, with the pictures that the question is about where that
-    helps.
-    """
+    """A response to judge by references, with the question's pictures where that helps."""
 
     question: Text
     references: Annotated[list[Text], Field(min_length=1, max_length=100)]
@@ -159,9 +157,7 @@ class TextSearchAnswer(FoundAnswer):
 
 
 class Match(BaseModel):
-    """A known picture that was found; larger scores are better, and comparable within one answer
-    only.
-    """
+    """A known picture that was found; larger scores are better, comparable within one answer."""
 
     title: Title
     thumbnail: Image

@@ -308,9 +308,7 @@ class ToolService:
         )
 
     def _source(self, tool: str, section: Backend, data: str) -> dict[str, Any]:
-        """The back end's part of the keys of its answers; `data` is the fingerprint of what it
-        answers from.
-        """
+        """The back end's part of its answers' keys; `data` is the fingerprint of its data."""
         source = Source(section.identity(), section.place(), data)
         try:
             if self.mode == 'replay':
@@ -352,9 +350,7 @@ class ToolService:
         }
 
     def _written(self, match: Match) -> dict[str, Any]:
-        """A match with its thumbnail's file, so that a recording needs no folder of pictures beside
-        it.
-        """
+        """A match with its thumbnail's file: a recording needs no folder of pictures beside it."""
         data = self.images.encoded(match.thumbnail.sha256)
         return match.model_dump() | {'file': base64.b64encode(data).decode()}
 

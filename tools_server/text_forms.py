@@ -13,9 +13,7 @@ _HALF = re.compile('[\ud800-\udfff]')
 
 
 def _ranges(codes: list[int]) -> str:
-    """Ascending code points as the inside of a class, in ranges, which are matched faster than
-    single signs.
-    """
+    """Ascending code points as the inside of a class: ranges are matched faster than signs."""
     ranges: list[list[int]] = []
     for code in codes:
         if ranges and code == ranges[-1][1] + 1:
@@ -61,9 +59,7 @@ def without_piles(text: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Text of a field that another service sent: '' for null and for objects; a list's
-    members in a row.
-    """
+    """Text of a field of another service: '' for null and objects; a list's members in a row."""
     if isinstance(value, list):
         return ' '.join(
             filter(
@@ -85,7 +81,5 @@ def as_title(value: Any) -> str:
 
 
 def without_invisible(text: str) -> str:
-    """The text without control and format characters, those of private use, and halves of UTF-16
-    pairs.
-    """
+    """The text without control, format and private-use characters, and halves of UTF-16 pairs."""
     return text if text.isascii() and text.isprintable() else _INVISIBLE.sub('', text)

@@ -107,9 +107,7 @@ class ToolRunner:
         self._log(outcome, {**said, 'cache_hit': hit, 'seconds': round(seconds, 6)})
 
     def _log(self, outcome: str, fields: dict[str, Any]) -> None:
-        """A line for each call: a warning where it got less than it should and its caller is not to
-        blame.
-        """
+        """A line for each call: a warning where it got less than it should without own fault."""
         well = outcome == 'caller' or (outcome == 'ok' and 'degraded' not in fields)
         level = logging.INFO if well else logging.WARNING
         if log.isEnabledFor(level):

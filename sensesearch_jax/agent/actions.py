@@ -20,9 +20,7 @@ class ImageSearch:
 
 @dataclasses.dataclass(frozen=True)
 class ImageCrop:
-    """Cut `bbox` = (x0, y0, x1, y1), in fractions of its width and height, out of image
-    `image_index`.
-    """
+    """Cut `bbox` = (x0, y0, x1, y1), fractions of width and height, out of image `image_index`."""
 
     bbox: tuple[float, float, float, float]
     image_index: int = 1
@@ -37,9 +35,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class FormatError:
-    """A turn without a valid action: `kind` names the mistake for statistics, `message` tells the
-    model.
-    """
+    """A turn without a valid action: `kind` names the mistake, `message` tells the model."""
 
     kind: str
     message: str

@@ -289,9 +289,7 @@ class ChatTokenizer:
         return [self._added[s] if i % 2 else s for i, s in enumerate(allowed.split(text))]
 
     def _encode(self, items: Iterable[str | int]) -> list[int]:
-        """Ids of plain text and given ids. Neighbouring texts are joined first: merges cross their
-        seams.
-        """
+        """Ids of plain text and given ids. Neighbouring texts are joined: merges cross seams."""
         ids: list[int] = []
         plain = ''
         for item in [*items, -1]:

@@ -343,9 +343,7 @@ def shorten(value: Any, length: int = 40) -> str:
 
 
 def _unicode(text: str) -> str:
-    """Without lone surrogates, which JSON escapes can smuggle in and no tokenizer or network
-    accepts.
-    """
+    """Without lone surrogates, which JSON escapes can smuggle in and no tokenizer accepts."""
     return text.encode('utf-8', 'replace').decode('utf-8')
 
 

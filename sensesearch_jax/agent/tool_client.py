@@ -103,15 +103,11 @@ class ToolClient:
         return self._call('POST', '/text_search', _passages, body={'query': query, 'top_k': top_k})
 
     def image_search(self, sha256: str, top_k: int = 5) -> list[Match] | ToolFailure:
-        """At most `top_k` known pictures that look like an image or something large in it; possibly
-        none.
-        """
+        """At most `top_k` known pictures that look like an image or something large in it."""
         return self._call('POST', '/image_search', _matches, body={'image': sha256, 'top_k': top_k})
 
     def crop(self, sha256: str, bbox: Sequence[float]) -> ImageRef | ToolFailure:
-        """Cuts [x0, y0, x1, y1], fractions of an image in [0, 1], out of its full-resolution
-        pixels.
-        """
+        """Cuts [x0, y0, x1, y1], fractions of an image, out of its full-resolution pixels."""
         return self._call(
             'POST',
             '/crop',
@@ -273,9 +269,7 @@ def _nobody_listens(error: requests.ConnectionError) -> bool:
 
 
 def _says_so_itself(answer: bytes) -> bool:
-    """Whether a failure is the server's own, which starts or stops, and not that of a service it
-    asked.
-    """
+    """Whether a failure is the server's own, which starts or stops, and not its services'."""
     try:
         return json.loads(answer).get('backend') is None
     except (ValueError, AttributeError):

@@ -252,9 +252,7 @@ class Preprocessor:
 
 
 def _image_settings(path: Path) -> tuple[Path, dict]:
-    """File of a policy directory's image processor settings, and the settings; `path` may be the
-    file.
-    """
+    """File of a policy directory's image processor settings, and these; `path` may be the file."""
     if path.is_dir():
         nested = path / 'processor_config.json'
         if nested.is_file() and 'image_processor' in read_object(nested):

@@ -78,9 +78,7 @@ def companions(source: Path) -> dict[str, bytes]:
 
 
 def trained_template(source: Path, chat: ChatTokenizer) -> str:
-    """Chat template: that of `source` where it renders a conversation as `chat` does, else the
-    project's.
-    """
+    """Chat template: that of `source` if it renders a conversation as `chat` does, else ours."""
     template = _source_template(source)
     return template if template is not None and renders_alike(template, chat) else CHAT_TEMPLATE
 

@@ -155,9 +155,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _truncated(path: Path) -> str | None:
-    """Name of the first incomplete tensor of a file; None if all are complete, or the header is
-    not readable.
-    """
+    """Name of a file's first incomplete tensor; None without one, or for an unreadable header."""
     try:
         with open(path, 'rb') as file:
             length = int.from_bytes(file.read(8), 'little')

@@ -20,9 +20,7 @@ SHARDS = 'model-*-of-*.safetensors'
 
 
 def stage(folder: Path) -> Path:
-    """Empty staging directory for a save into `folder`; the files of an interrupted save are
-    deleted.
-    """
+    """Empty staging directory for a save into `folder`, without what an interrupted one left."""
     staged = folder / STAGED
     if staged.exists():
         shutil.rmtree(staged)

@@ -24,9 +24,7 @@ def row_length(prompt: int, suffix: int) -> tuple[int, int]:
 
 
 def suppressed_mask(loaded: LoadedPolicy) -> np.ndarray:
-    """[V] True for ids that are never sampled; training's distribution leaves them out like the
-    sampler's.
-    """
+    """[V] True for ids that are never sampled; training's distribution leaves them out as well."""
     mask = np.zeros(loaded.policy.sizes.language.vocabulary, bool)
     mask[unsampled(loaded)] = True
     return mask

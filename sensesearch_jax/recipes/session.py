@@ -73,9 +73,7 @@ class Session:
         return PROTOCOLS[self.config.agent.protocol]
 
     def scorer(self) -> Scorer:
-        """The run's scorer, with the tool server's judge; a run that trains nothing by rewards
-        weighs them as the paper.
-        """
+        """The run's scorer, with the tool server's judge; without RL weights are the paper's."""
         weights = {'prices': {}, 'format_weight': 0.5, 'evidence_weight': 0.0}
         if 'rl' in self.config:
             rl = self.config.rl
@@ -175,9 +173,7 @@ def rollout_limits(agent: ConfigDict) -> RolloutLimits:
 
 
 def unsampled(loaded: LoadedPolicy) -> list[int]:
-    """Ids that are never sampled: vision placeholders, and rows of the embedding that the tokenizer
-    does not know.
-    """
+    """Ids that are never sampled: vision placeholders, and rows unknown to the tokenizer."""
     vocabulary = loaded.policy.sizes.language.vocabulary
     return [*loaded.chat.suppressed_ids, *range(loaded.chat.vocab_size, vocabulary)]
 

@@ -27,9 +27,7 @@ def seen_text(turns: Iterable[Turn], kinds: Iterable[str] = ('text_search', 'ima
 
 
 def contains(text: str, phrase: str) -> bool:
-    """Whether `phrase`, without its leading article, occurs in `text` as whole words, both
-    normalised like answers.
-    """
+    """Whether `phrase`, without a leading article, is in `text` as whole words, both normalised."""
     phrase = normalise(without_article(clean(phrase)))
     return bool(phrase) and f' {phrase} ' in f' {normalise(text)} '
 
@@ -60,9 +58,7 @@ def asks_fact(question: Question) -> bool:
 
 
 def right_texts(question: Question) -> tuple[str, ...]:
-    """The accepted answers as a text would state them: for multiple choice the options behind the
-    letters.
-    """
+    """The accepted answers as a text states them: of multiple choice the options, not letters."""
     return gold_texts(question.answers, question.choices)
 
 

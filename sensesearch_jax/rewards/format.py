@@ -7,9 +7,7 @@ from sensesearch_jax.rewards.accuracy import final_answer
 
 
 def format_is_right(trajectory: Trajectory, protocol: Protocol) -> bool:
-    """Whether every turn has reasoning and exactly one valid action, the last one a non-empty
-    answer.
-    """
+    """Whether every turn has reasoning and one valid action, the last one a non-empty answer."""
     for i, turn in enumerate(trajectory.turns, 1):
         last = i == len(trajectory.turns)
         if isinstance(turn.action, FormatError) or isinstance(turn.action, Answer) != last:

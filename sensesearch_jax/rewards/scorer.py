@@ -64,9 +64,7 @@ class Scorer:
         )
 
     def answer(self, trajectory: Trajectory) -> str | None:
-        """The answer that a verdict is to be had of; None if there is none, or if the trajectory
-        does not count anyway.
-        """
+        """The answer to be judged; None without one, or of a trajectory that does not count."""
         return None if uncounted(trajectory) else final_answer(trajectory)
 
     def verdict(self, trajectory: Trajectory, answer: str) -> bool | ToolFailure:
@@ -122,9 +120,7 @@ def check_prices(prices: Mapping[str, float]) -> None:
 
 
 def uncounted(trajectory: Trajectory) -> SampleState | None:
-    """The state of a trajectory that says nothing about the policy, whatever it answered; None if
-    it may.
-    """
+    """The state of a trajectory that says nothing about the policy; None if it may."""
     if trajectory.state is SampleState.TOO_LONG:
         return trajectory.state
     observations = (turn.observation for turn in trajectory.turns)

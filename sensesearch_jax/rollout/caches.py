@@ -21,9 +21,7 @@ TOKEN_AXES = KVCache(5, 4, None, 4, 4)  # of all layers' contexts
 
 
 class Caches(NamedTuple):
-    """All keys and values of the lanes in flight, every layer's; `*_length` say how much of each is
-    real.
-    """
+    """All keys and values of the lanes in flight; `*_length` say how many are real."""
 
     prefix: KVCache  # [L, B, 1, K, E, P] and [L, B, 1, K, P, E]
     prefix_length: Int[Array, ' b']
@@ -212,9 +210,7 @@ def _axes(x: jax.Array) -> tuple[str | None, ...]:
 
 
 def constrained(caches: Caches) -> Caches:
-    """The caches with the sharding that every program takes and returns: else the next one would
-    compile anew.
-    """
+    """The caches with the sharding that every program takes and returns: none recompiles."""
     return jax.tree.map(lambda x: constrain(x, _axes(x)), caches)
 
 
@@ -224,9 +220,7 @@ def by_head(fresh: KeysValues) -> KVCache:
 
 
 def by_field(f: Callable[..., Array], *caches: KVCache) -> KVCache:
-    """`f` of the axis of tokens and the arrays, for keys, for values and for their scales if there
-    are any.
-    """
+    """`f` of the axis of tokens and the arrays, for keys, values and their scales if any."""
     return KVCache(
         *(
             None if parts[0] is None else f(axis, *parts)

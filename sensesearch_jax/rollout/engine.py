@@ -110,9 +110,7 @@ class Engine:
             self.caches = self._empty()
 
     def twin(self) -> Engine:
-        """Another engine with caches of its own and the same compiled programs, to be used from
-        another thread.
-        """
+        """Another engine with its own caches and the same programs, for use from another thread."""
         other = copy.copy(self)
         other.length, other.passed_over = np.zeros_like(self.length), np.zeros_like(self.length)
         other.tokens_run, other.caches = 0, None
@@ -406,9 +404,7 @@ class Engine:
         return self.suffix_capacity - int(self.length[lane])
 
     def _used(self, longest: int) -> int:
-        """How much of the suffix cache a program reads: few sizes, so that short sequences do not
-        pay for long ones.
-        """
+        """How much of the suffix cache a program reads: few sizes, short ones for short ones."""
         size, full = bucket(max(int(longest), 1), CACHE_STEP), self.layout.suffix_capacity
         return size if size < 0.9 * full else full  # nearly all is not worth a program of its own
 

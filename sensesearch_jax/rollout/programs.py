@@ -283,7 +283,5 @@ class Programs:
 
 
 def compute_dtype(parameters: nnx.State) -> np.dtype:
-    """The dtype that a policy with these parameters computes in: each layer takes its input's, the
-    first its embeddings'.
-    """
+    """The dtype that a policy with these parameters computes in: that of its embeddings."""
     return np.dtype(parameters['language']['embedding'].dtype)

@@ -85,9 +85,7 @@ def draw(key: Key[Array, ''], log_probs: Float[Array, ' v']) -> Int[Array, '']:
 
 
 def _blocks(vocabulary: int) -> int:
-    """Number of blocks of a vocabulary, about as many as a block has tokens; a divisor if there is one
-    near.
-    """
+    """Number of blocks of a vocabulary: about as many as a block has tokens, a divisor if near."""
     root = math.isqrt(vocabulary)
     near = sorted(
         range(max(root // 4, 1), 4 * root + 1), key=lambda n: abs(math.log(n * n / vocabulary))

@@ -310,9 +310,7 @@ class _Rollout:
             self.calls[call] = lane
 
     def _act(self, action, images, pending: int, room: int) -> tuple[Observation, list[int]]:
-        """On a tool thread: the call, its response's tokens, and the patches of every image in it
-        if it has room.
-        """
+        """On a tool thread: the call, its response's tokens, its images' patches if they fit."""
         observation = self.environment.execute(action, images)
         shown = [part for part in observation.parts if isinstance(part, ImageRef)]
         failure = next((f for f in map(self.features.unusable, shown) if f), None)
@@ -336,9 +334,7 @@ class _Rollout:
         return len(tokens) + 1 < room
 
     def _collect(self) -> None:
-        """Takes in the tools' answers; a trajectory whose tools failed, or that has no room for
-        more, ends.
-        """
+        """Takes in the tools' answers; a trajectory whose tools failed or that is full ends."""
         for future in [f for f in self.calls if f.done()]:
             lane = self.calls.pop(future)
             state, (observation, tokens) = self.lanes[lane], future.result()

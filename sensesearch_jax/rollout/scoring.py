@@ -65,9 +65,7 @@ class Scoring:
         return bool(self._groups)
 
     def finished(self) -> Sequence[int]:
-        """Complete groups whose verdicts have come, each reported once; their rewards and states are
-        set.
-        """
+        """Complete groups whose verdicts have come, each once; their rewards and states are set."""
         done = [
             i
             for i, group in self._groups.items()

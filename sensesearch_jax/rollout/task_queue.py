@@ -122,18 +122,14 @@ class TaskQueue:
             self.on_group(group)
 
     def take(self, least: int, most: int) -> tuple[list[ReadyTask], list[ImageRef]]:
-        """At most `most` ready tasks, or none if fewer than `least` are ready; and the images of
-        the next ones.
-        """
+        """At most `most` ready tasks, none if fewer than `least`; and images of the next ones."""
         with self.lock:
             ready = min(most, len(self.opened))
             taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
             return taken, [image for ready in self.opened for image in ready.images]
 
     def _ready(self, index: int, task: Task) -> ReadyTask | tuple[SampleState, str]:
-        """On a tool thread: the task's images and prompt, or why there is none; no work for a
-        prompt without room.
-        """
+        """On a tool thread: the task's images and prompt, or why there is none."""
         images = upload_all(self.environment.client, task.question.images)
         if isinstance(images, ToolFailure):
             return SampleState.INFRA_FAILED, f'The picture cannot be had: {images.message}.'

@@ -164,9 +164,7 @@ class FeatureStore:
                 del self._preparing[image.sha256]
 
     def forget(self, images: Iterable[ImageRef]) -> None:
-        """Frees the patches of images that are not wanted after all; whoever wants one still makes
-        them again.
-        """
+        """Frees the patches of images that are not wanted after all; they can be made again."""
         with self._lock:
             for image in images:
                 self._patches.pop(image.sha256, None)
@@ -243,9 +241,7 @@ class FeatureStore:
             )
 
     def clear(self) -> None:
-        """Forgets all features, as after a change of the tower; they are computed again when asked
-        for.
-        """
+        """Forgets all features, as after a change of the tower; they are computed when asked."""
         with self._lock:
             self._features.clear()
             self._bytes = 0
@@ -253,9 +249,7 @@ class FeatureStore:
     def _passes(
         self, missing: Sequence[ImageRef], later: Sequence[ImageRef]
     ) -> list[list[ImageRef]]:
-        """The missing images in passes through the tower, those of like size together, and later
-        ones beside them.
-        """
+        """The missing images in passes through the tower, of like size together, and later ones."""
         passes: list[list[ImageRef]] = []
         waiting: dict[int, list[ImageRef]] = {}
         for image in later:

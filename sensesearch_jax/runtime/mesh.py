@@ -106,9 +106,7 @@ def spec(
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """Sharding of every leaf: parameters, their gradients and moments by their logical axes, others
-    replicated.
-    """
+    """Sharding of every leaf: by logical axes where it has them, else replicated."""
 
     def one(leaf):
         if isinstance(leaf, nnx.Variable):
@@ -129,9 +127,7 @@ def mesh_of(parameters: Any) -> Mesh:
 
 
 def is_abstract(tree: Any) -> bool:
-    """Whether a tree has abstract leaves (`jax.ShapeDtypeStruct`), which programs can be compiled for
-    and not run with.
-    """
+    """Whether a tree has abstract leaves (`jax.ShapeDtypeStruct`), to compile for, not to run."""
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
@@ -214,8 +210,6 @@ def platform() -> str:
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """Activation with a sharding constraint, so that the compiler moves parameters and not
-    activations.
-    """
+    """Activation with a sharding constraint: parameters are to be moved, not activations."""
     mesh = current()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))

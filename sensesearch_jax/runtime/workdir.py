@@ -180,9 +180,7 @@ def _refuse_strangers(path: Path) -> None:
 
 
 def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str]) -> bool:
-    """Writes config.json at the first start and compares it at later ones; returns whether it
-    existed.
-    """
+    """Writes config.json at the first start, compares it later; returns whether it existed."""
     config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     text = _json(config, 'The configuration')
     file = path / 'config.json'

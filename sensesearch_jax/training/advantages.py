@@ -192,9 +192,7 @@ def _differ(values: Array, members: Array) -> Array:
 
 
 def _batch_moments(advantages: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """Distances from the smallest valid advantage, their mean and their spread (ddof 0; 0 where it
-    is rounding).
-    """
+    """Distances from the smallest valid advantage, their mean and spread (ddof 0)."""
     count = jnp.maximum(jnp.sum(valid), 1)
     offset = jnp.where(valid, advantages - _smallest(advantages, valid[None, :])[0], 0)
     mean = jnp.sum(offset) / count

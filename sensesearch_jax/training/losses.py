@@ -329,9 +329,7 @@ def _log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio
 
 
 def _importance_weights(old: Array, sampler: Array, mask: Array, importance: Importance) -> Array:
-    """Weights [trajectories, tokens] of the trainer's old policy against the sampler, before
-    truncation.
-    """
+    """Weights [trajectories, tokens] of the old policy against the sampler, before truncation."""
     log_weights = old - sampler
     if importance == 'sequence':
         log_weights = jnp.broadcast_to(jnp.sum(log_weights, axis=1, keepdims=True), mask.shape)

@@ -47,9 +47,7 @@ NOTHING = 1e-5  # advantages are of order 1; less is rounding
 
 
 def decoder(path: tuple[str, ...], _: Any) -> bool:
-    """Filter of the trained parameters: the language model, not the vision tower with its
-    projector.
-    """
+    """Filter of the trained parameters: the language model, not the vision tower and projector."""
     return path[0] == 'language'
 
 
@@ -195,18 +193,14 @@ class Learner:
 
     @property
     def all_parameters(self) -> nnx.State:
-        """Trained and frozen parameters together, as the sampler takes them: in the type that the
-        loss computes in.
-        """
+        """Trained and frozen parameters, as the sampler takes them: in the loss's type."""
         computed = jax.tree.map(lambda x: x.astype(self.dtype), self.parameters)
         return nnx.merge_state(computed, self.kept, self.tower)
 
     def log_probs(
         self, batch: GroupBatch, parameters: nnx.State | None = None
     ) -> Float[Array, 'b g s']:
-        """Log-probs of suffix tokens 1 … S−1, without gradients; of other `parameters` for a
-        reference policy.
-        """
+        """Log-probs of suffix tokens 1 … S−1, without gradients; of a reference's `parameters`."""
         parameters = self.parameters if parameters is None else parameters
         with jax.set_mesh(self.mesh):
             return self._log_probs((parameters, self.kept), self._placed(batch))
@@ -350,9 +344,7 @@ class Learner:
             }
 
     def _master(self, start, placements):
-        """The parameters in float32, on their devices; shapes where the policy has no more than
-        shapes.
-        """
+        """The parameters in float32, on their devices; shapes where the policy has mere shapes."""
         if is_abstract(start):
             return jax.tree.map(
                 lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place),

@@ -53,9 +53,7 @@ def fold(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def plain_letters(word: str) -> str:
-    """A folded word without the accents on its Latin and Greek letters; other scripts' marks are
-    letters of theirs.
-    """
+    """A folded word without accents on Latin and Greek letters; other marks are letters."""
     if word.isascii():
         return word
     kept, base = [], ''

@@ -115,9 +115,7 @@ def compare(one: str, other: str, question: str) -> bool | None:
 
 @lru_cache(maxsize=512)
 def read(text: str) -> Quantity | None:
-    """The quantity that a cleaned text is, and nothing else beside it; a range of two is one as
-    well.
-    """
+    """The quantity that a cleaned text is, with nothing beside it; a range of two is one."""
     if len(text) > 100:
         return None
     text = text.rstrip('.,; ')

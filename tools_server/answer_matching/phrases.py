@@ -21,9 +21,7 @@ def without_answer_is(text: str) -> str:
 
 
 def without_lead(text: str) -> str:
-    """A cleaned text of a multiple-choice answer without what leads to the choice: 'I think the
-    best option is'.
-    """
+    """A multiple-choice answer's cleaned text without its lead, 'I think the best option is'."""
     for _ in range(2):  # 'the answer is' and then 'option'
         text = text[_CHOICE.match(text).end() :]
     return text

@@ -131,9 +131,7 @@ _DEGREES = re.compile(r'(?:° ?|º ?|deg(?:rees?)? )([CF])(?![A-Za-z])')
 
 
 def unit(text: str) -> str | None:
-    """The unit that a cleaned text names: '' for no text, None for a text that is no unit known
-    here.
-    """
+    """The unit that a cleaned text names: '' for no text, None for a text that is no known unit."""
     text = text.strip()
     if len(text) > 40:
         return None

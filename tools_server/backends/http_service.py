@@ -154,9 +154,7 @@ class Service:
         return answer
 
     def _reason(self, answer: Any) -> str:
-        """': ' and what the service says about its refusal, on one line and without our key; '' for
-        nothing.
-        """
+        """': ' and what the service says about its refusal, on one line, without our key; or ''."""
         text = ''.join(c if c.isprintable() else ' ' for c in _said(answer)[:2_000])
         for secret in self._secrets:
             text = text.replace(secret, '…')
@@ -170,9 +168,7 @@ class Service:
 
 
 def _said(answer: Any) -> str:
-    """The sentence in an error of any of the usual forms: {error: {message}}, {message}, {detail:
-    [{msg}]}.
-    """
+    """Sentence in an error of a usual form: {error: {message}}, {message}, {detail: [{msg}]}."""
     for _ in range(4):  # none is nested deeper
         if isinstance(answer, list) and answer:
             answer = answer[0]

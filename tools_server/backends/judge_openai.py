@@ -52,9 +52,7 @@ def parse_verdict(reply: str) -> bool:
 
 
 def quoted(value: dict[str, Any]) -> str:
-    """JSON that reads back as `value` without invisible characters, and holds no token of a chat
-    format.
-    """
+    """JSON that reads back as `value`, without invisible characters or tokens of a chat format."""
     text = json.dumps(value, ensure_ascii=False)
     text = without_invisible(text)
     return _STRING.sub(lambda match: match.group().translate(_ESCAPED), text)

@@ -92,9 +92,7 @@ def find_regions(
 
 
 def _steps(image: np.ndarray) -> np.ndarray:
-    """Steps between rows y-1 and y averaged along the row, where they are larger than those beside:
-    [height, width].
-    """
+    """Steps between rows y-1 and y averaged along the row, where largest: [height, width]."""
     step = np.zeros(image.shape[:2], np.uint8)
     red, green, blue = cv2.split(cv2.absdiff(image[1:], image[:-1]))
     step[1:] = cv2.max(cv2.max(red, green), blue)

@@ -129,8 +129,6 @@ def read_passages(
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text of Search-R1's 'contents': the first line, often in quotation marks, is the
-    title.
-    """
+    """Title and text of Search-R1's 'contents': the title is the first line, often in quotes."""
     title, _, text = contents.partition('\n')
     return title.strip().strip('"'), text.strip()

@@ -43,9 +43,7 @@ class RetrieverTextSearch:
         )
 
     def _passage(self, query: str, rank: int, item: Any) -> Passage:
-        """A result: {document: {contents}, score}, or the document alone where scores are not
-        given.
-        """
+        """A result: {document: {contents}, score}, or the document alone."""
         document = item.get('document', item)
         if 'contents' in document:
             title, text = split_contents(as_text(document['contents']))

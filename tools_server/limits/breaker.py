@@ -36,9 +36,7 @@ class Breaker:
         return self._failures >= self._limit
 
     def wait_s(self) -> float:
-        """0 if a call may be made now, which then is the trial of an open breaker; else seconds to
-        wait.
-        """
+        """0 if a call may be made now, the trial of an open breaker; else seconds to wait."""
         with self._lock:
             if not self.open:
                 return 0.0

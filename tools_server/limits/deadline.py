@@ -19,9 +19,7 @@ _ends: contextvars.ContextVar[float] = contextvars.ContextVar('deadline', defaul
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Everything in the block has at most this many seconds, and never more than an outer deadline
-    leaves.
-    """
+    """Everything in the block has at most so many seconds, never more than an outer deadline."""
     token = _ends.set(min(_ends.get(), time.monotonic() + seconds))
     try:
         yield

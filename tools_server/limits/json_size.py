@@ -8,7 +8,5 @@ MOST_VALUES = 300_000
 
 
 def values_in(data: bytes) -> int:
-    """At most so many values are in a JSON text, or a piece of one; signs inside of strings count
-    too.
-    """
+    """At most so many values are in a JSON text or a piece of one; signs in strings count too."""
     return data.count(b'{') + data.count(b'[') + data.count(b',')

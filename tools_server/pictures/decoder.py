@@ -116,9 +116,7 @@ class Decoder:
 
 
 def decode_job(data: bytearray, max_pixels: int) -> tuple[int, int, memoryview]:
-    """In a worker: height, width and pixels of a picture, within memory for the size that its
-    header says.
-    """
+    """In a worker: height, width and pixels of a picture, within memory for its header's size."""
     whole = resource.getrlimit(resource.RLIMIT_AS)
     try:
         _limit_memory(SPARE_BYTES + 2 * len(data), whole)  # some headers are bombs too

@@ -209,9 +209,7 @@ def absent(sha256: str) -> ToolError:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there with all its bytes or not at all, whoever else writes the
-    same.
-    """
+    """Writes a file so that it is there in full or not at all, whoever else writes the same."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART)
     try:
         with os.fdopen(handle, 'wb') as file:

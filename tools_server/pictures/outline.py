@@ -65,9 +65,7 @@ class Outline:
 
 
 def outline(data: bytes) -> Outline | None:
-    """The parts of a file; None for one that is neither a JPEG nor a PNG, is cut off or in any way
-    unusual.
-    """
+    """The parts of a file; None for one that is no JPEG or PNG, is cut off or unusual."""
     try:
         if data[:2] == b'\xff\xd8':
             return _jpeg(data)
@@ -79,9 +77,7 @@ def outline(data: bytes) -> Outline | None:
 
 
 def bare(data: bytes, found: Outline) -> bytes:
-    """The file with nothing in it but the picture and its colours: no camera data, place, text or
-    attachment.
-    """
+    """The file with nothing but the picture and its colours: no camera data, place or text."""
     start = data[:2] if found.format == 'JPEG' else data[:8]
     return start + b''.join(data[begin:end] for begin, end in found.kept)
 

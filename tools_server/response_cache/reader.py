@@ -26,9 +26,7 @@ class StoreError(Exception):
 
 
 class Entry(NamedTuple):
-    """A value that is kept; `age_s` and `unused_s` are seconds since it was written and last asked
-    for.
-    """
+    """A value that is kept; `age_s` and `unused_s`: seconds since it was written and asked for."""
 
     value: bytes
     age_s: float

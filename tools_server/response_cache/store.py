@@ -132,9 +132,7 @@ class AnswerStore:
         return entry.value
 
     def worth_noting(self, entry: Entry) -> bool:
-        """Whether the use of an entry is to be written down; one in the future is of a clock set
-        ahead.
-        """
+        """Whether the use of an entry is to be written down; one in the future: a wrong clock."""
         return self._max_bytes is not None and not -SKEW_S <= entry.unused_s <= TOUCH_S
 
     def touch(self, key: str) -> None:

@@ -86,9 +86,7 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 def _limit_processor_time(seconds: float) -> None:
-    """Ends this process when a job takes longer; the server does so too, unless it was killed
-    meanwhile.
-    """
+    """Ends this process when a job takes longer, as the server does unless it was killed."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

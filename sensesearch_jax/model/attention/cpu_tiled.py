@@ -216,7 +216,5 @@ def _scores(queries, keys, valid):
 
 
 def _unless_padding(valid, tile, nothing, *operands):
-    """Result of `tile`, or of `nothing` for a tile that is all padding, as in the shorter rows of a
-    batch.
-    """
+    """Result of `tile`, or of `nothing` for a tile that is all padding, as in shorter rows."""
     return jax.lax.cond(valid.any(), tile, nothing, *operands)

@@ -139,9 +139,7 @@ def _splits(
     value_scales,
     interpret: bool,
 ):
-    """Splits of N key heads with Q queries each; the heads of each of the M rows of `valid` are
-    consecutive.
-    """
+    """Splits of N key heads with Q queries each; heads of one of the M rows are consecutive."""
     n, count, e = q.shape
     heads, tokens, block = n // len(valid), keys.shape[-1], _block(keys.shape[-1])
     rows = next((size for size in ROWS if size >= count), ROWS[-1])

@@ -95,9 +95,7 @@ def _padded(x, axis: int, step: int):
 
 
 def _blocks(queries: int, keys: int) -> dict[str, int]:
-    """The largest blocks up to BLOCK that divide both lengths, for the forward and the two backward
-    kernels.
-    """
+    """Largest blocks up to BLOCK that divide both lengths, for the forward and backward kernels."""
 
     def largest(length):
         return max(size for size in range(LANES, BLOCK + 1, LANES) if length % size == 0)

@@ -170,9 +170,7 @@ class ScriptedExpert:
         return self._say(words, question), ImageCrop(inner, len(frames))
 
     def _poor_box(self, good: Box) -> Box:
-        """A first guess that is too loose on every side, or shifted by a fifth so that it may cut
-        into it.
-        """
+        """A first guess: too loose on every side, or shifted by a fifth, maybe into it."""
         if self.rng.random() < 0.5:
             grow = self.rng.choice((0.1, 0.2))
             grown = (good[0] - grow, good[1] - grow, good[2] + grow, good[3] + grow)

@@ -257,9 +257,7 @@ class Curriculum:
         return Batch(groups, images[:4], targets)
 
     def _row(self, example: Example, names: Sequence[str]) -> Row:
-        """A picture's row: what all dialogues share is the prompt; at least the last token of each
-        is left to its member.
-        """
+        """A picture's row: the shared part is the prompt; each member has at least a last token."""
         dialogues, picture = example.spoken(), ImageRef('', *example.picture.size)
         prompts = [
             self.chat.prompt(example.system, [picture, dialogue.question]) for dialogue in dialogues

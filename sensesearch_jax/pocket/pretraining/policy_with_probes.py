@@ -31,9 +31,7 @@ class PolicyWithProbes(nnx.Module):
         )
 
     def loss(self, batch: Batch, probe_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Cross-entropy of the answers, plus the probes' loss where there are pictures, and some of
-        the page's own.
-        """
+        """Cross-entropy of the answers, the probes' loss on pictures, some of the page's own."""
         groups = batch.groups
         if batch.images is not None:
             groups = groups._replace(features=self._features(batch))

@@ -27,9 +27,7 @@ ATTRIBUTES = 9  # colours and shapes an object may have, by number
 
 
 class VisualTargets(NamedTuple):
-    """Per prompt token; everything but `visual` means something only where the token is visual
-    (`inside`: on an object).
-    """
+    """Per prompt token; all but `visual` mean something on visual tokens alone."""
 
     visual: Bool[np.ndarray, 'b p']
     inside: Bool[np.ndarray, 'b p']
@@ -101,9 +99,7 @@ def visual_targets(
 
 
 class Probes(nnx.Module):
-    """Linear read-outs of one layer's values: objectness, the four lines of the object's loose box,
-    row, column, attribute.
-    """
+    """Linear read-outs of a layer's values: objectness, loose box, row, column, attribute."""
 
     def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
         self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows, 1 + 4 * LINES + rows + columns)

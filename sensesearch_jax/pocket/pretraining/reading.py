@@ -66,9 +66,7 @@ class ReadingQuestions:
         return self._example(rng, tokens, text, [('Say that again.', text)])
 
     def namesakes(self, rng: np.random.Generator, tokens: int) -> Example:
-        """Numbered names of few words that come back in each: only all of what came before tells
-        how one goes on.
-        """
+        """Numbered names of few words that come back in each: all before tells how one goes on."""
         pool = [*rng.choice(self.pages.words, 5), 'the', 'of', 'de']
         names = [
             ' '.join(rng.choice(pool, rng.integers(2, 7)))
@@ -104,9 +102,7 @@ class ReadingQuestions:
         return self._example(rng, tokens, text, [(f'{key}?', value) for key, value in asked])
 
     def _entries(self, rng, tokens: int) -> Example:
-        """Numbered results in the manner of an encyclopaedia: a field of one, a title, an entry's
-        name and key again.
-        """
+        """Numbered results as of an encyclopaedia: a field, a title, an entry's name and key."""
         pages = self.pages
         entries = []
         for _ in range(rng.integers(1, 5)):

@@ -35,9 +35,7 @@ LOGGED_EVERY = 20  # steps
 
 
 def prefetch(batches: Iterator[Any], ahead: int = 3) -> Iterator[Any]:
-    """Makes batches on a thread while the device works; an error of the thread is raised to the
-    reader.
-    """
+    """Makes batches on a thread while the device works; the thread's errors are the reader's."""
     ready: queue.Queue = queue.Queue(ahead)
 
     def fill():

@@ -81,9 +81,7 @@ class AttributeQuestion(NamedTuple):
 def clip_box(
     box: Sequence[float], view: Sequence[float]
 ) -> tuple[float, float, float, float] | None:
-    """A scene's box in fractions of a view of it, or None where the view shows less than half of
-    it.
-    """
+    """A scene's box in fractions of a view; None where the view shows less than half of it."""
     x0, y0, x1, y1 = view
     w, h = x1 - x0, y1 - y0
     inside = [(box[0] - x0) / w, (box[1] - y0) / h, (box[2] - x0) / w, (box[3] - y0) / h]
@@ -176,9 +174,7 @@ class VisualQuestions:
         return sample_scene(rng, pool, kind, int(rng.integers(low, high + 1)), SIZES[level])
 
     def draw(self, spec: SceneSpec, view: Sequence[float]) -> Image.Image:
-        """The view, about as large as the preprocessor makes any picture, so that little is drawn
-        in vain.
-        """
+        """The view, about as large as the preprocessor makes pictures, so that little is lost."""
         aspect = (view[2] - view[0]) * spec.size[0] / ((view[3] - view[1]) * spec.size[1])
         width = round(400 * min(1.0, (aspect * 9 / 16) ** 0.5))
         return self.renderer.render(spec, view, (width, round(width / aspect)))
@@ -220,9 +216,7 @@ class VisualQuestions:
         return found
 
     def attribute(self, entity: Entity) -> str | None:
-        """The main colour of a flag, or whether a painting is 'tall' or 'wide'; None where that is
-        not clear.
-        """
+        """The main colour of a flag, or whether a painting is 'tall' or 'wide'; None if unclear."""
         if entity.id not in self.seen:
             if len(self.seen) > 4096:  # variants are without end
                 self.seen.clear()

@@ -44,9 +44,7 @@ def singled_out(spec: SceneSpec) -> list[tuple[int, str]]:
 
 
 class _Maker:
-    """Draws questions of one kind, keeping counts so that no fact, entity or answer is asked too
-    often.
-    """
+    """Draws questions of one kind; no fact, entity or answer is asked too often."""
 
     def __init__(self, files: PocketFiles, split: str, kind: str, seed: int):
         self.files, self.split, self.kind, self.seed = files, split, kind, seed
@@ -123,9 +121,7 @@ class _Maker:
         return None
 
     def sight(self, spec: SceneSpec, scene: set) -> dict | None:
-        """A question that the picture alone answers, with the index of its object if it is about
-        one.
-        """
+        """A question that the picture alone answers, and the index of its object if it has one."""
         noun = SCENE_KINDS[spec.kind]
         fields = [
             question_templates.COUNT,

@@ -32,9 +32,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """An entity's picture in a scene; `box` is (x0, y0, x1, y1) in scene pixels, without border or
-    frame.
-    """
+    """An entity's picture in a scene; `box` is (x0, y0, x1, y1) in scene pixels, without frame."""
 
     entity: str
     box: tuple[int, int, int, int]
@@ -91,9 +89,7 @@ def outer_box(kind: str, box: Sequence[float]) -> Box:
 
 
 def _object_size(kind: str, entity: Entity, length: float) -> tuple[int, int]:
-    """Picture (width, height) in pixels for a longer side of `length`, smaller where MAX_AREA says
-    so.
-    """
+    """Picture (width, height) in pixels of a longer side `length`, smaller for MAX_AREA."""
     width, height = (
         (length, length / entity.aspect) if entity.aspect >= 1 else (length * entity.aspect, length)
     )
@@ -131,9 +127,7 @@ def _scatter(
 def _hang(
     rng: np.random.Generator, kind: str, sizes: list[tuple[int, int]]
 ) -> list[tuple[int, int, int, int]] | None:
-    """Boxes in loose rows: cells of a grid, some left empty, each picture moved a little inside its
-    cell.
-    """
+    """Boxes in loose rows: cells of a grid, some empty, each picture moved a little in its cell."""
     outer = [
         (width + 2 * _rim(kind, width, height), height + 2 * _rim(kind, width, height))
         for width, height in sizes
@@ -271,9 +265,7 @@ def cut(
 
 
 class Renderer:
-    """Draws scenes; keeps the relief map and the pictures used in memory (about 0.3 GB when all
-    are).
-    """
+    """Draws scenes; keeps the relief map and the pictures used in memory (about 0.3 GB for all)."""
 
     def __init__(self, files: PocketFiles):
         self.files = files
@@ -325,9 +317,7 @@ class Renderer:
         return Image.fromarray(canvas)
 
     def alone(self, entity: str, rng: np.random.Generator) -> Image.Image:
-        """The entity's picture alone, ALONE_SIDE pixels long, cut and lit a little differently each
-        time.
-        """
+        """The entity's picture alone, ALONE_SIDE pixels long, cut and lit differently each time."""
         levels = self.picture(entity)
         height, width = levels[0].shape[:2]
         left, top, right, bottom = rng.uniform(0, 0.04, 4)

@@ -40,9 +40,7 @@ SPLIT_SHARES = {'test': 0.32, 'validation': 0.08}  # the rest trains
 
 
 def assign_splits(records: list[dict]) -> None:
-    """Adds 'split'; entities of one group (an artist's works share facts about the artist) stay
-    together.
-    """
+    """Adds 'split'; entities of one group (an artist's works share facts) stay together."""
     rng = np.random.default_rng(SPLIT_SEED)
     groups = {}
     for record in records:

@@ -26,9 +26,7 @@ SHARED = (('FR', 'BL', 'MF', 'PM', 'WF'), ('AU', 'HM'), ('NO', 'SJ', 'BV'), ('US
 
 
 def draw_flag(arrays, code: str) -> Image.Image:
-    """One flag from its vector paths (viewbox 480 x 360), anti-aliased by drawing it three times as
-    large.
-    """
+    """One flag from its vector paths (viewbox 480 x 360), anti-aliased by drawing it larger."""
     scale, (width, height) = 3, FLAG_SIZE
     figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))

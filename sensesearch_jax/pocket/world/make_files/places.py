@@ -141,9 +141,7 @@ def read_places(wheel: zipfile.ZipFile) -> dict[str, dict]:
 
 
 def place_passages(code: str, place: dict) -> list[dict]:
-    """One passage per section and topic of a place; a topic that only repeats another section is
-    left out.
-    """
+    """One passage per section and topic of a place; a topic that repeats another is left out."""
     name, passages, seen = place_name(code, place), [], set()
     for section, topics in place.items():
         for topic, content in topics.items():
