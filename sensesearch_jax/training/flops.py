@@ -35,9 +35,14 @@ BACKWARD = 2  # passes' worth of a backward pass: gradients of activations and o
 
 
 def decoder_matrices(text: LanguageSizes) -> int:
-    """Numbers in the matrices of all layers: each is a multiplication and an addition per token."""
+    """Numbers in the matrices that a token meets in all layers, each a multiplication and an addition:
+    of experts those that it uses, and their router.
+    """
     attention = 2 * text.width * text.head_width * (text.heads + text.kv_heads)
-    return text.layers * (attention + 3 * text.width * text.mlp_width)
+    mlp = 3 * text.width * text.mlp_width
+    if text.experts:
+        mlp = text.experts_used * mlp + text.width * text.experts
+    return text.layers * (attention + mlp)
 
 
 def forward_flops(text: LanguageSizes, prompts: ArrayLike, suffixes: ArrayLike) -> float:

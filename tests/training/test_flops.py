@@ -1,5 +1,6 @@
 """Model FLOPs and their share of the devices' peak, against numbers worked out by hand."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -26,6 +27,11 @@ def test_a_token_is_two_operations_per_weight_and_a_pair_four_per_width():
     # 4.5 + (6 + 2) + (3 + 0.5) pairs.
     assert forward_flops(TEXT, [3], [[2, 1]]) == 2 * MATRICES * 6 + 2 * 800 * 3 + 4 * 2 * 8 * 16
     assert forward_flops(TEXT, [3, 0], [[2, 1], [1, 0]]) == one + forward_flops(TEXT, [3], [[2, 1]])
+
+
+def test_a_token_meets_the_experts_that_it_uses_and_their_router():
+    sparse = dataclasses.replace(TEXT, experts=16, experts_used=3)
+    assert flops.decoder_matrices(sparse) == 2 * (64 + 32 + 32 + 64 + 3 * 3 * 80 + 8 * 16)
 
 
 def test_the_7b_has_its_weights():
