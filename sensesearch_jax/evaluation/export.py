@@ -157,7 +157,7 @@ def _vlmevalkit(by_set: Mapping[str, Sequence[Row]], out: Path, name: str) -> li
         letters = sorted({k for line in lines for k in line if len(k) == 1})
         columns = [k for k in most if len(k) > 1]
         columns[3:3] = letters
-        stem = f'{name}_{VLMEVALKIT_SETS.get(of_set, of_set)}'
+        stem = f'{name.replace("/", "_")}_{VLMEVALKIT_SETS.get(of_set, of_set)}'
         files.append(out / f'{stem}.tsv')
         with open(files[-1], 'w', encoding='utf-8', newline='') as file:
             table = csv.DictWriter(file, columns, delimiter='\t', restval='')

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def evaluate(
         The trajectories: of all processes in the first one, elsewhere this process's.
     """
     config = session.config
-    path = session.workdir / 'evaluation' / f'{name.replace(" ", "_")}.jsonl'
+    path = session.workdir / 'evaluation' / f'{file_name(name)}.jsonl'
     done = {sample_of(t): t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
     own = samples_of(multihost.local_items(questions), setting.samples)
     left = [(q, member) for q, member in own if (q.source, q.id, member) not in done]
@@ -154,13 +155,18 @@ def evaluate(
                 append_trajectories(path, [trajectory])
                 done[sample_of(trajectory)] = trajectory
                 right.append(trajectory.reward['accuracy'])
-                bar.update(accuracy=sum(right) / len(right))
+                bar.update(accuracy=sum(right) / len(right), **agent.cost())
 
             environment, limits = setting.environment(session), setting.limits(config.agent)
             agent.play(left, Conditions(setting.samples, environment, limits, scorer, note))
     gather(session.workdir, path, questions, done)
     every = samples_of(questions, setting.samples)
     return [done[q.source, q.id, m] for q, m in every if (q.source, q.id, m) in done]
+
+
+def file_name(name: str) -> str:
+    """The name of an agent as part of a file's: 'Qwen/Qwen2.5-VL' has a slash."""
+    return re.sub(r'[^\w.-]+', '_', name)
 
 
 def samples_of(questions: Iterable[Question], samples: int) -> list[tuple[Question, int]]:

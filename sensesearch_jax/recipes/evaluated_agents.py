@@ -15,6 +15,7 @@ from sensesearch_jax.agent.ledger import Budget
 from sensesearch_jax.agent.openai_model import OpenAIAgent, ServedModel
 from sensesearch_jax.agent.request_process import PaidRequests
 from sensesearch_jax.agent.trajectory import Question, Trajectory
+from sensesearch_jax.cold_start.spending import cost
 from sensesearch_jax.evaluation.served_agent import play_all
 from sensesearch_jax.recipes.session import LoadedPolicy, Session
 from sensesearch_jax.rewards.scorer import Scorer
@@ -53,6 +54,9 @@ class Agent(Protocol):
 
     def play(self, samples: Samples, conditions: Conditions) -> None:
         """Plays and scores each of the samples."""
+
+    def cost(self) -> dict[str, Any]:
+        """The cost so far, for a progress bar; nothing where nothing is paid."""
 
     def described(self) -> dict[str, Any]:
         """Its kind and name, for the harness card."""
@@ -114,6 +118,10 @@ class PolicyAgent:
             on_group=note,
         )
 
+    def cost(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return {}
+
     def described(self) -> dict[str, Any]:
         """See `Agent`."""
         rollout = self.session.config.rollout
@@ -155,6 +163,10 @@ class ServedAgent:
             threads=config.evaluate.lanes,
             on_sample=conditions.on_sample,
         )
+
+    def cost(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return cost(self.session.config, self.paid)
 
     def described(self) -> dict[str, Any]:
         """See `Agent`; with the requests of all starts, and their price where one is given."""

@@ -149,6 +149,7 @@ def test_a_served_model_is_evaluated_by_the_same_command(policy_folder, tmp_path
             evaluate__agent__model='gpt-4o',
             evaluate__agent__input_usd=2.5,
             evaluate__agent__output_usd=10.0,
+            evaluate__name='openai/gpt-4o',
         )
         bodies = [request.body for request in service.requests]
     assert {body['model'] for body in bodies} == {'gpt-4o'}
@@ -158,6 +159,7 @@ def test_a_served_model_is_evaluated_by_the_same_command(policy_folder, tmp_path
     usd = len(bodies) * (100 * 2.5 + 20 * 10) / 1e6  # by the tokens that the service counts
     assert card['agent']['usd'] == pytest.approx(usd, abs=1e-4)
     assert 'prompt_capacity' not in card['budgets']
+    assert (done / 'evaluation' / 'openai_gpt-4o.jsonl').is_file()
     assert 'gpt-4o' in (done / 'viewer.html').read_text()
 
 

@@ -157,7 +157,8 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         config.evaluate.agent.update(kind='openai', url='http://localhost:1', model='any')
         with evaluated_agents.paid_requests(recorded, tmp_path / 'paid.jsonl') as paid:
             session = Session(recorded, None, ToolClient(''), None, None)
-            evaluated_agents.ServedAgent(session, paid).described()
+            served = evaluated_agents.ServedAgent(session, paid)
+            assert served.cost() == {'usd': '0.00', 'calls': '0'} and served.described()
     if name in ('rl', 'pocket'):  # the other ratio
         config.rl.algorithm = 'grpo'
         rl.make_objective(Recorded(config, read).rl)

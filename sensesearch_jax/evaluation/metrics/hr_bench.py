@@ -2,7 +2,8 @@
 
 Source: open-compass/VLMEvalKit, vlmeval/utils/matching_util.py (can_infer), which its HR-Bench uses;
 the authors' own script asks a language model whether the answer is right, and VLMEvalKit asks one
-where this rule finds nothing. We do not: what the rule cannot read is wrong.
+where this rule finds nothing. We do not: what the rule cannot read is wrong. That the letter must be
+among the last words is so in VLMEvalKit, and not in lmms-eval's copy of the rule.
 
 The score is the mean over the four orders of the options of the mean over the questions.
 """
