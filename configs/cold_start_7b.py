@@ -1,11 +1,13 @@
 """The cold start with a 7B policy: hard questions are mined, and a served model solves them with real tools.
 
-    GEMINI_API_KEY=… TOOLS_SERVER_TOKEN=… python -m sensesearch_jax.main --config=configs/cold_start_7b.py --workdir=DIR \
+    GEMINI_API_KEY=… OPENAI_API_KEY=… TOOLS_SERVER_TOKEN=… python -m sensesearch_jax.main --config=configs/cold_start_7b.py --workdir=DIR \
         --config.policy=QWEN --config.tools.url=http://HOST:8080 --config.tools.folder=PICTURES
 
-As in the paper: eight plain answers to each question, those that are right at most once are kept, Gemini-2.5-Flash writes
-the reasoning and the calls; any OpenAI-compatible server is named by expert.url, expert.model and expert.key_env. Without
-tools.url a server of configs/tools_online.yaml is started, which needs its keys.
+As in the paper: eight plain answers of the policy to each question, of which those that are right at most once are kept;
+Gemini-2.5-Flash writes the reasoning and the calls, GPT-4o reviews what the rules keep (OPENAI_API_KEY). Any
+OpenAI-compatible server does for each of the three (mine, expert, validate); docs/cold_start.md. budget.usd ends the run
+in time; prices are list prices of 2025, so check them. Without tools.url a server of configs/tools_online.yaml is
+started, which needs its keys and whose services are not in the budget.
 Mesh: all devices along fsdp; --config.mesh.tensor=4 shards heads and caches over four. On several hosts add
 --config.multi_host=True. Not run on weights of this size: no machine that holds them was at hand.
 """
@@ -34,4 +36,12 @@ def get_config():
         output_usd=2.50,
         turn_tokens=8192,
     )
+    settings.validate.update(
+        kind='openai',
+        url='https://api.openai.com/v1',
+        model='gpt-4o',
+        input_usd=2.50,
+        output_usd=10.00,
+    )
+    settings.budget.usd = 150.0
     return settings

@@ -50,6 +50,7 @@ def test_recipes_do_not_import_each_other():
     """Except for what several of them share."""
     shared = {
         'evaluated_agents',
+        'cold_start_results',
         'session',
         'capacities',
         'rows',

@@ -8,14 +8,11 @@ for. What is kept is in kept.jsonl, what is not in rejected.jsonl with the reaso
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -25,7 +22,7 @@ from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent
 from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.agent.request_process import PaidRequests
 from sensesearch_jax.agent.tool_client import ToolClient
-from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
+from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.cold_start.demonstrations import Demonstrations, Judged
 from sensesearch_jax.cold_start.expert import Expert
 from sensesearch_jax.cold_start.mining import Note, PlainEnvironment, PlainScorer, ServedAnswers
@@ -36,6 +33,7 @@ from sensesearch_jax.cold_start.synthesis import synthesise
 from sensesearch_jax.cold_start.validation import Verdict, verdict_on
 from sensesearch_jax.data.questions import question_set
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.recipes.cold_start_results import gathered
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
     LoadedPolicy,
@@ -43,7 +41,6 @@ from sensesearch_jax.recipes.session import (
     load_policy_directory,
     load_tokenizer,
     open_session,
-    read_trajectories,
 )
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
@@ -54,7 +51,7 @@ from sensesearch_jax.runtime.journal import Journal
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.seeds import hash_seed
-from sensesearch_jax.runtime.workdir import Workdir, atomic_write
+from sensesearch_jax.runtime.workdir import Workdir
 
 EXPERTS = ('scripted', 'openai')
 MINERS = ('policy', 'openai')
@@ -98,17 +95,16 @@ def cold_start(
         UserError: the budget is spent (what is kept by then is written), or nothing is kept.
     """
     config, spent = session.config, []
-    folder = session.workdir / 'cold_start'
+    ledger = session.workdir / 'cold_start' / 'ledger.jsonl'
     processes = len(multihost.folders(session.workdir.path))
-    with paid_requests(config, folder / 'ledger.jsonl', processes) as paid:
+    with paid_requests(config, ledger, processes) as paid:
         if config.mine.kind == 'openai':
             answers = served_answers(session, paid.of('mine'))
         mined = mine(session, answers, demonstrable(session, questions), spent, paid)
         chosen = _balanced(mined, config.expert.questions)
         found = demonstrate(session, chat, multihost.local_items(chosen), spent, paid)
-        totals = paid.totals if paid else {}
-    atomic_write(folder / 'spending.json', json.dumps(totals))
-    return gathered(session, found, chosen, spent)
+        spending = paid.totals if paid else {}
+    return gathered(session, found, questions, chosen, spent, spending)
 
 
 def demonstrable(session: Session, questions: Sequence[Question]) -> list[Question]:
@@ -343,86 +339,6 @@ def demonstrate(
             except BudgetSpent as error:
                 spent.append(str(error))
         return found.done
-
-
-def gathered(
-    session: Session, found: dict[str, Judged], questions: Sequence[Question], spent: list[str]
-) -> list[Trajectory]:
-    """The trajectories that nothing is said against, written to kept.jsonl, and the others to
-    rejected.jsonl.
-
-    The stage's result counts why others were rejected.
-
-    Args:
-        session: of the run.
-        found: this process's trajectories and verdicts.
-        questions: of all processes, in the order in which the first one keeps the trajectories.
-        spent: why the run ends before all questions have one.
-
-    Returns:
-        The kept trajectories: of all processes in the first one, elsewhere this process's.
-
-    Raises:
-        UserError: the budget is spent, or none is kept.
-    """
-    workdir, folder = session.workdir, session.workdir / 'cold_start'
-    pairs = [found[q.id] for q in questions if q.id in found]
-    kept = [trajectory for trajectory, verdict in pairs if not verdict.reasons]
-    rejected = [dataclasses.replace(t, failure=v.text) for t, v in pairs if v.reasons]
-    counts = {
-        'synthesised': Counter(all=len(pairs)),
-        'kept': Counter(all=len(kept)),
-        'rejected': Counter(reason for _, verdict in pairs for reason in verdict.reasons),
-        'states': Counter(t.state.value for t, _ in pairs),
-        'ok': Counter(all=sum(t.state is SampleState.OK for t in kept)),
-        'spent': Counter(spent),
-    }
-    _write(folder / 'kept.jsonl', kept)
-    _write(folder / 'rejected.jsonl', rejected)
-    everywhere = [json.loads(text) for text in multihost.allgather_texts(json.dumps(counts))]
-    total = {
-        name: sum((Counter(of_one[name]) for of_one in everywhere), Counter()) for name in counts
-    }
-    multihost.barrier()
-    if multihost.is_main():
-        kept = _of_all(workdir, kept, 'kept.jsonl', questions)
-        rejected = _of_all(workdir, rejected, 'rejected.jsonl', questions)
-    result = {
-        'synthesised': total['synthesised']['all'],
-        'kept': total['kept']['all'],
-        'rejected': dict(total['rejected']),
-        'states': dict(total['states']),
-    }
-    if total['spent']:
-        raise UserError(
-            f'{next(iter(total["spent"]))} {result["synthesised"]:,} of {len(questions):,} hard questions '
-            f'have a trajectory, of which {result["kept"]:,} are kept in {folder / "kept.jsonl"}.'
-        )
-    workdir.mark_done('cold_start', result)
-    if not total['ok']:
-        raise UserError(
-            f'Validation kept none of {result["synthesised"]} trajectories ({result["rejected"]}); '
-            f'look at {folder / "rejected.jsonl"}.'
-        )
-    return kept
-
-
-def _of_all(
-    workdir: Workdir, own: list[Trajectory], name: str, questions: Sequence[Question]
-) -> list[Trajectory]:
-    """The main process's trajectories and those of the others' files, in the questions' order."""
-    files = [folder / 'cold_start' / name for folder in multihost.folders(workdir.path)[1:]]
-    if not files:
-        return own
-    by_id = {t.question.id: t for t in own}
-    by_id |= {t.question.id: t for file in files for t in read_trajectories(file)}
-    every = [dataclasses.replace(by_id[q.id], question=q) for q in questions if q.id in by_id]
-    _write(workdir / 'cold_start' / name, every)
-    return every
-
-
-def _write(path: Path, trajectories: Sequence[Trajectory]) -> None:
-    atomic_write(path, ''.join(json.dumps(t.to_json()) + '\n' for t in trajectories))
 
 
 def _balanced(questions: Sequence[Question], count: int) -> list[Question]:

@@ -12,6 +12,7 @@ from sensesearch_jax.agent.protocol import RELEASED
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.config.checks import check
 from sensesearch_jax.recipes import cold_start
+from sensesearch_jax.recipes.cold_start_results import gathered
 from sensesearch_jax.recipes.session import Session, load_tokenizer
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
@@ -80,7 +81,7 @@ def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol
     found = cold_start.demonstrate(session, chat, [looked_at], [], None)
     made = found[looked_at.id].trajectory
     assert '<thinking>' in made.turns[0].text
-    assert cold_start.gathered(session, found, [looked_at], []) == [made]
+    assert gathered(session, found, [looked_at], [looked_at], [], {}) == [made]
 
 
 def test_questions_that_need_a_tool_that_is_off_are_left_out(session_of, looked_at, capsys):
