@@ -118,7 +118,7 @@ def test_rl(run):
 
 
 def test_cold_start_and_sft(run):
-    """The scripted expert stands in for the served one."""
+    """The scripted expert stands in for the served one, rules for the served reviewer."""
     cold, _ = run(
         'cold_start_7b',
         4,
@@ -127,6 +127,10 @@ def test_cold_start_and_sft(run):
         expert__model='',
         expert__questions=4,
         expert__threads=2,
+        validate__kind='rules',
+        validate__url='',
+        validate__model='',
+        budget__usd=0.0,
         mine__samples=2,
         mine__answer_tokens=4,
         mine__most_right=2,
