@@ -1,6 +1,7 @@
 """The command that converts published sets: its summary, its refusals, and a set that stands there already."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_a_set_that_is_there_is_replaced_only_by_a_whole_one(tmp_path, capsys):
     directory.rename(f'{directory}.old')  # killed while it replaced the set
     assert main(arguments) == 2 and 'is there already' in capsys.readouterr().err
     assert [p.name for p in directory.parent.iterdir()] == ['1.0.0']
+
+
+def test_archives_that_were_not_unpacked_are_named(tmp_path, capsys):
+    pixel_reasoner(tmp_path / 'src')
+    shutil.rmtree(tmp_path / 'src' / 'images')
+    for name in ('images.zip', 'videos.tar.gz.part_aa'):
+        (tmp_path / 'src' / name).write_bytes(b'PK')
+    assert main(['pixel_reasoner', str(tmp_path / 'src'), str(tmp_path / 'dst')]) == 2
+    assert 'holds images.zip, videos.tar.gz.part_aa: unpack' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

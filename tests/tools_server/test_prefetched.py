@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from small_world import picture as pixels_of
 from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server.backends.image_prefetched import PrefetchedImageSearch
 from tools_server.build_index import main
-from tools_server.config import ConfigError, ImageStoreConfig, parse_config
+from tools_server.config import ConfigError, ImageStoreConfig, load_config, parse_config
 from tools_server.images import ImageStore
 from tools_server.launch import ToolServer
+
+ROOT = Path(__file__).parents[2]
 
 
 def turned_jpeg(number: int) -> bytes:
@@ -83,6 +87,16 @@ def test_other_pictures_and_crops_find_nothing(released, client):
 
 def test_health_names_it(client):
     assert client.health()['backends']['image_search'] == 'prefetched'
+
+
+def test_the_committed_configuration_needs_no_key(released, monkeypatch):
+    for name in [name for name in os.environ if name.endswith('_KEY')]:
+        monkeypatch.delenv(name)
+    changes = {'image_search': {'index': str(released / 'index')}}
+    config = load_config(ROOT / 'configs' / 'tools_released.yaml', changes)
+    assert config.image_search.backend == 'prefetched' and config.judge.api_key_env is None
+    with pytest.raises(ConfigError, match='image_search.index'):
+        load_config(ROOT / 'configs' / 'tools_released.yaml', {'image_search': {'index': 'gone'}})
 
 
 @pytest.fixture

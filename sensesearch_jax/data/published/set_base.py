@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from sensesearch_jax.runtime.progress import Progress
 
 SHARD = 1024  # examples of a file
 BATCH_BYTES = 64 << 20
+_ARCHIVE = re.compile(r'\.(zip|tar|tgz|tar\.\w+|gz)(\.part\w*)?$')
 REFUSED = 'refused.json'  # beside the examples: the faults of records that were left out
 
 
@@ -213,9 +215,16 @@ class PublishedSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             reason = f'{bad} of its {total} records cannot be read, more than {allowed}'
         else:
             return
-        raise UserError(
-            '\n  '.join([f'{self.name}, split {split}: {reason}', *self.faults.lines()])
-        )
+        lines = [f'{self.name}, split {split}: {reason}', *self.faults.lines()]
+        if 'missing image' in self.faults.kinds and (packed := self._archives()):
+            lines.append(
+                f'{self._folder} holds {", ".join(packed)}: unpack what is not yet unpacked'
+            )
+        raise UserError('\n  '.join(lines))
+
+    def _archives(self) -> list[str]:
+        files = (path.name for path in epath.Path(self._folder).iterdir() if path.is_file())
+        return sorted(name for name in files if _ARCHIVE.search(name))
 
     def download_and_prepare(self) -> None:
         """Writes the set, in the published order and with one batch of examples in memory.
