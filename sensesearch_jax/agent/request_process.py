@@ -92,7 +92,7 @@ class PaidRequests:
             self._waiting[number] = future
         try:
             self._send({'id': number, 'stage': stage, 'request': dataclasses.asdict(request)})
-        except OSError:
+        except (OSError, ValueError):  # it ended, or it was closed
             self._waiting.pop(number, None)
             raise _ended() from None
         value = future.result()

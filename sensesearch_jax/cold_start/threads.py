@@ -63,7 +63,10 @@ def _one_pass(
                     other.cancel()
             else:
                 yield futures[future], result
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except BaseException:
+        # An interrupted run does not wait for work under way, which would go on spending.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
     if spent is not None:
         raise spent

@@ -103,3 +103,11 @@ def test_a_killed_run_does_not_pay_twice(service, tmp_path):
     with opened(service, tmp_path) as paid:
         assert paid.ask('mine', asked(1)).text == 'it'
     assert len(service.requests) == 1
+
+
+def test_nothing_is_sent_after_the_end(service, tmp_path):
+    with opened(service, tmp_path) as paid:
+        pass
+    with pytest.raises(RuntimeError, match='has ended'):
+        paid.ask('mine', asked(1))
+    assert not service.requests

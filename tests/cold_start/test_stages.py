@@ -1,6 +1,7 @@
 """Stages of a cold start: served answers, demonstrations that go on, work in threads."""
 
 import threading
+import time
 
 import pytest
 from answering_world import LOOSE, SEARCH, environment, scorer_of
@@ -125,3 +126,14 @@ def test_a_spent_budget_begins_nothing_more_but_loses_nothing():
         for item, _ in in_threads(work, range(500), 2, bool):
             results.append(item)
     assert 0 in results and sorted([*results, 1]) == sorted(begun) and len(begun) < 500
+
+
+def test_an_interrupted_run_does_not_wait_for_work_under_way():
+    done = threading.Event()
+    found = in_threads(lambda item: item and done.wait(10), [0, 1], 2, lambda result: False)
+    assert next(found) == (0, 0)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        found.throw(KeyboardInterrupt)
+    assert time.monotonic() - began < 5
+    done.set()
