@@ -6,7 +6,7 @@ Mining, expert and review ask a local stand-in of a model service, of whose requ
 503, half an answer, nonsense, or nothing at all until the client gives up. Tools are a real server on a
 made-up world. The run is killed (SIGKILL to its process group) while it mines and twice while the
 expert works; then stopped by a budget of calls, then by one of money, then finished. The service keeps
-an account of its own, with which the run's ledger is compared. Two cores: about 20 minutes.
+an account of its own, with which the run's ledger is compared. Two cores: about 10 minutes.
 """
 
 from __future__ import annotations
