@@ -44,6 +44,11 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def write_json(path: Path, value: dict) -> None:
+    """Writes an object."""
+    path.write_text(json.dumps(value))
+
+
 def read_rows(path: Path) -> list[dict]:
     """The rows that `write_rows` wrote."""
     if path.suffix == '.parquet':
@@ -349,6 +354,9 @@ def vstar(folder: Path) -> list[Path]:
     for category, number in kinds:
         file = f'{category}/sa_{number}.jpg'
         write_picture(folder / file, number + len(category))
+        boxes = [[16, 12, 8, 6], [32, 24, 8, 6]][: 1 if category[0] == 'd' else 2]
+        names = ['glove', 'hat'][: len(boxes)]
+        write_json((folder / file).with_suffix('.json'), {'target_object': names, 'bbox': boxes})
         options = ['rubber', 'cotton', 'kevlar', 'leather'][: 4 if category[0] == 'd' else 2]
         lines = '\n'.join(f'({"ABCD"[n]}) {option}' for n, option in enumerate(options))
         rows.append(

@@ -118,6 +118,23 @@ def test_vstar_needs_options_and_a_label_among_them(tmp_path):
     assert kinds == ['wrong options', 'no right answer', 'unknown category']
 
 
+def test_vstar_has_the_box_of_a_single_object(tmp_path):
+    published_files.vstar(tmp_path)
+    first, _, position = records('vstar', tmp_path)
+    assert first['truth']['box'] == [0.25, 0.25, 0.375, 0.375]
+    assert 'box' not in position['truth']  # of two objects
+    side = tmp_path / 'direct_attributes/sa_0.json'
+    for text in ['{', '{}', '{"bbox": [[1, 2, 3]]}', '{"bbox": [[90, 12, 8, 6]]}', '[]']:
+        side.write_text(text)
+        assert [r.kind for r in records('vstar', tmp_path)[:1]] == ['wrong box'], text
+    side.unlink()
+    assert 'box' not in records('vstar', tmp_path)[0]['truth']
+    (tmp_path / 'relative_position/sa_0.jpg').write_bytes(b'no picture')
+    (tmp_path / 'direct_attributes/sa_1.jpg').write_bytes(b'no picture')
+    kinds = [getattr(r, 'kind', 'sound') for r in records('vstar', tmp_path)]
+    assert kinds == ['sound', 'corrupt image', 'sound']  # the third is looked at when it is written
+
+
 @pytest.mark.parametrize('name', ['hr_bench_4k', 'hr_bench_8k'])
 def test_hr_bench_groups_the_orders_of_a_question(name, tmp_path):
     published_files.MAKERS[name](tmp_path)
