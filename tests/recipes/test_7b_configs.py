@@ -14,6 +14,10 @@ from layout_7b import write_policy
 from PIL import Image
 from safetensors import safe_open
 
+from sensesearch_jax.agent.chat_template import ChatTokenizer
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
+from sensesearch_jax.data import chat_files
+from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.recipes.session import read_trajectories
 from sensesearch_jax.runtime.metrics import read_metrics
 
@@ -117,8 +121,11 @@ def test_rl(run):
     assert is_7b_directory(workdir / 'rl' / 'policy')
 
 
-def test_cold_start_and_sft(run):
-    """The scripted expert stands in for the served one, rules for the served reviewer."""
+def test_cold_start_and_sft(run, policy_7b, tmp_path):
+    """The scripted expert stands in for the served one, rules for the served reviewer.
+
+    SFT learns from the chat format of PyTorch trainers, into which the demonstrations went.
+    """
     cold, _ = run(
         'cold_start_7b',
         4,
@@ -136,16 +143,32 @@ def test_cold_start_and_sft(run):
         mine__most_right=2,
         **kinds_of_questions('train', 3, 1),
     )
-    kept = read_trajectories(cold / 'cold_start' / 'kept.jsonl')
+    path, chats, back = (
+        cold / 'cold_start' / 'kept.jsonl',
+        tmp_path / 'chats',
+        tmp_path / 'back.jsonl',
+    )
+    kept = read_trajectories(path)
     assert kept
+    preprocessor = Preprocessor.read(policy_7b).within(SHORT['min_pixels'], SHORT['max_pixels'])
+    chat_files.export(path, chats, cold / 'tools', DEFAULT, TOOLS, 'messages')
+    chat_files.import_(
+        chats / 'train.jsonl',
+        back,
+        tmp_path / 'pictures',
+        ChatTokenizer(policy_7b, preprocessor.merged_tokens),
+        None,
+        None,
+    )
+    assert read_trajectories(back) == kept
     workdir, _ = run(
         'sft_7b',
         4,
-        sft__data=cold / 'cold_start' / 'kept.jsonl',
+        sft__data=back,
         sft__batch=2,
         sft__micro_batch=2,
         sft__epochs=1,
-        tools__folder=cold / 'tools',
+        tools__folder=tmp_path / 'pictures',
     )
     losses = [record['values']['loss'] for record in read_metrics(workdir / 'metrics.jsonl', 'sft')]
     assert losses and all(map(math.isfinite, losses))
