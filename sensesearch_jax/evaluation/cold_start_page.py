@@ -92,10 +92,12 @@ def write_cold_start_page(
 
 def _marked(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """With the verdict on the answer, which the viewer shows, as accuracy."""
-    return [
-        dataclasses.replace(t, reward={'accuracy': float('wrong_answer' not in t.failure)})
-        for t in trajectories
-    ]
+
+    def right(t: Trajectory) -> bool:
+        against = ('wrong_answer', 'unscorable')
+        return t.answer is not None and not any(reason in t.failure for reason in against)
+
+    return [dataclasses.replace(t, reward={'accuracy': float(right(t))}) for t in trajectories]
 
 
 def _facts(

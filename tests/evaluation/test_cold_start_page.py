@@ -50,6 +50,13 @@ def test_the_page_has_the_counts_and_the_cost(tmp_path):
     assert '<b>no</b>' not in text  # it stands in the viewer's data, as text
 
 
+def test_a_trajectory_without_an_answer_is_not_right(tmp_path):
+    cut = synthesise(SEARCH, ScriptedExpert(random.Random(0), DEFAULT, TOOLS), environment(), 1)
+    cut.failure = 'format, too_long'
+    text = page(tmp_path / 'page.html', kept=[], rejected=[cut])
+    assert '"answer":null' in text and '"right":false' in text and '"right":true' not in text
+
+
 def test_a_run_without_served_models_has_no_cost(tmp_path):
     seen = words(page(tmp_path / 'page.html', spending={}, ended='The budget is <spent>.'))
     assert 'Cost' not in seen.replace('Cold start', '') and 'US dollars' not in seen
