@@ -12,7 +12,7 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.cold_start.threads import in_threads
 from sensesearch_jax.data.images import upload_all
-from sensesearch_jax.rewards.accuracy import answer_is_right
+from sensesearch_jax.rewards.accuracy import answer_score
 from sensesearch_jax.rewards.scorer import Scorer, uncounted
 
 PLAIN_SYSTEM = 'You are a helpful assistant.'
@@ -100,10 +100,10 @@ class ServedAnswers:
         right = 0
         shown = [image.sha256 for image in images]
         for text in texts[: self.samples]:
-            verdict = bool(text) and answer_is_right(question, text, self.scorer.judge, shown)
+            verdict = answer_score(question, text, self.scorer.judge, shown) if text else 0.0
             if isinstance(verdict, ToolFailure):
                 return verdict
-            right += verdict
+            right += verdict == 1
         return right, texts[: self.samples]
 
 

@@ -57,8 +57,10 @@ def validate(trajectory: Trajectory, scorer: Scorer, room: int | None) -> list[s
     if answer is not None:
         question = trajectory.question
         verdict = scorer.verdict(trajectory, answer)
-        if verdict is not True:
-            reasons.append('wrong_answer' if verdict is False else SampleState.UNSCORABLE.value)
+        if isinstance(verdict, ToolFailure):
+            reasons.append(SampleState.UNSCORABLE.value)
+        elif verdict < 1:
+            reasons.append('wrong_answer')
         read = seen_text(trajectory.turns)
         title = question.truth.get('title', '')
         texts = right_texts(question) if question.choices else (answer,)

@@ -12,7 +12,7 @@ from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory, Turn
 from sensesearch_jax.evaluation.metrics.table import metrics_of
 from sensesearch_jax.evaluation.summary import COUNTED, SEARCHES, cluster
-from sensesearch_jax.rewards.accuracy import answer_is_right
+from sensesearch_jax.rewards.accuracy import answer_score
 
 # Why a trajectory ended. Those after the first four are the infrastructure's, and do not count.
 ANSWERED, TURNS, MALFORMED, LENGTH = 'answered', 'turns', 'malformed', 'length'
@@ -44,7 +44,8 @@ def result_row(trajectory: Trajectory, max_turns: int, max_malformed: int) -> di
         they are not known), 'tool_wait_s', 'cluster' (equal for samples that are not independent).
     """
     question, answer = trajectory.question, trajectory.answer
-    right = trajectory.reward.get('accuracy', 0) > 0
+    accuracy = trajectory.reward.get('accuracy', 0.0)
+    right = accuracy == 1
     calls = Counter(tool_of(turn.action) for turn in trajectory.turns)
     tokens = sum(len(turn.tokens) for turn in trajectory.turns)
     return {
@@ -61,7 +62,7 @@ def result_row(trajectory: Trajectory, max_turns: int, max_malformed: int) -> di
         'failure': trajectory.failure,
         'finish': _finish(trajectory, max_turns, max_malformed),
         'counted': trajectory.state in COUNTED,
-        'accuracy': float(right),
+        'accuracy': accuracy,
         'matched': right and _matches(question, answer),
         'format': trajectory.reward.get('format', 0.0),
         'metrics': {
@@ -82,7 +83,7 @@ def result_row(trajectory: Trajectory, max_turns: int, max_malformed: int) -> di
 
 def _matches(question: Question, answer: str | None) -> bool:
     """Whether an answer is right without a judge."""
-    return answer is not None and answer_is_right(question, answer, None, ()) is True
+    return answer is not None and answer_score(question, answer, None, ()) == 1
 
 
 def _searches(turns: Sequence[Turn], tool: str) -> dict[str, int]:

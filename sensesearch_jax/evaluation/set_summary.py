@@ -124,8 +124,8 @@ def _best(rows: Sequence[Row]) -> list[float]:
 def _judge(rows: Sequence[Row]) -> dict[str, float | None]:
     return {
         'matched': _mean([row['matched'] for row in rows]),
-        'judged_right': _mean([row['accuracy'] > 0 and not row['matched'] for row in rows]),
-        'wrong': _mean([row['accuracy'] == 0 for row in rows]),
+        'judged_right': _mean([row['accuracy'] == 1 and not row['matched'] for row in rows]),
+        'wrong': _mean([row['accuracy'] < 1 for row in rows]),
         'exact': _mean([row['metrics']['exact'] for row in rows if 'exact' in row['metrics']]),
     }
 
@@ -138,7 +138,7 @@ def _parts(
     """
     if official == 'simple_vqa':
         return simple_vqa.summary(
-            [simple_vqa.grade(row['answer'] or '', row['accuracy'] > 0) for row in rows]
+            [simple_vqa.grade(row['answer'] or '', row['accuracy'] == 1) for row in rows]
         )
     splits = [part for name, part in by_category.items() if 'unseen_' in name]
     if official == 'infoseek' and len(splits) == len(by_category) == 2:

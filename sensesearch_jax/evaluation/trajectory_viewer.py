@@ -124,7 +124,7 @@ def _stratified(
 
 def _right(trajectory: Trajectory) -> bool | None:
     """Whether the answer was right; None if the trajectory does not count."""
-    return trajectory.reward.get('accuracy', 0) > 0 if trajectory.state in COUNTED else None
+    return trajectory.reward.get('accuracy', 0) == 1 if trajectory.state in COUNTED else None
 
 
 def _add_sides(trajectory: Trajectory, sides: dict[str, int]) -> None:

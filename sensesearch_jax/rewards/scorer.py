@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sensesearch_jax.agent.protocol import TOOLS, Protocol, tool_of
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
-from sensesearch_jax.rewards.accuracy import Judge, answer_is_right, final_answer
+from sensesearch_jax.rewards.accuracy import Judge, answer_score, final_answer
 from sensesearch_jax.rewards.evidence import evidence
 from sensesearch_jax.rewards.format import format_is_right
 
@@ -22,7 +22,7 @@ TERMS = 'total', 'accuracy', 'format', 'evidence', 'tool_cost'
 
 
 class Scored(NamedTuple):
-    """`reward` has 'total', 'accuracy' (0 or 1), 'format' (0 or 1), 'evidence' (0 to 1) and
+    """`reward` has 'total', 'accuracy' (0 to 1), 'format' (0 or 1), 'evidence' (0 to 1) and
     'tool_cost' (≥ 0).
 
     Format and evidence are not weighted.
@@ -59,29 +59,27 @@ class Scorer:
     def score(self, trajectory: Trajectory) -> Scored:
         """The reward and the state; asks the judge where it has to, and waits for it."""
         answer = self.answer(trajectory)
-        return self.scored(
-            trajectory, False if answer is None else self.verdict(trajectory, answer)
-        )
+        return self.scored(trajectory, 0.0 if answer is None else self.verdict(trajectory, answer))
 
     def answer(self, trajectory: Trajectory) -> str | None:
         """The answer to be judged; None without one, or of a trajectory that does not count."""
         return None if uncounted(trajectory) else final_answer(trajectory)
 
-    def verdict(self, trajectory: Trajectory, answer: str) -> bool | ToolFailure:
-        """Whether `answer` to the trajectory's question is right, by the judge where it has to be
-        asked, with the question's images. The judge's failure is a value.
+    def verdict(self, trajectory: Trajectory, answer: str) -> float | ToolFailure:
+        """How right `answer` is by the rule of the trajectory's question, by the judge where it has
+        to be asked, with the question's images. The judge's failure is a value.
         """
         images = [image.sha256 for image in trajectory.own_images]
-        return answer_is_right(trajectory.question, answer, self.judge, images)
+        return answer_score(trajectory.question, answer, self.judge, images)
 
-    def scored(self, trajectory: Trajectory, verdict: bool | ToolFailure) -> Scored:
-        """The reward and the state, given the verdict on the trajectory's answer (False if there is
+    def scored(self, trajectory: Trajectory, verdict: float | ToolFailure) -> Scored:
+        """The reward and the state, given the verdict on the trajectory's answer (0 if there is
         none).
 
-        Accuracy is 1 if the answer is right. Format is 1 if every turn has reasoning and exactly
-        one valid action, no call was refused as the policy's mistake, and the last turn is a
-        non-empty answer. Evidence is the share of what a search should bring to light that it did;
-        see `evidence`.
+        Accuracy is how right the answer is, 0 or 1 but for the rule 'f1'. Format is 1 if every turn
+        has reasoning and exactly one valid action, no call was refused as the policy's mistake, and
+        the last turn is a non-empty answer. Evidence is the share of what a search should bring to
+        light that it did; see `evidence`.
 
         Returns:
             The state is INFRA_FAILED if a tool's infrastructure failed and TOO_LONG where it was
@@ -93,9 +91,10 @@ class Scorer:
         if self.answer(trajectory) is None:
             state = SampleState.TRUNCATED
         else:
-            state = SampleState.OK if isinstance(verdict, bool) else SampleState.UNSCORABLE
+            failed = isinstance(verdict, ToolFailure)
+            state = SampleState.UNSCORABLE if failed else SampleState.OK
         terms = {
-            'accuracy': float(verdict is True),
+            'accuracy': 0.0 if isinstance(verdict, ToolFailure) else float(verdict),
             'format': float(format_is_right(trajectory, self.protocol)),
             'evidence': evidence(trajectory),
             'tool_cost': float(

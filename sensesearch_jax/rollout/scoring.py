@@ -11,7 +11,7 @@ from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.rewards.scorer import Scorer
 
 NO_ANSWER: Future = Future()
-NO_ANSWER.set_result(False)
+NO_ANSWER.set_result(0.0)
 
 
 @dataclass
@@ -19,9 +19,9 @@ class _Group:
     """A question's trajectories so far, and the verdicts on their answers."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
-    verdicts: list[Future[bool | ToolFailure]] = field(default_factory=list)
+    verdicts: list[Future[float | ToolFailure]] = field(default_factory=list)
     # by answer: equal ones are asked once
-    asked: dict[str, Future[bool | ToolFailure]] = field(default_factory=dict)
+    asked: dict[str, Future[float | ToolFailure]] = field(default_factory=dict)
     complete: bool = False
 
 
@@ -78,7 +78,7 @@ class Scoring:
         return done
 
 
-def put_score(scorer: Scorer | None, trajectory: Trajectory, verdict: bool | ToolFailure) -> None:
+def put_score(scorer: Scorer | None, trajectory: Trajectory, verdict: float | ToolFailure) -> None:
     """Sets reward and state.
 
     Args:

@@ -118,7 +118,7 @@ class TaskQueue:
                 failed.append(self.groups[index])
         for group in failed:
             for trajectory in group:
-                put_score(self.scorer, trajectory, False)
+                put_score(self.scorer, trajectory, 0.0)
             self.on_group(group)
 
     def take(self, least: int, most: int) -> tuple[list[ReadyTask], list[ImageRef]]:

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sensesearch_jax.agent.trajectory import Question
-from sensesearch_jax.rewards.accuracy import answer_is_right
+from sensesearch_jax.rewards.accuracy import answer_score
 from tools_server.answer_matching.characters import clean
 from tools_server.answer_matching.gold import gold_fault, gold_letters, gold_texts
 from tools_server.answer_matching.letters import chosen_letter
@@ -47,7 +47,7 @@ def test_reward_and_rule_judge_say_what_a_person_would(case):
     question = Question(
         'q', asked, ('a.png',), tuple(references), tuple(choices), category='search', difficulty='1'
     )
-    assert answer_is_right(question, case['response'], None, None) is case['right'], case['rule']
+    assert answer_score(question, case['response'], None, ()) == case['right'], case['rule']
     assert RuleJudge().judge(asked, references, case['response'], None, choices) is case['right'], (
         case['rule']
     )

@@ -6,7 +6,7 @@ whole answer stays, since it may be an option's letter.
 
 from collections.abc import Sequence
 
-from sensesearch_jax.evaluation.metrics.words import plain, words
+from sensesearch_jax.rewards.plain_words import plain, words
 
 
 def score(response: str, references: Sequence[str]) -> float:

@@ -8,7 +8,7 @@ the mean over its 300 items; the paper's 171 are those with an image.
 from collections import Counter
 from collections.abc import Sequence
 
-from sensesearch_jax.evaluation.metrics.words import words
+from sensesearch_jax.rewards.plain_words import words
 
 
 def score(response: str, references: Sequence[str]) -> float:

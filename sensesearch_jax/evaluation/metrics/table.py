@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.evaluation.metrics import (
     exact,
-    f1,
     hr_bench,
     infoseek,
     mme_realworld,
@@ -22,6 +21,7 @@ from sensesearch_jax.evaluation.metrics import (
     simple_vqa,
     vstar,
 )
+from sensesearch_jax.rewards import f1, number_ranges
 from tools_server.answer_matching.gold import gold_letters
 
 
@@ -49,7 +49,7 @@ def _infoseek(question: Question, response: str) -> float:
     kind = str(question.truth.get('question_type', '')).lower()
     if kind == 'numerical' or (not kind and question.truth.get('range')):
         accepted = question.truth.get('range') or question.answers[:2]
-        return infoseek.score_number(response, [float(end) for end in accepted])
+        return number_ranges.score(response, [float(end) for end in accepted])
     return infoseek.score_text(response, question.answers)
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from sensesearch_jax.evaluation.metrics import (
     exact,
-    f1,
     hr_bench,
     infoseek,
     mme_realworld,
@@ -20,6 +19,7 @@ from sensesearch_jax.evaluation.metrics import (
     simple_vqa,
     vstar,
 )
+from sensesearch_jax.rewards import f1, number_ranges
 
 HERE = Path(__file__).parent
 FILES = sorted(HERE.glob('*.jsonl'))
@@ -29,7 +29,7 @@ FOUND = {
     'f1': lambda case: f1.score(case['response'], case['references']),
     'mmsearch': lambda case: mmsearch.score(case['response'], case['references']),
     'infoseek': lambda case: (
-        infoseek.score_number if case['type'] == 'number' else infoseek.score_text
+        number_ranges.score if case['type'] == 'number' else infoseek.score_text
     )(case['response'], case['references']),
     'hr_bench': lambda case: hr_bench.letter(case['response'], case['choices']),
     'vstar': lambda case: vstar.letter(case['response']),

@@ -7,7 +7,7 @@ all words. MMSearch's own F1 (`mmsearch`) counts repetitions.
 
 from collections.abc import Sequence
 
-from sensesearch_jax.evaluation.metrics.words import words
+from sensesearch_jax.rewards.plain_words import words
 
 
 def score(response: str, references: Sequence[str]) -> float:
