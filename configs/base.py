@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
             'task': 'base',
             'seed': 0,
             'compilation_cache': '',  # see configs/common.py
+            # of the policy's form: qwen2_5_vl, qwen3_vl or qwen3_vl_moe, which has four experts
+            'family': 'qwen2_5_vl',
             'policy': '',  # to start from, with its tokenizer and sizes; '' starts from nothing
             'max_minutes': 0.0,  # after which a start ends, to be gone on with; 0: at the last step
             'checkpoint_minutes': 5,

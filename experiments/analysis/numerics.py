@@ -1,4 +1,4 @@
-"""Our Qwen2.5-VL beside transformers' PyTorch one, block by block on the same input, in float32 and
+"""Our policy beside transformers' PyTorch one, block by block on the same input, in float32 and
 bfloat16.
 
     python -m experiments.analysis.numerics --checkpoint=DIR [--image=FILE]
@@ -40,22 +40,25 @@ from experiments.analysis.processors import differences, sentences
 from experiments.benchmarks.work import with_layers
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.families import FAMILIES
 from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions, text_rotary, vision_rotary
+from sensesearch_jax.model.vision_tower import resampled
 from sensesearch_jax.model.vision_windows import batch_images
 
 TOLERANCE = 1e-4  # float32, of every block alone and of the chain
 FACTOR = 2.0  # bfloat16, of transformers' own distance from its float32
 
 CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, 'A Hugging Face directory of a Qwen2.5-VL policy.'
+    'checkpoint', None, 'A Hugging Face directory of a policy of either family.'
 )
 SIZE = flags.DEFINE_enum(
     'size', None, list(RELEASED), 'Of the random policy, in the place of a small one.'
 )
 LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than that size has; 0 keeps all.')
+FAMILY = flags.DEFINE_enum('family', 'qwen2_5_vl', list(FAMILIES), 'Of the small random policy.')
 IMAGE = flags.DEFINE_string('image', None, 'A picture; noise of 300 × 200 by default.')
 
 Values = dict[str, np.ndarray]
@@ -98,7 +101,7 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
         if path[-1] in ('scale', 'bias'):
             noise = random.standard_normal(parameter.shape, np.float32)
             parameter.set_value(parameter[...] + 0.2 * noise)
-    if sizes is not SMALL:
+    if sizes.language.width > SMALL.language.width:
         state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
     nnx.update(policy, state)
     save_policy(policy, folder)
@@ -106,10 +109,11 @@ def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
 
 def preprocessor_of(folder: Path) -> Preprocessor:
     """The policy's own, or for a random policy one of up to 256 visual tokens."""
+    patch = PolicySizes.from_directory(folder).vision.patch_size
     names = 'processor_config.json', 'preprocessor_config.json'
     if any((folder / name).is_file() for name in names):
         return Preprocessor.read(folder)
-    return Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
+    return Preprocessor(56 * 56, (2 * patch) ** 2 * 256, patch_size=patch)
 
 
 def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
@@ -126,18 +130,26 @@ def example(folder: Path, sizes: PolicySizes, image: Image.Image) -> Example:
 def theirs(folder: Path, sizes: PolicySizes, given: Example, dtype: str) -> Values:
     """Outputs of every block of transformers' model."""
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoModelForImageTextToText
 
     kind, device = getattr(torch, dtype), 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.backends.cudnn.allow_tf32 = False  # its own float32 would be rounder than ours
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=kind).to(device).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=kind).to(device).eval()
     visual, text, found = model.model.visual, model.model.language_model, {}
 
     def note(name: str, tensor: torch.Tensor) -> None:
         found[name] = tensor.float().cpu().numpy().reshape(-1, tensor.shape[-1])
 
     def keep(name: str) -> Callable:
-        return lambda _, __, out: note(name, getattr(out, 'pooler_output', out))
+        def hook(_, __, out):
+            # With the features of deepstack beside them, as our tower gives them.
+            parts = (
+                getattr(out, 'pooler_output', out),
+                *(getattr(out, 'deepstack_features', None) or ()),
+            )
+            note(name, torch.cat(parts, -1))
+
+        return hook
 
     visual.patch_embed.register_forward_hook(keep('patches'))
     for i, block in enumerate(visual.blocks):
@@ -199,6 +211,9 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     flat = tower.patch_embedding(jnp.asarray(given.patches, dtype))
     found['patches'] = np.asarray(flat, np.float32)
     x = tower.patch_embedding(jnp.asarray(patches, dtype))
+    if tower.positions is not None:
+        side = sizes.vision.position_side
+        x = x + resampled(tower.positions[...], positions, side).astype(dtype)
     cos, sin = vision_rotary(
         positions, sizes.vision.width // sizes.vision.heads, sizes.vision.rope_theta
     )
@@ -207,20 +222,29 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
         lambda state, x, full: nnx.merge(graph, state)(x, cos, sin, jnp.asarray(valid), full),
         static_argnums=2,
     )
+    merged, deep = [], sizes.vision.deepstack_blocks
     for i in range(sizes.vision.depth):
         full = i in sizes.vision.full_attention_blocks
         x = note(f'vision {i}', run(jax.tree.map(lambda p: p[i], stack), x, full), spread)
+        if i in deep:
+            merged.append(tower.deepstack_features(x, deep.index(i)))
     count = given.grid[1] * given.grid[2] // sizes.vision.merge_size**2
-    x = note('merger', jnp.take_along_axis(tower.merger(x), order[..., None], axis=1)[:, :count])
+    x = jnp.concatenate([tower.merger(x), *merged], axis=-1)
+    x = note('merger', jnp.take_along_axis(x, order[..., None], axis=1)[:, :count])
     index = np.full((1, 1, len(given.tokens)), -1, np.int32)
     index[0, 0, given.tokens == sizes.image_token] = np.arange(count)
-    x = note('embedding', policy.embed(given.tokens[None, None], x, index))
+    x, deepstack = policy.embed(given.tokens[None, None], x, index)
+    x = note('embedding', x)
     text, language = sizes.language, policy.language
     places = mrope_positions(
         given.tokens, [given.grid], sizes.image_token, sizes.vision.merge_size
     )[0]
     cos, sin = text_rotary(
-        places[:, None, None], text.head_width, text.rope_theta, text.mrope_sections
+        places[:, None, None],
+        text.head_width,
+        text.rope_theta,
+        text.mrope_sections,
+        text.interleaved,
     )
     graph, stack = nnx.split(language.layers)
     everything = jnp.ones((1, 1, len(given.tokens)), bool)
@@ -231,6 +255,8 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     run = jax.jit(lambda state, x: nnx.merge(graph, state)(x, cos, sin, attention)[0])
     for i in range(text.layers):
         x = note(f'decoder {i}', run(jax.tree.map(lambda p: p[i], stack), x))
+        if deepstack is not None and i < len(deepstack):
+            x = x + deepstack[i]
     x = note('norm', language.norm(x))
     note('logits', policy.logits(x), lambda value: value)
     return found
@@ -273,7 +299,7 @@ def main(_: list[str]) -> None:
         folder = Path(CHECKPOINT.value or made)
         if not CHECKPOINT.value:
             large = SIZE.value and with_layers(RELEASED[SIZE.value], LAYERS.value)
-            random_policy(folder, large or SMALL)
+            random_policy(folder, large or SMALL.adapted(FAMILY.value))
         rows, wrong = compare(folder, image)
         apart = differences(preprocessor_of(folder), image)
     print(f'{"block":<12}' + ''.join(f'{column:>13}' for column in next(iter(rows.values()))))

@@ -99,7 +99,7 @@ class Bench:
     def row(self, prompt: int, members: int, suffix: int, name: str) -> tuple[Row, ImageTable]:
         """A row whose prompt is a picture between two texts, and random features of the picture."""
         sizes, visual = self.sizes, 2 * ((prompt - TEXT) // 2)
-        features = np.random.default_rng(1).normal(size=(visual, sizes.language.width))
+        features = np.random.default_rng(1).normal(size=(visual, sizes.vision.feature_width))
         tokens = [*text(TEXT - 3), sizes.vision_start_token, *[sizes.image_token] * visual]
         tokens += [sizes.vision_end_token]
         tokens += text(prompt + 1 - len(tokens), 2)

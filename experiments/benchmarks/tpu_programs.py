@@ -118,7 +118,7 @@ def sampling(*case: Any) -> tuple[str, list[Program]]:
     weights, caches = per_device(placed['language']), per_device(engine.caches)
     prompt = group_flops(sizes, 0, Lengths(room.prompt_capacity, 0, 0))
     each = 2 * decoder_matrices(text) + 2 * text.vocabulary * text.width
-    each += 4 * text.layers * text.width * (room.prompt_capacity + used)
+    each += 4 * text.layers * text.heads * text.head_width * (room.prompt_capacity + used)
     words = (
         f'replica of {count} devices, {engine.groups} groups × {engine.members} lanes, caches of '
         f'{room.prompt_capacity} + {used} tokens'
@@ -145,7 +145,7 @@ def group_batch(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -
         feature_index=shape(*suffix),
         response_mask=shape(*suffix, dtype=bool),
         log_probs=shape(*suffix, dtype=np.float32),
-        features=shape(rows, lengths.visual, sizes.language.width, dtype=np.float32),
+        features=shape(rows, lengths.visual, sizes.vision.feature_width, dtype=np.float32),
     )
 
 

@@ -45,14 +45,17 @@ def group_flops(sizes: PolicySizes, members: int, lengths: Lengths) -> float:
 
 def tower_flops(vision: VisionSizes, patches: int) -> float:
     """FLOPs of the tower on one picture of so many patches, which come in full windows."""
-    matrices = vision.depth * vision.width * (4 * vision.width + 3 * vision.mlp_width)
+    of_mlp = 2 if vision.layer_norm else 3
+    matrices = vision.depth * vision.width * (4 * vision.width + of_mlp * vision.mlp_width)
     window = (vision.window_tokens * vision.merge_size) ** 2
     full = len(vision.full_attention_blocks)
     seen = full * patches + (vision.depth - full) * window
     merged = vision.width * vision.merge_size**2
     return patches * (
         2 * matrices + 4 * vision.width * seen + 2 * vision.patch_width * vision.width
-    ) + (patches / vision.merge_size**2) * 2 * merged * (merged + vision.out_width)
+    ) + (patches / vision.merge_size**2) * 2 * merged * (merged + vision.out_width) * (
+        1 + len(vision.deepstack_blocks)
+    )
 
 
 def with_layers(sizes: PolicySizes, layers: int) -> PolicySizes:
@@ -72,7 +75,10 @@ def random_policy(sizes: PolicySizes, dtype: DTypeLike = jnp.bfloat16) -> Policy
     for i, (path, parameter) in enumerate(nnx.to_flat_state(state)):
         if path[-1] == 'kernel':
             value = draw(jax.random.key(i), parameter.shape, parameter.shape[-2] ** -0.5)
-        elif path[-1] in ('embedding', 'untied_head'):
+        elif path[-1] in ('gate_up', 'down'):  # of experts
+            inputs = parameter.shape[-3 if path[-1] == 'gate_up' else -2]
+            value = draw(jax.random.key(i), parameter.shape, inputs**-0.5)
+        elif path[-1] in ('embedding', 'untied_head', 'positions'):
             value = draw(jax.random.key(i), parameter.shape, 0.02)
         else:
             value = (jnp.ones if path[-1] == 'scale' else jnp.zeros)(parameter.shape, dtype)

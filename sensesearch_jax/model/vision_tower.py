@@ -284,10 +284,11 @@ class VisionTower(nnx.Module):
 
             x, _ = jax.lax.scan(block, x, part)
             if first + len(rest) in deep:
-                features.append(self._deepstack_features(x, deep.index(first + len(rest))))
+                features.append(self.deepstack_features(x, deep.index(first + len(rest))))
         features = jnp.concatenate([self.merger(x), *features], axis=-1)
         return jnp.take_along_axis(features, order[..., None], axis=1)
 
-    def _deepstack_features(self, x: Float[Array, 'n i d'], index: int) -> Float[Array, 'n m o']:
+    def deepstack_features(self, x: Float[Array, 'n i d'], index: int) -> Float[Array, 'n m o']:
+        """Features of one of the deepstack mergers, of patches in window order."""
         graph, stacked = nnx.split(self.deepstack)
         return nnx.merge(graph, jax.tree.map(lambda p: p[index], stacked))(x)

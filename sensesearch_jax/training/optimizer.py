@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 # matrices, by the names that their declarations give them
-DECAYED = ('kernel', 'embedding', 'untied_head')
+DECAYED = ('kernel', 'embedding', 'untied_head', 'positions', 'gate_up', 'down')
 SPARED = ('bias', 'scale')  # biases and norms, stacked over layers or not
 
 

@@ -95,16 +95,6 @@ def write_first(
         return policy
     if not there:
         write_tokenizer(folder, pages, world, config.language.vocabulary)
-    preprocessor = {
-        'image_processor_type': 'Qwen2VLImageProcessor',
-        'min_pixels': config.min_pixels,
-        'max_pixels': config.max_pixels,
-        'patch_size': 14,
-        'temporal_patch_size': 2,
-        'merge_size': 2,
-    }
-    if not there:
-        (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor, indent=2) + '\n')
     chat = ChatTokenizer(folder, lambda w, h: 0)
     ids = chat.tokenizer.token_to_id
     sizes = PolicySizes(
@@ -115,7 +105,11 @@ def write_first(
         vision_end_token=chat.vision_end,
         video_token=ids('<|video_pad|>'),
         end_tokens=(chat.im_end, chat.end_of_text),
-    )
+    ).adapted(config.family)
+    if not there:
+        budget = {'min_pixels': config.min_pixels, 'max_pixels': config.max_pixels}
+        settings = sizes.family.preprocessor(sizes.vision) | budget
+        (folder / 'preprocessor_config.json').write_text(json.dumps(settings, indent=2) + '\n')
     policy = Policy(sizes, nnx.Rngs(config.seed))
     if not there:
         save_policy(policy, folder, copy_from=folder)
