@@ -58,7 +58,7 @@ class Experts(nnx.Module):
             return mixture(x, weights, chosen, *matrices)
         tokens = spec(('rows', None, None, None), x.shape, mesh)
         # Not along the width: each device needs its experts whole.
-        gate_up = spec(('experts', None, None, None, 'mlp'), matrices[0].shape, mesh)
+        gate_up = spec(('experts', None, None, 'mlp'), matrices[0].shape, mesh)
         down = spec(('experts', 'mlp', None), matrices[1].shape, mesh)
         by_expert = down[0] if mesh.shape['expert'] > 1 else None
         gathered = by_expert if tokens[0] and by_expert in tokens[0] else None

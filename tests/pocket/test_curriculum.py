@@ -8,6 +8,7 @@ import pytest
 
 from configs import base as base_config
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.model.families import FAMILIES
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining import run as pretraining
@@ -81,8 +82,9 @@ def test_stages_follow_each_other_and_an_unknown_lesson_is_named(parts):
         curriculum_of(config, parts)
 
 
-def toy(tmp_path):
+def toy(tmp_path, family='qwen2_5_vl'):
     config = base_config.get_config()
+    config.family = family
     config.language.update(
         layers=2,
         width=32,
@@ -103,9 +105,12 @@ def toy(tmp_path):
     return config, Workdir.open(tmp_path / 'run', {})
 
 
-def test_a_run_ends_after_its_minutes_and_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_run_ends_after_its_minutes_and_goes_on_where_it_was(
+    tmp_path, capsys, monkeypatch, family
+):
     monkeypatch.setattr(pretraining, 'LOGGED_EVERY', 1)
-    config, workdir = toy(tmp_path)
+    config, workdir = toy(tmp_path, family)
     config.max_minutes = 1e-9
     pretraining.run(config, workdir)
     assert 'after step 1 of 6; the same command goes on' in capsys.readouterr().out
