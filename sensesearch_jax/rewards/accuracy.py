@@ -1,6 +1,5 @@
 """Accuracy: how right an answer is, by the rule that its question names."""
 
-import re
 from collections.abc import Callable, Sequence
 
 from sensesearch_jax.agent.actions import Answer
@@ -8,9 +7,9 @@ from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.rewards import f1, number_ranges
+from tools_server.answer_matching import numbers
+from tools_server.answer_matching.characters import clean
 from tools_server.answer_matching.verdict import is_right
-
-_POINT = re.compile(r'(?<![\d.])\.(?=\d)')  # of a number without a digit before it
 
 # Says whether a response to a question is right, or gives a failure back; the last argument are the
 # hashes of the question's images on the tool server, none where they were not shown.
@@ -73,9 +72,19 @@ def answer_score(
 
 
 def _number_score(question: Question, answer: str) -> float:
-    """By InfoSeek's rule, but that '.5' is a half and that an answer without a number is wrong."""
-    if not any(map(str.isdigit, answer)):
+    """By InfoSeek's rule; an answer without a number is wrong."""
+    said = _number(answer)
+    accepted = (_number(reference) for reference in question.answers)
+    if said is None:
         return 0.0
-    references = (number_ranges.read(_POINT.sub('0.', text)) for text in question.answers)
-    accepted = (found if isinstance(found, tuple) else (found,) for found in references)
-    return max(number_ranges.score(_POINT.sub('0.', answer), ends) for ends in accepted)
+    ranges = (ends if isinstance(ends, tuple) else (ends,) for ends in accepted if ends is not None)
+    return max((number_ranges.agree(said, ends) for ends in ranges), default=0.0)
+
+
+def _number(text: str) -> float | tuple[float, float] | None:
+    """The number or range that a text is, in words too, or else that it names first, if any."""
+    quantity = numbers.read(clean(text))
+    if quantity is not None:
+        low, high = float(quantity.value), quantity.high
+        return low if high is None else (low, float(high))
+    return number_ranges.read(text) if any(map(str.isdigit, text)) else None

@@ -23,8 +23,12 @@ def score(response: str, references: Sequence[float]) -> float:
         references: the two ends of the accepted range, or a single number, which is accepted within
             a tenth of its value.
     """
+    return agree(read(response), references)
+
+
+def agree(said: float | tuple[float, float], references: Sequence[float]) -> float:
+    """The same for a number or range that was read otherwise."""
     low, high = references if len(references) == 2 else around(references[0])
-    said = read(response)
     if not isinstance(said, tuple):
         return float(low <= said <= high)
     if low <= said[0] <= high and low <= said[1] <= high:

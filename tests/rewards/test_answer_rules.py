@@ -67,6 +67,10 @@ def test_f1_is_a_share(answer, right):
         (['5'], '.5', 0),
         (['0'], 'none at all', 0),  # no number is no 0
         (['0'], '0', 1),
+        (['five'], '5', 1),
+        (['200'], 'two hundred', 1),
+        (['Paris', '5'], 'five', 1),  # what is no number is no reference
+        (['1.2 million'], '1,250,000', 1),
         (['-5'], '-5.2', 1),
         (['-5'], '5', 0),
         (['100'], '1 to 1000000', 0),  # a range that holds everything
