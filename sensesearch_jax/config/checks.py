@@ -84,7 +84,7 @@ def check(config: ConfigDict) -> None:
         image_files(config.image)
     if config.task == 'sft' and not Path(config.sft.data).is_file():
         raise UserError(
-            f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start."
+            f"sft.data '{config.sft.data}' is no file; give the kept.jsonl of a cold start or an import."
         )
     for stage, names in COUNTS.items():
         for name in names if stage in config else ():

@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     trajectories = read_trajectories(path)
     if not trajectories:
         raise UserError(
-            f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start.'
+            f'sft.data {str(path)!r} holds no trajectories; give the kept.jsonl of a cold start or an import.'
         )
     with open_session(config, workdir) as session:
         sft(session, loaded, session.features(loaded), trajectories)
