@@ -147,8 +147,11 @@ class StageModel:
         return self.requests.ask(self.stage, request)
 
 
-def _ended() -> RuntimeError:
-    return RuntimeError('the process that sends paid requests has ended')
+def _ended() -> UserError:
+    return UserError(
+        'The process that sends paid requests has ended, killed perhaps; start again with the same '
+        '--workdir to go on.'
+    )
 
 
 def _reply(value: dict[str, Any]) -> Reply:

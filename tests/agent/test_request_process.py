@@ -108,6 +108,21 @@ def test_a_killed_run_does_not_pay_twice(service, tmp_path):
 def test_nothing_is_sent_after_the_end(service, tmp_path):
     with opened(service, tmp_path) as paid:
         pass
-    with pytest.raises(RuntimeError, match='has ended'):
+    with pytest.raises(UserError, match='has ended'):
         paid.ask('mine', asked(1))
     assert not service.requests
+
+
+def test_a_sender_that_is_killed_is_said(service, tmp_path):
+    def kill(request):
+        os.kill(paid._process.pid, signal.SIGKILL)
+        return 'late'
+
+    service.replies = kill
+    paid = opened(service, tmp_path)
+    with pytest.raises(UserError, match='start again with the same --workdir'):
+        paid.ask('mine', asked(1))
+    service.replies = ['it']
+    with opened(service, tmp_path) as again:
+        assert again.ask('mine', asked(1)).text == 'it' and again.calls == 2
+        assert again.totals['mine']['failed'] == {'cut_short': 1}
