@@ -176,6 +176,13 @@ class Trajectory:
         """The question's images; none where they could not be had."""
         return self.images[: len(self.question.images)]
 
+    @property
+    def retrieved_images(self) -> list[ImageRef]:
+        """Images of search results that stood in the prompt, behind the question's own."""
+        observed = [part for t in self.turns if t.observation for part in t.observation.parts]
+        shown = sum(isinstance(part, ImageRef) for part in observed)
+        return self.images[len(self.own_images) : len(self.images) - shown]
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything `from_json` needs to give an equal trajectory back."""
         return {

@@ -9,7 +9,7 @@ from typing import Any
 from sensesearch_jax.agent.actions import FormatError
 from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
-from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
 from sensesearch_jax.evaluation.metrics.table import metrics_of
 from sensesearch_jax.evaluation.summary import COUNTED, SEARCHES, cluster
 from sensesearch_jax.rewards.accuracy import answer_score
@@ -40,8 +40,8 @@ def result_row(trajectory: Trajectory, max_turns: int, max_malformed: int) -> di
         match with a reference or the judge's Yes, and the letter for options), 'matched' (whether
         the match was enough), 'format', 'metrics' {name: score}, 'turns', 'tool_calls' {tool:
         number}, 'searches' {tool: {'asked', 'found'}}, 'retrieved' (images of search results in the
-        prompt, of mode 'rag'), 'tokens' (written by the agent; None where
-        they are not known), 'tool_wait_s', 'cluster' (equal for samples that are not independent).
+        prompt, of mode 'rag'), 'tokens' (written by the agent; None where they are not known),
+        'tool_wait_s', 'cluster' (equal for samples that are not independent).
     """
     question, answer = trajectory.question, trajectory.answer
     accuracy = trajectory.reward.get('accuracy', 0.0)
@@ -72,7 +72,7 @@ def result_row(trajectory: Trajectory, max_turns: int, max_malformed: int) -> di
         'turns': len(trajectory.turns),
         'tool_calls': {tool: calls[tool] for tool in TOOLS},
         'searches': {tool: _searches(trajectory.turns, tool) for tool in SEARCHES},
-        'retrieved': _retrieved(trajectory),
+        'retrieved': len(trajectory.retrieved_images),
         'tokens': tokens or None,
         'tool_wait_s': round(
             sum(t.observation.latency_s for t in trajectory.turns if t.observation), 3
@@ -91,13 +91,6 @@ def _searches(turns: Sequence[Turn], tool: str) -> dict[str, int]:
     shown = [t.observation for t in turns if tool_of(t.action) == tool and t.observation]
     found = sum(o.ok and o.parts != (NO_RESULTS,) for o in shown)
     return {'asked': len(shown), 'found': found}
-
-
-def _retrieved(trajectory: Trajectory) -> int:
-    """Images before the first turn that are not the question's."""
-    observed = [p for t in trajectory.turns if t.observation for p in t.observation.parts]
-    shown = sum(isinstance(part, ImageRef) for part in observed)
-    return len(trajectory.images) - len(trajectory.own_images) - shown
 
 
 def _finish(trajectory: Trajectory, max_turns: int, max_malformed: int) -> str:

@@ -130,6 +130,11 @@
     const kind = outcome(trajectory);
     trajectory.images.slice(0, question.images).forEach((image, i) => node.append(
       frame(image, question.images > 1 ? `picture ${i + 1} of the question` : 'the picture asked about')));
+    if (trajectory.retrieved.length) {
+      node.append(element('p.note', {}, 'Search results in the prompt:'), element('div.thumbs', {}, ...trajectory.retrieved.map(sha =>
+        element('figure.thumb', {}, element('div', {}, data.pictures[sha]
+          ? element('img', { src: data.pictures[sha], alt: 'search result' }) : '–')))));
+    }
     const reward = Object.entries(trajectory.reward).filter(([key]) => key !== 'total')
       .map(([key, value]) => `${key.replaceAll('_', ' ')} ${value}`).join(', ');
     node.append(element('div.verdict', {},

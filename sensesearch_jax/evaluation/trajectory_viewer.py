@@ -135,6 +135,8 @@ def _add_sides(trajectory: Trajectory, sides: dict[str, int]) -> None:
 
     for ref in trajectory.own_images:
         add(ref, SCENE)
+    for ref in trajectory.retrieved_images:
+        add(ref, THUMBNAIL)
     for turn in trajectory.turns:
         if turn.observation:
             crops = {ref.sha256 for ref in turn.observation.new_images}
@@ -240,6 +242,7 @@ def _trajectory_view(
             for name, value in trajectory.reward.items()
             if math.isfinite(value)
         },
+        'retrieved': [ref.sha256 for ref in trajectory.retrieved_images],
         'turns': turns,
         'images': [
             {

@@ -133,6 +133,7 @@ def test_one_turn_without_tools(mode, policy_folder, tmp_path):
     images = {len(t.images) for t in read_trajectories(done / 'evaluation' / 'policy.jsonl')}
     assert images == {1} if mode == 'direct' else max(images) > 1
     assert any(line['retrieved'] for line in lines) == (mode == 'rag')
+    assert ('"retrieved":["' in (done / 'viewer.html').read_text()) == (mode == 'rag')
     assert ('% of the prompts' in (done / 'table.md').read_text()) == (mode == 'rag')
 
 
