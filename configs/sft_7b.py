@@ -30,6 +30,8 @@ def get_config():
         epochs=3,
         batch=64,
         micro_batch=32,
+        row_trajectories=1,
+        pack_step=0,
         threads=1,
         length_window=16,
         dtype='bfloat16',

@@ -42,6 +42,37 @@ def to_row(group: Sequence[Trajectory]) -> Row:
     return Row(group[0].prompt_tokens, images, [to_member(t) for t in group])
 
 
+def to_shared_row(trajectories: Sequence[Trajectory], image_token: int) -> Row:
+    """Row of trajectories of different questions, and a member for each of them.
+
+    The tokens that all prompts begin with, a system prompt most of all, are the row's prompt, which
+    is run once; the rest of each prompt begins its member.
+
+    Args:
+        trajectories: at least one.
+        image_token: id of the placeholder token, from which on nothing is shared.
+    """
+    prompts = [t.prompt_tokens for t in trajectories]
+    shared = 0
+    for column in zip(*(prompt[:-1] for prompt in prompts)):
+        if len(set(column)) > 1 or column[0] == image_token:
+            break
+        shared += 1
+    shared = max(1, shared)  # a row has a prompt
+    members = []
+    for trajectory, prompt in zip(trajectories, prompts):
+        member, rest = to_member(trajectory), prompt[shared:]
+        members.append(
+            Member(
+                [*rest, *member.tokens],
+                [*[False] * len(rest), *member.response_mask],
+                [image.sha256 for image in trajectory.images],
+                [*[0.0] * len(rest), *member.log_probs] if len(member.log_probs) else (),
+            )
+        )
+    return Row(prompts[0][:shared], (), members)
+
+
 def response_tokens(trajectory: Trajectory) -> int:
     """Number of response tokens: those that the policy wrote, or is to learn to write."""
     return sum(len(turn.tokens) for turn in trajectory.turns)

@@ -55,7 +55,7 @@ COUNTS = {
     'expert': ('questions', 'threads', 'tries', 'turn_tokens', 'attempts'),
     'validate': ('tries', 'reply_tokens', 'attempts'),
     'sft': (
-        'epochs', 'batch', 'micro_batch', 'length_window', 'checkpoint_every', 'threads',
+        'epochs', 'batch', 'micro_batch', 'row_trajectories', 'length_window', 'checkpoint_every', 'threads',
         'max_skipped_updates',
     ),
     'rl': (

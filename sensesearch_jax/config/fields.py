@@ -171,6 +171,12 @@ FIELDS = {
     'sft.data': Field(str, 'file of trajectories, kept.jsonl of a cold start'),
     'sft.epochs': Field(int, 'passes over the trajectories'),
     'sft.batch': Field(int, 'trajectories of an update'),
+    'sft.row_trajectories': _operational(
+        int, 'trajectories of a row, which share the tokens that their prompts begin with'
+    ),
+    'sft.pack_step': _operational(
+        int, "unit of the lengths of a row's packed trajectories; 0: they stay padded"
+    ),
     'sft.length_window': Field(int, 'batches among which trajectories are sorted by length'),
     **{f'rl.{name}': field for name, field in _OPTIMIZER.items()},
     'rl.algorithm': Field(str, "'bn_gspo', 'gspo' or 'grpo'; docs/method.md"),

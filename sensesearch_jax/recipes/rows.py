@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sensesearch_jax.agent.trajectory import Trajectory
-from sensesearch_jax.batching.from_trajectories import to_row
+from sensesearch_jax.batching.from_trajectories import to_row, to_shared_row
 from sensesearch_jax.batching.group_batch import GroupBatch, build_groups
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.recipes.session import LoadedPolicy, unsampled
@@ -16,6 +16,7 @@ from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.
 PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
+SHARED_STEP = 64  # of a prompt that is the same in every row
 
 
 def row_length(prompt: int, suffix: int) -> tuple[int, int]:
@@ -38,6 +39,7 @@ def row_batch(
     rows: int,
     ahead: Sequence[Trajectory] = (),
     pack_step: int = 0,
+    shared: bool = False,
 ) -> GroupBatch:
     """Groups of trajectories as one batch.
 
@@ -49,6 +51,8 @@ def row_batch(
         rows: B, of the batch; those without a group are empty.
         ahead: trajectories of later batches, whose images fill up passes through the tower.
         pack_step: see `build_groups`.
+        shared: whether the trajectories of a group are of different questions and share no more
+            than the beginning of their prompts.
     """
     sizes = loaded.policy.sizes
 
@@ -57,14 +61,14 @@ def row_batch(
 
     table = features.table(pictures(itertools.chain(*groups)), pictures(ahead))
     return build_groups(
-        [to_row(group) for group in groups],
+        [to_shared_row(group, sizes.image_token) if shared else to_row(group) for group in groups],
         table,
         image_token=sizes.image_token,
         merge=sizes.vision.merge_size,
         members=members,
         width=sizes.vision.feature_width,
         batch=rows,
-        prompt_step=PROMPT_STEP,
+        prompt_step=SHARED_STEP if shared else PROMPT_STEP,
         suffix_step=SUFFIX_STEP,
         feature_step=FEATURE_STEP * members,
         pack_step=pack_step,

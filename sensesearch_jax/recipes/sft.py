@@ -35,7 +35,7 @@ from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.checkpointing import Checkpoints
-from sensesearch_jax.training.flops import training_flops, utilization
+from sensesearch_jax.training.flops import utilization
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
 
@@ -90,7 +90,7 @@ def sft(
         return row_length(len(trajectories[i].prompt_tokens), length(trajectories[i]))
 
     order = by_length(list(shuffled), key, config.length_window, session.config.seed)
-    steps, rows = len(order), config.micro_batch
+    steps = len(order)
     learner = Learner(
         loaded.policy,
         make_optimizer(config, steps),
@@ -116,7 +116,7 @@ def sft(
                 ]
                 tokens: Counter[str] = Counter()
                 values = learner.sft_step(
-                    micro_batches(loaded, features, chosen, rows, ahead, tokens),
+                    micro_batches(loaded, features, chosen, config, ahead, tokens),
                     sum(map(response_tokens, chosen)),
                 )
                 used, padded, flops = multihost.global_sums(
@@ -150,7 +150,7 @@ def micro_batches(
     loaded: LoadedPolicy,
     features: FeatureStore,
     chosen: Sequence[Trajectory],
-    rows: int,
+    config: ConfigDict,
     ahead: Sequence[Trajectory],
     tokens: Counter[str],
 ) -> Iterator[GroupBatch]:
@@ -160,23 +160,27 @@ def micro_batches(
         loaded: the policy.
         features: of its vision tower.
         chosen: the step's trajectories, of all processes.
-        rows: of a micro-batch, of all processes.
+        config: of SFT: rows of a micro-batch, of all processes, and trajectories of a row.
         ahead: trajectories of later steps, whose images fill up passes through the tower.
-        tokens: counts `used` tokens, `padded` ones, padding included, and the model's `flops`, of
-            this process's rows.
+        tokens: counts `used` tokens and `padded` ones, padding included, of this process's rows.
     """
-    for first in range(0, len(chosen), rows):
-        own = [
-            [t] for t in multihost.local_rows(chosen[first : first + rows], rows, 'sft.micro_batch')
-        ]
+    rows, members = config.micro_batch, config.row_trajectories
+    groups = [chosen[i : i + members] for i in range(0, len(chosen), members)]
+    for first in range(0, len(groups), rows):
+        own = multihost.local_rows(groups[first : first + rows], rows, 'sft.micro_batch')
         batch = multihost.pad_alike(
             row_batch(
-                loaded, features, own, 1, multihost.rows_per_process(rows, 'sft.micro_batch'), ahead
+                loaded,
+                features,
+                own,
+                members,
+                multihost.rows_per_process(rows, 'sft.micro_batch'),
+                ahead,
+                config.pack_step,
+                shared=members > 1,
             )
         )
         tokens.update(
-            used=int(batch.valid.sum() + batch.prompt_valid.sum()),
-            padded=batch.padded_tokens,
-            flops=training_flops(loaded.policy.sizes.language, batch),
+            used=int(batch.valid.sum() + batch.prompt_valid.sum()), padded=batch.padded_tokens
         )
         yield batch

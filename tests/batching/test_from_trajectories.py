@@ -11,7 +11,7 @@ from sensesearch_jax.agent.trajectory import (
     Trajectory,
     Turn,
 )
-from sensesearch_jax.batching.from_trajectories import length, to_member, to_row
+from sensesearch_jax.batching.from_trajectories import length, to_member, to_row, to_shared_row
 
 QUESTION = Question(
     'q', 'What is it?', ('picture.png',), ('this',), category='search', difficulty='1'
@@ -78,3 +78,30 @@ def test_a_json_round_trip_gives_the_same_member():
     )
     again = Trajectory.from_json(json.loads(json.dumps(told.to_json())))
     assert to_member(again) == to_member(told)
+
+
+def test_trajectories_of_different_questions_share_what_their_prompts_begin_with():
+    image = 9
+    one = trajectory(
+        [turn([10, 11], [20])], prompt=(1, 2, 3, image, image, 5), images=[PICTURE, CROP]
+    )
+    other = trajectory([turn([12])], prompt=(1, 2, 4, 6), images=[THUMBNAIL])
+    row = to_shared_row([one, other], image)
+    assert (row.prompt, row.images) == ([1, 2], ())
+    first, second = row.members
+    assert first.tokens == [3, image, image, 5, 10, 11, 20]
+    assert first.response_mask == [False] * 4 + [True, True, False]
+    assert first.images == [PICTURE.sha256, CROP.sha256] and second.images == [THUMBNAIL.sha256]
+    assert first.log_probs == [0.0] * 4 + [-10.5, -11.5, 0]
+    assert second.tokens == [4, 6, 12] and second.response_mask == [False, False, True]
+
+
+def test_pictures_are_never_shared_and_a_prompt_keeps_its_last_token():
+    image = 9
+    same = [trajectory([turn([10])], prompt=(1, image, image, 5)) for _ in range(2)]
+    assert to_shared_row(same, image).prompt == [1]
+    text = [trajectory([turn([10])], prompt=(1, 2, 3), images=[]) for _ in range(2)]
+    row = to_shared_row(text, image)
+    assert row.prompt == [1, 2] and row.members[0].tokens == [3, 10]
+    apart = [trajectory([turn([10])], prompt=prompt, images=[]) for prompt in ((1, 2), (1, 3))]
+    assert to_shared_row(apart, image).prompt == [1]

@@ -49,8 +49,9 @@ def train(policy_folder, tmp_path_factory):
         epochs=1, batch=1, micro_batch=2, checkpoint_every=1, warmup=0, max_skipped_updates=2
     )
 
-    def run(path, mesh, stop=None, broken=()):
-        step = sft.Learner.sft_step
+    def run(path, mesh, stop=None, broken=(), **fields):
+        step, changed = sft.Learner.sft_step, config.copy_and_resolve_references()
+        changed.sft.update(fields)
 
         def interrupted(self, batches, tokens):
             done = len(read_metrics(path / 'metrics.jsonl', 'sft'))
@@ -64,10 +65,10 @@ def train(policy_folder, tmp_path_factory):
             quick_compilation(monkeypatch)
             monkeypatch.setattr(sft.Learner, 'sft_step', interrupted)
             with (
-                Workdir.open(path, config) as workdir,
+                Workdir.open(path, changed) as workdir,
                 MetricWriter(path / 'metrics.jsonl') as metrics,
             ):
-                session = Session(config, workdir, tools, metrics, mesh=make_mesh(mesh))
+                session = Session(changed, workdir, tools, metrics, mesh=make_mesh(mesh))
                 return sft.sft(session, loaded, session.features(loaded), kept)
 
     return run
@@ -89,6 +90,27 @@ def test_a_run_goes_on_on_another_mesh(train, tmp_path):
     ]
     assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert train(tmp_path / 'torn', {}) == torn  # done: nothing is trained again
+
+
+def test_trajectories_in_one_row_are_trained_on_as_in_rows_of_their_own(train, tmp_path):
+    alone, together, packed = (
+        train(tmp_path / name, {}, batch=3, micro_batch=1, row_trajectories=members, pack_step=step)
+        for name, members, step in (('alone', 1, 0), ('together', 3, 0), ('packed', 3, 16))
+    )
+    losses, padded = (
+        [
+            read_metrics(tmp_path / name / 'metrics.jsonl', 'sft')[0]['values'][metric]
+            for name in ('alone', 'together', 'packed')
+        ]
+        for metric in ('loss', 'padding_share')
+    )
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+    assert padded[2] < padded[1]
+    first = nnx.to_flat_state(nnx.state(load_policy(alone), nnx.Param))
+    for folder in (together, packed):
+        ours = nnx.to_flat_state(nnx.state(load_policy(folder), nnx.Param))
+        for (path, one), (_, other) in zip(ours, first, strict=True):
+            np.testing.assert_allclose(one[...], other[...], atol=2e-5, err_msg=str(path))
 
 
 def test_updates_that_are_not_finite_end_the_run_with_the_last_good_state(train, tmp_path):
