@@ -22,7 +22,7 @@ from sensesearch_jax.runtime.allocator import keep_memory
 TASKS = {
     **{
         name: f'sensesearch_jax.recipes.{name}'
-        for name in ('cold_start', 'sft', 'rl', 'evaluate', 'ask')
+        for name in ('cold_start', 'sft', 'rl', 'evaluate', 'ask', 'build_benchmark')
     },
     'pocket': 'sensesearch_jax.pocket.run',
     'base': 'sensesearch_jax.pocket.pretraining.run',

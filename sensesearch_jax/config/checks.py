@@ -63,6 +63,7 @@ COUNTS = {
         'checkpoint_every', 'threads', 'max_skipped_updates', 'max_failed_steps',
     ),
     'evaluate': ('lanes', 'samples'),
+    'benchmark': ('min_width', 'min_height'),
 }  # fmt: skip
 
 
@@ -125,6 +126,8 @@ def check(config: ConfigDict) -> None:
     if 'mode' in config.get('evaluate', {}):
         check_evaluation(config)
     check_sampling(config)
+    if 'benchmark' in config:
+        check_benchmark(config.benchmark)
     for stage in ('sft', 'rl'):
         if stage in config:
             check_training(stage, config[stage])
@@ -212,6 +215,21 @@ def check_served(config: ConfigDict) -> None:
         )
 
 
+def check_benchmark(benchmark: ConfigDict) -> None:
+    """Whether there are items, and limits that some item can keep to."""
+    if not Path(benchmark.data).is_file():
+        raise UserError(
+            f"benchmark.data '{benchmark.data}' is no file; give JSONL as in docs/build_benchmark.md."
+        )
+    if benchmark.samples < 0:
+        raise UserError(f'benchmark.samples is {benchmark.samples}; give 0 (none) or more.')
+    for name in ('max_area', 'max_likeness'):
+        if not 0 < benchmark[name] <= 1:
+            raise UserError(
+                f'benchmark.{name} is {benchmark[name]}; give a share above 0, at most 1.'
+            )
+
+
 def check_sampling(config: ConfigDict) -> None:
     """Whether tokens can be drawn like that."""
     for stage, of_stage in (
@@ -219,6 +237,7 @@ def check_sampling(config: ConfigDict) -> None:
         ('mine.', config.get('mine')),
         ('rl.', config.get('rl')),
         ('evaluate.', config.get('evaluate')),
+        ('benchmark.', config.get('benchmark')),
     ):
         if of_stage is not None:
             with field(f'{stage}temperature, {stage}top_k or {stage}top_p'):

@@ -77,7 +77,9 @@ def _served(part: str) -> dict[str, Field]:
 
 
 FIELDS = {
-    'task': Field(str, 'the run: cold_start, sft, rl, evaluate, ask, pocket or base'),
+    'task': Field(
+        str, 'the run: cold_start, sft, rl, evaluate, ask, build_benchmark, pocket or base'
+    ),
     'seed': Field(
         int, 'seed of all random draws but those of questions.seed and questions.test_seed'
     ),
@@ -221,6 +223,15 @@ FIELDS = {
     'evaluate.top_p': Field(
         float, 'probability of the most likely tokens that are drawn from; 1: all'
     ),
+    'benchmark.data': Field(str, 'JSONL file of pictures, boxes and questions'),
+    'benchmark.min_width': Field(int, "least pixels of a picture's longer side"),
+    'benchmark.min_height': Field(int, "least pixels of a picture's shorter side"),
+    'benchmark.max_area': Field(float, "share of its picture that an item's box stays below"),
+    'benchmark.max_likeness': Field(
+        float, 'of two pictures, beyond which they are nearly the same'
+    ),
+    'benchmark.samples': Field(int, 'answers of the policy to each sound item; 0: none'),
+    'benchmark.temperature': Field(float, 'of sampling these answers'),
     'image': Field(str, "files of the images to ask about, with commas between; '' for none"),
     'question': Field(str, 'text of the question'),
     'temperature': Field(float, 'of sampling; 0 is greedy'),

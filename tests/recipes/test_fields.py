@@ -3,6 +3,7 @@
 So has every chart a writer.
 """
 
+import json
 import runpy
 from pathlib import Path
 
@@ -20,7 +21,15 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.curves import CHARTS
 from sensesearch_jax.pocket import pretraining
 from sensesearch_jax.pocket import run as pocket
-from sensesearch_jax.recipes import ask, cold_start, evaluate, evaluated_agents, rl, sft
+from sensesearch_jax.recipes import (
+    ask,
+    build_benchmark,
+    cold_start,
+    evaluate,
+    evaluated_agents,
+    rl,
+    sft,
+)
 from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
@@ -28,6 +37,7 @@ from sensesearch_jax.runtime.workdir import Workdir
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TASKS = {
     'ask': ask,
+    'build_benchmark': build_benchmark,
     'cold_start': cold_start,
     'evaluate': evaluate,
     'pocket': pocket,
@@ -103,13 +113,28 @@ def leaves(config):
     return found
 
 
+def benchmark_items(folder):
+    """The file of two items, each with a picture of its own."""
+    lines = []
+    for name, colour in (('a', 'green'), ('b', 'red')):
+        picture = Image.new('RGB', (80, 60), colour)
+        picture.paste('white', (0, 0, 30, 20) if name == 'a' else (50, 30, 80, 60))
+        picture.save(folder / f'{name}.png')
+        item = {'id': name, 'image': f'{name}.png', 'box': [9, 9, 19, 19], 'answer': 'it'}
+        lines.append(json.dumps(item | {'question': 'What?'}))
+    (folder / 'items.jsonl').write_text('\n'.join(lines))
+    return str(folder / 'items.jsonl')
+
+
 @pytest.fixture(scope='module')
 def demonstrations(policy_folder, tmp_path_factory):
     """The folder of a cold start, of which every trajectory is kept."""
     return tmp_path_factory.mktemp('cold_start')
 
 
-@pytest.mark.parametrize('name', ['pocket', 'sft', 'cold_start', 'rl', 'evaluate', 'ask'])
+@pytest.mark.parametrize(
+    'name', ['pocket', 'sft', 'cold_start', 'rl', 'evaluate', 'ask', 'build_benchmark']
+)
 def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonstrations):
     quick_compilation(monkeypatch)
     monkeypatch.setattr(Environment, 'parse', by_chance)
@@ -122,6 +147,9 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
     if name == 'ask':
         Image.new('RGB', (80, 60), 'green').save(tmp_path / 'picture.png')
         config.image, config.question = str(tmp_path / 'picture.png'), 'What colour is it?'
+    if name == 'build_benchmark':
+        config.benchmark.data = benchmark_items(tmp_path)
+        config.benchmark.update(min_width=80, min_height=60, samples=2)
     if name == 'sft':
         config.sft.data = str(demonstrations / 'run' / 'cold_start' / 'kept.jsonl')
         config.tools.folder = str(demonstrations / 'run' / 'tools')
