@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from published_files import fvqa, hr_mmsearch, pixel_reasoner, read_rows, write_rows
+from published_files import fvqa, hr_mmsearch, pixel_reasoner
+from table_files import read_rows, write_rows
 
 from sensesearch_jax.data.columns import tfds_source
 from sensesearch_jax.data.convert import main

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from published_files import picture, sensenova_mars
+from published_files import sensenova_mars
 from small_world import encoded
 from small_world import picture as pixels_of
+from table_files import picture
 
 from sensesearch_jax.agent.tool_client import ToolClient
 from tools_server.backends.image_prefetched import PrefetchedImageSearch

@@ -2,7 +2,7 @@
 
 import published_files
 import pytest
-from published_files import read_rows, write_rows
+from table_files import b64, picture, read_rows, write_rows
 
 from sensesearch_jax.data.plain_format import BadRecord
 from sensesearch_jax.data.published import published_set
@@ -155,7 +155,7 @@ def test_mme_realworld_in_both_layouts(tmp_path):
     assert first['images'] == [str(tmp_path / 'json/remote_sensing/remote_sensing/0.png')]
     row = {
         'index': 7,
-        'bytes': published_files.b64(published_files.picture(0)),
+        'bytes': b64(picture(0)),
         'path': '0.png',
         'question': 'How many planes are there?',
         'multi-choice options': published_files.OPTIONS,

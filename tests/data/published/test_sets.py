@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from published_files import MAKERS, b64, picture, read_rows, write_rows
+from published_files import MAKERS
+from table_files import b64, picture, read_rows, write_rows
 
 from sensesearch_jax.data.columns import tfds_source
 from sensesearch_jax.data.images import read_image

@@ -4,7 +4,7 @@ import json
 
 import published_files
 import pytest
-from published_files import picture, read_rows, write_rows
+from table_files import picture, read_rows, write_rows
 
 from sensesearch_jax.data.plain_format import BadRecord
 from sensesearch_jax.data.published import published_set
