@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import cold_start, common, config, interaction, questions, rollout
+from common import cold_start, common, config, data, interaction, pocket_train, rollout
 
 
 def get_config():
     return config(
         common('cold_start'),
         {'agent': interaction(), 'rollout': rollout(groups=8)},
-        {'questions': questions(train=360)},
+        data(train=pocket_train(360)),
         cold_start(),
     )

@@ -17,13 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import cold_start
-from common import questions
+from common import pocket_train
 from common_7b import as_7b
 
 
 def get_config():
     settings = as_7b(cold_start.get_config())
-    settings.questions.update(questions(train=1000))
+    settings.data.train = pocket_train(1000)
     settings.mine.update(samples=8, most_right=1, answer_tokens=64)
     settings.expert.update(
         kind='openai',

@@ -1,6 +1,6 @@
 """Settings that the pocket configs share: the agent, its tools, sampling. Not a config to start by itself."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def common(task: str) -> dict:
@@ -108,26 +108,52 @@ def rl_rollout() -> dict:
     return rollout(groups=8, warm_up=True)
 
 
-def questions(train: int = 0, rl: int = 0, test: int = 0) -> dict:
-    """How many questions the cold start and RL learn from, so many of search and others in
-    proportion, and how many of each kind to test on.
+def data(**stages) -> dict:
+    """The sources of a stage's questions (`train`, `rl`, `eval`), and what they share.
+
+    A stage is a text, such as 'my.jsonl,fvqa@train', or a list of objects; docs/data.md has their
+    fields.
+    """
+    return {
+        'data': {
+            **{name: FieldReference(value, field_type=object) for name, value in stages.items()},
+            'seed': 0,  # of what is drawn of a source, and of the order in which RL asks
+            'dir': '',  # of converted published sets; '' is tensorflow-datasets' own
+            'max_bad_share': 0.01,  # of a source's records that may be no questions
+        }
+    }
+
+
+def pocket_train(count: int) -> list:
+    """Questions of the cold start: so many of search, and others in proportion.
 
     The cold start demonstrates search, which RL does not find by itself, and hardly any perception:
-        what a question about
-    the picture alone wants, a nearer look and no search, rewards teach as well, and so most of RL's
-    questions ask for that. With perception demonstrated in full RL has nothing to add
-    (docs/rl_runs.md compares other mixes). Each set has entities of its own (RL's are those of the
-    split 'validation'). `seed` says which questions are learned from and in what order RL asks
-    them, `test_seed` which are tested on; the config's own seed is of all else that is random.
+    what a question about the picture alone wants, a nearer look and no search, rewards teach as
+    well. With perception demonstrated in full RL has nothing to add.
     """
+    return pocket('train', search=count, perception=count // 22, search_only=count // 3)
 
-    def counts(*of_kinds):
-        return dict(zip(('search', 'perception', 'search_only'), of_kinds))
 
-    found = {'train': counts(train, train // 22, train // 3)} if train else {}
-    found |= {'rl': counts(rl, 4 * rl, rl)} if rl else {}
-    found |= {'seed': 0} if found else {}
-    return found | ({'test': counts(test, test, test), 'test_seed': 1} if test else {})
+def pocket_rl(count: int) -> list:
+    """Questions of RL, most of them of perception (docs/rl_runs.md compares other mixes), about
+    entities that neither the base policy nor SFT has met: those of the split 'validation'.
+    """
+    return pocket('validation', search=count, perception=4 * count, search_only=count)
+
+
+def pocket_test(count: int) -> list:
+    """Questions of the evaluation, so many of each category."""
+    counts = dict.fromkeys(('search', 'perception', 'search_only'), count)
+    return [{**source, 'seed': 1} for source in pocket('test', **counts)]
+
+
+def pocket(split: str, **counts: int) -> list:
+    """Sources of the pocket world, one a category."""
+    return [
+        {'name': 'pocket', 'split': split, 'category': category, 'limit': count}
+        for category, count in counts.items()
+        if count
+    ]
 
 
 def served_model() -> dict:

@@ -12,20 +12,19 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, evaluation, questions, rollout, served_model
+from common import agent, common, config, data, evaluation, pocket_test, rollout, served_model
 
 
 def get_config():
     return config(
         common('evaluate'),
         {'agent': agent(), 'rollout': rollout()},
+        data(eval=pocket_test(220)),
         {
             # US dollars and requests for a served model, over all starts of the run; 0: any number
             'budget': {'usd': 0.0, 'calls': 0},
-            'questions': questions(test=220),
             'evaluate': {
                 'name': 'policy',
-                'split': 'test',
                 'mode': 'agent',
                 'samples': 1,
                 'agent': {'kind': 'policy', **served_model()},

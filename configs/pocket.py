@@ -16,7 +16,20 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, cold_start, common, config, evaluation, questions, rl, rl_rollout, sft
+from common import (
+    agent,
+    cold_start,
+    common,
+    config,
+    data,
+    evaluation,
+    pocket_rl,
+    pocket_test,
+    pocket_train,
+    rl,
+    rl_rollout,
+    sft,
+)
 
 from sensesearch_jax.errors import UserError
 
@@ -25,14 +38,14 @@ def get_config(mode: str = 'full'):
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
-        {'questions': questions(train=360, rl=40, test=200)},
+        data(train=pocket_train(360), rl=pocket_rl(40), eval=pocket_test(200)),
         cold_start(),
         {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()},
     )
     if mode == 'smoke':
         full.update(
             {
-                'questions': questions(train=24, rl=6, test=8),
+                'data': {'train': pocket_train(24), 'rl': pocket_rl(6), 'eval': pocket_test(8)},
                 'expert': {'questions': 32},
                 'sft': {'epochs': 1},
                 'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4},

@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, questions, rl, rl_rollout
+from common import agent, common, config, data, pocket_rl, rl, rl_rollout
 
 
 def get_config():
     settings = config(
         common('rl'),
         {'agent': agent(), 'rollout': rl_rollout()},
-        {'questions': questions(rl=40), 'rl': rl()},
+        data(rl=pocket_rl(40)),
+        {'rl': rl()},
     )
     del settings.rollout.dtype  # RL samples in the type that it trains in
     return settings

@@ -18,13 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rl
-from common import questions
+from common import pocket_rl
 from common_7b import as_7b
 
 
 def get_config():
     settings = as_7b(rl.get_config())
-    settings.questions.update(questions(rl=160))
+    settings.data.rl = pocket_rl(160)
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
     settings.rl.update(

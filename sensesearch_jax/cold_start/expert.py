@@ -11,8 +11,8 @@ from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
 class Expert(Interface):
     """Writes one turn at a time, having seen what a policy would have seen."""
 
-    def unmet(self, category: str) -> str | None:
-        """Why questions of a category cannot be demonstrated with the run's tools; None if they can."""
+    def unmet(self, question: Question) -> str | None:
+        """Why such a question cannot be demonstrated with the run's tools; None if it can."""
 
     def next_turn(
         self, question: Question, images: Sequence[ImageRef], turns: Sequence[Turn]

@@ -27,7 +27,7 @@ class OpenAIExpert:
         self.tools = tuple(tools)
         self.tries = tries
 
-    def unmet(self, category: str) -> str | None:
+    def unmet(self, question: Question) -> str | None:
         """See `Expert`: the model tries whatever it is asked, with the tools that there are."""
         return None
 

@@ -9,9 +9,11 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import PROTOCOLS
 from sensesearch_jax.agent.tool_client import ToolClient
+from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.config.evaluation_checks import check_evaluation
 from sensesearch_jax.config.fields import check_types
-from sensesearch_jax.data.questions import SPLITS
+from sensesearch_jax.data.questions import STAGES, check_sources
+from sensesearch_jax.data.sources import parse_sources
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.text_decoder import REMAT
@@ -116,13 +118,13 @@ def check(config: ConfigDict) -> None:
     if 'expert' in config:
         check_served(config)
         check_expert(config)
-    if 'split' in config.get('evaluate', {}) and config.evaluate.split not in SPLITS:
+    for stage in STAGES:
+        if stage in config.get('data', {}):
+            check_sources(config.data, stage)
+    if 'data' in config and not 0 <= config.data.max_bad_share < 1:
         raise UserError(
-            f"evaluate.split '{config.evaluate.split}' is unknown; choose from {', '.join(SPLITS)}."
+            f'data.max_bad_share is {config.data.max_bad_share}; give a share, 0 or more and below 1.'
         )
-    for name in ('train', 'rl', 'test'):
-        if name in config.get('questions', {}):
-            check_counts(f'questions.{name}', config.questions[name])
     if 'mode' in config.get('evaluate', {}):
         check_evaluation(config)
     check_sampling(config)
@@ -149,14 +151,6 @@ def check_agent(agent: ConfigDict) -> None:
         observation_limits(agent)
 
 
-def check_counts(name: str, counts: ConfigDict) -> None:
-    """Whether there is a question at all."""
-    if min(counts.values()) < 0 or not sum(counts.values()):
-        raise UserError(
-            f'{name} asks for {dict(counts)} questions; give at least one, and none below 0.'
-        )
-
-
 def check_tools(tools: ConfigDict) -> None:
     """Whether fields of a server that is started are given for one that runs already."""
     for name in ('port', 'mode', 'answers') if tools.url else ():
@@ -170,8 +164,11 @@ def check_tools(tools: ConfigDict) -> None:
 def check_expert(config: ConfigDict) -> None:
     """Whether some question can be demonstrated."""
     made = make_expert(config, ToolClient(config.tools.url), None, 0)
-    unmet = [made.unmet(kind) for kind, count in config.questions.train.items() if count]
-    if unmet and all(unmet):
+    sources = parse_sources('data.train', config.data.train)
+    # Of a source without a category the questions tell, once they are read.
+    asked = [Question('', '', category=s.category, source=s.name) for s in sources if s.category]
+    unmet = [made.unmet(question) for question in asked]
+    if len(unmet) == len(sources) and all(unmet):
         raise UserError(f'The cold start has nothing to demonstrate: {"; ".join(unmet)}.')
 
 

@@ -80,9 +80,7 @@ FIELDS = {
     'task': Field(
         str, 'the run: cold_start, sft, rl, evaluate, ask, build_benchmark, pocket or base'
     ),
-    'seed': Field(
-        int, 'seed of all random draws but those of questions.seed and questions.test_seed'
-    ),
+    'seed': Field(int, 'seed of all random draws but those of questions, of which data.seed is'),
     'policy': Field(str, "a Hugging Face directory; '' is the project's own base policy"),
     'min_pixels': Field(
         int, 'fewest pixels of an image as the policy sees it; 0: as its directory says'
@@ -140,13 +138,12 @@ FIELDS = {
     'rollout.dtype': Field(str, "of the sampled policy's parameters: 'float32' or 'bfloat16'"),
     'rollout.cache_dtype': Field(str, "of the KV cache: 'policy' (as the parameters) or 'int8'"),
     'rollout.warm_up': _operational(bool, 'whether all shapes are compiled before the first step'),
-    'questions.train': Field(dict, 'number of questions of the cold start, by kind'),
-    'questions.rl': Field(dict, 'number of questions of RL, by kind'),
-    'questions.test': Field(dict, 'number of questions of the evaluation, by kind'),
-    'questions.seed': Field(
-        int, 'seed of the choice and order of the questions that are learned from'
-    ),
-    'questions.test_seed': Field(int, 'seed of the choice of the questions of the evaluation'),
+    'data.train': Field(tuple, 'sources of the cold start; docs/data.md: my.jsonl,fvqa@train'),
+    'data.rl': Field(tuple, 'sources of RL, mixed by their weights'),
+    'data.eval': Field(tuple, 'sources of the evaluation, of which each question is asked once'),
+    'data.seed': Field(int, 'seed of the choice of questions by limits, and of their order in RL'),
+    'data.dir': _operational(str, "folder of converted sets; '' is tensorflow-datasets' own"),
+    'data.max_bad_share': Field(float, 'share of a source that may be no questions, left out'),
     'budget.usd': _operational(float, 'US dollars for all served models of a run; 0: any number'),
     'budget.calls': _operational(int, 'requests to them, retries included; 0: any number'),
     'mine.kind': Field(str, "'policy', or 'openai' for any compatible service"),
@@ -210,7 +207,6 @@ FIELDS = {
         int, 'steps in a row without a usable group, after which the run ends'
     ),
     'evaluate.name': Field(str, 'name of the policy in the summary'),
-    'evaluate.split': Field(str, "of the pocket world: 'train', 'validation' or 'test'"),
     'evaluate.mode': Field(
         str, "'agent', 'rag' (results of image search in the prompt) or 'direct'"
     ),
@@ -238,6 +234,8 @@ FIELDS = {
     'top_k': Field(int, 'most likely tokens that are drawn from; 0: all'),
     'top_p': Field(float, 'probability of the most likely tokens that are drawn from; 1: all'),
 }
+
+SOURCES = 'data.train', 'data.rl', 'data.eval'  # each may be a text as well
 
 # The fields of `base` are the pocket policy's own; they are documented in configs/base.py.
 OPERATIONAL = (
@@ -277,6 +275,8 @@ def check_types(config: ConfigDict) -> None:
                 f'The config has an unknown field {name}; `python -m sensesearch_jax.config` lists all.'
             )
         wanted = FIELDS[name].type
+        if name in SOURCES and isinstance(value, str):
+            continue
         given = (
             dict
             if isinstance(value, ConfigDict)

@@ -1,8 +1,9 @@
-"""Single rows of Parquet, Arrow and array_record files, without the rest of the file in memory."""
+"""Single rows of Parquet, Arrow, JSONL and array_record files, without the rest in memory."""
 
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from typing import Any
 
@@ -33,6 +34,13 @@ def cell(file: str, column: str, row: int) -> Any:
         raise IndexError(f'row {row} of {starts[-1]}')
     group = next(g for g, start in enumerate(starts[1:]) if row < start)
     return _in_group(file, column, group, row - starts[group])
+
+
+def line_at(file: str, offset: int) -> Any:
+    """The JSON value of the line that begins at an offset of a JSONL file."""
+    with epath.Path(file).open('rb') as opened:
+        opened.seek(offset)
+        return json.loads(opened.readline())
 
 
 @functools.lru_cache(maxsize=8)

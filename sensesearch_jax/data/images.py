@@ -2,9 +2,9 @@
 
 A reference is a path, an address such as gs://bucket/picture.jpg, 'sha256:' and the content hash of
 an image that the tool server has, or a place within a file that holds many images:
-FILE.parquet#column=image&row=12&item=0, FILE.arrow#column=image&row=12&item=0, or
-DIRECTORY#split=test&row=12&item=0 of a tensorflow-datasets directory. So no image is in memory
-before its turn.
+FILE.parquet#column=image&row=12&item=0, FILE.arrow#column=image&row=12&item=0,
+FILE.jsonl#column=image&offset=9000&item=0, or DIRECTORY#split=test&row=12&item=0 of a
+tensorflow-datasets directory. So no image is in memory before its turn.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def place(file: epath.PathLike, **where: str | int) -> str:
     """The reference of an image within a file or directory.
 
     Args:
-        file: a Parquet or Arrow file, or a tensorflow-datasets directory.
-        where: column or split, row and item, as in the module's docstring.
+        file: a Parquet, Arrow or JSONL file, or a tensorflow-datasets directory.
+        where: column or split, row or offset, and item, as in the module's docstring.
     """
     return f'{file}#{urllib.parse.urlencode(where)}'
 
@@ -62,11 +62,13 @@ def read_image(reference: str) -> bytes:
         if not where or epath.Path(reference).is_file():
             return epath.Path(reference).read_bytes()
         fields = {name: values[0] for name, values in urllib.parse.parse_qs(where).items()}
-        row, item = int(fields['row']), int(fields['item'])
-        if 'split' in fields:
-            value = columns.tfds_row(file, fields['split'], row)['images']
+        item = int(fields['item'])
+        if 'offset' in fields:
+            value = columns.line_at(file, int(fields['offset']))[fields['column']]
+        elif 'split' in fields:
+            value = columns.tfds_row(file, fields['split'], int(fields['row']))['images']
         else:
-            value = columns.cell(file, fields['column'], row)
+            value = columns.cell(file, fields['column'], int(fields['row']))
         return image_bytes(value, item, epath.Path(file).parent)
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise NoImage(f'{reference} cannot be read: {_said(error)}') from error

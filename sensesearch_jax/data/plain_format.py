@@ -77,9 +77,11 @@ def to_question(record: Mapping[str, Any], folder: epath.PathLike, source: str) 
     if (
         isinstance(weight, bool)
         or not isinstance(weight, int | float)
-        or not 0 < weight < float('inf')
+        or not 0.001 <= weight <= 1000
     ):
-        raise BadRecord('wrong weight', f"its 'weight' is {weight!r}; give a number above 0")
+        raise BadRecord(
+            'wrong weight', f"its 'weight' is {weight!r}; give a number of 0.001 to 1000"
+        )
     truth = record.get('truth') or {}
     if not isinstance(truth, Mapping):
         raise BadRecord('wrong type', f"its 'truth' is {truth!r}; give an object")

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Question, Trajectory
-from sensesearch_jax.data.questions import question_set
+from sensesearch_jax.data.questions import pools_of, questions_of
 from sensesearch_jax.pocket.report import ReportMeta, write_report
 from sensesearch_jax.recipes.cold_start import cold_start, policy_answers
 from sensesearch_jax.recipes.evaluate import Setting, evaluate, write_summary
 from sensesearch_jax.recipes.evaluated_agents import PolicyAgent
-from sensesearch_jax.recipes.rl import rl, rl_questions
+from sensesearch_jax.recipes.rl import rl
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
     Session,
@@ -47,9 +47,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     with open_session(config, workdir) as session:
         timed = Stopwatch(workdir)
         with timed('questions'):
-            train = question_set(workdir, 'train', config.questions.train, config.questions.seed)
-            fresh = rl_questions(config, workdir)
-            test = question_set(workdir, 'test', config.questions.test, config.questions.test_seed)
+            train = questions_of(workdir, config.data, 'train')
+            fresh = pools_of(workdir, config.data, 'rl')
+            test = questions_of(workdir, config.data, 'eval')
         features = session.features(base)
         with timed('cold start'):
             demonstrations = cold_start(

@@ -31,7 +31,7 @@ from sensesearch_jax.cold_start.review import Reviewer
 from sensesearch_jax.cold_start.spending import cost, paid_requests
 from sensesearch_jax.cold_start.synthesis import synthesise
 from sensesearch_jax.cold_start.validation import Verdict, verdict_on
-from sensesearch_jax.data.questions import question_set
+from sensesearch_jax.data.questions import questions_of
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.cold_start_results import gathered
 from sensesearch_jax.recipes.session import (
@@ -70,7 +70,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         loaded = load_policy_directory(config.policy, config, mesh, config.rollout.dtype)
     chat = loaded.chat if loaded else load_tokenizer(config.policy, config)
     with open_session(config, workdir) as session:
-        questions = question_set(workdir, 'train', config.questions.train, config.questions.seed)
+        questions = questions_of(workdir, config.data, 'train')
         answers = policy_answers(session, loaded, session.features(loaded)) if loaded else None
         cold_start(session, chat, answers, questions)
 
@@ -114,9 +114,9 @@ def demonstrable(session: Session, questions: Sequence[Question]) -> list[Questi
         UserError: there are none.
     """
     expert = make_expert(session.config, session.client, None, 0)
-    unmet = {name: expert.unmet(name) for name in sorted({q.category for q in questions})}
-    reasons = '; '.join(reason for reason in unmet.values() if reason)
-    chosen = [q for q in questions if unmet[q.category] is None]
+    unmet = [expert.unmet(question) for question in questions]
+    reasons = '; '.join(sorted({reason for reason in unmet if reason}))
+    chosen = [question for question, reason in zip(questions, unmet) if reason is None]
     if not chosen:
         raise UserError(f'The cold start has nothing to demonstrate: {reasons}.')
     if reasons:

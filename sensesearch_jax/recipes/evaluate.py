@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory
-from sensesearch_jax.data.questions import question_set
+from sensesearch_jax.data.questions import questions_of
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.benchmarks import named_by_set
 from sensesearch_jax.evaluation.evaluation_page import write_evaluation_page
@@ -93,9 +93,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         session = stack.enter_context(open_session(config, workdir))
         if setting.mode == RAG:
             check_image_search(session)
-        questions = question_set(
-            workdir, evaluated.split, config.questions.test, config.questions.test_seed
-        )
+        questions = questions_of(workdir, config.data, 'eval')
         if loaded:
             agent = PolicyAgent(session, loaded, session.features(loaded))
         else:

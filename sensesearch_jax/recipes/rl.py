@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import grain
 import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Question
-from sensesearch_jax.data.questions import question_set
+from sensesearch_jax.data.mixing import Pool, step_questions
+from sensesearch_jax.data.questions import pools_of
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.evaluation.behaviour import behaviour
 from sensesearch_jax.recipes.resume import keep, not_finite, resume, training_state
@@ -55,46 +54,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     # what is trained is float32
     loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
     with open_session(config, workdir) as session:
-        rl(session, loaded, session.features(loaded), rl_questions(config, workdir))
-
-
-def rl_questions(config: ConfigDict, workdir: Workdir) -> list[Question]:
-    """The questions of RL, about entities that earlier stages did not learn from."""
-    return question_set(workdir, 'validation', config.questions.rl, config.questions.seed)
-
-
-def question_order(
-    config: ConfigDict, questions: Sequence[Question]
-) -> Callable[[int], list[Question]]:
-    """The questions of each step: all of them shuffled by `questions.seed`, pass after pass, each
-    pass in another order.
-
-    No step asks a question twice, unless it asks more than there are: where a step ends one pass
-    over the questions and begins the next, those that it has asked come later in the new pass.
-
-    Returns:
-        A function from a step, from 0, to its questions.
-    """
-    count, size = len(questions), config.rl.questions_per_step
-    shuffled = (
-        grain.MapDataset.source(list(range(count))).seed(config.questions.seed).shuffle().repeat()
-    )
-    order: list[int] = []
-
-    def asked(step: int) -> list[Question]:
-        while len(order) < (step + 1) * size:
-            of_pass = [shuffled[len(order) + i] for i in range(count)]
-            in_step = len(order) % size
-            before = Counter(order[len(order) - in_step :])
-            first = sorted(of_pass, key=before.__getitem__)[: size - in_step]
-            order.extend(first + [i for i in of_pass if i not in first])
-        return [questions[i] for i in order[step * size : (step + 1) * size]]
-
-    return asked
+        rl(session, loaded, session.features(loaded), pools_of(workdir, config.data, 'rl'))
 
 
 def rl(
-    session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
+    session: Session, loaded: LoadedPolicy, features: FeatureStore, pools: Sequence[Pool]
 ) -> Path:
     """Trains for `rl.steps` rollout batches and writes a policy directory.
 
@@ -107,7 +71,7 @@ def rl(
         session: of the run.
         loaded: the policy to train, in float32; it stays as it is, and is the KL term's reference.
         features: of its vision tower.
-        questions: of all processes.
+        pools: the questions by source, of all processes.
 
     Returns:
         The policy directory.
@@ -141,7 +105,7 @@ def rl(
     reference = nnx.state(loaded.policy, trained_part(config)) if config.kl_coefficient else None
     engines, asked_at = (
         rl_engines(session, loaded, learner),
-        question_order(session.config, questions),
+        step_questions(pools, config.questions_per_step, session.config.data.seed),
     )
     if session.config.rollout.warm_up:
         engines[0].warm_up()

@@ -69,14 +69,6 @@ def run(policy_7b, tmp_path_factory):
     return run
 
 
-def kinds_of_questions(name, search, perception):
-    return {
-        f'questions__{name}__search': search,
-        f'questions__{name}__perception': perception,
-        f'questions__{name}__search_only': 0,
-    }
-
-
 def went_on_after_a_tool(trajectories):
     return any(
         turn.observation is not None and turn.observation.ok
@@ -107,7 +99,7 @@ def test_rl(run):
         rl__steps=2,
         rl__questions_per_step=2,
         rl__pack_step=128,
-        **kinds_of_questions('rl', 3, 1),
+        data__rl=toy_runs.pocket('validation', search=3, perception=1),
     )
     trajectories = [
         t
@@ -141,7 +133,7 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
         mine__samples=2,
         mine__answer_tokens=4,
         mine__most_right=2,
-        **kinds_of_questions('train', 3, 1),
+        data__train=toy_runs.pocket('train', search=3, perception=1),
     )
     path, chats, back = (
         cold / 'cold_start' / 'kept.jsonl',
@@ -176,7 +168,12 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
 
 
 def test_evaluation(run):
-    workdir, said = run('evaluate_7b', 4, evaluate__lanes=2, **kinds_of_questions('test', 2, 1))
+    workdir, said = run(
+        'evaluate_7b',
+        4,
+        evaluate__lanes=2,
+        data__eval=toy_runs.pocket('test', search=2, perception=1),
+    )
     trajectories = read_trajectories(workdir / 'evaluation' / 'policy.jsonl')
     assert len(trajectories) == 3 and went_on_after_a_tool(trajectories) and 'accuracy' in said
 

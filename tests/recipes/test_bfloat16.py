@@ -8,9 +8,7 @@ from sensesearch_jax.recipes.session import read_trajectories
 from sensesearch_jax.runtime.metrics import read_metrics
 
 RL = {
-    'questions.rl.search': 3,
-    'questions.rl.perception': 1,
-    'questions.rl.search_only': 1,
+    'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
     'rl.steps': 2,
     'rl.questions_per_step': 2,
     'rl.micro_batch': 1,
@@ -42,9 +40,7 @@ def test_rl(policy_folder, tmp_path):
 def test_evaluation(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     settings = {
-        'questions.test.search': 2,
-        'questions.test.perception': 2,
-        'questions.test.search_only': 1,
+        'data.eval': toy_runs.pocket('test', search=2, perception=2, search_only=1),
         'evaluate.lanes': 2,
         'rollout.dtype': 'bfloat16',
     }

@@ -1,5 +1,6 @@
 """Cold start: the scripted expert against tools that answer, and the checks of what it writes."""
 
+import dataclasses
 import random
 
 import pytest
@@ -262,15 +263,14 @@ def test_the_expert_uses_only_the_tools_that_there_are():
             random.Random(0), protocol, [tool for tool in TOOLS if tool not in off], direct=0
         )
 
-    assert [without().unmet(kind) for kind in ('search', 'search_only', 'perception')] == [None] * 3
+    assert [without().unmet(question) for question in (SEARCH, ONLY, LOOK)] == [None] * 3
     assert 'image_crop for search, which agent.tools leaves out' in without('image_crop').unmet(
-        'search'
+        SEARCH
     )
-    assert 'text_search for search_only' in without('text_search', 'image_crop').unmet(
-        'search_only'
-    )
-    assert "agent.protocol 'released'" in without(protocol=RELEASED).unmet('search')
-    assert without('image_crop').unmet('search_only') is None
+    assert 'text_search for search_only' in without('text_search', 'image_crop').unmet(ONLY)
+    assert "agent.protocol 'released'" in without(protocol=RELEASED).unmet(SEARCH)
+    assert without('image_crop').unmet(ONLY) is None
+    assert 'pocket world alone' in without().unmet(dataclasses.replace(SEARCH, source='mine'))
     tools = ('text_search', 'image_search')
     whole = synthesise(LOOK, without('image_crop'), environment(tools=tools))
     assert kinds(whole) == [Answer] and validate(whole) == []

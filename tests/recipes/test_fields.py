@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import toy_runs
 from ml_collections import ConfigDict
 from PIL import Image
 from small_policies import quick_compilation
@@ -49,10 +50,11 @@ SHORT = {
     'agent.turn_tokens': 4, 'agent.max_turns': 2, 'agent.passage_chars': 120, 'rollout.groups': 2, 'rollout.chunk': 4,
     'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 384, 'rollout.engines': 1, 'rollout.warm_up': False,
     'rollout.extend_lanes': 2,
-    'questions.train': {'search': 1, 'perception': 1, 'search_only': 0}, 'mine.samples': 2, 'mine.answer_tokens': 4,
-    'questions.rl': {'search': 1, 'perception': 1, 'search_only': 1}, 'rl.steps': 1, 'rl.questions_per_step': 3,
+    'data.train': toy_runs.pocket('train', search=1, perception=1), 'mine.samples': 2, 'mine.answer_tokens': 4,
+    'data.rl': toy_runs.pocket('validation', search=1, perception=1, search_only=1),
+    'rl.steps': 1, 'rl.questions_per_step': 4,
     'rl.members': 2, 'rl.micro_batch': 1, 'rl.threads': 1, 'rl.kl_coefficient': 0.1,
-    'questions.test': {'search': 0, 'perception': 2, 'search_only': 0}, 'evaluate.lanes': 2,
+    'data.eval': toy_runs.pocket('test', perception=2), 'evaluate.lanes': 2,
     'sft.epochs': 1, 'sft.batch': 2, 'sft.micro_batch': 1, 'sft.threads': 1,
 }  # fmt: skip
 
@@ -144,8 +146,12 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         part, _, last = field.rpartition('.')
         if part in config and last in config[part]:
             config[part][last] = value
+    Image.new('RGB', (80, 60), 'green').save(tmp_path / 'picture.png')
+    record = {'id': 'a', 'question': 'What?', 'image': 'picture.png', 'answer': 'it'}
+    (tmp_path / 'mine.jsonl').write_text(json.dumps(record) + '\n')
+    for stage in set(config.get('data', {})) & {'train', 'rl', 'eval'}:
+        config.data[stage] = [*config.data[stage], {'path': str(tmp_path / 'mine.jsonl')}]
     if name == 'ask':
-        Image.new('RGB', (80, 60), 'green').save(tmp_path / 'picture.png')
         config.image, config.question = str(tmp_path / 'picture.png'), 'What colour is it?'
     if name == 'build_benchmark':
         config.benchmark.data = benchmark_items(tmp_path)
@@ -224,12 +230,8 @@ def test_the_7b_configs_have_the_fields_of_their_tasks():
             {'tools.url': 'http://localhost:1', 'tools.mode': 'record'},
             'tools.mode is of a server that is started',
         ),
-        (
-            'evaluate',
-            {f'questions.test.{kind}': 0 for kind in ('search', 'perception', 'search_only')},
-            'give at least one',
-        ),
-        ('rl', {'questions.rl.search': -1}, 'none below 0'),
+        ('evaluate', {'data.eval': []}, 'name a source'),
+        ('rl', {'data.rl': [{'name': 'pocket', 'limit': -1}]}, 'give 0 .all. or more'),
         ('evaluate', {'evaluate.mode': 'chat'}, "evaluate.mode 'chat' is unknown"),
         ('evaluate', {'evaluate.samples': 4}, 'at evaluate.temperature 0 all samples'),
         ('evaluate', {'evaluate.samples': 0}, 'evaluate.samples is 0; give 1 or more'),

@@ -8,15 +8,11 @@ import toy_runs
 from sensesearch_jax.recipes.session import read_trajectories
 
 EVALUATION = {
-    'questions.test.search': 2,
-    'questions.test.perception': 2,
-    'questions.test.search_only': 1,
+    'data.eval': toy_runs.pocket('test', search=2, perception=2, search_only=1),
     'evaluate.lanes': 2,
 }
 COLD_START = {
-    'questions.train.search': 4,
-    'questions.train.perception': 2,
-    'questions.train.search_only': 1,
+    'data.train': toy_runs.pocket('train', search=4, perception=2, search_only=1),
     'mine.samples': 2,
     'mine.answer_tokens': 4,
 }

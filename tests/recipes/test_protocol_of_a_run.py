@@ -53,7 +53,7 @@ def looked_at(tmp_path):
         (path,),
         ('it',),
         category='perception',
-        difficulty='1',
+        source='pocket',
         truth={'box': (0.42, 0.34, 0.46, 0.38)},
     )
 
@@ -87,7 +87,7 @@ def test_the_cold_start_keeps_what_the_expert_writes_under_the_released_protocol
 def test_questions_that_need_a_tool_that_is_off_are_left_out(session_of, looked_at, capsys):
     config = config_of('cold_start', tools=('text_search', 'image_search'))
     searched = Question(
-        's', 'Which capital?', (looked_at.images[0],), ('it',), category='search', difficulty='1'
+        's', 'Which capital?', (looked_at.images[0],), ('it',), category='search', source='pocket'
     )
     session = session_of(config)
     assert cold_start.demonstrable(session, [searched, looked_at]) == [looked_at]
@@ -99,6 +99,6 @@ def test_questions_that_need_a_tool_that_is_off_are_left_out(session_of, looked_
 def test_a_cold_start_without_anything_to_demonstrate_is_refused():
     config = config_of('cold_start', tools=('image_crop',))
     check(config)  # perception is left
-    config.questions.train.perception = 0
+    config.data.train = [s for s in config.data.train if s['category'] != 'perception']
     with pytest.raises(ValueError, match='nothing to demonstrate.*text_search'):
         check(config)

@@ -13,15 +13,9 @@ from safetensors.numpy import load_file
 from sensesearch_jax.runtime.metrics import read_metrics
 
 SETTINGS = {
-    'questions.train.search': 3,
-    'questions.train.perception': 1,
-    'questions.train.search_only': 1,
-    'questions.rl.search': 3,
-    'questions.rl.perception': 1,
-    'questions.rl.search_only': 1,
-    'questions.test.search': 1,
-    'questions.test.perception': 0,
-    'questions.test.search_only': 0,
+    'data.train': toy_runs.pocket('train', search=3, perception=1, search_only=1),
+    'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
+    'data.eval': toy_runs.pocket('test', search=1),
     'mine.samples': 2,
     'mine.answer_tokens': 4,
     'sft.batch': 2,

@@ -16,9 +16,7 @@ from sensesearch_jax.runtime.metrics import read_metrics
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 RL = {
-    'questions.rl.search': 3,
-    'questions.rl.perception': 1,
-    'questions.rl.search_only': 1,
+    'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
     'rl.questions_per_step': 2,
     'rl.averaged': False,
 }
@@ -94,7 +92,7 @@ def test_every_field_that_may_change_is_one():
         assert any(toy_runs.has(config, name) for config in configs), name
     for pinned in (
         'seed',
-        'questions.seed',
+        'data.seed',
         'rl.learning_rate',
         'rl.dtype',
         'rollout.suffix_capacity',

@@ -8,9 +8,7 @@ from safetensors.numpy import load_file
 from sensesearch_jax.runtime.metrics import read_metrics
 
 SETTINGS = {
-    'questions.rl.search': 5,
-    'questions.rl.perception': 2,
-    'questions.rl.search_only': 1,
+    'data.rl': toy_runs.pocket('validation', search=5, perception=2, search_only=1),
     'rl.steps': 2,
     'rl.epochs': 2,
     'rl.questions_per_step': 6,

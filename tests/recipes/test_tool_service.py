@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_runs
 
 from sensesearch_jax.agent.trajectory import SampleState
 from sensesearch_jax.recipes.session import read_trajectories
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
 STEPS, QUESTIONS, MEMBERS = 4, 2, 3
 SETTINGS = {
-    'questions.rl.search': 3, 'questions.rl.perception': 1, 'questions.rl.search_only': 1,
+    'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
     'agent.turn_tokens': 8, 'agent.max_turns': 4, 'agent.passage_chars': 120,
     'rollout.chunk': 4, 'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 380,
     'rl.steps': STEPS, 'rl.questions_per_step': QUESTIONS, 'rl.members': MEMBERS, 'rl.micro_batch': 1,

@@ -21,6 +21,7 @@ SEARCH = Question(
     ('map.png',),
     ("N'Djamena",),
     category='search',
+    source='pocket',
     difficulty='2',
     truth=TRUTH,
 )
@@ -31,6 +32,7 @@ CHOICE = Question(
     ('B',),
     ('Niamey', "N'Djamena"),
     category='search',
+    source='pocket',
     difficulty='2',
     truth=TRUTH,
 )
@@ -40,6 +42,7 @@ ONLY = Question(
     ('flag.png',),
     ("N'Djamena",),
     category='search_only',
+    source='pocket',
     difficulty='1',
     truth={**TRUTH, 'box': None},
 )
@@ -50,6 +53,7 @@ LOOK = Question(
     ('B',),
     ('red', 'blue'),
     category='perception',
+    source='pocket',
     difficulty='1',
     truth={'box': BOX},
 )

@@ -14,6 +14,16 @@ QUICK = {  # to compile; what one start compiled the next ones take from a cache
     'OMP_NUM_THREADS': '1',
     'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
 }
+
+
+def pocket(split, **counts):
+    """A field of sources: so many questions of each category of the pocket world."""
+    return [
+        {'name': 'pocket', 'split': split, 'category': category, 'limit': count}
+        for category, count in counts.items()
+    ]
+
+
 SETTINGS = {  # of short trajectories
     'agent.turn_tokens': 8,
     'agent.max_turns': 4,

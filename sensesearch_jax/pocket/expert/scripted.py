@@ -94,8 +94,11 @@ class ScriptedExpert:
         self.max_crops = max_crops
         self.max_queries = max_queries
 
-    def unmet(self, category: str) -> str | None:
+    def unmet(self, question: Question) -> str | None:
         """See `Expert`. Perception is answered without a crop where there is none."""
+        if question.source != 'pocket':
+            return 'the scripted expert solves questions of the pocket world alone'
+        category = question.category
         wanted = {
             'search': ('image_crop', 'image_search', 'text_search'),
             'search_only': ('image_search', 'text_search'),

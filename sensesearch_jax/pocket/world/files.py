@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from sensesearch_jax.data.questions import SPLITS
 from sensesearch_jax.errors import UserError
 
 FOLDER = Path(__file__).parent / 'files'
+
+SPLITS = ('train', 'validation', 'test')
 
 
 @dataclass(frozen=True)

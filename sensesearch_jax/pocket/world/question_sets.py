@@ -1,48 +1,60 @@
-"""The question sets of a run, drawn once into its workdir."""
+"""The pocket world as a source of questions: made when they are asked for, not read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.data.sources import Source
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.files import SPLITS, PocketFiles
 from sensesearch_jax.pocket.world.question_folder import read_questions, write_questions
 from sensesearch_jax.pocket.world.questions import KINDS, make_questions
 from sensesearch_jax.runtime.progress import Progress
-from sensesearch_jax.runtime.workdir import Workdir
+
+USUAL_LIMIT = 300  # where the source has none
 
 
-def question_set(
-    workdir: Workdir, split: str, counts: Mapping[str, int], seed: int
-) -> list[Question]:
-    """Questions of a split, `counts` per kind; made and rendered at first use, read afterwards.
+def questions(source: Source, folder: Path) -> list[Question]:
+    """Questions of the source's split and category, evenly of all categories where it names none.
 
     Args:
-        workdir: that keeps questions and scenes.
-        split: 'train', 'validation' or 'test'.
-        counts: questions by kind.
-        seed: of the draw.
+        source: its `limit` is how many are made, its `seed` which.
+        folder: where pictures and questions are written.
 
     Raises:
-        UserError: an unknown kind, or more questions than the split's entities give.
+        UserError: more questions than the split's entities give.
     """
-    unknown = sorted(set(counts) - set(KINDS))
-    if unknown:
-        raise UserError(f'Question kinds {unknown} are unknown; choose from {list(KINDS)}.')
-    folder = Path(workdir / 'questions' / split)
-    stage = f'questions-{split}'
-    if not workdir.stage_done(stage):
-        files = PocketFiles()
-        made = [
-            pair
-            for kind in KINDS
-            if counts.get(kind)
-            for pair in make_questions(files, split, kind, counts[kind], seed)
-        ]
-        pictures = len({question.images[0] for question, _ in made})
-        with Progress(f'{split} pictures', pictures, unit='picture') as bar:
-            write_questions(made, folder, files, lambda done, total: bar.update())
-        workdir.mark_done(stage, dict(counts))
+    check_source(source)
+    files, limit = PocketFiles(), source.limit or USUAL_LIMIT
+    categories = [source.category] if source.category else list(KINDS)
+    counts = [
+        limit // len(categories) + (place < limit % len(categories))
+        for place in range(len(categories))
+    ]
+    made = [
+        pair
+        for category, count in zip(categories, counts)
+        if count
+        for pair in make_questions(files, source.split, category, count, source.seed)
+    ]
+    pictures = len({question.images[0] for question, _ in made})
+    with Progress(f'{source.split} pictures', pictures, unit='picture') as bar:
+        write_questions(made, folder, files, lambda done, total: bar.update())
     return read_questions(folder)
+
+
+def check_source(source: Source) -> None:
+    """Whether the pocket world has such a split and category.
+
+    Raises:
+        UserError: it has not.
+    """
+    if source.split and source.split not in SPLITS:
+        raise UserError(
+            f'The pocket world has no split {source.split!r}; choose from {list(SPLITS)}.'
+        )
+    if source.category and source.category not in KINDS:
+        raise UserError(
+            f'The pocket world has no category {source.category!r}; choose from {list(KINDS)}.'
+        )

@@ -1,53 +1,17 @@
-"""Questions of RL, step by step, and mining's seeds: every question as often, none twice at once, the
-same after a restart."""
+"""Mining's seeds are of the question, the same after a restart."""
 
 import json
 import runpy
-from collections import Counter
 from pathlib import Path
 
-import pytest
-from ml_collections import ConfigDict
 from scripted_tools import ScriptedTools
 
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.recipes import cold_start
-from sensesearch_jax.recipes.rl import question_order
 from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
-
-
-def asked(count, size, steps, seed=0, start=0, training_seed=0):
-    config = ConfigDict(
-        {'seed': training_seed, 'questions': {'seed': seed}, 'rl': {'questions_per_step': size}}
-    )
-    order = question_order(config, range(count))
-    return [order(step) for step in range(start, steps)]
-
-
-@pytest.mark.parametrize('count, size', [(24, 10), (160, 128), (5, 4), (7, 7), (12, 4), (9, 8)])
-def test_no_step_asks_a_question_twice_and_none_is_skipped(count, size):
-    steps = asked(count, size, 60)
-    assert all(len(set(step)) == size for step in steps)
-    flat = [i for step in steps for i in step]
-    for begin in range(0, len(flat) - count, count):
-        assert sorted(flat[begin : begin + count]) == list(range(count))
-    assert flat[:count] != flat[count : 2 * count] or count == 1
-
-
-def test_a_step_that_asks_more_than_there_are_asks_all_as_often_as_can_be():
-    for step in asked(3, 8, 20):
-        assert set(Counter(step).values()) <= {2, 3}
-
-
-def test_a_run_that_goes_on_asks_what_it_would_have_asked():
-    assert asked(24, 10, 40, start=17) == asked(24, 10, 40)[17:]
-
-
-def test_the_order_is_of_the_questions_seed_and_not_of_the_training():
-    assert asked(24, 10, 5, training_seed=1) == asked(24, 10, 5) != asked(24, 10, 5, seed=1)
 
 
 def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_had(
