@@ -7,7 +7,9 @@ As in the paper: eight plain answers of the policy to each question, of which th
 Gemini-2.5-Flash writes the reasoning and the calls, GPT-4o reviews what the rules keep (OPENAI_API_KEY). Any
 OpenAI-compatible server does for each of the three (mine, expert, validate); docs/cold_start.md. budget.usd ends the run
 in time; prices are list prices of 2025, so check them. Without tools.url a server of configs/tools_online.yaml is
-started, which needs its keys and whose services are not in the budget.
+started, which needs its keys and whose services are not in the budget. The questions are those of FVQA's training split
+(`python -m sensesearch_jax.data.convert fvqa FILES DATA` and --config.data.dir=DATA), or of any source in
+--config.data.train (docs/data.md).
 Mesh: all devices along fsdp; --config.mesh.tensor=4 shards heads and caches over four. On several hosts add
 --config.multi_host=True. Not run on weights of this size: no machine that holds them was at hand.
 """
@@ -17,13 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import cold_start
-from common import pocket_train
 from common_7b import as_7b
 
 
 def get_config():
     settings = as_7b(cold_start.get_config())
-    settings.data.train = pocket_train(1000)
+    settings.data.train = 'fvqa@train'
     settings.mine.update(samples=8, most_right=1, answer_tokens=64)
     settings.expert.update(
         kind='openai',

@@ -1,7 +1,9 @@
-"""Evaluation of a 7B policy as an agent with the paper's turns and budgets, on held-out questions, greedy.
+"""Evaluation of a 7B policy as an agent with the paper's turns and budgets on HR-MMSearch, greedy.
 
     python -m sensesearch_jax.main --config=configs/evaluate_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
+HR-MMSearch is converted by `python -m sensesearch_jax.data.convert hr_mmsearch FILES DATA` (with --config.data.dir=DATA);
+--config.data.eval names other sets or files, with commas between (docs/data.md).
 Mesh: all devices along fsdp. A GPU of 80 GB holds the parameters (17 GB in bfloat16) and the caches of `evaluate.lanes`
 trajectories (1.9 GB each for 32,768 tokens) alone; where a process has four devices or more, --config.mesh.tensor=4 shards
 heads and caches. On several hosts add --config.multi_host=True. Not run: no machine of this size was at hand.
@@ -17,5 +19,6 @@ from common_7b import as_7b
 
 def get_config():
     settings = as_7b(evaluate.get_config())
+    settings.data.eval = 'hr_mmsearch'
     settings.evaluate.lanes = 8
     return settings

@@ -2,6 +2,8 @@
 
     python -m sensesearch_jax.main --config=configs/rl_7b.py --workdir=DIR --config.policy=SFT/sft/policy
 
+Questions are FVQA's, converted by `python -m sensesearch_jax.data.convert fvqa FILES DATA` (with --config.data.dir=DATA), or
+those of any sources in --config.data.rl (docs/data.md).
 Mesh: tensor 4, which shards heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
 row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8; a machine of another
 size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add
@@ -18,13 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rl
-from common import pocket_rl
 from common_7b import as_7b
 
 
 def get_config():
     settings = as_7b(rl.get_config())
-    settings.data.rl = pocket_rl(160)
+    settings.data.rl = 'fvqa@train'
     settings.mesh.tensor = 4
     settings.rollout.groups = 4
     settings.rl.update(

@@ -1,4 +1,4 @@
-"""SFT of Qwen2.5-VL-7B as in the paper, on the kept trajectories of a cold start.
+"""SFT of Qwen2.5-VL-7B as in the paper, on the kept trajectories of a cold start (configs/cold_start_7b.py, on FVQA).
 
     python -m sensesearch_jax.main --config=configs/sft_7b.py --workdir=DIR --config.policy=QWEN \
         --config.sft.data=KEPT.jsonl --config.tools.folder=PICTURES

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
 from typing import Any
 
 from etils import epath
 
+from sensesearch_jax.data import published
 from sensesearch_jax.errors import UserError
 
 # name -> module with `questions` and `check_source`; by name, since no room imports the demo.
 GENERATED = {'pocket': 'sensesearch_jax.pocket.world.question_sets'}
-_PUBLISHED = 'sensesearch_jax.data.published'
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
-
-
-def published_names() -> tuple[str, ...]:
-    """The published sets."""
-    found = importlib.util.find_spec(_PUBLISHED)
-    return importlib.import_module(_PUBLISHED).NAMES if found else ()
 
 
 def known_names() -> tuple[str, ...]:
     """All names."""
-    return *GENERATED, *published_names()
+    return *GENERATED, *published.NAMES
 
 
 def generator(name: str) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 from etils import epath
 
 from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.data import published
 from sensesearch_jax.data.images import HASH
 from sensesearch_jax.data.layouts import chosen_split, files_of
-from sensesearch_jax.data.names import GENERATED, converted, known_names, published_names
+from sensesearch_jax.data.names import GENERATED, converted, known_names
 from sensesearch_jax.data.plain_format import BadRecord, to_question
 from sensesearch_jax.data.rows import rows_of
 from sensesearch_jax.errors import UserError
@@ -199,7 +200,7 @@ def read_source(path: str, split: str, name: str = '', folder: str = '', usual: 
     Raises:
         UserError: there is no such source or split, or it cannot be read as a whole.
     """
-    if path in published_names():
+    if path in published.NAMES:
         name, path = name or path, converted(path, folder)
     files = chosen_split(path, files_of(path), split, usual)
     name = name or Source(path=path).label

@@ -1,22 +1,27 @@
 """The 7B configs as they are shipped, through the command line, on a tiny policy in the 7B's
 layout.
 
-Their own dtype, protocol, template and mesh axes; capacities, counts and the tools' back ends by
-fields of the command line.
+Their own dtype, protocol, template, mesh axes and data: FVQA and HR-MMSearch, converted from
+self-made records in their published layouts. Capacities, counts and the tools' back ends by fields
+of the command line.
 """
 
 import json
 import math
 
+import published_files
 import pytest
 import toy_runs
+from chat_stand_in import chat_stand_in
 from layout_7b import write_policy
 from PIL import Image
 from safetensors import safe_open
 
+from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.data import chat_files
+from sensesearch_jax.data.published import published_set
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.recipes.session import read_trajectories
 from sensesearch_jax.runtime.metrics import read_metrics
@@ -50,14 +55,27 @@ def policy_7b(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def run(policy_7b, tmp_path_factory):
+def data(tmp_path_factory):
+    """FVQA and HR-MMSearch as tensorflow-datasets directories."""
+    folder = tmp_path_factory.mktemp('sets')
+    for name, write in (
+        ('fvqa', published_files.fvqa),
+        ('hr_mmsearch', published_files.hr_mmsearch),
+    ):
+        write(folder / name)
+        published_set(name)(folder=str(folder / name), data_dir=str(folder / 'data')).write()
+    return folder / 'data'
+
+
+@pytest.fixture(scope='module')
+def run(policy_7b, data, tmp_path_factory):
     """Runs a config to a good end; gives its workdir and what it said."""
     folder = tmp_path_factory.mktemp('runs')
 
     def run(config, devices, **fields):
         output, workdir = folder / f'{config}.txt', folder / config
         chosen = {name.replace('__', '.'): value for name, value in fields.items()}
-        there = toy_runs.fields_of(config, SHORT) | chosen
+        there = toy_runs.fields_of(config, SHORT | {'data.dir': data}) | chosen
         toy_runs.finish(
             toy_runs.start(
                 config, workdir, policy_7b, there, output, JAX_NUM_CPU_DEVICES=str(devices)
@@ -93,19 +111,13 @@ def is_7b_directory(folder):
 
 
 def test_rl(run):
-    workdir, _ = run(
-        'rl_7b',
-        4,
-        rl__steps=2,
-        rl__questions_per_step=2,
-        rl__pack_step=128,
-        data__rl=toy_runs.pocket('validation', search=3, perception=1),
-    )
+    workdir, _ = run('rl_7b', 4, rl__steps=2, rl__questions_per_step=2, rl__pack_step=128)
     trajectories = [
         t
         for step in range(2)
         for t in read_trajectories(workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl')
     ]
+    assert {t.question.source for t in trajectories} == {'fvqa'}
     assert len(trajectories) == 2 * 2 * 2 and went_on_after_a_tool(trajectories)
     for record in read_metrics(workdir / 'metrics.jsonl', 'rl'):
         values = record['values']
@@ -113,35 +125,40 @@ def test_rl(run):
     assert is_7b_directory(workdir / 'rl' / 'policy')
 
 
+def answers_at_once(request):
+    """A served expert that knows."""
+    return DEFAULT.render_action('I know this building.', Answer('Cheshire'))
+
+
 def test_cold_start_and_sft(run, policy_7b, tmp_path):
-    """The scripted expert stands in for the served one, rules for the served reviewer.
+    """A stand-in for the served expert, rules for the served reviewer.
 
     SFT learns from the chat format of PyTorch trainers, into which the demonstrations went.
     """
-    cold, _ = run(
-        'cold_start_7b',
-        4,
-        expert__kind='scripted',
-        expert__url='',
-        expert__model='',
-        expert__questions=4,
-        expert__threads=2,
-        validate__kind='rules',
-        validate__url='',
-        validate__model='',
-        budget__usd=0.0,
-        mine__samples=2,
-        mine__answer_tokens=4,
-        mine__most_right=2,
-        data__train=toy_runs.pocket('train', search=3, perception=1),
-    )
+    with chat_stand_in() as service:
+        service.replies = answers_at_once
+        cold, _ = run(
+            'cold_start_7b',
+            4,
+            expert__url=service.url,
+            expert__questions=4,
+            expert__threads=2,
+            validate__kind='rules',
+            validate__url='',
+            validate__model='',
+            budget__usd=0.0,
+            mine__samples=2,
+            mine__answer_tokens=4,
+            mine__most_right=2,
+        )
+    assert len(service.requests) == 3 and service.requests[0].body['model'] == 'gemini-2.5-flash'
     path, chats, back = (
         cold / 'cold_start' / 'kept.jsonl',
         tmp_path / 'chats',
         tmp_path / 'back.jsonl',
     )
     kept = read_trajectories(path)
-    assert kept
+    assert {t.question.id for t in kept} == {f'fvqa_train_{n}' for n in range(3)}
     preprocessor = Preprocessor.read(policy_7b).within(SHORT['min_pixels'], SHORT['max_pixels'])
     chat_files.export(path, chats, cold / 'tools', DEFAULT, TOOLS, 'messages')
     chat_files.import_(
@@ -168,14 +185,11 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
 
 
 def test_evaluation(run):
-    workdir, said = run(
-        'evaluate_7b',
-        4,
-        evaluate__lanes=2,
-        data__eval=toy_runs.pocket('test', search=2, perception=1),
-    )
+    workdir, said = run('evaluate_7b', 4, evaluate__lanes=2)
     trajectories = read_trajectories(workdir / 'evaluation' / 'policy.jsonl')
-    assert len(trajectories) == 3 and went_on_after_a_tool(trajectories) and 'accuracy' in said
+    assert {t.question.difficulty for t in trajectories} == {'easy', 'hard'}
+    assert len(trajectories) == 3 and went_on_after_a_tool(trajectories)
+    assert 'hr_mmsearch' in said
 
 
 def test_ask(run, tmp_path):

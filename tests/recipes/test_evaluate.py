@@ -11,9 +11,8 @@ from chat_stand_in import chat_stand_in
 from sensesearch_jax.recipes.session import read_trajectories
 
 QUESTIONS = {
-    'questions.test.search': 1,
-    'questions.test.perception': 1,
-    'questions.test.search_only': 1,  # whose whole picture the image search knows
+    # the image search knows the whole picture of search_only
+    'data.eval': toy_runs.pocket('test', search=1, perception=1, search_only=1)
 }
 SEVERAL = {'evaluate.samples': 3, 'evaluate.temperature': 1.0, 'evaluate.lanes': 6}
 

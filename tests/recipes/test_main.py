@@ -282,6 +282,10 @@ def test_the_7b_configs_are_whole(policy_folder):
         if task != 'sft':  # which wants trajectories
             # a small policy has one key/value head
             large.policy, large.mesh.tensor = (str(policy_folder), 1)
+            with pytest.raises(UserError, match='data.convert (fvqa|hr_mmsearch) FILES'):
+                check(large)
+            stage = {'rl': 'rl', 'evaluate': 'eval'}[task]
+            large.data[stage] = pocket.data[stage]
             check(large)
 
 
