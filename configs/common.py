@@ -40,6 +40,8 @@ def interaction() -> dict:
     """The agent's tools and what it is shown of their results."""
     return {
         'protocol': 'default',
+        # of the protocol 'released', see configs/evaluate_mars.py
+        'released': {'system_file': '', 'tools_file': '', 'form': 'evaluated', 'crops': 'named'},
         'tools': ('text_search', 'image_search', 'image_crop'),
         'max_turns': 5,
         'text_results': 2,

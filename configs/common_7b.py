@@ -44,6 +44,12 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
     return settings
 
 
+def as_mars(settings: ConfigDict) -> ConfigDict:
+    """A 7B config with the released protocol, for policies of Qwen3-VL-8B."""
+    settings.agent.update(protocol='released', turn_tokens=4096)
+    return settings
+
+
 def set_there(settings: ConfigDict, part: str, **values) -> None:
     """Sets those of the values that the part has a field for."""
     if part in settings:

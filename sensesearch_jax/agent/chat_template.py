@@ -112,6 +112,7 @@ class ChatTokenizer:
         except Exception as error:  # the only class that the library raises
             raise UserError(f'{path} is no tokenizer file: {error}') from error
         self.visual_tokens = visual_tokens
+        self.turn_newline = True  # after a policy's turn, see `Protocol`
         added = self.tokenizer.get_added_tokens_decoder()
         self._added = {token.content: i for i, token in added.items()}
         control = {
@@ -166,7 +167,8 @@ class ChatTokenizer:
             parts: `Observation.parts`; text is not trusted.
             last_token: the last sampled id; `<|im_end|>` is added unless it is one.
         """
-        close = '\n' if last_token == self.im_end else '<|im_end|>\n'
+        close = '' if last_token == self.im_end else '<|im_end|>'
+        close += '\n' if self.turn_newline else ''
         head = self._split(f'{close}<|im_start|>user\n<tool_response>\n', self._any_added)
         tail = self._split(f'\n</tool_response><|im_end|>\n{_ASSISTANT}', self._any_added)
         return self._encode([*head, *self._parts(parts), *tail])

@@ -80,6 +80,9 @@ class Environment:
         if isinstance(action, FormatError):
             # it may quote the turn
             return Observation((disarm(action.message),), ok=False, kind='format_error')
+        if isinstance(action, ImageCrop) and self.protocol.crops_original:
+            within = tuple(min(max(x, 0.0), 1.0) for x in action.bbox)
+            action = ImageCrop(within, 1)
         mistake = self._mistake(action, images)
         if mistake:
             return Observation((mistake,), ok=False, kind='tool_error')
@@ -99,9 +102,19 @@ class Environment:
             parts = observations.text_search_parts(result, self.limits)
             return Observation(parts, ok=True, kind='text_search', latency_s=latency)
         if isinstance(action, ImageSearch):
-            parts = observations.image_search_parts(result, self.limits)
-            return Observation(parts, ok=True, kind='image_search', latency_s=latency)
-        parts = observations.image_crop_parts(self.protocol.shown_index(len(images) + 1), result)
+            if self.protocol.published:
+                parts = observations.published_search_parts(result, self.limits)
+                shown = tuple(part for part in parts if isinstance(part, ImageRef))
+            else:
+                parts, shown = observations.image_search_parts(result, self.limits), ()
+            return Observation(
+                parts, ok=True, kind='image_search', new_images=shown, latency_s=latency
+            )
+        parts = (
+            ('Here is the zoomed image:', result)
+            if self.protocol.published
+            else observations.image_crop_parts(self.protocol.shown_index(len(images) + 1), result)
+        )
         return Observation(
             parts, ok=True, kind='image_crop', new_images=(result,), latency_s=latency
         )
@@ -137,7 +150,9 @@ class Environment:
 
 
 def indexed_images(own: Iterable[ImageRef], turns: Iterable[Turn]) -> list[ImageRef]:
-    """The images that an image_index can name: the question's own and every crop of `turns`."""
+    """The images that an image_index can name: the question's own and those that `turns` brought,
+    which are crops, and thumbnails too where the protocol counts them.
+    """
     crops = (
         ref for turn in turns if turn.observation is not None for ref in turn.observation.new_images
     )

@@ -57,6 +57,20 @@ def image_search_parts(matches: Sequence[Match], limits: ObservationLimits) -> P
     return tuple(parts)
 
 
+def published_search_parts(matches: Sequence[Match], limits: ObservationLimits) -> Parts:
+    """Titles and thumbnails of an image search, worded as for the released SenseNova-MARS policies."""
+    matches = matches[: limits.image_results]
+    if not matches:
+        return ('No matching images were found.',)
+    share = max(1, limits.max_chars // len(matches))
+    parts: list[str | ImageRef] = []
+    for i, match in enumerate(matches, 1):
+        title = cut_text(_one_line(match.title), share)
+        head = '' if parts else 'Reverse Image Search Results:'
+        parts += [f'{head}\n\nTitle {i}: {title}\nThumbnail {i}: ', match.thumbnail]
+    return tuple(parts)
+
+
 def image_crop_parts(shown_index: int, crop: ImageRef) -> Parts:
     """The crop under the number by which later calls name it."""
     return (f'Image {shown_index}:', crop)

@@ -87,6 +87,15 @@ class Protocol:
         None  # a name for what is cut out: accepted, written as 'object', never used
     )
 
+    # of the authors' files, see released.py: the text before the tools, and the tools by our names
+    system_text: str | None = None
+    schemas: tuple[tuple[str, dict[str, Any]], ...] = dataclasses.field(default=(), hash=False)
+    # a line break follows the end of a policy's turn, as in the family's template
+    turn_newline: bool = True
+    crops_original: bool = False  # a crop is cut from the first image, whatever image it names
+    # results are worded as in the release, and thumbnails are counted among the images
+    published: bool = False
+
     def system_prompt(self, tools: Sequence[str]) -> str:
         """The system turn: instructions and one JSON line per tool of `tools` (a subset of
         `TOOLS`).
@@ -94,6 +103,11 @@ class Protocol:
         Raises ValueError for an unknown tool name.
         """
         self._check_tools(tools)
+        if self.system_text is not None:
+            from sensesearch_jax.agent.released import with_tools
+
+            chosen = [schema for tool, schema in self.schemas if tool in tools]
+            return with_tools(self.system_text, chosen)
         tag = self.thought_tag
         if not tools:
             return (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.released import protocol_of
 from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.config.evaluation_checks import check_evaluation
@@ -141,12 +141,9 @@ def check(config: ConfigDict) -> None:
 
 def check_agent(agent: ConfigDict) -> None:
     """Whether there is such a protocol, such tools, and something of every result to show."""
-    if agent.protocol not in PROTOCOLS:
-        raise UserError(
-            f"agent.protocol '{agent.protocol}' is unknown; choose from {list(PROTOCOLS)}."
-        )
+    protocol = protocol_of(agent)
     with field('agent.tools'):
-        PROTOCOLS[agent.protocol].system_prompt(agent.tools)
+        protocol.system_prompt(agent.tools)
     with field('agent'):
         observation_limits(agent)
 

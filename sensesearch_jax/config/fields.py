@@ -112,6 +112,12 @@ FIELDS = {
     'tools.mode': Field(str, "live, record, replay or offline; '' is its configuration's"),
     'tools.answers': Field(str, "its file of recorded answers; '' is its configuration's"),
     'agent.protocol': Field(str, "text form of turns: 'default' or 'released'"),
+    'agent.released.system_file': Field(
+        str, "the release's manifest, or a file of its system text alone; '' is ours"
+    ),
+    'agent.released.tools_file': Field(str, "the release's tool configuration; '' is ours"),
+    'agent.released.form': Field(str, "'evaluated' or 'trained': schemas and breaks between turns"),
+    'agent.released.crops': Field(str, "'named' or 'original': the image that crops are cut from"),
     'agent.tools': Field(tuple, 'tools that the policy may call'),
     'agent.max_turns': Field(int, 'most turns of a trajectory'),
     'agent.turn_tokens': Field(int, 'most tokens that the policy may write in a turn'),

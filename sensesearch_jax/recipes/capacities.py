@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.chat_template import ChatTokenizer
-from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.released import protocol_of
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.image_processor import Preprocessor
@@ -113,7 +113,7 @@ def check_capacities(config: ConfigDict, folder: Path) -> None:
     """
     preprocessor, rollout = read_preprocessor(folder, config), config.rollout
     chat = ChatTokenizer(folder, preprocessor.merged_tokens)
-    system = PROTOCOLS[config.agent.protocol].system_prompt(config.agent.tools)
+    system = protocol_of(config.agent).system_prompt(config.agent.tools)
     least, most = preprocessor.least_tokens, preprocessor.most_tokens
     around = AROUND_IMAGE + len(chat.prompt(system, ['']))
     if around + least > rollout.prompt_capacity:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.chat_template import ChatTokenizer, tokenise
 from sensesearch_jax.agent.ledger import BudgetSpent
 from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent
-from sensesearch_jax.agent.protocol import PROTOCOLS
+from sensesearch_jax.agent.released import protocol_of
 from sensesearch_jax.agent.request_process import PaidRequests
 from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
@@ -261,7 +261,7 @@ def make_expert(
     Raises:
         UserError: no such expert.
     """
-    expert, protocol, tools = config.expert, PROTOCOLS[config.agent.protocol], config.agent.tools
+    expert, protocol, tools = config.expert, protocol_of(config.agent), config.agent.tools
     if expert.kind == 'scripted':
         return importlib.import_module(SCRIPTED).ScriptedExpert(
             random.Random(seed), protocol, tools

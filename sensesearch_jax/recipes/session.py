@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import PROTOCOLS, Protocol
+from sensesearch_jax.agent.protocol import Protocol
+from sensesearch_jax.agent.released import protocol_of
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
@@ -70,7 +71,7 @@ class Session:
     @property
     def protocol(self) -> Protocol:
         """The text form that the run's policy, expert and scorer share."""
-        return PROTOCOLS[self.config.agent.protocol]
+        return protocol_of(self.config.agent)
 
     def scorer(self) -> Scorer:
         """The run's scorer, with the tool server's judge; without RL weights are the paper's."""
@@ -190,15 +191,13 @@ def load_policy_directory(
         dtype: of the parameters.
 
     Raises:
-        UserError: not a Hugging Face directory of a Qwen2.5-VL policy with tokenizer and
+        UserError: not a Hugging Face directory of a policy with tokenizer and
             preprocessor.
     """
     folder = Path(folder) if str(folder) else POCKET_POLICY
     policy = load_policy(folder, dtype, mesh)
     preprocessor = read_preprocessor(folder, config)
-    return LoadedPolicy(
-        folder, policy, ChatTokenizer(folder, preprocessor.merged_tokens), preprocessor
-    )
+    return LoadedPolicy(folder, policy, load_tokenizer(str(folder), config), preprocessor)
 
 
 def load_tokenizer(folder: str, config: ConfigDict) -> ChatTokenizer:
@@ -208,7 +207,10 @@ def load_tokenizer(folder: str, config: ConfigDict) -> ChatTokenizer:
         UserError: not a Hugging Face directory with tokenizer and preprocessor.
     """
     path = Path(folder) if folder else POCKET_POLICY
-    return ChatTokenizer(path, read_preprocessor(path, config).merged_tokens)
+    chat = ChatTokenizer(path, read_preprocessor(path, config).merged_tokens)
+    if 'agent' in config:
+        chat.turn_newline = protocol_of(config.agent).turn_newline
+    return chat
 
 
 def save_policy_directory(policy: Policy, loaded: LoadedPolicy, folder: Path, dtype: str) -> None:

@@ -1,0 +1,31 @@
+r"""BN-GSPO alone on Qwen3-VL-8B-Instruct, as SenseNova-MARS-8B was made: no cold start, no SFT.
+
+    python -m sensesearch_jax.main --config=configs/rl_mars.py --workdir=DIR --config.policy=QWEN3_VL_8B_INSTRUCT \
+        --config.agent.released.system_file=MANIFEST --config.agent.released.tools_file=TOOLS
+
+For the two files see configs/evaluate_mars.py; `agent.released.form` is 'trained' here.
+
+| | theirs | ours |
+|---|---|---|
+| context | 32,768 tokens | 11,264 of the prompt, 21,504 after it |
+| pictures | 65,536 to 8,294,400 pixels | the same |
+| crops | of the image named, resized | the same, from the file's own pixels |
+| line break after a turn | none in training | none |
+| questions × trajectories, rates | see rl_7b.py, the paper's | those of rl_7b.py |
+
+Mesh as in rl_7b.py: tensor 4, the others along fsdp; the eight key/value heads take up to 8. Not run: no machine of this
+size was at hand. docs/qwen3_vl.md says what has been compiled for it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import rl_7b
+from common_7b import as_mars
+
+
+def get_config():
+    settings = as_mars(rl_7b.get_config())
+    settings.agent.released.form = 'trained'
+    return settings
