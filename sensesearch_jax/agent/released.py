@@ -141,7 +141,7 @@ def _as_trained(schema: Any) -> Any:
 
 
 def _values(content: Any, key: str) -> Iterator[Any]:
-    """What stands under a key, at any depth."""
+    """Values under a key, at any depth."""
     if isinstance(content, dict):
         if key in content:
             yield content[key]
