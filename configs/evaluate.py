@@ -1,4 +1,4 @@
-"""Evaluation alone: a policy directory as an agent on held-out questions.
+"""Evaluation alone: a policy directory as an agent on held-out questions, the pocket world's or any (--config.data.eval).
 
     python -m sensesearch_jax.main --config=configs/evaluate.py --workdir=runs/evaluate --config.policy=runs/rl/rl/policy
 
