@@ -13,6 +13,7 @@ from PIL import Image
 from scripted_tools import noise_file
 
 from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.data.review.__main__ import main
 from sensesearch_jax.data.review.app import create_app, shown
 from sensesearch_jax.data.review.decisions import Decisions
 from sensesearch_jax.errors import UserError
@@ -137,6 +138,13 @@ def test_a_missing_image_is_said(questions, tmp_path, client):
     assert answer.status_code == 404 and 'cannot be read' in answer.json()['detail']
 
 
+def test_a_source_that_cannot_be_reviewed_ends_with_a_sentence(tmp_path, capsys):
+    assert main([str(tmp_path / 'absent.jsonl')]) == 2
+    assert capsys.readouterr().err.startswith('review: ')
+    (tmp_path / 'bad.jsonl').write_text('{"id": "a", "question": "What?"}\n')
+    assert main([str(tmp_path / 'bad.jsonl')]) == 2
+
+
 @contextlib.contextmanager
 def served(questions, folder):
     """The address of a running review."""
@@ -226,7 +234,7 @@ def test_a_decision_that_was_not_saved_is_said_and_stays_open(questions, tmp_pat
         page.route('**/decisions', lambda route: route.abort())
         page.keyboard.press('a')
         page.wait_for_selector('#problem:not([hidden])')
-        assert 'Not saved' in page.inner_text('#problem')
+        assert 'q0 is not saved' in page.inner_text('#problem')
         assert page.inner_text('#question') == 'What is 0?'
         page.unroute('**/decisions')
         page.keyboard.press('a')

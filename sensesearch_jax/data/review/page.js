@@ -1,6 +1,6 @@
 'use strict';
 const $ = (name) => document.getElementById(name);
-let items = [], at = 0, saving = false;
+let items = [], at = 0, saved = Promise.resolve();
 
 function problem(text) { $('problem').hidden = !text; $('problem').textContent = text || ''; }
 
@@ -126,24 +126,27 @@ function shares(accepted) {
   $('shares').replaceChildren(...(accepted ? tables : []));
 }
 
-async function decide(verdict) {
-  if (saving) return;
-  saving = true;
-  const here = at, item = items[here], note = $('note').value;
+// Decisions are saved one after another, each about the item that was shown when it was made.
+function decide(verdict) {
+  const here = at, note = $('note').value;
+  saved = saved.then(() => save(here, verdict, note));
+}
+
+async function save(here, verdict, note) {
+  const item = items[here];
   try {
     const answer = await fetch('decisions', {
       method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({id: item.id, verdict, note}),
     });
     if (!answer.ok) throw new Error(`the server said ${answer.status}`);
   } catch (error) {
-    problem(`Not saved: ${error.message}. Is the command still running? Decide again when it is.`);
+    problem(`${item.id} is not saved: ${error.message}. Is the command still running? Decide again when it is.`);
     return;
-  } finally {
-    saving = false;
   }
   problem('');
   Object.assign(item, {verdict, note});
-  if (verdict && at === here) at = following(at, 1);  // unless the person has gone elsewhere meanwhile
+  if (at !== here) { progress(); return; }  // the person has gone on meanwhile
+  if (verdict) at = following(at, 1);
   show();
 }
 
