@@ -164,7 +164,8 @@ FIELDS = {
     'mine.temperature': Field(float, 'of sampling these answers'),
     'mine.answer_tokens': Field(int, 'most tokens of such an answer'),
     'expert.kind': Field(
-        str, "'scripted' (the pocket world's), or 'openai' for any compatible service"
+        str,
+        "'scripted' (pocket world), 'references' (answers at once) or 'openai' (any such service)",
     ),
     'expert.questions': Field(int, 'most trajectories that are made'),
     'expert.threads': _operational(int, 'trajectories made at a time'),

@@ -27,6 +27,7 @@ from sensesearch_jax.cold_start.demonstrations import Demonstrations, Judged
 from sensesearch_jax.cold_start.expert import Expert
 from sensesearch_jax.cold_start.mining import Note, PlainEnvironment, PlainScorer, ServedAnswers
 from sensesearch_jax.cold_start.openai_expert import OpenAIExpert
+from sensesearch_jax.cold_start.reference_expert import ReferenceExpert
 from sensesearch_jax.cold_start.review import Reviewer
 from sensesearch_jax.cold_start.spending import cost, paid_requests
 from sensesearch_jax.cold_start.synthesis import synthesise
@@ -53,7 +54,7 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.seeds import hash_seed
 from sensesearch_jax.runtime.workdir import Workdir
 
-EXPERTS = ('scripted', 'openai')
+EXPERTS = ('scripted', 'references', 'openai')
 MINERS = ('policy', 'openai')
 VALIDATORS = ('rules', 'openai')
 SCRIPTED = 'sensesearch_jax.pocket.expert.scripted'  # by name, since no room imports the demo
@@ -250,7 +251,8 @@ def mine(
 def make_expert(
     config: ConfigDict, client: ToolClient, model: ChatModel | None, seed: int
 ) -> Expert:
-    """The expert that the config names: 'scripted', or any OpenAI-compatible model.
+    """The expert that the config names: the pocket world's, the references themselves, or any
+    OpenAI-compatible model.
 
     Args:
         config: with `expert`, and the protocol and tools of `agent`.
@@ -266,6 +268,8 @@ def make_expert(
         return importlib.import_module(SCRIPTED).ScriptedExpert(
             random.Random(seed), protocol, tools
         )
+    if expert.kind == 'references':
+        return ReferenceExpert()
     if expert.kind == 'openai':
         agent = OpenAIAgent(
             model,

@@ -63,7 +63,9 @@ def data(tmp_path_factory):
         ('hr_mmsearch', published_files.hr_mmsearch),
     ):
         write(folder / name)
-        published_set(name)(folder=str(folder / name), data_dir=str(folder / 'data')).write()
+        published_set(name)(
+            folder=str(folder / name), data_dir=str(folder / 'data')
+        ).download_and_prepare()
     return folder / 'data'
 
 
