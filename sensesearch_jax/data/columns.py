@@ -74,7 +74,8 @@ def tfds_source(directory: str, split: str) -> Any:
             return files
 
     builder = tfds.builder_from_directory(directory)
-    return builder.as_data_source(split, decoders={'images': Encoded()})
+    decoders = {'images': Encoded()} if 'images' in builder.info.features else None
+    return builder.as_data_source(split, decoders=decoders)
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,9 +4,10 @@
     python -m sensesearch_jax.data.convert fvqa downloads/FVQA data
 
 SRC is the folder with the files as they are published; docs/published_sets.md says which. DST is the folder
-of all converted sets: the set is written to DST/NAME/VERSION, whole or not at all. A record that is no
-question (an image is missing, an id is there twice) is left out, counted and named by kind; more than
---max_bad_share of them are an error. Exit status: 0, or 2 when the files cannot be used.
+of all converted sets, `data.dir` of a config, by default that of tensorflow-datasets: the set is written to
+DST/NAME/VERSION, whole or not at all. A record that is no question (an image is missing, an id is there
+twice) is left out, counted and named by kind; more than --max_bad_share of them are an error. Exit status:
+0, or 2 when the files cannot be used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from sensesearch_jax.data.names import default_folder
 from sensesearch_jax.data.published import NAMES, published_set
 from sensesearch_jax.data.published.faults import Faults
 from sensesearch_jax.data.published.set_base import REFUSED
@@ -34,7 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('name', nargs='?', metavar='NAME', help=f'one of {", ".join(NAMES)}')
     parser.add_argument('source', nargs='?', metavar='SRC', help='folder with the published files')
-    parser.add_argument('target', nargs='?', metavar='DST', help='folder of all converted sets')
+    parser.add_argument(
+        'target',
+        nargs='?',
+        metavar='DST',
+        default=default_folder(),
+        help='folder of all converted sets (default: %(default)s)',
+    )
     parser.add_argument(
         '--max_bad_share',
         type=float,
@@ -52,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         print('\n'.join(map(describe, NAMES)))
         return 0
-    if None in (options.name, options.source, options.target):
-        parser.error('give NAME, SRC and DST, or --list')
+    if None in (options.name, options.source):
+        parser.error('give NAME and SRC, or --list')
     if not 0 <= options.max_bad_share <= 1:
         parser.error('--max_bad_share is a share, from 0 to 1')
     logging.getLogger('absl').setLevel(logging.WARNING)

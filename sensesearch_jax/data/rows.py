@@ -193,15 +193,9 @@ def _paths(values: list[str]) -> int | list[str]:
 
 
 def _tfds(file: File) -> Iterator[Any]:
-    from sensesearch_jax.data.published.examples import from_example
+    from sensesearch_jax.data.published.examples import read_records
 
-    path = str(file.path)
-    for row, example in enumerate(columns.tfds_source(path, file.split)):
-        places = [
-            place(path, split=file.split, row=row, item=item)
-            for item in range(len(example['images']))
-        ]
-        yield from_example(example, places)
+    yield from read_records(file.path, file.split)
 
 
 def _with_paths(row: Mapping[str, Any], file: File) -> Mapping[str, Any]:

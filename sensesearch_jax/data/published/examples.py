@@ -19,6 +19,7 @@ from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.data.columns import tfds_source
 from sensesearch_jax.data.images import place
 from sensesearch_jax.data.plain_format import to_record
+from sensesearch_jax.errors import UserError
 
 RECORDS = 'records.jsonl'  # beside the examples, in their order
 _TEXTS = ('id', 'question', 'category', 'difficulty', 'source', 'reward')
@@ -64,6 +65,9 @@ def read_records(directory: epath.PathLike, split: str) -> Iterator[dict[str, An
     Args:
         directory: of the converted set, down to its version.
         split: its name.
+
+    Raises:
+        UserError: it was not converted by this project, and its features are not those of questions.
     """
     places: dict[str, str] = {}
     for row, line in enumerate(_lines(epath.Path(directory), split)):
@@ -76,6 +80,7 @@ def read_records(directory: epath.PathLike, split: str) -> Iterator[dict[str, An
 
 def _lines(directory: epath.Path, split: str) -> Iterator[dict[str, Any]]:
     if not (directory / RECORDS).exists():  # written by tensorflow-datasets alone
+        _check_features(directory)
         for example in tfds_source(str(directory), split):
             yield {**example, 'images': _hashes(example)}
         return
@@ -83,8 +88,22 @@ def _lines(directory: epath.Path, split: str) -> Iterator[dict[str, Any]]:
         yield from (line for line in map(json.loads, file) if line['split'] == split)
 
 
+def _check_features(directory: epath.Path) -> None:
+    known = dict(features())
+    for name, feature in tfds.builder_from_directory(str(directory)).info.features.items():
+        if name not in known or _kind(feature) != _kind(known[name]):
+            raise UserError(
+                f'{directory} has the feature {name}: {feature!r}, which no question has. Known are '
+                f'{", ".join(f"{name}: {feature!r}" for name, feature in known.items())}.'
+            )
+
+
+def _kind(feature: Any) -> tuple[type, type]:
+    return type(feature), type(getattr(feature, 'feature', None))  # of a sequence, that of an item
+
+
 def _hashes(example: Mapping[str, Any]) -> list[str]:
-    return [hashlib.sha256(bytes(image)).hexdigest() for image in example['images']]
+    return [hashlib.sha256(bytes(image)).hexdigest() for image in example.get('images', ())]
 
 
 def from_example(example: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
@@ -94,13 +113,14 @@ def from_example(example: Mapping[str, Any], images: Sequence[str]) -> dict[str,
         example: as the data source gives it.
         images: references under which its images are found, in order.
     """
-    return {
-        **{name: _text(example[name]) for name in _TEXTS},
-        **{name: [_text(value) for value in example[name]] for name in _LISTS},
-        'images': list(images),
-        'weight': float(example['weight']),
-        'truth': json.loads(_text(example['truth'])),
+    read = {
+        **dict.fromkeys(_TEXTS, _text),
+        **dict.fromkeys(_LISTS, lambda values: [_text(value) for value in values]),
+        'weight': float,
+        'truth': lambda value: json.loads(_text(value) or '{}'),
     }
+    found = {name: function(example[name]) for name, function in read.items() if name in example}
+    return found | {'images': list(images)}
 
 
 def _text(value: Any) -> str:
