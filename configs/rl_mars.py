@@ -14,7 +14,7 @@ For the two files see configs/evaluate_mars.py; `agent.released.form` is 'traine
 | questions × trajectories, rates | see rl_7b.py, the paper's | those of rl_7b.py |
 
 Mesh as in rl_7b.py: tensor 4, the others along fsdp; the eight key/value heads take up to 8. Not run: no machine of this
-size was at hand. docs/qwen3_vl.md says what has been compiled for it.
+size was at hand. no table of its memory has been made either.
 """
 
 import sys

@@ -278,9 +278,10 @@ def _deepstack_form(vision: VisionSizes, text: LanguageSizes):
 
 def _sparse_form(vision: VisionSizes, text: LanguageSizes):
     vision, text = _deepstack_form(vision, text)
-    return vision, dataclasses.replace(
-        text, experts=4, experts_used=2, mlp_width=text.mlp_width // 2
-    )
+    width = text.mlp_width // 2
+    # Files would not tell which way round the matrices of such experts are.
+    width += 8 * (text.width in (width, 2 * width))
+    return vision, dataclasses.replace(text, experts=4, experts_used=2, mlp_width=width)
 
 
 _QWEN3 = {

@@ -55,6 +55,8 @@ def test_patches_equal_the_reference(size, max_pixels):
     [
         Preprocessor(patch_size=8, merge_size=3, max_pixels=50_000),
         Preprocessor(temporal_patch_size=1, merge_size=1),
+        # as released for Qwen3-VL
+        Preprocessor(65_536, 16_777_216, 16, image_mean=(0.5,) * 3, image_std=(0.5,) * 3),
         Preprocessor(image_mean=(0.1, 0.2, 0.3), image_std=(0.9, 0.7, 0.5), min_pixels=100_000),
     ],
 )

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 from small_policies import quick_compilation
 
@@ -10,7 +11,8 @@ from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 
 
-def test_a_wrong_block_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl'])
+def test_a_wrong_block_is_named(tmp_path, monkeypatch, family):
     """A decoder layer whose weights differ by a hundredth: wrong alone, and everything after it so
     far."""
 
@@ -20,7 +22,7 @@ def test_a_wrong_block_is_named(tmp_path, monkeypatch):
         kernel.set_value(kernel[...].at[3].multiply(jnp.asarray(1.01, dtype)))
         return policy
 
-    numerics.random_policy(tmp_path)
+    numerics.random_policy(tmp_path, numerics.SMALL.adapted(family))
     quick_compilation(monkeypatch)
     monkeypatch.setattr(numerics, 'load_policy', bent)
     rows, wrong = numerics.compare(tmp_path, Image.new('RGB', (120, 90), 'teal'))

@@ -2,27 +2,38 @@
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
-from sensesearch_jax.model.rope import mrope_positions
+from sensesearch_jax.model.rope import mrope_positions, text_rotary
 
 PAD, MERGE = 9, 2
 
 
 def reference_positions(tokens, grids, merge=MERGE):
-    """Qwen2.5-VL's own function, called without building a model."""
+    """Both families' own functions, which agree on images, called without building a model."""
+    one, other = (
+        _positions(kind, tokens, grids, merge) for kind in (Qwen2_5_VLModel, Qwen3VLModel)
+    )
+    np.testing.assert_array_equal(one[0], other[0])
+    assert one[1] == other[1]
+    return one
+
+
+def _positions(kind, tokens, grids, merge):
     config = SimpleNamespace(
         vision_config=SimpleNamespace(spatial_merge_size=merge, tokens_per_second=2)
     )
     model = SimpleNamespace(config=config, get_vision_position_ids=None)
-    model.get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids.__get__(model)
+    model.get_vision_position_ids = kind.get_vision_position_ids.__get__(model)
     ids = torch.tensor([tokens])
-    positions, delta = Qwen2_5_VLModel.get_rope_index(
+    positions, delta = kind.get_rope_index(
         model, ids, (ids == PAD).int(), image_grid_thw=torch.tensor(grids).reshape(-1, 3)
     )
     return positions[:, 0].numpy(), int(delta) + len(tokens)
@@ -120,3 +131,16 @@ def test_text_only_and_empty():
 def test_mismatches_are_refused(tokens, grids, complaint):
     with pytest.raises(ValueError, match=complaint):
         mrope_positions(tokens, grids, PAD, MERGE)
+
+
+def test_interleaved_frequencies():
+    """Every third of the first 60 goes to the row and every third to the column, the others to time;
+    three unequal positions tell them apart."""
+    theta, half = 5e6, 64
+    cos, _ = text_rotary(jnp.array([[3], [50], [700]]), 2 * half, theta, (24, 20, 20), True)
+    axis = [j % 3 if j < 60 else 0 for j in range(half)]
+    angles = np.array([(3, 50, 700)[a] for a in axis]) * theta ** (-np.arange(half) / half)
+    np.testing.assert_allclose(cos[0], np.cos(np.tile(angles, 2)), atol=1e-4)
+    assert [axis.count(a) for a in range(3)] == [24, 20, 20]
+    blocks, _ = text_rotary(jnp.array([[3], [50], [700]]), 2 * half, theta, (24, 20, 20), False)
+    assert np.abs(np.asarray(blocks - cos)).max() > 0.1

@@ -90,6 +90,22 @@ def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
     assert len({row.count('|') for row in rows if row.startswith('|')}) == 1
 
 
+def test_experts_and_deepstack_are_compiled_for_eight_chips(slice_of_four):
+    """Ragged products over the mesh's expert axis, gradients and the sampler."""
+    devices = topologies.get_topology_desc('v5e:2x4', 'tpu').devices
+    sizes, lengths = small_policy().sizes.adapted('qwen3_vl_moe'), Lengths(64, 32, 120)
+    mesh = {'mesh.tensor': 2, 'mesh.expert': 2}
+    config = settings('sft_7b', **mesh, **{'sft.micro_batch': 4, 'sft.batch': 8})
+    _, programs = training(config, 'sft', sizes, lengths, devices)
+    found = {program.name: measured(program, 'training', CHIPS['v5e']) for program in programs}
+    assert found['sft gradient']['fits'] and found['sft gradient']['moved']['reduce-scatter'] > 0
+    rollout = {'groups': 2, 'prompt_capacity': 64, 'suffix_capacity': 128, 'chunk': 4}
+    config = settings('rl_mars', **{f'rollout.{k}': v for k, v in rollout.items()})
+    config.update_from_flattened_dict({'mesh.tensor': 2, 'rl.members': 2})
+    _, programs = sampling(config, 'rl', sizes, lengths, devices)
+    assert all(measured(program, 'sampling', CHIPS['v5e'])['fits'] for program in programs)
+
+
 def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
     config = settings(
         'rl_7b',
