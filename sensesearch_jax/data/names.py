@@ -13,7 +13,10 @@ from sensesearch_jax.data import published
 from sensesearch_jax.errors import UserError
 
 # name -> module with `questions` and `check_source`; by name, since no room imports the demo.
-GENERATED = {'pocket': 'sensesearch_jax.pocket.world.question_sets'}
+GENERATED = {
+    'pocket': 'sensesearch_jax.pocket.world.question_sets',
+    'invented': 'sensesearch_jax.pocket.invented.question_sets',
+}
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 

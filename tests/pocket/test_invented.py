@@ -4,10 +4,13 @@ word, and its records read like the real ones.
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sensesearch_jax.data.names import generator
+from sensesearch_jax.data.sources import Source
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.pocket.invented.build import build, main
 from sensesearch_jax.pocket.invented.files import InventedFiles
@@ -173,3 +176,13 @@ def test_a_built_world_makes_questions_and_scenes(tmp_path, monkeypatch, capsys)
     assert 'another world' in capsys.readouterr().err
     with pytest.raises(UserError, match='invented.build'):
         InventedFiles(tmp_path)
+    monkeypatch.setattr(
+        'sensesearch_jax.pocket.invented.question_sets.InventedFiles', lambda: files
+    )
+    asked = generator('invented').questions
+    drawn = asked(Source('invented', split='train', limit=4, seed=0), tmp_path / 'questions')
+    assert [q.category for q in drawn] == ['search', 'search', 'perception', 'search_only']
+    assert all(Path(q.images[0]).is_file() and q.source == 'invented' for q in drawn)
+    assert {q.truth['entity'] for q in drawn} - {''} <= set(files.entities)
+    with pytest.raises(UserError, match=r"no split 'test'; choose from \['train', 'validation'\]"):
+        asked(Source('invented', split='test', limit=4, seed=0), tmp_path / 'none')

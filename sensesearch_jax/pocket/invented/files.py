@@ -23,6 +23,8 @@ class InventedFiles(PocketFiles):
         UserError: it was not built.
     """
 
+    name = 'invented'
+
     def __init__(self, folder: Path | str = CACHE):
         if not (Path(folder) / 'built.json').is_file():
             raise UserError(

@@ -59,7 +59,12 @@ class PocketFiles:
 
     Args:
       folder: a folder made by sensesearch_jax.pocket.world.make_files.
+
+    Attributes:
+      name: of the questions' source.
     """
+
+    name = 'pocket'
 
     def __init__(self, folder: Path | str = FOLDER):
         self.folder = Path(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sensesearch_jax.agent.trajectory import Question
@@ -26,7 +27,21 @@ def questions(source: Source, folder: Path) -> list[Question]:
         UserError: more questions than the split's entities give.
     """
     check_source(source)
-    files, limit = PocketFiles(), source.limit or USUAL_LIMIT
+    return drawn(source, folder, PocketFiles())
+
+
+def drawn(source: Source, folder: Path, files: PocketFiles) -> list[Question]:
+    """Questions about the entities of some data folder, written with their pictures.
+
+    Args:
+        source: as for `questions`.
+        folder: where pictures and questions are written.
+        files: the entities.
+
+    Raises:
+        UserError: more questions than the split's entities give.
+    """
+    limit = source.limit or USUAL_LIMIT
     categories = [source.category] if source.category else list(KINDS)
     counts = [
         limit // len(categories) + (place < limit % len(categories))
@@ -50,11 +65,25 @@ def check_source(source: Source) -> None:
     Raises:
         UserError: it has not.
     """
-    if source.split and source.split not in SPLITS:
+    check_parts(source, 'pocket', SPLITS)
+
+
+def check_parts(source: Source, world: str, splits: Sequence[str]) -> None:
+    """Whether a world has the split and the category of a source, where it names any.
+
+    Args:
+        source: as the config names it.
+        world: the world's name.
+        splits: that it has.
+
+    Raises:
+        UserError: it has not.
+    """
+    if source.split and source.split not in splits:
         raise UserError(
-            f'The pocket world has no split {source.split!r}; choose from {list(SPLITS)}.'
+            f'The {world} world has no split {source.split!r}; choose from {list(splits)}.'
         )
     if source.category and source.category not in KINDS:
         raise UserError(
-            f'The pocket world has no category {source.category!r}; choose from {list(KINDS)}.'
+            f'The {world} world has no category {source.category!r}; choose from {list(KINDS)}.'
         )

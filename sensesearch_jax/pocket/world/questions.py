@@ -217,7 +217,7 @@ class _Maker:
             images=(image,),
             category=self.kind,
             difficulty=str(level),
-            source='pocket',
+            source=self.files.name,
             **draft,
         )
 

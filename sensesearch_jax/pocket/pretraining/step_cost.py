@@ -1,6 +1,6 @@
 """Where a step of the base policy's training spends its time, by lesson, as a table.
 
-    python -m experiments.benchmarks.base_step
+    python -m sensesearch_jax.pocket.pretraining.step_cost
 
 Processor seconds of a batch: making it, its gradient, and of the gradient what attention, output head
 and vision tower take (each measured by leaving it out); and the share of padding. On one core:
