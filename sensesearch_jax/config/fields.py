@@ -165,7 +165,7 @@ FIELDS = {
     'mine.answer_tokens': Field(int, 'most tokens of such an answer'),
     'expert.kind': Field(
         str,
-        "'scripted' (pocket world), 'references' (answers at once) or 'openai' (any such service)",
+        "'scripted' (pocket world), 'references' (answers at once) or 'openai' (any service)",
     ),
     'expert.questions': Field(int, 'most trajectories that are made'),
     'expert.threads': _operational(int, 'trajectories made at a time'),
