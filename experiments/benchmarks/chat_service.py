@@ -7,6 +7,7 @@ import json
 import random
 import re
 import threading
+import time
 from collections import Counter
 
 from experiments.benchmarks.stand_ins import Service, chat
@@ -56,11 +57,12 @@ def replies(messages: list[dict], choices: int) -> list[str]:
     return [DEFAULT.render_action('I look for the code of the thing, step by step.', action)]
 
 
-def chat_service(fault_share: float) -> type[Service]:
+def chat_service(fault_share: float, delay_s: float) -> type[Service]:
     """The service; GET gives its account.
 
     Args:
         fault_share: of requests that get no whole reply.
+        delay_s: seconds that every answer takes.
     """
     lock = threading.Lock()
     attempts: Counter[str] = Counter()
@@ -75,6 +77,7 @@ def chat_service(fault_share: float) -> type[Service]:
                 attempts[key] += 1
                 account['requests'] += 1
                 draw = random.Random(f'{key} {attempts[key]}')
+            time.sleep(delay_s)
             texts = replies(body['messages'], body.get('n', 1))
             prompt, written = 200 + 100 * len(body['messages']), 20 * len(texts)
             usd = (prompt * INPUT_USD + written * OUTPUT_USD) / 1e6

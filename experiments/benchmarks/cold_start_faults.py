@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -36,7 +35,6 @@ from experiments.benchmarks.chat_service import (
     text_of,
 )
 from experiments.benchmarks.stand_ins import served
-from sensesearch_jax.agent.trajectory import Question
 from tools_server.launch import ToolServer
 
 ROOT = Path(__file__).parents[2]
@@ -64,68 +62,59 @@ def write_world(folder: Path, questions: int) -> dict[str, Any]:
     }
 
 
-def pool(folder: Path, questions: int) -> list[Question]:
-    """The questions."""
-    pictures = [(str(folder / f'{i}.png'),) for i in range(PICTURES)]
-    return [
-        Question(f'q{i:05d}', text_of(i), pictures[i % PICTURES], (code_of(i),))
+def write_pool(file: Path, questions: int) -> None:
+    """The questions, in the plain format."""
+    records = (
+        {
+            'id': f'q{i:05d}',
+            'question': text_of(i),
+            'image': f'{i % PICTURES}.png',
+            'answer': code_of(i),
+        }
         for i in range(questions)
-    ]
+    )
+    file.write_text('\n'.join(map(json.dumps, records)))
 
 
-def run_once(folder: Path, settings: dict[str, Any]) -> None:
-    """One start of the run, in this process."""
-    from sensesearch_jax.config.checks import check_served
-    from sensesearch_jax.config.resuming import may_change
-    from sensesearch_jax.errors import UserError
-    from sensesearch_jax.recipes.cold_start import cold_start
-    from sensesearch_jax.recipes.session import load_tokenizer, open_session
-    from sensesearch_jax.runtime.workdir import Workdir
-
-    config = runpy.run_path(str(ROOT / 'configs' / 'cold_start.py'))['get_config']()
-    config.tools.url = settings['tools']
-    config.budget.update(settings['budget'])
-    for stage in ('mine', 'expert', 'validate'):
-        config[stage].update(
-            kind='openai', url=settings['models'], model='stand-in', key_env='', attempts=8,
-            timeout_s=settings['timeout_s'], retry_pause_s=0.02, input_usd=INPUT_USD,
-            output_usd=OUTPUT_USD,
-        )  # fmt: skip
-    config.mine.update(most_right=1, threads=settings['threads'])
-    config.expert.update(questions=settings['questions'], threads=settings['threads'])
-    check_served(config)
-    with (
-        Workdir.open(folder / 'run', config.to_dict(), ignore=may_change(config)) as workdir,
-        open_session(config, workdir) as session,
-    ):
-        try:
-            cold_start(
-                session, load_tokenizer('', config), None, pool(folder, settings['questions'])
-            )
-        except UserError as error:
-            print(error, flush=True)
-            sys.exit(2)
+def fields_of(
+    models: str, tools: str, pool: Path, threads: int, timeout_s: float
+) -> dict[str, Any]:
+    """The config's fields of all starts."""
+    served = {
+        'kind': 'openai', 'url': f'{models}/v1', 'model': 'stand-in', 'attempts': 8,
+        'timeout_s': timeout_s, 'retry_pause_s': 0.02, 'input_usd': INPUT_USD, 'output_usd': OUTPUT_USD,
+    }  # fmt: skip
+    stages = ('mine', 'expert', 'validate')
+    return {
+        'data.train': pool, 'tools.url': tools, 'mine.most_right': 1, 'mine.threads': threads,
+        'expert.threads': threads, 'expert.questions': 10**6,
+        **{f'{stage}.{name}': value for stage in stages for name, value in served.items()},
+    }  # fmt: skip
 
 
 class Runs:
     """Starts of one run.
 
     Args:
-        folder: of the world, the run and its output.
-        settings: of all starts.
+        folder: of the run and its output.
+        fields: of its config.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings, self.starts = folder, settings, 0
+    def __init__(self, folder: Path, fields: dict[str, Any]) -> None:
+        self.folder, self.fields, self.starts = folder, fields, 0
         self.files = folder / 'run' / 'cold_start'
 
     def start(self, usd: float = 0.0, calls: int = 0) -> subprocess.Popen:
         """A start with a budget."""
         self.starts += 1
-        settings = json.dumps(self.settings | {'budget': {'usd': usd, 'calls': calls}})
+        fields = self.fields | {'budget.usd': usd, 'budget.calls': calls}
         with open(self.folder / 'output.txt', 'ab') as file:
             return subprocess.Popen(
-                [sys.executable, '-m', __spec__.name, f'--run={settings}', f'--folder={self.folder}'],
+                [
+                    sys.executable, '-m', 'sensesearch_jax.main', '--config=configs/cold_start.py',
+                    f'--workdir={self.folder / "run"}',
+                    *(f'--config.{name}={value}' for name, value in fields.items()),
+                ],
                 cwd=ROOT, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
                 env=os.environ | {'JAX_PLATFORMS': 'cpu'},
             )  # fmt: skip
@@ -166,7 +155,12 @@ def account(url: str) -> dict[str, Any]:
 
 
 def measure(
-    folder: Path, questions: int, threads: int, timeout_s: float, kills: list[tuple[str, float]]
+    folder: Path,
+    questions: int,
+    threads: int,
+    timeout_s: float,
+    delay_s: float,
+    kills: list[tuple[str, float]],
 ) -> dict[str, Any]:
     """The figures.
 
@@ -175,24 +169,27 @@ def measure(
         questions: in the pool.
         threads: requests at a time.
         timeout_s: of one attempt, in seconds.
+        delay_s: that the service takes for an answer.
         kills: file of the cold start, and share of its last length at which the run is killed.
     """
     began = time.monotonic()
     hard = sum(map(is_hard, range(questions)))
     config = write_world(folder, questions)
-    with served(chat_service, FAULT_SHARE) as models, ToolServer.start(config, folder) as tools:
-        settings = {
-            'models': f'{models}/v1', 'tools': tools.url, 'questions': questions,
-            'threads': threads, 'timeout_s': timeout_s,
-        }  # fmt: skip
-        runs = Runs(folder, settings)
+    with (
+        served(chat_service, FAULT_SHARE, delay_s) as models,
+        ToolServer.start(config, folder) as tools,
+    ):
+        write_pool(folder / 'pool.jsonl', questions)
+        fields = fields_of(models, tools.url, folder / 'pool.jsonl', threads, timeout_s)
+        runs = Runs(folder, fields)
         for name, share in kills:
             runs.kill_at(name, max(1, int(share * (questions if name == 'mined.jsonl' else hard))))
         # The requests that the killed run had sent are settled by the time the next one is over.
         calls = runs.spent()[0] + max(3, questions // 20)
         runs.finish(2, calls=calls)
         after_calls = account(models)['requests']
-        usd = runs.spent()[1] * 1.05
+        _, usd, dearest = runs.spent()
+        usd += max(2 * dearest, 0.02 * usd)
         runs.finish(2, usd=usd)
         _, after_usd, dearest = runs.spent()
         runs.finish(0)
@@ -218,19 +215,15 @@ QUESTIONS = flags.DEFINE_integer('questions', 10_000, 'Questions in the pool.')
 THREADS = flags.DEFINE_integer('threads', 32, 'Requests at a time.')
 TIMEOUT_S = flags.DEFINE_float('timeout_s', 6.0, 'Seconds of one attempt.')
 FOLDER = flags.DEFINE_string('folder', None, 'Where all is written; a temporary one if not given.')
-RUN = flags.DEFINE_string('run', None, 'Settings of one start, for the starts of this script.')
 KILLS = [('mined.jsonl', 0.3), ('expert.jsonl', 0.2), ('expert.jsonl', 0.6)]
 
 
 def main(_: list[str]) -> None:
-    """Measures, or is one of the starts."""
-    if RUN.value:
-        run_once(Path(FOLDER.value), json.loads(RUN.value))
-        return
+    """Measures and prints."""
     folder = Path(FOLDER.value or tempfile.mkdtemp(prefix='cold-start-'))
     print(f'Writing to {folder}', file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    found = measure(folder, QUESTIONS.value, THREADS.value, TIMEOUT_S.value, KILLS)
+    found = measure(folder, QUESTIONS.value, THREADS.value, TIMEOUT_S.value, 0.0, KILLS)
     for name, value in found.items():
         print(f'{name:28s} {value}')
 

@@ -5,7 +5,7 @@ request's key or with the reason why there is none. An attempt without a second 
 the end of the process or the machine.
 
 Money that may have been spent counts as spent: an attempt that the service may charge for although
-no reply arrived costs as much as the dearest reply of its stage.
+no reply arrived costs as much as the dearest reply of its stage so far.
 """
 
 from __future__ import annotations
