@@ -73,6 +73,7 @@ def gradient_seconds(config, policy, batch: Batch) -> float:
 
 
 def main(_):
+    """Prints the table."""
     config, files = runpy.run_path('configs/base.py')['get_config'](), PocketFiles()
     config.policy = str(POCKET_POLICY) if SHIPPED.value else ''
     pages, world = Pages(files), InventedWorld(files, 'train', 0)
