@@ -166,9 +166,8 @@ class Trees:
     all arrays beyond."""
 
     def __init__(self, state):
-        self.shape = state['language']['layers']['mlp']['down'][
-            'kernel'
-        ].shape  # no other parameter has it
+        down = state['language']['layers']['mlp']['down']  # no other parameter has its shape
+        self.shape = jax.tree.leaves(down)[0].shape
         gc.collect()  # learners of earlier tests would go while this one counts
         self.before = self.now()
 
