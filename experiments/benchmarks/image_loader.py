@@ -96,6 +96,7 @@ def main(_) -> None:
             start = time.process_time()
             values = [stage(value) for value in values[:10]]
             print(f'{name}: {100 * (time.process_time() - start):.1f} ms of CPU time an image')
+        del values
         order = random.Random(0).choices(references, k=IMAGES.value)
         read = grain.MapDataset.source(order).map(lambda r: stages[2](stages[1](stages[0](r))))
         options = grain.ReadOptions(num_threads=THREADS.value, prefetch_buffer_size=AHEAD)
