@@ -164,8 +164,7 @@ FIELDS = {
     'mine.temperature': Field(float, 'of sampling these answers'),
     'mine.answer_tokens': Field(int, 'most tokens of such an answer'),
     'expert.kind': Field(
-        str,
-        "'scripted' (pocket world), 'references' (answers at once) or 'openai' (any service)",
+        str, "'scripted' (pocket world), 'references' (answers at once) or 'openai' (any service)"
     ),
     'expert.questions': Field(int, 'most trajectories that are made'),
     'expert.threads': _operational(int, 'trajectories made at a time'),

@@ -1,16 +1,21 @@
 """Features of pictures: encoded once, kept within bounds, and freed with what was not shown."""
 
+import dataclasses
 import functools
 import io
 
 import numpy as np
 import pytest
 from acts_by_chance import PREPROCESSOR, by_chance
+from flax import nnx
 from PIL import Image
 from scripted_tools import DOWN, ScriptedTools, noise_file
+from small_policies import small_policy
 
 from sensesearch_jax.agent.actions import ImageSearch
 from sensesearch_jax.agent.trajectory import SampleState
+from sensesearch_jax.model.families import full_attention
+from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -33,6 +38,23 @@ def test_pictures_are_encoded_once(store_for, questions):
         assert table.grids == {ref.sha256: PREPROCESSOR.grid(ref.width, ref.height)}
     with pytest.raises(ValueError, match='cannot be fetched'):
         store_for(ScriptedTools(fails=lambda *_: DOWN)).table(refs[:1])
+
+
+def test_what_deepstack_adds_is_kept_and_counted_beside_the_features(questions):
+    """Three vectors a token in a tower of two deepstack mergers."""
+    sizes = small_policy().sizes.adapted('qwen3_vl')
+    vision = dataclasses.replace(sizes.vision, **full_attention(14, 2, sizes.vision.depth))
+    policy = Policy(dataclasses.replace(sizes, vision=vision), nnx.Rngs(0))
+    client = ScriptedTools()
+    refs = [client.upload(q.images[0]) for q in questions]
+    store = FeatureStore(policy, PREPROCESSOR, client, capacity_bytes=1 << 20, batch=2)
+    features = store.table(refs).features
+    for ref in refs:
+        tokens = PREPROCESSOR.merged_tokens(ref.width, ref.height)
+        assert features[ref.sha256].shape == (tokens, 3 * sizes.language.width)
+        own, first, second = np.split(features[ref.sha256], 3, axis=-1)
+        assert np.abs(own - first).max() > 0.01 and np.abs(first - second).max() > 0.01
+    assert store.step_bytes == sum(f.nbytes for f in features.values())
 
 
 def test_what_a_step_wants_stays_if_it_fits(store_for, questions, capsys):
