@@ -202,8 +202,10 @@ def read_source(path: str, split: str, name: str = '', folder: str = '', usual: 
     """
     if path in published.NAMES:
         name, path = name or path, converted(path, folder)
-    files = chosen_split(path, files_of(path), split, usual)
     name = name or Source(path=path).label
+    if '://' not in path:  # a run may go on from another folder
+        path = os.path.abspath(path)
+    files = chosen_split(path, files_of(path), split, usual)
     found, seen = Found(), set()
     with Progress(f'read {name}', None, unit='record') as bar:
         for file in files:

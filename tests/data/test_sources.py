@@ -320,3 +320,10 @@ def test_checks_before_anything_is_read(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             check_sources(data(**{stage: value}), stage)
+
+
+def test_references_hold_from_any_folder(tmp_path, monkeypatch):
+    jsonl(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    question = read_source('my.jsonl', '').questions[0]
+    assert question.images == (str(tmp_path / 'pictures' / '0.png'),) and question.source == 'my'
