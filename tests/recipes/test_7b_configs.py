@@ -187,11 +187,11 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
 
 
 def test_evaluation(run):
-    workdir, said = run('evaluate_7b', 4, evaluate__lanes=2)
+    workdir, said = run('evaluate_7b', 4, evaluate__lanes=2, agent__max_turns=6)
     trajectories = read_trajectories(workdir / 'evaluation' / 'policy.jsonl')
     assert {t.question.difficulty for t in trajectories} == {'easy', 'hard'}
     assert len(trajectories) == 3 and went_on_after_a_tool(trajectories)
-    assert 'hr_mmsearch' in said
+    assert 'HR-MMSearch' in said
 
 
 def test_ask(run, tmp_path):
