@@ -34,6 +34,7 @@ from sensesearch_jax.recipes import (
 from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.training.flops import PEAK_FLOPS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TASKS = {
@@ -140,6 +141,7 @@ def demonstrations(policy_folder, tmp_path_factory):
 def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonstrations):
     quick_compilation(monkeypatch)
     monkeypatch.setattr(Environment, 'parse', by_chance)
+    monkeypatch.setitem(PEAK_FLOPS, 'cpu', 1e12)  # so that the utilization is written here too
     config, read = config_of(name), set()
     config.policy = str(policy_folder)
     for field, value in SHORT.items():

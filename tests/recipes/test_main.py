@@ -126,8 +126,9 @@ def test_a_directory_of_another_model_type(tmp_path):
         start(
             '--config=configs/evaluate.py', f'--workdir={tmp_path}/w', f'--config.policy={tmp_path}'
         ),
-        "a 'llama' directory",
+        "config.json: 'llama' is no family of policies that is known",
         'qwen2_5_vl',
+        'qwen3_vl',
     )
     assert not (tmp_path / 'w').exists()
 
@@ -209,7 +210,7 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
         ('sft.threads', -1, 'sft.threads is -1; give 1 or more'),
         ('mesh.fsdp', 3, 'does not fit 8 devices'),
         ('mesh.tensor', 2, "mesh.tensor 2 does not divide the policy's 1 key/value heads"),
-        ('mesh.data', 2, 'rl.micro_batch 1 cannot be sharded over'),
+        ('mesh.data', 2, 'sft.micro_batch 1 cannot be sharded over'),
         ('rl.batch_scope', 'world', "rl.batch_scope 'world' is unknown"),
         ('rl.clip_low', 2.0, 'rl: clip_low must lie in'),
         ('rl.temperature', 0.0, 'rl.temperature is 0'),
