@@ -7,6 +7,7 @@ import time
 import pytest
 import toy_runs
 from chat_stand_in import chat_stand_in
+from toy_policy import write_toy_policy
 
 from sensesearch_jax.recipes.session import read_trajectories
 
@@ -202,3 +203,10 @@ def test_a_served_model_s_replies_are_paid_for_once_whenever_the_run_is_killed(
     assert len({line['id'] for line in lines}) == len(lines) == 3
     card = json.loads((tmp_path / 'run' / 'card.json').read_text())
     assert card['agent']['requests'] == len(seen)
+
+
+def test_a_policy_of_the_second_family_is_evaluated(tmp_path):
+    folder = tmp_path / 'policy'
+    folder.mkdir()
+    write_toy_policy(folder, 'qwen3_vl')
+    assert len(rows(evaluate(tmp_path / 'run', folder, tmp_path / 'output.txt'))) == 3

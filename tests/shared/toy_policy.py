@@ -42,8 +42,8 @@ TURN = (
 )
 
 
-def write_toy_policy(folder: Path) -> None:
-    """One layer of width 32 with random weights; pictures become at most 12 visual tokens."""
+def write_toy_policy(folder: Path, family: str = 'qwen2_5_vl') -> None:
+    """One layer of width 32 with random weights in a family; pictures become at most 12 visual tokens."""
     config = runpy.run_path(str(CONFIGS / 'base.py'))['get_config']()
     config.language.update(
         layers=1,
@@ -55,7 +55,7 @@ def write_toy_policy(folder: Path) -> None:
         mrope_sections=(2, 2, 4),
     )
     config.vision.update(depth=1, width=16, mlp_width=16, heads=1, full_attention_blocks=(0,))
-    config.max_pixels = 28 * 28 * 12
+    config.update(max_pixels=28 * 28 * 12, family=family)
 
     # In the place of the pocket tokenizer, whose training reads the whole corpus.
     def quick(folder, pages, world, vocabulary):
