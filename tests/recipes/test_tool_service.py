@@ -74,7 +74,7 @@ def without_clocks(trajectory):
         if turn['observation']:
             del turn['observation']['latency_s']
         del turn['log_probs']  # rounding differs with what happened to share a batch
-    del value['question']['image']  # a path in the workdir
+    del value['question']['images']  # paths in the workdir
     return value
 
 
