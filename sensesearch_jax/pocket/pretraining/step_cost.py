@@ -31,6 +31,9 @@ from sensesearch_jax.recipes.session import POCKET_POLICY
 from sensesearch_jax.training import prefix_shared_forward
 
 SHIPPED = flags.DEFINE_bool('shipped', False, "the shipped policy's sizes, not those of the config")
+LESSONS = flags.DEFINE_list(
+    'lessons', ['short pages', 'pages', 'tools', 'pictures', 'attributes', 'looks'], 'to measure'
+)
 TIMES = 2  # of each measurement; the least counts
 LEFT_OUT = {
     'attention': (prefix_shared_forward, 'attend', lambda q, k, v, valid, caches=(): q),
@@ -83,7 +86,7 @@ def main(_):
     rng = np.random.default_rng(0)
     print('| lesson | making, s | gradient, s | attention | head | tower | padding | tokens |')
     print('|---|---|---|---|---|---|---|---|')
-    for name in ('short pages', 'pages', 'tools', 'pictures', 'attributes', 'looks'):
+    for name in LESSONS.value:
         lesson = curriculum.lessons[name]
         for _ in range(2):
             batch = lesson(rng)
