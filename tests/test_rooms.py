@@ -90,3 +90,9 @@ def test_no_file_is_long():
         for file in (ROOT / folder).rglob('*.py')
     }
     assert len(lines) > 300 and not {name: n for name, n in lines.items() if n > 450}
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Two of one name are one module to pytest, which then runs neither."""
+    names = [file.name for file in (ROOT / 'tests').rglob('test_*.py')]
+    assert sorted(names) == sorted(set(names))

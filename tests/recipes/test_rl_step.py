@@ -17,6 +17,7 @@ from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, SampleState
 from sensesearch_jax.batching.from_trajectories import length
+from sensesearch_jax.data.mixing import Pool
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.recipes import rl, rl_rollout
@@ -106,7 +107,7 @@ def world(policy_folder, tmp_path_factory):
                 MetricWriter(workdir / 'metrics.jsonl') as metrics,
             ):
                 session = Session(changed, workdir, tools, metrics, one_device, samplers)
-                return rl.rl(session, loaded, session.features(loaded), questions)
+                return rl.rl(session, loaded, session.features(loaded), [Pool('', questions, 0.0)])
 
         step.moved, step.config, step.run, step.samplers = moved, config, run, samplers
         yield step

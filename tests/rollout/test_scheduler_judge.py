@@ -45,7 +45,7 @@ def test_a_slow_judge_is_asked_side_by_side_while_decoding_goes_on(run, plain, e
     )
     answers = [(t.question.id, t.answer) for group in groups for t in group if t.answer is not None]
     # equal ones of a group once
-    assert len(answers) > 4 and sorted(judge.asked) == sorted(set(answers))
+    assert len(answers) >= 4 and sorted(judge.asked) == sorted(set(answers))
     assert judge.most > 1 and any(meanwhile)
     assert (
         cost.seconds - cost.waiting_for_judge < len(judge.asked) * judge.seconds

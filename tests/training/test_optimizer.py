@@ -23,7 +23,7 @@ MATRICES = {
     'language.layers.out.kernel', 'language.layers.mlp.gate.kernel', 'language.layers.mlp.up.kernel',
     'language.layers.mlp.down.kernel',
     'vision.patch_embedding.kernel', 'vision.blocks.qkv.kernel', 'vision.blocks.out.kernel', 'vision.blocks.mlp.gate.kernel',  # noqa: E501
-    'vision.blocks.mlp.up.kernel', 'vision.blocks.mlp.down.kernel', 'vision.merger.hidden.kernel', 'vision.merger.out.kernel',  # noqa: E501
+    'vision.blocks.mlp.up.kernel', 'vision.blocks.mlp.down.kernel', 'vision.merger.mlp.hidden.kernel', 'vision.merger.mlp.out.kernel',  # noqa: E501
 }  # fmt: skip
 
 
