@@ -13,8 +13,8 @@ For the two files see configs/evaluate_mars.py; `agent.released.form` is 'traine
 | line break after a turn | none in training | none |
 | questions × trajectories, rates | see rl_7b.py, the paper's | those of rl_7b.py |
 
-Mesh as in rl_7b.py: tensor 4, the others along fsdp; the eight key/value heads take up to 8. Not run: no machine of this
-size was at hand. no table of its memory has been made either.
+Mesh as in rl_7b.py: tensor 4, the others along fsdp; the eight key/value heads take up to 8. Not run at this size: no
+machine for it was at hand, and no table of its memory has been made.
 """
 
 import sys

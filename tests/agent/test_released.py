@@ -1,19 +1,18 @@
 """The released protocol with the authors' files: tokens as the family's template renders them, tool
 images included, as evaluated and as trained."""
 
-import json
 from importlib import resources
 from types import SimpleNamespace
 
 import pytest
-import yaml
 from ml_collections import ConfigDict
+from released_files import write_release
 
 from sensesearch_jax.agent.actions import ImageCrop, ImageSearch
 from sensesearch_jax.agent.chat_template import CHAT_TEMPLATE, ChatTokenizer
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.observations import ObservationLimits
-from sensesearch_jax.agent.protocol import DEFAULT, RELEASED, TOOLS
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.agent.released import ORDER, protocol_of
 from sensesearch_jax.agent.trajectory import ImageRef, Turn
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
@@ -29,16 +28,7 @@ def folder(tmp_path_factory):
     own."""
     path = tmp_path_factory.mktemp('released')
     train_tokenizer([SYSTEM, CALL, DEFAULT.system_prompt(TOOLS)] * 3, path, vocab_size=500)
-    entry = {'input_template': {'arguments': {'system_prompt': SYSTEM}}}
-    (path / 'manifest.json').write_text(json.dumps({'one': entry, 'other': entry}))
-    declared = []
-    for tool in TOOLS:
-        schema = RELEASED.schema(tool)
-        for value in schema['function']['parameters']['properties'].values():
-            if value['type'] == 'array':
-                value |= {'minItems': 4, 'maxItems': 4}
-        declared.append({'class_name': 'x', 'config': {}, 'tool_schema': schema})
-    (path / 'tools.yaml').write_text(yaml.safe_dump({'tools': declared}, sort_keys=False))
+    write_release(path, SYSTEM)
     return path
 
 

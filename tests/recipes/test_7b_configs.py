@@ -1,5 +1,5 @@
-"""The 7B configs as they are shipped, through the command line, on a tiny policy in the 7B's
-layout.
+"""The configs of the 7B and of SenseNova-MARS as they are shipped, through the command line, on
+tiny policies in the layout of Qwen2.5-VL-7B and Qwen3-VL-8B.
 
 Their own dtype, protocol, template, mesh axes and data: FVQA and HR-MMSearch, converted from
 self-made records in their published layouts. Capacities, counts and the tools' back ends by fields
@@ -15,6 +15,7 @@ import toy_runs
 from chat_stand_in import chat_stand_in
 from layout_7b import write_policy
 from PIL import Image
+from released_files import write_release
 from safetensors import safe_open
 
 from sensesearch_jax.agent.actions import Answer
@@ -55,6 +56,16 @@ def policy_7b(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def mars(tmp_path_factory):
+    """A policy, and fields with the files of a release."""
+    folder = tmp_path_factory.mktemp('mars')
+    write_policy(folder / 'policy', 'Qwen3-VL-8B')
+    write_release(folder, 'Look closely, then answer.')
+    fields = {'system_file': folder / 'manifest.json', 'tools_file': folder / 'tools.yaml'}
+    return folder / 'policy', {f'agent__released__{k}': v for k, v in fields.items()}
+
+
+@pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """FVQA and HR-MMSearch as tensorflow-datasets directories."""
     folder = tmp_path_factory.mktemp('sets')
@@ -74,13 +85,13 @@ def run(policy_7b, data, tmp_path_factory):
     """Runs a config to a good end; gives its workdir and what it said."""
     folder = tmp_path_factory.mktemp('runs')
 
-    def run(config, devices, **fields):
+    def run(config, devices, policy=policy_7b, **fields):
         output, workdir = folder / f'{config}.txt', folder / config
         chosen = {name.replace('__', '.'): value for name, value in fields.items()}
         there = toy_runs.fields_of(config, SHORT | {'data.dir': data}) | chosen
         toy_runs.finish(
             toy_runs.start(
-                config, workdir, policy_7b, there, output, JAX_NUM_CPU_DEVICES=str(devices)
+                config, workdir, policy, there, output, JAX_NUM_CPU_DEVICES=str(devices)
             ),
             output,
         )
@@ -113,7 +124,21 @@ def is_7b_directory(folder):
 
 
 def test_rl(run):
-    workdir, _ = run('rl_7b', 4, rl__steps=2, rl__questions_per_step=2, rl__pack_step=128)
+    workdir = rl_of_two_steps(run, 'rl_7b')
+    assert is_7b_directory(workdir / 'rl' / 'policy')
+
+
+def test_rl_of_mars(run, mars):
+    policy, files = mars
+    workdir = rl_of_two_steps(run, 'rl_mars', policy=policy, **files)
+    config = json.loads((workdir / 'rl' / 'policy' / 'config.json').read_text())
+    assert config['model_type'] == 'qwen3_vl' and config['dtype'] == 'bfloat16'
+
+
+def rl_of_two_steps(run, config, **fields):
+    """Its workdir; all numbers are finite, and the sampler's are those of training."""
+    few = {'rl__steps': 2, 'rl__questions_per_step': 2, 'rl__pack_step': 128}
+    workdir, _ = run(config, 4, **few, **fields)
     trajectories = [
         t
         for step in range(2)
@@ -124,7 +149,7 @@ def test_rl(run):
     for record in read_metrics(workdir / 'metrics.jsonl', 'rl'):
         values = record['values']
         assert all(map(math.isfinite, values.values())) and 0 < values['sampler_gap'] < 0.05
-    assert is_7b_directory(workdir / 'rl' / 'policy')
+    return workdir
 
 
 def answers_at_once(request):
@@ -187,11 +212,41 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
 
 
 def test_evaluation(run):
-    workdir, said = run('evaluate_7b', 4, evaluate__lanes=2, agent__max_turns=6)
+    evaluation_of(run, 'evaluate_7b')
+
+
+def test_evaluation_of_mars(run, mars):
+    policy, files = mars
+    workdir = evaluation_of(run, 'evaluate_mars', policy=policy, **files)
+    card = json.loads((workdir / 'card.json').read_text())
+    assert 'Look closely, then answer.' in json.dumps(card)
+
+
+def evaluation_of(run, config, **fields):
+    """Its workdir, with a trajectory for each question of HR-MMSearch."""
+    workdir, said = run(config, 4, evaluate__lanes=2, agent__max_turns=6, **fields)
     trajectories = read_trajectories(workdir / 'evaluation' / 'policy.jsonl')
     assert {t.question.difficulty for t in trajectories} == {'easy', 'hard'}
     assert len(trajectories) == 3 and went_on_after_a_tool(trajectories)
     assert 'HR-MMSearch' in said
+    return workdir
+
+
+def test_build_benchmark(run, tmp_path):
+    Image.new('RGB', (300, 200), 'green').save(tmp_path / 'a.png')
+    item = {'id': 'a', 'image': 'a.png', 'question': 'What is the name of the shop?'}
+    item |= {'box': [10, 10, 30, 30], 'answer': 'Cheshire'}
+    (tmp_path / 'items.jsonl').write_text(json.dumps(item))
+    workdir, _ = run(
+        'build_benchmark:7b',
+        4,
+        benchmark__data=tmp_path / 'items.jsonl',
+        benchmark__min_width=300,
+        benchmark__min_height=200,
+        benchmark__samples=2,
+    )
+    (line,) = (workdir / 'benchmark' / 'candidates.jsonl').read_text().splitlines()
+    assert json.loads(line)['difficulty'] in ('easy', 'hard')
 
 
 def test_ask(run, tmp_path):

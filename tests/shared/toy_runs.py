@@ -44,7 +44,7 @@ def start(config, workdir, policy, settings, output, **environment):
     command = [
         sys.executable,
         'tests/shared/toy_policy.py',
-        f'--config=configs/{config}.py',
+        f'--config={config_file(config)}',
         f'--workdir={workdir}',
         f'--config.policy={policy}',
         *(f'--config.{name}={value}' for name, value in (there | settings).items()),
@@ -62,8 +62,16 @@ def start(config, workdir, policy, settings, output, **environment):
 
 def fields_of(config, settings):
     """Those of the settings that the config has a field for."""
-    fields = runpy.run_path(str(ROOT / 'configs' / f'{config}.py'))['get_config']()
+    name, _, argument = config.partition(':')
+    get_config = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']
+    fields = get_config(argument) if argument else get_config()
     return {name: value for name, value in settings.items() if has(fields, name)}
+
+
+def config_file(config):
+    """The file of a config, whose name may have an argument: 'rl', 'pocket:smoke'."""
+    name, _, argument = config.partition(':')
+    return f'configs/{name}.py' + (f':{argument}' if argument else '')
 
 
 def has(config, name):
