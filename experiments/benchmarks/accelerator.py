@@ -78,7 +78,7 @@ class Bench:
         self.sizes = with_layers(RELEASED[options.size], options.layers)
 
     def length(self, count: int, least: int = 8) -> int:
-        """So many tokens, pixels or numbers, times --scale."""
+        """A count of tokens, pixels or numbers, times --scale."""
         return max(least, int(count * self.options.scale))
 
     def seconds(self, work: Callable[[], Any]) -> float:

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print('\n'.join(report(options.path, found, sound, measures)))
     if sound:
         print(f'contact sheet: {options.sheet}')
-    return 1 if found.bad or measures.too_long or not sound else 0
+    return 1 if found.faults.count or measures.too_long or not sound else 0
 
 
 def read_config(file: str, fields: Sequence[str]) -> ConfigDict | None:
@@ -146,7 +146,7 @@ def looked_at(found: Found, measures: Measures) -> list[Question]:
     with Progress('images', len(found.questions), unit='question') as bar:
         for question, sizes in opened.to_iter_dataset(options):
             if isinstance(sizes, BadImage):
-                found.fault(sizes.kind, question.id, f'{question.id}: {sizes}')
+                found.faults.add(sizes.kind, question.id, f'{question.id}: {sizes}')
             else:
                 measures.add(question, sizes)
                 sound.append(question)
@@ -188,8 +188,8 @@ def report(path: str, found: Found, sound: Sequence[Question], measures: Measure
         sound: its sound questions.
         measures: of these.
     """
-    lines = [f'{path}: {len(sound)} of {len(sound) + found.bad} records are sound']
-    lines += [f'  {line}' for line in found.lines()]
+    lines = [f'{path}: {len(sound)} of {len(sound) + found.faults.count} records are sound']
+    lines += [f'  {line}' for line in found.faults.lines()]
     if not sound:
         return lines
     for name, values in (

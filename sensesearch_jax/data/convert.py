@@ -20,9 +20,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from sensesearch_jax.data.faults import Faults
 from sensesearch_jax.data.names import default_folder
 from sensesearch_jax.data.published import NAMES, published_set
-from sensesearch_jax.data.published.faults import Faults
 from sensesearch_jax.data.published.set_base import REFUSED
 from sensesearch_jax.errors import UserError
 

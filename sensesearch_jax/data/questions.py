@@ -137,14 +137,14 @@ def check_faults(source: Source, found: Found, max_bad_share: float) -> None:
     Raises:
         UserError: too many are.
     """
-    total = len(found.questions) + found.bad
+    total = len(found.questions) + found.faults.count
     if not total:
         raise UserError(f'{source.shown} holds no record.')
-    if not found.bad:
+    if not found.faults.count:
         return
-    lines = '\n  '.join(found.lines())
-    bad = f'{found.bad} of {total} records of {source.shown} are no questions'
-    if found.bad > max_bad_share * total or not found.questions:
+    lines = '\n  '.join(found.faults.lines())
+    bad = f'{found.faults.count} of {total} records of {source.shown} are no questions'
+    if found.faults.count > max_bad_share * total or not found.questions:
         raise UserError(
             f'{bad}, more than data.max_bad_share {max_bad_share:g} allows. Mend them; '
             f'`python -m sensesearch_jax.data.check {source.shown}` tells more.\n  {lines}'

@@ -11,13 +11,13 @@ import numpy as np
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.protocol import DEFAULT, Protocol, user_text
 from sensesearch_jax.agent.trajectory import ImageRef, Question
+from sensesearch_jax.data.faults import first_ids
 from sensesearch_jax.data.images import HASH, NoImage, read_image
 from tools_server.failures import ToolError
 from tools_server.pictures.convert import check_size
 from tools_server.pictures.convert import read_image as decode
 from tools_server.pictures.outline import outline
 
-FIRST_IDS = 5
 PERCENTILES = {'least': 0, 'median': 50, '90 %': 90, '99 %': 99, 'most': 100}
 
 
@@ -135,9 +135,10 @@ class Measures:
             yield f'  all {asked} prompts fit into {limit}'
             return
         longest = max(tokens for _, tokens in self.too_long)
+        ids = first_ids([name for name, _ in self.too_long], len(self.too_long))
         yield (
             f'  {len(self.too_long)} of {asked} prompts are longer than {limit} '
-            f'({first_ids([name for name, _ in self.too_long])}) and would be left out one by one; '
+            f'({ids}) and would be left out one by one; '
             f'raise it to {longest - 1}, or lower max_pixels'
         )
 
@@ -163,8 +164,3 @@ def counted(name: str, values: Sequence[str]) -> str:
     shown = ', '.join(f'{value} {count}' for value, count in counts[:12])
     more = f', and {len(counts) - 12} more' if len(counts) > 12 else ''
     return f'  {name}: {shown}{more}'
-
-
-def first_ids(names: Sequence[str]) -> str:
-    """The first few names, and whether there are more."""
-    return ', '.join(names[:FIRST_IDS]) + (', …' if len(names) > FIRST_IDS else '')

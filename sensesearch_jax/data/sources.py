@@ -13,6 +13,7 @@ from etils import epath
 
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.data import published
+from sensesearch_jax.data.faults import Faults
 from sensesearch_jax.data.images import HASH
 from sensesearch_jax.data.layouts import chosen_split, files_of
 from sensesearch_jax.data.names import GENERATED, converted, known_names
@@ -21,7 +22,6 @@ from sensesearch_jax.data.rows import rows_of
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.progress import Progress
 
-FIRST_IDS = 5  # named of each kind of fault
 _SIGNATURES = (
     (b'\xff\xd8\xff', 0), (b'\x89PNG', 0), (b'GIF8', 0), (b'BM', 0), (b'II*\0', 0), (b'MM\0*', 0),
     (b'WEBP', 8),
@@ -57,7 +57,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What its questions are reported as: the name, or else the file's or directory's."""
+        """The name under which its questions are reported: its own, or the file's or directory's."""
         file = epath.Path(self.path.rstrip('/')).name.partition('.')[0]
         return self.name or file.strip('*?[]-_') or 'data'
 
@@ -151,38 +151,11 @@ class Found:
 
     Args:
         questions: in the source's order.
-        faults: of each kind how many, the first ids and the first message.
+        faults: of its other records.
     """
 
     questions: list[Question] = field(default_factory=list)
-    faults: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def fault(self, kind: str, name: str, message: str) -> None:
-        """Counts a record that is no question.
-
-        Args:
-            kind: of its fault.
-            name: its id, or its place in the file.
-            message: the fault, in a sentence.
-        """
-        entry = self.faults.setdefault(kind, {'count': 0, 'ids': [], 'message': message})
-        entry['count'] += 1
-        if len(entry['ids']) < FIRST_IDS:
-            entry['ids'].append(name)
-
-    @property
-    def bad(self) -> int:
-        """Records that are no questions."""
-        return sum(entry['count'] for entry in self.faults.values())
-
-    def lines(self) -> list[str]:
-        """One line a kind of fault, the most frequent first."""
-        ordered = sorted(self.faults.items(), key=lambda item: -item[1]['count'])
-        return [
-            f'{kind}: {entry["count"]} ({", ".join(entry["ids"])}'
-            f'{", …" if entry["count"] > len(entry["ids"]) else ""}); the first: {entry["message"]}'
-            for kind, entry in ordered
-        ]
+    faults: Faults = field(default_factory=Faults)
 
 
 def read_source(path: str, split: str, name: str = '', folder: str = '', usual: str = '') -> Found:
@@ -243,7 +216,7 @@ def _add(
         for image in question.images:
             _check_image(image)
     except BadRecord as error:
-        found.fault(error.kind, place, f'{place}: {error}')
+        found.faults.add(error.kind, place, f'{place}: {error}')
         return
     seen.add(question.id)
     found.questions.append(question)

@@ -132,7 +132,7 @@ LAYOUTS = [
 @pytest.mark.parametrize('write', LAYOUTS)
 def test_each_layout_gives_the_same_questions_and_images(tmp_path, write):
     found = read_source(write(tmp_path), '', usual='train')
-    assert found.faults == {}
+    assert found.faults.kinds == {}
     assert [(q.id, q.text, q.answers, q.category) for q in found.questions] == [
         (f'q{n}', f'What is {n}?', (str(n),), 'odd' if n % 2 else 'even') for n in range(6)
     ]
@@ -187,7 +187,7 @@ def test_buckets_are_read_like_folders(tmp_path, bucket, scheme, write):
             target.write_bytes(file.read_bytes())
     there = f'{scheme}://bucket/set' + local.removeprefix(str(tmp_path))
     found = read_source(there, '', usual='train')
-    assert [read_image(*q.images) for q in found.questions] == PICTURES and found.bad == 0
+    assert [read_image(*q.images) for q in found.questions] == PICTURES and found.faults.count == 0
     assert all(image.startswith(f'{scheme}://') for q in found.questions for image in q.images)
 
 
@@ -206,8 +206,8 @@ def test_each_fault_is_counted_and_named_and_the_others_are_read(tmp_path):
     with open(path, 'a') as file:
         file.write(''.join(json.dumps(one) + '\n' for one in bad) + '{"id": \n[]\n\n')
     found = read_source(str(path), '')
-    assert len(found.questions) == 6 and found.bad == 8
-    assert {kind: (e['count'], e['ids']) for kind, e in found.faults.items()} == {
+    assert len(found.questions) == 6 and found.faults.count == 8
+    assert {kind: (e['count'], e['ids']) for kind, e in found.faults.kinds.items()} == {
         'duplicate id': (1, ['q0']),
         'missing image': (1, ['q7']),
         'corrupt image': (1, ['q8']),
@@ -216,7 +216,7 @@ def test_each_fault_is_counted_and_named_and_the_others_are_read(tmp_path):
         'no JSON': (1, ['my.jsonl:13']),
         'no object': (1, ['my.jsonl:14']),
     }
-    assert found.lines()[0].startswith('no right answer: 2 (q9, q10); the first: q9: ')
+    assert found.faults.lines()[0].startswith('no right answer: 2 (q9, q10); the first: q9: ')
 
 
 def test_what_is_wrong_as_a_whole_is_one_sentence(tmp_path):

@@ -34,7 +34,7 @@ def page(path, **changes):
 
 
 def words(text):
-    """What a reader sees of the page's body."""
+    """The text of the page's body."""
     body = text[text.index('<body>') : text.index('<script')]
     return ' '.join(re.sub(r'<[^>]*>', ' ', body).split())
 

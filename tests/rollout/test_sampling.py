@@ -58,7 +58,7 @@ def test_refusals(sampling, message):
 
 
 def drawn(log_probs, count, at_once=10_000):
-    """So many tokens of one distribution, each with a key of its own."""
+    """Tokens of one distribution, each drawn with a key of its own."""
     many = jax.jit(jax.vmap(draw, (0, None)))
     keys = jax.random.split(jax.random.key(0), (count // at_once, at_once))
     return np.concatenate([many(k, log_probs) for k in keys])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from sensesearch_jax.data.benchmark.items import Item, Rules, read_item
 from sensesearch_jax.data.benchmark.likeness import alike, description
-from sensesearch_jax.data.source_report import first_ids
+from sensesearch_jax.data.faults import Faults
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.progress import Progress
 
@@ -78,15 +78,13 @@ def _note_alike(items: Sequence[Item], described: Sequence[np.ndarray | None], m
             item.faults.append(('near-duplicate picture', why))
 
 
-def fault_lines(items: Sequence[Item]) -> Iterator[str]:
+def fault_lines(items: Sequence[Item]) -> list[str]:
     """A line for each kind of fault, the most frequent first."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
+    faults = Faults()
     for item in items:
         for kind, message in item.faults:
-            kinds.setdefault(kind, []).append((item.id, message))
-    for kind, found in sorted(kinds.items(), key=lambda entry: -len(entry[1])):
-        names = first_ids([name for name, _ in found])
-        yield f'  {kind}: {len(found)} ({names}); the first: {found[0][1]}'
+            faults.add(kind, item.id, message)
+    return [f'  {line}' for line in faults.lines()]
 
 
 def shares(values: Sequence[str]) -> Mapping[str, dict[str, Any]]:

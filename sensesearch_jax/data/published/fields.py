@@ -1,4 +1,4 @@
-"""What published records are made of: a question in a chat prompt, reference answers, images."""
+"""Parts of published records: the question in a chat prompt, reference answers, images."""
 
 from __future__ import annotations
 
@@ -81,6 +81,29 @@ def listed(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def chat_record(row: Mapping[str, Any], place: str, folder: epath.PathLike) -> dict[str, Any]:
+    """The plain record of a row in the layout of MMSearch-R1's sets: prompt, images, reward_model.
+
+    Args:
+        row: of the file.
+        place: of the row, which is its id where it has none.
+        folder: paths of images start here.
+
+    Raises:
+        BadRecord: it has no question, or an image is not there.
+    """
+    reward = row['reward_model'] or {}
+    return {
+        'id': row.get('data_id') or place,
+        'question': prompt_question(row['prompt']),
+        'images': images_of(row['images'], folder),
+        'answers': answer_texts(
+            reward.get('ground_truth'), listed(reward.get('candidate_answers'))
+        ),
+        'category': row.get('category') or '',
+    }
 
 
 def images_of(

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from sensesearch_jax.data.published.fields import answer_texts, images_of, listed, prompt_question
+from sensesearch_jax.data.published.fields import chat_record
 from sensesearch_jax.data.published.set_base import PublishedSet, Split
 from sensesearch_jax.data.published.tables import Row
 
@@ -34,13 +34,4 @@ class Fvqa(PublishedSet):
     @classmethod
     def record(cls, row: Row, place: str, file: epath.Path) -> dict[str, Any]:
         """The plain record of a row."""
-        reward = row['reward_model'] or {}
-        return {
-            'id': row.get('data_id') or place,
-            'question': prompt_question(row['prompt']),
-            'images': images_of(row['images'], file.parent),
-            'answers': answer_texts(
-                reward.get('ground_truth'), listed(reward.get('candidate_answers'))
-            ),
-            'category': row.get('category') or '',
-        }
+        return chat_record(row, place, file.parent)

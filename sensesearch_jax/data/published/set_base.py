@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from etils import epath
 
+from sensesearch_jax.data.faults import Faults
 from sensesearch_jax.data.plain_format import BadRecord, to_question
 from sensesearch_jax.data.published.examples import RECORDS, features, to_example, to_line
-from sensesearch_jax.data.published.faults import Faults
 from sensesearch_jax.data.published.fields import LeftOut, image_file
 from sensesearch_jax.data.published.tables import Row, rows
 from sensesearch_jax.errors import UserError

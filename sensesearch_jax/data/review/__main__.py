@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             listener = _listen(options.port)
             print(
-                f'{len(found.questions)} questions, {found.bad} unsound records left out. Open '
+                f'{len(found.questions)} questions, {found.faults.count} unsound records left out. Open '
                 f'http://{LOOPBACK}:{listener.getsockname()[1]} (Ctrl-C ends it).\n'
                 f'Decisions: {files[0]}; accepted questions: {files[1]}',
                 flush=True,

@@ -21,7 +21,7 @@ def test_a_converted_set_is_a_source_by_name(name, tmp_path):
     assert main([name, str(tmp_path / 'src'), str(tmp_path / 'dst')]) == 0
     for split in published.published_set(name).splits:
         found = read_source(name, split, folder=str(tmp_path / 'dst'))
-        assert found.questions and not found.faults
+        assert found.questions and not found.faults.count
         for question in found.questions:
             assert question.answers and all(map(read_image, question.images))
 
@@ -60,7 +60,7 @@ def test_a_directory_of_ones_own_may_have_some_of_the_features(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         found = read_source(write_set(folder, features | more, [example | value]), '')
-        assert not found.faults and found.questions[0].answers == ('red',)
+        assert not found.faults.count and found.questions[0].answers == ('red',)
         assert [read_image(image) for image in found.questions[0].images] == value.get('images', [])
 
 

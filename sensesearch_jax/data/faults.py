@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +37,12 @@ class Faults:
         """One line a kind, the most frequent first."""
         ordered = sorted(self.kinds.items(), key=lambda item: -item[1]['count'])
         return [
-            f'{kind}: {entry["count"]} ({", ".join(entry["ids"])}'
-            f'{", …" if entry["count"] > len(entry["ids"]) else ""}); the first: {entry["message"]}'
+            f'{kind}: {entry["count"]} ({first_ids(entry["ids"], entry["count"])}); '
+            f'the first: {entry["message"]}'
             for kind, entry in ordered
         ]
+
+
+def first_ids(names: Sequence[str], count: int) -> str:
+    """The first few of `count` names, and whether there are more."""
+    return ', '.join(names[:FIRST_IDS]) + (', …' if count > FIRST_IDS else '')
