@@ -25,15 +25,6 @@ class Field:
         """The fact's name in thoughts and queries."""
         return self.alias or self.name
 
-    @property
-    def search_words(self) -> str:
-        """The fact's name, then what else the query holds: who has just said the name goes on with
-        the same words.
-        """
-        return ' '.join(
-            [self.name, *(word for word in self.query.split() if word not in self.name.split())]
-        )
-
 
 FLAG_FIELDS = (
     Field(
