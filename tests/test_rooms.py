@@ -50,6 +50,8 @@ def test_recipes_do_not_import_each_other():
     """Except for what several of them share."""
     shared = {
         'evaluated_agents',
+        'evaluated_samples',
+        'validation',
         'cold_start_results',
         'session',
         'capacities',

@@ -16,8 +16,8 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.data.questions import pools_of, questions_of
 from sensesearch_jax.pocket.report import ReportMeta, write_report
 from sensesearch_jax.recipes.cold_start import cold_start, policy_answers
-from sensesearch_jax.recipes.evaluate import Setting, evaluate, write_summary
-from sensesearch_jax.recipes.evaluated_agents import PolicyAgent
+from sensesearch_jax.recipes.evaluate import policy_agent, write_summary
+from sensesearch_jax.recipes.evaluated_samples import EVALUATION, Setting, evaluate
 from sensesearch_jax.recipes.rl import rl
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
@@ -95,21 +95,18 @@ def evaluate_all(
         questions: of the test split.
     """
     all_tools = Setting('agent', 1, tuple(session.config.agent.tools))
-    runs = {
-        name: evaluate(session, PolicyAgent(session, loaded, features), questions, name, all_tools)
-        for name, loaded in policies.items()
-    }
+
+    def played(loaded, questions, name, setting):
+        agent = policy_agent(session, loaded, features)
+        return evaluate(session, agent, questions, EVALUATION, name, setting)
+
+    runs = {name: played(loaded, questions, name, all_tools) for name, loaded in policies.items()}
     tools = tuple(tool for tool in session.config.agent.tools if tool != 'image_crop')
     name, loaded = list(policies.items())[-1]
     search = [q for q in questions if q.category == 'search']
     if search:
-        runs[f'{name} without crop'] = evaluate(
-            session,
-            PolicyAgent(session, loaded, features),
-            search,
-            f'{name} without crop',
-            Setting('agent', 1, tools),
-        )
+        without = f'{name} without crop'
+        runs[without] = played(loaded, search, without, Setting('agent', 1, tools))
     return runs
 
 

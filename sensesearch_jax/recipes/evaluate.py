@@ -7,73 +7,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.tool_client import ToolFailure
-from sensesearch_jax.agent.trajectory import Question, Trajectory
+from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.data.questions import questions_of
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.evaluation.benchmarks import named_by_set
 from sensesearch_jax.evaluation.evaluation_page import write_evaluation_page
 from sensesearch_jax.evaluation.harness_card import harness_card
-from sensesearch_jax.evaluation.modes import AGENT, RAG, mode_environment, mode_scorer
+from sensesearch_jax.evaluation.modes import RAG
 from sensesearch_jax.evaluation.result_files import printed, summarise_sets, tables, write_rows
 from sensesearch_jax.evaluation.results import result_row
 from sensesearch_jax.evaluation.summary import format_table, summarise
-from sensesearch_jax.recipes.evaluated_agents import (
-    Agent,
-    Conditions,
-    PolicyAgent,
-    ServedAgent,
-    paid_requests,
-)
+from sensesearch_jax.recipes.evaluated_agents import Agent, PolicyAgent, ServedAgent, paid_requests
+from sensesearch_jax.recipes.evaluated_samples import EVALUATION, Setting, evaluate
 from sensesearch_jax.recipes.session import (
-    ASKED_AGAIN,
+    LoadedPolicy,
     Session,
-    append_trajectories,
     load_policy_directory,
     open_session,
-    read_trajectories,
-    rollout_limits,
 )
+from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import make_mesh
-from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
-
-Sample = tuple[str, str, int]  # set, id of the question, number of the sample
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the questions of a run are asked.
-
-    Args:
-        mode: 'direct', 'rag' or 'agent'.
-        samples: of each question.
-        tools: that are switched on in mode 'agent'.
-    """
-
-    mode: str
-    samples: int
-    tools: tuple[str, ...]
-
-    def environment(self, session: Session) -> Environment:
-        """The environment of the mode."""
-        return mode_environment(self.mode, session.environment(self.tools))
-
-    def limits(self, agent: ConfigDict) -> RolloutLimits:
-        """The config's limits; one turn where there are no tools."""
-        limits = rollout_limits(agent)
-        return limits if self.mode == AGENT else dataclasses.replace(limits, max_turns=1)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -95,13 +58,26 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             check_image_search(session)
         questions = questions_of(workdir, config.data, 'eval')
         if loaded:
-            agent = PolicyAgent(session, loaded, session.features(loaded))
+            agent = policy_agent(session, loaded, session.features(loaded))
         else:
             paid = stack.enter_context(paid_requests(config, workdir / 'paid.jsonl'))
             agent = ServedAgent(session, paid)
-        found = evaluate(session, agent, questions, evaluated.name, setting)
+        found = evaluate(session, agent, questions, EVALUATION, evaluated.name, setting)
         if multihost.is_main():
             write_results(session, agent, found, evaluated.name, setting)
+
+
+def policy_agent(session: Session, loaded: LoadedPolicy, features: FeatureStore) -> PolicyAgent:
+    """A policy that is sampled as the config's `evaluate` says.
+
+    Args:
+        session: of the run.
+        loaded: the policy.
+        features: of its vision tower.
+    """
+    settings = session.config.evaluate
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p)
+    return PolicyAgent(session, loaded, features, sampling, settings.lanes)
 
 
 def check_image_search(session: Session) -> None:
@@ -116,89 +92,6 @@ def check_image_search(session: Session) -> None:
             "evaluate.mode 'rag' puts image search's results into the prompt, but tools.config "
             f'{session.config.tools.config} has no image_search; add one, or choose another mode.'
         )
-
-
-def evaluate(
-    session: Session, agent: Agent, questions: Sequence[Question], name: str, setting: Setting
-) -> list[Trajectory]:
-    """Scored trajectories: all samples of the first question, of the second, and so on.
-
-    Goes on where it was interrupted, by sample; one on which tools or judge had failed is asked
-    again then. Several processes deal out the questions, each to its own devices and tool server.
-
-    Args:
-        session: of the run.
-        agent: that answers.
-        questions: of all processes.
-        name: of the agent, in the summary and as the file workdir/evaluation/<name>.jsonl.
-        setting: how they are asked.
-
-    Returns:
-        The trajectories: of all processes in the first one, elsewhere this process's.
-    """
-    config = session.config
-    path = session.workdir / 'evaluation' / f'{file_name(name)}.jsonl'
-    done = {sample_of(t): t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
-    own = samples_of(multihost.local_items(questions), setting.samples)
-    left = [(q, member) for q, member in own if (q.source, q.id, member) not in done]
-    if multihost.global_max(len(left)):  # making the engines takes all processes
-        scorer = mode_scorer(setting.mode, session.scorer())
-        unit = 'sample' if setting.samples > 1 else 'question'
-        with Progress(f'evaluate {name}', len(own), initial=len(own) - len(left), unit=unit) as bar:
-            right = [t.reward['accuracy'] for t in done.values()]
-
-            def note(trajectory: Trajectory) -> None:
-                if trajectory.answer is None:  # in one turn, a reply without tags is the answer
-                    trajectory.answer = scorer.answer(trajectory)
-                append_trajectories(path, [trajectory])
-                done[sample_of(trajectory)] = trajectory
-                right.append(trajectory.reward['accuracy'])
-                bar.update(accuracy=sum(right) / len(right), **agent.cost())
-
-            environment, limits = setting.environment(session), setting.limits(config.agent)
-            agent.play(left, Conditions(setting.samples, environment, limits, scorer, note))
-    gather(session.workdir, path, questions, done)
-    every = samples_of(questions, setting.samples)
-    return [done[q.source, q.id, m] for q, m in every if (q.source, q.id, m) in done]
-
-
-def file_name(name: str) -> str:
-    """The name of an agent as part of a file's: 'Qwen/Qwen2.5-VL' has a slash."""
-    return re.sub(r'[^\w.-]+', '_', name)
-
-
-def samples_of(questions: Iterable[Question], samples: int) -> list[tuple[Question, int]]:
-    """Each question with the numbers of its samples, from 0."""
-    return [(question, member) for question in questions for member in range(samples)]
-
-
-def sample_of(trajectory: Trajectory) -> Sample:
-    """The name of a trajectory's sample within a run."""
-    return trajectory.question.source, trajectory.question.id, trajectory.member
-
-
-def gather(
-    workdir: Workdir, path: Path, questions: Sequence[Question], done: dict[Sample, Trajectory]
-) -> None:
-    """Adds the other processes' trajectories to those of the first, and to its file.
-
-    Args:
-        workdir: of the run.
-        path: this process's file.
-        questions: of all processes.
-        done: this process's trajectories by their samples; changed in the first one.
-    """
-    multihost.barrier()
-    by_key = {(q.source, q.id): q for q in questions}
-    for folder in multihost.folders(workdir.path)[1:] if multihost.is_main() else ():
-        # Their pictures lie in folders of their own; one picture has one path here.
-        new = {
-            sample_of(t): dataclasses.replace(t, question=by_key[t.question.source, t.question.id])
-            for t in read_trajectories(folder / path.relative_to(workdir.path))
-            if sample_of(t) not in done and (t.question.source, t.question.id) in by_key
-        }
-        append_trajectories(path, new.values())
-        done |= new
 
 
 def write_results(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.environment import Environment
@@ -69,10 +70,23 @@ class PolicyAgent:
         session: of the run.
         loaded: the policy.
         features: of its vision tower.
+        sampling: temperature, top-k and top-p.
+        lanes: trajectories sampled at once.
+        parameters: to sample with, and in whose dtype; the policy's own by default, in the config's
+            `rollout.dtype`.
     """
 
-    def __init__(self, session: Session, loaded: LoadedPolicy, features: FeatureStore) -> None:
+    def __init__(
+        self,
+        session: Session,
+        loaded: LoadedPolicy,
+        features: FeatureStore,
+        sampling: Sampling,
+        lanes: int,
+        parameters: nnx.State | None = None,
+    ) -> None:
         self.session, self.loaded, self.features = session, loaded, features
+        self.sampling, self.lanes, self.parameters = sampling, lanes, parameters
 
     def play(self, samples: Samples, conditions: Conditions) -> None:
         """See `Agent`; the samples of a question share its prompt, and end together."""
@@ -81,15 +95,13 @@ class PolicyAgent:
         questions = {(q.source, q.id): q for q, _ in samples}
         for question, member in samples:
             members.setdefault((question.source, question.id), []).append(member)
-        lanes = max(1, config.evaluate.lanes // conditions.samples)
-        sampling = Sampling(
-            config.evaluate.temperature, config.evaluate.top_k, config.evaluate.top_p
-        )
+        lanes = max(1, self.lanes // conditions.samples)
         engines = self.session.engines(
             self.loaded,
             groups=min(lanes, max(len(members), 1)),
             members=conditions.samples,
-            sampling=sampling,
+            sampling=self.sampling,
+            parameters=self.parameters,
         )
 
         def seed(question: Question, member: int) -> int:
@@ -117,6 +129,8 @@ class PolicyAgent:
             judge_threads=config.rollout.judge_threads,
             on_group=note,
         )
+        for engine in engines:
+            engine.release()  # training, or the next policy, wants the memory
 
     def cost(self) -> dict[str, Any]:
         """See `Agent`."""

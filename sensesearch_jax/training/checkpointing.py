@@ -7,12 +7,14 @@ whose step is not new.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from sensesearch_jax.errors import UserError
 
@@ -24,8 +26,34 @@ class Restored(NamedTuple):
     arrays: Any
 
 
+class BestScored(PreservationPolicy):
+    """The rule that keeps the best few of the steps that have a score.
+
+    Orbax's own takes a score with the save. Here it comes later: a step is saved first and validated
+    then, so that a run that is killed in between goes on with the validation.
+
+    Args:
+        scores: by step, more is better; they may be added while the rule is in use.
+        count: how many of the best.
+    """
+
+    def __init__(self, scores: Mapping[int, float], count: int):
+        self.scores, self.count = scores, count
+
+    def best(self, steps: Sequence[int]) -> list[int]:
+        """The steps that have a score, the best first; of equal ones the later."""
+        scored = (step for step in steps if step in self.scores)
+        return sorted(scored, key=lambda step: (self.scores[step], step), reverse=True)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """See orbax: of each checkpoint, whether it is kept."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = self.best(steps)[: self.count]
+        return [step in best for step in steps]
+
+
 class Checkpoints:
-    """The checkpoints in one directory, of which the newest few are kept.
+    """The checkpoints in one directory, of which the newest few are kept, and the best by `score`.
 
     In a program of several processes all of them call every method together; arrays may be sharded
     over all devices.
@@ -43,8 +71,9 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f'keep must be at least 1, got {keep}.')
         self.directory = Path(directory).absolute()
+        self._scored = BestScored({}, count=1)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), self._scored]),
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=False,
@@ -59,8 +88,19 @@ class Checkpoints:
         """The steps that are kept, oldest first."""
         return sorted(self._manager.all_steps())
 
+    def score(self, step: int, value: float) -> None:
+        """Notes how good a step is, more is better; the best one is not removed.
+
+        Scores are not stored: whoever opens the directory again gives them again.
+        """
+        self._scored.scores[step] = value
+
+    def best_step(self) -> int | None:
+        """The best of the steps that are kept, the latest of equal ones; None without a score."""
+        return next(iter(self._scored.best(self.steps())), None)
+
     def save(self, step: int, arrays: Any) -> None:
-        """Saves a step; afterwards the oldest ones beyond `keep` are removed.
+        """Saves a step; afterwards the oldest ones beyond `keep` are removed, but not the best.
 
         Args:
             step: number of the step, above every step saved so far.

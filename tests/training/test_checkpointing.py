@@ -53,6 +53,25 @@ def test_round_trip_and_keep(tmp_path):
     assert_same(older.arrays, tree(5.0))
 
 
+def test_the_best_outlives_the_newest(tmp_path):
+    """A score comes after its step is saved, and again where the directory is opened again."""
+    scores = {1: 0.2, 2: 0.5, 3: 0.1, 4: 0.5, 5: 0.3}
+    # the first is the best, until the second has its score
+    kept = {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [4, 6]}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in kept:
+            checkpoints.save(step, {'w': np.full(2, float(step))})
+            assert checkpoints.steps() == kept[step]
+            if step in scores:
+                checkpoints.score(step, scores[step])
+        assert checkpoints.best_step() == 4
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.best_step() is None
+        checkpoints.score(4, 0.5)
+        checkpoints.save(7, {'w': np.zeros(2)})
+        assert checkpoints.steps() == [4, 7] and checkpoints.best_step() == 4
+
+
 def test_module_and_optimizer_state(tmp_path):
     optimizer = optax.adamw(1e-3)
 
