@@ -9,11 +9,9 @@ later), `so far` the same block at the end of our own chain; both are root mean 
 transformers'. In bfloat16 no two programs agree, so each is measured against transformers in
 float32: ours may be as far from it as theirs is, times FACTOR. Below the table stands how far the
 patches are from transformers' two image processors, the one on PIL and, where torchvision is
-installed, the one on it. Exits with 1 above a tolerance. Without --checkpoint a random policy is
-made, a small one or of a released --size. Both run on the accelerator where jax and PyTorch have
-one. Needs the extra `test` (PyTorch, transformers).
-Machine: a small policy takes half a minute on any; the 7B needs 35 GB of host or card memory and
-some minutes, in one type at a time.
+installed, the one on it. Exits with 1 above a tolerance. Both run on the accelerator where jax and
+PyTorch have one. Needs the extra `test` (PyTorch, transformers). Machine: the 7B needs 35 GB of host
+or card memory and some minutes, in one type at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -37,11 +34,9 @@ from flax import nnx
 from PIL import Image
 
 from experiments.analysis.processors import differences, sentences
-from experiments.benchmarks.work import with_layers
 from sensesearch_jax.model.attention.dispatch import attend
-from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
-from sensesearch_jax.model.families import FAMILIES
-from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
+from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions, text_rotary, vision_rotary
@@ -52,13 +47,8 @@ TOLERANCE = 1e-4  # float32, of every block alone and of the chain
 FACTOR = 2.0  # bfloat16, of transformers' own distance from its float32
 
 CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, 'A Hugging Face directory of a policy of either family.'
+    'checkpoint', None, 'A Hugging Face directory of a policy of either family.', required=True
 )
-SIZE = flags.DEFINE_enum(
-    'size', None, list(RELEASED), 'Of the random policy, in the place of a small one.'
-)
-LAYERS = flags.DEFINE_integer('layers', 0, 'Fewer decoder layers than that size has; 0 keeps all.')
-FAMILY = flags.DEFINE_enum('family', 'qwen2_5_vl', list(FAMILIES), 'Of the small random policy.')
 IMAGE = flags.DEFINE_string('image', None, 'A picture; noise of 300 × 200 by default.')
 
 Values = dict[str, np.ndarray]
@@ -72,43 +62,8 @@ class Example(NamedTuple):
     grid: tuple[int, int, int]
 
 
-SMALL = PolicySizes(
-    VisionSizes(
-        depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)
-    ),
-    LanguageSizes(
-        layers=6,
-        width=128,
-        mlp_width=192,
-        heads=8,
-        kv_heads=2,
-        vocabulary=512,
-        mrope_sections=(2, 3, 3),
-    ),
-    image_token=500,
-    vision_start_token=501,
-    vision_end_token=502,
-    video_token=503,
-    end_tokens=(504,),
-)
-
-
-def random_policy(folder: Path, sizes: PolicySizes = SMALL) -> None:
-    """A policy whose norms and biases matter, as a directory; a large one in bfloat16."""
-    policy, random = Policy(sizes, nnx.Rngs(0)), np.random.default_rng(0)
-    state = nnx.state(policy, nnx.Param)
-    for path, parameter in nnx.to_flat_state(state):
-        if path[-1] in ('scale', 'bias'):
-            noise = random.standard_normal(parameter.shape, np.float32)
-            parameter.set_value(parameter[...] + 0.2 * noise)
-    if sizes.language.width > SMALL.language.width:
-        state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
-    nnx.update(policy, state)
-    save_policy(policy, folder)
-
-
 def preprocessor_of(folder: Path) -> Preprocessor:
-    """The policy's own, or for a random policy one of up to 256 visual tokens."""
+    """The policy's own, or one of up to 256 visual tokens where it has none."""
     patch = PolicySizes.from_directory(folder).vision.patch_size
     names = 'processor_config.json', 'preprocessor_config.json'
     if any((folder / name).is_file() for name in names):
@@ -184,27 +139,19 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     sizes, dtype = policy.sizes, policy.language.embedding.dtype
     found: Values = {}
 
-    def note(
-        name: str, x: jax.Array, place: Callable[[np.ndarray], np.ndarray] = lambda value: value
-    ) -> jax.Array:
-        """Keeps `x`; returns what the next block gets.
-
-        `place` puts transformers' rows where ours are.
-        """
+    def note(name: str, x: jax.Array, used: np.ndarray | None = None) -> jax.Array:
+        """Keeps `x`, of padded rows those that are `used`; returns the input of the next block."""
         flat = np.asarray(x, np.float32).reshape(-1, x.shape[-1])
-        found[name] = flat[used] if name in padded else flat
-        return x if instead is None else jnp.asarray(place(instead[name]), dtype).reshape(x.shape)
+        rows = slice(None) if used is None else used
+        found[name] = flat[rows]
+        if instead is None:
+            return x
+        given = np.zeros_like(flat)
+        given[rows] = instead[name]
+        return jnp.asarray(given, dtype).reshape(x.shape)
 
     patches, positions, valid, order = batch_images([(given.patches, given.grid)], sizes.vision)[:4]
-    used, padded = (
-        np.asarray(valid).reshape(-1),
-        {'patches', *(f'vision {i}' for i in range(sizes.vision.depth))},
-    )
-
-    def spread(value: np.ndarray) -> np.ndarray:
-        whole = np.zeros((len(used), value.shape[-1]), np.float32)
-        whole[used] = value
-        return whole
+    used = np.asarray(valid).reshape(-1)
 
     # transformers embeds patches in the processor's order and cuts windows afterwards.
     tower = policy.vision
@@ -225,7 +172,7 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
     merged, deep = [], sizes.vision.deepstack_blocks
     for i in range(sizes.vision.depth):
         full = i in sizes.vision.full_attention_blocks
-        x = note(f'vision {i}', run(jax.tree.map(lambda p: p[i], stack), x, full), spread)
+        x = note(f'vision {i}', run(jax.tree.map(lambda p: p[i], stack), x, full), used)
         if i in deep:
             merged.append(tower.deepstack_features(x, deep.index(i)))
     count = given.grid[1] * given.grid[2] // sizes.vision.merge_size**2
@@ -258,7 +205,7 @@ def ours(policy: Policy, given: Example, instead: Values | None = None) -> Value
         if deepstack is not None and i < len(deepstack):
             x = x + deepstack[i]
     x = note('norm', language.norm(x))
-    note('logits', policy.logits(x), lambda value: value)
+    note('logits', policy.logits(x))
     return found
 
 
@@ -295,13 +242,9 @@ def main(_: list[str]) -> None:
     jax.config.update('jax_default_matmul_precision', 'highest')
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     image = Image.open(IMAGE.value).convert('RGB') if IMAGE.value else Image.fromarray(noise)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(CHECKPOINT.value or made)
-        if not CHECKPOINT.value:
-            large = SIZE.value and with_layers(RELEASED[SIZE.value], LAYERS.value)
-            random_policy(folder, large or SMALL.adapted(FAMILY.value))
-        rows, wrong = compare(folder, image)
-        apart = differences(preprocessor_of(folder), image)
+    folder = Path(CHECKPOINT.value)
+    rows, wrong = compare(folder, image)
+    apart = differences(preprocessor_of(folder), image)
     print(f'{"block":<12}' + ''.join(f'{column:>13}' for column in next(iter(rows.values()))))
     for name, row in rows.items():
         print(f'{name:<12}' + ''.join(f'{value:13.1e}' for value in row.values()))

@@ -1,14 +1,51 @@
 """The numerics tool finds the block that is wrong, and no other."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from small_policies import quick_compilation
 
 from experiments.analysis import numerics, processors
-from sensesearch_jax.model.hf_checkpoint import load_policy
+from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
+from sensesearch_jax.model.policy import Policy
+
+SMALL = PolicySizes(
+    VisionSizes(
+        depth=4, width=64, mlp_width=96, heads=4, out_width=128, full_attention_blocks=(1, 3)
+    ),
+    LanguageSizes(
+        layers=6,
+        width=128,
+        mlp_width=192,
+        heads=8,
+        kv_heads=2,
+        vocabulary=512,
+        mrope_sections=(2, 3, 3),
+    ),
+    image_token=500,
+    vision_start_token=501,
+    vision_end_token=502,
+    video_token=503,
+    end_tokens=(504,),
+)
+
+
+def random_policy(folder: Path, sizes: PolicySizes) -> None:
+    """A policy whose norms and biases matter, as a directory."""
+    policy, random = Policy(sizes, nnx.Rngs(0)), np.random.default_rng(0)
+    state = nnx.state(policy, nnx.Param)
+    for path, parameter in nnx.to_flat_state(state):
+        if path[-1] in ('scale', 'bias'):
+            noise = random.standard_normal(parameter.shape, np.float32)
+            parameter.set_value(parameter[...] + 0.2 * noise)
+    nnx.update(policy, state)
+    save_policy(policy, folder)
 
 
 @pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl'])
@@ -22,7 +59,7 @@ def test_a_wrong_block_is_named(tmp_path, monkeypatch, family):
         kernel.set_value(kernel[...].at[3].multiply(jnp.asarray(1.01, dtype)))
         return policy
 
-    numerics.random_policy(tmp_path, numerics.SMALL.adapted(family))
+    random_policy(tmp_path, SMALL.adapted(family))
     quick_compilation(monkeypatch)
     monkeypatch.setattr(numerics, 'load_policy', bent)
     rows, wrong = numerics.compare(tmp_path, Image.new('RGB', (120, 90), 'teal'))
