@@ -4,8 +4,8 @@ the card's limits.
     python -m experiments.benchmarks.accelerator [--part=limits --part=train …] [--layers=0] [--out=docs/accelerator.md]
 
 `limits` measures a matrix product and a copy. `train` makes SFT steps on a row of 8,192 tokens, its
-features in place, with float32 master weights and moments, for each remat policy asked for, and one
-step of RL on a group of 8 behind a 4K picture. `tower` encodes a 4K picture; `sample` prefills
+features in place, with float32 master weights and moments, under two remat policies, and one step
+of RL on a group of 8 behind a 4K picture. `tower` encodes a 4K picture; `sample` prefills
 prompts of 10,580 tokens, appends responses, and decodes on 64 lanes in 8 groups. Every part is a
 process of its own; one that fails is reported as such. Each adds lines to --results, of which --out
 is made. Machine: one GPU with 140 GB for all 28 layers (training holds 12 bytes of master weights
@@ -33,16 +33,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.pictures import Pictures
 from experiments.benchmarks.work import (
     GIB,
     Lengths,
-    Pictures,
     apart,
     clock,
     group_flops,
     markdown,
     optimizer,
     random_policy,
+    rates,
     tower_flops,
     with_layers,
 )
@@ -116,27 +117,21 @@ def text(count: int, seed: int = 0) -> list[int]:
 
 def limits(bench: Bench) -> None:
     """A large bfloat16 product, and a copy, counted in bytes read and written."""
-    n, times = bench.length(8192, 256), 10
-    a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.bfloat16) for i in range(2))
-    b *= n**-0.5  # so that products of products stay as large as they are
-    product = jax.jit(lambda a, b: jax.lax.fori_loop(0, times, lambda _, x: x @ b, a))
-    bench.note('matrix product', flops=2 * n**3 * times / bench.seconds(lambda: product(a, b)))
-    x = jnp.ones(bench.length(1 << 30, 1 << 20), jnp.float32)
-    add = jax.jit(lambda x: x + 1)
-    bench.note('copy', bytes=2 * x.nbytes / bench.seconds(lambda: add(x)))
+    flops, moved = rates(bench.length(8192, 256), bench.length(1 << 30, 1 << 20))
+    bench.note('matrix product', flops=flops)
+    bench.note('copy', bytes=moved)
 
 
 def train(bench: Bench) -> None:
-    """SFT steps under each remat policy, and RL steps on a group under the last."""
+    """SFT steps under two remat policies, and RL steps on a group."""
 
     def long(n):
         return max(64, bench.length(n) // 64 * 64)
 
-    policies = bench.options.remat or ['dots', 'attention']
-    for remat in policies:
+    for remat in ('dots', 'attention'):
         train_on(bench, 'SFT', Lengths(long(6144), 0, long(2048)), 1, remat)
         gc.collect()
-    train_on(bench, 'RL', Lengths(long(10_560), 0, long(512)), MEMBERS, policies[-1])
+    train_on(bench, 'RL', Lengths(long(10_560), 0, long(512)), MEMBERS, 'attention')
 
 
 def train_on(bench: Bench, stage: str, lengths: Lengths, members: int, remat: str) -> None:
@@ -251,8 +246,8 @@ def rate(found: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
     kind = next((kind for kind in ('flops', 'bytes') if kind in found), None)
     if kind is None:
         return ['', '', '']
-    rates, what = (PEAK_FLOPS, 'matrix product') if kind == 'flops' else (MEMORY, 'copy')
-    published = next((v for name, v in rates.items() if found['card'].startswith(name)), None)
+    known, what = (PEAK_FLOPS, 'matrix product') if kind == 'flops' else (MEMORY, 'copy')
+    published = next((v for name, v in known.items() if found['card'].startswith(name)), None)
     seen = [None] + [
         r[kind]
         for r in results[: results.index(found) + 1]
@@ -297,7 +292,6 @@ def main() -> None:
     add('--size', default='7B', choices=RELEASED, help='of the released policies')
     add('--layers', type=int, default=0, help='fewer decoder layers; 0 keeps all')
     add('--scale', type=float, default=1.0, help='of all lengths; for a quick look only')
-    add('--remat', action='append', help='policies to train with, the last one RL too')
     add('--repeats', type=int, default=5, help='whose median is taken, after one that compiles')
     add('--results', default='docs/accelerator.jsonl', help='each measurement adds a line to it')
     add('--out', default='docs/accelerator.md', help='where the table goes')

@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from experiments.benchmarks.work import Pictures, optimizer, random_policy
+from experiments.benchmarks.pictures import Pictures
+from experiments.benchmarks.work import optimizer, random_policy
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import Member, Row, build_groups
-from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.rollout.engine import Engine
@@ -25,17 +26,15 @@ from sensesearch_jax.training.trainer import Learner
 
 MEMBERS, TURNS, TURN = 8, 3, 48  # trajectories, their turns, sampled tokens of a turn
 RESPONSE_PICTURE = (224, 224)  # pixels: 64 visual tokens
-
-
-class Setting(NamedTuple):
-    """Ground of the comparison: a policy, and tokens and pictures around the picture of the prompt."""
-
-    sizes: PolicySizes
-    picture: tuple[int, int]  # pixels of the prompt's picture
-    text: int  # tokens of text in the prompt beside it
-    response: int  # and in a tool response
-    micro: int  # sequences of the peer's micro-batch
-    released: bool  # it fills an accelerator: bfloat16, gradient checkpointing
+SMALL = PolicySizes(
+    VisionSizes(6, 384, 768, 6, out_width=768, full_attention_blocks=(2, 5)),
+    LanguageSizes(12, 768, 2112, 12, 6, 8192, mrope_sections=(8, 12, 12), tied_head=True),
+    image_token=8100,
+    vision_start_token=8101,
+    vision_end_token=8102,
+    video_token=8103,
+    end_tokens=(8104,),
+)
 
 
 class Sampled(NamedTuple):
@@ -47,18 +46,22 @@ class Sampled(NamedTuple):
 
 class Bench:
     """The prompt that a group shares, and each member's tool responses, between which the policy's
-    own turns stand.
+    own turns stand: of a released policy behind a 4K picture, or of one of a hundred million
+    parameters behind 2,170 visual tokens.
     """
 
-    def __init__(self, setting: Setting):
-        self.setting, self.sizes = setting, setting.sizes
-        self.dtype = 'bfloat16' if setting.released else 'float32'
+    def __init__(self, size: str | None):
+        self.released = bool(size)
+        self.sizes = s = RELEASED[size] if size else SMALL
+        # Pixels of the prompt's picture, tokens of text beside it and in a tool response.
+        shown, text, self.text = ((3840, 2160), 21, 64) if size else ((1736, 980), 300, 96)
+        self.dtype = 'bfloat16' if size else 'float32'
         self.preprocessor = Preprocessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
-        self.files, self.random, s = Pictures(), np.random.default_rng(1), setting.sizes
+        self.files, self.random = Pictures(), np.random.default_rng(1)
         visual = s.image_token, s.video_token, s.vision_start_token, s.vision_end_token
         self.suppressed = (*visual, *s.end_tokens)  # that neither side may sample
-        self.picture, seen = self._shown(setting.picture)
-        self.prompt = [*self._text(setting.text), *seen, *self._text(8)]
+        self.picture, seen = self._shown(shown)
+        self.prompt = [*self._text(text), *seen, *self._text(8)]
         self.responses = [[self._response() for _ in range(TURNS - 1)] for _ in range(MEMBERS)]
         self.pictures = [self.picture, *(p for member in self.responses for _, p in member)]
 
@@ -80,7 +83,7 @@ class Bench:
         return picture, [sizes.vision_start_token, *visual, sizes.vision_end_token]
 
     def _response(self) -> tuple[list[int], ImageRef]:
-        half, (picture, seen) = self.setting.response // 2, self._shown(RESPONSE_PICTURE)
+        half, (picture, seen) = self.text // 2, self._shown(RESPONSE_PICTURE)
         return [*self._text(half), *seen, *self._text(half)], picture
 
     def after_prompt(self, sampled: Sampled, g: int) -> tuple[list[int], list[bool], list[float]]:
@@ -126,7 +129,7 @@ class Ours:
             optimizer(),
             suppressed=np.isin(np.arange(bench.sizes.language.vocabulary), bench.suppressed),
             objective=Objective(ratio='sequence', clip_low=0.2, clip_high=0.28, kl_coefficient=0.0),
-            remat='attention' if bench.setting.released else 'none',
+            remat='attention' if bench.released else 'none',
             dtype=jnp.dtype(bench.dtype),
         )
 
@@ -197,7 +200,7 @@ class Transformers:
         import torch
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-        self.bench, self.torch, self.large = bench, torch, bench.setting.released
+        self.bench, self.torch, self.large = bench, torch, bench.released
         self.device = 'cuda' if self.large else 'cpu'
         torch.set_default_dtype(getattr(torch, bench.dtype))
         with torch.device(self.device):
@@ -261,7 +264,7 @@ class Transformers:
         """One update on the mean of the members' sequence losses, gradients added up over
         micro-batches.
         """
-        torch, bench, micro = self.torch, self.bench, self.bench.setting.micro
+        torch, bench, micro = self.torch, self.bench, 1 if self.large else 2  # sequences
         if self.large and not self.model.training:
             self.model.gradient_checkpointing_enable()
             self.model.train()

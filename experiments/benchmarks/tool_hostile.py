@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import multiprocessing
@@ -27,7 +28,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,7 @@ import picture_bombs
 from small_world import encoded, picture
 
 from experiments.benchmarks.stand_ins import Service, chat, in_threads, served
+from experiments.benchmarks.tool_clients import FACT, Clients, Outcome, show, uploaded, verdict
 from tools_server.launch import ToolServer
 
 P99_S = 1.0
@@ -50,8 +52,10 @@ MOST_BYTES = 10**9
 SPARE = 3  # descriptors and threads that may come and go by themselves
 HOSTILE = 'hostile'  # begins every query, question and address of an attacker
 COUNTED = ('descriptors', 'threads', 'processes')
+PAUSE_S = 1.0  # between two calls of a client, in the mean
+WARM_S = 20.0  # of peace, and of attack, before any is counted
 QUIET_S = 15.0  # after the attack, before what is left is counted
-PAGE = b'<html><body><p>The tower is 330 m high.</p><p>It stands in Paris.</p></body></html>'
+PAGE = f'<html><body><p>{FACT}</p><p>It stands in Paris.</p></body></html>'.encode()
 # Attacks by name, with how many attackers do each.
 ATTACKERS = {'pages': 4, 'thumbnails': 2, 'pictures': 3, 'judged': 3, 'deep': 1, 'upload': 50}
 ATTACKERS |= {'heads': 12}
@@ -78,7 +82,7 @@ def stand_ins() -> type[Service]:
                 return {'organic': [{'title': None, 'thumbnailUrl': t} for t in thumbnails]}
             if self.path != '/search':
                 hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
-                return chat(rng.choice(replies)() if hostile else 'Yes')
+                return chat(rng.choice(replies)()) if hostile else verdict(body)
             if not body['q'].startswith(HOSTILE):
                 found = {'title': body['q'], 'snippet': 'A tower.', 'link': web + '/page/good'}
                 return {'organic': [found]}
@@ -95,7 +99,7 @@ def stand_ins() -> type[Service]:
     return Handler
 
 
-def attack(url: str, seconds: float, names: list[str]) -> None:
+def attack(url: str, seconds: float) -> None:
     """The attacks side by side for so long; runs in a process of its own."""
     end, rng, numbers = time.monotonic() + seconds, random.Random(1), itertools.count()
     bombs = [make() for make in picture_bombs.BOMBS.values()]
@@ -160,73 +164,25 @@ def attack(url: str, seconds: float, names: list[str]) -> None:
                 time.sleep(0.2)  # turned away, which is right
 
     kinds = pages, thumbnails, pictures, judged, deep, upload, heads
-    chosen = [work for work in kinds if work.__name__ in names]
-    works = [work for work in chosen for _ in range(ATTACKERS[work.__name__])]
+    works = [work for work in kinds for _ in range(ATTACKERS[work.__name__])]
     in_threads(again, works, seconds + 20)
 
 
-def uploaded(url: str, data: bytes) -> dict:
-    """The server's answer to an upload.
+def honest(clients: Clients, count: int, seconds: float) -> list[Outcome]:
+    """Calls of `count` clients that use the tools as a run does, with pauses of PAUSE_S in the mean."""
+    end, outcomes, numbers = time.monotonic() + seconds, [], itertools.count()
 
-    Raises:
-        requests.HTTPError: it was turned away.
-    """
-    headers = {'Content-Type': 'image/png', 'X-Deadline-S': '10'}
-    answer = requests.post(url + '/images', data=data, headers=headers, timeout=30)
-    answer.raise_for_status()
-    return answer.json()
-
-
-class Honest:
-    """Clients that use the tools as a run does, and note how long each call took; `pause_s` is the
-    mean time between two calls of a client, in seconds.
-    """
-
-    def __init__(self, url: str, pause_s: float):
-        self._url, self._pause_s = url, pause_s
-        self._image = uploaded(url, encoded(picture(7)))['sha256']
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.problems: Counter[str] = Counter()
-
-    def run(self, clients: int, seconds: float) -> Honest:
-        end = time.monotonic() + seconds
-        in_threads(lambda number: self._client(number, end), range(clients))
-        return self
-
-    def _client(self, number: int, end: float) -> None:
-        rng, session = random.Random(number), requests.Session()
-        for call in itertools.count():
-            time.sleep(rng.expovariate(1 / self._pause_s))
+    def client(seed: int) -> None:
+        rng = random.Random(seed)
+        while True:
+            time.sleep(rng.expovariate(1 / PAUSE_S))
             if time.monotonic() > end:
                 return
-            tool, body, right = self._call(rng, f'{number} {call}')
-            start, method = time.monotonic(), 'POST' if body else 'GET'
-            try:
-                answer = session.request(method, f'{self._url}/{tool}', json=body, timeout=60)
-                if answer.status_code != 200 or not right(answer.json()):
-                    self.problems[f'{tool}: {answer.status_code} {answer.text[:120]}'] += 1
-            except (requests.RequestException, ValueError) as error:
-                self.problems[f'{tool}: {type(error).__name__}'] += 1
-            self.seconds[tool].append(time.monotonic() - start)
+            tool = rng.choice(('live', 'crop', 'text_search', 'judge'))
+            outcomes.append(clients.send(clients.call(next(numbers), tool)))
 
-    def _call(
-        self, rng: random.Random, name: str
-    ) -> tuple[str, dict | None, Callable[[dict], bool]]:
-        left, query = rng.uniform(0, 0.5), f'How high is the tower {name}?'
-        box = [left, 0.1, left + rng.uniform(0.2, 0.5), 0.9]
-        judged = {'question': f'Which city {name}?', 'references': ['Paris']}
-        judged |= {'response': 'the French capital'}
-
-        def found(answer: dict) -> bool:
-            first = answer['results'][0]
-            return first['title'] == query and '330 m' in first['text']
-
-        return rng.choice((
-            ('live', None, lambda answer: answer == {'live': True}),
-            ('crop', {'image': self._image, 'bbox': box}, lambda answer: answer['height'] == 216),
-            ('text_search', {'query': query}, found),
-            ('judge', judged, lambda answer: answer['verdict'] is True),
-        ))  # fmt: skip
+    in_threads(client, range(count))
+    return outcomes
 
 
 def held(server: int) -> dict[str, int]:
@@ -242,63 +198,50 @@ def held(server: int) -> dict[str, int]:
     return dict(sums)
 
 
-def show(title: str, honest: Honest) -> float:
-    """Prints the calls of each tool; returns the 99th percentile of all, in seconds."""
-    for tool, seconds in sorted(honest.seconds.items()):
-        p50, p99 = np.quantile(seconds, (0.5, 0.99))
-        print(f'{title} {tool:12} {len(seconds):6} calls, median {1e3 * p50:6.1f} ms, '
-              f'99th percentile {1e3 * p99:7.1f} ms, slowest {max(seconds):6.2f} s')  # fmt: skip
-    return float(np.quantile(sum(honest.seconds.values(), []), 0.99))
-
-
 def under_attack(
-    server: ToolServer, seconds: float, options: argparse.Namespace
-) -> tuple[Honest, list[dict[str, int]]]:
-    """The honest clients with the attackers beside them, and what is held every half second."""
-    honest, given = Honest(server.url, options.pause_s), (server.url, seconds, options.attacks)
-    attackers = multiprocessing.Process(target=attack, args=given, daemon=True)
+    server: ToolServer, seconds: float, clients: Callable[[float], list[Outcome]]
+) -> tuple[list[Outcome], list[dict[str, int]]]:
+    """Outcomes of the honest clients beside the attackers, and what is held every half second."""
+    attackers = multiprocessing.Process(target=attack, args=(server.url, seconds), daemon=True)
     attackers.start()
-    with ThreadPoolExecutor(1) as clients:
-        run, samples = clients.submit(honest.run, options.clients, seconds), []
+    with ThreadPoolExecutor(1) as thread:
+        run, samples = thread.submit(clients, seconds), []
         while not run.done():
             samples.append(held(server.process.pid))
             time.sleep(0.5)
     attackers.join(60)
     attackers.kill()
     attackers.join()
-    return honest, samples
+    return run.result(), samples
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    add = parser.add_argument
-    add('--minutes', type=float, default=10.0)
-    add('--clients', type=int, default=50)
-    add('--pause_s', type=float, default=1.0, help='mean, between calls of a client')
-    add('--warm_s', type=float, default=20.0, help='of attack before any is counted')
-    add('--attacks', nargs='+', choices=ATTACKERS, default=list(ATTACKERS))
+    parser.add_argument('--minutes', type=float, default=10.0)
+    parser.add_argument('--clients', type=int, default=50)
     options = parser.parse_args()
-    os.environ['SERPER_API_KEY'] = 'k'
+    long_s, os.environ['SERPER_API_KEY'] = 60 * options.minutes, 'k'
+    short_s = min(WARM_S, long_s)
     with (
         served(stand_ins) as web,
         tempfile.TemporaryDirectory() as folder,
         ToolServer.start(configured(web), folder) as server,
     ):
-        quiet = Honest(server.url, options.pause_s).run(options.clients, options.warm_s)
-        show('in peace:    ', quiet)
+        clients = Clients(server.url, encoded(picture(7)), 30)
+        calls = functools.partial(honest, clients, options.clients)
+        show('in peace', calls(short_s))
         left = []
-        for seconds in (options.warm_s, 60 * options.minutes, options.warm_s):
-            found = under_attack(server, seconds, options)
+        for seconds in (short_s, long_s, short_s):
+            found = under_attack(server, seconds, calls)
             time.sleep(QUIET_S)
             left.append(held(server.process.pid))
             if len(left) == 2:
-                honest, memory = found
+                outcomes, memory = found
         alive = server.alive()
-    p99 = show('under attack:', honest)
-    count, lost = sum(map(len, honest.seconds.values())), sum(honest.problems.values())
-    print(f'honest calls: {count}, 99th percentile {p99:.2f} s (bar {P99_S:g} s), lost or wrong {lost} (bar 0)')  # fmt: skip  # noqa: E501
-    for problem, times in honest.problems.most_common(5):
-        print(f'  {times} × {problem}')
+    show('under attack', outcomes)
+    p99 = float(np.quantile([o.seconds for o in outcomes], 0.99))
+    lost = sum(o.outcome != 'ok' for o in outcomes)
+    print(f'99th percentile {p99:.2f} s (bar {P99_S:g} s), lost or wrong {lost} (bar 0)')
     most = max(memory, key=lambda sample: sample['bytes'])
     print(f'memory: highest {most["bytes"] / 1e6:.0f} MB (bar {MOST_BYTES / 1e6:.0f} MB), '
           f'{most["server_bytes"] / 1e6:.0f} MB of them the server itself, with {most["processes"] - 1} workers')  # fmt: skip  # noqa: E501

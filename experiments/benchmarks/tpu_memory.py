@@ -69,6 +69,10 @@ CHIPS = {
     'v6e': Chip(918e12, 1640e9, 448e9, 32 * GIB),
     'tpu7x': Chip(2307e12 / 2, 7380e9 / 2, 600e9 / 2, 96 * GIB),
 }
+COLUMNS = (
+    'Program', 'GiB of', 'arguments + temporaries + beside', 'Compiled in', 'FLOPs by hand',
+    'by the compiler', 'Collectives bring in', 'At least s: compute / memory / network', 'Binds',
+)  # fmt: skip
 ADVICE = {
     'training': "take fewer rows (micro_batch), remat 'full', more devices along mesh.fsdp, or a larger "
     'mesh.tensor',
@@ -131,22 +135,30 @@ def compiled_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled
         return compiled, written[0] if written else compiled.as_text()
 
 
+def row(found: dict[str, Any]) -> list[str]:
+    """A program's cells under COLUMNS."""
+    if 'total' not in found:
+        return [found['program'], found['sentence'], *[''] * 7]
+    sizes = ('total', 'limit', 'arguments', 'temporaries', 'beside')
+    gib = {name: f'{found[name] / GIB:.1f}' for name in sizes}
+    loops = found['unknown_loops']
+    return [
+        found['program'],
+        f'{gib["total"]} of {gib["limit"]}' + ('' if found['fits'] else ': too much'),
+        f'{gib["arguments"]} + {gib["temporaries"]} + {gib["beside"]}',
+        f'{found["compile_s"]:.0f} s',
+        f'{found["flops"]:.1e}',
+        f'{found["compiler_flops"]:.1e}',
+        in_words(found['moved']) + (f' ({loops} loops counted once)' if loops else ''),
+        ' / '.join(f'{found["least_s"][kind]:.2g}' for kind in ('compute', 'memory', 'network')),
+        found['binds'],
+    ]
+
+
 def shown(found: dict[str, Any]) -> str:
     """A program's lines for a terminal."""
-    if 'total' not in found:
-        return f'{found["program"]}: {found["sentence"]}'
-    sizes = ('total', 'limit', 'arguments', 'temporaries', 'beside')
-    g = {name: f'{found[name] / GIB:.2f}' for name in sizes}
-    least = ', '.join(f'{what} {1e3 * t:.1f} ms' for what, t in found['least_s'].items())
-    loops = found['unknown_loops']
-    loops = f' ({loops} loops of unknown length counted once)' if loops else ''
-    return (
-        f'{found["program"]}: {g["total"]} of {g["limit"]} GiB per device (arguments and results {g["arguments"]}, '
-        f'temporaries {g["temporaries"]}, held beside {g["beside"]}); compiled in {found["compile_s"]:.0f} s\n'
-        f'  {found["sentence"]} FLOPs per device: by hand {found["flops"]:.2e}, by the compiler, which counts a '
-        f"loop's body once, {found['compiler_flops']:.2e}\n"
-        f'  collectives bring in: {in_words(found["moved"])}{loops}\n  at least {least}; {found["binds"]} binds'
-    )
+    cells = (f'{name}: {cell}' for name, cell in zip(COLUMNS, row(found)) if cell)
+    return '\n  '.join([*cells, found['sentence']])
 
 
 def main(_: list[str]) -> None:

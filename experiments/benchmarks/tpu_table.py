@@ -17,14 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.compiled import in_words
-from experiments.benchmarks.work import GIB, markdown
+from experiments.benchmarks.tpu_memory import COLUMNS, row
+from experiments.benchmarks.work import markdown
 
-COLUMNS = (
-    'Slice', 'Program', 'Date', 'GiB of', 'arguments + temporaries + beside', 'Compiled in',
-    'FLOPs by hand', 'by the compiler', 'Collectives bring in',
-    'At least s: compute / memory / network', 'Binds',
-)  # fmt: skip
 # Config, part, slice, and what the slice changes in the config. A replica of the sampler is one
 # host of such a slice; for four devices out of a v6e:8x8 the compiler dies (libtpu 0.0.52), for
 # such a host alone it does not. 2048 divides no width; 64 chips of tpu7x are 128 devices.
@@ -56,37 +51,20 @@ accelerator type for it, v5p-128, counts TensorCores).
 """  # noqa: E501
 
 
-def row(found: dict[str, Any]) -> list[str]:
-    """A program's cells."""
-    start = [found['topology'], found['program'], found['date']]
-    if 'total' not in found:
-        return [*start, found['sentence'], *[''] * 7]
-    sizes = ('total', 'limit', 'arguments', 'temporaries', 'beside')
-    gib = {name: f'{found[name] / GIB:.1f}' for name in sizes}
-    loops = found['unknown_loops']
-    kinds = ('compute', 'memory', 'network')
-    return [
-        *start,
-        f'{gib["total"]} of {gib["limit"]}' + ('' if found['fits'] else ': too much'),
-        f'{gib["arguments"]} + {gib["temporaries"]} + {gib["beside"]}',
-        f'{found["compile_s"]:.0f} s',
-        f'{found["flops"]:.1e}',
-        f'{found["compiler_flops"]:.1e}',
-        in_words(found['moved']) + (f' ({loops} loops counted once)' if loops else ''),
-        ' / '.join(f'{found["least_s"][kind]:.2g}' for kind in kinds),
-        found['binds'],
-    ]
-
-
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown of the newest result of each program on each slice."""
     newest = {(r['what'], r['topology'], r['program']): r for r in results}
     groups: dict[str, list[dict[str, Any]]] = {}
     for found in newest.values():
         groups.setdefault(found['what'], []).append(found)
-    lines = [HEAD]
+    lines, (program, *columns) = [HEAD], COLUMNS
     for what, rows in groups.items():
-        lines += [f'\n## {what[0].upper() + what[1:]}\n', *markdown(COLUMNS, map(row, rows))]
+        cells = []
+        for found in rows:
+            name, *others = row(found)
+            cells.append([found['topology'], name, found['date'], *others])
+        head = ('Slice', program, 'Date', *columns)
+        lines += [f'\n## {what[0].upper() + what[1:]}\n', *markdown(head, cells)]
     return '\n'.join(lines) + '\n'
 
 

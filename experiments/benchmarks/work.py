@@ -1,10 +1,8 @@
-"""Pieces that benchmarks share: policies with random weights, pictures, operations, clocks, tables."""
+"""Pieces that benchmarks share: policies with random weights, operations, clocks, tables."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,14 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
-from PIL import Image
 
-from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.model.config import PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.policy import Policy
@@ -94,32 +89,30 @@ def optimizer() -> optax.GradientTransformation:
     return make_optimizer(ConfigDict(settings), 10)
 
 
-class Pictures:
-    """Random pictures by content hash, in the place of a tool server."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.random = np.random.default_rng(0)
-
-    def draw(self, size: Sequence[int]) -> ImageRef:
-        """A new picture of (width, height) pixels."""
-        pixels = self.random.integers(0, 255, (size[1] // 28, size[0] // 28, 3), np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).resize(size).save(buffer, 'PNG')
-        name = hashlib.sha256(buffer.getvalue()).hexdigest()
-        self.files[name] = buffer.getvalue()
-        return ImageRef(name, *size)
-
-    def image(self, name: str) -> bytes:
-        """A picture's file, as a tool client gives it."""
-        return self.files[name]
-
-
 def clock(work: Callable, *args: Any) -> tuple[float, Any]:
     """Seconds until the result is there, and the result."""
     began = time.perf_counter()
     out = jax.block_until_ready(work(*args))
     return time.perf_counter() - began, out
+
+
+def rates(n: int, m: int) -> tuple[float, float]:
+    """FLOP/s of a product and bytes/s of a copy, read and written: the most that XLA gives here.
+
+    Args:
+        n: width of the matrices, of bfloat16, or on a CPU of float32.
+        m: numbers that are copied.
+    """
+    times, dtype = 10, jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+    # Scaled so that products of products stay as large as they are.
+    a, b = (n**-0.5 * jax.random.normal(jax.random.key(i), (n, n), dtype) for i in range(2))
+    product = jax.jit(lambda a, b: jax.lax.fori_loop(0, times, lambda _, x: x @ b, a))
+    add, x = jax.jit(lambda x: x + 1), jnp.ones(m)
+
+    def best(*work: Any) -> float:
+        return min(clock(*work)[0] for _ in range(6))
+
+    return 2 * n**3 * times / best(product, a, b), 2 * x.nbytes / best(add, x)
 
 
 def apart(work: Callable, *args: Any) -> Any:

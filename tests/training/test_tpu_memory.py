@@ -81,7 +81,7 @@ def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
         and gradient['moved']['all-gather'] > 0
     )
     assert gradient['binds'] in gradient['least_s'] and gradient['unknown_loops'] == 0
-    assert 'binds' in shown(gradient) and found['sft update']['fits']
+    assert 'Binds: ' in shown(gradient) and found['sft update']['fits']
     tight = measured(programs[1], 'training', CHIPS['v5e']._replace(size=1.0))
     assert not tight['fits'] and 'take fewer rows (micro_batch)' in tight['sentence']
     described = {'topology': 'v5e:2x2', 'date': '2000-01-01', 'what': words}
