@@ -16,6 +16,7 @@ def common(task: str) -> dict:
         },  # devices that train; -1, once, takes what is left
         # True where every host of a pod or cluster starts this command; see docs/multi_host.md
         'multi_host': False,
+        'peer_timeout_s': 45.0,  # of silence, after which another of its processes counts as gone
         # folder of compiled programs, which a later start needs not compile; '' is
         'compilation_cache': '',
         # ~/.cache/sensesearch_jax/compiled, on several hosts WORKDIR-compiled; 'none' keeps none
@@ -222,6 +223,15 @@ def optimizer(**changes) -> dict:
         # so many in a row whose gradient is not finite, and which are not made, end the run
         'max_skipped_updates': 5,
         **changes,
+    }
+
+
+def checkpoint() -> dict:
+    """The checkpoints of a stage that are kept; the others are deleted."""
+    return {
+        'keep_last': 1,
+        'keep_every': 0,  # steps, by whose multiples checkpoints are kept too; 0: none are
+        'keep_best': 1,  # so many with the highest scores in validation are kept too
     }
 
 

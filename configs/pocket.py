@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from common import (
     agent,
+    checkpoint,
     cold_start,
     common,
     config,
@@ -40,7 +41,7 @@ def get_config(mode: str = 'full'):
         {'agent': agent(), 'rollout': rl_rollout()},
         data(train=pocket_train(360), rl=pocket_rl(40), eval=pocket_test(200)),
         cold_start(),
-        {'sft': sft(), 'rl': rl(), 'evaluate': evaluation()},
+        {'sft': sft(), 'rl': rl(), 'checkpoint': checkpoint(), 'evaluate': evaluation()},
     )
     if mode == 'smoke':
         full.update(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, data, pocket_rl, rl, rl_rollout
+from common import agent, checkpoint, common, config, data, pocket_rl, rl, rl_rollout
 
 
 def get_config():
@@ -18,7 +18,7 @@ def get_config():
         common('rl'),
         {'agent': agent(), 'rollout': rl_rollout()},
         data(rl=pocket_rl(40)),
-        {'rl': rl()},
+        {'rl': rl(), 'checkpoint': checkpoint()},
     )
     del settings.rollout.dtype  # RL samples in the type that it trains in
     return settings

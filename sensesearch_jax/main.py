@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
     from sensesearch_jax.config.resuming import check_paths, extent, may_change, reaches
-    from sensesearch_jax.runtime import multihost
+    from sensesearch_jax.runtime import multihost, peers, stopping
 
     check_paths(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import enable_compilation_cache, user_cache_folder
@@ -75,11 +75,15 @@ def main(arguments: list[str]) -> None:
             raise UserError(
                 f'multi_host is for {", ".join(MULTI_HOST)} with a --workdir that all hosts see.'
             )
-        multihost.start()
+        if not config.peer_timeout_s > 0:
+            raise UserError(f'peer_timeout_s is {config.peer_timeout_s}; give more than 0.')
+        multihost.start(config.peer_timeout_s)
+        peers.watch(config.peer_timeout_s)
         workdir = Path(WORKDIR.value)
         programs = workdir.with_name(f'{workdir.name}-compiled')  # which all hosts see
     else:
         programs = user_cache_folder()
+    stopping.listen()
     enable_compilation_cache(config.compilation_cache, programs)
     from sensesearch_jax.config.checks import check
 
@@ -132,10 +136,13 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 def guarded(arguments: list[str]) -> None:
     """`main`; the caller's mistakes end in a sentence and exit code 2, faults of the code raise."""
+    from sensesearch_jax.runtime import peers, stopping
     from tools_server.launch import ToolServerError
 
+    well = False
     try:
         main(arguments)
+        well = True
     except (UserError, ToolServerError) as error:
         if os.environ.get('SENSESEARCH_TRACEBACK'):
             raise
@@ -147,6 +154,19 @@ def guarded(arguments: list[str]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except stopping.Stopped as order:
+        print(
+            f'sensesearch_jax: stopped by {order}, and everything is saved; start the same command again'
+            f'{"" if WORKDIR.value else ", with the --workdir that was told above,"} to go on '
+            f'(exit code {stopping.EXIT_AGAIN}).',
+            file=sys.stderr,
+        )
+        sys.exit(stopping.EXIT_AGAIN)
+    except Exception:
+        peers.wait_for_missing()  # whose end may be the cause
+        raise
+    finally:
+        peers.end(well)
 
 
 if __name__ == '__main__':

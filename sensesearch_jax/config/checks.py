@@ -64,6 +64,7 @@ COUNTS = {
         'steps', 'questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch',
         'checkpoint_every', 'threads', 'max_skipped_updates', 'max_failed_steps',
     ),
+    'checkpoint': ('keep_last',),
     'evaluate': ('lanes', 'samples'),
     'benchmark': ('min_width', 'min_height'),
 }  # fmt: skip
@@ -93,6 +94,11 @@ def check(config: ConfigDict) -> None:
         for name in names if stage in config else ():
             if config[stage].get(name, 1) < 1:
                 raise UserError(f'{stage}.{name} is {config[stage][name]}; give 1 or more.')
+    for name in ('keep_every', 'keep_best') if 'checkpoint' in config else ():
+        if config.checkpoint[name] < 0:
+            raise UserError(
+                f'checkpoint.{name} is {config.checkpoint[name]}; give 0 (none) or more.'
+            )
     if config.get('max_skipped_updates', 1) < 1:
         raise UserError(f'max_skipped_updates is {config.max_skipped_updates}; give 1 or more.')
     if 'agent' in config:

@@ -89,6 +89,9 @@ FIELDS = {
         int, 'most pixels of an image as the policy sees it; 0: as its directory says'
     ),
     'multi_host': _operational(bool, 'whether every host starts this command; docs/multi_host.md'),
+    'peer_timeout_s': _operational(
+        float, 'seconds without a sign of life after which another process counts as gone'
+    ),
     'compilation_cache': _operational(
         str, "folder of compiled programs; '' is the user's cache, or beside the workdir; 'none'"
     ),
@@ -183,6 +186,13 @@ FIELDS = {
         int, "unit of the lengths of a row's packed trajectories; 0: they stay padded"
     ),
     'sft.length_window': Field(int, 'batches among which trajectories are sorted by length'),
+    'checkpoint.keep_last': _operational(int, 'newest checkpoints of a stage that are kept'),
+    'checkpoint.keep_every': _operational(
+        int, 'steps, by whose multiples checkpoints are kept too; 0: none are'
+    ),
+    'checkpoint.keep_best': _operational(
+        int, 'checkpoints with the highest scores in validation that are kept too; 0: none are'
+    ),
     **{f'rl.{name}': field for name, field in _OPTIMIZER.items()},
     'rl.algorithm': Field(str, "'bn_gspo', 'gspo' or 'grpo'; docs/method.md"),
     'rl.batch_scope': Field(

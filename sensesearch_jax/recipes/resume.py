@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.runtime.stopping import Stopped
+from sensesearch_jax.training.checkpointing import Checkpoints, Kept
 from sensesearch_jax.training.trainer import Learner
+
+
+def open_checkpoints(folder: Path, config: ConfigDict) -> Checkpoints:
+    """The checkpoints of a stage, kept as the config says.
+
+    Args:
+        folder: of the stage, which all processes share.
+        config: the run's `checkpoint`.
+    """
+    kept = Kept(config.keep_last, config.keep_every, config.keep_best)
+    return Checkpoints(folder / 'checkpoints', kept)
 
 
 def training_state(learner: Learner) -> dict:
@@ -23,6 +41,22 @@ def keep(learner: Learner, checkpoints: Checkpoints, step: int) -> None:
     """
     if step > (checkpoints.latest_step() or 0):
         checkpoints.save(step, training_state(learner))
+
+
+@contextlib.contextmanager
+def saved_if_stopped(learner: Learner, checkpoints: Checkpoints, step: int) -> Iterator[None]:
+    """Within it, the learner's state is saved when the run is told to stop.
+
+    Args:
+        learner: whose state it is, as long as nothing is updated.
+        checkpoints: the stage's.
+        step: steps after which it is the state.
+    """
+    try:
+        yield
+    except Stopped:
+        keep(learner, checkpoints, step)
+        raise
 
 
 def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int) -> UserError:

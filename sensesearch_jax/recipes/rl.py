@@ -16,7 +16,14 @@ from sensesearch_jax.data.mixing import Pool, step_questions
 from sensesearch_jax.data.questions import pools_of
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.evaluation.behaviour import behaviour
-from sensesearch_jax.recipes.resume import keep, not_finite, resume, training_state
+from sensesearch_jax.recipes.resume import (
+    keep,
+    not_finite,
+    open_checkpoints,
+    resume,
+    saved_if_stopped,
+    training_state,
+)
 from sensesearch_jax.recipes.rl_rollout import rl_engines, sample_groups, tools_down
 from sensesearch_jax.recipes.rl_update import (
     ALGORITHMS,
@@ -36,13 +43,12 @@ from sensesearch_jax.recipes.session import (
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.batch_losses import Objective
-from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.flops import utilization
 from sensesearch_jax.training.losses import check_options
 from sensesearch_jax.training.optimizer import make_optimizer
@@ -79,6 +85,7 @@ def rl(
     Raises:
         UserError: `rl.steps` was lowered, the gradients are no longer finite, or the tools failed
             on all trajectories of `rl.max_failed_steps` steps.
+        Stopped: a process was told to stop; the state is saved.
     """
     config, workdir = session.config.rl, session.workdir
     shared = multihost.shared_folder(workdir.path) / 'rl'
@@ -110,7 +117,10 @@ def rl(
     if session.config.rollout.warm_up:
         engines[0].warm_up()
         features.warm_up()
-    with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
+    with (
+        stopping.between_steps(),
+        open_checkpoints(shared, session.config.checkpoint) as checkpoints,
+    ):
         start = made = resume(learner, checkpoints)
         if start > config.steps:
             raise UserError(
@@ -124,9 +134,10 @@ def rl(
                     asked_at(step), config.questions_per_step, 'rl.questions_per_step'
                 )
                 updates = learner.updates
-                values = multihost.global_means(
-                    rl_step(session, loaded, features, engines, learner, reference, asked, step)
-                )
+                with saved_if_stopped(learner, checkpoints, made):
+                    values = multihost.global_means(
+                        rl_step(session, loaded, features, engines, learner, reference, asked, step)
+                    )
                 failed = 0 if values['usable_share'] else failed + 1
                 if learner.updates > updates:
                     made = step + 1
@@ -149,6 +160,8 @@ def rl(
                     (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
                 ) and made == step + 1:
                     checkpoints.save(made, training_state(learner))
+                with saved_if_stopped(learner, checkpoints, made):
+                    stopping.check(step + 1)
     save_policy_directory(learner.policy, loaded, folder, config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder

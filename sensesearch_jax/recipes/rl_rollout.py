@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutStatistics, rollout
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.seeds import hash_seed
 from sensesearch_jax.training.trainer import Learner
 
@@ -115,13 +116,20 @@ def sample_groups(
 
     Returns:
         (groups in the order of the questions, what sampling cost).
+
+    Raises:
+        Stopped: a process was told to stop; the groups that were finished are on disk.
     """
     config = session.config
     path = trajectories_path(session, step)
     members: dict[
         str, dict[int, Trajectory]
     ] = {}  # a group that was torn is on disk in part, and later as a whole
-    for trajectory in read_trajectories(path):
+    # Of a start with more processes, another may have sampled what is this one's now.
+    of_others = [other for other in every_process(path, session) if other != path]
+    for trajectory in itertools.chain(
+        *(read_trajectories(other, mend=False) for other in of_others), read_trajectories(path)
+    ):
         members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
     found = {
         name: [group[g] for g in sorted(group)]
@@ -151,8 +159,19 @@ def sample_groups(
         tool_threads=config.rollout.tool_threads,
         judge_threads=config.rollout.judge_threads,
         on_group=note,
+        to_stop=stopping.ordered,
     )
+    stopping.check()
     return [found[q.id] for q in asked], cost
+
+
+def every_process(path: Path, session: Session) -> list[Path]:
+    """The files of that name in the workdirs of all processes, of this start and earlier ones."""
+    within, first = (
+        path.relative_to(session.workdir.path),
+        multihost.shared_folder(session.workdir.path),
+    )
+    return [folder / within for folder in (first, *first.parent.glob(f'{first.name}-process-*'))]
 
 
 def trajectories_path(session: Session, step: int) -> Path:

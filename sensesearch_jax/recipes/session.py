@@ -265,16 +265,20 @@ def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
         file.flush()
 
 
-def read_trajectories(path: Path) -> list[Trajectory]:
+def read_trajectories(path: Path, *, mend: bool = True) -> list[Trajectory]:
     """The trajectories of a file; none if it is missing.
 
-    A last line that a killed process left torn is dropped, in the file too.
+    A last line that a killed process left torn is dropped.
+
+    Args:
+        path: of the file.
+        mend: whether it is dropped in the file too; not in one that another process writes.
     """
     if not path.is_file():
         return []
     data = path.read_bytes()
     whole = data.rfind(b'\n') + 1
-    if whole < len(data):
+    if mend and whole < len(data):
         with open(path, 'r+b') as file:
             file.truncate(whole)
     return [

@@ -18,7 +18,13 @@ from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import by_length
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import BATCHES_AT_ONCE
-from sensesearch_jax.recipes.resume import not_finite, resume, training_state
+from sensesearch_jax.recipes.resume import (
+    not_finite,
+    open_checkpoints,
+    resume,
+    saved_if_stopped,
+    training_state,
+)
 from sensesearch_jax.recipes.rows import row_batch, row_length, suppressed_mask
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
@@ -29,12 +35,11 @@ from sensesearch_jax.recipes.session import (
     save_policy_directory,
 )
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.flops import utilization
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
@@ -72,6 +77,10 @@ def sft(
 
     Returns:
         The policy directory.
+
+    Raises:
+        UserError: the gradients are no longer finite.
+        Stopped: a process was told to stop; the state is saved.
     """
     config, workdir = session.config.sft, session.workdir
     shared = multihost.shared_folder(workdir.path) / 'sft'
@@ -101,7 +110,10 @@ def sft(
         threads=config.threads,
         trained=trained_part(config),
     )
-    with Checkpoints(shared / 'checkpoints', keep=1) as checkpoints:
+    with (
+        stopping.between_steps(),
+        open_checkpoints(shared, session.config.checkpoint) as checkpoints,
+    ):
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
         with Progress('sft', steps, initial=start) as bar:
@@ -131,16 +143,17 @@ def sft(
                 cost |= utilization(flops, seconds, session.mesh.size)
                 session.metrics.write('sft', step + 1, values | memory_use() | cost)
                 bar.update(loss=values['loss'])
+                made = step + 1 - learner.skipped_in_a_row
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
-                    raise not_finite(
-                        learner, checkpoints, 'sft', step + 1 - learner.skipped_in_a_row
-                    )
+                    raise not_finite(learner, checkpoints, 'sft', made)
                 if (
                     (step + 1) % config.checkpoint_every == 0
                     and step + 1 < steps
                     and not learner.skipped_in_a_row
                 ):
                     checkpoints.save(step + 1, training_state(learner))
+                with saved_if_stopped(learner, checkpoints, made):
+                    stopping.check(step + 1)
     save_policy_directory(learner.policy, loaded, folder, config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder

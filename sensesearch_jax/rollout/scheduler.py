@@ -29,6 +29,8 @@ from sensesearch_jax.rollout.task_queue import Task, TaskQueue
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.threads import parallel_map
 
+LOOK_S = 1.0  # seconds between two looks whether to stop, where only tools are waited for
+
 
 @dataclass(frozen=True)
 class RolloutLimits:
@@ -91,6 +93,7 @@ def rollout(
     judge_threads: int,
     on_group: Callable[[list[Trajectory]], None] = lambda group: None,
     on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
+    to_stop: Callable[[], object] = lambda: False,
 ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
     """Samples every task's trajectories.
 
@@ -109,6 +112,7 @@ def rollout(
         on_group: called with each finished and scored group, in the order in which they finish, one
             call at a time.
         on_turn: called with each finished turn, its observation included; likewise.
+        to_stop: asked all the time; once it is true, what is not finished is given up.
 
     Returns:
         the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered),
@@ -150,6 +154,7 @@ def rollout(
             pool,
             Scoring(scorer, judges),
             in_turn(on_turn),
+            to_stop,
         )
         for engine in engines
     ]
@@ -183,7 +188,9 @@ class _Rollout:
         pool: ThreadPoolExecutor,
         scoring: Scoring,
         on_turn: Callable[[Trajectory, Turn], None],
+        to_stop: Callable[[], object],
     ):
+        self.to_stop = to_stop
         self.queue, self.engine, self.chat, self.environment, self.features = (
             queue,
             engine,
@@ -200,6 +207,9 @@ class _Rollout:
 
     def loop(self) -> None:
         while self.queue.left or ((self.lanes or self.scoring.waiting) and not self.queue.stopped):
+            if self.to_stop():
+                self.queue.stop()
+                return
             self.queue.fetch()
             self._hand_over()
             self._open()
@@ -211,10 +221,10 @@ class _Rollout:
                 self._wait([*self.calls, *self.queue.fetching], self.scoring.pending)
 
     def _wait(self, calls: Sequence[Future], verdicts: Sequence[Future]) -> None:
-        """Until one of them is there."""
+        """Until one of them is there, or it is time to look whether to stop."""
         since = time.monotonic()
         if calls or verdicts:
-            wait([*calls, *verdicts], return_when=FIRST_COMPLETED)
+            wait([*calls, *verdicts], timeout=LOOK_S, return_when=FIRST_COMPLETED)
         waited = time.monotonic() - since
         if calls:
             self.statistics.waiting_for_tools += waited

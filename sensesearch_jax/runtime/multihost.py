@@ -21,11 +21,14 @@ from sensesearch_jax.errors import UserError
 T = TypeVar('T')
 
 
-def start() -> None:
+def start(peer_timeout_s: float) -> None:
     """Initializes jax.distributed, before anything else uses jax.
 
     On TPU pods, GKE, SLURM and under MPI jax finds the other processes by itself. Elsewhere it needs
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (docs/multi_host.md).
+
+    Args:
+        peer_timeout_s: seconds of silence after which runtime/peers.py counts a process as gone.
 
     Raises:
         UserError: these variables are missing, or the other processes cannot be reached.
@@ -36,7 +39,10 @@ def start() -> None:
 
     try:
         jax.distributed.initialize(
-            num_processes=number('JAX_NUM_PROCESSES'), process_id=number('JAX_PROCESS_ID')
+            num_processes=number('JAX_NUM_PROCESSES'),
+            process_id=number('JAX_PROCESS_ID'),
+            # jax aborts without a sentence; it is not to be the first to notice
+            heartbeat_timeout_seconds=int(2 * peer_timeout_s + 60),
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(

@@ -1,9 +1,10 @@
 """Checkpoints of a stage: the arrays of a step, complete or not there at all.
 
 Orbax writes a step under a temporary name and renames it when everything is on disk, so a process
-killed while saving leaves the previous step as the latest. What this module adds: mismatches are
-refused, where Orbax would truncate or pad an array of another shape without a word and skip a save
-whose step is not new.
+killed while saving leaves the previous step as the latest. It copies the arrays to the host's memory
+and writes them from there while training goes on. What this module adds: mismatches are refused,
+where Orbax would truncate or pad an array of another shape without a word and skip a save whose step
+is not new.
 """
 
 import os
@@ -14,7 +15,12 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    EveryNSteps,
+    LatestN,
+    PreservationPolicy,
+)
 
 from sensesearch_jax.errors import UserError
 
@@ -24,6 +30,20 @@ class Restored(NamedTuple):
 
     step: int
     arrays: Any
+
+
+class Kept(NamedTuple):
+    """The policy by which checkpoints are kept; the others are deleted.
+
+    Args:
+        last: newest ones, at least 1.
+        every: those of the steps that this number divides; 0: none for that.
+        best: those with the highest scores; 0: none for that.
+    """
+
+    last: int
+    every: int
+    best: int
 
 
 class BestScored(PreservationPolicy):
@@ -53,7 +73,7 @@ class BestScored(PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints in one directory, of which the newest few are kept, and the best by `score`.
+    """The checkpoints in one directory, of which some are kept.
 
     In a program of several processes all of them call every method together; arrays may be sharded
     over all devices.
@@ -61,22 +81,25 @@ class Checkpoints:
     Args:
         directory: of the steps, one folder each; nothing else may use it. It is made if needed, and
             what a killed save left behind is removed.
-        keep: how many of the newest steps to keep, at least 1.
+        kept: which of them are kept.
 
     Raises:
-        ValueError: keep is below 1.
+        ValueError: `kept.last` is below 1, or another count below 0.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f'keep must be at least 1, got {keep}.')
+    def __init__(self, directory: str | os.PathLike[str], kept: Kept):
+        if kept.last < 1 or min(kept) < 0:
+            raise ValueError(
+                f'At least the last checkpoint must be kept, and counts be 0 or more: {kept}.'
+            )
         self.directory = Path(directory).absolute()
-        self._scored = BestScored({}, count=1)
+        self._scored = BestScored({}, kept.best)
+        every = [EveryNSteps(kept.every)] if kept.every else []
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), self._scored]),
+            preservation_policy=AnyPreservationPolicy([LatestN(kept.last), *every, self._scored]),
             create=True,
             cleanup_tmp_directories=True,
-            enable_async_checkpointing=False,
+            enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -89,7 +112,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def score(self, step: int, value: float) -> None:
-        """Notes how good a step is, more is better; the best one is not removed.
+        """Notes how good a step is, more is better; the best ones are not removed.
 
         Scores are not stored: whoever opens the directory again gives them again.
         """
@@ -100,7 +123,10 @@ class Checkpoints:
         return next(iter(self._scored.best(self.steps())), None)
 
     def save(self, step: int, arrays: Any) -> None:
-        """Saves a step; afterwards the oldest ones beyond `keep` are removed, but not the best.
+        """Saves a step; afterwards those that are not to be kept are deleted.
+
+        Returns as soon as the arrays are copied: they may be changed or donated then. They are on
+        disk after `wait`, or when the next `save` has begun to copy.
 
         Args:
             step: number of the step, above every step saved so far.
@@ -126,6 +152,10 @@ class Checkpoints:
         )
         self._manager.save(step, args=items)
 
+    def wait(self) -> None:
+        """Waits until the last save is on disk, and raises what went wrong with it."""
+        self._manager.wait_until_finished()
+
     def restore(self, target: Any, step: int | None = None) -> Restored | None:
         """Reads a step back.
 
@@ -143,6 +173,7 @@ class Checkpoints:
             ValueError: the step does not exist, or its arrays have other names, shapes or dtypes
                 than the target's.
         """
+        self.wait()
         if step is None and (step := self.latest_step()) is None:
             return None
         if step not in self._manager.all_steps():
@@ -166,7 +197,7 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Frees the directory."""
+        """Waits for the last save, and frees the directory."""
         self._manager.close()
 
     def __enter__(self) -> Self:

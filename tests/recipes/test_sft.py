@@ -19,7 +19,7 @@ from sensesearch_jax.recipes.session import Session, load_policy_directory, unsa
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.checkpointing import Checkpoints, Kept
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'sft.py'
 
@@ -123,7 +123,9 @@ def test_updates_that_are_not_finite_end_the_run_with_the_last_good_state(train,
     ):
         train(tmp_path / 'torn', {}, broken=(1, 2))
     assert not (tmp_path / 'torn' / 'sft' / 'policy').exists()
-    with Checkpoints(tmp_path / 'torn' / 'sft' / 'checkpoints') as checkpoints:
+    with Checkpoints(
+        tmp_path / 'torn' / 'sft' / 'checkpoints', Kept(last=1, every=0, best=0)
+    ) as checkpoints:
         assert checkpoints.steps() == [1]
     steps = read_metrics(tmp_path / 'torn' / 'metrics.jsonl', 'sft')
     assert [m['values']['skipped_updates'] for m in steps] == [0, 1, 1]

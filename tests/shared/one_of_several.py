@@ -30,7 +30,7 @@ def step(folder, processes=1, index=0):
     from sensesearch_jax.runtime.mesh import local, make_mesh
     from sensesearch_jax.runtime.multihost import pad_alike
     from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
-    from sensesearch_jax.training.checkpointing import Checkpoints
+    from sensesearch_jax.training.checkpointing import Checkpoints, Kept
     from sensesearch_jax.training.optimizer import make_optimizer
     from sensesearch_jax.training.trainer import Learner
 
@@ -66,7 +66,7 @@ def step(folder, processes=1, index=0):
     values = learner.rl_step(
         [(batch, PolicyTargets(advantages, batch.valid[:, :, 1:].any(-1), None))]
     )
-    with Checkpoints(folder / 'checkpoints') as checkpoints:
+    with Checkpoints(folder / 'checkpoints', Kept(last=1, every=0, best=0)) as checkpoints:
         checkpoints.save(1, training_state(learner))
         before = local(learner.parameters)
         learner.parameters = jax.tree.map(lambda x: x * 0, learner.parameters)

@@ -5,13 +5,16 @@ tools are called.
 
 A random policy writes nothing that parses and earns nothing, and where all fail alike nothing is
 learned. Here action and reward follow from the very tokens that were sampled, as in a real run.
+Where the environment has TOY_TOOLS_S, each tool takes up to so many seconds.
 `write_toy_policy` makes such a policy: for runs of many steps, and runs that are killed, in
 seconds.
 """
 
 from __future__ import annotations
 
+import os
 import runpy
+import time
 import zlib
 from pathlib import Path
 from unittest import mock
@@ -70,6 +73,13 @@ def by_chance(self, text):
     return ParsedTurn('thought', ACTIONS[zlib.crc32(text.encode()) % len(ACTIONS)])
 
 
+def slowly(self, action, images, execute=Environment.execute):
+    """In the place of `Environment.execute`; the time follows from the action alone."""
+    share = zlib.crc32(repr((action, images)).encode()) % 100 / 100
+    time.sleep(share * float(os.environ.get('TOY_TOOLS_S', 0)))
+    return execute(self, action, images)
+
+
 def reward(self, trajectory, verdict, scored=Scorer.scored):
     """In the place of `Scorer.scored`, with a share by chance."""
     values, state = scored(self, trajectory, verdict)
@@ -79,5 +89,6 @@ def reward(self, trajectory, verdict, scored=Scorer.scored):
 
 if __name__ == '__main__':
     Environment.parse = by_chance
+    Environment.execute = slowly
     Scorer.scored = reward
     app.run(main.guarded, flags_parser=main.parse_flags)

@@ -14,7 +14,9 @@ import optax
 import pytest
 from flax import nnx
 
-from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.checkpointing import Checkpoints, Kept
+
+TWO = Kept(last=2, every=0, best=0)
 
 
 class Pair(NamedTuple):
@@ -38,13 +40,14 @@ def assert_same(a, b):
 
 
 def test_round_trip_and_keep(tmp_path):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with Checkpoints(tmp_path, TWO) as checkpoints:
         assert checkpoints.restore(tree()) is None and checkpoints.latest_step() is None
         for step in (1, 5, 7):
             checkpoints.save(step, tree(float(step)))
+        checkpoints.wait()
         assert checkpoints.steps() == [5, 7]
     abstract = jax.eval_shape(tree)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, TWO) as checkpoints:
         newest = checkpoints.restore(abstract)
         older = checkpoints.restore(tree(0.0), step=5)
     assert newest.step == 7
@@ -57,19 +60,44 @@ def test_the_best_outlives_the_newest(tmp_path):
     """A score comes after its step is saved, and again where the directory is opened again."""
     scores = {1: 0.2, 2: 0.5, 3: 0.1, 4: 0.5, 5: 0.3}
     # the first is the best, until the second has its score
+    kept_best = Kept(last=1, every=0, best=1)
     kept = {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [4, 6]}
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, kept_best) as checkpoints:
         for step in kept:
             checkpoints.save(step, {'w': np.full(2, float(step))})
+            checkpoints.wait()
             assert checkpoints.steps() == kept[step]
             if step in scores:
                 checkpoints.score(step, scores[step])
         assert checkpoints.best_step() == 4
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(tmp_path, kept_best) as checkpoints:
         assert checkpoints.best_step() is None
         checkpoints.score(4, 0.5)
         checkpoints.save(7, {'w': np.zeros(2)})
+        checkpoints.wait()
         assert checkpoints.steps() == [4, 7] and checkpoints.best_step() == 4
+
+
+def test_the_last_and_every_third_are_kept(tmp_path):
+    with Checkpoints(tmp_path, Kept(last=2, every=3, best=0)) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(step, {'w': jnp.full(3, step)})
+        checkpoints.wait()
+        assert checkpoints.steps() == [3, 6, 7, 8]
+        assert checkpoints.restore({'w': jnp.zeros(3, int)}, step=6).arrays['w'][0] == 6
+
+
+def test_what_is_saved_is_the_state_at_the_call(tmp_path):
+    """Training goes on while it is written, into the very buffers and arrays."""
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    arrays = {'jax': jnp.zeros(1_000_000), 'numpy': np.zeros(1_000_000, np.float32)}
+    with Checkpoints(tmp_path, TWO) as checkpoints:
+        checkpoints.save(1, arrays)
+        arrays['numpy'][:] = 9
+        for _ in range(3):
+            arrays['jax'] = step(arrays['jax'])
+        restored = checkpoints.restore(arrays).arrays
+    assert not any(x.any() for x in jax.tree.leaves(restored))
 
 
 def test_module_and_optimizer_state(tmp_path):
@@ -80,7 +108,7 @@ def test_module_and_optimizer_state(tmp_path):
         return {'params': params, 'optimizer': optimizer.init(params)}
 
     saved = jax.tree.map(lambda x: x + 1, state())
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, TWO) as checkpoints:
         checkpoints.save(0, saved)
         restored = checkpoints.restore(jax.eval_shape(state))
     assert_same(restored.arrays, saved)
@@ -104,16 +132,17 @@ def test_module_and_optimizer_state(tmp_path):
     ],
 )
 def test_another_shape_is_refused(tmp_path, target, sentence):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, TWO) as checkpoints:
         checkpoints.save(1, {'w': jnp.ones((3, 4)), 'b': jnp.ones(2)})
         with pytest.raises(ValueError, match=f'does not fit this program: {sentence}'):
             checkpoints.restore(target)
 
 
 def test_mistakes_are_refused_with_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match='keep must be at least 1'):
-        Checkpoints(tmp_path / 'none', keep=0)
-    with Checkpoints(tmp_path) as checkpoints:
+    for kept in (Kept(0, 0, 0), Kept(1, -1, 0), Kept(1, 0, -1)):
+        with pytest.raises(ValueError, match='At least the last checkpoint must be kept'):
+            Checkpoints(tmp_path / 'none', kept)
+    with Checkpoints(tmp_path, TWO) as checkpoints:
         checkpoints.save(3, {'w': jnp.ones(2)})
         for step in (3, 2, -1):
             with pytest.raises(ValueError, match='the latest there is 3'):
@@ -128,9 +157,9 @@ def test_mistakes_are_refused_with_a_sentence(tmp_path):
 SAVE_FOREVER = """
 import sys
 import jax, jax.numpy as jnp
-from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.checkpointing import Checkpoints, Kept
 
-checkpoints = Checkpoints(sys.argv[1], keep=2)
+checkpoints = Checkpoints(sys.argv[1], Kept(last=2, every=0, best=0))
 make = lambda step: {f"w{i}": jnp.full((64, 64), step, jnp.int32) for i in range(20)}
 restored = checkpoints.restore(jax.eval_shape(lambda: make(0)))
 step = 0
@@ -155,9 +184,10 @@ def test_the_latest_complete_step_survives_kills(tmp_path):
             time.sleep(0.4 + moment.random() * 0.4)
             child.kill()
     assert started_from == sorted(started_from) and started_from[-1] > 0
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, TWO) as checkpoints:
         restored = checkpoints.restore({f'w{i}': np.zeros((64, 64), np.int32) for i in range(20)})
         assert restored.step >= started_from[-1]
         assert all((np.asarray(x) == restored.step).all() for x in restored.arrays.values())
         checkpoints.save(restored.step + 1, {'w': jnp.ones(2)})
+        checkpoints.wait()
         assert all(name.isdigit() for name in (path.name for path in tmp_path.iterdir()))

@@ -28,7 +28,7 @@ from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.training.checkpointing import Checkpoints
+from sensesearch_jax.training.checkpointing import Checkpoints, Kept
 from sensesearch_jax.training.optimizer import decays, finite_update
 
 LOGGED_EVERY = 20  # steps
@@ -136,7 +136,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     held_out = examination(config, curriculum)
     began, saved = time.monotonic(), time.monotonic()
     with (
-        Checkpoints(workdir / 'checkpoints', keep=1) as checkpoints,
+        Checkpoints(workdir / 'checkpoints', Kept(last=1, every=0, best=0)) as checkpoints,
         MetricWriter(workdir / 'metrics.jsonl') as metrics,
     ):
         restored = checkpoints.restore(trainer.state)

@@ -1,0 +1,47 @@
+"""A run that a scheduler stops saves its state, says how to go on, and goes on from there."""
+
+import json
+import signal
+import time
+
+import toy_runs
+
+from sensesearch_jax.runtime.metrics import read_metrics
+from sensesearch_jax.runtime.stopping import EXIT_AGAIN
+
+SETTINGS = {
+    'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
+    'rl.steps': 100,
+    'rl.questions_per_step': 2,
+    'rl.micro_batch': 1,
+    'rl.checkpoint_every': 100,
+}
+
+
+def test_a_stopped_run_saves_the_steps_that_it_has_made(policy_folder, tmp_path):
+    output, workdir = tmp_path / 'output.txt', tmp_path / 'run'
+
+    def steps():
+        return [r['step'] for r in read_metrics(workdir / 'metrics.jsonl', 'rl')]
+
+    def run_until(made, order):
+        process = toy_runs.start('rl', workdir, policy_folder, SETTINGS, output)
+        while made not in steps():
+            assert process.poll() is None, output.read_text()[-3000:]
+            time.sleep(0.005)
+        process.send_signal(order)
+        assert process.wait(120) == EXIT_AGAIN, output.read_text()[-3000:]
+        (saved,) = [int(p.name) for p in (workdir / 'rl' / 'checkpoints').iterdir()]
+        return saved
+
+    first = run_until(1, signal.SIGTERM)
+    assert first >= 1
+    assert 'stopped by SIGTERM, and everything is saved; start the same command' in (
+        output.read_text()
+    )
+    second = run_until(first + 1, signal.SIGUSR1)
+    assert second > first and 'stopped by SIGUSR1' in output.read_text()
+    assert steps()[:second] == list(range(1, second + 1))
+    for file in (workdir / 'rl' / 'trajectories').iterdir():
+        named = [(t['question']['id'], t['member']) for t in map(json.loads, file.open())]
+        assert len(named) == len(set(named))
