@@ -295,6 +295,8 @@ def rl() -> dict:
         format_weight=0.0,
         evidence_weight=0.5,
         tool_prices={'text_search': 0.0, 'image_search': 0.0, 'image_crop': 0.0},
+        # calls are free before that step: first the policy learns to use its tools, then to spare
+        price_from_step=0,
         checkpoint_every=2,
         max_failed_steps=3,
     )  # so many in a row in which tools or judge failed every trajectory end the run, to be mended

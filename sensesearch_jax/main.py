@@ -10,10 +10,11 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.allocator import keep_memory
@@ -46,18 +47,8 @@ def main(arguments: list[str]) -> None:
     """Checks what was asked for, opens the workdir, runs the task."""
     if len(arguments) > 1:
         raise UserError(f"'{arguments[1]}' is no option; fields are set as --config.field=value.")
-    config = CONFIG.value
-    if config is None:
-        raise UserError(
-            'There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.'
-        )
-    try:
-        name = config.get('task')
-    except OSError:  # only a look at a field tells that there is no such file
-        given = next((a for a in sys.argv if a.startswith(('--config=', '-config='))), '--config')
-        if Path(given.partition('=')[2].partition(':')[0]).is_file():
-            raise  # something that the file itself wants is missing
-        raise UserError(f'{given} names no file; give one of configs/*.py.') from None
+    config = config_of_flag()
+    name = config.get('task')
     if name not in TASKS:
         raise UserError(f"The config's task '{name}' is unknown; choose from {', '.join(TASKS)}.")
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
@@ -111,6 +102,27 @@ def main(arguments: list[str]) -> None:
         workdir.mark_done('run', extent(config))
 
 
+def config_of_flag() -> ConfigDict:
+    """The config of the flag.
+
+    Raises:
+        UserError: there is none, or no such file.
+    """
+    config = CONFIG.value
+    if config is None:
+        raise UserError(
+            'There is no --config; give one of configs/*.py, such as --config=configs/pocket.py.'
+        )
+    try:
+        config.get('task')
+    except OSError:  # only a look at a field tells that there is no such file
+        given = next((a for a in sys.argv if a.startswith(('--config=', '-config='))), '--config')
+        if Path(given.partition('=')[2].partition(':')[0]).is_file():
+            raise  # something that the file itself wants is missing
+        raise UserError(f'{given} names no file; give one of configs/*.py.') from None
+    return config
+
+
 def parse_flags(arguments: list[str]) -> list[str]:
     """Absl's parsing, with one sentence for an unknown config field or a value of another type."""
     try:
@@ -134,14 +146,16 @@ def parse_flags(arguments: list[str]) -> list[str]:
     sys.exit(2)
 
 
-def guarded(arguments: list[str]) -> None:
-    """`main`; the caller's mistakes end in a sentence and exit code 2, faults of the code raise."""
+def guarded(arguments: list[str], started: Callable[[list[str]], None] | None = None) -> None:
+    """`main` or another; the caller's mistakes end in a sentence and exit code 2, faults of the code
+    raise.
+    """
     from sensesearch_jax.runtime import peers, stopping
     from tools_server.launch import ToolServerError
 
     well = False
     try:
-        main(arguments)
+        (started or main)(arguments)
         well = True
     except (UserError, ToolServerError) as error:
         if os.environ.get('SENSESEARCH_TRACEBACK'):

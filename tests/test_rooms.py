@@ -9,7 +9,7 @@ ROOMS = (
     'config', 'recipes', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data', 'batching', 'model',
     'agent', 'runtime', 'errors',
 )  # fmt: skip
-FREE = 'main', 'pocket'  # what starts a run, and the demo, may import every room
+FREE = 'main', 'sweep', 'pocket'  # what starts a run or many, and the demo, may import every room
 
 
 def imports():

@@ -143,6 +143,20 @@ def check(config: ConfigDict) -> None:
         make_objective(config.rl)
         with field('rl.tool_prices'):
             check_prices(config.rl.tool_prices)
+        check_price_phase(config.rl)
+
+
+def check_price_phase(rl: ConfigDict) -> None:
+    """Whether a second phase with a price on calls is one."""
+    if not 0 <= rl.price_from_step <= rl.steps:
+        raise UserError(
+            f'rl.price_from_step is {rl.price_from_step}, and the run has rl.steps {rl.steps}; give 0 (from the '
+            'first step on) or one of them.'
+        )
+    if rl.price_from_step and not any(rl.tool_prices.values()):
+        raise UserError(
+            f'rl.price_from_step is {rl.price_from_step}, but all rl.tool_prices are 0; give a price, or 0 here.'
+        )
 
 
 def check_agent(agent: ConfigDict) -> None:

@@ -219,6 +219,9 @@ FIELDS = {
     'rl.format_weight': Field(float, 'weight of format in the reward'),
     'rl.evidence_weight': Field(float, 'weight of evidence in the reward'),
     'rl.tool_prices': Field(dict, "a call's price in the reward, by tool"),
+    'rl.price_from_step': Field(
+        int, 'first step, from 1, whose calls cost that; 0: the first of all'
+    ),
     'rl.max_failed_steps': _operational(
         int, 'steps in a row without a usable group, after which the run ends'
     ),

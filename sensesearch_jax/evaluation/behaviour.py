@@ -18,7 +18,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     but OK over all.
 
     Returns:
-        'reward', 'accuracy', 'accuracy/CATEGORY', 'format' and 'evidence' of the reward; 'turns',
+        'reward', 'accuracy', 'accuracy/CATEGORY', 'format', 'evidence' and 'tool_cost' of the reward; 'turns',
         'response_length' (tokens that the policy wrote), 'tool_calls/NAME' and 'repetition'
         (whether a call was repeated), each per trajectory; and the states by name.
     """
@@ -34,6 +34,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         'accuracy': mean(t.reward['accuracy'] for t in counted),
         'format': mean(t.reward['format'] for t in counted),
         'evidence': mean(t.reward['evidence'] for t in counted),
+        'tool_cost': mean(t.reward['tool_cost'] for t in counted),
         'turns': mean(len(t.turns) for t in counted),
         'response_length': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
         'repetition': mean(repeats_call(t) for t in counted),

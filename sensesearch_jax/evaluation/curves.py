@@ -48,6 +48,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart('Accuracy by category', {f'accuracy/{k}': v for k, v in _KINDS.items()}, share=True),
         _single('Format', 'format', share=True),
         _single('Evidence shown by tools', 'evidence', share=True),
+        _single('Price of the tool calls', 'tool_cost'),
         Chart('Tool calls per trajectory', {f'tool_calls/{k}': v for k, v in _TOOLS.items()}),
         _single('Turns per trajectory', 'turns'),
         _single('Response length', 'response_length', unit='tokens'),
@@ -110,9 +111,10 @@ def curve_sections(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     Returns:
       Per stage {'stage', 'charts', 'others'}; `others` are the charts of metrics that `CHARTS` does
       not name. A chart has 'title', 'unit', 'share', 'low', 'high' (axis), 'first', 'last' (steps),
-      'target' (height of the line, if any) and 'curves'. A curve has 'label', 'last' (smoothed
-      value), 'raw' and 'smooth' (points in a 100×100 box) and 'data' (label, steps, raw and
-      smoothed values, for reading off).
+      'target' (height of the line, if any) and 'curves'. A curve has 'label', 'colour' (its CSS
+      class), 'last' (smoothed value), 'raw' and 'smooth' (points in a 100×100 box), 'band' (outline
+      of a spread, '' without one) and 'data' (label, steps, raw and smoothed values, for reading
+      off).
     """
     stages: dict[str, dict[str, dict[int, float]]] = {}
     for record in metrics:
@@ -155,7 +157,7 @@ def smooth(values: Sequence[float], width: float) -> np.ndarray:
 
 def _draw(chart: Chart, series: Mapping[str, Mapping[int, float]]) -> dict[str, Any] | None:
     """Coordinates and labels of one chart; None if none of its metrics was logged."""
-    present = {name: _thinned(series[name]) for name in chart.metrics if series.get(name)}
+    present = {name: thinned(series[name]) for name in chart.metrics if series.get(name)}
     if not present:
         return None
     smoothed = {
@@ -165,7 +167,7 @@ def _draw(chart: Chart, series: Mapping[str, Mapping[int, float]]) -> dict[str, 
     first = min(steps[0] for steps, _ in present.values())
     last = max(steps[-1] for steps, _ in present.values())
     everything = np.concatenate([values for _, values in present.values()])
-    low, high = _axis(everything, chart)
+    low, high = axis(everything, chart)
     return {
         'title': chart.title,
         'unit': chart.unit,
@@ -174,13 +176,15 @@ def _draw(chart: Chart, series: Mapping[str, Mapping[int, float]]) -> dict[str, 
         'high': high,
         'first': int(round(first)),
         'last': int(round(last)),
-        'target': None if chart.target is None else float(_height(chart.target, low, high)),
+        'target': None if chart.target is None else float(height(chart.target, low, high)),
         'curves': [
             {
                 'label': chart.metrics[name],
+                'colour': f'series{number}',
+                'band': '',
                 'last': float(smoothed[name][-1]),
-                'raw': _points(steps, values, first, last, low, high),
-                'smooth': _points(steps, smoothed[name], first, last, low, high),
+                'raw': points(steps, values, first, last, low, high),
+                'smooth': points(steps, smoothed[name], first, last, low, high),
                 'data': {
                     'label': chart.metrics[name],
                     'steps': [round(float(s)) for s in steps],
@@ -188,12 +192,12 @@ def _draw(chart: Chart, series: Mapping[str, Mapping[int, float]]) -> dict[str, 
                     'smooth': [float(f'{v:.4g}') for v in smoothed[name]],
                 },
             }
-            for name, (steps, values) in present.items()
+            for number, (name, (steps, values)) in enumerate(present.items())
         ],
     }
 
 
-def _thinned(points: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+def thinned(points: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values in order, averaged in blocks if there are more than `MAX_POINTS`."""
     steps = np.array(sorted(points), dtype=float)
     values = np.array([points[int(step)] for step in steps])
@@ -201,7 +205,7 @@ def _thinned(points: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array([b.mean() for b in np.array_split(a, blocks)]) for a in (steps, values))
 
 
-def _axis(values: np.ndarray, chart: Chart) -> tuple[float, float]:
+def axis(values: np.ndarray, chart: Chart) -> tuple[float, float]:
     """Lower and upper end of the value axis: round numbers around the data and the target."""
     if chart.target is not None:
         values = np.append(values, chart.target)
@@ -219,13 +223,24 @@ def _axis(values: np.ndarray, chart: Chart) -> tuple[float, float]:
     return float(f'{low:.10g}'), float(f'{high:.10g}')
 
 
-def _height(value: Any, low: float, high: float) -> Any:
+def height(value: Any, low: float, high: float) -> Any:
+    """The place of values on an axis from `low` to `high`, in per cent from the top."""
     return 100 - 100 * (value - low) / (high - low)
 
 
-def _points(
+def points(
     steps: np.ndarray, values: np.ndarray, first: float, last: float, low: float, high: float
 ) -> str:
+    """The points of a polyline in a 100×100 box.
+
+    Args:
+        steps: [points], rising or falling.
+        values: [points].
+        first: step at the left edge.
+        last: step at the right edge.
+        low: value at the lower edge.
+        high: value at the upper edge.
+    """
     if first == last:
         across, values = np.array([0.0, 100.0]), np.repeat(values, 2)
     else:
@@ -233,5 +248,5 @@ def _points(
         if len(across) == 1:  # a line of one point is invisible
             across, values = across[0] + np.array([-1.0, 1.0]), np.repeat(values, 2)
     return ' '.join(
-        f'{x:.2f},{y:.2f}' for x, y in zip(across, _height(values, low, high), strict=True)
+        f'{x:.2f},{y:.2f}' for x, y in zip(across, height(values, low, high), strict=True)
     )

@@ -16,6 +16,13 @@ from markupsafe import Markup
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.evaluation.curves import curve_sections
+from sensesearch_jax.evaluation.forest import (
+    FILTERS,
+    PERCENT_TICKS,
+    difference_chart,
+    interval_place,
+    percent,
+)
 from sensesearch_jax.evaluation.page import write_page
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
@@ -29,10 +36,6 @@ _LABELS = {
 _TOOL_ORDER = ('image_crop', 'image_search', 'text_search')
 _MAIN_RUNS = ('base', 'sft', 'rl')
 _OTHER_COLOURS = 3
-_PERCENT_TICKS = [
-    {'x': x, 'text': f'{x} %' if x == 100 else str(x), 'minor': x % 50 > 0}
-    for x in (0, 25, 50, 75, 100)
-]
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,10 @@ def write_report(
             'durations': _durations(meta.durations),
             'size': _size(summary),
             'headline': _headline(summary, colours),
-            'percent_ticks': _PERCENT_TICKS,
+            'percent_ticks': PERCENT_TICKS,
             'forest': _forest(summary, colours),
             'difficulties': _difficulty_forest(summary, colours),
-            'differences': _differences(summary),
+            'differences': difference_chart(summary['differences'], _label),
             'conduct': _conduct(summary, colours),
             'tools': _tools(summary, colours),
             'runs': [{'label': _label(name), 'colour': colours[name]} for name in runs],
@@ -128,7 +131,7 @@ def write_report(
             'viewer': Markup(script_json(viewer)),
         },
         scripts=('curves.js', 'trajectory_viewer.js'),
-        filters={'percent': _percent, 'number': _number, 'signed': _signed, 'reading': _reading},
+        filters=FILTERS,
     )
 
 
@@ -148,27 +151,6 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 
 # ---- numbers as text ----
-
-
-def _percent(value: float | None) -> str:
-    return '–' if value is None else f'{100 * value:.1f}'
-
-
-def _signed(value: float | None) -> str:
-    return '–' if value is None else f'{100 * value:+.1f}'.replace('-', '−')
-
-
-def _number(value: float | None) -> str:
-    return '–' if value is None else f'{value:.2f}'
-
-
-def _reading(value: float, share: bool) -> str:
-    """A value of a curve or an axis: short, with as many digits as say something."""
-    if share:
-        return f'{100 * value:.3g} %'
-    # A fourth digit above 1: amplifications and ratios differ from 1 by little.
-    digits = 4 if 1 <= abs(value) < 10 else 3
-    return (f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.{digits}g}').replace('-', '−')
 
 
 def _duration(seconds: float) -> str:
@@ -255,52 +237,7 @@ def _interval_row(
         'label': _label(name),
         'colour': colours[name],
         'n': block['counted'],
-        **bounds,
-        'x': 100 * bounds['mean'],
-        'span': None if bounds['low'] is None else [100 * bounds['low'], 100 * bounds['high']],
-    }
-
-
-def _differences(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Paired differences with places on a common axis that holds all intervals and zero."""
-    found = summary['differences']
-    if not found:
-        return None
-    ends = [end for d in found for end in (d['mean'], d['low'], d['high']) if end is not None]
-    step = 0.1 if max(ends) - min(ends) <= 0.8 else 0.2
-    first = min(0, math.floor(min(ends) / step))
-    last = max(1, math.ceil(max(ends) / step))
-
-    def place(value: float) -> float:
-        return 100 * (value / step - first) / (last - first)
-
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for d in found:
-        groups.setdefault((d['a'], d['b']), []).append(
-            {
-                'label': _label(d['category']),
-                'n': d['questions'],
-                'mean': d['mean'],
-                'low': d['low'],
-                'high': d['high'],
-                'x': place(d['mean']),
-                'span': None if d['low'] is None else [place(d['low']), place(d['high'])],
-                'decided': d['low'] is not None and (d['low'] > 0 or d['high'] < 0),
-            }
-        )
-    return {
-        'groups': [
-            {'label': f'{_label(a)} − {_label(b)}', 'rows': rows} for (a, b), rows in groups.items()
-        ],
-        'ticks': [
-            {
-                'x': place(i * step),
-                'text': f'{100 * i * step:+.0f}'.replace('-', '−') if i else '0',
-                'minor': i not in (0, last),
-            }
-            for i in range(first, last + 1)
-        ],
-        'zero': place(0),
+        **interval_place(bounds),
     }
 
 
@@ -311,7 +248,7 @@ def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dic
     for name, run in summary['runs'].items():
         for category, block in run['by_category'].items():
             lost = [
-                f'{_percent(share)} % {_LABELS.get(state, state)}'
+                f'{percent(share)} % {_LABELS.get(state, state)}'
                 for state, share in block['states'].items()
                 if share and state not in counted
             ]

@@ -155,7 +155,7 @@ def sample_groups(
         session.environment(),
         features,
         rollout_limits(config.agent),
-        scorer=session.scorer(),
+        scorer=session.scorer(step),
         tool_threads=config.rollout.tool_threads,
         judge_threads=config.rollout.judge_threads,
         on_group=note,

@@ -73,13 +73,18 @@ class Session:
         """The text form that the run's policy, expert and scorer share."""
         return protocol_of(self.config.agent)
 
-    def scorer(self) -> Scorer:
-        """The run's scorer, with the tool server's judge; without RL weights are the paper's."""
+    def scorer(self, step: int | None = None) -> Scorer:
+        """The run's scorer, with the tool server's judge; without RL weights are the paper's.
+
+        Args:
+            step: of RL, from 0; before `rl.price_from_step`, which counts from 1, calls are free.
+        """
         weights = {'prices': {}, 'format_weight': 0.5, 'evidence_weight': 0.0}
         if 'rl' in self.config:
             rl = self.config.rl
+            priced = step is None or step + 1 >= rl.price_from_step
             weights = {
-                'prices': rl.tool_prices.to_dict(),
+                'prices': rl.tool_prices.to_dict() if priced else {},
                 'format_weight': rl.format_weight,
                 'evidence_weight': rl.evidence_weight,
             }

@@ -11,8 +11,12 @@ from sensesearch_jax.config.fields import FIELDS, SOURCES, check_types, leaves
 from sensesearch_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-# base.py documents its own fields; common.py and common_7b.py hold what the others share.
-NAMES = sorted({file.stem for file in CONFIGS.glob('*.py')} - {'base', 'common', 'common_7b'})
+# base.py documents its own fields; common.py and common_7b.py hold what the others share; a sweep has the configs of
+# several tasks (tests/sweep).
+NAMES = sorted(
+    {file.stem for file in CONFIGS.glob('*.py') if not file.stem.startswith('sweep_')}
+    - {'base', 'common', 'common_7b'}
+)
 
 
 def config_of(name):

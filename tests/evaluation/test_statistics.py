@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sensesearch_jax.evaluation.statistics import mean_interval, paired_difference
+from sensesearch_jax.evaluation.statistics import mean_interval, paired_difference, seeds_interval
 
 
 def test_a_known_proportion():
@@ -104,3 +104,50 @@ def test_many_different_values_are_drawn_in_pieces(monkeypatch):
 def test_mistakes_are_refused_with_a_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def crossed(table):
+    """Values, seeds and clusters of a table [seeds, questions]."""
+    table = np.asarray(table, float)
+    seed, cluster = np.indices(table.shape)
+    return table.ravel(), {'seeds': seed.ravel(), 'clusters': cluster.ravel()}
+
+
+def test_seeds_that_differ_by_themselves_are_drawn():
+    """Two seeds, all wrong and all right: resamples give 0, 1/2 and 1 with chances 1/4, 1/2, 1/4."""
+    values, names = crossed([[0] * 50, [1] * 50])
+    ends = [
+        (i.low, i.high) for lv in (0.95, 0.4) for i in [seeds_interval(values, level=lv, **names)]
+    ]
+    assert ends == [(0, 1), (0.5, 0.5)]
+
+
+def test_questions_are_drawn_once_for_all_seeds():
+    """Seeds that agree are no more evidence than one of them: the interval does not shrink."""
+    table = [[1] * 60 + [0] * 140]
+    one, ten = (seeds_interval(v, **n) for v, n in map(crossed, (table, table * 10)))
+    alone = mean_interval(table[0])
+    for found in (one, ten):
+        assert found.mean == alone.mean and found.clusters == 200
+        np.testing.assert_allclose([found.low, found.high], [alone.low, alone.high], atol=0.006)
+
+
+def test_the_spread_of_additive_effects_is_that_of_seeds_and_of_questions():
+    """var(seeds) / S + var(clusters) / C, as the docstring has it, in a normal approximation."""
+    rng = np.random.default_rng(3)
+    of_seeds, of_questions = rng.normal(scale=0.3, size=40), rng.normal(size=300)
+    values, names = crossed(of_seeds[:, None] + of_questions)
+    found = seeds_interval(values, resamples=20_000, **names)
+    std = np.sqrt(of_seeds.var() / 40 + of_questions.var() / 300)
+    np.testing.assert_allclose((found.high - found.low) / 2, 1.96 * std, rtol=0.03)
+
+
+def test_questions_of_each_seed_alone_and_clusters_keep_their_weight():
+    """Seeds that were asked other questions, and a picture with two of them."""
+    found = seeds_interval([1, 0, 1], seeds=[0, 0, 1], clusters=['a', 'b', 'b'])
+    assert found.mean == pytest.approx(2 / 3) and found.clusters == 2
+    assert (found.low, found.high) == (0, 1)
+    with pytest.raises(ValueError, match='3 values have 2 seeds and 3 clusters'):
+        seeds_interval([1, 0, 1], seeds=[0, 1], clusters=[1, 2, 3])
+    single = seeds_interval([1.0, 0.0], seeds=[0, 0], clusters=[1, 1])
+    assert single.mean == 0.5 and np.isnan(single.low)

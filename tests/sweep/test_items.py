@@ -1,4 +1,4 @@
-"""Two runs item by item: which questions flipped, by how much, and the page that shows them."""
+"""Two settings item by item: which questions flipped, and by how much; the command that compares runs."""
 
 import io
 import json
@@ -11,10 +11,8 @@ import pytest
 from evaluated import PICTURE, answered, found, question
 from PIL import Image
 
-from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.agent.trajectory import SampleState
-from sensesearch_jax.evaluation.comparison import compare_items, compare_sets
-from sensesearch_jax.evaluation.comparison_page import write_comparison_page
+from sensesearch_jax.sweep.items import compare_items, outcome_counts
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,12 +34,11 @@ def test_flips_stand_first_and_are_named():
     assert items[0]['answers'] == ['Rome', 'Paris'] and items[0]['change'] == 1
 
 
-def test_the_difference_is_paired_with_its_interval():
+def test_outcomes_are_counted_by_set():
     items = compare_items(run(*['Rome'] * 20), run(*['Paris'] * 5, *['Rome'] * 15))
-    found_ = compare_sets(items)['hr_mmsearch']
-    assert (found_['questions'], found_['gained'], found_['lost']) == (20, 5, 0)
-    assert found_['difference']['mean'] == 0.25
-    assert 0 < found_['difference']['low'] < 0.25 < found_['difference']['high'] < 0.5
+    counts = outcome_counts(items)['hr_mmsearch']
+    assert (counts['questions'], counts['gained'], counts['lost']) == (20, 5, 0)
+    assert (counts['first'], counts['second']) == (0, 0.25)
 
 
 def test_questions_of_one_run_alone_or_that_failed_are_left_out():
@@ -80,33 +77,29 @@ def workdirs(tmp_path):
     return tmp_path
 
 
-def test_the_command_shows_two_runs_item_by_item(workdirs):
-    def compare(*arguments):
-        command = [sys.executable, '-m', 'experiments.analysis.compare', *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def compared(*arguments):
+    """The command with these arguments."""
+    command = [sys.executable, '-m', 'sensesearch_jax.sweep', *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
-    page = workdirs / 'compare.html'
-    runs = [f'{name}={workdirs / name}' for name in ('sft', 'rl')]
-    done = compare(*runs, f'--html={page}')
+
+def test_the_command_compares_runs_that_are_there(workdirs):
+    runs = [f'--runs={name}={workdirs / name}' for name in ('sft', 'rl')]
+    done = compared(*runs, f'--workdir={workdirs / "compared"}')
     assert done.returncode == 0, done.stderr
     assert 'gained' in done.stdout and '+33.33' in done.stdout and 'q1' in done.stdout
-    text = page.read_text()
+    text = (workdirs / 'compared' / 'sweep.html').read_text()
     assert (
         'rl compared with sft' in text
         and '<script>' not in text.partition('id="flips"')[2].partition('</section>')[0]
     )
     viewer = json.loads(re.search(r'id="viewer-data">(.*?)</script>', text, re.S).group(1))
     assert viewer['runs'] == ['sft', 'rl'] and list(viewer['pictures']) == [PICTURE.sha256]
-    nothing = compare(f'sft={workdirs / "nowhere"}')
-    assert nothing.returncode == 2 and 'no trajectories in' in nothing.stderr
-    three = compare(*runs, f'b={workdirs / "rl"}', f'--html={page}')
-    assert three.returncode == 2 and 'two runs' in three.stderr
+    summary = json.loads((workdirs / 'compared' / 'summary.json').read_text())
+    assert summary['differences'][0]['mean'] == pytest.approx(1 / 3)
+    assert '| rl − sft | +33.33' in (workdirs / 'compared' / 'sweep.md').read_text()
 
 
-def test_a_page_without_flips(tmp_path):
-    runs = {'a': run('Paris'), 'b': run('Paris')}
-    items = compare_items(*runs.values())
-    write_comparison_page(
-        tmp_path / 'page.html', runs, items, compare_sets(items), lambda sha256: None, DEFAULT
-    )
-    assert 'No question did.' in (tmp_path / 'page.html').read_text()
+def test_what_cannot_be_compared_is_refused(workdirs):
+    nothing = compared(f'--runs=sft={workdirs / "nowhere"}')
+    assert nothing.returncode == 2 and 'neither an evaluation nor metrics' in nothing.stderr

@@ -1,0 +1,1 @@
+"""Sweeps: runs of any task over settings and seeds, and their comparison."""
