@@ -82,6 +82,7 @@ class ToolClient:
         token = os.environ.get(TOKEN_VARIABLE, '').strip() if token is None else token
         self._headers = {'Authorization': f'Bearer {token}'} if token else {}
         self._local = threading.local()
+        self._reached = False  # the server has answered once, to any thread
 
     def upload(self, image: str | Path | bytes) -> ImageRef | ToolFailure:
         """Hands an image file (its path or bytes) to the server; from then on its hash names it."""
@@ -201,8 +202,8 @@ class ToolClient:
     def _patiently(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
     ) -> tuple[int, bytes]:
-        """`_exchange`, again while nobody listens, once when a connection broke, and when the
-        server says to come again later and there is time for that.
+        """`_exchange`, again while nobody listens at an address that has answered before, once when a
+        connection broke, and when the server says to come again later and there is time for that.
         """
         pause_s, broken = RETRY_PAUSE_S, 0
         while True:
@@ -211,13 +212,15 @@ class ToolClient:
             except requests.ConnectionError as error:
                 # A broken connection may have been idle for too long; one that breaks again is the
                 # server's way.
-                broken += not _nobody_listens(error)
-                late = deadline - time.monotonic() < pause_s
-                if broken > 1 or isinstance(error, requests.Timeout) or late:
+                nobody = _nobody_listens(error)
+                broken += not nobody
+                hopeless = (nobody and not self._reached) or isinstance(error, requests.Timeout)
+                if broken > 1 or hopeless or deadline - time.monotonic() < pause_s:
                     raise
                 time.sleep(pause_s)  # it may be starting again, and then soon takes the connection
                 pause_s = min(2 * pause_s, MOST_PAUSE_S)
                 continue
+            self._reached = True
             # The members of a group are sent away together; they should not come back together.
             pause = None if again_s is None else again_s * random.uniform(0.5, 1.5) + RETRY_PAUSE_S
             away = status == 429 or (status == 503 and _says_so_itself(answer))

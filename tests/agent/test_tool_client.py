@@ -214,6 +214,15 @@ def test_killed_server_is_a_value(tmp_path):
         assert time.monotonic() - start < 3
 
 
+def test_a_wrong_address_is_told_at_once():
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(('127.0.0.1', 0))
+        start = time.monotonic()
+        failure = ToolClient(f'http://127.0.0.1:{bound.getsockname()[1]}', deadline_s=60).health()
+    assert failure.kind == 'unavailable' and 'cannot be reached' in failure.message
+    assert time.monotonic() - start < 20
+
+
 def starting(connection: socket.socket, number: int) -> None:
     if number > 2:
         return respond(b'{"results": []}')(connection, number)
