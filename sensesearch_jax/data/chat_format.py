@@ -47,6 +47,7 @@ Part = str | ImageRef
 # already gets one more, so that each way undoes the other.
 _LITERAL = re.compile(r'<(\u2060*)(image|video|audio)>')
 _ESCAPED = re.compile(r'<\u2060(\u2060*)(image|video|audio)>')
+_NO_INPUT = re.compile('<(video|audio)>')
 _CALL = re.compile(
     r'(?P<text>.*)\n<tool_call>\n\{"name": (?P<name>"[^"\\]*"), "arguments": (?P<arguments>\{.*\})\}\n</tool_call>',
     re.DOTALL,
@@ -195,6 +196,8 @@ def _split(content: str) -> list[str | None]:
 
 
 def _parts(content: str, names: Iterator[str], picture: Callable[[str], ImageRef]) -> list[Part]:
+    if other := _NO_INPUT.search(content):
+        raise BadChat(f'it has {other[0]}; only images are an input')
     parts: list[Part] = []
     for text in _split(content):
         if text is not None:

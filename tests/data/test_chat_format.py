@@ -189,6 +189,7 @@ def changed(**changes):
     [
         (changed(images=['a']), 'more <image> than images'),
         (changed(images=['a', 'b', 'c']), 'names more images'),
+        (changed(conversations=[{'from': 'human', 'value': '<video>What is it?'}]), 'it has <video>; only images'),
         (changed(conversations=[]), 'no messages'),
         (changed(conversations=FOREIGN['conversations'][1:]), 'does not begin with a message of the user'),
         (changed(conversations=FOREIGN['conversations'][:1] * 2), 'take turns'),
