@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from common import (
     agent,
+    alarms,
     checkpoint,
     cold_start,
     common,
@@ -42,6 +43,7 @@ def get_config(mode: str = 'full'):
         data(train=pocket_train(360), rl=pocket_rl(40), eval=pocket_test(200)),
         cold_start(),
         {'sft': sft(), 'rl': rl(), 'checkpoint': checkpoint(), 'evaluate': evaluation()},
+        alarms('sft', 'rl', 'evaluate'),
     )
     if mode == 'smoke':
         full.update(

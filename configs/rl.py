@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, checkpoint, common, config, data, pocket_rl, rl, rl_rollout
+from common import agent, alarms, checkpoint, common, config, data, pocket_rl, rl, rl_rollout
 
 
 def get_config():
@@ -19,6 +19,7 @@ def get_config():
         {'agent': agent(), 'rollout': rl_rollout()},
         data(rl=pocket_rl(40)),
         {'rl': rl(), 'checkpoint': checkpoint()},
+        alarms('rl'),
     )
     del settings.rollout.dtype  # RL samples in the type that it trains in
     return settings

@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import checkpoint, common, config, sft, tower
+from common import alarms, checkpoint, common, config, sft, tower
 
 
 def get_config():
     return config(
         common('sft'),
         {'rollout': tower(), 'sft': {**sft(), 'data': ''}, 'checkpoint': checkpoint()},
+        alarms('sft'),
     )

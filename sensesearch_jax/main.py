@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
 
     check_paths(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import enable_compilation_cache, user_cache_folder
+    from sensesearch_jax.runtime.progress import keep_file
     from sensesearch_jax.runtime.workdir import Workdir
 
     if config.get('multi_host', False):
@@ -98,6 +99,7 @@ def main(arguments: list[str]) -> None:
                 file=sys.stderr,
             )
             return
+        keep_file(workdir / 'progress.json')
         task.run(config, workdir)
         workdir.mark_done('run', extent(config))
 

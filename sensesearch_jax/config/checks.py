@@ -24,6 +24,7 @@ from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.session import POCKET_POLICY, observation_limits
 from sensesearch_jax.rewards.scorer import check_prices
 from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.runtime.alarm_log import check_alarms
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh
 from sensesearch_jax.training.optimizer import make_optimizer
 
@@ -80,6 +81,8 @@ def check(config: ConfigDict) -> None:
     """
     if config.task != 'base':
         check_types(config)
+    if 'alarms' in config:
+        check_alarms(config.alarms)
     if 'policy' in config:
         PolicySizes.from_directory(config.policy or POCKET_POLICY)
     if 'mesh' in config:

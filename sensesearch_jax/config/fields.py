@@ -225,6 +225,46 @@ FIELDS = {
     'rl.max_failed_steps': _operational(
         int, 'steps in a row without a usable group, after which the run ends'
     ),
+    'alarms.tools_down': _operational(
+        float, "share of a step's trajectories on which tools fail, from which on is an alarm"
+    ),
+    'alarms.judge_down': _operational(float, 'the same, of those that the judge fails on'),
+    'alarms.tool_use': _operational(
+        float, "tool calls per trajectory, below which, in units of the first steps'"
+    ),
+    'alarms.same_answer': _operational(
+        float, 'share of equal pairs of answers to different questions, above which'
+    ),
+    'alarms.format': _operational(float, "well-formed share, below which, of the first steps'"),
+    'alarms.entropy_low': _operational(float, "entropy, below which, of the first steps'"),
+    'alarms.entropy_high': _operational(float, "entropy, above which, of the first steps'"),
+    'alarms.repetition': _operational(
+        float, 'share of trajectories that repeat a call, above which'
+    ),
+    'alarms.length_low': _operational(float, "tokens of a response, below which, of the first's"),
+    'alarms.length_high': _operational(float, "tokens of a response, above which, of the first's"),
+    'alarms.sampler_gap': _operational(
+        float, 'nats per token between sampler and trainer, above which'
+    ),
+    'alarms.reward_gain': _operational(
+        float, 'gain of reward since the first steps, from which on, if accuracy has not risen'
+    ),
+    'alarms.non_finite': _operational(
+        int, 'updates of the window that are not finite, from which on is an alarm'
+    ),
+    'alarms.slow_host': _operational(
+        float, "a host's time in units of the others', above which, at each step of the window"
+    ),
+    'alarms.window': _operational(int, 'last steps whose mean is compared'),
+    'alarms.reference': _operational(int, 'first steps whose mean is compared with'),
+    'alarms.stop_on': _operational(tuple, 'names of alarms that end the run; docs/watch.md'),
+    'alarms.command': _operational(
+        str, "shell command run at an alarm, with ALARM_TEXT, ALARM_NAME and others; '' for none"
+    ),
+    'alarms.webhook': _operational(
+        str, "address that an alarm is posted to as JSON, or $VARIABLE that has it; '' for none"
+    ),
+    'alarms.deadline_s': _operational(float, 'seconds that one command or request may take'),
     'evaluate.name': Field(str, 'name of the policy in the summary'),
     'evaluate.mode': Field(
         str, "'agent', 'rag' (results of image search in the prompt) or 'direct'"

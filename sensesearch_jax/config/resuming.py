@@ -43,7 +43,7 @@ def check_paths(config: ConfigDict, workdir: str | None) -> None:
     for name, value in [('--workdir', workdir), *_texts(config)]:
         # An address of a service is one, and jax reads and writes its compilation cache in such a
         # store by itself.
-        if name.rpartition('.')[2] in ('url', 'compilation_cache', 'question'):
+        if name.rpartition('.')[2] in ('url', 'webhook', 'compilation_cache', 'question'):
             continue
         if isinstance(value, str) and re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', value):
             raise UserError(

@@ -20,7 +20,8 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     Returns:
         'reward', 'accuracy', 'accuracy/CATEGORY', 'format', 'evidence' and 'tool_cost' of the reward; 'turns',
         'response_length' (tokens that the policy wrote), 'tool_calls/NAME' and 'repetition'
-        (whether a call was repeated), each per trajectory; and the states by name.
+        (whether a call was repeated), each per trajectory; 'same_answer', see below; and the states
+        by name.
     """
     everyone = list(itertools.chain.from_iterable(groups))
     counted = [t for t in everyone if is_usable(t)] or everyone
@@ -38,6 +39,7 @@ def behaviour(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         'turns': mean(len(t.turns) for t in counted),
         'response_length': mean(sum(len(turn.tokens) for turn in t.turns) for t in counted),
         'repetition': mean(repeats_call(t) for t in counted),
+        'same_answer': same_answer(counted),
         **{
             state.value: states[state] / len(everyone)
             for state in SampleState
@@ -61,3 +63,22 @@ def repeats_call(trajectory: Trajectory) -> bool:
     """Whether some action was taken twice."""
     actions = [turn.action for turn in trajectory.turns]
     return len(set(actions)) < len(actions)
+
+
+def same_answer(trajectories: Sequence[Trajectory]) -> float:
+    """The share of equal pairs among all pairs of answers to different questions; 0 without a pair.
+
+    1 where one answer is given to everything, however many trajectories a question has.
+    """
+    found: Counter[tuple[str, str]] = Counter()  # by answer and question
+    for t in trajectories:
+        if t.answer is not None:
+            found[' '.join(t.answer.lower().split()), t.question.id] += 1
+    answers: Counter[str] = Counter()
+    questions: Counter[str] = Counter()
+    for (answer, question), count in found.items():
+        answers[answer] += count
+        questions[question] += count
+    within = sum(count**2 for count in found.values())  # equal, and of one question
+    pairs = sum(questions.values()) ** 2 - sum(count**2 for count in questions.values())
+    return (sum(count**2 for count in answers.values()) - within) / pairs if pairs else 0.0

@@ -78,6 +78,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             share=True,
         ),
         _single('Repetition', 'repetition', share=True),
+        _single('Equal answers to different questions', 'same_answer', share=True),
         _single('Policy loss', 'loss'),
         _single('Gradient norm', 'grad_norm'),
         _single('Learning rate', 'learning_rate', smoothed=False),

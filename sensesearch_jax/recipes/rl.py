@@ -44,6 +44,7 @@ from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
+from sensesearch_jax.runtime.alarm_log import AlarmLog
 from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
@@ -83,8 +84,9 @@ def rl(
         The policy directory.
 
     Raises:
-        UserError: `rl.steps` was lowered, the gradients are no longer finite, or the tools failed
-            on all trajectories of `rl.max_failed_steps` steps.
+        UserError: `rl.steps` was lowered, the gradients are no longer finite, the tools failed on
+            all trajectories of `rl.max_failed_steps` steps, or an alarm of `alarms.stop_on` was
+            raised.
         Stopped: a process was told to stop; the state is saved.
     """
     config, workdir = session.config.rl, session.workdir
@@ -128,7 +130,8 @@ def rl(
             )
         failed = 0  # steps in a row without any trajectory to learn from
         session.metrics.resume('rl', start)
-        with Progress('rl', config.steps, initial=start) as bar:
+        alarmed = session.config.alarms, workdir, 'rl', start, multihost.is_main()
+        with Progress('rl', config.steps, initial=start) as bar, AlarmLog(*alarmed) as alarms:
             for step in range(start, config.steps):
                 asked = multihost.local_rows(
                     asked_at(step), config.questions_per_step, 'rl.questions_per_step'
@@ -144,11 +147,15 @@ def rl(
                     if config.averaged and (later := made - config.steps // 3) > 0:
                         learner.average(1 / later)
                 session.metrics.write('rl', step + 1, values)
+                alarms.note(step + 1, values, bar)
                 bar.update(
                     reward=values['reward'], accuracy=values['accuracy'], format=values['format']
                 )
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
                     raise not_finite(learner, checkpoints, 'rl', made)
+                if error := alarms.stopping():
+                    keep(learner, checkpoints, made)
+                    raise error
                 # The last step is as good as any other, and the tools may be back when it is asked
                 # again.
                 if failed >= config.max_failed_steps or (failed and step + 1 == config.steps):
@@ -260,12 +267,14 @@ def rl_step(
     )
     run = tokens_run() - run_before
     ended = time.monotonic()
+    slowest = multihost.slowest(sampled - began)  # the updates are one program of all
     tokens = sum(map(distinct_tokens, groups))
     return (
         behaviour(groups)
         | values
         | updates
         | memory_use()
+        | slowest
         | {
             'token_amplification': (run + passes.run) / max(tokens + passes.distinct, 1),
             # of the step, for want of rollout.feature_cache_gib

@@ -19,6 +19,7 @@ from sensesearch_jax.batching.length_bucketing import by_length
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import BATCHES_AT_ONCE
 from sensesearch_jax.recipes.resume import (
+    keep,
     not_finite,
     open_checkpoints,
     resume,
@@ -36,11 +37,12 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
+from sensesearch_jax.runtime.alarm_log import AlarmLog
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.training.flops import utilization
+from sensesearch_jax.training.flops import training_flops, utilization
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
 
@@ -116,7 +118,8 @@ def sft(
     ):
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
-        with Progress('sft', steps, initial=start) as bar:
+        alarmed = session.config.alarms, workdir, 'sft', start, multihost.is_main()
+        with Progress('sft', steps, initial=start) as bar, AlarmLog(*alarmed) as alarms:
             for step in range(start, steps):
                 began = time.monotonic()
                 features.begin_step()
@@ -141,11 +144,16 @@ def sft(
                     'step_s': seconds,
                 }
                 cost |= utilization(flops, seconds, session.mesh.size)
+                cost |= multihost.slowest(tokens['seconds'])
                 session.metrics.write('sft', step + 1, values | memory_use() | cost)
+                alarms.note(step + 1, values | cost, bar)
                 bar.update(loss=values['loss'])
                 made = step + 1 - learner.skipped_in_a_row
                 if learner.skipped_in_a_row >= config.max_skipped_updates:
                     raise not_finite(learner, checkpoints, 'sft', made)
+                if error := alarms.stopping():
+                    keep(learner, checkpoints, made)
+                    raise error
                 if (
                     (step + 1) % config.checkpoint_every == 0
                     and step + 1 < steps
@@ -175,25 +183,29 @@ def micro_batches(
         chosen: the step's trajectories, of all processes.
         config: of SFT: rows of a micro-batch, of all processes, and trajectories of a row.
         ahead: trajectories of later steps, whose images fill up passes through the tower.
-        tokens: counts `used` tokens and `padded` ones, padding included, of this process's rows.
+        tokens: counts `used` tokens, `padded` ones, padding included, and the model's `flops`, of
+            this process's rows, and the `seconds` that making them took.
     """
     rows, members = config.micro_batch, config.row_trajectories
     groups = [chosen[i : i + members] for i in range(0, len(chosen), members)]
     for first in range(0, len(groups), rows):
         own = multihost.local_rows(groups[first : first + rows], rows, 'sft.micro_batch')
-        batch = multihost.pad_alike(
-            row_batch(
-                loaded,
-                features,
-                own,
-                members,
-                multihost.rows_per_process(rows, 'sft.micro_batch'),
-                ahead,
-                config.pack_step,
-                shared=members > 1,
-            )
+        began = time.monotonic()
+        batch = row_batch(
+            loaded,
+            features,
+            own,
+            members,
+            multihost.rows_per_process(rows, 'sft.micro_batch'),
+            ahead,
+            config.pack_step,
+            shared=members > 1,
         )
+        tokens['seconds'] += time.monotonic() - began
+        batch = multihost.pad_alike(batch)
         tokens.update(
-            used=int(batch.valid.sum() + batch.prompt_valid.sum()), padded=batch.padded_tokens
+            used=int(batch.valid.sum() + batch.prompt_valid.sum()),
+            padded=batch.padded_tokens,
+            flops=training_flops(loaded.policy.sizes.language, batch),
         )
         yield batch

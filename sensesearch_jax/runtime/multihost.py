@@ -200,6 +200,21 @@ def allgather_texts(text: str) -> list[str]:
     ]
 
 
+def slowest(seconds: float) -> dict[str, float]:
+    """How much longer the slowest process took than the others, as metrics: `slowest_host`, its
+    seconds divided by the others' mean, and `slowest_process`, its number. A single process has none.
+
+    Args:
+        seconds: that this process worked without waiting for another one.
+    """
+    if jax.process_count() == 1:
+        return {}
+    each = allgather(np.array([seconds], np.float32))
+    worst = int(each.argmax())
+    others = max(float(np.delete(each, worst).mean()), 1e-3)
+    return {'slowest_host': float(each[worst]) / others, 'slowest_process': float(worst)}
+
+
 def global_sums(*counts: float) -> list[float]:
     """Sum of each count over all processes, exact up to 2^53."""
     sums = np.array(counts, np.float64)

@@ -1,6 +1,7 @@
 """Progress: plain lines in a log, a bar on a terminal."""
 
 import io
+import json
 import re
 
 from sensesearch_jax.runtime import progress as module
@@ -62,3 +63,22 @@ def test_a_bar_on_a_terminal():
         progress.update(loss=0.25)
     text = file.getvalue()
     assert re.search(r'sft: 100%.*2/2.*loss=0.25', text.split('\r')[-1])
+
+
+def test_a_file_tells_others_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'FILE_S', 0.0)
+    path = tmp_path / 'progress.json'
+    module.keep_file(path)
+    try:
+        with Progress('rl', 10, initial=4, file=io.StringIO()) as progress:
+            first = json.loads(path.read_text())
+            progress.alarms = ('format',)
+            progress.update(reward=0.61234)
+            second = json.loads(path.read_text())
+    finally:
+        module.keep_file(None)
+    assert (first['stage'], first['done'], first['total'], first['left_s']) == ('rl', 4, 10, None)
+    assert second['done'] == 5 and 0 <= second['left_s'] < 60
+    assert second['shown'] == {'ALARM': 'format', 'reward': '0.612'}
+    with Progress('sft', 2, file=io.StringIO()):
+        assert json.loads(path.read_text())['stage'] == 'rl'  # as of a process without a file
