@@ -85,7 +85,7 @@ def write_cold_start_page(
             'total': viewer['total'],
             'viewer': Markup(script_json(viewer)),
         },
-        scripts=('trajectory_viewer.js',),
+        scripts=('trajectory.js', 'trajectory_viewer.js'),
         filters={},
     )
 

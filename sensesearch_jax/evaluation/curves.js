@@ -1,6 +1,11 @@
 // Reading values off the learning curves: a cursor that follows the pointer, the values beside the title.
 'use strict';
-for (const figure of document.querySelectorAll('.curve')) {
+
+function readCurves(root) {
+  for (const figure of root.querySelectorAll('.curve')) readCurve(figure);
+}
+
+function readCurve(figure) {
   const curves = JSON.parse(figure.dataset.curves);
   const share = figure.dataset.share === '1';
   const area = figure.querySelector('.area');
@@ -36,3 +41,5 @@ for (const figure of document.querySelectorAll('.curve')) {
     cursor.hidden = true;
   });
 }
+
+readCurves(document);

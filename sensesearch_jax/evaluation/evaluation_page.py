@@ -85,7 +85,7 @@ def write_evaluation_page(
             'command': command,
             'viewer': Markup(script_json(viewer)),
         },
-        scripts=('trajectory_viewer.js',),
+        scripts=('trajectory.js', 'trajectory_viewer.js'),
         filters={'percent': lambda value: '–' if value is None else f'{100 * value:.1f}'},
     )
 

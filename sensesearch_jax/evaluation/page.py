@@ -36,7 +36,44 @@ def write_page(
         scripts: files of this package, run in this order.
         filters: of the template, by name.
     """
+    page = render_page(template, values, scripts=scripts, filters=filters)
+    Path(path).write_bytes(page)
+    return len(page)
+
+
+def render_page(
+    template: str,
+    values: Mapping[str, Any],
+    *,
+    scripts: Sequence[str],
+    filters: Mapping[str, Callable[..., str]],
+) -> bytes:
+    """A page as `write_page` writes it.
+
+    Args:
+        template: file of this package.
+        values: for the template, beside 'style', 'scripts' and 'script_hashes'.
+        scripts: files of this package, run in this order.
+        filters: of the template, by name.
+    """
     texts = [read_file(script) for script in scripts]
+    page = (
+        templates(filters)
+        .get_template(template)
+        .render(
+            **values,
+            style=Markup(read_file('page.css')),
+            scripts=[Markup(text) for text in texts],
+            script_hashes=[
+                base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts
+            ],
+        )
+    )
+    return page.encode(errors='replace')  # half a surrogate pair is no text
+
+
+def templates(filters: Mapping[str, Callable[..., str]]) -> jinja2.Environment:
+    """The templates of this package, with filters by name."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -45,17 +82,15 @@ def write_page(
         loader=jinja2.FunctionLoader(read_file),
     )
     environment.filters |= dict(filters)
-    page = environment.get_template(template).render(
-        **values,
-        style=Markup(read_file('page.css')),
-        scripts=[Markup(text) for text in texts],
-        script_hashes=[
-            base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts
-        ],
-    )
-    encoded = page.encode(errors='replace')  # half a surrogate pair is no text
-    Path(path).write_bytes(encoded)
-    return len(encoded)
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """A time as a text: '40 s', '12 min', '3 h 05 min'."""
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
 
 
 def read_file(name: str) -> str:

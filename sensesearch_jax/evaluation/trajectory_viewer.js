@@ -1,125 +1,21 @@
-// The trajectory viewer. All text enters the page as text nodes, never as markup: what tools returned is data.
+// The trajectory viewer: a list to choose from, and the trajectories of one question.
 'use strict';
-(() => {
-  const root = document.getElementById('viewer');
-  if (!root) return;
-  const data = JSON.parse(document.getElementById('viewer-data').textContent);
+const { element, outcome, SIGN, WORDS } = Trajectories;
+
+// The viewer in an element; `show` gives it data, and newer data as often as there are.
+function trajectoryViewer(root) {
   const form = root.querySelector('form');
   const list = root.querySelector('.list ol');
   const count = root.querySelector('.count');
   const article = root.querySelector('article');
   const label = name => data.labels[name] || name;
   const toggles = { boxes: true, truth: false, beside: false };
+  const haystacks = new Map();
+  let data = null;
+  let draw = null;
   let visible = [];
   let current = null;
   let started = false; // the address names a trajectory only once the reader has chosen one
-
-  // element('p.note', {title: …}, child, …): a string child becomes text.
-  function element(selector, properties, ...children) {
-    const [tag, ...classes] = selector.split('.');
-    const node = document.createElement(tag);
-    if (classes.length) node.className = classes.join(' ');
-    for (const [name, value] of Object.entries(properties || {})) {
-      if (name.includes('-') || name === 'role') node.setAttribute(name, value); else node[name] = value;
-    }
-    node.append(...children.filter(child => child !== null && child !== undefined && child !== ''));
-    return node;
-  }
-
-  // ---- one trajectory ----
-
-  const outcome = t => t === undefined ? null : t.right === null ? 'void' : t.right ? 'right' : 'wrong';
-  const SIGN = { right: '✓', wrong: '✗', void: '○' };
-  const WORDS = { right: 'right', wrong: 'wrong', void: 'not counted' };
-
-  function placed(node, box) {
-    const [x0, y0, x1, y1] = box.map(value => 100 * value);
-    Object.assign(node.style, { left: `${x0}%`, top: `${y0}%`, width: `${x1 - x0}%`, height: `${y1 - y0}%` });
-    return node;
-  }
-
-  function frame(image, alt) {
-    const uri = data.pictures[image.sha];
-    const node = element('div.frame', {}, uri
-      ? element('img', { src: uri, alt })
-      : element('div.none', {}, `picture not kept (${image.width}×${image.height})`));
-    node.style.aspectRatio = `${image.width} / ${image.height}`;
-    if (toggles.boxes) {
-      for (const box of image.boxes) {
-        if (!box.box) continue;
-        const mark = element('div.box', { title: `crop of turn ${box.turn}` }, element('b', {}, String(box.turn)));
-        if (!box.own) mark.classList.add('inner');
-        if (box.box[1] < 0.06) mark.classList.add('low');
-        node.append(placed(mark, box.box));
-      }
-    }
-    if (image.truth) node.append(placed(element('div.truth', { title: 'the object asked for' }), image.truth));
-    return node;
-  }
-
-  function textBlock(text) {
-    const block = element('div.text', {}, text.trim());
-    if (!block.textContent) return null;
-    if (text.length < 420 && text.split('\n').length < 7) return block;
-    block.classList.add('clip');
-    const more = element('button.more', { type: 'button' }, 'Show all');
-    more.addEventListener('click', () => { block.classList.remove('clip'); more.remove(); });
-    return element('div', {}, block, more);
-  }
-
-  function observation(turn, trajectory) {
-    const block = element(turn.ok ? 'div.observation' : 'div.observation.failed');
-    let thumbs = null; // the row of search results under construction
-    let title = null; // the text just placed, if it is short enough to be the title of what follows
-    for (const part of turn.parts) {
-      if (typeof part === 'object' && part.thumbnail) {
-        const uri = data.pictures[part.thumbnail];
-        const caption = title ? title.textContent : '';
-        if (title) title.remove();
-        if (!thumbs) block.append(thumbs = element('div.thumbs'));
-        title = null;
-        thumbs.append(element('figure.thumb', {},
-          element('div', {}, uri ? element('img', { src: uri, alt: caption || 'search result' }) : '–'),
-          element('figcaption', {}, caption)));
-        continue;
-      }
-      if (title) thumbs = null; // that text was not a title after all
-      title = null;
-      if (typeof part === 'object') {
-        thumbs = null;
-        const image = trajectory.images[part.image - 1];
-        const picture = frame(image, `image ${part.image}`);
-        picture.style.width = `min(100%, ${Math.min(420, Math.round(300 * Math.max(0.6, image.width / image.height)))}px)`;
-        block.append(element('figure', {}, picture,
-          element('figcaption', {}, `image ${part.image}, ${image.width}×${image.height}`)));
-        continue;
-      }
-      const text = textBlock(part);
-      if (!text) continue;
-      block.append(text);
-      if (part.trim().length < 100 && !part.trim().includes('\n')) title = text; else thumbs = null;
-    }
-    if (turn.seconds >= 0.1) block.append(element('p.waiting', {}, `${turn.seconds.toFixed(1)} s`));
-    return block;
-  }
-
-  const TOOLS = { image_crop: 'crop', image_search: 'image search', text_search: 'text search' };
-
-  function turnItem(turn, number, trajectory) {
-    const call = element('div.call');
-    if (turn.error !== undefined) {
-      call.append(element('span.error', {}, `not an action: ${turn.error.replaceAll('_', ' ')}`), element('pre', {}, turn.raw));
-    } else if (turn.answer !== undefined) {
-      call.append(element('code', {}, 'answer'), ' ', element('b', {}, turn.answer));
-    } else {
-      call.append(element('code', {}, TOOLS[turn.tool] || turn.tool), ' ', turn.arguments);
-    }
-    const item = element(turn.tool === 'image_crop' ? 'li.turn.crop' : 'li.turn', {}, element('span.no', {}, String(number)));
-    if (turn.thought) item.append(element('p.thought', {}, turn.thought));
-    item.append(call);
-    if (turn.parts) item.append(observation(turn, trajectory));
-    return item;
-  }
 
   function column(name, question, titled) {
     const trajectory = question.runs[name];
@@ -128,8 +24,7 @@
     if (titled) node.append(element('h4', {}, label(name)));
     if (!trajectory) { node.append(element('p.empty', {}, 'This policy was not asked this question.')); return node; }
     const kind = outcome(trajectory);
-    trajectory.images.slice(0, question.images).forEach((image, i) => node.append(
-      frame(image, question.images > 1 ? `picture ${i + 1} of the question` : 'the picture asked about')));
+    node.append(...draw.own(trajectory, question.images));
     if (trajectory.retrieved.length) {
       node.append(element('p.note', {}, 'Search results in the prompt:'), element('div.thumbs', {}, ...trajectory.retrieved.map(sha =>
         element('figure.thumb', {}, element('div', {}, data.pictures[sha]
@@ -144,7 +39,7 @@
       trajectory.failure ? element('span', {}, trajectory.failure) : null,
       trajectory.reward.total === undefined ? null
         : element('span', { title: reward }, `reward ${trajectory.reward.total} (${reward})`)));
-    node.append(element('ol.turns', {}, ...trajectory.turns.map((turn, i) => turnItem(turn, i + 1, trajectory))));
+    node.append(draw.turns(trajectory));
     return node;
   }
 
@@ -209,7 +104,6 @@
 
   // ---- the list ----
 
-  const haystacks = new Map();
   function haystack(question, name) {
     const key = `${name}\n${question.id}`;
     if (!haystacks.has(key)) {
@@ -240,7 +134,7 @@
       }));
       const button = element('button', { type: 'button', 'data-id': question.id },
         question.text, element('div.tags', {}, element('span', {}, stratum(question)), marks));
-      button.addEventListener('click', () => { current = question; show(); });
+      button.addEventListener('click', () => choose(question));
       return element('li', {}, button);
     }));
     if (!visible.includes(current)) current = visible[0] || null;
@@ -249,36 +143,70 @@
 
   function step(by) {
     const next = visible[visible.indexOf(current) + by];
-    if (next) { current = next; show(); }
+    if (next) choose(next);
+  }
+
+  function choose(question) {
+    current = question;
+    root.dispatchEvent(new Event('chosen')); // a page that gives newer data may stop that
+    show();
   }
 
   // ---- start ----
 
   function options(select, values, all) {
-    if (all) select.append(element('option', { value: '' }, 'all'));
-    select.append(...values.map(value => element('option', { value }, label(value).replaceAll('_', ' '))));
+    const chosen = select.value;
+    select.replaceChildren(...(all ? [element('option', { value: '' }, 'all')] : []),
+      ...values.map(value => element('option', { value }, label(value).replaceAll('_', ' '))));
+    if (values.includes(chosen)) select.value = chosen;
   }
   const distinct = values => [...new Set(values)].sort();
-  options(form.run, data.runs, false);
-  options(form.category, distinct(data.questions.map(q => q.category)), true);
-  options(form.difficulty, distinct(data.questions.map(q => q.difficulty)), true);
-  options(form.state, distinct(data.questions.flatMap(q => Object.values(q.runs).map(t => t.state))), true);
-  form.run.value = data.runs.includes('rl') ? 'rl' : data.runs[data.runs.length - 1];
+
+  function take(newer) {
+    const chosen = data && form.run.value;
+    data = newer;
+    draw = Trajectories.drawing(data.pictures, toggles);
+    haystacks.clear();
+    options(form.run, data.runs, false);
+    options(form.category, distinct(data.questions.map(q => q.category)), true);
+    options(form.difficulty, distinct(data.questions.map(q => q.difficulty)), true);
+    options(form.state, distinct(data.questions.flatMap(q => Object.values(q.runs).map(t => t.state))), true);
+    form.run.value = data.runs.includes(chosen) ? chosen
+      : data.runs.includes('rl') ? 'rl' : data.runs[data.runs.length - 1];
+    current = current && data.questions.find(question => question.id === current.id) || null;
+    root.hidden = false;
+  }
+
   form.addEventListener('input', filter);
   form.addEventListener('submit', event => event.preventDefault());
   document.addEventListener('keydown', event => {
-    if (event.target.closest('input[type=search], select') || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (!data || event.target.closest('input, select, textarea') || event.altKey || event.ctrlKey || event.metaKey) return;
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (by) { event.preventDefault(); step(by); }
   });
-  const wanted = location.hash.match(/^#trajectory=([^/]*)\/(.*)$/);
-  if (wanted) {
-    const [name, id] = wanted.slice(1).map(decodeURIComponent);
-    if (data.runs.includes(name)) form.run.value = name;
-    current = data.questions.find(question => question.id === id && question.runs[form.run.value]) || null;
-  }
-  root.hidden = false;
-  filter();
-  started = true;
-  if (wanted) root.scrollIntoView({ behavior: 'instant' });
-})();
+
+  return {
+    show(newer) {
+      take(newer);
+      filter();
+    },
+    // The first data, and the trajectory that the address names.
+    start(first) {
+      take(first);
+      const wanted = location.hash.match(/^#trajectory=([^/]*)\/(.*)$/);
+      if (wanted) {
+        const [name, id] = wanted.slice(1).map(decodeURIComponent);
+        if (data.runs.includes(name)) form.run.value = name;
+        current = data.questions.find(question => question.id === id && question.runs[form.run.value]) || null;
+      }
+      filter();
+      started = true;
+      if (wanted) root.scrollIntoView({ behavior: 'instant' });
+    },
+  };
+}
+
+if (document.getElementById('viewer-data') && document.getElementById('viewer')) {
+  trajectoryViewer(document.getElementById('viewer'))
+    .start(JSON.parse(document.getElementById('viewer-data').textContent));
+}

@@ -23,7 +23,7 @@ from sensesearch_jax.evaluation.forest import (
     interval_place,
     percent,
 )
-from sensesearch_jax.evaluation.page import write_page
+from sensesearch_jax.evaluation.page import duration, write_page
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
 
@@ -110,7 +110,7 @@ def write_report(
         {
             'meta': meta,
             'config': list(_flat(meta.config)),
-            'total_time': _duration(sum(meta.durations.values())),
+            'total_time': duration(sum(meta.durations.values())),
             'durations': _durations(meta.durations),
             'size': _size(summary),
             'headline': _headline(summary, colours),
@@ -123,14 +123,16 @@ def write_report(
             'runs': [{'label': _label(name), 'colour': colours[name]} for name in runs],
             'funnel': _bars(meta.funnel),
             'rejections': _bars(dict(sorted(meta.rejections.items(), key=lambda item: -item[1]))),
-            'sections': curve_sections(metrics),
+            'sections': curve_sections(
+                m for m in metrics if not m['stage'].startswith('evaluate ')
+            ),
             'confidence': f'{summary["confidence"]:.0%}',
             'summary': summary,
             'shown': len(viewer['questions']),
             'total': viewer['total'],
             'viewer': Markup(script_json(viewer)),
         },
-        scripts=('curves.js', 'trajectory_viewer.js'),
+        scripts=('curves.js', 'trajectory.js', 'trajectory_viewer.js'),
         filters=FILTERS,
     )
 
@@ -148,16 +150,6 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
         name: name if name in _MAIN_RUNS else f'other{others.index(name) % _OTHER_COLOURS}'
         for name in names
     }
-
-
-# ---- numbers as text ----
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f'{seconds:.0f} s'
-    minutes = round(seconds / 60)
-    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
 
 
 # ---- sections ----
@@ -334,7 +326,7 @@ def _bars(counts: Mapping[str, int]) -> list[dict[str, Any]]:
 def _durations(durations: Mapping[str, float]) -> list[dict[str, Any]]:
     most = max(durations.values(), default=0) or 1
     return [
-        {'label': name.replace('_', ' '), 'text': _duration(seconds), 'x': 100 * seconds / most}
+        {'label': name.replace('_', ' '), 'text': duration(seconds), 'x': 100 * seconds / most}
         for name, seconds in durations.items()
     ]
 

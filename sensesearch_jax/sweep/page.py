@@ -90,7 +90,7 @@ def write_sweep_page(
             'total': viewer['total'],
             'viewer': Markup(script_json(viewer)),
         },
-        scripts=('curves.js', 'trajectory_viewer.js'),
+        scripts=('curves.js', 'trajectory.js', 'trajectory_viewer.js'),
         filters=FILTERS,
     )
 

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import uvicorn
 
 from sensesearch_jax.data.review.app import create_app
 from sensesearch_jax.data.review.decisions import Decisions
 from sensesearch_jax.data.sources import read_source
 from sensesearch_jax.errors import UserError
-
-LOOPBACK = '127.0.0.1'
+from sensesearch_jax.runtime.loopback import address_of, listen, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,34 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f'{options.path} has no sound question; data.check says why')
         decisions = Decisions(found.questions, *files)
         try:
-            listener = _listen(options.port)
+            listener = listen(options.port, '--port')
             print(
                 f'{len(found.questions)} questions, {found.faults.count} unsound records left out. Open '
-                f'http://{LOOPBACK}:{listener.getsockname()[1]} (Ctrl-C ends it).\n'
+                f'{address_of(listener)} (Ctrl-C ends it).\n'
                 f'Decisions: {files[0]}; accepted questions: {files[1]}',
                 flush=True,
             )
-            app = create_app(decisions, Path(options.path).name)
-            uvicorn.Server(uvicorn.Config(app, log_level='warning')).run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn raises it again when all is closed
-            pass
+            serve(create_app(decisions, Path(options.path).name), listener)
         finally:
             decisions.close()
     except UserError as error:
         print(f'review: {error}', file=sys.stderr)
         return 2
     return 0
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((LOOPBACK, port))
-        listener.listen()  # so that who reads the address may call it
-    except (OSError, OverflowError) as error:
-        raise UserError(f'--port={port} cannot be used: {error}; choose another one') from None
-    return listener
 
 
 if __name__ == '__main__':

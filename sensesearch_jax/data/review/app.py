@@ -8,18 +8,16 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sensesearch_jax.data.images import HASH, NoImage, read_image
 from sensesearch_jax.data.review.decisions import Decisions, Verdict
+from sensesearch_jax.runtime.loopback import new_app
 from tools_server.failures import ToolError
 from tools_server.pictures.convert import read_rgb
 from tools_server.pictures.encode import encode
 from tools_server.pictures.outline import outline
 
 HERE = Path(__file__).parent
-# Only this machine's browser, also through a forwarded port, and no page of another site.
-HOSTS = ['127.0.0.1', 'localhost']
 
 
 class Decision(BaseModel):
@@ -37,8 +35,7 @@ def create_app(decisions: Decisions, name: str) -> FastAPI:
         decisions: about the questions that are shown.
         name: of the set, the page's title.
     """
-    app = FastAPI(title=name, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
+    app = new_app(name)
     questions = list(decisions.questions.values())
 
     @app.get('/')
