@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,20 @@ def duration(seconds: float) -> str:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)
     return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+def flat_fields(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, str]]:
+    """Dotted names and values, as texts, of a config's fields.
+
+    Args:
+        config: nested.
+        prefix: of the names.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat_fields(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', str(value)
 
 
 def read_file(name: str) -> str:

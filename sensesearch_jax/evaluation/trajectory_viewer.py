@@ -7,6 +7,7 @@ distinct one once, by content hash.
 import base64
 import hashlib
 import io
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -85,6 +86,32 @@ def viewer_data(
     return {'runs': list(runs), 'total': len(by_question), 'questions': views, 'pictures': encoded}
 
 
+def linked_data(
+    groups: Sequence[Sequence[Trajectory]], protocol: Protocol, address: Callable[[str, int], str]
+) -> dict[str, Any]:
+    """The data of `viewer_data` with addresses of pictures in the place of pictures, and the members
+    of a group beside one another.
+
+    Args:
+        groups: the trajectories of each question, in the order in which they are shown.
+        protocol: the text form the trajectories were sampled with.
+        address: of a picture, by its SHA-256 and the longest side it is shown with, in pixels.
+    """
+    sides: dict[str, int] = {}
+    for trajectory in itertools.chain.from_iterable(groups):
+        _add_sides(trajectory, sides)
+    names = [str(member + 1) for member in sorted({t.member for g in groups for t in g})]
+    colours = ('sft', 'rl', 'other0', 'other1', 'other2', 'base')
+    return {
+        'runs': names,
+        'labels': {},
+        'colours': {name: colours[i % len(colours)] for i, name in enumerate(names)},
+        'total': len(groups),
+        'questions': [_question_view({str(t.member + 1): t for t in g}, protocol) for g in groups],
+        'pictures': {sha: address(sha, side) for sha, side in sides.items()},
+    }
+
+
 def script_json(value: Any) -> str:
     """JSON for the inside of a <script> element: text from tools can neither close it nor open a
     comment.
@@ -146,8 +173,17 @@ def _add_sides(trajectory: Trajectory, sides: dict[str, int]) -> None:
 
 
 def _data_uri(file: Any, side: int) -> str | None:
-    """The picture as a JPEG data URI of at most `side` pixels; None if there is no readable
-    picture.
+    """The picture as a data URI; None if there is no readable picture."""
+    found = small_jpeg(file, side)
+    return found and 'data:image/jpeg;base64,' + base64.b64encode(found).decode()
+
+
+def small_jpeg(file: Any, side: int) -> bytes | None:
+    """The picture as a JPEG file of at most `side` pixels; None if there is no readable picture.
+
+    Args:
+        file: bytes of an encoded image file; anything else is no picture.
+        side: longest side in pixels.
     """
     if not isinstance(file, (bytes, bytearray)):
         return None
@@ -160,7 +196,7 @@ def _data_uri(file: Any, side: int) -> str | None:
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, 'JPEG', quality=JPEG_QUALITY, optimize=True, progressive=True)
-    return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def _question_view(of_runs: Mapping[str, Trajectory], protocol: Protocol) -> dict[str, Any]:

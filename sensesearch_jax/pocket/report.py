@@ -23,7 +23,7 @@ from sensesearch_jax.evaluation.forest import (
     interval_place,
     percent,
 )
-from sensesearch_jax.evaluation.page import duration, write_page
+from sensesearch_jax.evaluation.page import duration, flat_fields, write_page
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
 
@@ -109,7 +109,7 @@ def write_report(
         'report.html',
         {
             'meta': meta,
-            'config': list(_flat(meta.config)),
+            'config': list(flat_fields(meta.config)),
             'total_time': duration(sum(meta.durations.values())),
             'durations': _durations(meta.durations),
             'size': _size(summary),
@@ -329,11 +329,3 @@ def _durations(durations: Mapping[str, float]) -> list[dict[str, Any]]:
         {'label': name.replace('_', ' '), 'text': duration(seconds), 'x': 100 * seconds / most}
         for name, seconds in durations.items()
     ]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, str]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f'{prefix}{name}.')
-        else:
-            yield f'{prefix}{name}', str(value)

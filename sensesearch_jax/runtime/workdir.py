@@ -162,6 +162,19 @@ class Workdir:
         return self.path / 'stages' / f'{name}.json'
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process has a workdir open, as far as its lock tells; nothing is written."""
+    if path.resolve() in _held:
+        return True
+    try:
+        holder = _parse_claim((path / '.lock').read_text())
+        if holder and holder['host'] != socket.gethostname():
+            return time.time() - (path / '.lock').stat().st_mtime < STALE_S
+    except OSError:
+        return False
+    return holder is not None and _alive(holder)
+
+
 def _json(content: Any, subject: str) -> str:
     try:
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + '\n'
