@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'sensesearch_jax'
 ROOMS = (
-    'config', 'recipes', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data', 'batching', 'model',
+    'config', 'recipes', 'watch', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data', 'batching', 'model',
     'agent', 'runtime', 'errors',
 )  # fmt: skip
 FREE = 'main', 'sweep', 'pocket'  # what starts a run or many, and the demo, may import every room
