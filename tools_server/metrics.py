@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 Statistics = Mapping[str, Mapping[str, float]]
+Family = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 
 class Metrics:
@@ -63,25 +65,22 @@ class Metrics:
         """Counts one answer that lacked something."""
         self._degraded.labels(tool, backend).inc()
 
-    def watch(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
-        """Adds a gauge for each value of a table that is read whenever metrics are asked for.
+    def watch(
+        self,
+        name: str,
+        help_text: str,
+        read: Callable[[], Statistics],
+        family: Family = GaugeMetricFamily,
+    ) -> None:
+        """Adds a metric for each value of a table that is read whenever metrics are asked for.
 
         Args:
             name: of the metric.
             help_text: a sentence about it.
             read: gives {tool: {label: value}}.
+            family: a gauge; a counter for values that only grow.
         """
-        self._registry.register(_Watched(name, help_text, read, GaugeMetricFamily))
-
-    def watch_counts(self, name: str, help_text: str, read: Callable[[], Statistics]) -> None:
-        """Adds a counter for each value of a table, whose values only grow.
-
-        Args:
-            name: of the metric.
-            help_text: a sentence about it.
-            read: gives {tool: {label: value}}.
-        """
-        self._registry.register(_Watched(name, help_text, read, CounterMetricFamily))
+        self._registry.register(_Watched(name, help_text, read, family))
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format."""
@@ -106,19 +105,16 @@ class Tally:
             return dict(self._counts)
 
 
+@dataclass(eq=False)
 class _Watched(Collector):
-    def __init__(
-        self,
-        name: str,
-        help_text: str,
-        read: Callable[[], Statistics],
-        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    ):
-        self._name, self._help, self._read, self._family = name, help_text, read, family
+    name: str
+    help_text: str
+    read: Callable[[], Statistics]
+    family: Family
 
     def collect(self):
-        family = self._family(self._name, self._help, labels=['tool', 'what'])
-        for tool, values in self._read().items():
+        family = self.family(self.name, self.help_text, labels=['tool', 'what'])
+        for tool, values in self.read().items():
             for what, value in values.items():
                 family.add_metric([tool, what], value)
         yield family

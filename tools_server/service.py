@@ -7,6 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from prometheus_client.core import CounterMetricFamily
+
 from tools_server.answer_matching.gold import gold_fault
 from tools_server.backend_config import Backend, ModelJudgeConfig, Remote, Section
 from tools_server.backends.choose import choose
@@ -52,14 +54,12 @@ class ToolService:
             'crop': self._runner('crop', config.threads),
         }
         self._loaded = threading.Event()
-        self.metrics.watch('tools_now', 'Calls at work and waiting, by tool', self._now)
-        self.metrics.watch(
-            'tools_cache', 'Entries, hits and misses, by tool', self.cache_statistics
-        )
-        self.metrics.watch('tools_services', 'State of services elsewhere', self.service_statistics)
-        self.metrics.watch_counts(
-            'tools_pages', 'Web pages read and summarised, by tool', self.page_statistics
-        )
+        watch = self.metrics.watch
+        watch('tools_now', 'Calls at work and waiting, by tool', self._now)
+        watch('tools_cache', 'Entries, hits and misses, by tool', self.cache_statistics)
+        watch('tools_services', 'State of services elsewhere', self.service_statistics)
+        pages = 'Web pages read and summarised, by tool'
+        watch('tools_pages', pages, self.page_statistics, CounterMetricFamily)
 
     @property
     def ready(self) -> bool:

@@ -1,18 +1,27 @@
-"""Clients of a tool server that is measured: calls that know their right answers, and their fates."""
+"""Clients of a tool server that is measured, and the stand-ins of services that it asks.
+
+The clients' calls know their right answers, so that one lost, doubled or given to another is seen.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import requests
 
-from experiments.benchmarks.stand_ins import chat
+sys.path.append(str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
+
+from stand_ins import StandIn, chat
 
 FACT = 'The tower is 330 m high.'  # answers every text search, under the query as its title
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
@@ -35,10 +44,41 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def verdict(body: dict) -> dict:
-    """A model's reply to the judge of a response that `Clients` sent: odd ones are right."""
+def verdict(body: dict) -> tuple:
+    """A model's answer to the judge of a response that `Clients` sent: odd ones are right."""
     response = json.loads(body['messages'][1]['content'])['response']
-    return chat('Yes' if int(response.rpartition(' ')[2]) % 2 else 'No')
+    return chat('Yes' if int(response.rpartition(' ')[2]) % 2 else 'No')(body)
+
+
+def _serve(make: Callable, address: multiprocessing.Queue, arguments: tuple) -> None:
+    service = StandIn()
+    service.answers = make(service.url, *arguments)
+    address.put(service.url)
+    threading.Event().wait()
+
+
+@contextlib.contextmanager
+def served(make: Callable, *arguments: object) -> Iterator[str]:
+    """The address of a stand-in in a process of its own, while the block runs; `make(address,
+    *arguments)` gives its answers.
+    """
+    address: multiprocessing.Queue = multiprocessing.Queue()
+    process = multiprocessing.Process(target=_serve, args=(make, address, arguments), daemon=True)
+    process.start()
+    try:
+        yield address.get()
+    finally:
+        process.terminate()
+
+
+def in_threads(work: Callable, arguments: Iterable, most_s: float = 1e6) -> None:
+    """Calls `work` of each argument side by side, and waits for all of them, for so long at most."""
+    end = time.monotonic() + most_s
+    threads = [threading.Thread(target=work, args=(x,), daemon=True) for x in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def uploaded(url: str, data: bytes) -> dict:

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,14 +37,23 @@ import numpy as np
 import psutil
 import requests
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
+sys.path.append(str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
 
 import hostile_texts
 import picture_bombs
 from small_world import encoded, picture
+from stand_ins import as_json, chat
 
-from experiments.benchmarks.stand_ins import Service, chat, in_threads, served
-from experiments.benchmarks.tool_clients import FACT, Clients, Outcome, show, uploaded, verdict
+from experiments.benchmarks.tool_clients import (
+    FACT,
+    Clients,
+    Outcome,
+    in_threads,
+    served,
+    show,
+    uploaded,
+    verdict,
+)
 from tools_server.launch import ToolServer
 
 P99_S = 1.0
@@ -61,42 +70,43 @@ ATTACKERS = {'pages': 4, 'thumbnails': 2, 'pictures': 3, 'judged': 3, 'deep': 1,
 ATTACKERS |= {'heads': 12}
 
 
-def stand_ins() -> type[Service]:
-    """Serper, the web behind it, and a model."""
+def stand_ins(web: str) -> Mapping[str, Callable[[dict], tuple]]:
+    """Serper, the web behind it at the same address, and a model."""
     rng = random.Random(0)
     pages = {f'/page/{n}': make() for n, make in enumerate(hostile_texts.PAGES.values())}
     bombs = {f'/bomb/{n}': make() for n, make in enumerate(picture_bombs.BOMBS.values())}
     links, snippets = list(hostile_texts.LINKS.values()), list(hostile_texts.SNIPPETS.values())
     replies = list(hostile_texts.REPLIES.values())
 
-    class Handler(Service):
-        def do_GET(self) -> None:
-            kind = 'image/jpeg' if self.path in bombs else 'text/html'
-            self.send((bombs | pages).get(self.path, PAGE), kind)
+    def lens(_: dict) -> tuple:
+        places = [web + path for path in bombs] + links
+        thumbnails = [rng.choice(places) for _ in range(5)]
+        results = [{'title': None, 'thumbnailUrl': address} for address in thumbnails]
+        return as_json({'organic': results})({})
 
-        def answer(self, body: dict) -> dict:
-            web = f'http://127.0.0.1:{self.server.server_address[1]}'
-            if self.path == '/lens':
-                places = [web + path for path in bombs] + links
-                thumbnails = [rng.choice(places) for _ in range(5)]
-                return {'organic': [{'title': None, 'thumbnailUrl': t} for t in thumbnails]}
-            if self.path != '/search':
-                hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
-                return chat(rng.choice(replies)()) if hostile else verdict(body)
-            if not body['q'].startswith(HOSTILE):
-                found = {'title': body['q'], 'snippet': 'A tower.', 'link': web + '/page/good'}
-                return {'organic': [found]}
-            places = [web + path for path in pages] + links
-            return {'organic': [
-                {'title': rng.choice(snippets)(), 'snippet': rng.choice(snippets)(), 'link': rng.choice(places)}
-                for _ in range(5)
-            ]}  # fmt: skip
+    def search(body: dict) -> tuple:
+        if not body['q'].startswith(HOSTILE):
+            found = {'title': body['q'], 'snippet': 'A tower.', 'link': web + '/page/good'}
+            return as_json({'organic': [found]})(body)
+        places = [web + path for path in pages] + links
+        # Surrogates are written as escapes, which is how services send them.
+        return as_json({'organic': [
+            {'title': rng.choice(snippets)(), 'snippet': rng.choice(snippets)(), 'link': rng.choice(places)}
+            for _ in range(5)
+        ]})(body)  # fmt: skip
 
-        def do_POST(self) -> None:
-            # Surrogates are written as escapes, which is how services send them.
-            self.send(json.dumps(self.answer(self.body())).encode(), 'application/json')
+    def model(body: dict) -> tuple:
+        hostile = HOSTILE in json.dumps(body['messages'][1]['content'])
+        return chat(rng.choice(replies)())(body) if hostile else verdict(body)
 
-    return Handler
+    def file(content: bytes, kind: str) -> Callable[[dict], tuple]:
+        return lambda _: (200, content, {'Content-Type': kind})
+
+    return {
+        '/lens': lens, '/search': search, '/v1/chat/completions': model, '/page/good': file(PAGE, 'text/html'),
+        **{path: file(content, 'text/html') for path, content in pages.items()},
+        **{path: file(content, 'image/jpeg') for path, content in bombs.items()},
+    }  # fmt: skip
 
 
 def attack(url: str, seconds: float) -> None:

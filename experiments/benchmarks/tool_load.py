@@ -17,11 +17,13 @@ On a machine with 2 cores the clients take as much of them as the server does.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,8 +32,7 @@ import psutil
 import requests
 
 from experiments.benchmarks.pictures import noise
-from experiments.benchmarks.stand_ins import Service, served
-from experiments.benchmarks.tool_clients import FACT, KINDS, Clients, show, verdict
+from experiments.benchmarks.tool_clients import FACT, KINDS, Clients, served, show, verdict
 from tools_server.launch import ToolServer
 
 GALLERY = Path(__file__).parents[2] / 'sensesearch_jax/pocket/world/files/gallery.jsonl'
@@ -39,28 +40,28 @@ SHARES = {'text_search': 0.4, 'judge': 0.3, 'crop': 0.25, 'image_search': 0.05}
 DEADLINE_S, GRACE_S = 5.0, 0.5
 
 
-def stand_ins(share: float) -> type[Service]:
+def stand_ins(_: str, share: float) -> dict[str, Callable[[dict], tuple]]:
     """A retriever and a judge that fail in a share of calls."""
     rng = random.Random(0)
 
-    class Handler(Service):
-        def do_POST(self) -> None:
-            answer = json.dumps(self._right(self.body())).encode()
-            faults = ('slow', '500', '429', 'half', 'nonsense')
-            fault = rng.choice(faults) if rng.random() < share else None
-            if fault == 'slow':
-                time.sleep(DEADLINE_S + 2)
-            status = int(fault) if fault in ('500', '429') else 200
-            answer = b'<html>it works!</html>' if fault == 'nonsense' else answer
-            self.send(answer, 'application/json', status, half=fault == 'half')
+    def retrieved(body: dict) -> tuple:
+        document = {'contents': f'{body["queries"][0]}\n{FACT}'}
+        return 200, json.dumps({'result': [[{'document': document, 'score': 1.0}]]}).encode()
 
-        def _right(self, body: dict) -> dict:
-            if self.path != '/retrieve':
-                return verdict(body)
-            document = {'contents': f'{body["queries"][0]}\n{FACT}'}
-            return {'result': [[{'document': document, 'score': 1.0}]]}
+    def failing(right: Callable[[dict], tuple], body: dict) -> tuple:
+        status, answer = right(body)
+        faults = ('slow', '500', '429', 'half', 'nonsense')
+        fault = rng.choice(faults) if rng.random() < share else None
+        if fault == 'slow':
+            time.sleep(DEADLINE_S + 2)
+        if fault in ('500', '429'):
+            return int(fault), answer
+        if fault == 'half':
+            return status, answer[: len(answer) // 2], {'Content-Length': str(len(answer))}
+        return status, b'<html>it works!</html>' if fault == 'nonsense' else answer
 
-    return Handler
+    services = {'/retrieve': retrieved, '/v1/chat/completions': verdict}
+    return {path: functools.partial(failing, right) for path, right in services.items()}
 
 
 def configured(services: str) -> dict:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sensesearch_jax.agent import observations
 from sensesearch_jax.agent.actions import (
@@ -18,6 +19,7 @@ from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, Turn
 
 
+@dataclass(eq=False)
 class Environment:
     """Tools, protocol and limits of a run. Holds no state of any trajectory, so all of them may
     share it.
@@ -29,18 +31,14 @@ class Environment:
         limits: how much of a result is shown.
     """
 
-    def __init__(
-        self,
-        client: ToolClient,
-        protocol: Protocol,
-        tools: Sequence[str],
-        limits: ObservationLimits,
-    ) -> None:
-        self.client = client
-        self.protocol = protocol
-        self.tools = tuple(tools)
-        self.limits = limits
-        self.system_prompt = protocol.system_prompt(self.tools)
+    client: ToolClient
+    protocol: Protocol
+    tools: Sequence[str]
+    limits: ObservationLimits
+
+    def __post_init__(self) -> None:
+        self.tools = tuple(self.tools)
+        self.system_prompt = self.protocol.system_prompt(self.tools)
 
     def parse(self, text: str) -> ParsedTurn:
         """The reasoning and action in the policy's `text` of one turn."""

@@ -24,7 +24,7 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Turn
 from tools_server.backends.http_service import retry_after
 from tools_server.failures import ToolError
-from tools_server.fetching.connections import read_body, timed_out, timed_pools
+from tools_server.fetching.connections import received, send, timed_out, timed_pools
 from tools_server.limits import deadline
 
 MOST_REPLY_BYTES = 16 * 2**20
@@ -222,18 +222,10 @@ class OpenAIModel:
     def _exchange(self, data: bytes) -> Reply | Unanswered:
         name, status = f'model {self.server.model}', 0
         try:
-            response = self._pools.urlopen(
-                'POST', self.server.url.rstrip('/') + '/chat/completions', body=data,
-                headers=self._headers, redirect=False, retries=False, preload_content=False,
-                timeout=urllib3.Timeout(self.server.timeout_s),
-            )  # fmt: skip
+            url = self.server.url.rstrip('/') + '/chat/completions'
+            response = send(self._pools, 'POST', url, data, self._headers)
             status = response.status
-            try:
-                answer = read_body(response, MOST_REPLY_BYTES, name)
-            except BaseException:
-                response.close()  # the rest must not be taken for the next reply
-                raise
-            response.release_conn()
+            answer = received(response, MOST_REPLY_BYTES, name)
         except ToolError as error:
             return Unanswered(ToolFailure(error.kind, error.message), billable=status == 200)
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -292,6 +284,7 @@ def _reply(answer: Any) -> Reply:
     return Reply(texts, finish, prompt, completion)
 
 
+@dataclass(eq=False)
 class OpenAIAgent:
     """A served model that writes one turn at a time, having seen what a policy would have seen.
 
@@ -303,19 +296,11 @@ class OpenAIAgent:
         turn_tokens: most tokens of a turn.
     """
 
-    def __init__(
-        self,
-        model: ChatModel,
-        images: Callable[[str], bytes | ToolFailure],
-        system: str,
-        temperature: float,
-        turn_tokens: int,
-    ) -> None:
-        self.model = model
-        self.images = images
-        self.system = system
-        self.temperature = temperature
-        self.turn_tokens = turn_tokens
+    model: ChatModel
+    images: Callable[[str], bytes | ToolFailure]
+    system: str
+    temperature: float
+    turn_tokens: int
 
     def write(
         self, user: Sequence[str | ImageRef], turns: Iterable[Turn], sample: int

@@ -1,7 +1,7 @@
 """The client of the tool server: every call returns its value or a `ToolFailure`, within a
 deadline, and never raises.
 
-Thread-safe: each thread has its own connections.
+Safe to share between threads.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import requests
 import urllib3
 
 from sensesearch_jax.agent.trajectory import ImageRef
+from tools_server.failures import ToolError
+from tools_server.fetching.connections import received, send, timed_out, timed_pools
+from tools_server.limits import deadline
 
 T = TypeVar('T')
 
@@ -29,7 +30,8 @@ MOST_PAUSE_S = 1.0
 TOKEN_VARIABLE = (
     'TOOLS_SERVER_TOKEN'  # environment variable with the server's bearer token, if it asks for one
 )
-CHUNK = 1 << 16
+MOST_CONNECTIONS = 1024  # kept open
+MOST_BYTES = 1 << 30  # of an answer
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class ToolClient:
         self.deadline_s = deadline_s
         token = os.environ.get(TOKEN_VARIABLE, '').strip() if token is None else token
         self._headers = {'Authorization': f'Bearer {token}'} if token else {}
-        self._local = threading.local()
+        self._pools = timed_pools(MOST_CONNECTIONS)
         self._reached = False  # the server has answered once, to any thread
 
     def upload(self, image: str | Path | bytes) -> ImageRef | ToolFailure:
@@ -163,7 +165,6 @@ class ToolClient:
 
         `read` turns the JSON answer into the value; None returns the bytes as they are.
         """
-        deadline = time.monotonic() + self.deadline_s
         headers = dict(self._headers)
         if data is not None:
             headers['Content-Type'] = 'application/octet-stream'
@@ -175,14 +176,15 @@ class ToolClient:
             except (TypeError, ValueError) as error:
                 return ToolFailure('caller', f'the request cannot be written as JSON: {error}')
             headers['Content-Type'] = 'application/json'
-        try:
-            status, answer = self._patiently(method, path, data, headers, deadline)
-        except (requests.Timeout, TimeoutError):
-            return ToolFailure('timeout', f'no answer within {self.deadline_s:g} s')
-        except (requests.RequestException, OSError) as error:
-            return ToolFailure(
-                'unavailable', f'the tool server cannot be reached ({type(error).__name__})'
-            )
+        with deadline.within(self.deadline_s):
+            try:
+                status, answer = self._patiently(method, self.url + path, data, headers)
+            except (ToolError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                if _too_late(error):
+                    return ToolFailure('timeout', f'no answer within {self.deadline_s:g} s')
+                return ToolFailure(
+                    'unavailable', f'the tool server cannot be reached ({type(error).__name__})'
+                )
         try:
             if status == 200 and read is None:
                 return answer
@@ -200,75 +202,48 @@ class ToolClient:
         )
 
     def _patiently(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
+        self, method: str, url: str, data: bytes | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        """`_exchange`, again while nobody listens at an address that has answered before, once when a
-        connection broke, and when the server says to come again later and there is time for that.
+        """Status and body of the answer to a request, which is sent again while nobody listens at an
+        address that has answered before, once when a connection broke, and when the server says to
+        come again later and there is time for that.
         """
         pause_s, broken = RETRY_PAUSE_S, 0
         while True:
+            # Nobody works on for a caller that has gone.
+            left = deadline.require_time('the tool server')
             try:
-                status, answer, again_s = self._exchange(method, path, data, headers, deadline)
-            except requests.ConnectionError as error:
+                response = send(
+                    self._pools, method, url, data, headers | {'X-Deadline-S': f'{left:.3f}'}
+                )
+                answer = received(response, MOST_BYTES, 'the tool server')
+            except (ToolError, urllib3.exceptions.HTTPError, OSError) as error:
                 # A broken connection may have been idle for too long; one that breaks again is the
                 # server's way.
-                nobody = _nobody_listens(error)
+                nobody = isinstance(error, urllib3.exceptions.NewConnectionError)
                 broken += not nobody
-                hopeless = (nobody and not self._reached) or isinstance(error, requests.Timeout)
-                if broken > 1 or hopeless or deadline - time.monotonic() < pause_s:
+                hopeless = (nobody and not self._reached) or _too_late(error)
+                if broken > 1 or hopeless or deadline.left() < pause_s:
                     raise
                 time.sleep(pause_s)  # it may be starting again, and then soon takes the connection
                 pause_s = min(2 * pause_s, MOST_PAUSE_S)
                 continue
             self._reached = True
+            status, again_s = response.status, _retry_after(response)
             # The members of a group are sent away together; they should not come back together.
             pause = None if again_s is None else again_s * random.uniform(0.5, 1.5) + RETRY_PAUSE_S
             away = status == 429 or (status == 503 and _says_so_itself(answer))
-            if not away or pause is None or time.monotonic() + pause >= deadline:
+            if not away or pause is None or pause >= deadline.left():
                 return status, answer
             time.sleep(pause)
 
-    def _exchange(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str], deadline: float
-    ) -> tuple[int, bytes, float | None]:
-        """Sends a request and reads the whole answer: status, body, and the seconds of Retry-After.
 
-        Raises:
-          TimeoutError, requests.Timeout: the deadline (time.monotonic) passed.
-          requests.RequestException, OSError: no or a broken connection.
-        """
-        session = getattr(self._local, 'session', None)
-        if session is None:
-            session = self._local.session = requests.Session()
-            session.trust_env = False  # no proxy stands between a run and its own server
-        left = _left(deadline)
-        with session.request(
-            method,
-            self.url + path,
-            data=data,
-            headers=headers
-            | {'X-Deadline-S': f'{left:.3f}'},  # nobody works on for a caller that has gone
-            timeout=left,
-            stream=True,
-            allow_redirects=False,
-        ) as response:
-            answer = bytearray()
-            try:
-                # The time-out of a socket restarts with each byte, so it is set anew before each
-                # read.
-                while chunk := _read_some(response, _left(deadline)):
-                    answer += chunk
-            except urllib3.exceptions.TimeoutError:
-                raise TimeoutError from None
-            except urllib3.exceptions.HTTPError as error:
-                raise requests.ConnectionError(str(error)) from None
-            return response.status_code, bytes(answer), _retry_after(response)
-
-
-def _nobody_listens(error: requests.ConnectionError) -> bool:
-    """Whether no connection was made at all, as between two servers on one port."""
-    reason = getattr(error.args[0] if error.args else None, 'reason', None)
-    return isinstance(reason, urllib3.exceptions.NewConnectionError)
+def _too_late(error: Exception) -> bool:
+    """Whether the time is over; where nobody listens, that is not the reason."""
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return False
+    late = error.kind == 'timeout' if isinstance(error, ToolError) else timed_out(error)
+    return late or deadline.left() <= 0
 
 
 def _says_so_itself(answer: bytes) -> bool:
@@ -279,23 +254,9 @@ def _says_so_itself(answer: bytes) -> bool:
         return False
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
     value = response.headers.get('Retry-After', '')
     return float(value) if value.isdigit() and len(value) < 6 else None
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _read_some(response: requests.Response, timeout_s: float) -> bytes:
-    connection = response.raw.connection
-    if connection is not None and connection.sock is not None:
-        connection.sock.settimeout(timeout_s)
-    return response.raw.read1(CHUNK, decode_content=True)
 
 
 def _image_ref(answer: dict[str, Any]) -> ImageRef:

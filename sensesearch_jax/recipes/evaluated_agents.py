@@ -63,6 +63,7 @@ class Agent(Protocol):
         """Its kind and name, for the harness card."""
 
 
+@dataclass(eq=False)
 class PolicyAgent:
     """A policy that is sampled on this process's devices.
 
@@ -76,17 +77,12 @@ class PolicyAgent:
             `rollout.dtype`.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        loaded: LoadedPolicy,
-        features: FeatureStore,
-        sampling: Sampling,
-        lanes: int,
-        parameters: nnx.State | None = None,
-    ) -> None:
-        self.session, self.loaded, self.features = session, loaded, features
-        self.sampling, self.lanes, self.parameters = sampling, lanes, parameters
+    session: Session
+    loaded: LoadedPolicy
+    features: FeatureStore
+    sampling: Sampling
+    lanes: int
+    parameters: nnx.State | None = None
 
     def play(self, samples: Samples, conditions: Conditions) -> None:
         """See `Agent`; the samples of a question share its prompt, and end together."""

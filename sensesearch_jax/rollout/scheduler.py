@@ -174,36 +174,25 @@ def rollout(
     )
 
 
+@dataclass(eq=False)
 class _Rollout:
     """One engine's work."""
 
-    def __init__(
-        self,
-        queue: TaskQueue,
-        engine: Engine,
-        chat: ChatTokenizer,
-        environment: Environment,
-        features: FeatureStore,
-        limits: RolloutLimits,
-        pool: ThreadPoolExecutor,
-        scoring: Scoring,
-        on_turn: Callable[[Trajectory, Turn], None],
-        to_stop: Callable[[], object],
-    ):
-        self.to_stop = to_stop
-        self.queue, self.engine, self.chat, self.environment, self.features = (
-            queue,
-            engine,
-            chat,
-            environment,
-            features,
-        )
-        self.limits, self.pool, self.scoring, self.on_turn = limits, pool, scoring, on_turn
-        self.rows: dict[int, int] = {}  # row of the engine -> index of the task
-        self.lanes: dict[tuple[int, int], _Lane] = {}
-        self.calls: dict[Future, tuple[int, int]] = {}
-        self.answers: dict[tuple[int, int], tuple[Observation, list[int]]] = {}
-        self.statistics = RolloutStatistics()
+    queue: TaskQueue
+    engine: Engine
+    chat: ChatTokenizer
+    environment: Environment
+    features: FeatureStore
+    limits: RolloutLimits
+    pool: ThreadPoolExecutor
+    scoring: Scoring
+    on_turn: Callable[[Trajectory, Turn], None]
+    to_stop: Callable[[], object]
+    rows: dict[int, int] = field(default_factory=dict)  # row of the engine -> index of the task
+    lanes: dict[tuple[int, int], _Lane] = field(default_factory=dict)
+    calls: dict[Future, tuple[int, int]] = field(default_factory=dict)
+    answers: dict[tuple[int, int], tuple[Observation, list[int]]] = field(default_factory=dict)
+    statistics: RolloutStatistics = field(default_factory=RolloutStatistics)
 
     def loop(self) -> None:
         while self.queue.left or ((self.lanes or self.scoring.waiting) and not self.queue.stopped):

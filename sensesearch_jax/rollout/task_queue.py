@@ -36,6 +36,7 @@ class ReadyTask(NamedTuple):
     prompt: list[int]
 
 
+@dataclass(eq=False)
 class TaskQueue:
     """The tasks that no engine has taken yet, and the groups that are done.
 
@@ -52,22 +53,19 @@ class TaskQueue:
         on_group: called with each group that ends here.
     """
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        ahead: int,
-        room: int,
-        chat: ChatTokenizer,
-        environment: Environment,
-        features: FeatureStore,
-        pool: ThreadPoolExecutor,
-        scorer: Scorer | None,
-        on_group: Callable[[list[Trajectory]], None],
-    ):
-        self.groups: list[list[Trajectory]] = [[] for _ in tasks]
-        self.ahead, self.room, self.chat, self.environment = ahead, room, chat, environment
-        self.features, self.pool, self.scorer, self.on_group = features, pool, scorer, on_group
-        self.waiting = deque(enumerate(tasks))
+    tasks: Sequence[Task]
+    ahead: int
+    room: int
+    chat: ChatTokenizer
+    environment: Environment
+    features: FeatureStore
+    pool: ThreadPoolExecutor
+    scorer: Scorer | None
+    on_group: Callable[[list[Trajectory]], None]
+
+    def __post_init__(self):
+        self.groups: list[list[Trajectory]] = [[] for _ in self.tasks]
+        self.waiting = deque(enumerate(self.tasks))
         self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
         self.opened: deque[ReadyTask] = deque()
         self.lock = threading.Lock()

@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from sensesearch_jax.runtime.workdir import atomic_write
 
 FILE_S = 2.0  # seconds between two writings of the file
+LINE = '{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]'
 
 _path: Path | None = None  # of the file, where `keep_file` has named one
 
@@ -27,7 +28,7 @@ def keep_file(path: Path | None) -> None:
     _path = path
 
 
-class Progress:
+class Progress(tqdm):
     """Progress display: steps done, remaining time and a few metrics.
 
     On a terminal this is tqdm's bar. Elsewhere (CI, nohup) a bar would fill the log with carriage
@@ -42,6 +43,7 @@ class Progress:
     """
 
     alarms: tuple[str, ...] = ()
+    monitor_interval = 0  # no thread that looks after slow loops
 
     def __init__(
         self,
@@ -64,24 +66,14 @@ class Progress:
           file: where to write; standard error by default.
         """
         self._file = file or sys.stderr
-        self._description = description
-        self._total = total
-        self._unit = unit
-        self._initial = self._done = initial
-        self._interval_s = interval_s
         self._metrics: dict[str, Any] = {}
-        self._started = self._printed = time.monotonic()
         self._written = 0.0
-        self._bar = None
-        if self._file.isatty():
-            self._bar = tqdm(
-                desc=description,
-                total=total,
-                initial=initial,
-                unit=unit,
-                file=self._file,
-                dynamic_ncols=True,
-            )
+        how: dict[str, Any] = {'file': self._file, 'dynamic_ncols': True}
+        if not self._file.isatty():
+            how = {'file': _Lines(self._file), 'bar_format': LINE, 'position': 0, 'smoothing': 0}
+            # No line at the start, which any delay suppresses, and later by the clock alone.
+            how |= {'delay': sys.float_info.min, 'mininterval': interval_s, 'miniters': 0}
+        super().__init__(desc=description, total=total, initial=initial, unit=unit, **how)
         self._write_file()
 
     def update(self, steps: int = 1, **metrics: float | str) -> None:
@@ -91,53 +83,24 @@ class Progress:
           steps: how many steps were done since the last call.
           **metrics: a few numbers or short texts.
         """
-        self._done += steps
-        if metrics:
-            self._metrics = metrics
-        if self._bar is not None:
-            self._bar.set_postfix(self._shown(), refresh=False)
-            self._bar.update(steps)
-        elif time.monotonic() - self._printed >= self._interval_s:
-            self._print_line()
+        self._metrics = metrics or self._metrics
+        self.set_postfix(self._shown(), refresh=False)
+        super().update(steps)
         if time.monotonic() - self._written >= FILE_S:
             self._write_file()
 
     def say(self, sentence: str) -> None:
         """Prints a line of its own, above the bar."""
-        if self._bar is not None:
-            self._bar.write(sentence, file=self._file)
+        if self._file.isatty():
+            self.write(sentence, file=self._file)
         else:
             print(sentence, file=self._file, flush=True)
 
     def close(self) -> None:
         """Shows the last state; a second call does nothing."""
-        if self._bar is not None:
-            self._bar.close()
-        elif self._started is not None:
-            self._print_line()
-        if self._started is not None:
+        if not self.disable:
             self._write_file()
-        self._started = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _print_line(self) -> None:
-        self._printed = time.monotonic()
-        line = tqdm.format_meter(
-            self._done,
-            self._total,
-            self._printed - self._started,
-            prefix=self._description,
-            unit=self._unit,
-            initial=self._initial,
-            postfix=', '.join(f'{name}={value}' for name, value in self._shown().items()) or None,
-            bar_format='{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]',
-        )
-        print(line, file=self._file, flush=True)
+        super().close()
 
     def _shown(self) -> dict[str, str]:
         alarms = {'ALARM': ' '.join(self.alarms)} if self.alarms else {}
@@ -146,16 +109,15 @@ class Progress:
     def _write_file(self) -> None:
         if _path is None:
             return
-        self._written = now = time.monotonic()
-        made = self._done - self._initial
-        left = None
-        if self._total is not None and made > 0:
-            left = (self._total - self._done) * (now - self._started) / made
+        self._written = time.monotonic()
+        made, left = self.n - self.initial, None
+        if self.total is not None and made > 0:
+            left = (self.total - self.n) * self.format_dict['elapsed'] / made
         content = {
-            'stage': self._description,
-            'done': self._done,
-            'total': self._total,
-            'unit': self._unit,
+            'stage': self.desc,
+            'done': self.n,
+            'total': self.total,
+            'unit': self.unit,
             'time': time.time(),
             'left_s': left,
             'shown': self._shown(),
@@ -164,6 +126,20 @@ class Progress:
             atomic_write(_path, json.dumps(content) + '\n')
         except OSError:
             pass  # a full disk ends the run where it matters
+
+
+class _Lines:
+    """A log in which every display of a bar becomes a line."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            print(line, file=self._file)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _short(value: float | int | str) -> str:

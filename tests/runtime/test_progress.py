@@ -12,7 +12,7 @@ class Clock:
     def __init__(self):
         self.now = 100.0
 
-    def monotonic(self):
+    def time(self):
         return self.now
 
 
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 def test_lines_from_time_to_time_with_the_time_left(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(module, 'time', clock)
+    monkeypatch.setattr('tqdm.std.time', clock.time)
     file = io.StringIO()
     with Progress('rl', 100, initial=10, interval_s=30, file=file) as progress:
         for _ in range(12):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import threading
-import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -58,7 +57,7 @@ class ChatStandIn:
             def _send(self, reply):
                 status, headers, cut = 200, {}, reply == 'cut'
                 if reply == 'late':
-                    time.sleep(0.5)
+                    self.connection.recv(1)  # until the client has had enough
                     self.close_connection = True
                     return
                 if isinstance(reply, int):

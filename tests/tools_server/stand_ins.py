@@ -14,6 +14,10 @@ from types import MappingProxyType
 Answer = tuple  # status, body and, where they matter, headers
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256  # callers at once
+
+
 class StandIn:
     """A local HTTP service whose answers a test sets.
 
@@ -25,7 +29,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict, dict]] = []
-        self.answers: dict[str, Callable[[dict], Answer]] = {}
+        self.answers: Mapping[str, Callable[[dict], Answer]] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,8 +48,7 @@ class StandIn:
             ) -> None:
                 try:
                     self.send_response(status)
-                    self.send_header('Content-Length', str(len(data)))
-                    for name, value in headers.items():
+                    for name, value in ({'Content-Length': str(len(data))} | dict(headers)).items():
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(data)
@@ -55,7 +58,7 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self._server = Server(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

@@ -6,11 +6,27 @@ index library.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from tools_server import backend_config as sections
 from tools_server.config import ConfigError
 from tools_server.images import ImageStore
+
+# Section -> module of this package and class in it; imported when it is chosen.
+BACKENDS = {
+    sections.LocalText: ('text_local', 'LocalTextSearch'),
+    sections.IndexedText: ('text_local', 'IndexedTextSearch'),
+    sections.SerperText: ('text_serper', 'SerperTextSearch'),
+    sections.Retriever: ('text_retriever', 'RetrieverTextSearch'),
+    sections.OpenSearch: ('text_opensearch', 'OpenSearchTextSearch'),
+    sections.LocalImages: ('image_local', 'LocalImageSearch'),
+    sections.IndexedImages: ('image_index', 'IndexedImageSearch'),
+    sections.PrefetchedImages: ('image_prefetched', 'PrefetchedImageSearch'),
+    sections.SerperLens: ('image_serper', 'SerperImageSearch'),
+    sections.ModelJudgeConfig: ('judge_openai', 'ModelJudge'),
+    sections.RuleJudgeConfig: ('judge_rules', 'RuleJudge'),
+}
 
 
 def choose(section: sections.Backend, store: ImageStore, token: str | None) -> Any:
@@ -24,52 +40,19 @@ def choose(section: sections.Backend, store: ImageStore, token: str | None) -> A
     Raises:
         ConfigError: its data cannot be used, or a library that it needs is not installed.
     """
+    module, name = BACKENDS[type(section)]
+    try:
+        kind = getattr(importlib.import_module(f'tools_server.backends.{module}'), name)
+    except ImportError:
+        if not isinstance(section, sections.IndexedImages):
+            raise
+        message = "a picture index needs usearch: pip install 'sensesearch_jax[index]'"
+        raise ConfigError(message) from None
     match section:
-        case sections.LocalText():
-            from tools_server.backends.text_local import LocalTextSearch
-
-            return LocalTextSearch(section)
-        case sections.IndexedText():
-            from tools_server.backends.text_local import IndexedTextSearch
-
-            return IndexedTextSearch(section)
-        case sections.SerperText():
-            from tools_server.backends.text_serper import SerperTextSearch
-
-            return SerperTextSearch(section)
-        case sections.Retriever():
-            from tools_server.backends.text_retriever import RetrieverTextSearch
-
-            return RetrieverTextSearch(section)
-        case sections.OpenSearch():
-            from tools_server.backends.text_opensearch import OpenSearchTextSearch
-
-            return OpenSearchTextSearch(section)
-        case sections.LocalImages():
-            from tools_server.backends.image_local import LocalImageSearch
-
-            return LocalImageSearch(section, store)
-        case sections.IndexedImages():
-            try:
-                from tools_server.backends.image_index import IndexedImageSearch
-            except ImportError:
-                message = "a picture index needs usearch: pip install 'sensesearch_jax[index]'"
-                raise ConfigError(message) from None
-
-            return IndexedImageSearch(section, store)
-        case sections.PrefetchedImages():
-            from tools_server.backends.image_prefetched import PrefetchedImageSearch
-
-            return PrefetchedImageSearch(section, store)
+        case sections.RuleJudgeConfig():
+            return kind()
         case sections.SerperLens():
-            from tools_server.backends.image_serper import SerperImageSearch
-
-            return SerperImageSearch(section, store, token)
-        case sections.ModelJudgeConfig():
-            from tools_server.backends.judge_openai import ModelJudge
-
-            return ModelJudge(section)
-        case _:
-            from tools_server.backends.judge_rules import RuleJudge
-
-            return RuleJudge()
+            return kind(section, store, token)
+        case sections.LocalImages() | sections.IndexedImages() | sections.PrefetchedImages():
+            return kind(section, store)
+    return kind(section)

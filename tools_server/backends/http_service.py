@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import threading
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ import urllib3
 from tools_server.backend_config import Limits
 from tools_server.backends.found import each
 from tools_server.failures import ToolError
-from tools_server.fetching.connections import read_body, timed_out, timed_pools
+from tools_server.fetching.connections import received, send, timed_out, timed_pools
 from tools_server.limits import deadline
 from tools_server.limits.json_size import MOST_VALUES, values_in
 from tools_server.limits.service import ServiceLimits
@@ -87,12 +86,9 @@ class Service:
         return self.limits.run(lambda: self._post(path, data, wanted))
 
     def _post(self, path: str, data: bytes, wanted: Collection[str]) -> dict[str, Any]:
-        seconds = min(deadline.require_time(self.name), threading.TIMEOUT_MAX)
+        deadline.require_time(self.name)
         try:
-            response = self._pools.urlopen(
-                'POST', self._base_url + path, body=data, headers=self._headers, redirect=False, retries=False,
-                preload_content=False, timeout=urllib3.Timeout(connect=seconds, read=seconds),
-            )  # fmt: skip
+            response = send(self._pools, 'POST', self._base_url + path, data, self._headers)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             # at the deadline a timer closes the connection
             if timed_out(error) or deadline.left() <= 0:
@@ -102,12 +98,7 @@ class Service:
                 f'{self.name} cannot be reached ({type(error).__name__})',
                 retryable=True,
             ) from None
-        try:
-            answer = read_body(response, MAX_ANSWER_BYTES, self.name)
-        except BaseException:
-            response.close()  # what is still to come must not be taken for the next answer
-            raise
-        response.release_conn()
+        answer = received(response, MAX_ANSWER_BYTES, self.name)
         return self._read(response, answer, wanted)
 
     def _read(

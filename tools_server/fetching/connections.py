@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -124,6 +124,43 @@ def timed_out(error: Exception) -> bool:
     """Whether a request took too long; urllib3 counts a refused connection as a kind of that."""
     late = isinstance(error, urllib3.exceptions.TimeoutError)
     return late and not isinstance(error, urllib3.exceptions.NewConnectionError)
+
+
+def send(
+    pools: urllib3.PoolManager,
+    method: str,
+    url: str,
+    data: bytes | None,
+    headers: Mapping[str, str],
+) -> urllib3.BaseHTTPResponse:
+    """Sends a request, once, and waits for the headers of its answer until the current deadline.
+
+    Args:
+        pools: see `timed_pools`.
+        method: of HTTP.
+        url: of the service.
+        data: the body; None sends none.
+        headers: of the request.
+
+    Raises:
+        urllib3.exceptions.HTTPError, OSError: no answer; `timed_out` tells why.
+    """
+    seconds = max(0.001, min(deadline.left(), threading.TIMEOUT_MAX))
+    return pools.urlopen(
+        method, url, body=data, headers=headers, redirect=False, retries=False,
+        preload_content=False, timeout=urllib3.Timeout(connect=seconds, read=seconds),
+    )  # fmt: skip
+
+
+def received(response: urllib3.BaseHTTPResponse, max_bytes: int, name: str) -> bytes:
+    """The body of an answer, see `read_body`; its connection is kept if the body is whole."""
+    try:
+        data = read_body(response, max_bytes, name)
+    except BaseException:
+        response.close()  # what is still to come must not be taken for the next answer
+        raise
+    response.release_conn()
+    return data
 
 
 def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, name: str) -> bytes:

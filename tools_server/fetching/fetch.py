@@ -4,6 +4,7 @@ and type.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urljoin
 
@@ -30,6 +31,7 @@ class Fetched(NamedTuple):
     content_type: str
 
 
+@dataclass(eq=False)
 class Fetcher:
     """Fetches pages and pictures under one policy. Safe to share between threads.
 
@@ -40,17 +42,10 @@ class Fetcher:
         dialler: connects to a checked address.
     """
 
-    def __init__(
-        self,
-        timeout_s: float,
-        allow_private: bool = False,
-        resolver: addresses.Resolve = addresses.resolve,
-        dialler: Dial = connections.dial,
-    ):
-        self._timeout_s = timeout_s
-        self._allow_private = allow_private
-        self._resolver = resolver
-        self._dialler = dialler
+    timeout_s: float
+    allow_private: bool = False
+    resolver: addresses.Resolve = addresses.resolve
+    dialler: Dial = connections.dial
 
     def fetch(self, url: str, types: tuple[str, ...] = PAGES) -> bytes:
         """The bytes behind an http(s) address; see `fetch_file`.
@@ -71,10 +66,10 @@ class Fetcher:
             ToolError: 'refused' for an address that may not be fetched (also after a redirect),
                 another type, or a status other than 200; 'timeout'; 'unavailable'.
         """
-        with deadline.within(self._timeout_s):
+        with deadline.within(self.timeout_s):
             for _ in range(MAX_REDIRECTS + 1):
                 place = addresses.target(
-                    url, allow_private=self._allow_private, resolver=self._resolver
+                    url, allow_private=self.allow_private, resolver=self.resolver
                 )
                 answer = self._get(place, types)
                 if isinstance(answer, Fetched):
@@ -92,7 +87,7 @@ class Fetcher:
         seconds = deadline.require_time(place.host)
         try:
             pool = connections.pinned_pool(
-                place.scheme, place.host, place.port, place.addresses, self._dialler
+                place.scheme, place.host, place.port, place.addresses, self.dialler
             )
         except (urllib3.exceptions.HTTPError, ValueError):
             raise ToolError('refused', f'the host {place.host[:80]!r} is no name') from None

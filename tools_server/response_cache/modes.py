@@ -65,6 +65,7 @@ class Answered(Generic[T]):
     lasts_s: float | None
 
 
+@dataclass(eq=False)
 class Answers(Generic[T]):
     """The answers of one tool under a mode.
 
@@ -79,26 +80,15 @@ class Answers(Generic[T]):
         read: JSON values back to a result; KeyError, TypeError or ValueError for what is none.
     """
 
-    def __init__(
-        self,
-        tool: str,
-        identity: dict[str, Any],
-        online: bool,
-        mode: str,
-        ages: AnswerConfig,
-        store: Store | None,
-        write: Callable[[T], Any],
-        read: Callable[[Any], T],
-    ):
-        self._tool = tool
-        self._identity = identity
-        self._online = online
-        self._mode = mode
-        self._ages = ages
-        self._store = store
-        self._write = write
-        self._read = read
-        self.hits = 0
+    tool: str
+    identity: dict[str, Any]
+    online: bool
+    mode: str
+    ages: AnswerConfig
+    store: Store | None
+    write: Callable[[T], Any]
+    read: Callable[[Any], T]
+    hits: int = 0
 
     def answer(self, request: dict[str, Any], compute: Callable[[], T]) -> Answered[T]:
         """The result of a request, from disk or from `compute`.
@@ -112,50 +102,50 @@ class Answers(Generic[T]):
         if kept is not None:
             self.hits += 1
             return kept
-        if self._mode == 'replay':
-            raise ToolError('unavailable', f'this call of {self._tool} is not in the recording')
-        if self._mode == 'offline' and self._online:
+        if self.mode == 'replay':
+            raise ToolError('unavailable', f'this call of {self.tool} is not in the recording')
+        if self.mode == 'offline' and self.online:
             raise ToolError(
-                'unavailable', f'offline, and this call of {self._tool} is not in the cache'
+                'unavailable', f'offline, and this call of {self.tool} is not in the cache'
             )
         try:
             with degraded.collected() as noted:
                 result = compute()
                 # A reader of pages that is late may note something even now.
                 reasons, passing = tuple(noted.reasons), noted.passing
-            if self._mode == 'record':
+            if self.mode == 'record':
                 # the run was told 'timeout', so that is what to record
-                deadline.require_time(self._tool)
+                deadline.require_time(self.tool)
         except ToolError as error:
-            if self._mode == 'record':
+            if self.mode == 'record':
                 # A result, of an earlier or a later try, is worth more than a failure.
                 self._keep(key, {'kind': error.kind, 'message': error.message}, replace=False)
             raise
         lasts_s = self._lasts_s(result, passing)
-        if self._mode == 'record' or (self._mode == 'live' and self._online):
-            value = {'result': self._write(result), 'degraded': reasons, 'lasts_s': lasts_s}
+        if self.mode == 'record' or (self.mode == 'live' and self.online):
+            value = {'result': self.write(result), 'degraded': reasons, 'lasts_s': lasts_s}
             self._keep(key, value, replace=True)
         return Answered(result, reasons, False, lasts_s)
 
     def _lasts_s(self, result: T, passing: bool) -> float | None:
         if passing:
-            return self._ages.partial_age_s
-        if self._mode != 'live' or not self._online:
+            return self.ages.partial_age_s
+        if self.mode != 'live' or not self.online:
             return None
-        return self._ages.empty_age_s if result == [] else self._ages.max_age_s
+        return self.ages.empty_age_s if result == [] else self.ages.max_age_s
 
     def key(self, request: dict[str, Any]) -> str:
         """The content address of a request."""
-        content = json.dumps([self._tool, self._identity, request], sort_keys=True)
+        content = json.dumps([self.tool, self.identity, request], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _kept(self, key: str) -> Answered[T] | None:
-        if self._store is None:
+        if self.store is None:
             return None
         try:
-            entry = self._store.entry(key)
+            entry = self.store.entry(key)
         except StoreError as error:
-            if self._mode == 'replay':
+            if self.mode == 'replay':
                 raise ToolError('unavailable', str(error)) from None
             log.error('%s', error)
             return None
@@ -163,24 +153,24 @@ class Answers(Generic[T]):
             return None
         kept = json.loads(entry.value)
         if 'result' not in kept:  # a failure
-            if self._mode == 'replay':
+            if self.mode == 'replay':
                 self.hits += 1
                 raise ToolError(kept['kind'], kept['message'])
             return None
         lasts_s = kept.get('lasts_s')  # files of earlier versions do not say
-        if self._mode in ('replay', 'offline') or lasts_s is None:
+        if self.mode in ('replay', 'offline') or lasts_s is None:
             lasts_s = None
         elif (lasts_s := lasts_s - entry.age_s) <= 0 or entry.age_s < -SKEW_S:
             return None
-        return Answered(self._read(kept['result']), tuple(kept.get('degraded', ())), True, lasts_s)
+        return Answered(self.read(kept['result']), tuple(kept.get('degraded', ())), True, lasts_s)
 
     def _keep(self, key: str, value: dict[str, Any], *, replace: bool) -> None:
-        if self._store is None:
+        if self.store is None:
             return
         try:
-            self._store.put(key, json.dumps(value, ensure_ascii=False).encode(), replace=replace)
+            self.store.put(key, json.dumps(value, ensure_ascii=False).encode(), replace=replace)
         except StoreError as error:
             # a recording with holes would be found out only when it is replayed
-            if self._mode == 'record':
+            if self.mode == 'record':
                 raise ToolError('unavailable', str(error)) from None
             log.error('%s', error)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Entry(NamedTuple):
     unused_s: float
 
 
+@dataclass(eq=False)
 class Reader:
     """Entries of a file of answers. Safe to share between threads.
 
@@ -42,23 +44,18 @@ class Reader:
         wait_s: longest time that a look at it may wait for others, in seconds.
         max_age_s: age in seconds from which an entry is no longer there.
         clock: seconds since the epoch.
+        copy: folder that is removed when the file is closed.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        connection: sqlite3.Connection,
-        wait_s: float = BUSY_S,
-        max_age_s: float = math.inf,
-        clock: Callable[[], float] = time.time,
-    ):
-        self._path = path
-        self._connection = connection
-        self._wait_s = wait_s
-        self._max_age_s = max_age_s
-        self._clock = clock
+    path: Path
+    connection: sqlite3.Connection
+    wait_s: float = BUSY_S
+    max_age_s: float = math.inf
+    clock: Callable[[], float] = time.time
+    copy: tempfile.TemporaryDirectory | None = None
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._copy: tempfile.TemporaryDirectory | None = None
 
     def entry(self, key: str) -> Entry | None:
         """The entry under a key; None if there is none, or it is too old.
@@ -70,10 +67,10 @@ class Reader:
             row = run('SELECT value, made, used FROM entries WHERE key = ?', (key,)).fetchone()
         if row is None:
             return None
-        now = self._clock()
+        now = self.clock()
         entry = Entry(row[0], now - row[1], now - row[2])
-        expires = self._max_age_s < math.inf
-        return None if expires and not -SKEW_S <= entry.age_s <= self._max_age_s else entry
+        expires = self.max_age_s < math.inf
+        return None if expires and not -SKEW_S <= entry.age_s <= self.max_age_s else entry
 
     def values(self, prefix: str) -> list[bytes]:
         """The values of all keys that begin so, by key.
@@ -101,17 +98,17 @@ class Reader:
     def close(self) -> None:
         """Closes the file; using it afterwards is a StoreError."""
         with self._lock:
-            self._connection.close()
-            if self._copy is not None:
-                self._copy.cleanup()
+            self.connection.close()
+            if self.copy is not None:
+                self.copy.cleanup()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        if not self._lock.acquire(timeout=self._wait_s):
-            raise StoreError(f'the file of answers {self._path} is busy')
+        if not self._lock.acquire(timeout=self.wait_s):
+            raise StoreError(f'the file of answers {self.path} is busy')
         try:
-            with errors(self._path):
-                yield self._connection.execute
+            with errors(self.path):
+                yield self.connection.execute
         finally:
             self._lock.release()
 
@@ -138,7 +135,7 @@ def open_recording(path: Path) -> Reader:
         for file in (path, log):
             shutil.copyfile(file, Path(copy.name, file.name))
         reader = _opened(path, Path(copy.name, path.name).as_uri())
-        reader._copy = copy
+        reader.copy = copy
         return reader
 
 

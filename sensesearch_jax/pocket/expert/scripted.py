@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
@@ -52,6 +53,7 @@ _SEEN_FIELDS = {'taller than wide': 'shape', 'colour choice': 'colour'}
 UNKNOWN = 'unknown'
 
 
+@dataclass(eq=False)
 class ScriptedExpert:
     """Solves questions of the pocket world by rule.
 
@@ -72,27 +74,15 @@ class ScriptedExpert:
         max_queries: text searches per trajectory before it gives up.
     """
 
-    def __init__(
-        self,
-        rng: random.Random,
-        protocol: Protocol,
-        tools: Sequence[str],
-        poor_crops: float = 0.2,
-        hasty: float = 0.5,
-        poor_queries: float = 0.05,
-        direct: float = 0.5,
-        max_crops: int = 4,
-        max_queries: int = 3,
-    ) -> None:
-        self.rng = rng
-        self.protocol = protocol
-        self.tools = tuple(tools)
-        self.poor_crops = poor_crops
-        self.hasty = hasty
-        self.poor_queries = poor_queries
-        self.direct = direct
-        self.max_crops = max_crops
-        self.max_queries = max_queries
+    rng: random.Random
+    protocol: Protocol
+    tools: Sequence[str]
+    poor_crops: float = 0.2
+    hasty: float = 0.5
+    poor_queries: float = 0.05
+    direct: float = 0.5
+    max_crops: int = 4
+    max_queries: int = 3
 
     def unmet(self, question: Question) -> str | None:
         """See `Expert`. Perception is answered without a crop where there is none."""
