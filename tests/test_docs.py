@@ -38,6 +38,6 @@ def test_commands_name_what_there_is(page):
     for module in re.findall(r'python -m ([\w.]+\w)', text):
         assert importlib.util.find_spec(module), module
     for file in re.findall(
-        r'(?:pytest|--config=|--config.tools.config=)\s?((?:tests|configs)/[\w./]+\w)', text
+        r'(?:pytest|python|--config=|--config.tools.config=)\s?((?:tests|configs)/[\w./]+\w)', text
     ):
         assert (ROOT / file).exists(), file

@@ -1,4 +1,4 @@
-"""Scripts in experiments/ import only names that exist: most of them no test starts. And they stay
+"""Scripts import only names that exist: most of them no test starts. And those in experiments/ stay
 few."""
 
 import ast
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted((ROOT / 'experiments').rglob('*.py'))
+EXPERIMENTS = sorted((ROOT / 'experiments').rglob('*.py'))
+SCRIPTS = [*EXPERIMENTS, *(ROOT / f'tests/tools_server/{name}.py' for name in ('load', 'hostile'))]
 
 
 def defined(module, name):
@@ -41,4 +42,4 @@ def test_imports_exist(file):
 
 def test_experiments_stay_small():
     """Scripts for tables that documents cite, and no more: fewer lines than training and rollout."""
-    assert sum(len(file.read_text().splitlines()) for file in SCRIPTS) <= 3_260
+    assert sum(len(file.read_text().splitlines()) for file in EXPERIMENTS) <= 2_500

@@ -33,10 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.pictures import Pictures
 from experiments.benchmarks.work import (
     GIB,
     Lengths,
+    Pictures,
     apart,
     clock,
     group_flops,

@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from experiments.benchmarks.pictures import Pictures
-from experiments.benchmarks.work import optimizer, random_policy
+from experiments.benchmarks.work import Pictures, optimizer, random_policy
 from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.batching.group_batch import Member, Row, build_groups
 from sensesearch_jax.model.config import RELEASED, LanguageSizes, PolicySizes, VisionSizes

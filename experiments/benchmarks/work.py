@@ -1,8 +1,10 @@
-"""Pieces that benchmarks share: policies with random weights, operations, clocks, tables."""
+"""Pieces that benchmarks share: policies with random weights, pictures, operations, clocks, tables."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +17,9 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
+from PIL import Image
 
+from sensesearch_jax.agent.trajectory import ImageRef
 from sensesearch_jax.model.config import PolicySizes, VisionSizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.policy import Policy
@@ -87,6 +91,27 @@ def optimizer() -> optax.GradientTransformation:
     settings = {'schedule': 'constant', 'learning_rate': 1e-6, 'warmup': 1, 'clip_norm': 1.0}
     settings |= {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01}
     return make_optimizer(ConfigDict(settings), 10)
+
+
+class Pictures:
+    """Random pictures by content hash, in the place of a tool server."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.random = np.random.default_rng(0)
+
+    def draw(self, size: Sequence[int]) -> ImageRef:
+        """A new picture of (width, height) pixels."""
+        pixels = self.random.integers(0, 255, (size[1] // 28, size[0] // 28, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).resize(size).save(buffer, 'PNG')
+        name = hashlib.sha256(buffer.getvalue()).hexdigest()
+        self.files[name] = buffer.getvalue()
+        return ImageRef(name, *size)
+
+    def image(self, name: str) -> bytes:
+        """A picture's file, as a tool client gives it."""
+        return self.files[name]
 
 
 def clock(work: Callable, *args: Any) -> tuple[float, Any]:

@@ -1,7 +1,7 @@
 """A whole cold start by served models, small: with faults, kills and budgets nothing is lost or paid
 twice."""
 
-from experiments.benchmarks.cold_start_faults import measure
+from cold_start_faults import measure
 
 KILLS = [('mined.jsonl', 0.2), ('expert.jsonl', 0.1), ('expert.jsonl', 0.4)]
 

@@ -31,10 +31,12 @@ PASSAGES = [
 ]
 
 
-def picture(number: int, height: int = 270, width: int = 360) -> np.ndarray:
+def picture(
+    number: int, height: int = 270, width: int = 360, cells: tuple[int, int] = (4, 5)
+) -> np.ndarray:
     """A picture unlike the others: [height, width, 3] uint8, coloured patches."""
     rng = np.random.default_rng(number)
-    patches = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    patches = rng.integers(0, 256, (*cells, 3), dtype=np.uint8)
     return cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
 
 

@@ -1,7 +1,7 @@
 """The tool server with attackers beside honest clients: what the honest ones notice.
 
-    python -m experiments.benchmarks.tool_hostile                  # ten minutes, 50 honest clients
-    python -m experiments.benchmarks.tool_hostile --minutes=1
+    python tests/tools_server/hostile.py                  # ten minutes, 50 honest clients
+    python tests/tools_server/hostile.py --minutes=1
 
 Web, judge and summariser are local stand-ins. For attackers' queries they give hostile pages,
 snippets, links, thumbnails and replies; attackers also upload picture bombs and large files slowly,
@@ -31,29 +31,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import numpy as np
-import psutil
-import requests
-
-sys.path.append(str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
 
 import hostile_texts
+import numpy as np
 import picture_bombs
+import psutil
+import requests
 from small_world import encoded, picture
 from stand_ins import as_json, chat
+from tool_clients import FACT, Clients, Outcome, in_threads, served, show, uploaded, verdict
 
-from experiments.benchmarks.tool_clients import (
-    FACT,
-    Clients,
-    Outcome,
-    in_threads,
-    served,
-    show,
-    uploaded,
-    verdict,
-)
 from tools_server.launch import ToolServer
 
 P99_S = 1.0

@@ -1,6 +1,6 @@
 """A whole cold start by served models with faults, killed and out of budget: what is lost, or paid twice?
 
-    python -m experiments.benchmarks.cold_start_faults --questions=10000
+    python tests/shared/cold_start_faults.py --questions=10000
 
 Mining, expert and review ask a local stand-in of a model service, of whose requests 30 % get a status
 503, half an answer, nonsense, or nothing at all until the client gives up. Tools are a real server on a
@@ -27,13 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from absl import app, flags
-
-sys.path.append(str(Path(__file__).parents[2] / 'tests' / 'shared'))
-sys.path.append(str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
-
 from chat_stand_in import Request, chat_stand_in, completion
-from small_world import picture
 
 from sensesearch_jax.agent.actions import Answer, ImageCrop, TextSearch
 from sensesearch_jax.agent.protocol import DEFAULT
@@ -114,7 +110,9 @@ class Models:
 def write_world(folder: Path, questions: int) -> dict[str, Any]:
     """Pictures, passages with every thing's code, and a tool server's configuration for them."""
     for number in range(PICTURES):
-        cv2.imwrite(str(folder / f'{number}.png'), picture(number))
+        patches = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        picture = cv2.resize(patches, (360, 270), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f'{number}.png'), picture)
     entry = {'id': '0', 'title': 'Picture 0', 'file': '0.png'}
     (folder / 'gallery.jsonl').write_text(json.dumps(entry))
     passages = (

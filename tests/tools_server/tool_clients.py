@@ -8,19 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import requests
-
-sys.path.append(str(Path(__file__).parents[2] / 'tests' / 'tools_server'))
-
 from stand_ins import StandIn, chat
 
 FACT = 'The tower is 330 m high.'  # answers every text search, under the query as its title

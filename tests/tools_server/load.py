@@ -1,7 +1,7 @@
 """The tool server under load, with services that fail: requests/s, p50 and p99 of each tool.
 
-    python -m experiments.benchmarks.tool_load                   # 10,000 requests, 64 clients, 30 % faults
-    python -m experiments.benchmarks.tool_load --requests=300    # a small one
+    python tests/tools_server/load.py                   # 10,000 requests, 64 clients, 30 % faults
+    python tests/tools_server/load.py --requests=300    # a small one
 
 Text search and judge ask local stand-ins (a retriever, an OpenAI-compatible server) that fail in a
 share of calls: too slow, status 500 or 429, half an answer, nonsense. Crop and image search fail by
@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import requests
+from small_world import encoded, picture
+from tool_clients import FACT, KINDS, Clients, served, show, verdict
 
-from experiments.benchmarks.pictures import noise
-from experiments.benchmarks.tool_clients import FACT, KINDS, Clients, served, show, verdict
 from tools_server.launch import ToolServer
 
 GALLERY = Path(__file__).parents[2] / 'sensesearch_jax/pocket/world/files/gallery.jsonl'
@@ -90,7 +90,7 @@ def measure(server: ToolServer, count: int, threads: int, faults: float) -> bool
         whether a bar was missed.
     """
     rng, process = random.Random(1), psutil.Process(server.process.pid)
-    clients = Clients(server.url, noise((3840, 2160), 'JPEG', quality=92), DEADLINE_S)
+    clients = Clients(server.url, encoded(picture(0, 2160, 3840, (54, 96)), '.jpg'), DEADLINE_S)
     tools = rng.choices(list(SHARES), list(SHARES.values()), k=count)
     calls = [clients.call(i, tool, rng.random() < faults) for i, tool in enumerate(tools)]
     before, start, outcomes, used = sum_of_calls(server.url), time.perf_counter(), [], []
