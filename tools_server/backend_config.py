@@ -56,7 +56,7 @@ class Section(BaseModel):
 
 
 class Limits(Section):
-    """How a service elsewhere may be used."""
+    """Limits within which a service elsewhere is used."""
 
     concurrency: int = Field(16, ge=1)  # calls at the same time
     per_second: float | None = Field(None, gt=0)  # calls a second on average; null: no limit

@@ -36,7 +36,7 @@ class ConfigError(ValueError):
 
 
 class ImageStoreConfig(Section):
-    """Where pictures are kept and how large they may be."""
+    """Folder of the pictures, and limits of their size."""
 
     directory: AnyPath | None = None  # None: a temporary folder, removed at exit
     max_bytes: int = Field(64 * 2**20, ge=1)  # largest upload, encoded

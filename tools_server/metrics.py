@@ -100,7 +100,7 @@ class Tally:
             self._counts[name] += 1
 
     def counts(self) -> dict[str, int]:
-        """How many of each so far."""
+        """Numbers of each so far."""
         with self._lock:
             return dict(self._counts)
 

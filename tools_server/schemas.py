@@ -88,14 +88,14 @@ class TextSearchRequest(Request):
 
 
 class ImageSearchRequest(Request):
-    """Which picture to look for, and how many matches to give at most."""
+    """Picture to look for, and most matches to give."""
 
     image: Sha256
     top_k: TopK = 5
 
 
 class CropRequest(Request):
-    """Which part of which picture to cut out."""
+    """Picture, and the part of it to cut out."""
 
     image: Sha256
     bbox: Box
@@ -200,7 +200,7 @@ class Ready(BaseModel):
 
 
 class Health(Ready):
-    """Which back ends answer, and what the caches hold."""
+    """Back ends that answer, and what the caches hold."""
 
     backends: dict[str, str]
     mode: str

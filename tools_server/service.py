@@ -336,7 +336,7 @@ class ToolService:
         )
 
     def _forms(self) -> dict[str, tuple[Any, Any]]:
-        """How each tool's results are written to the file of answers and read from it."""
+        """Forms of each tool's results in the file of answers: a writer and a reader."""
         return {
             'text_search': (
                 lambda passages: [passage.model_dump() for passage in passages],

@@ -1,4 +1,4 @@
-"""Where the right answers of a run are lost: at the box, the search, the passage or the reading.
+"""Stages at which a run loses right answers: at the box, the search, the passage or the reading.
 
     python -m experiments.analysis.lost_answers --run=runs/pocket --policy=sft
 

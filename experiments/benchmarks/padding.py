@@ -1,4 +1,4 @@
-"""How much of a 7B run's batches is padding, on a mix of lengths as real runs have it: 4K prompts,
+"""Share of padding in a 7B run's batches, on a mix of lengths as real runs have it: 4K prompts,
 1 to 10 turns.
 
     python -m experiments.benchmarks.padding

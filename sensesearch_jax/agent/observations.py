@@ -16,7 +16,7 @@ NO_RESULTS = 'No results.'  # what a search that went well and found nothing say
 
 @dataclasses.dataclass(frozen=True)
 class ObservationLimits:
-    """How much of a tool's result the policy is shown."""
+    """Limits of a tool's result as the policy sees it."""
 
     text_results: int = 5
     image_results: int = 5

@@ -216,7 +216,7 @@ class Protocol:
         return [*parts, f'\n{text}']
 
     def shown_index(self, image_index: int) -> int:
-        """How this protocol counts the image that actions call `image_index` (from 1)."""
+        """Number that this protocol gives to the image that actions call `image_index` (from 1)."""
         return image_index - 1 + self.first_index
 
     def _check_tools(self, tools: Sequence[str]) -> None:

@@ -109,13 +109,8 @@ class Observation:
     def from_json(cls, value: dict[str, Any]) -> 'Observation':
         """The observation that `to_json` wrote."""
         parts = tuple(p if isinstance(p, str) else ImageRef(**p) for p in value['parts'])
-        return cls(
-            **{
-                **value,
-                'parts': parts,
-                'new_images': tuple(ImageRef(**r) for r in value['new_images']),
-            }
-        )
+        new_images = tuple(ImageRef(**r) for r in value['new_images'])
+        return cls(**value | {'parts': parts, 'new_images': new_images})
 
 
 @dataclass
@@ -144,15 +139,11 @@ class Turn:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> 'Turn':
         """The turn that `to_json` wrote; files of earlier versions have `raw_log_probs` as well."""
-        observation = value['observation']
         known = {name: x for name, x in value.items() if name != 'raw_log_probs'}
-        return cls(
-            **{
-                **known,
-                'action': action_from_json(value['action']),
-                'observation': None if observation is None else Observation.from_json(observation),
-            }
-        )
+        known['action'] = action_from_json(value['action'])
+        if value['observation'] is not None:
+            known['observation'] = Observation.from_json(value['observation'])
+        return cls(**known)
 
 
 @dataclass
@@ -201,12 +192,10 @@ class Trajectory:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> 'Trajectory':
         """The trajectory that `to_json` wrote."""
-        return cls(
-            **{
-                **value,
-                'question': Question.from_json(value['question']),
-                'turns': [Turn.from_json(turn) for turn in value['turns']],
-                'state': SampleState(value['state']),
-                'images': [ImageRef(**ref) for ref in value['images']],
-            }
-        )
+        read = {
+            'question': Question.from_json(value['question']),
+            'turns': [Turn.from_json(turn) for turn in value['turns']],
+            'state': SampleState(value['state']),
+            'images': [ImageRef(**ref) for ref in value['images']],
+        }
+        return cls(**value | read)

@@ -12,7 +12,7 @@ class Expert(Interface):
     """Writes one turn at a time, having seen what a policy would have seen."""
 
     def unmet(self, question: Question) -> str | None:
-        """Why such a question cannot be demonstrated with the run's tools; None if it can."""
+        """Reason why such a question cannot be demonstrated with the run's tools; None if it can."""
 
     def next_turn(
         self, question: Question, images: Sequence[ImageRef], turns: Sequence[Turn]

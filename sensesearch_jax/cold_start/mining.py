@@ -73,7 +73,7 @@ class ServedAnswers:
                 note(question, *found)
 
     def answers(self, question: Question) -> tuple[int, list[str]] | ToolFailure:
-        """How many answers are right, and the answers."""
+        """Number of right answers, and the answers."""
         client = self.environment.client
         images = upload_all(client, question.images)
         if isinstance(images, ToolFailure):

@@ -1,4 +1,4 @@
-"""Which fields of a config pin a workdir, and which may change when its run goes on."""
+"""Fields of a config that pin a workdir, and those that may change when its run goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def may_change(config: ConfigDict) -> tuple[str, ...]:
 
 
 def extent(config: ConfigDict) -> dict[str, int]:
-    """How far the run is to go, by those fields that may be raised when it is over."""
+    """Extent of the run by those fields that may be raised when it is over."""
     return {'rl.steps': config.rl.steps} if 'rl.steps' in may_change(config) else {}
 
 

@@ -144,7 +144,7 @@ class _Stream:
 
 
 def _up_to(weight: float, passes: int) -> int:
-    """How often a question has been in so many passes."""
+    """Number of times that a question has been in so many passes."""
     return math.floor(weight * passes + 1e-9)
 
 

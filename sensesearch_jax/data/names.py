@@ -62,5 +62,5 @@ def latest_version(folder: epath.Path) -> epath.Path | None:
 
 
 def default_folder() -> str:
-    """Where tensorflow-datasets keeps its sets."""
+    """Folder in which tensorflow-datasets keeps its sets."""
     return os.environ.get('TFDS_DATA_DIR') or os.path.expanduser('~/tensorflow_datasets')

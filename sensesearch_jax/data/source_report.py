@@ -159,7 +159,7 @@ def sizes_of(question: Question) -> list[tuple[int, int] | None] | BadImage:
 
 
 def counted(name: str, values: Sequence[str]) -> str:
-    """How often each value comes, the most frequent first, in a line."""
+    """Frequency of each value, the most frequent first, in a line."""
     counts = Counter(value or '(none)' for value in values).most_common()
     shown = ', '.join(f'{value} {count}' for value, count in counts[:12])
     more = f', and {len(counts) - 12} more' if len(counts) > 12 else ''

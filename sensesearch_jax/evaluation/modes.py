@@ -1,4 +1,4 @@
-"""How a question is asked: directly, with the image search's results in the prompt, or as an agent.
+"""Modes of asking a question: directly, with the image search's results in the prompt, or as an agent.
 
 Direct and RAG are one turn without tools. Models that were never trained to the protocol answer
 there without its tags; then the whole reply behind the reasoning is the answer, as in the released

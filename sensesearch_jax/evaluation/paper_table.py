@@ -103,16 +103,16 @@ def conduct_rows(sets: Sets) -> Rows:
         rows.append(
             [
                 label(name),
-                _number(found['turns']),
-                _number(calls['image_crop']),
-                _number(calls['image_search']),
-                _percent(searches['image_search']['found']),
-                _number(calls['text_search']),
-                _percent(searches['text_search']['found']),
-                _percent(ends['answered']),
-                _percent(out),
-                _percent(failed),
-                *(_percent(judge[part]) for part in ('matched', 'judged_right', 'exact')),
+                number(found['turns']),
+                number(calls['image_crop']),
+                number(calls['image_search']),
+                percent(searches['image_search']['found']),
+                number(calls['text_search']),
+                percent(searches['text_search']['found']),
+                percent(ends['answered']),
+                percent(out),
+                percent(failed),
+                *(percent(judge[part]) for part in ('matched', 'judged_right', 'exact')),
             ]
         )
     return rows
@@ -136,12 +136,23 @@ def markdown(rows: Rows) -> str:
     return '\n'.join([lines[0], '|---' * len(rows[0]) + '|', *lines[1:]]) + '\n'
 
 
-def terminal(rows: Rows) -> str:
-    """Rows in aligned columns; '' for a head alone."""
+def terminal(rows: Rows, right: Sequence[int] = ()) -> str:
+    """Rows in aligned columns; '' for a head alone.
+
+    Args:
+        rows: the head first.
+        right: numbers of the columns that end, and do not begin, in one line.
+    """
     if len(rows) < 2:
         return ''
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines = [
+        '  '.join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
     return '\n'.join(
         [lines[0].rstrip(), '-' * max(map(len, lines)), *(s.rstrip() for s in lines[1:])]
     )
@@ -160,9 +171,11 @@ def _plain(percent: float | None) -> str:
     return '–' if percent is None else f'{percent:.2f}'
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in per cent, with one digit behind the point."""
     return '–' if share is None else f'{100 * share:.1f}'
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number with two digits behind the point."""
     return '–' if value is None else f'{value:.2f}'

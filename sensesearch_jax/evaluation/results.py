@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sensesearch_jax.agent.actions import FormatError
-from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
 from sensesearch_jax.evaluation.metrics.table import metrics_of
-from sensesearch_jax.evaluation.summary import COUNTED, SEARCHES, cluster
+from sensesearch_jax.evaluation.summary import COUNTED, SEARCHES, cluster, found_something
 from sensesearch_jax.rewards.accuracy import answer_score
 
 # Why a trajectory ended. Those after the first four are the infrastructure's, and do not count.
@@ -89,8 +88,7 @@ def _matches(question: Question, answer: str | None) -> bool:
 def _searches(turns: Sequence[Turn], tool: str) -> dict[str, int]:
     """Searches that the agent asked for with a tool, and those that returned something."""
     shown = [t.observation for t in turns if tool_of(t.action) == tool and t.observation]
-    found = sum(o.ok and o.parts != (NO_RESULTS,) for o in shown)
-    return {'asked': len(shown), 'found': found}
+    return {'asked': len(shown), 'found': sum(map(found_something, shown))}
 
 
 def _finish(trajectory: Trajectory, max_turns: int, max_malformed: int) -> str:

@@ -6,13 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sensesearch_jax.agent.protocol import TOOLS
 from sensesearch_jax.evaluation.metrics import simple_vqa
 from sensesearch_jax.evaluation.metrics.table import METRICS, OFFICIAL
 from sensesearch_jax.evaluation.results import FINISHES
-from sensesearch_jax.evaluation.statistics import mean_interval
+from sensesearch_jax.evaluation.statistics import mean_interval, mean_of
 from sensesearch_jax.evaluation.summary import SEARCHES
 from tools_server.answer_matching.gold import gold_letters
 
@@ -56,7 +54,7 @@ def summarise_set(rows: Sequence[Row]) -> dict[str, Any]:
         'counted': len(counted),
         'pass_at_1': _interval([row for row in counted if row['sample'] == 0], _accuracy),
         'avg_at_k': _interval(counted, _accuracy),
-        'pass_at_k': _mean(_best(counted)),
+        'pass_at_k': mean_of(_best(counted)),
         'official': official,
         'metrics': {
             name: {**_metric(counted, name), 'source': METRICS[name].source}
@@ -65,15 +63,17 @@ def summarise_set(rows: Sequence[Row]) -> dict[str, Any]:
         'official_parts': _parts(official, counted, by_category),
         'by_category': by_category,
         'by_difficulty': _slices(counted, 'difficulty', official),
-        'category_mean': _mean(means),
+        'category_mean': mean_of(means),
         'judge': _judge(counted),
         'finishes': _shares([row['finish'] for row in rows], FINISHES),
-        'tool_calls': {tool: _mean([row['tool_calls'][tool] for row in counted]) for tool in TOOLS},
+        'tool_calls': {
+            tool: mean_of([row['tool_calls'][tool] for row in counted]) for tool in TOOLS
+        },
         'searches': {tool: _searches(counted, tool) for tool in SEARCHES},
-        'retrieved': _mean([row['retrieved'] > 0 for row in counted]),
-        **{name: _mean([row[name] for row in counted]) for name in ('format', 'turns')},
-        'tokens': _mean([row['tokens'] for row in counted if row['tokens'] is not None]),
-        'tool_wait_s': _mean([row['tool_wait_s'] for row in rows]),
+        'retrieved': mean_of([row['retrieved'] > 0 for row in counted]),
+        **{name: mean_of([row[name] for row in counted]) for name in ('format', 'turns')},
+        'tokens': mean_of([row['tokens'] for row in counted if row['tokens'] is not None]),
+        'tool_wait_s': mean_of([row['tool_wait_s'] for row in rows]),
         'gold_letters': _gold_letters(rows),
     }
 
@@ -123,10 +123,10 @@ def _best(rows: Sequence[Row]) -> list[float]:
 
 def _judge(rows: Sequence[Row]) -> dict[str, float | None]:
     return {
-        'matched': _mean([row['matched'] for row in rows]),
-        'judged_right': _mean([row['accuracy'] == 1 and not row['matched'] for row in rows]),
-        'wrong': _mean([row['accuracy'] < 1 for row in rows]),
-        'exact': _mean([row['metrics']['exact'] for row in rows if 'exact' in row['metrics']]),
+        'matched': mean_of([row['matched'] for row in rows]),
+        'judged_right': mean_of([row['accuracy'] == 1 and not row['matched'] for row in rows]),
+        'wrong': mean_of([row['accuracy'] < 1 for row in rows]),
+        'exact': mean_of([row['metrics']['exact'] for row in rows if 'exact' in row['metrics']]),
     }
 
 
@@ -154,7 +154,7 @@ def _searches(rows: Sequence[Row], tool: str) -> dict[str, float | None]:
 
 
 def _gold_letters(rows: Sequence[Row]) -> dict[str, float]:
-    """How often each letter is right: a set with the right option always first shows here."""
+    """Frequency of each letter as the right one: a set with the right option always first shows here."""
     first = {row['id']: row for row in rows if row['choices']}.values()
     letters = Counter(
         letter for row in first for letter in gold_letters(row['references'], row['choices'])
@@ -165,7 +165,3 @@ def _gold_letters(rows: Sequence[Row]) -> dict[str, float]:
 def _shares(values: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     counts = Counter(values)
     return {name: counts[name] / len(values) for name in names}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None

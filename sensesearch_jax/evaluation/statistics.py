@@ -40,6 +40,11 @@ class Interval:
         return {name: None if np.isnan(value) else value for name, value in vars(self).items()}
 
 
+def mean_of(values: Sequence[float]) -> float | None:
+    """Mean of the values; None without any."""
+    return float(np.mean(values)) if len(values) else None
+
+
 def mean_interval(
     values: Sequence[float] | np.ndarray,
     *,

@@ -10,12 +10,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
-from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
-from sensesearch_jax.evaluation.statistics import Interval, mean_interval, paired_difference
+from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory
+from sensesearch_jax.evaluation.paper_table import number, percent, terminal
+from sensesearch_jax.evaluation.statistics import (
+    Interval,
+    mean_interval,
+    mean_of,
+    paired_difference,
+)
 
 SEARCHES = ('text_search', 'image_search')
 COUNTED = (SampleState.OK, SampleState.TRUNCATED)  # the rest says nothing about the policy
@@ -109,22 +113,22 @@ def format_table(summary: Mapping[str, Any]) -> str:
                     name,
                     category,
                     str(block['counted']),
-                    _percent((block['accuracy'] or {}).get('mean')),
+                    percent((block['accuracy'] or {}).get('mean')),
                     _range(block['accuracy']),
-                    _percent(block['format']),
-                    _number(block['turns']),
+                    percent(block['format']),
+                    number(block['turns']),
                     *(
-                        _number(calls.get(tool))
+                        number(calls.get(tool))
                         for tool in ('image_crop', 'image_search', 'text_search')
                     ),
-                    _percent(block['search_success']),
-                    _percent(failed),
+                    percent(block['search_success']),
+                    percent(failed),
                 )
             )
-    lines = _aligned(rows, left=(0, 1, 4))
-    percent = f'{summary["confidence"]:.0%}'
+    lines = [terminal(rows, right=(2, 3, *range(5, 12)))]
+    level = f'{summary["confidence"]:.0%}'
     lines += [
-        f'Rates in %, {percent} intervals in brackets; turns and calls per trajectory;',
+        f'Rates in %, {level} intervals in brackets; turns and calls per trajectory;',
         'found: searches that returned results; failed: trajectories that do not count.',
     ]
     for name, run in summary['runs'].items():
@@ -142,7 +146,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
                     _range(d, '+.1f'),
                 )
             )
-        lines += ['', *_aligned(rows, left=(0, 1, 4))]
+        lines += ['', terminal(rows, right=(2, 3))]
     return '\n'.join(lines)
 
 
@@ -180,6 +184,11 @@ def cluster(question: Question) -> tuple[str, ...]:
     return question.images or ('question', question.id)
 
 
+def found_something(observation: Observation) -> bool:
+    """Whether a search returned results."""
+    return observation.ok and observation.parts != (NO_RESULTS,)
+
+
 def _difficulty(trajectory: Trajectory) -> str:
     return trajectory.question.difficulty
 
@@ -204,7 +213,7 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
         for turn in t.turns
         if turn.observation
     ]
-    searches = [o.ok and o.parts != (NO_RESULTS,) for tool, o in observations if tool in SEARCHES]
+    searches = [found_something(o) for tool, o in observations if tool in SEARCHES]
     calls = Counter(tool_of(turn.action) for t in counted for turn in t.turns)
     return {
         'trajectories': len(trajectories),
@@ -218,11 +227,11 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
                 **bootstrap,
             )
         ),
-        'format': _mean([t.reward.get('format', 0) > 0 for t in counted]),
-        'turns': _mean([len(t.turns) for t in counted]),
+        'format': mean_of([t.reward.get('format', 0) > 0 for t in counted]),
+        'turns': mean_of([len(t.turns) for t in counted]),
         'tool_calls': {tool: calls[tool] / len(counted) for tool in TOOLS} if counted else None,
         'searches': len(searches),
-        'search_success': _mean(searches),
+        'search_success': mean_of(searches),
         'states': {state.value: states[state] / len(trajectories) for state in SampleState},
         'failures': _failures(trajectories),
         'tool_wait_s': sum(observation.latency_s for _, observation in observations)
@@ -257,7 +266,7 @@ def _differences(
             if category in ('overall', questions[question_id].category)
         ]
         scores_b, scores_a = (
-            [_mean([_accuracy(t) for t in run[question_id]]) for question_id in chosen]
+            [mean_of([_accuracy(t) for t in run[question_id]]) for question_id in chosen]
             for run in (of_b, of_a)
         )
         clusters = [cluster(questions[question_id]) for question_id in chosen]
@@ -282,31 +291,7 @@ def _accuracy(trajectory: Trajectory) -> float:
     return float(trajectory.reward['accuracy'])
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def _percent(value: float | None) -> str:
-    return '–' if value is None else f'{100 * value:.1f}'
-
-
-def _number(value: float | None) -> str:
-    return '–' if value is None else f'{value:.2f}'
-
-
 def _range(bounds: Mapping[str, float | None] | None, spec: str = '.1f') -> str:
     if not bounds or bounds['low'] is None:
         return ''
     return f'[{100 * bounds["low"]:{spec}}, {100 * bounds["high"]:{spec}}]'
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        '  '.join(
-            f'{cell:<{w}}' if i in left else f'{cell:>{w}}'
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return [lines[0].rstrip(), '-' * max(map(len, lines)), *(line.rstrip() for line in lines[1:])]

@@ -234,7 +234,7 @@ def _interval_row(
 
 
 def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """How the policies went about it: one row per category and run."""
+    """Table of the policies' conduct: one row per category and run."""
     counted = {state.value for state in COUNTED}
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, run in summary['runs'].items():

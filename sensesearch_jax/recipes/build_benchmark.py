@@ -84,7 +84,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 def difficulties(
     session: Session, loaded: LoadedPolicy, features: FeatureStore, questions: Sequence[Question]
 ) -> dict[str, int | None]:
-    """How often the policy, as an agent with the run's tools, is right in `benchmark.samples`.
+    """Number of times that the policy, as an agent with the run's tools, is right in `benchmark.samples`.
 
     Those on disk stay, unless the question was changed. None where the prompt, or a tool's
     response, is too long for the run's capacities; a question on which tools or judge failed is

@@ -34,7 +34,7 @@ Sample = tuple[str, str, int]  # set, id of the question, number of the sample
 
 @dataclass(frozen=True)
 class Setting:
-    """How the questions of a run are asked.
+    """Conditions under which a run asks its questions.
 
     Args:
         mode: 'direct', 'rag' or 'agent'.

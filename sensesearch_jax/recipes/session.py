@@ -164,7 +164,7 @@ class Session:
 
 
 def observation_limits(agent: ConfigDict) -> ObservationLimits:
-    """How much of a tool's result the policy of the config's `agent` is shown."""
+    """Limits of a tool's result as the policy sees it, by the config's `agent`."""
     return ObservationLimits(
         text_results=agent.text_results,
         image_results=agent.image_results,

@@ -43,7 +43,7 @@ def final_answer(trajectory: Trajectory) -> str | None:
 def answer_score(
     question: Question, answer: str, judge: Judge | None, images: Sequence[str]
 ) -> 'float | ToolFailure':
-    """How right `answer` is, by `question.reward`.
+    """Score of `answer` by `question.reward`.
 
     'judge': 1 if it is sure to be a reference, or else if the judge says so. 'exact': by the first
     of these alone. 'letter', and whatever has options: 1 if it names the right option. 'f1': the

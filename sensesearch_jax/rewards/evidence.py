@@ -63,7 +63,7 @@ def right_texts(question: Question) -> tuple[str, ...]:
 
 
 def answer_text(question: Question, fact: str) -> str:
-    """How a right answer is written: the letter for multiple choice, else the fact."""
+    """Written form of a right answer: the letter for multiple choice, else the fact."""
     return min(gold_letters(question.answers, question.choices)) if question.choices else fact
 
 

@@ -66,7 +66,7 @@ class Scorer:
         return None if uncounted(trajectory) else final_answer(trajectory)
 
     def verdict(self, trajectory: Trajectory, answer: str) -> float | ToolFailure:
-        """How right `answer` is by the rule of the trajectory's question, by the judge where it has
+        """Score of `answer` by the rule of the trajectory's question, by the judge where it has
         to be asked, with the question's images. The judge's failure is a value.
         """
         images = [image.sha256 for image in trajectory.own_images]

@@ -404,7 +404,7 @@ class Engine:
         return self.suffix_capacity - int(self.length[lane])
 
     def _used(self, longest: int) -> int:
-        """How much of the suffix cache a program reads: few sizes, short ones for short ones."""
+        """Length of the suffix cache that a program reads: few sizes, short ones for short ones."""
         size, full = bucket(max(int(longest), 1), CACHE_STEP), self.layout.suffix_capacity
         return size if size < 0.9 * full else full  # nearly all is not worth a program of its own
 

@@ -126,7 +126,7 @@ class FeatureStore:
                 self._encode(batch_images([smallest], self.sizes, slots=slots, count=count)[:4])
 
     def unusable(self, image: ImageRef) -> str | None:
-        """Why no policy can see a picture of this form; None if one can. Nothing is fetched."""
+        """Reason why no policy can see a picture of this form; None if one can. Nothing is fetched."""
         try:
             self.preprocessor.grid(image.width, image.height)
         except ValueError as error:

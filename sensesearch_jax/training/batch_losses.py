@@ -39,7 +39,7 @@ class PolicyTargets(NamedTuple):
 
 
 class InLoss(NamedTuple):
-    """How much of a minibatch the policy loss is the mean of, in all processes."""
+    """Size of the minibatch that the policy loss is the mean of, in all processes."""
 
     trajectories: float  # with any response token
     tokens: float  # of responses

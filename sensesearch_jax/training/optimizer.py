@@ -61,7 +61,7 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
 
 
 def decays(parameters: Any) -> Any:
-    """Which parameters weight decay pulls to zero: matrices, the embedding and an untied head among
+    """Parameters that weight decay pulls to zero: matrices, the embedding and an untied head among
     them.
 
     Never biases and norms, whether they are stacked over layers or not.

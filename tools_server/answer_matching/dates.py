@@ -109,7 +109,7 @@ def _agree(mine: int | None, yours: int | None) -> bool:
 
 
 def asked_parts(question: str) -> set[str]:
-    """Which of 'year', 'month', 'day' and 'weekday' a question asks for by name; the others are
+    """Parts of a date ('year', 'month', 'day', 'weekday') that a question asks for by name; the others are
     then not compared.
 
     Asked for a day or a date, one wants all of it: nothing is left out.

@@ -26,7 +26,7 @@ def gold_texts(references: Sequence[str], choices: Sequence[str]) -> tuple[str, 
 
 
 def gold_fault(references: Sequence[str], choices: Sequence[str]) -> str | None:
-    """Why no response could be told right by these references; None where all is well."""
+    """Reason why no response could be judged right by these references; None where all is well."""
     for name, texts in (('references', references), ('choices', choices)):
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             return f'its {name} are not a list of texts'

@@ -9,10 +9,9 @@ import tantivy
 from tools_server.backend_config import IndexedText, LocalText
 from tools_server.backends import text_analysis, text_bm25
 from tools_server.config import ConfigError
-from tools_server.schemas import Passage
 
 
-class LocalTextSearch:
+class LocalTextSearch(text_bm25.BM25):
     """BM25 over passages that are indexed in memory at the start.
 
     Args:
@@ -41,17 +40,13 @@ class LocalTextSearch:
         writer.commit()
         writer.wait_merging_threads()
         index.reload()
-        self._search = text_bm25.BM25(index, config.max_chars, config.title_boost)
+        super().__init__(index, config.max_chars, config.title_boost)
 
     def __len__(self) -> int:
         return self._size
 
-    def search(self, query: str, top_k: int) -> list[Passage]:
-        """See `backends.TextSearch.search`."""
-        return self._search.search(query, top_k)
 
-
-class IndexedTextSearch:
+class IndexedTextSearch(text_bm25.BM25):
     """BM25 over an index on disk, which the operating system keeps in memory as far as there is
     room.
 
@@ -75,8 +70,4 @@ class IndexedTextSearch:
             raise ConfigError(
                 f'the text index {config.index} is empty or was not finished; build it again'
             )
-        self._search = text_bm25.BM25(index, config.max_chars, config.title_boost)
-
-    def search(self, query: str, top_k: int) -> list[Passage]:
-        """See `backends.TextSearch.search`."""
-        return self._search.search(query, top_k)
+        super().__init__(index, config.max_chars, config.title_boost)

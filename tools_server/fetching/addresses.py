@@ -44,7 +44,7 @@ _NEARBY = tuple(
 
 
 class Target(NamedTuple):
-    """Where a request goes: the parts of its URL and the addresses that were checked."""
+    """Destination of a request: the parts of its URL and the addresses that were checked."""
 
     scheme: str
     host: str

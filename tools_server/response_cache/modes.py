@@ -33,7 +33,7 @@ log = logging.getLogger('tools_server')
 
 
 class Store(Protocol):
-    """Where answers are kept: an `AnswerStore`, a `Reader`, or `WriteBehind` before a cache."""
+    """Place where answers are kept: an `AnswerStore`, a `Reader`, or `WriteBehind` before a cache."""
 
     def entry(self, key: str) -> Entry | None:
         """The entry under a key; None without one."""

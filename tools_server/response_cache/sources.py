@@ -89,7 +89,7 @@ def noted_key(
     return fitting[0].key() if fitting else settings
 
 
-def _noted(store: AnswerStore | Reader, tool: str) -> list[Source]:
+def _noted(store: Reader, tool: str) -> list[Source]:
     return [Source(**json.loads(value)) for value in store.values(_prefix(tool))]
 
 

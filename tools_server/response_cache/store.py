@@ -40,7 +40,7 @@ PRAGMA user_version = 1;
 """
 
 
-class AnswerStore:
+class AnswerStore(Reader):
     """Bytes by key, with expiry and a size limit. Safe to share between threads and processes.
 
     Reading and writing have a connection each, so that no reader waits for a writer.
@@ -65,23 +65,21 @@ class AnswerStore:
         wait_s: float = BUSY_S,
         clock: Callable[[], float] = time.time,
     ):
-        self._path = path
         self._max_bytes = max_bytes
-        self._clock = clock
-        self._lock = threading.Lock()  # of the connection that writes
+        self._write_lock = threading.Lock()  # of the connection that writes
         with errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = sqlite3.connect(
                 path, BUSY_S, isolation_level=None, check_same_thread=False
             )
-            self._prepare()
+            self._prepare(path)
             connection = sqlite3.connect(
                 path, wait_s, isolation_level=None, check_same_thread=False
             )
         max_age_s = math.inf if max_age_s is None else max_age_s
-        self._reader = Reader(path, connection, wait_s, max_age_s, clock)
+        super().__init__(path, connection, wait_s, max_age_s, clock)
 
-    def _prepare(self) -> None:
+    def _prepare(self, path: Path) -> None:
         run = self._writer.execute
         # both looks see one moment: another process may be making the tables between them
         run('BEGIN')
@@ -89,7 +87,7 @@ class AnswerStore:
         tables = run('SELECT count(*) FROM sqlite_master').fetchone()[0]
         run('COMMIT')
         if version == 0 and tables:
-            raise StoreError(f'{self._path} is a database of something else')
+            raise StoreError(f'{path} is a database of something else')
         if version == 0:
             run('PRAGMA auto_vacuum = INCREMENTAL')
         # Several processes that start at once wait for each other here as everywhere.
@@ -105,18 +103,6 @@ class AnswerStore:
         run('PRAGMA synchronous = NORMAL')
         run(f'PRAGMA journal_size_limit = {2**24}')
         self._writer.executescript(f'BEGIN IMMEDIATE;{SCHEMA}COMMIT;')
-
-    def entry(self, key: str) -> Entry | None:
-        """See `Reader.entry`."""
-        return self._reader.entry(key)
-
-    def values(self, prefix: str) -> list[bytes]:
-        """See `Reader.values`."""
-        return self._reader.values(prefix)
-
-    def statistics(self) -> dict[str, int]:
-        """See `Reader.statistics`."""
-        return self._reader.statistics()
 
     def get(self, key: str) -> bytes | None:
         """The value of a key, whose use is noted; None if there is none, or it is too old.
@@ -141,8 +127,8 @@ class AnswerStore:
         Raises:
             StoreError: the file cannot be written.
         """
-        with self._lock, errors(self._path):
-            self._writer.execute('UPDATE entries SET used = ? WHERE key = ?', (self._clock(), key))
+        with self._write_lock, errors(self.path):
+            self._writer.execute('UPDATE entries SET used = ? WHERE key = ?', (self.clock(), key))
 
     def put(self, key: str, value: bytes, *, replace: bool = True) -> None:
         """Keeps a value; once this returns it survives the process.
@@ -158,8 +144,8 @@ class AnswerStore:
         size = len(key) + len(value)
         if self._max_bytes is not None and size > KEPT_SHARE * self._max_bytes:
             return
-        now = self._clock()
-        with self._lock, errors(self._path), self._transaction() as run:
+        now = self.clock()
+        with self._write_lock, errors(self.path), self._transaction() as run:
             if replace:
                 # by hand: REPLACE fires no delete trigger
                 run('DELETE FROM entries WHERE key = ?', (key,))
@@ -192,8 +178,8 @@ class AnswerStore:
 
     def close(self) -> None:
         """Closes the file; using the store afterwards is a StoreError."""
-        self._reader.close()
-        with self._lock:
+        super().close()
+        with self._write_lock:
             self._writer.close()
 
     @contextlib.contextmanager

@@ -316,7 +316,7 @@ class _Worker:
         return reply
 
     def ending(self) -> str:
-        """How the process ended; '' where it did not."""
+        """Way in which the process ended; '' where it did not."""
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:

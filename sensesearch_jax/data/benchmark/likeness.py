@@ -37,7 +37,7 @@ def description(reference: str) -> Float[np.ndarray, 'n d']:
 def alike(
     one: Float[np.ndarray, 'n d'], others: Float[np.ndarray, 'm n d']
 ) -> Float[np.ndarray, ' m']:
-    """How alike a picture is to each of several, from -1 to 1: the whole of either to any part of
+    """Likeness of a picture to each of several, from -1 to 1: the whole of either to any part of
     the other.
     """
     wholes = others[:, 0]

@@ -1,4 +1,4 @@
-"""Who writes cold-start trajectories: the interface, and the scripted expert that needs no network."""
+"""The scripted expert, which writes cold-start trajectories and needs no network."""
 
 import random
 from collections.abc import Sequence

@@ -62,7 +62,7 @@ class PolicyWithProbes(nnx.Module):
         return features.reshape(len(batch.groups.prompt), -1, features.shape[-1])
 
     def correct(self, batch: Batch) -> jax.Array:
-        """Which tokens 1 … S−1 are the most likely ones after the right ones before, [B, G, S−1]."""
+        """Whether each of the tokens 1 … S−1 is the most likely one after those before, [B, G, S−1]."""
         groups = batch.groups
         if batch.images is not None:
             groups = groups._replace(features=self._features(batch))

@@ -1,4 +1,4 @@
-"""How questions are worded: the facts asked for, their phrasings and the text query that finds
+"""Wording of questions: the facts asked for, their phrasings and the text query that finds
 each.
 """
 
