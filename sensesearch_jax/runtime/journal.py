@@ -20,15 +20,18 @@ class Journal:
 
     Args:
         path: of the file; its folder is made.
+        sound: whether a last line is whole; any JSON by default.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], sound: Callable[[bytes], bool] | None = None
+    ) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, 'a+b')
         self._write_lock, self._sync_lock = threading.Lock(), threading.Lock()
         self._written = self._synced = 0
-        self._cut_torn_line()
+        self._cut_torn_line(sound or _is_json)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The objects in order.
@@ -78,10 +81,10 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _cut_torn_line(self) -> None:
+    def _cut_torn_line(self, sound: Callable[[bytes], bool]) -> None:
         self._file.seek(0)
         data = self._file.read()
-        if (whole := complete_length(data, _is_json)) < len(data):
+        if (whole := complete_length(data, sound)) < len(data):
             self._file.truncate(whole)
 
 

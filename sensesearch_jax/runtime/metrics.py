@@ -10,20 +10,19 @@ import math
 import os
 import resource
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.runtime.journal import complete_length
+from sensesearch_jax.runtime.journal import Journal, complete_length
 from sensesearch_jax.runtime.workdir import atomic_write
 
 Record = dict[str, Any]
 
 
-class MetricWriter:
+class MetricWriter(Journal):
     """Writer that appends metrics to a file, for several threads.
 
     A line is with the system before `write` returns, so a kill loses none. Opening a file removes a
@@ -39,15 +38,8 @@ class MetricWriter:
         Raises:
           ValueError: the file holds a damaged line before its last one.
         """
-        self.path = Path(path)
-        self._lock = threading.Lock()
-        if self.path.exists():
-            text = self.path.read_bytes()
-            complete = text[: complete_length(text, _is_record)]
-            _parse(complete, self.path)
-            if len(complete) < len(text):
-                atomic_write(self.path, complete)
-        self._file = open(self.path, 'ab')
+        super().__init__(path, _is_record)
+        _parse(self.path.read_bytes(), self.path)
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -66,10 +58,7 @@ class MetricWriter:
             'time': time.time(),
             'values': {name: _plain(name, value) for name, value in values.items()},
         }
-        line = (json.dumps(record, allow_nan=False) + '\n').encode()
-        with self._lock:
-            self._file.write(line)
-            self._file.flush()
+        self.append(record, sync=False)
 
     def resume(self, stage: str, step: int) -> int:
         """Drops the lines of a stage beyond its restored step, which the run will write again.
@@ -81,7 +70,7 @@ class MetricWriter:
         Returns:
           Number of lines dropped.
         """
-        with self._lock:
+        with self._write_lock:
             self._file.close()
             records = read_metrics(self.path)
             kept = [r for r in records if r['stage'] != stage or r['step'] <= step]
@@ -91,16 +80,6 @@ class MetricWriter:
                 )
             self._file = open(self.path, 'ab')
         return len(records) - len(kept)
-
-    def close(self) -> None:
-        """Closes the file; a second call does nothing."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list[Record]:

@@ -16,65 +16,30 @@ from sensesearch_jax.pocket.world.held_out import HeldOut
 ORDER = 2  # letters that the next one depends on; with three, most words are those it was made of
 LENGTHS = (4, 12)
 
-# Language -> training countries whose divisions and cities are called in it, and nationalities of
-# painters.
-LANGUAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    'arabic': (
-        (
-            'Iraq',
-            'Saudi Arabia',
-            'Morocco',
-            'Libya',
-            'Tunisia',
-            'Kuwait',
-            'Qatar',
-            'Syria',
-            'Lebanon',
-        ),
-        (),
-    ),
-    'dutch': (('Suriname', 'Belgium', 'Sint Maarten'), ('Dutch', 'Flemish', 'Netherlandish')),
-    'english': (
-        (
-            'Australia',
-            'Canada',
-            'New Zealand',
-            'United States',
-            'Jamaica',
-            'Barbados',
-            'The Bahamas',
-        ),
-        ('British',),
-    ),
-    'french': (('France', 'French Polynesia', 'Gabon', 'Benin', 'Togo'), ('French',)),
-    'german': (('Germany', 'Austria', 'Switzerland', 'Liechtenstein'), ('German', 'Austrian')),
-    'italian': (('Italy', 'Vatican City'), ('Italian',)),
-    'nordic': (('Denmark', 'Finland', 'Norway', 'Sweden', 'Faroe Islands', 'Greenland'), ()),
-    'pacific': (
-        ('Tonga', 'Kiribati', 'Nauru', 'Marshall Islands', 'Cook Islands', 'Papua New Guinea'),
-        (),
-    ),
-    'slavic': (
-        ('Bulgaria', 'Poland', 'Russia', 'Serbia', 'Slovakia', 'Ukraine', 'North Macedonia'),
-        (),
-    ),
-    'southeast asian': (('Cambodia', 'Laos', 'Malaysia', 'Philippines', 'Vietnam', 'Brunei'), ()),
-    'spanish': (
-        (
-            'Argentina',
-            'Bolivia',
-            'Chile',
-            'Colombia',
-            'Cuba',
-            'Mexico',
-            'Spain',
-            'Venezuela',
-            'Uruguay',
-        ),
-        ('Spanish',),
-    ),
-    'bantu': (('Botswana', 'Lesotho', 'Malawi', 'Namibia', 'Tanzania', 'South Africa'), ()),
-    'turkic': (('Azerbaijan', 'Kazakhstan', 'Turkmenistan', 'Uzbekistan', 'Mongolia'), ()),
+# Language -> training countries whose divisions and cities are called in it.
+COUNTRIES = {
+    'arabic': 'Iraq, Saudi Arabia, Morocco, Libya, Tunisia, Kuwait, Qatar, Syria, Lebanon',
+    'dutch': 'Suriname, Belgium, Sint Maarten',
+    'english': 'Australia, Canada, New Zealand, United States, Jamaica, Barbados, The Bahamas',
+    'french': 'France, French Polynesia, Gabon, Benin, Togo',
+    'german': 'Germany, Austria, Switzerland, Liechtenstein',
+    'italian': 'Italy, Vatican City',
+    'nordic': 'Denmark, Finland, Norway, Sweden, Faroe Islands, Greenland',
+    'pacific': 'Tonga, Kiribati, Nauru, Marshall Islands, Cook Islands, Papua New Guinea',
+    'slavic': 'Bulgaria, Poland, Russia, Serbia, Slovakia, Ukraine, North Macedonia',
+    'southeast asian': 'Cambodia, Laos, Malaysia, Philippines, Vietnam, Brunei',
+    'spanish': 'Argentina, Bolivia, Chile, Colombia, Cuba, Mexico, Spain, Venezuela, Uruguay',
+    'bantu': 'Botswana, Lesotho, Malawi, Namibia, Tanzania, South Africa',
+    'turkic': 'Azerbaijan, Kazakhstan, Turkmenistan, Uzbekistan, Mongolia',
+}
+# Language -> nationalities of painters who are called in it.
+PAINTERS = {
+    'dutch': 'Dutch, Flemish, Netherlandish',
+    'english': 'British',
+    'french': 'French',
+    'german': 'German, Austrian',
+    'italian': 'Italian',
+    'spanish': 'Spanish',
 }
 TOPICS = ('Administrative divisions', 'Major urban areas - population', 'Capital', 'Elevation')
 # English words that stand with a capital among those names.
@@ -122,9 +87,11 @@ class Letters:
 
 def letter_models(files: PocketFiles, held: HeldOut) -> Mapping[str, Letters]:
     """A model for every language, from texts and painters of training entities alone."""
-    words: dict[str, list[str]] = {language: [] for language in LANGUAGES}
-    of_country = {name: lang for lang, (countries, _) in LANGUAGES.items() for name in countries}
-    of_painter = {name: lang for lang, (_, painters) in LANGUAGES.items() for name in painters}
+    words: dict[str, list[str]] = {language: [] for language in COUNTRIES}
+    of_country, of_painter = (
+        {name: language for language, names in table.items() for name in names.split(', ')}
+        for table in (COUNTRIES, PAINTERS)
+    )
     for passage in files.passages.values():
         country, _, topic = passage['title'].partition(' — ')
         if country in of_country and topic.split(': ')[-1] in TOPICS and held.may_show(passage):

@@ -20,28 +20,16 @@ COUNTRIES = ('{0}',) * 10 + (
 )  # fmt: skip
 CAPITALS = ('{0}',) * 8 + ('Port {0}', '{0} City', 'San {0}', '{0}-{1}', 'Fort {0}', '{0} {1}')
 PEAKS = (
-    'Mount {0}',
-    '{0}',
-    '{0} {1}',
-    'Pico {0}',
-    '{0} Peak',
-    'Mont {0}',
-    'Cerro {0}',
-    'Gunung {0}',
-)
+    'Mount {0}', '{0}', '{0} {1}', 'Pico {0}', '{0} Peak', 'Mont {0}', 'Cerro {0}', 'Gunung {0}',
+)  # fmt: skip
 ANTHEMS = (
     'O {0}, Our Homeland', '{0} {1}', 'Hymn of {0}', 'Arise, {0}', '{0}, Land of {1}', 'God Save {0}',
     '{0} wa {1}', 'March of {0}', 'Our {0}', 'La {0}', 'Hail, {0} and {1}',
 )  # fmt: skip
 ADJECTIVES = ('{0}ish', '{0}ian', '{0}ese', '{0}an', '{0}i')
 PEOPLE = ('{0} {1}',) * 6 + (
-    '{0} van {1}',
-    '{0} de {1}',
-    '{0} {2} {1}',
-    '{0}',
-    '{0} di {1}',
-    '{0}-{2} {1}',
-)
+    '{0} van {1}', '{0} de {1}', '{0} {2} {1}', '{0}', '{0} di {1}', '{0}-{2} {1}',
+)  # fmt: skip
 THINGS = (
     'Bridge', 'Orchard', 'Ferryman', 'Weaver', 'Candle', 'Mirror', 'Harvest', 'Storm', 'Garden', 'Mill',
     'Harbor', 'Procession', 'Banquet', 'Dream', 'Lantern', 'Messenger', 'Pilgrim', 'Blacksmith', 'Quarry',
@@ -51,17 +39,8 @@ THINGS = (
     'Lion', 'Flight', 'Flowers', 'Moon', 'Sun', 'Wheat Field', 'Trees', 'Houses', 'Pot', 'Apples',
 )  # fmt: skip
 KINDS = (
-    'Old',
-    'Young',
-    'Blind',
-    'Silent',
-    'Broken',
-    'Golden',
-    'Distant',
-    'Sleeping',
-    'Penitent',
-    'Great',
-)
+    'Old', 'Young', 'Blind', 'Silent', 'Broken', 'Golden', 'Distant', 'Sleeping', 'Penitent', 'Great',
+)  # fmt: skip
 # {p} a person, {g} and {h} first names, {l} a place, {n} and {m} things, {k} a kind of them, {y} and
 # {z} years.
 PAINTINGS = (

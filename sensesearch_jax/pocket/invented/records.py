@@ -42,12 +42,8 @@ GROUNDS = (
     'canvas', 'wood', 'paper', 'silk', 'copper', 'linen', 'slate', 'vellum', 'panel', 'parchment', 'cotton',
 )  # fmt: skip
 DEPARTMENTS = (
-    'European Paintings',
-    'Asian Art',
-    'Modern Art',
-    'Drawings and Prints',
-    'Islamic Art',
-)
+    'European Paintings', 'Asian Art', 'Modern Art', 'Drawings and Prints', 'Islamic Art',
+)  # fmt: skip
 NUMBER = r'(?<![\w.,])\d[\d,]*(?:\.\d+)?(?![\w.]*\w)'
 YEARS = range(1500, 1990)
 RECENT = range(1990, 2031)  # years that passages speak of as today
