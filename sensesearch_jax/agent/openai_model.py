@@ -8,7 +8,6 @@ budget.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import os
@@ -23,6 +22,7 @@ import urllib3
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Turn
 from tools_server.backends.http_service import retry_after
+from tools_server.backends.openai_compatible import REASONING_TOKENS, data_url, unsupported
 from tools_server.failures import ToolError
 from tools_server.fetching.connections import received, send, timed_out, timed_pools
 from tools_server.limits import deadline
@@ -30,8 +30,6 @@ from tools_server.limits import deadline
 MOST_REPLY_BYTES = 16 * 2**20
 MOST_PAUSE_S = 60.0
 CALL_END = '</tool_call>'
-# Beyond max_tokens, for models whose limit counts what they think as well.
-REASONING_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -259,8 +257,7 @@ def _outcome(name: str, status: int, headers: Mapping[str, str], data: bytes) ->
             ToolFailure('unavailable', message),
             retry_after_s=retry_after(headers.get('Retry-After')),
         )
-    unsupported = error.get('code') in ('unsupported_parameter', 'unsupported_value')
-    parameter = str(error.get('param')) if unsupported else ''
+    parameter = unsupported(answer)
     known = parameter in ('temperature', 'max_tokens', 'stop', 'n')
     return Unanswered(
         ToolFailure('caller', message), again=False, parameter=parameter if known else ''
@@ -370,9 +367,3 @@ def to_messages(
             if failure := add('user', parts):
                 return failure
     return messages
-
-
-def data_url(file: bytes) -> str:
-    """An image file, JPEG or PNG, as a data URL."""
-    kind = 'png' if file.startswith(b'\x89PNG') else 'jpeg'
-    return f'data:image/{kind};base64,{base64.b64encode(file).decode("ascii")}'

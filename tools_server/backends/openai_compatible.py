@@ -46,7 +46,9 @@ class ChatModel:
         """
         content: str | list[dict] = text
         if images:
-            content = [*map(_image_part, images), {'type': 'text', 'text': text}]
+            urls = ({'url': data_url(image)} for image in images)
+            shown = [{'type': 'image_url', 'image_url': url} for url in urls]
+            content = [*shown, {'type': 'text', 'text': text}]
         answer = self._post(
             [{'role': 'system', 'content': system}, {'role': 'user', 'content': content}]
         )
@@ -75,7 +77,7 @@ class ChatModel:
             except Declined as error:
                 # Threads may learn the same at once; each step leaves fewer parameters to complain
                 # about.
-                if (changed := self._without(parameters, _parameter(error.answer))) is None:
+                if (changed := self._without(parameters, unsupported(error.answer))) is None:
                     raise
                 self._parameters = changed
 
@@ -89,18 +91,15 @@ class ChatModel:
         return left
 
 
-def _image_part(image: bytes) -> dict[str, Any]:
-    kind = 'png' if image.startswith(b'\x89PNG') else 'jpeg'
-    url = f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
-    return {'type': 'image_url', 'image_url': {'url': url}}
+def data_url(file: bytes) -> str:
+    """An image file, JPEG or PNG, as a data URL."""
+    kind = 'png' if file.startswith(b'\x89PNG') else 'jpeg'
+    return f'data:image/{kind};base64,{base64.b64encode(file).decode()}'
 
 
-def _parameter(answer: dict[str, Any]) -> str:
+def unsupported(answer: Any) -> str:
     """Name of the parameter that a refusal is about: {error: {param, code}}; '' for another reason."""
-    error = answer.get('error')
-    if not isinstance(error, dict) or error.get('code') not in (
-        'unsupported_parameter',
-        'unsupported_value',
-    ):
-        return ''
-    return str(error.get('param'))
+    error = answer.get('error') if isinstance(answer, dict) else None
+    codes = ('unsupported_parameter', 'unsupported_value')
+    refused = isinstance(error, dict) and error.get('code') in codes
+    return str(error.get('param')) if refused else ''
