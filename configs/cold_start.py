@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import cold_start, common, config, data, interaction, pocket_train, rollout
+from common import alarms, cold_start, common, config, data, interaction, pocket_train, rollout
 
 
 def get_config():
@@ -20,4 +20,5 @@ def get_config():
         {'agent': interaction(), 'rollout': rollout(groups=8)},
         data(train=pocket_train(360)),
         cold_start(),
+        alarms('cold_start'),
     )

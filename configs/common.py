@@ -311,27 +311,31 @@ def evaluation() -> dict:
 
 
 def alarms(*tasks: str) -> dict:
-    """Alarms of the tasks `sft`, `rl` and `evaluate`: their limits (docs/watch.md), whom they tell, and
-    which of them end the run. A limit of 0 switches its alarm off.
+    """Alarms of the tasks `cold_start`, `sft`, `rl` and `evaluate`: their limits (docs/watch.md), whom they
+    tell, and which of them end the run. A limit of 0 switches its alarm off.
     """
-    of_trajectories = {'tools_down': 0.5, 'judge_down': 0.5, 'same_answer': 0.8, 'repetition': 0.6}
+    of_tools = {'tools_down': 0.5, 'judge_down': 0.5}
+    of_answers = {**of_tools, 'same_answer': 0.8}
     of_training = {'non_finite': 1, 'slow_host': 2.0}
-    # in the unit of what they are compared with, the first steps' mean
     of_learning = {
+        'repetition': 0.6,
+        'sampler_gap': 0.1,
+        # in units of the first steps' mean
         'tool_use': 0.2,
         'format': 0.5,
         'entropy_low': 0.1,
         'entropy_high': 5.0,
         'length_low': 0.2,
         'length_high': 4.0,
-        'sampler_gap': 0.1,
+        # above the first steps' mean
         'reward_gain': 0.2,
         'reference': 4,
     }
     limits = {
+        'cold_start': of_tools,
         'sft': of_training,
-        'rl': of_trajectories | of_training | of_learning,
-        'evaluate': of_trajectories,
+        'rl': of_answers | of_training | of_learning,
+        'evaluate': of_answers,
     }
     merged = {name: value for task in tasks for name, value in limits[task].items()}
     calls = {'stop_on': (), 'command': '', 'webhook': '', 'deadline_s': 30.0}

@@ -12,7 +12,17 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import agent, common, config, data, evaluation, pocket_test, rollout, served_model
+from common import (
+    agent,
+    alarms,
+    common,
+    config,
+    data,
+    evaluation,
+    pocket_test,
+    rollout,
+    served_model,
+)
 
 
 def get_config():
@@ -31,4 +41,5 @@ def get_config():
                 **evaluation(),
             },
         },
+        alarms('evaluate'),
     )

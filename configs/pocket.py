@@ -43,7 +43,7 @@ def get_config(mode: str = 'full'):
         data(train=pocket_train(360), rl=pocket_rl(40), eval=pocket_test(200)),
         cold_start(),
         {'sft': sft(), 'rl': rl(), 'checkpoint': checkpoint(), 'evaluate': evaluation()},
-        alarms('sft', 'rl', 'evaluate'),
+        alarms('cold_start', 'sft', 'rl', 'evaluate'),
     )
     if mode == 'smoke':
         full.update(

@@ -2,8 +2,8 @@
 
     python -m sensesearch_jax.main --config=configs/rl.py --workdir=runs/rl --config.policy=runs/sft/sft/policy
 
-Machine: 2 cores; about 5 minutes in the main job, 13 on a slow machine. Writes rl/policy and every trajectory of every
-step. The ablations of the paper are --config.rl.algorithm=grpo, gspo or bn_gspo.
+Machine: 2 cores; about 5 minutes in the main job, 13 on a slow machine. Writes rl/policy, report.html and every
+trajectory of every step. The ablations of the paper are --config.rl.algorithm=grpo, gspo or bn_gspo.
 """
 
 import sys

@@ -3,8 +3,8 @@
     python -m sensesearch_jax.main --config=configs/sft.py --workdir=runs/sft \
         --config.sft.data=runs/cold_start/cold_start/kept.jsonl --config.tools.folder=runs/cold_start/tools
 
-Machine: 2 cores; about 9 minutes. Writes sft/policy, a Hugging Face directory. The pictures of the trajectories are where
-the cold start's tool server kept them, hence tools.folder.
+Machine: 2 cores; about 9 minutes. Writes sft/policy, a Hugging Face directory, and report.html. The pictures of the
+trajectories are where the cold start's tool server kept them, hence tools.folder.
 """
 
 import sys

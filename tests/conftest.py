@@ -7,6 +7,7 @@ from a cache, in pytest's other processes and in those that tests start, too.
 
 import gc
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -45,3 +46,22 @@ def quick():
     with pytest.MonkeyPatch.context() as monkeypatch:
         quick_compilation(monkeypatch)
         yield
+
+
+@pytest.fixture
+def page():
+    """A page of a real browser."""
+    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    names = 'chromium', 'chromium-browser', 'google-chrome'
+    chromium = next(filter(None, map(shutil.which, names)), '')
+    if not chromium:
+        pytest.skip('no Chromium is installed, and the page is looked at in a real browser')
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        page = browser.new_page(viewport={'width': 1280, 'height': 800})
+        page.set_default_timeout(60_000)
+        faults = []
+        page.on('pageerror', lambda error: faults.append(str(error)))
+        yield page
+        browser.close()
+        assert not faults

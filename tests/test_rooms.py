@@ -57,6 +57,10 @@ def test_recipes_do_not_import_each_other():
         'capacities',
         'rows',
         'resume',
+        'run_report',
+        'answering',
+        'ask_page',
+        'item_metrics',
         'rl_rollout',
         'rl_update',
     }

@@ -17,7 +17,7 @@ from sensesearch_jax.data.sources import parse_sources
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.text_decoder import REMAT
-from sensesearch_jax.recipes.ask import image_files
+from sensesearch_jax.recipes.ask import check_ask, image_files
 from sensesearch_jax.recipes.capacities import check_capacities
 from sensesearch_jax.recipes.cold_start import EXPERTS, MINERS, VALIDATORS, make_expert
 from sensesearch_jax.recipes.rl import make_objective
@@ -87,6 +87,8 @@ def check(config: ConfigDict) -> None:
         PolicySizes.from_directory(config.policy or POCKET_POLICY)
     if 'mesh' in config:
         check_mesh(config)
+    if 'ask' in config:
+        check_ask(config)
     if 'image' in config:
         image_files(config.image)
     if config.task == 'sft' and not Path(config.sft.data).is_file():

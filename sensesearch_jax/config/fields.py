@@ -287,6 +287,8 @@ FIELDS = {
     ),
     'benchmark.samples': Field(int, 'answers of the policy to each sound item; 0: none'),
     'benchmark.temperature': Field(float, 'of sampling these answers'),
+    'ask.page': _operational(bool, 'whether a page is served on which to ask; docs/watch.md'),
+    'ask.port': _operational(int, "the page's port; 0: any free one"),
     'image': Field(str, "files of the images to ask about, with commas between; '' for none"),
     'question': Field(str, 'text of the question'),
     'temperature': Field(float, 'of sampling; 0 is greedy'),

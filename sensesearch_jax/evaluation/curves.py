@@ -32,8 +32,19 @@ def _single(title: str, metric: str, **options: Any) -> Chart:
 _KINDS = {'search': 'search', 'perception': 'perception', 'search_only': 'search only'}
 _TOOLS = {'image_crop': 'crop', 'image_search': 'image search', 'text_search': 'text search'}
 
-# Per stage the charts in reading order. Metrics not named here are drawn after them, one chart
-# each.
+_FAILURES = Chart(
+    'Not counted or truncated',
+    {
+        'truncated': 'truncated',
+        'infra_failed': 'infrastructure',
+        'unscorable': 'unscorable',
+        'too_long': 'too long',
+    },
+    share=True,
+)
+
+# Per stage, by the first word of its name, the charts in reading order. Metrics not named here are
+# drawn after them, one chart each.
 CHARTS: dict[str, tuple[Chart, ...]] = {
     'sft': (
         _single('Loss', 'loss', unit='nats per token'),
@@ -67,16 +78,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         ),
         _single('Groups of equal rewards', 'frac_reward_zero_std', share=True),
         _single('Gain of the batch layer', 'batch_gain', unit='×'),
-        Chart(
-            'Not counted or truncated',
-            {
-                'truncated': 'truncated',
-                'infra_failed': 'infrastructure',
-                'unscorable': 'unscorable',
-                'too_long': 'too long',
-            },
-            share=True,
-        ),
+        _FAILURES,
         _single('Repetition', 'repetition', share=True),
         _single('Equal answers to different questions', 'same_answer', share=True),
         _single('Policy loss', 'loss'),
@@ -97,6 +99,13 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             smoothed=False,
         ),
         _single('Compilations', 'compilations', smoothed=False),
+    ),
+    'evaluate': (
+        _single('Accuracy', 'accuracy', share=True),
+        _single('Format', 'format', share=True),
+        Chart('Tool calls per trajectory', {f'tool_calls/{k}': v for k, v in _TOOLS.items()}),
+        _single('Turns per trajectory', 'turns'),
+        _FAILURES,
     ),
 }
 
@@ -125,7 +134,7 @@ def curve_sections(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
                 stage.setdefault(name, {})[record['step']] = float(value)
     sections = []
     for stage, series in stages.items():
-        declared = CHARTS.get(stage, ())
+        declared = CHARTS.get(stage.split()[0], ())
         named = {metric for chart in declared for metric in chart.metrics}
         rest = [_single(name, name) for name in sorted(series) if name not in named]
         charts, others = (

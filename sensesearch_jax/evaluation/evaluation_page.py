@@ -20,9 +20,13 @@ from sensesearch_jax.evaluation.paper_table import (
     sample_rows,
     slice_rows,
 )
-from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
+from sensesearch_jax.evaluation.trajectory_viewer import (
+    MEMBER_COLOURS,
+    ImageLoader,
+    script_json,
+    viewer_data,
+)
 
-COLOURS = ('sft', 'rl', 'other0', 'other1', 'other2', 'base')
 MOST_SAMPLES = 8  # of a question that are drawn beside each other
 SHOWN, IMAGE_BUDGET = 80, 12_000_000
 
@@ -57,7 +61,9 @@ def write_evaluation_page(
         image_budget=IMAGE_BUDGET,
     )
     viewer['labels'] = {}
-    viewer['colours'] = {run: COLOURS[i % len(COLOURS)] for i, run in enumerate(viewer['runs'])}
+    viewer['colours'] = {
+        run: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, run in enumerate(viewer['runs'])
+    }
     headline = [
         {'label': label(of), **sets[of]['pass_at_1']}
         for of in sorted(sets, key=order)
@@ -69,7 +75,7 @@ def write_evaluation_page(
         {
             'name': name,
             'headline': headline,
-            'colours': COLOURS,
+            'colours': MEMBER_COLOURS,
             'tables': [
                 ('Pass@1', paper_rows({name: sets})),
                 ('Several samples', sample_rows({name: sets})),

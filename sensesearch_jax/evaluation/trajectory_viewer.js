@@ -2,7 +2,8 @@
 'use strict';
 const { element, outcome, SIGN, WORDS } = Trajectories;
 
-// The viewer in an element; `show` gives it data, and newer data as often as there are.
+// The viewer in an element; `show` gives it data, and newer data as often as there are, of which it shows the first
+// question, by the policy that was chosen before.
 function trajectoryViewer(root) {
   const form = root.querySelector('form');
   const list = root.querySelector('.list ol');
@@ -84,7 +85,7 @@ function trajectoryViewer(root) {
     if (!current) { article.append(element('p.empty', {}, 'No trajectory matches.')); return; }
     const runs = toggles.beside ? data.runs.filter(name => current.runs[name]) : [form.run.value];
     article.append(
-      element('div.eyebrow', {}, `${stratum(current)} · ${current.id}`),
+      element('div.eyebrow', {}, [stratum(current), current.id].filter(Boolean).join(' · ')),
       element('h3', {}, current.text), facts(current),
       element('div.bar-row', {}, toggles.beside ? element('div') : tabs(current),
         element('div.toggles', {}, toggle('boxes', 'crops'), toggle('truth', 'true box'), toggle('beside', 'side by side'))),
@@ -172,8 +173,8 @@ function trajectoryViewer(root) {
     options(form.difficulty, distinct(data.questions.map(q => q.difficulty)), true);
     options(form.state, distinct(data.questions.flatMap(q => Object.values(q.runs).map(t => t.state))), true);
     form.run.value = data.runs.includes(chosen) ? chosen
-      : data.runs.includes('rl') ? 'rl' : data.runs[data.runs.length - 1];
-    current = current && data.questions.find(question => question.id === current.id) || null;
+      : data.runs.includes('rl') ? 'rl' : (data.first || data.runs)[(data.first || data.runs).length - 1];
+    current = null;
     root.hidden = false;
   }
 

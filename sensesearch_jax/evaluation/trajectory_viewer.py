@@ -29,6 +29,7 @@ ImageLoader = Callable[[str], Any]
 # Longest side in pixels, by the part a picture plays.
 SCENE, CROP, THUMBNAIL = 960, 448, 144
 JPEG_QUALITY = 78
+MEMBER_COLOURS = 'sft', 'rl', 'other0', 'other1', 'other2', 'base'  # by turns
 
 
 def viewer_data(
@@ -101,11 +102,11 @@ def linked_data(
     for trajectory in itertools.chain.from_iterable(groups):
         _add_sides(trajectory, sides)
     names = [str(member + 1) for member in sorted({t.member for g in groups for t in g})]
-    colours = ('sft', 'rl', 'other0', 'other1', 'other2', 'base')
     return {
         'runs': names,
+        'first': names[:1],
         'labels': {},
-        'colours': {name: colours[i % len(colours)] for i, name in enumerate(names)},
+        'colours': {n: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, n in enumerate(names)},
         'total': len(groups),
         'questions': [_question_view({str(t.member + 1): t for t in g}, protocol) for g in groups],
         'pictures': {sha: address(sha, side) for sha, side in sides.items()},

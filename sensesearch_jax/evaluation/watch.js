@@ -38,14 +38,14 @@
   }
 
   function card(run) {
-    const p = run.progress;
+    const p = run.progress, task = run.task.replaceAll('_', ' ');
     const steps = p && `${p.done}${p.total ? ` of ${p.total}` : ''} ${p.unit}${p.total === 1 ? '' : 's'}`;
     const left = run.state === 'running' && p && p.left_s !== null && p.done < p.total ? `${time(p.left_s)} left` : null;
     const age = run.age_s === null ? null : `wrote ${time(run.age_s)} ago`;
     const shown = p ? Object.entries(p.shown).filter(([name]) => name !== 'ALARM') : [];
     const node = element('button.card', { type: 'button', 'aria-pressed': String(chosen.has(run.name)) },
-      element('span.name', {}, element('b', {}, run.name), element(`span.state.${run.state}`, {}, run.state)),
-      element('span.note', {}, run.task.replaceAll('_', ' ')),
+      element('span.name', {}, element('b', {}, known.length > 1 ? run.name : task), element(`span.state.${run.state}`, {}, run.state)),
+      known.length > 1 ? element('span.note', {}, task) : null,
       p ? bar(p) : null,
       p ? element('span.stage', {}, [p.stage, steps, left].filter(Boolean).join(' · ')) : null,
       element('span.note', {}, [...shown.map(([name, value]) => `${name.replaceAll('_', ' ')} ${value}`), age].filter(Boolean).join(' · ')),
@@ -122,6 +122,7 @@
     $('#runs').replaceChildren(...(known.length ? known.map(card) : [element('p.empty', {}, 'No run is here yet.')]));
     if (focused >= 0) $('#runs').querySelectorAll('button')[focused]?.focus();
     const runs = known.filter(run => chosen.has(run.name));
+    $('nav').hidden = !runs.length;
     alarms(runs);
     await curves(runs);
     if (runs.length) {

@@ -1,4 +1,6 @@
-"""Asks a policy one question about one image, and prints the trajectory as it happens."""
+"""Asks a policy one question about one image, and prints the trajectory as it happens; or serves a page
+for as many as one likes.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,11 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
-from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.recipes.capacities import room_for
-from sensesearch_jax.recipes.session import load_policy_directory, open_session, rollout_limits
-from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import rollout
-from sensesearch_jax.rollout.task_queue import Task
+from sensesearch_jax.recipes.answering import answer
+from sensesearch_jax.recipes.ask_page import serve_page
+from sensesearch_jax.recipes.session import load_policy_directory, open_session
+from sensesearch_jax.runtime.loopback import listen
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.failures import ToolError
@@ -23,47 +23,47 @@ from tools_server.pictures.decoder import Decoder
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """Samples one trajectory for `config.question` about the images of `config.image`, if any.
+    """Samples one trajectory for `config.question` about the images of `config.image`, if any, or
+    serves a page where questions are asked.
 
     Raises:
         UserError: no question, no such image, or a file that is none or that the tool server does
-            not take.
+            not take; or the page's port cannot be used.
     """
-    if not config.question:
-        raise UserError("There is no question; give --config.question='…'.")
-    images = image_files(config.image)
+    if config.ask.page:
+        listener = listen(config.ask.port, 'ask.port')
+    elif not config.question:
+        raise UserError(
+            "There is no question; give --config.question='…', or --config.ask.page=True."
+        )
     loaded = load_policy_directory(
         config.policy, config, make_mesh(config.mesh), config.rollout.dtype
     )
-    question = Question('ask', config.question, tuple(images))
     with open_session(config, workdir) as session:
-        shown, environment = upload_all(session.client, question.images), session.environment()
-        if isinstance(shown, ToolFailure):
-            raise UserError(f'The tool server does not take {config.image}: {shown.message}.')
-        # One question need not share its room with any other: the capacities follow it.
-        parts = session.protocol.user_parts(question, shown)
-        prompt = loaded.chat.prompt(environment.system_prompt, parts)
-        engines = session.engines(
-            loaded,
-            groups=1,
-            members=1,
-            sampling=Sampling(config.temperature, config.top_k, config.top_p),
-            room=room_for(len(prompt), shown, config, loaded.chat, loaded.preprocessor),
-        )
+        features = session.features(loaded)
+        if config.ask.page:
+            serve_page(session, loaded, features, listener)
+            return
+        question = Question('ask', config.question, tuple(image_files(config.image)))
         print(f'Question: {config.question}\n', flush=True)
-        groups, cost = rollout(
-            [Task(question, (config.seed,))],
-            engines,
-            loaded.chat,
-            environment,
-            session.features(loaded),
-            rollout_limits(config.agent),
-            scorer=None,
-            tool_threads=config.rollout.tool_threads,
-            judge_threads=1,
-            on_turn=print_turn,
+        found = answer(session, loaded, features, question, on_turn=print_turn)
+    if isinstance(found, ToolFailure):
+        raise UserError(f'The tool server does not take {config.image}: {found.message}.')
+    print_end(*found)
+
+
+def check_ask(config: ConfigDict) -> None:
+    """Whether the fields of one way to ask are given for the other.
+
+    Raises:
+        UserError: they are.
+    """
+    if config.ask.page and (config.image or config.question):
+        raise UserError(
+            'image and question are asked on the page (ask.page); leave them out, or ask.page.'
         )
-    print_end(groups[0][0], cost.seconds)
+    if config.ask.port and not config.ask.page:
+        raise UserError('ask.port is of the page; add --config.ask.page=True, or leave it out.')
 
 
 def image_files(value: str) -> list[str]:

@@ -12,6 +12,7 @@ import importlib
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
@@ -19,10 +20,11 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.chat_template import ChatTokenizer, tokenise
 from sensesearch_jax.agent.ledger import BudgetSpent
 from sensesearch_jax.agent.openai_model import ChatModel, OpenAIAgent
+from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.released import protocol_of
 from sensesearch_jax.agent.request_process import PaidRequests
 from sensesearch_jax.agent.tool_client import ToolClient
-from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
+from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
 from sensesearch_jax.cold_start.demonstrations import Demonstrations, Judged
 from sensesearch_jax.cold_start.expert import Expert
 from sensesearch_jax.cold_start.mining import Note, PlainEnvironment, PlainScorer, ServedAnswers
@@ -35,6 +37,7 @@ from sensesearch_jax.cold_start.validation import Verdict, verdict_on
 from sensesearch_jax.data.questions import questions_of
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.cold_start_results import gathered
+from sensesearch_jax.recipes.item_metrics import item_metrics
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
     LoadedPolicy,
@@ -57,6 +60,7 @@ from sensesearch_jax.runtime.workdir import Workdir
 EXPERTS = ('scripted', 'references', 'openai')
 MINERS = ('policy', 'openai')
 VALIDATORS = ('rules', 'openai')
+MEASURED = 16  # demonstrations of a line of metrics
 SCRIPTED = 'sensesearch_jax.pocket.expert.scripted'  # by name, since no room imports the demo
 
 # Samples answers to questions and notes how many are right.
@@ -93,7 +97,8 @@ def cold_start(
         The kept trajectories: of all processes in the first one, elsewhere this process's.
 
     Raises:
-        UserError: the budget is spent (what is kept by then is written), or nothing is kept.
+        UserError: the budget is spent (what is kept by then is written), nothing is kept, or an alarm
+            of `alarms.stop_on` was raised.
     """
     config, spent = session.config, []
     ledger = session.workdir / 'cold_start' / 'ledger.jsonl'
@@ -335,14 +340,35 @@ def demonstrate(
     with Demonstrations(session.workdir / 'cold_start') as found:
         own = [found.done[q.id] for q in questions if q.id in found.done]
         kept = sum(not judged.verdict.reasons for judged in own)
-        with Progress('demonstrate', len(questions), initial=len(own), unit='question') as bar:
+        with (
+            Progress('demonstrate', len(questions), initial=len(own), unit='question') as bar,
+            item_metrics(session, bar, len(own), MEASURED, of_demonstrations) as measured,
+        ):
             try:
                 for judged in found.rest(questions, make, judge, config.expert.threads):
                     kept += not judged.verdict.reasons
+                    measured(judged)
                     bar.update(kept=kept, **cost(config, paid))
             except BudgetSpent as error:
                 spent.append(str(error))
         return found.done
+
+
+def of_demonstrations(newest: Sequence[Judged]) -> dict[str, float]:
+    """Metrics of demonstrations: shares that are kept and that tools or judge failed on, and turns and
+    calls of each.
+    """
+    calls = Counter(tool_of(turn.action) for j in newest for turn in j.trajectory.turns)
+    counts = {
+        'kept': sum(not j.verdict.reasons for j in newest),
+        'turns': sum(len(j.trajectory.turns) for j in newest),
+        **{
+            state.value: sum(state.value in j.verdict.reasons for j in newest)
+            for state in (SampleState.INFRA_FAILED, SampleState.UNSCORABLE)
+        },
+        **{f'tool_calls/{tool}': calls[tool] for tool in TOOLS},
+    }
+    return {name: count / len(newest) for name, count in counts.items()}
 
 
 def _balanced(questions: Sequence[Question], count: int) -> list[Question]:

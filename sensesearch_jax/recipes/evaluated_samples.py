@@ -4,6 +4,7 @@ goes on, and gathered from all processes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,10 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, Trajectory
+from sensesearch_jax.evaluation.behaviour import behaviour
 from sensesearch_jax.evaluation.modes import AGENT, mode_environment, mode_scorer
 from sensesearch_jax.recipes.evaluated_agents import Agent, Conditions
+from sensesearch_jax.recipes.item_metrics import item_metrics
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
     Session,
@@ -67,7 +70,9 @@ def evaluate(
     """Scored trajectories: all samples of the first question, of the second, and so on.
 
     Goes on where it was interrupted, by sample; one on which tools or judge had failed is asked
-    again then. Several processes deal out the questions, each to its own devices and tool server.
+    again then. Several processes deal out the questions, each to its own devices and tool server. In
+    the folder EVALUATION, behaviour is in metrics.jsonl as stage 'evaluate NAME', once for as many
+    samples as are asked at once.
 
     Args:
         session: of the run.
@@ -79,6 +84,9 @@ def evaluate(
 
     Returns:
         The trajectories: of all processes in the first one, elsewhere this process's.
+
+    Raises:
+        UserError: an alarm of `alarms.stop_on` was raised.
     """
     config = session.config
     path = session.workdir / folder / f'{file_name(name)}.jsonl'
@@ -88,7 +96,18 @@ def evaluate(
     if multihost.global_max(len(left)):  # making the engines takes all processes
         scorer = mode_scorer(setting.mode, session.scorer())
         unit = 'sample' if setting.samples > 1 else 'question'
-        with Progress(f'evaluate {name}', len(own), initial=len(own) - len(left), unit=unit) as bar:
+        with contextlib.ExitStack() as stack:
+            before = len(own) - len(left)
+            bar = stack.enter_context(
+                Progress(f'evaluate {name}', len(own), initial=before, unit=unit)
+            )
+            measured = (
+                None  # a validation is a line of its stage's metrics, and has none of its own
+            )
+            if folder == EVALUATION:
+                size = config.evaluate.lanes
+                measures = item_metrics(session, bar, before, size, lambda t: behaviour([t]))
+                measured = stack.enter_context(measures)
             right = [t.reward['accuracy'] for t in done.values()]
 
             def note(trajectory: Trajectory) -> None:
@@ -97,6 +116,8 @@ def evaluate(
                 append_trajectories(path, [trajectory])
                 done[sample_of(trajectory)] = trajectory
                 right.append(trajectory.reward['accuracy'])
+                if measured:
+                    measured(trajectory)
                 bar.update(accuracy=sum(right) / len(right), **agent.cost())
 
             environment, limits = setting.environment(session), setting.limits(config.agent)

@@ -24,7 +24,12 @@ from sensesearch_jax.recipes.resume import (
     saved_if_stopped,
     training_state,
 )
-from sensesearch_jax.recipes.rl_rollout import rl_engines, sample_groups, tools_down
+from sensesearch_jax.recipes.rl_rollout import (
+    rl_engines,
+    sample_groups,
+    tools_down,
+    trajectories_path,
+)
 from sensesearch_jax.recipes.rl_update import (
     ALGORITHMS,
     distinct_tokens,
@@ -33,6 +38,7 @@ from sensesearch_jax.recipes.rl_update import (
     update,
 )
 from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
+from sensesearch_jax.recipes.run_report import groups_to_show, write_run_report
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
     Session,
@@ -57,11 +63,14 @@ from sensesearch_jax.training.trainer import Learner, trained_part
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy."""
+    """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy and report.html."""
     # what is trained is float32
     loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
     with open_session(config, workdir) as session:
         rl(session, loaded, session.features(loaded), pools_of(workdir, config.data, 'rl'))
+        shown = groups_to_show(trajectories_path(session, config.rl.steps - 1))
+        about = 'They are of the last step; samples are the members of a group.'
+        write_run_report(session, 'RL', shown, about, session.protocol)
 
 
 def rl(

@@ -12,6 +12,7 @@ from pathlib import Path
 import grain
 from ml_collections import ConfigDict
 
+from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.batching.from_trajectories import length, response_tokens
 from sensesearch_jax.batching.group_batch import GroupBatch
@@ -27,6 +28,7 @@ from sensesearch_jax.recipes.resume import (
     training_state,
 )
 from sensesearch_jax.recipes.rows import row_batch, row_length, suppressed_mask
+from sensesearch_jax.recipes.run_report import write_run_report
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
     Session,
@@ -50,7 +52,9 @@ LOOK_AHEAD = BATCHES_AT_ONCE - 1  # batches whose pictures fill up passes throug
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-    """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy."""
+    """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy and
+    report.html.
+    """
     # what is trained is float32
     loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
     path = Path(config.sft.data)
@@ -61,6 +65,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         )
     with open_session(config, workdir) as session:
         sft(session, loaded, session.features(loaded), trajectories)
+        shown = {'demonstration': trajectories}
+        write_run_report(session, 'SFT', shown, 'They are what was learned from.', DEFAULT)
 
 
 def sft(

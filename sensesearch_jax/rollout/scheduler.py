@@ -93,6 +93,7 @@ def rollout(
     judge_threads: int,
     on_group: Callable[[list[Trajectory]], None] = lambda group: None,
     on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
+    on_tokens: Callable[[Trajectory, list[int]], None] = lambda trajectory, tokens: None,
     to_stop: Callable[[], object] = lambda: False,
 ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
     """Samples every task's trajectories.
@@ -112,6 +113,7 @@ def rollout(
         on_group: called with each finished and scored group, in the order in which they finish, one
             call at a time.
         on_turn: called with each finished turn, its observation included; likewise.
+        on_tokens: called with the tokens so far of a turn that is being written; likewise.
         to_stop: asked all the time; once it is true, what is not finished is given up.
 
     Returns:
@@ -154,6 +156,7 @@ def rollout(
             pool,
             Scoring(scorer, judges),
             in_turn(on_turn),
+            in_turn(on_tokens),
             to_stop,
         )
         for engine in engines
@@ -187,6 +190,7 @@ class _Rollout:
     pool: ThreadPoolExecutor
     scoring: Scoring
     on_turn: Callable[[Trajectory, Turn], None]
+    on_tokens: Callable[[Trajectory, list[int]], None]
     to_stop: Callable[[], object]
     rows: dict[int, int] = field(default_factory=dict)  # row of the engine -> index of the task
     lanes: dict[tuple[int, int], _Lane] = field(default_factory=dict)
@@ -287,6 +291,8 @@ class _Rollout:
                 or engine.room(lane) <= 0
             ):
                 self._finish_turn(lane)
+            else:
+                self.on_tokens(state.trajectory, state.tokens)
 
     def _finish_turn(self, lane: tuple[int, int]) -> None:
         state = self.lanes[lane]

@@ -48,9 +48,16 @@ def address_of(listener: socket.socket) -> str:
     return f'http://{LOOPBACK}:{listener.getsockname()[1]}'
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serves an application until Ctrl-C."""
+def serve(app: FastAPI, listener: socket.socket, announcement: str) -> None:
+    """Serves an application until Ctrl-C.
+
+    Args:
+        app: the application.
+        listener: from `listen`.
+        announcement: that is printed before.
+    """
     try:
+        print(announcement, flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level='warning')).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises it again when all is closed
         pass

@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = list(runs_in(options.workdir))
         listener = listen(options.port, '--port')
         what = ', '.join(names) or 'no run yet'
-        print(f'Watching {what}. Open {address_of(listener)} (Ctrl-C ends it).', flush=True)
-        serve(create_app(options.workdir), listener)
+        announcement = f'Watching {what}. Open {address_of(listener)} (Ctrl-C ends it).'
+        serve(create_app(options.workdir), listener, announcement)
     except UserError as error:
         print(f'watch: {error}', file=sys.stderr)
         return 2

@@ -3,19 +3,16 @@
 import contextlib
 import json
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 import requests
-import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 from scripted_tools import noise_file
+from served_app import served
 
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.data.review.__main__ import main
@@ -23,9 +20,6 @@ from sensesearch_jax.data.review.app import create_app, shown
 from sensesearch_jax.data.review.decisions import Decisions
 from sensesearch_jax.errors import UserError
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), ''
-)
 BOX = [0.25, 0.5, 0.375, 0.75]
 
 
@@ -151,34 +145,10 @@ def test_a_source_that_cannot_be_reviewed_ends_with_a_sentence(tmp_path, capsys)
 
 
 @contextlib.contextmanager
-def served(questions, folder):
+def reviewed(questions, folder):
     """The address of a running review."""
-    with opened(questions, folder) as decisions, socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        listener.listen()
-        app = create_app(decisions, 'mine')
-        server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
-        thread = threading.Thread(target=server.run, kwargs={'sockets': [listener]})
-        thread.start()
-        try:
-            yield f'http://127.0.0.1:{listener.getsockname()[1]}'
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture
-def page():
-    """A page of a real browser."""
-    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not CHROMIUM:
-        pytest.skip('no Chromium is installed, and the page is looked at in a real browser')
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        page = browser.new_page(viewport={'width': 1280, 'height': 800})
-        page.set_default_timeout(30_000)
-        yield page
-        browser.close()
+    with opened(questions, folder) as decisions, served(create_app(decisions, 'mine')) as address:
+        yield address
 
 
 def question_shown(page, number):
@@ -190,7 +160,7 @@ def question_shown(page, number):
 
 
 def test_a_person_looks_accepts_and_rejects_by_key_and_click(questions, tmp_path, page):
-    with served(questions, tmp_path) as address:
+    with reviewed(questions, tmp_path) as address:
         page.goto(address)
         question_shown(page, 0)
         picture = page.locator('.frame img').bounding_box()
@@ -215,7 +185,7 @@ def test_a_person_looks_accepts_and_rejects_by_key_and_click(questions, tmp_path
         question_shown(page, 2)
         assert page.inner_text('#progress') == '2 of 3 decided · 1 accepted · 1 rejected'
         assert 'games' in page.inner_text('#shares')
-    with served(questions, tmp_path) as address:  # it goes on where it stopped
+    with reviewed(questions, tmp_path) as address:  # it goes on where it stopped
         page.goto(address)
         question_shown(page, 2)
         page.select_option('#filter', 'reject')
@@ -233,7 +203,7 @@ def test_a_person_looks_accepts_and_rejects_by_key_and_click(questions, tmp_path
 
 
 def test_a_decision_that_was_not_saved_is_said_and_stays_open(questions, tmp_path, page):
-    with served(questions, tmp_path) as address:
+    with reviewed(questions, tmp_path) as address:
         page.goto(address)
         question_shown(page, 0)
         page.route('**/decisions', lambda route: route.abort())

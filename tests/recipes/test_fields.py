@@ -165,12 +165,17 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
     checks.check(config)
     with Workdir.open(folder / 'run', config) as workdir:
         TASKS[name].run(Recorded(config, read), workdir)
+    if name in ('rl', 'sft', 'pocket'):
+        report = (folder / 'run' / 'report.html').read_text()
+        assert 'id="curves"' in report and 'id="trajectories"' in report
     if name == 'pocket':
         records = read_metrics(folder / 'run' / 'metrics.jsonl')
         written = {
-            stage: {name for r in records if r['stage'] == stage for name in r['values']}
+            stage: {name for r in records if r['stage'].split()[0] == stage for name in r['values']}
             for stage in CHARTS
         }
+        trained = [r['values'] for r in records if r['stage'] in ('sft', 'rl')]
+        assert all(values['mfu'] > 0 for values in trained if values.get('trained_share', 1))
         drawn = {
             stage: {metric for chart in charts for metric in chart.metrics}
             for stage, charts in CHARTS.items()
@@ -188,6 +193,12 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         cold_start.served_answers(session, None)
         cold_start.make_reviewer(session, None)
         cold_start.make_expert(recorded, ToolClient(''), None, 0)
+    if name == 'ask':  # the other way
+        recorded = Recorded(config, read)
+        config.ask.page = True
+        monkeypatch.setattr(ask, 'serve_page', lambda *_: None)
+        with Workdir.open(folder / 'page', config) as workdir:
+            ask.run(recorded, workdir)
     if name == 'evaluate':  # the other agent
         recorded = Recorded(config, read)
         config.evaluate.agent.update(kind='openai', url='http://localhost:1', model='any')

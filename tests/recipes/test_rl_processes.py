@@ -36,6 +36,9 @@ def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
         read_metrics(tmp_path / name / 'metrics.jsonl', 'rl') for name in ('two', 'one')
     )
     assert len(ours) == len(theirs) == 2
+    hosts = [(r['values']['slowest_host'], r['values']['slowest_process']) for r in ours]
+    assert all(ratio >= 1 and number in (0, 1) for ratio, number in hosts)
+    assert not any('slowest_host' in r['values'] for r in theirs)
     for one, other in zip(ours, theirs, strict=True):
         for name in (
             'reward',

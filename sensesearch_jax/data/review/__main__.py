@@ -47,13 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         decisions = Decisions(found.questions, *files)
         try:
             listener = listen(options.port, '--port')
-            print(
+            announcement = (
                 f'{len(found.questions)} questions, {found.faults.count} unsound records left out. Open '
                 f'{address_of(listener)} (Ctrl-C ends it).\n'
-                f'Decisions: {files[0]}; accepted questions: {files[1]}',
-                flush=True,
+                f'Decisions: {files[0]}; accepted questions: {files[1]}'
             )
-            serve(create_app(decisions, Path(options.path).name), listener)
+            serve(create_app(decisions, Path(options.path).name), listener, announcement)
         finally:
             decisions.close()
     except UserError as error:
