@@ -48,6 +48,10 @@ def quick():
         yield
 
 
+# In containers there is no room for a sandbox, and little shared memory.
+CHROMIUM_ARGUMENTS = ['--no-sandbox', '--disable-dev-shm-usage']
+
+
 @pytest.fixture
 def page():
     """A page of a real browser."""
@@ -57,7 +61,7 @@ def page():
     if not chromium:
         pytest.skip('no Chromium is installed, and the page is looked at in a real browser')
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        browser = started.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         page = browser.new_page(viewport={'width': 1280, 'height': 800})
         page.set_default_timeout(60_000)
         faults = []
