@@ -272,7 +272,20 @@ def rl() -> dict:
     to remember names, not to read them.
     """
     return optimizer(
-        algorithm='bn_gspo',  # bn_gspo | gspo | grpo
+        algorithm='bn_gspo',  # bn_gspo | gspo | grpo | sapo | luspo
+        baseline='mean_std',  # mean_std | mean | leave_one_out
+        aggregation='',  # of the loss: the algorithm's own, or sequence | token | constant
+        constant_length=0,  # tokens, of 'constant' alone
+        soft_positive=1.0,  # temperatures of sapo alone
+        soft_negative=1.05,
+        # truncated importance weights of the trainer's old policy against the sampler: token | sequence
+        importance='',
+        importance_cap=2.0,
+        entropy_coefficient=0.0,
+        # so many of the policy's mistakes in a row mask what it writes after them; 0: none do
+        fatal_mistakes=0,
+        # more questions are asked, in so many rounds at most, until enough groups have spread
+        sampling_rounds=1,
         batch_scope='batch',  # of bn_gspo's batch layer: the rollout batch, or each 'minibatch'
         learning_rate=1e-4,
         warmup=2,

@@ -10,14 +10,39 @@ from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.batching.group_batch import Member, Row
 
 
-def to_member(trajectory: Trajectory) -> Member:
-    """Suffix of a trajectory; its response mask is true on the turns and false on observations."""
+def turns_in_loss(trajectory: Trajectory, fatal_mistakes: int) -> int:
+    """Number of turns up to the policy's fatal mistake, that one included; all turns without one.
+
+    A mistake is a turn without a valid action, or a call that the tools refuse. What a policy does
+    after several in a row says little about what it should have done before, and is masked
+    (OpenSearch-VL, arXiv 2605.05185, without its clamp of the advantage).
+
+    Args:
+        trajectory: with its turns.
+        fatal_mistakes: how many in a row are fatal; 0: none are.
+    """
+    in_a_row = 0
+    for number, turn in enumerate(trajectory.turns, 1):
+        seen = turn.observation
+        mistaken = seen is not None and not seen.ok and not seen.infra_failed
+        in_a_row = in_a_row + 1 if mistaken else 0
+        if fatal_mistakes and in_a_row == fatal_mistakes:
+            return number
+    return len(trajectory.turns)
+
+
+def to_member(trajectory: Trajectory, fatal_mistakes: int = 0) -> Member:
+    """Suffix of a trajectory; its response mask is true on the turns and false on observations, and
+    on all that follows a fatal mistake (see `turns_in_loss`).
+    """
+    in_loss = turns_in_loss(trajectory, fatal_mistakes)
     tokens: list[int] = []
     response_mask: list[bool] = []
     log_probs: list[float] = []
-    for turn in trajectory.turns:
+    for number, turn in enumerate(trajectory.turns):
         tokens += [*turn.tokens, *turn.observation_tokens]
-        response_mask += [True] * len(turn.tokens) + [False] * len(turn.observation_tokens)
+        response_mask += [number < in_loss] * len(turn.tokens)
+        response_mask += [False] * len(turn.observation_tokens)
         log_probs += [*turn.log_probs, *[0.0] * len(turn.observation_tokens)]
     sampled = len(log_probs) == len(tokens)
     return Member(
@@ -28,8 +53,8 @@ def to_member(trajectory: Trajectory) -> Member:
     )
 
 
-def to_row(group: Sequence[Trajectory]) -> Row:
-    """Row of one group: the prompt, and a member for each trajectory.
+def to_row(group: Sequence[Trajectory], fatal_mistakes: int = 0) -> Row:
+    """Row of one group: the prompt, and a member for each trajectory, see `to_member`.
 
     Raises:
         ValueError: the trajectories do not share one prompt.
@@ -39,7 +64,7 @@ def to_row(group: Sequence[Trajectory]) -> Row:
             f'The trajectories of question {group[0].question.id} have different prompts.'
         )
     images = [image.sha256 for image in group[0].own_images]
-    return Row(group[0].prompt_tokens, images, [to_member(t) for t in group])
+    return Row(group[0].prompt_tokens, images, [to_member(t, fatal_mistakes) for t in group])
 
 
 def to_shared_row(trajectories: Sequence[Trajectory], image_token: int) -> Row:
@@ -73,9 +98,12 @@ def to_shared_row(trajectories: Sequence[Trajectory], image_token: int) -> Row:
     return Row(prompts[0][:shared], (), members)
 
 
-def response_tokens(trajectory: Trajectory) -> int:
-    """Number of response tokens: those that the policy wrote, or is to learn to write."""
-    return sum(len(turn.tokens) for turn in trajectory.turns)
+def response_tokens(trajectory: Trajectory, fatal_mistakes: int = 0) -> int:
+    """Number of response tokens: those that the policy wrote, or is to learn to write, but for what
+    follows a fatal mistake.
+    """
+    in_loss = turns_in_loss(trajectory, fatal_mistakes)
+    return sum(len(turn.tokens) for turn in trajectory.turns[:in_loss])
 
 
 def length(trajectory: Trajectory) -> int:

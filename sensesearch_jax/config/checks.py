@@ -63,7 +63,7 @@ COUNTS = {
     ),
     'rl': (
         'steps', 'questions_per_step', 'members', 'minibatches', 'epochs', 'micro_batch',
-        'checkpoint_every', 'threads', 'max_skipped_updates', 'max_failed_steps',
+        'checkpoint_every', 'threads', 'max_skipped_updates', 'max_failed_steps', 'sampling_rounds',
     ),
     'checkpoint': ('keep_last',),
     'evaluate': ('lanes', 'samples'),
@@ -149,6 +149,11 @@ def check(config: ConfigDict) -> None:
         with field('rl.tool_prices'):
             check_prices(config.rl.tool_prices)
         check_price_phase(config.rl)
+        if not 0 <= config.rl.fatal_mistakes < config.agent.max_turns:
+            raise UserError(
+                f'rl.fatal_mistakes is {config.rl.fatal_mistakes}, and nothing follows that many of agent.max_turns '
+                f'{config.agent.max_turns}; give fewer, or 0 (none are fatal).'
+            )
 
 
 def check_price_phase(rl: ConfigDict) -> None:

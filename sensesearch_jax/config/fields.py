@@ -194,7 +194,30 @@ FIELDS = {
         int, 'checkpoints with the highest scores in validation that are kept too; 0: none are'
     ),
     **{f'rl.{name}': field for name, field in _OPTIMIZER.items()},
-    'rl.algorithm': Field(str, "'bn_gspo', 'gspo' or 'grpo'; docs/method.md"),
+    'rl.algorithm': Field(str, "'bn_gspo', 'gspo', 'grpo', 'sapo' or 'luspo'; docs/method.md"),
+    'rl.baseline': Field(
+        str,
+        "what rewards are compared with: 'mean_std' of the group, its 'mean' or 'leave_one_out'",
+    ),
+    'rl.aggregation': Field(
+        str, "mean of the policy loss: 'sequence', 'token' or 'constant'; '': the algorithm's own"
+    ),
+    'rl.constant_length': Field(
+        int, "tokens that 'constant' divides a trajectory's sum by; 0 with the others"
+    ),
+    'rl.soft_positive': Field(float, "temperature of 'sapo' where the advantage is positive"),
+    'rl.soft_negative': Field(float, "temperature of 'sapo' elsewhere"),
+    'rl.importance': Field(
+        str, "weights against the sampler's distribution, by 'token' or 'sequence'; '': none"
+    ),
+    'rl.importance_cap': Field(float, 'most that such a weight may be'),
+    'rl.entropy_coefficient': Field(float, 'weight of the entropy bonus; 0: none'),
+    'rl.fatal_mistakes': Field(
+        int, "the policy's mistakes in a row after which its tokens are masked; 0: none are"
+    ),
+    'rl.sampling_rounds': Field(
+        int, 'rounds of questions of a step at most, until enough groups have spread; 1: no more'
+    ),
     'rl.batch_scope': Field(
         str, "what the advantages are normalized over: the rollout 'batch', or each 'minibatch'"
     ),

@@ -77,6 +77,11 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             unit='nats',
         ),
         _single('Groups of equal rewards', 'frac_reward_zero_std', share=True),
+        Chart(
+            'Groups sampled',
+            {'spread_share': 'with spread', 'groups_without_use': 'not used'},
+            share=True,
+        ),
         _single('Gain of the batch layer', 'batch_gain', unit='×'),
         _FAILURES,
         _single('Repetition', 'repetition', share=True),

@@ -25,8 +25,11 @@ from sensesearch_jax.recipes.resume import (
     training_state,
 )
 from sensesearch_jax.recipes.rl_rollout import (
+    after_fatal_share,
+    chosen_groups,
+    has_spread,
     rl_engines,
-    sample_groups,
+    sample_step,
     tools_down,
     trajectories_path,
 )
@@ -55,6 +58,7 @@ from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.training.advantages import BASELINES
 from sensesearch_jax.training.batch_losses import Objective
 from sensesearch_jax.training.flops import utilization
 from sensesearch_jax.training.losses import check_options
@@ -105,6 +109,7 @@ def rl(
         workdir.stage_done('rl') and workdir.stage_result('rl')['steps'] >= config.steps
     ):
         return folder
+    check_rounds(config, pools)
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
     learner = Learner(
@@ -123,7 +128,9 @@ def rl(
     reference = nnx.state(loaded.policy, trained_part(config)) if config.kl_coefficient else None
     engines, asked_at = (
         rl_engines(session, loaded, learner),
-        step_questions(pools, config.questions_per_step, session.config.data.seed),
+        step_questions(
+            pools, config.questions_per_step * config.sampling_rounds, session.config.data.seed
+        ),
     )
     if session.config.rollout.warm_up:
         engines[0].warm_up()
@@ -143,7 +150,9 @@ def rl(
         with Progress('rl', config.steps, initial=start) as bar, AlarmLog(*alarmed) as alarms:
             for step in range(start, config.steps):
                 asked = multihost.local_rows(
-                    asked_at(step), config.questions_per_step, 'rl.questions_per_step'
+                    asked_at(step),
+                    config.questions_per_step * config.sampling_rounds,
+                    'rl.questions_per_step',
                 )
                 updates = learner.updates
                 with saved_if_stopped(learner, checkpoints, made):
@@ -183,11 +192,28 @@ def rl(
     return folder
 
 
+def check_rounds(config: ConfigDict, pools: Sequence[Pool]) -> None:
+    """Whether there are as many questions as the rounds of a step may ask.
+
+    Raises:
+        UserError: there are fewer, and some would be asked twice.
+    """
+    most, there = (
+        config.questions_per_step * config.sampling_rounds,
+        sum(len(pool.questions) for pool in pools),
+    )
+    if config.sampling_rounds > 1 and most > there:
+        raise UserError(
+            f'rl.sampling_rounds {config.sampling_rounds} of rl.questions_per_step {config.questions_per_step} may ask '
+            f'{most} questions in a step, but data.rl has {there}; give fewer, or more sources.'
+        )
+
+
 def make_objective(config: ConfigDict) -> Objective:
     """The loss that the config's `rl` names.
 
     Raises:
-        UserError: an unknown algorithm, a batch scope that is none, or a clip out of range.
+        UserError: an unknown algorithm, baseline, scope or mean, or a number out of its range.
     """
     if config.algorithm not in ALGORITHMS:
         raise UserError(
@@ -197,16 +223,44 @@ def make_objective(config: ConfigDict) -> Objective:
         raise UserError(
             f"rl.batch_scope '{config.batch_scope}' is unknown; choose 'batch' or 'minibatch'."
         )
-    ratio, _ = ALGORITHMS[config.algorithm]
+    if config.baseline not in BASELINES:
+        raise UserError(
+            f"rl.baseline '{config.baseline}' is unknown; choose from {list(BASELINES)}."
+        )
+    if config.importance not in ('', 'token', 'sequence'):
+        raise UserError(
+            f"rl.importance '{config.importance}' is unknown; choose 'token', 'sequence' or '' (none)."
+        )
+    for name in ('entropy_coefficient', 'kl_coefficient'):
+        if not config[name] >= 0:
+            raise UserError(f'rl.{name} is {config[name]}; give 0 or more.')
+    if not config.importance_cap > 0:
+        raise UserError(f'rl.importance_cap is {config.importance_cap}; give more than 0.')
+    if (config.aggregation == 'constant') != bool(config.constant_length):
+        raise UserError(
+            f"rl.constant_length is {config.constant_length} and rl.aggregation '{config.aggregation}'; give a length "
+            "above 0 with 'constant', and 0 without."
+        )
+    algorithm, temperatures = (
+        ALGORITHMS[config.algorithm],
+        (config.soft_positive, config.soft_negative),
+    )
+    dual_clip = config.dual_clip or None
     objective = Objective(
-        ratio=ratio,
+        ratio=algorithm.ratio,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
-        dual_clip=config.dual_clip or None if ratio == 'token' else None,
+        dual_clip=dual_clip if algorithm.ratio == 'token' and not algorithm.soft else None,
         kl_coefficient=config.kl_coefficient,
+        soft_gate=temperatures if algorithm.soft else None,
+        aggregation=config.aggregation or algorithm.aggregation,
+        constant_length=config.constant_length or algorithm.constant_length,
+        importance=config.importance or None,
+        importance_cap=config.importance_cap,
+        entropy_coefficient=config.entropy_coefficient,
     )
     with field('rl'):
-        check_options(**objective.clips, aggregation=None)
+        check_options(**objective.clips)
     return objective
 
 
@@ -229,11 +283,11 @@ def rl_step(
         engines: the samplers; they get the learner's present parameters.
         learner: updated.
         reference: parameters of the KL term's reference; None without that term.
-        asked: this process's questions of the step.
+        asked: this process's questions of the step, of all `rl.sampling_rounds`.
         step: from 0.
 
     Returns:
-        The step's metrics.
+        The step's metrics; those of behaviour are over all groups that were sampled.
     """
     config, began = session.config.rl, time.monotonic()
 
@@ -245,10 +299,11 @@ def rl_step(
         engine.set_parameters(weights)
     del weights  # the engines alone hold this copy, so that `release` frees it
     run_before = tokens_run()
-    groups, cost = sample_groups(session, loaded, features, engines, asked, step)
+    everything, cost = sample_step(session, loaded, features, engines, asked, step)
     for engine in engines:
         engine.release()  # the updates want the memory, of the sampler's own copy of the weights too
     sampled = time.monotonic()
+    groups = chosen_groups(everything, len(asked) // config.sampling_rounds)
     usable = np.array([[is_usable(t) for t in g] for g in groups])
     advantages, values = rollout_advantages(config, groups, usable)
 
@@ -261,6 +316,7 @@ def rl_step(
                 config.members,
                 micro_batch_rows(config),
                 pack_step=config.pack_step,
+                fatal_mistakes=config.fatal_mistakes,
             )
         )
 
@@ -279,7 +335,7 @@ def rl_step(
     slowest = multihost.slowest(sampled - began)  # the updates are one program of all
     tokens = sum(map(distinct_tokens, groups))
     return (
-        behaviour(groups)
+        behaviour(everything)
         | values
         | updates
         | memory_use()
@@ -292,10 +348,14 @@ def rl_step(
             'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
             'padding_share': 1 - passes.run / max(passes.padded, 1),
             'usable_share': float(usable.mean()),
+            # of the groups that were sampled, for want of spread in others
+            'groups_without_use': 1 - len(groups) / max(len(everything), 1),
+            'spread_share': float(np.mean([has_spread(group) for group in everything])),
+            'after_fatal_share': after_fatal_share(groups, config.fatal_mistakes),
             'trained_share': passes.groups / max(config.epochs * len(groups), 1),
             'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
             'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
-            'rollouts_per_second': usable.size / max(sampled - began, 1e-9),
+            'rollouts_per_second': len(everything) * config.members / max(sampled - began, 1e-9),
             # a group's prompt counted once
             'tokens_per_second': multihost.global_sums(tokens)[0] / max(ended - began, 1e-9),
             'sampled_tokens_per_second': cost.sampled_tokens / max(cost.seconds, 1e-9),

@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sensesearch_jax.agent.protocol import tool_of
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
+from sensesearch_jax.batching.from_trajectories import response_tokens
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
@@ -20,6 +23,7 @@ from sensesearch_jax.recipes.session import (
     read_trajectories,
     rollout_limits,
 )
+from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutStatistics, rollout
@@ -27,6 +31,7 @@ from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.seeds import hash_seed
+from sensesearch_jax.training.advantages import GROUP_EPSILON, ROUNDING
 from sensesearch_jax.training.trainer import Learner
 
 
@@ -90,6 +95,83 @@ def cause_of_exclusion(trajectory: Trajectory) -> str:
         'upload of the picture'
         if last is None
         else f'{tool_of(last.action)}: {last.observation.parts[0]}'
+    )
+
+
+def sample_step(
+    session: Session,
+    loaded: LoadedPolicy,
+    features: FeatureStore,
+    engines: Sequence[Engine],
+    asked: Sequence[Question],
+    step: int,
+) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+    """The groups of a step, of as many rounds as it takes.
+
+    Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): as long as fewer groups have spread in
+    their rewards than a step is to have, further questions are asked, as many as are missing, in
+    at most `rl.sampling_rounds` rounds. Each process looks at its own groups alone.
+
+    Args:
+        session: of the run.
+        loaded: the policy that was trained from.
+        features: of its vision tower.
+        engines: that sample.
+        asked: this process's questions of the step, of all rounds; those of the first are asked
+            in any case.
+        step: from 0.
+
+    Returns:
+        (groups of all rounds in the order of the questions, what sampling cost).
+    """
+    wanted = len(asked) // session.config.rl.sampling_rounds
+    groups: list[list[Trajectory]] = []
+    costs = []
+    for _ in range(session.config.rl.sampling_rounds):
+        missing = wanted - sum(map(has_spread, groups))
+        now = asked[len(groups) : len(groups) + missing]
+        if not now:
+            break
+        found, cost = sample_groups(session, loaded, features, engines, now, step)
+        groups += found
+        costs.append(cost)
+    return groups, sum_of_costs(costs)
+
+
+def chosen_groups(groups: Sequence[list[Trajectory]], count: int) -> list[list[Trajectory]]:
+    """The groups that a step learns from: those with spread, the first sampled first, and as many of
+    the others as are missing.
+    """
+    order = sorted(range(len(groups)), key=lambda i: not has_spread(groups[i]))[:count]
+    return [groups[i] for i in sorted(order)]
+
+
+def has_spread(group: Sequence[Trajectory]) -> bool:
+    """Whether the rewards of a group's usable trajectories differ by more than rounding."""
+    rewards = np.array([t.reward['total'] for t in group if is_usable(t)], np.float32)
+    size = max(np.abs(rewards).max(initial=0), GROUP_EPSILON)
+    return (
+        bool(np.ptp(rewards) > ROUNDING * np.finfo(np.float32).eps * size)
+        if len(rewards)
+        else False
+    )
+
+
+def after_fatal_share(groups: Sequence[Sequence[Trajectory]], fatal_mistakes: int) -> float:
+    """Share of the policy's tokens that are masked since they follow a fatal mistake."""
+    everyone = [t for group in groups for t in group]
+    written = sum(map(response_tokens, everyone))
+    return 1 - sum(response_tokens(t, fatal_mistakes) for t in everyone) / max(written, 1)
+
+
+def sum_of_costs(costs: Sequence[RolloutStatistics]) -> RolloutStatistics:
+    """The costs of rounds one after another."""
+    return RolloutStatistics(
+        seconds=sum(c.seconds for c in costs),
+        waiting_for_tools=sum(c.waiting_for_tools for c in costs),
+        waiting_for_judge=sum(c.waiting_for_judge for c in costs),
+        sampled_tokens=sum(c.sampled_tokens for c in costs),
+        turn_seconds=[s for c in costs for s in c.turn_seconds],
     )
 
 

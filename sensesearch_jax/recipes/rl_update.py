@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -25,8 +26,33 @@ from sensesearch_jax.training.batch_losses import InLoss, PolicyTargets
 from sensesearch_jax.training.flops import training_flops
 from sensesearch_jax.training.trainer import Learner
 
-# name -> (ratio, batch layer on): the three algorithms that one config field chooses from.
-ALGORITHMS = {'bn_gspo': ('sequence', True), 'gspo': ('sequence', False), 'grpo': ('token', False)}
+
+class Algorithm(NamedTuple):
+    """A published objective, as options of the one loss.
+
+    Args:
+        ratio: 'sequence' or 'token'.
+        batch_layer: whether the advantages are normalized over the batch too.
+        soft: whether the ratio is gated softly, not clipped.
+        aggregation: see `losses.policy_loss`.
+        constant_length: of aggregation 'constant'.
+    """
+
+    ratio: str
+    batch_layer: bool = False
+    soft: bool = False
+    aggregation: str | None = None
+    constant_length: float = 1.0
+
+
+ALGORITHMS = {
+    'bn_gspo': Algorithm('sequence', batch_layer=True),
+    'gspo': Algorithm('sequence'),
+    'grpo': Algorithm('token'),
+    'sapo': Algorithm('token', soft=True, aggregation='sequence'),
+    'luspo': Algorithm('sequence', aggregation='constant'),
+}
+"""What the one config field `rl.algorithm` chooses from."""
 
 
 def micro_batch_rows(config: ConfigDict) -> int:
@@ -53,9 +79,9 @@ def rollout_advantages(
     )
     usable = multihost.allgather(usable)
     ids = np.repeat(np.arange(len(rewards)), config.members)
-    flat = group_advantages(rewards.ravel(), ids, usable.ravel())
+    flat = group_advantages(rewards.ravel(), ids, usable.ravel(), baseline=config.baseline)
     equal, count = frac_reward_zero_std(rewards.ravel(), ids, usable.ravel())
-    _, batch_layer = ALGORITHMS[config.algorithm]
+    batch_layer = ALGORITHMS[config.algorithm].batch_layer
     statistics = {
         'frac_reward_zero_std': float(equal) / max(float(count), 1.0),
         'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0,
@@ -133,13 +159,16 @@ def update(
     # has no gradient of its own and costs no pass, but the mean over the batch and the KL term
     # speak of it as well. Where a process has fewer groups than another, it gives empty rows.
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
-    _, batch_layer = ALGORITHMS[config.algorithm]
+    batch_layer = ALGORITHMS[config.algorithm].batch_layer
     done: list[dict[str, float]] = []
     passes, rows_each, most = (
         Passes(learner.sizes.language),
         micro_batch_rows(config),
         multihost.global_max(len(trainable)),
     )
+    old = None
+    if config.importance and config.epochs * min(config.minibatches, most) > 1:
+        old = old_log_probs(learner, groups, trainable, most, rows_each, to_batch)
     for _ in range(config.epochs if most else 0):
         for part in np.array_split(generator.permutation(trainable), min(config.minibatches, most)):
             now = advantages[part]
@@ -155,7 +184,7 @@ def update(
             count = multihost.global_max(-(-len(part) // rows_each))
             rows_of = [order[i * rows_each : (i + 1) * rows_each] for i in range(count)]
             counted = [
-                response_tokens(t)
+                response_tokens(t, config.fatal_mistakes)
                 for i in part
                 for t, counts in zip(groups[i], usable[i])
                 if counts
@@ -177,6 +206,12 @@ def update(
                 ]:
                     of_rows = [groups[part[i]] for i in rows]
                     batch = to_batch(of_rows)
+                    if old is not None:
+                        wide_old = np.zeros_like(batch.log_probs[:, :, 1:])
+                        for row, i in enumerate(rows):
+                            known = old[part[i]][:, : wide_old.shape[-1]]
+                            wide_old[row, : len(known), : known.shape[1]] = known
+                        targets = targets._replace(old_log_probs=wide_old)
                     if learner.teaches(targets):
                         passes.add(batch, of_rows, reference is not None)
                     yield batch, targets
@@ -190,6 +225,37 @@ def update(
     skipped = {'skipped_updates': sum(u['skipped_updates'] for u in done)}
     first = {name: done[0][name] for name in ('sampler_gap', 'sampler_gap_max')} if done else {}
     return means | skipped | first, passes
+
+
+def old_log_probs(
+    learner: Learner,
+    groups: Sequence[Sequence[Trajectory]],
+    trainable: np.ndarray,
+    most: int,
+    rows_each: int,
+    to_batch: Callable[[Sequence[Sequence[Trajectory]]], GroupBatch],
+) -> dict[int, Float[np.ndarray, 'g s']]:
+    """The learner's log-probs of suffix tokens 1 … S−1 before the first update on a rollout batch.
+
+    Args:
+        learner: not updated yet.
+        groups: this process's, G trajectories each.
+        trainable: indices of the groups that have tokens.
+        most: such groups of the process that has most of them; all make as many passes.
+        rows_each: groups of a pass.
+        to_batch: makes a batch of at most so many groups.
+
+    Returns:
+        By index of the group, [G, S−1] with the padding of its pass.
+    """
+    # Of one length together, as in the passes that train.
+    order = sorted(trainable, key=lambda i: max(map(length, groups[i])))
+    found = {}
+    for start in range(0, most, rows_each):
+        rows = order[start : start + rows_each]
+        values = learner.local_log_probs(to_batch([groups[i] for i in rows]))
+        found |= dict(zip(rows, values, strict=False))
+    return found
 
 
 def minibatch_normalized(

@@ -40,6 +40,7 @@ def row_batch(
     ahead: Sequence[Trajectory] = (),
     pack_step: int = 0,
     shared: bool = False,
+    fatal_mistakes: int = 0,
 ) -> GroupBatch:
     """Groups of trajectories as one batch.
 
@@ -53,6 +54,7 @@ def row_batch(
         pack_step: see `build_groups`.
         shared: whether the trajectories of a group are of different questions and share no more
             than the beginning of their prompts.
+        fatal_mistakes: of the policy in a row, after which its tokens are masked; 0: none are.
     """
     sizes = loaded.policy.sizes
 
@@ -61,7 +63,10 @@ def row_batch(
 
     table = features.table(pictures(itertools.chain(*groups)), pictures(ahead))
     return build_groups(
-        [to_shared_row(group, sizes.image_token) if shared else to_row(group) for group in groups],
+        [
+            to_shared_row(group, sizes.image_token) if shared else to_row(group, fatal_mistakes)
+            for group in groups
+        ],
         table,
         image_token=sizes.image_token,
         merge=sizes.vision.merge_size,

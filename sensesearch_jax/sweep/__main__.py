@@ -135,7 +135,8 @@ def compare(
     if pair:
         flips = items.flip_rows(items.compare_items(*pair.values()), *pair)
         shown = [[cell[:48] for cell in row] for row in flips[: PRINTED + 1]]
-        print(f'\n{" → ".join(pair)}, question by question\n{terminal(shown)}')
+        said = terminal(shown) or 'No question flipped.'
+        print(f'\n{" → ".join(pair)}, question by question\n{said}')
         if len(flips) > PRINTED + 1:
             print(f'… and {len(flips) - PRINTED - 1} more')
     if not workdir:

@@ -80,7 +80,9 @@ def write_sweep_page(
             'resamples': summary['resamples'],
             'forest': forest(summary, colours),
             'by_seed': seed_rows(summary),
-            'differences': difference_chart(summary['differences'], _label),
+            'differences': difference_chart(
+                summary['differences'], lambda n: n if n in colours else _label(n)
+            ),
             'conduct': conduct_rows(summary),
             'sections': [training_section(summary, stage, colours) for stage in summary['curves']],
             'pair': list(pair),
@@ -194,7 +196,8 @@ def band_chart(
     }
 
 
-def _label(name: str) -> str:
-    return {'overall': 'All questions'}.get(
-        name, part_label(name).capitalize() if name.islower() else name
-    )
+def _label(part: str) -> str:
+    """A part of the questions as a head; a set's own name stays as it is."""
+    if part == 'overall':
+        return 'All questions'
+    return part_label(part).capitalize() if part.islower() else part

@@ -206,7 +206,7 @@ def _setting(fields: Overrides) -> str:
         for name, value in fields.items()
         if re.split(r'[.:]', name)[-1] != 'seed'
     ]
-    return ', '.join(said) or 'all'
+    return ' '.join(said) or 'all'
 
 
 def _value(text: str) -> Any:

@@ -53,14 +53,14 @@ def read_run(path: Path, setting: str, seed: int | str) -> list[Evidence]:
 
     Args:
         path: a workdir, a folder of workdirs, or a file of trajectories.
-        setting: of the run; with several evaluated policies each adds its name.
+        setting: of the run; with several evaluated policies each adds its name to it.
         seed: of the run.
 
     Raises:
         UserError: there is neither an evaluation nor a metrics.jsonl.
     """
     if path.is_file():
-        return [Evidence(setting, seed, read_trajectories(path), [], [path.parent.parent])]
+        return [Evidence(setting, seed, _trajectories(path), [], [path.parent.parent])]
     folders = [path, *sorted(f for f in path.glob('*') if f.is_dir())]
     files = [f for folder in folders for f in sorted(folder.glob('evaluation/*.jsonl'))]
     metrics = [r for folder in folders for r in read_metrics(folder / 'metrics.jsonl')]
@@ -70,11 +70,20 @@ def read_run(path: Path, setting: str, seed: int | str) -> list[Evidence]:
             'configs/evaluate.py wrote.'
         )
     if len(files) < 2:
-        trajectories = [t for file in files for t in read_trajectories(file)]
+        trajectories = [t for file in files for t in _trajectories(file)]
         return [Evidence(setting, seed, trajectories, metrics, folders)]
-    found = [(f'{setting}, {file.stem}', read_trajectories(file)) for file in files]
+    found = [(f'{setting} {file.stem}', _trajectories(file)) for file in files]
     training = [Evidence(setting, seed, [], metrics, folders)] if metrics else []
     return [Evidence(name, seed, evaluated, [], folders) for name, evaluated in found] + training
+
+
+def _trajectories(file: Path) -> list[Trajectory]:
+    try:
+        return read_trajectories(file)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{file} holds no trajectories as configs/evaluate.py writes them ({error}); give another file.'
+        ) from error
 
 
 def read_sweep(workdir: Path) -> tuple[list[Evidence], list[str]]:

@@ -14,10 +14,14 @@ of that size would make advantages of order 1 of them. So a spread below ROUNDIN
 value counts as none.
 """
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+Baseline = Literal['mean_std', 'mean', 'leave_one_out']
+BASELINES = get_args(Baseline)
 GROUP_EPSILON = 1e-6
 BATCH_EPSILON = 1e-9
 # in units of the number type's precision: more than the sum of a reward's terms can be off by
@@ -29,7 +33,7 @@ def group_advantages(
     group_ids: Int[Array, ' trajectories'],
     valid: Shaped[Array, ' trajectories'],
     *,
-    divide_by_std: bool = True,
+    baseline: Baseline = 'mean_std',
 ) -> Float[Array, ' trajectories']:
     r"""Advantage of every trajectory within its group (GRPO, arXiv 2402.03300).
 
@@ -37,23 +41,32 @@ def group_advantages(
 
     with mean and std (one degree of freedom less, "ddof 1") over the *valid* trajectories of i's
     group. A group whose rewards are equal but for rounding gives exactly 0. A group with a single
-    valid trajectory has no statistics: mean 0 and std 1 stand in, so it gives its reward. Without
-    the division this is the estimator of Dr. GRPO (arXiv 2503.20783).
+    valid trajectory has no statistics: mean 0 and std 1 stand in, so it gives its reward.
+
+    ``baseline='mean'`` leaves the division out: the estimator of Dr. GRPO (arXiv 2503.20783).
+    ``baseline='leave_one_out'`` compares with the mean of the other members, which does not depend
+    on the trajectory itself, so that the gradient is unbiased (RLOO, arXiv 2402.14740; Kool et al.,
+    "Buy 4 REINFORCE samples, get a baseline for free!", 2019):
+
+    .. math:: A_i = r_i - \frac{1}{n - 1} \sum_{j \ne i} r_j = \frac{n}{n - 1} (r_i -
+      \mathrm{mean}(r))
 
     Args:
       rewards: [trajectories], of order 1; whatever an invalid row holds (NaN too) is ignored.
       group_ids: [trajectories] integers, equal for trajectories of one question; any values, in any
           order.
       valid: [trajectories], nonzero for trajectories that count.
-      divide_by_std: False leaves the difference from the group's mean as it is.
+      baseline: 'mean_std', 'mean' or 'leave_one_out'.
 
     Returns:
       [trajectories] advantages in at least float32, 0 on invalid rows. No gradient flows into the
       rewards.
 
     Raises:
-      ValueError: the three arrays are not vectors of one length.
+      ValueError: the three arrays are not vectors of one length, or there is no such baseline.
     """
+    if baseline not in BASELINES:
+        raise ValueError(f'baseline must be one of {", ".join(BASELINES)}, got {baseline!r}.')
     rewards, valid = _vectors('rewards', rewards, valid)
     group_ids = jnp.asarray(group_ids)
     if group_ids.shape != rewards.shape:
@@ -71,8 +84,10 @@ def group_advantages(
     single = count == 1
     advantages = jnp.where(_differ(rewards, members), rewards - smallest - mean, 0)
     advantages = jnp.where(single, rewards, advantages)
-    if divide_by_std:
+    if baseline == 'mean_std':
         advantages = advantages / (jnp.where(single, 1, std) + GROUP_EPSILON)
+    elif baseline == 'leave_one_out':
+        advantages = advantages * jnp.where(single, 1, count / jnp.maximum(count - 1, 1))
     return jnp.where(valid, advantages, 0)
 
 

@@ -14,13 +14,8 @@ from jaxtyping import Array, Bool, Float
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.parameters import read
-from sensesearch_jax.training.losses import (
-    cross_entropy,
-    kl,
-    policy_loss,
-    policy_maxima,
-    policy_statistics,
-)
+from sensesearch_jax.training.losses import cross_entropy, kl, policy_loss
+from sensesearch_jax.training.policy_statistics import policy_maxima, policy_statistics
 from sensesearch_jax.training.prefix_shared_forward import group_hidden
 from sensesearch_jax.training.token_log_probs import token_log_probs
 
@@ -29,13 +24,18 @@ Weights = tuple[nnx.State, nnx.State]  # of the decoder: trained, not trained
 
 
 class PolicyTargets(NamedTuple):
-    """Advantages and mask of a batch; its old log-probs are the sampler's (`GroupBatch.log_probs`)."""
+    """Advantages and mask of a batch; its old log-probs are the sampler's (`GroupBatch.log_probs`), but
+    with importance weights.
+    """
 
     advantages: Float[np.ndarray, 'b g']
     # False leaves a trajectory out (failed infrastructure, padding)
     in_loss: Bool[np.ndarray, 'b g']
     # of tokens 1 … S−1; None without a KL term
     ref_log_probs: Float[np.ndarray, 'b g s'] | None = None
+    # likewise, the trainer's before the first update on a rollout batch, of importance weights; None
+    # where that update is this one
+    old_log_probs: Float[np.ndarray, 'b g s'] | None = None
 
 
 class InLoss(NamedTuple):
@@ -47,22 +47,38 @@ class InLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Options of the policy loss and of its KL term; see `losses.policy_loss` and `losses.kl`."""
+    r"""Options of the policy loss and of its other terms; see `losses.policy_loss` and `losses.kl`.
+
+    The loss is that of the policy, plus `kl_coefficient` times the KL term, less
+    `entropy_coefficient` times the mean entropy of the distributions that response tokens are drawn
+    from (the bonus of A3C, arXiv 1602.01783, section 4):
+
+    .. math:: -\beta\, \frac{1}{\sum_i L_i} \sum_{i,t} m_{i,t} H_{i,t}
+    """
 
     ratio: str = 'sequence'
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = None
     kl_coefficient: float = 0.0
+    soft_gate: tuple[float, float] | None = None
+    aggregation: str | None = None
+    constant_length: float = 1.0
+    importance: str | None = None
+    importance_cap: float = 2.0
+    entropy_coefficient: float = 0.0
 
     @property
     def clips(self) -> dict[str, Any]:
-        """The arguments that the loss and its statistics share."""
+        """The arguments that the loss, its statistics and `losses.check_options` share."""
         return {
             'ratio': self.ratio,
             'clip_low': self.clip_low,
             'clip_high': self.clip_high,
             'dual_clip': self.dual_clip,
+            'soft_gate': self.soft_gate,
+            'aggregation': self.aggregation,
+            'constant_length': self.constant_length,
         }
 
 
@@ -164,6 +180,9 @@ class BatchLosses:
     ) -> tuple[Float[Array, ''], Metrics]:
         """The objective's policy loss, with its KL term where there are reference log-probs.
 
+        With importance weights the ratio is to the trainer's old log-probs, and the weights are
+        theirs to the sampler's; without, the ratio itself is to the sampler's.
+
         Args:
             perturbations: as for `log_probs`.
             weights: as for `log_probs`.
@@ -181,27 +200,35 @@ class BatchLosses:
         def flat(x):
             return x.reshape(-1, x.shape[-1])
 
-        arrays = (
-            flat(log_probs),
-            flat(batch.log_probs[:, :, 1:]),
-            targets.advantages.reshape(-1),
-            flat(mask),
-        )
-        total, weight = policy_loss(*arrays, **self.objective.clips)
-        loss = total / (trajectories if self.objective.ratio == 'sequence' else tokens)
-        metrics = policy_statistics(*arrays, **self.objective.clips)
+        objective, sampler, options = self.objective, flat(batch.log_probs[:, :, 1:]), {}
+        old = sampler
+        if objective.importance is not None:
+            before = log_probs if targets.old_log_probs is None else targets.old_log_probs
+            old = jax.lax.stop_gradient(flat(before))
+            options = {
+                'importance': objective.importance,
+                'sampler_log_probs': sampler,
+                'importance_cap': objective.importance_cap,
+            }
+        arrays = flat(log_probs), old, targets.advantages.reshape(-1), flat(mask)
+        total, weight = policy_loss(*arrays, **objective.clips, **options)
+        by_tokens = (objective.aggregation or objective.ratio) == 'token'
+        loss = total / (tokens if by_tokens else trajectories)
+        metrics = policy_statistics(*arrays, **objective.clips, **options)
         # Before the first update of a rollout batch this is the gap between sampler and trainer.
-        gap = jnp.where(arrays[3], jnp.abs(arrays[0] - arrays[1]), 0)
+        gap = jnp.where(arrays[3], jnp.abs(arrays[0] - sampler), 0)
         metrics |= {
             'loss': (total, weight),
             'entropy': (jnp.where(mask, entropy, 0).sum(), mask.sum()),
             'sampler_gap': (gap.sum(), mask.sum()),
         }
+        if objective.entropy_coefficient:
+            loss -= objective.entropy_coefficient * metrics['entropy'][0] / tokens
         if targets.ref_log_probs is not None:
             distance, count = kl(arrays[0], flat(targets.ref_log_probs), arrays[3])
-            loss += self.objective.kl_coefficient * distance / tokens
+            loss += objective.kl_coefficient * distance / tokens
             metrics['kl'] = distance, count
-        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=self.objective.ratio) | {
+        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=objective.ratio) | {
             'sampler_gap_max': gap.max()
         }
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}

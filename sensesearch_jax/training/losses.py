@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Shaped
 SumWeight = tuple[Float[Array, ''], Float[Array, '']]
 TokenArray = Shaped[Array, 'trajectories tokens']
 Ratio = Literal['sequence', 'token']
-Aggregation = Literal['sequence', 'token']
+Aggregation = Literal['sequence', 'token', 'constant']
 Importance = Literal['sequence', 'token']
 Estimator = Literal['k1', 'abs', 'k2', 'k3']
 
@@ -43,12 +43,14 @@ def policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     dual_clip: float | None = None,
+    soft_gate: tuple[float, float] | None = None,
     aggregation: Aggregation | None = None,
+    constant_length: float = 1.0,
     importance: Importance | None = None,
     sampler_log_probs: TokenArray | None = None,
     importance_cap: float = 2.0,
 ) -> SumWeight:
-    r"""Clipped policy-gradient loss with GSPO's or GRPO's ratio.
+    r"""Clipped policy-gradient loss with GSPO's or GRPO's ratio, or SAPO's, which is gated softly.
 
     .. math::
       \mathrm{loss}_{i,t} = \max(-A_i \rho_{i,t},\; -A_i\, \mathrm{clip}(\rho_{i,t}, 1 - low, 1 +
@@ -71,6 +73,24 @@ def policy_loss(
     ``dual_clip=c`` bounds the loss by -A c where A < 0 (arXiv 1912.09729), so that a ratio far
     above 1 on a bad trajectory cannot dominate the batch.
 
+    ``soft_gate=(a, b)`` replaces the clip by the gate of SAPO (arXiv 2511.20347), with the
+    temperature tau = a where A > 0 and b elsewhere, over token ratios:
+
+    .. math::
+      \mathrm{loss}_{i,t} = -A_i\, \frac{4}{\tau}\, \sigma\big(\tau (\rho_{i,t} - 1)\big)
+
+    Its slope is 1 at ratio 1, as without a gate, and dies away on both sides. The paper has (1,
+    1.05), and the mean that 'sequence' takes.
+
+    ``aggregation='constant'`` divides a trajectory's sum by ``constant_length`` in place of its
+    own length, so that a token weighs the same in a short and in a long trajectory, and the mean is
+    over trajectories: Dr. GRPO's (arXiv 2503.20783) with the longest length there can be. With the
+    sequence ratio and length 1 it is LUSPO (arXiv 2602.05261), which weighs GSPO's loss of a
+    trajectory by its length,
+
+    .. math::
+      \frac{1}{G} \sum_i L_i \max(-A_i s_i,\; -A_i\, \mathrm{clip}(s_i, 1 - low, 1 + high)).
+
     ``importance`` corrects for tokens that were sampled from another distribution than the
     trainer's old policy (other numerics, temperature): the loss is multiplied by min(w, cap) with w
     = exp(l_old - l_sampler) per token, or the product of these over the trajectory (truncated
@@ -87,40 +107,48 @@ def policy_loss(
       clip_high: how far the ratio may rise above 1, at least 0; GSPO's own paper uses 4e-4.
       dual_clip: bound above 1 of the ratio for negative advantages, with ratio='token'; None leaves
           it out.
+      soft_gate: temperatures above 0 for positive and for other advantages, with ratio='token' and
+          without a dual clip, in place of the clip; None: the clip.
       aggregation: 'sequence' takes the mean over a trajectory's tokens and weighs trajectories
-        equally, 'token' weighs all tokens equally; by default the same as `ratio`.
+        equally, 'token' weighs all tokens equally, 'constant' takes the sum over a trajectory's
+        tokens, divided by `constant_length`; by default the same as `ratio`.
+      constant_length: tokens, above 0; used only with aggregation='constant'.
       importance: 'token' or 'sequence' to correct for the sampler's log-probs, None not to.
       sampler_log_probs: [trajectories, tokens], in nats, of the distribution really sampled from;
         with `importance`.
       importance_cap: upper limit of the importance weights, above 0; used only with `importance`.
 
     Returns:
-      (sum, weight) in at least float32: the sum of trajectory means and the number of trajectories
-      with any token, or the sum over tokens and their number. The loss to minimise is total sum /
+      (sum, weight) in at least float32: the sum of trajectory means (or scaled sums) and the number
+      of trajectories with any token, or the sum over tokens and their number. The loss to minimise is total sum /
       total weight.
 
     Raises:
       ValueError: shapes do not match, a limit is out of range, or options exclude each other.
     """
-    check_options(ratio, clip_low, clip_high, dual_clip, aggregation)
-    _check_importance(importance, sampler_log_probs, importance_cap)
-    mask, log_probs, old_log_probs, sampler_log_probs = _masked(
+    check_options(ratio, clip_low, clip_high, dual_clip, aggregation, soft_gate, constant_length)
+    check_importance(importance, sampler_log_probs, importance_cap)
+    mask, log_probs, old_log_probs, sampler_log_probs = masked(
         mask, log_probs=log_probs, old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs
     )
     old_log_probs = stop_gradient(old_log_probs)
-    advantages = _per_token(advantages, mask, log_probs.dtype)
-    rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
-    losses = jnp.maximum(
-        -advantages * rho, -advantages * jnp.clip(rho, 1 - clip_low, 1 + clip_high)
-    )
+    advantages = per_token(advantages, mask, log_probs.dtype)
+    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, ratio))
+    if soft_gate is None:
+        losses = jnp.maximum(
+            -advantages * rho, -advantages * jnp.clip(rho, 1 - clip_low, 1 + clip_high)
+        )
+    else:
+        tau = jnp.where(advantages > 0, *soft_gate)
+        losses = -advantages * jax.nn.sigmoid(tau * (rho - 1)) * 4 / tau
     if dual_clip is not None:
         losses = jnp.where(advantages < 0, jnp.minimum(losses, -advantages * dual_clip), losses)
     if importance is not None:
-        weights = _importance_weights(
+        weights = importance_weights(
             old_log_probs, stop_gradient(sampler_log_probs), mask, importance
         )
         losses = losses * jnp.minimum(weights, importance_cap)
-    return _aggregate(losses, mask, aggregation or ratio)
+    return aggregate(losses, mask, aggregation or ratio, constant_length)
 
 
 def kl(
@@ -157,9 +185,9 @@ def kl(
     Raises:
       ValueError: shapes do not match, or a name is unknown.
     """
-    _check_choice('estimator', estimator, ('k1', 'abs', 'k2', 'k3'))
-    _check_choice('aggregation', aggregation, ('sequence', 'token'))
-    mask, log_probs, ref_log_probs = _masked(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    check_choice('estimator', estimator, ('k1', 'abs', 'k2', 'k3'))
+    check_choice('aggregation', aggregation, ('sequence', 'token'))
+    mask, log_probs, ref_log_probs = masked(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
     d = stop_gradient(ref_log_probs) - log_probs
     if estimator == 'k1':
         values = -d
@@ -169,8 +197,8 @@ def kl(
     elif estimator == 'k2':
         values = d**2 / 2
     else:
-        values = _k3(d)
-    return _aggregate(values, mask, aggregation)
+        values = k3(d)
+    return aggregate(values, mask, aggregation)
 
 
 def cross_entropy(
@@ -189,137 +217,20 @@ def cross_entropy(
     Raises:
       ValueError: shapes do not match, or a name is unknown.
     """
-    _check_choice('aggregation', aggregation, ('sequence', 'token'))
-    mask, log_probs = _masked(mask, log_probs=log_probs)
-    return _aggregate(-log_probs, mask, aggregation)
+    check_choice('aggregation', aggregation, ('sequence', 'token'))
+    mask, log_probs = masked(mask, log_probs=log_probs)
+    return aggregate(-log_probs, mask, aggregation)
 
 
-def policy_statistics(
-    log_probs: TokenArray,
-    old_log_probs: TokenArray,
-    advantages: Shaped[Array, ' trajectories'],
-    mask: TokenArray,
-    *,
-    ratio: Ratio = 'sequence',
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    dual_clip: float | None = None,
-    aggregation: Aggregation | None = None,
-    importance: Importance | None = None,
-    sampler_log_probs: TokenArray | None = None,
-    importance_cap: float = 2.0,
-) -> dict[str, SumWeight]:
-    """Statistics of the policy loss, as (sum, weight) pairs that add up like the loss.
-
-    Unlike in `policy_loss`, `sampler_log_probs` may be given without `importance`: the gap is worth
-    watching even where nothing corrects for it.
+def log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio) -> Array:
+    """Log rho of masked inputs; see `policy_loss`.
 
     Args:
-      log_probs: [trajectories, tokens], in nats.
-      old_log_probs: [trajectories, tokens], in nats.
-      advantages: [trajectories].
-      mask: [trajectories, tokens], nonzero on response tokens.
-      ratio: this and all others as for `policy_loss`.
-      clip_low: how far the ratio may fall below 1.
-      clip_high: how far the ratio may rise above 1.
-      dual_clip: above 1, or None.
-      aggregation: 'sequence', 'token', or None for the same as `ratio`.
-      importance: 'token', 'sequence' or None.
-      sampler_log_probs: [trajectories, tokens], in nats, or None.
-      importance_cap: above 0.
-
-    Returns:
-      A dictionary of (sum, weight) pairs without gradients, weighed like the loss:
-        ratio: the importance ratio rho.
-        clip_ratio: share of tokens where any clip binds; the sum of these parts:
-        clip_ratio/low: where the lower one does (negative advantage, ratio below 1 - clip_low).
-        clip_ratio/high: where the upper one does (positive advantage, ratio above 1 + clip_high).
-        clip_ratio/dual: where the dual clip does; only with `dual_clip`.
-        approx_kl: k3 estimate of KL(old || current) in nats per token.
-        sampler_gap: |l_old - l_sampler| in nats per token; only with `sampler_log_probs`.
-        sampler_kl: k3 estimate of KL(sampler || old) in nats per token; only with
-            `sampler_log_probs`.
-        importance_weight: the truncated importance weight; only with `importance`.
-        importance_truncated: share of weights truncated at `importance_cap`; only with `importance`.
-
-    Raises:
-      ValueError: as `policy_loss` does.
-    """
-    check_options(ratio, clip_low, clip_high, dual_clip, aggregation)
-    if importance is not None:
-        _check_importance(importance, sampler_log_probs, importance_cap)
-    aggregation = aggregation or ratio
-    mask, log_probs, old_log_probs, sampler_log_probs = _masked(
-        mask,
-        log_probs=stop_gradient(log_probs),
-        old_log_probs=stop_gradient(old_log_probs),
-        sampler_log_probs=sampler_log_probs,
-    )
-    advantages = _per_token(advantages, mask, log_probs.dtype)
-    rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
-    values = {
-        'ratio': rho,
-        'clip_ratio/low': (advantages < 0) & (rho < 1 - clip_low),
-        'clip_ratio/high': (advantages > 0) & (rho > 1 + clip_high),
-        'approx_kl': _k3(log_probs - old_log_probs),
-    }
-    if dual_clip is not None:
-        values['clip_ratio/dual'] = (advantages < 0) & (rho > dual_clip)
-    values['clip_ratio'] = sum(v for name, v in values.items() if name.startswith('clip_ratio/'))
-    if sampler_log_probs is not None:
-        gap = old_log_probs - sampler_log_probs
-        values['sampler_gap'] = jnp.abs(gap)
-        values['sampler_kl'] = _k3(gap)
-    if importance is not None:
-        weights = _importance_weights(old_log_probs, sampler_log_probs, mask, importance)
-        values['importance_weight'] = jnp.minimum(weights, importance_cap)
-        values['importance_truncated'] = weights > importance_cap
-    return {
-        name: _aggregate(value.astype(rho.dtype), mask, aggregation)
-        for name, value in values.items()
-    }
-
-
-def policy_maxima(
-    log_probs: TokenArray,
-    old_log_probs: TokenArray,
-    mask: TokenArray,
-    *,
-    ratio: Ratio = 'sequence',
-    sampler_log_probs: TokenArray | None = None,
-) -> dict[str, Float[Array, '']]:
-    """Largest values of what `policy_statistics` averages; to be combined with maximum, not with a
-    sum.
-
-    Args:
-      log_probs: [trajectories, tokens], in nats.
-      old_log_probs: [trajectories, tokens], in nats.
-      mask: [trajectories, tokens], nonzero on response tokens.
+      log_probs: [trajectories, tokens], in nats, 0 outside the mask.
+      old_log_probs: [trajectories, tokens], likewise.
+      mask: [trajectories, tokens] booleans.
       ratio: 'sequence' or 'token'.
-      sampler_log_probs: [trajectories, tokens], in nats; None leaves their maximum out.
-
-    Returns:
-      ratio_max, and sampler_gap_max (nats) with `sampler_log_probs`; 0 where the mask is empty.
-
-    Raises:
-      ValueError: shapes do not match, or a name is unknown.
     """
-    _check_choice('ratio', ratio, ('sequence', 'token'))
-    mask, log_probs, old_log_probs, sampler_log_probs = _masked(
-        mask,
-        log_probs=stop_gradient(log_probs),
-        old_log_probs=stop_gradient(old_log_probs),
-        sampler_log_probs=sampler_log_probs,
-    )
-    rho = jnp.exp(_log_ratio(log_probs, old_log_probs, mask, ratio))
-    maxima = {'ratio_max': jnp.max(jnp.where(mask, rho, 0), initial=0)}
-    if sampler_log_probs is not None:
-        maxima['sampler_gap_max'] = jnp.max(jnp.abs(old_log_probs - sampler_log_probs), initial=0)
-    return maxima
-
-
-def _log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio) -> Array:
-    """Log rho [trajectories, tokens] of masked inputs; see `policy_loss`."""
     difference = log_probs - old_log_probs
     if ratio == 'token':
         return jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -328,32 +239,50 @@ def _log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio
     return jnp.minimum(log_probs - stop_gradient(log_probs) + log_s, SEQUENCE_LOG_RATIO_CAP)
 
 
-def _importance_weights(old: Array, sampler: Array, mask: Array, importance: Importance) -> Array:
-    """Weights [trajectories, tokens] of the old policy against the sampler, before truncation."""
+def importance_weights(old: Array, sampler: Array, mask: Array, importance: Importance) -> Array:
+    """Weights [trajectories, tokens] of the old policy against the sampler, before truncation.
+
+    Args:
+      old: [trajectories, tokens] log-probs, in nats, 0 outside the mask.
+      sampler: [trajectories, tokens], likewise.
+      mask: [trajectories, tokens] booleans.
+      importance: 'token' or 'sequence'.
+    """
     log_weights = old - sampler
     if importance == 'sequence':
         log_weights = jnp.broadcast_to(jnp.sum(log_weights, axis=1, keepdims=True), mask.shape)
     return jnp.exp(jnp.clip(log_weights, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
-def _k3(d: Array) -> Array:
+def k3(d: Array) -> Array:
     """e^d - d - 1 with d within +-20; expm1 keeps the digits that e^d - 1 loses near 0."""
     d = jnp.clip(d, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return jnp.expm1(d) - d
 
 
-def _aggregate(values: Array, mask: Array, aggregation: Aggregation) -> SumWeight:
-    """(sum, weight) of [trajectories, tokens] values under the mask."""
+def aggregate(
+    values: Array, mask: Array, aggregation: Aggregation, constant_length: float = 1.0
+) -> SumWeight:
+    """(sum, weight) of values under the mask.
+
+    Args:
+      values: [trajectories, tokens].
+      mask: [trajectories, tokens] booleans.
+      aggregation: see `policy_loss`.
+      constant_length: see `policy_loss`.
+    """
     values = jnp.where(mask, values, 0)
     if aggregation == 'token':
         return jnp.sum(values), jnp.sum(mask, dtype=values.dtype)
     lengths = jnp.sum(mask, axis=1, dtype=values.dtype)
+    if aggregation == 'constant':
+        return jnp.sum(values) / constant_length, jnp.sum(lengths > 0, dtype=values.dtype)
     return jnp.sum(jnp.sum(values, axis=1) / jnp.maximum(lengths, 1)), jnp.sum(
         lengths > 0, dtype=values.dtype
     )
 
 
-def _masked(mask: Array, **arrays: Array | None) -> tuple[Array | None, ...]:
+def masked(mask: Array, **arrays: Array | None) -> tuple[Array | None, ...]:
     """The mask as booleans, then the arrays in one dtype of at least float32, 0 outside the mask."""
     mask = jnp.asarray(mask)
     if mask.ndim != 2:
@@ -373,8 +302,14 @@ def _masked(mask: Array, **arrays: Array | None) -> tuple[Array | None, ...]:
     return mask, *cleaned
 
 
-def _per_token(advantages: Array, mask: Array, dtype: jnp.dtype) -> Array:
-    """Advantages [trajectories] as [trajectories, 1] without gradient, 0 for rows without tokens."""
+def per_token(advantages: Array, mask: Array, dtype: jnp.dtype) -> Array:
+    """Advantages as [trajectories, 1] without gradient, 0 for rows without tokens.
+
+    Args:
+      advantages: [trajectories].
+      mask: [trajectories, tokens] booleans.
+      dtype: of the result.
+    """
     advantages = jnp.asarray(advantages)
     if advantages.shape != mask.shape[:1]:
         raise ValueError(
@@ -385,13 +320,26 @@ def _per_token(advantages: Array, mask: Array, dtype: jnp.dtype) -> Array:
     return stop_gradient(advantages)[:, None]
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses a value that is none of the choices.
+
+    Args:
+      name: of the option.
+      value: that is given.
+      choices: that there are.
+    """
     if value not in choices:
         raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')
 
 
 def check_options(
-    ratio: str, clip_low: float, clip_high: float, dual_clip: float | None, aggregation: str | None
+    ratio: str,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    aggregation: str | None,
+    soft_gate: tuple[float, float] | None,
+    constant_length: float,
 ) -> None:
     """Refuses a choice that does not exist or a clip out of range; traced clips are not checked.
 
@@ -400,14 +348,26 @@ def check_options(
       clip_low: at least 0, at most 1.
       clip_high: at least 0.
       dual_clip: above 1 and with ratio='token', or None.
-      aggregation: 'sequence', 'token', or None for the same as `ratio`.
+      aggregation: 'sequence', 'token', 'constant', or None for the same as `ratio`.
+      soft_gate: two temperatures above 0, with ratio='token' and without dual_clip, or None.
+      constant_length: above 0.
 
     Raises:
       ValueError: one of them is refused.
     """
-    _check_choice('ratio', ratio, ('sequence', 'token'))
+    check_choice('ratio', ratio, ('sequence', 'token'))
     if aggregation is not None:
-        _check_choice('aggregation', aggregation, ('sequence', 'token'))
+        check_choice('aggregation', aggregation, ('sequence', 'token', 'constant'))
+    if not constant_length > 0:
+        raise ValueError(f'constant_length must be above 0, got {constant_length}.')
+    if soft_gate is not None:
+        if ratio != 'token' or dual_clip is not None:
+            raise ValueError(
+                "soft_gate gates token ratios in place of the clips: use it with ratio='token' and without "
+                'dual_clip.'
+            )
+        if not min(soft_gate) > 0:
+            raise ValueError(f'soft_gate holds temperatures above 0, got {soft_gate}.')
     # Traced limits (a schedule inside jit) have no value yet.
     if not isinstance(clip_low, jax.core.Tracer) and not 0 <= clip_low <= 1:
         raise ValueError(f'clip_low must lie in [0, 1], got {clip_low}.')
@@ -425,7 +385,14 @@ def check_options(
         )
 
 
-def _check_importance(importance: str | None, sampler_log_probs: Array | None, cap: float) -> None:
+def check_importance(importance: str | None, sampler_log_probs: Array | None, cap: float) -> None:
+    """Refuses options of the importance weights that make no sense together.
+
+    Args:
+      importance: as for `policy_loss`, like all others.
+      sampler_log_probs: wanted with `importance` alone.
+      cap: above 0.
+    """
     if importance is None:
         if sampler_log_probs is not None:
             raise ValueError(
@@ -433,7 +400,7 @@ def _check_importance(importance: str | None, sampler_log_probs: Array | None, c
                 "choose importance='token' or 'sequence'."
             )
         return
-    _check_choice('importance', importance, ('sequence', 'token'))
+    check_choice('importance', importance, ('sequence', 'token'))
     if sampler_log_probs is None:
         raise ValueError(f'importance={importance!r} needs sampler_log_probs.')
     if not isinstance(cap, jax.core.Tracer) and not cap > 0:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -205,6 +206,15 @@ class Learner:
         with jax.set_mesh(self.mesh):
             return self._log_probs((parameters, self.kept), self._placed(batch))
 
+    def local_log_probs(self, batch: GroupBatch) -> Float[np.ndarray, 'b g s']:
+        """Log-probs as `log_probs` gives them, of this process's rows, on the host."""
+        found = self.log_probs(batch)
+        if jax.process_count() > 1:
+            found = multihost_utils.global_array_to_host_local_array(
+                found, self.mesh, found.sharding.spec
+            )
+        return np.asarray(found)
+
     def sft_step(
         self, batches: Iterable[GroupBatch], tokens: float | None = None
     ) -> dict[str, float]:
@@ -268,12 +278,12 @@ class Learner:
 
     def teaches(self, targets: PolicyTargets) -> bool:
         """Whether a micro-batch can have a gradient: not where every group's rewards are equal and
-        no KL term pulls.
+        neither a KL term nor an entropy bonus pulls.
 
         Several processes make all passes, so that none waits for another that has nothing to do.
         """
         return (
-            bool(self.objective.kl_coefficient)
+            bool(self.objective.kl_coefficient or self.objective.entropy_coefficient)
             or jax.process_count() > 1
             or bool(np.abs(targets.advantages[targets.in_loss]).max(initial=0) > NOTHING)
         )

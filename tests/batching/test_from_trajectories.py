@@ -11,7 +11,14 @@ from sensesearch_jax.agent.trajectory import (
     Trajectory,
     Turn,
 )
-from sensesearch_jax.batching.from_trajectories import length, to_member, to_row, to_shared_row
+from sensesearch_jax.batching.from_trajectories import (
+    length,
+    response_tokens,
+    to_member,
+    to_row,
+    to_shared_row,
+    turns_in_loss,
+)
 
 QUESTION = Question(
     'q', 'What is it?', ('picture.png',), ('this',), category='search', difficulty='1'
@@ -105,3 +112,28 @@ def test_pictures_are_never_shared_and_a_prompt_keeps_its_last_token():
     assert row.prompt == [1, 2] and row.members[0].tokens == [3, 10]
     apart = [trajectory([turn([10])], prompt=prompt, images=[]) for prompt in ((1, 2), (1, 3))]
     assert to_shared_row(apart, image).prompt == [1]
+
+
+def test_what_follows_a_fatal_mistake_is_masked():
+    """Two refused calls in a row are fatal; one that is followed by a good one is not."""
+
+    def seen(ok, infra_failed=False):
+        return Observation(('so',), ok, 'tool_error', infra_failed=infra_failed)
+
+    def told(*observations):
+        turns = [
+            Turn([10], [-0.5], 'text', TextSearch('x'), observation, [20])
+            for observation in observations
+        ]
+        return trajectory([*turns, turn([99])])
+
+    recovered = told(seen(False), seen(True), seen(False))
+    broken = told(seen(True), seen(False), seen(False), seen(True))
+    not_its_own = told(seen(False, infra_failed=True), seen(False, infra_failed=True))
+    for told_, of_two, of_one in ((recovered, 4, 1), (broken, 3, 2), (not_its_own, 3, 3)):
+        assert turns_in_loss(told_, 0) == len(told_.turns)
+        assert (turns_in_loss(told_, 2), turns_in_loss(told_, 1)) == (of_two, of_one)
+    member = to_member(broken, 2)
+    assert member.response_mask == [True, False] * 3 + [False] * 3
+    assert member.tokens == to_member(broken).tokens
+    assert (response_tokens(broken), response_tokens(broken, 2)) == (5, 3)

@@ -27,8 +27,8 @@ CLOSE = {'kl_coefficient': 0.1, 'clip_low': 0.1, 'clip_high': 0.1}
 
 
 OBJECTIVES = {
-    ratio: make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': name}))
-    for name, (ratio, _) in ALGORITHMS.items()
+    ALGORITHMS[name].ratio: make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': name}))
+    for name in ('gspo', 'grpo')
 }
 
 
@@ -79,10 +79,15 @@ def targets_for(learner, rows, algorithm, in_loss=None, seed=3):
         np.repeat(np.arange(len(rows)), 3),
     )
     advantages = group_advantages(rewards.ravel(), ids, usable.ravel())
-    if ALGORITHMS[algorithm][1]:
+    if ALGORITHMS[algorithm].batch_layer:
         advantages = batch_normalize(advantages, usable.ravel())
     reference = np.where(own, near + random.normal(0, 0.2, near.shape), 0).astype(np.float32)
     return batch, PolicyTargets(np.asarray(advantages).reshape(usable.shape), usable, reference)
+
+
+def pick_targets(targets, rows):
+    """Those of some rows."""
+    return PolicyTargets(*(None if x is None else x[rows] for x in targets))
 
 
 def pick(batch, rows):

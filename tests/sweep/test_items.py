@@ -103,3 +103,6 @@ def test_the_command_compares_runs_that_are_there(workdirs):
 def test_what_cannot_be_compared_is_refused(workdirs):
     nothing = compared(f'--runs=sft={workdirs / "nowhere"}')
     assert nothing.returncode == 2 and 'neither an evaluation nor metrics' in nothing.stderr
+    (workdirs / 'other.jsonl').write_text('{"question": {"id": "a", "kind": "b"}}\n')
+    other = compared(f'--runs=sft={workdirs / "other.jsonl"}')
+    assert other.returncode == 2 and 'holds no trajectories as' in other.stderr

@@ -32,8 +32,19 @@ def test_group_layer_golden():
 def test_group_layer_without_std_golden():
     expected = [0.83333333, -0.16666667, -0.66666667, 1, 0, 0, -0.75, 0.75]
     np.testing.assert_allclose(
-        group_advantages(REWARDS, GROUPS, ALL, divide_by_std=False), expected, atol=1e-7
+        group_advantages(REWARDS, GROUPS, ALL, baseline='mean'), expected, atol=1e-7
     )
+
+
+def test_leave_one_out_golden():
+    """Each reward less the mean of the others': 1.5 − 0.25, 0.5 − 0.75, 0 − 1; alone, the reward."""
+    expected = [1.25, -0.25, -1, 1, 0, 0, -1.5, 1.5]
+    found = group_advantages(REWARDS, GROUPS, ALL, baseline='leave_one_out')
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    failed = group_advantages(REWARDS, GROUPS, np.arange(8) != 0, baseline='leave_one_out')
+    np.testing.assert_allclose(failed[:3], [0, 0.5, -0.5], atol=1e-7)
+    with pytest.raises(ValueError, match='baseline must be one of mean_std, mean, leave_one_out'):
+        group_advantages(REWARDS, GROUPS, ALL, baseline='median')
 
 
 def test_batch_layer_golden():
@@ -65,8 +76,8 @@ def test_equal_rewards_give_exactly_zero(reward, size):
     groups, valid = jnp.zeros(size, int), jnp.ones(size, bool)
     for divide in (True, False):
         assert not np.any(
-            jax.jit(group_advantages, static_argnames='divide_by_std')(
-                rewards, groups, valid, divide_by_std=divide
+            jax.jit(group_advantages, static_argnames='baseline')(
+                rewards, groups, valid, baseline='mean_std' if divide else 'mean'
             )
         )
     assert not np.any(jax.jit(batch_normalize)(rewards, valid))
@@ -155,7 +166,7 @@ def test_rounding_is_no_spread(size):
     groups, valid = np.repeat(np.arange(8), 8), np.ones(64, bool)
     advantages = group_advantages(rewards, groups, valid)
     assert not np.any(advantages) and not np.any(
-        group_advantages(rewards, groups, valid, divide_by_std=False)
+        group_advantages(rewards, groups, valid, baseline='mean')
     )
     assert not np.any(batch_normalize(advantages, valid)) and not np.any(
         batch_normalize(rewards, valid)

@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensesearch_jax.training.advantages import batch_normalize, group_advantages
-from sensesearch_jax.training.losses import (
-    cross_entropy,
-    kl,
-    policy_loss,
-    policy_maxima,
-    policy_statistics,
-)
+from sensesearch_jax.training.losses import cross_entropy, kl, policy_loss
+from sensesearch_jax.training.policy_statistics import policy_maxima, policy_statistics
 
 B, T = np.arange(8)[:, None], np.arange(6)[None]
 LP = -1 - 0.5 * np.sin(1.7 * B + 0.9 * T)
@@ -302,6 +297,9 @@ def test_statistics_count_where_the_clips_bind():
         'sampler_kl': weights - 1 - np.log(weights),
         'importance_weight': np.minimum(weights, 1.1),
         'importance_truncated': weights > 1.1,
+        **{
+            f'sampler_gap_above/{g}': np.abs(OLD - SAMPLER) > float(g) for g in ('0.01', '0.1', '1')
+        },
     }
     assert set(statistics) == set(expected)
     for name, values in expected.items():
@@ -340,6 +338,10 @@ def test_statistics_watch_the_sampler_without_correcting_for_it():
         (dict(clip_high=-1), 'clip_high must be'),
         (dict(dual_clip=3.0), "use it with ratio='token'"),
         (dict(ratio='token', dual_clip=0.9), 'must exceed 1'),
+        (dict(soft_gate=(1.0, 1.0)), "use it with ratio='token' and without"),
+        (dict(ratio='token', soft_gate=(1.0, 1.0), dual_clip=3.0), 'without dual_clip'),
+        (dict(ratio='token', soft_gate=(0.0, 1.0)), 'temperatures above 0'),
+        (dict(aggregation='constant', constant_length=0), 'constant_length must be above 0'),
         (dict(importance='token'), 'needs sampler_log_probs'),
         (dict(importance='row', sampler_log_probs=SAMPLER), 'importance must be one of'),
         (dict(sampler_log_probs=SAMPLER), 'would be ignored'),

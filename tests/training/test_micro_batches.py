@@ -18,6 +18,7 @@ from small_learners import (
     learner_of,
     moved,
     pick,
+    pick_targets,
     rl_config,
     targets_for,
     values_of,
@@ -46,15 +47,15 @@ def test_micro_batches_of_sft_add_up():
     assert max(np.abs(step).max() for step in moved(whole).values()) > 1e-3
 
 
-@pytest.mark.parametrize('algorithm', sorted(ALGORITHMS))
+@pytest.mark.parametrize('algorithm', ['bn_gspo', 'grpo', 'gspo'])
 def test_micro_batches_of_rl_add_up(algorithm):
     objective = make_objective(ConfigDict(rl_config() | CLOSE | {'algorithm': algorithm}))
-    assert objective.ratio == ALGORITHMS[algorithm][0]
+    assert objective.ratio == ALGORITHMS[algorithm].ratio
     whole, parts = learner_of(objective=objective), learner_of(objective=objective)
     batch, targets = targets_for(whole, ROWS, algorithm)
 
     def select(rows):
-        return (pick(batch, rows), PolicyTargets(*(x[rows] for x in targets)))
+        return pick(batch, rows), pick_targets(targets, rows)
 
     one = whole.rl_step([(batch, targets)])
     two = parts.rl_step([select([1, 2]), select([3, 0])])
@@ -70,7 +71,7 @@ def test_micro_batches_side_by_side_add_up():
         learner_of(objective=OBJECTIVES['sequence'], threads=2),
     )
     batch, targets = targets_for(one, ROWS, 'gspo')
-    parts = [(pick(batch, [i]), PolicyTargets(*(x[[i]] for x in targets))) for i in range(4)]
+    parts = [(pick(batch, [i]), pick_targets(targets, [i])) for i in range(4)]
     assert two.rl_step(parts) == pytest.approx(one.rl_step(parts), rel=1e-6)
     assert_same_moves(moved(one), moved(two))
     assert two.sft_step([b for b, _ in parts]) == pytest.approx(
