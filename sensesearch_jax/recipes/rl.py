@@ -333,7 +333,7 @@ def rl_step(
     run = tokens_run() - run_before
     ended = time.monotonic()
     slowest = multihost.slowest(sampled - began)  # the updates are one program of all
-    tokens = sum(map(distinct_tokens, groups))
+    tokens = sum(map(distinct_tokens, everything))
     return (
         behaviour(everything)
         | values
