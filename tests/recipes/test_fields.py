@@ -3,6 +3,7 @@
 So has every chart a writer.
 """
 
+import contextlib
 import json
 import runpy
 from pathlib import Path
@@ -196,9 +197,10 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
     if name == 'ask':  # the other way
         recorded = Recorded(config, read)
         config.ask.page = True
+        without_tools = Session(recorded, None, ToolClient(''), None, None)
+        monkeypatch.setattr(ask, 'open_session', lambda *_: contextlib.nullcontext(without_tools))
         monkeypatch.setattr(ask, 'serve_page', lambda *_: None)
-        with Workdir.open(folder / 'page', config) as workdir:
-            ask.run(recorded, workdir)
+        ask.run(recorded, None)
     if name == 'evaluate':  # the other agent
         recorded = Recorded(config, read)
         config.evaluate.agent.update(kind='openai', url='http://localhost:1', model='any')
