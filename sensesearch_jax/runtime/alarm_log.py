@@ -47,9 +47,9 @@ class AlarmLog:
         self.workdir, self.stage, self.path = workdir.path, stage, workdir / FILE
         self.limits = {name: value for name, value in config.items() if name not in CALLS}
         self.stop_on = tuple(config.stop_on)
-        self.steps: list[dict[str, float]] = []
-        for record in read_metrics(workdir / 'metrics.jsonl', stage):
-            self.steps.append(_needed(record['values']))
+        records = read_metrics(workdir / 'metrics.jsonl', stage)
+        # without lines of nothing that a rule reads, such as a validation's
+        self.steps = [s for s in (_needed(r['values']) for r in records) if s]
         self.active = alarms_of(self.steps, self.limits)
         self.step, self.tells = step, tells
         if tells:

@@ -79,6 +79,17 @@ def test_a_run_that_goes_on_writes_anew_what_is_behind_its_checkpoint(tmp_path):
     assert 'ALARM tools_down (' not in file.getvalue()
 
 
+def test_lines_of_a_validation_are_no_steps(tmp_path):
+    """A window of two steps has two, with a line of another sort between them."""
+    config = alarms(stop_on=('same_answer',), window=2)
+    with run(tmp_path, config) as (make, _):
+        assert make(1, {'same_answer': 0.9}) is None
+    with Workdir.open(tmp_path, {}) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+        metrics.write('rl', 1, {'validation/accuracy': 0.5})
+    with run(tmp_path, config, step=1) as (make, _):
+        assert make(2, {'same_answer': 0.9})
+
+
 def test_a_rule_stops_the_run_as_long_as_its_alarm_is_raised(tmp_path):
     config = alarms(stop_on=('tools_down', 'format'))
     with run(tmp_path, config) as (make, _):
