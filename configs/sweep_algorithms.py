@@ -9,6 +9,7 @@ Variants, each a list of settings times seeds (`--config=configs/sweep_algorithm
     no_sft       the same three from the base policy, 3 seeds each: "pure RL", the paper's Table 3
     data         questions of search alone, of perception alone, and of both, 3 seeds each
     price        a price of 0.05 a call in the second half of the steps, and none, 3 seeds each
+    means        GSPO's mean over a trajectory's tokens, LUSPO's sum, and a sum over a constant length, 3 seeds each
 
 Machine: 2 cores; a run is as long as configs/rl.py and configs/evaluate.py together, about 15 minutes. Runs go side by side with
 --at_once, --cores or --devices, or as the jobs of an array (docs/sweeps.md). Start the same command again after any stop.
@@ -52,11 +53,22 @@ PRICE = [
         'rl.price_from_step': 12,
     },
 ]
+MEANS = [
+    {'setting': 'GSPO', 'rl.algorithm': 'gspo'},
+    {'setting': 'LUSPO', 'rl.algorithm': 'luspo'},
+    {
+        'setting': 'GSPO constant',
+        'rl.algorithm': 'gspo',
+        'rl.aggregation': 'constant',
+        'rl.constant_length': 480,  # five turns of 96 tokens
+    },
+]
 VARIANTS = {
     'algorithms': [START, *product(ALGORITHMS, seeds(5))],
     'no_sft': [START, *product(ALGORITHMS, seeds(3))],
     'data': [START, *product(DATA, seeds(3))],
     'price': [START, *product(PRICE, seeds(3))],
+    'means': [START, *product(MEANS, seeds(3))],
 }
 
 

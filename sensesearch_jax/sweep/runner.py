@@ -205,9 +205,6 @@ class Sweep:
         config = write_config(run, task, self.workdir)
         log = run.folder(self.workdir) / f'{task}.log'
 
-        def bind() -> None:
-            os.sched_setaffinity(0, place.cores)
-
         with open(log, 'ab') as file:
             process = subprocess.Popen(
                 [
@@ -221,8 +218,9 @@ class Sweep:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                preexec_fn=bind if place.cores else None,
             )
+        if place.cores:  # its threads are still to come, and have the same
+            os.sched_setaffinity(process.pid, place.cores)
         return Going(run, task, place, process, log)
 
     def _wait(self, bar: Progress) -> None:

@@ -377,3 +377,26 @@ def test_the_updates_have_the_memory_of_the_samplers_weights_and_caches(
     monkeypatch.setattr(Learner, 'rl_step', watched)
     world(tmp_path, ScriptedTools())
     assert held and all(pair == (None, None) for engines in held for pair in engines)
+
+
+def test_every_option_of_the_objective_at_once(world, tmp_path):
+    """Weights are those of the trainer before its first update against the sampler, so 1, whatever
+    the batches of two epochs; the ratio to that trainer moves away from 1."""
+    options = {
+        'algorithm': 'luspo',
+        'baseline': 'leave_one_out',
+        'importance': 'token',
+        'epochs': 2,
+    }
+    options |= {'entropy_coefficient': 0.01, 'fatal_mistakes': 2, 'sampling_rounds': 3}
+    world.run(tmp_path / 'run', ScriptedTools(), steps=1, questions_per_step=1, **options)
+    (record,) = read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+    values = record['values']
+    assert values['importance_weight'] == pytest.approx(1, abs=1e-4)
+    assert values['importance_truncated'] == values['sampler_gap_above/0.01'] == 0
+    assert values['sampler_gap'] < 1e-5 and values['ratio_max'] > 1.001
+    file = tmp_path / 'run' / 'rl' / 'trajectories' / '00000.jsonl'
+    sampled = len({t.question.id for t in read_trajectories(file)})
+    assert values['groups_without_use'] == pytest.approx(1 - 1 / sampled)
+    assert values['spread_share'] == pytest.approx(1 / sampled) or sampled == 3
+    assert 0 <= values['after_fatal_share'] < 1 and values['skipped_updates'] == 0

@@ -93,7 +93,8 @@ def test_a_config_that_is_neither_task_nor_chain_is_refused():
 
 
 @pytest.mark.parametrize(
-    'variant, count', [('algorithms', 16), ('no_sft', 10), ('data', 10), ('price', 7)]
+    'variant, count',
+    [('algorithms', 16), ('no_sft', 10), ('data', 10), ('price', 7), ('means', 10)],
 )
 def test_the_shipped_variants_are_settings_times_seeds_and_the_policy_before(variant, count):
     runs = plan(SHIPPED['get_config'](variant), SHIPPED['get_hyper'](variant))
