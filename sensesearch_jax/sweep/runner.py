@@ -18,7 +18,7 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.sweep import written_config
 from sensesearch_jax.sweep.plan import Run, write_config
 
-POLL_S, LOOK_S = 0.2, 5.0
+POLL_S, LOOK_S, TELL_AGAIN_S = 0.2, 5.0, 10.0
 # Chips of one process by their number, as libtpu wants to be told; other numbers are slices' own.
 TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
 
@@ -234,11 +234,14 @@ class Sweep:
 
     def _stop(self) -> None:
         """Tells the runs to save and end, when the sweep itself is to end."""
-        for going in self.going:
-            going.process.terminate()
-        for going in self.going:
-            going.process.wait()
-        self.going.clear()
+        while self.going:
+            # Told again, since what a signal's handler raises may be lost in a callback.
+            for going in self.going:
+                going.process.terminate()
+            told = time.monotonic()
+            while self.going and time.monotonic() - told < TELL_AGAIN_S:
+                time.sleep(POLL_S)
+                self.going = [g for g in self.going if g.process.poll() is None]
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:
