@@ -82,9 +82,9 @@
   async function curves(runs) {
     const box = $('#curves .beside');
     for (const old of [...box.children]) if (!runs.some(run => run.name === old.dataset.run)) { delete drawn[`curves ${old.dataset.run}`]; old.remove(); }
-    for (const run of runs) {
-      let column = [...box.children].find(node => node.dataset.run === run.name);
-      if (!column) box.append(column = element('div.column', { 'data-run': run.name }));
+    for (const [i, run] of runs.entries()) {
+      const column = [...box.children].find(node => node.dataset.run === run.name) || element('div.column', { 'data-run': run.name });
+      if (box.children[i] !== column) box.insertBefore(column, box.children[i] || null);
       const key = `curves ${run.name}`, version = `${run.versions.curves} ${runs.length > 1}`;
       if (drawn[key] === version || column.querySelector('.cursor:not([hidden])')) continue; // someone is reading it
       const open = [...column.querySelectorAll('details')].map(details => details.open);

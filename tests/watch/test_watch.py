@@ -239,6 +239,7 @@ def test_a_browser_shows_several_runs_beside_each_other(tmp_path, run, page):
         assert page.locator('.card').count() == 2 and page.locator('#curves .column').count() == 1
         page.click('.card:has-text("mine")')
         page.wait_for_selector('#curves .column:nth-child(2) .curve')
+        assert page.locator('#curves .column').first.get_attribute('data-run') == 'mine'
         first, second = (page.locator('#curves .column').nth(i).bounding_box() for i in (0, 1))
         assert first['y'] == second['y'] and first['x'] + first['width'] <= second['x']
         (other / 'config.json').unlink()
