@@ -96,7 +96,7 @@ def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Prepro
     at_once += [config.evaluate.lanes] if 'evaluate' in config else []
     each = (
         preprocessor.most_tokens
-        * policy.sizes.language.width
+        * policy.sizes.vision.feature_width
         * policy.language.embedding[...].dtype.itemsize
     )
     return max(gib, min(2 * max(at_once) * each, host_memory() // 2))

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
@@ -31,6 +32,19 @@ from tools_server.failures import ToolError
 from tools_server.pictures.decoder import read_gentle
 
 Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
+
+
+def tower_program(policy: Policy) -> tuple[jax.stages.Wrapped, nnx.State, Mesh]:
+    """Program of a policy's tower, (parameters, an `ImageBatch` without its counts) -> features; those
+    parameters on this process's devices, and their mesh, which it is to run and lower under.
+    """
+    graph, parameters = nnx.split(policy.vision)
+    parameters = local(parameters)
+    mesh = mesh_of(parameters)
+    encode = jax.jit(
+        lambda p, images: nnx.merge(graph, p)(*images), compiler_options=compiler_options(mesh)
+    )
+    return encode, parameters, mesh
 
 
 class FeatureStore:
@@ -61,12 +75,7 @@ class FeatureStore:
             client,
             batch,
         )
-        graph, parameters = nnx.split(policy.vision)
-        parameters = local(parameters)
-        mesh = mesh_of(parameters)
-        encode = jax.jit(
-            lambda p, images: nnx.merge(graph, p)(*images), compiler_options=compiler_options(mesh)
-        )
+        encode, parameters, mesh = tower_program(policy)
 
         def encoded(images):
             with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard
@@ -245,6 +254,10 @@ class FeatureStore:
         with self._lock:
             self._features.clear()
             self._bytes = 0
+            self._of_step, self._encoded_in_step = (
+                {},
+                set(),
+            )  # what went did not go for lack of room
 
     def _passes(
         self, missing: Sequence[ImageRef], later: Sequence[ImageRef]

@@ -4,6 +4,7 @@ a single question."""
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,6 +177,12 @@ def test_the_feature_cache_fits_the_config(policy_folder, monkeypatch):
     assert wanted(config) == 7.5 * gib
     config = config_of('sft', policy_folder)  # a few small pictures
     assert wanted(config) == gib
+    sizes = loaded.policy.sizes.adapted('qwen3_vl')  # with what deepstack adds
+    wide = SimpleNamespace(sizes=sizes, language=loaded.policy.language)
+    config = config_of('rl_7b', policy_folder, rl__questions_per_step=12_800)
+    monkeypatch.setattr(capacities, 'host_memory', lambda: 1 << 50)
+    kept = feature_cache_bytes(config, wide, loaded.preprocessor)
+    assert kept == 2 * 12_800 * each * (1 + len(sizes.vision.deepstack_blocks)) > 2 * 12_800 * each
     with pytest.raises(UserError, match='rollout.feature_cache_gib is -1.0; give 0'):
         check(config_of('evaluate', policy_folder, rollout__feature_cache_gib=-1.0))
     assert 2**28 < host_memory() < 2**50

@@ -24,7 +24,8 @@ def chat(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def policy(chat):
+def policy(chat, request):
+    """Of the first family, or of those that a module names."""
     return small_policy(
         chat.vocab_size,
         image_token=chat.image_pad,
@@ -32,6 +33,7 @@ def policy(chat):
         vision_end=chat.vision_end,
         video=chat.tokenizer.token_to_id('<|video_pad|>'),
         stop=chat.im_end,
+        family=getattr(request, 'param', None),
     )
 
 

@@ -1,21 +1,17 @@
 """Features of pictures: encoded once, kept within bounds, and freed with what was not shown."""
 
-import dataclasses
 import functools
 import io
 
 import numpy as np
 import pytest
 from acts_by_chance import PREPROCESSOR, by_chance
-from flax import nnx
 from PIL import Image
 from scripted_tools import DOWN, ScriptedTools, noise_file
 from small_policies import small_policy
 
 from sensesearch_jax.agent.actions import ImageSearch
 from sensesearch_jax.agent.trajectory import SampleState
-from sensesearch_jax.model.families import full_attention
-from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -42,9 +38,8 @@ def test_pictures_are_encoded_once(store_for, questions):
 
 def test_what_deepstack_adds_is_kept_and_counted_beside_the_features(questions):
     """Three vectors a token in a tower of two deepstack mergers."""
-    sizes = small_policy().sizes.adapted('qwen3_vl')
-    vision = dataclasses.replace(sizes.vision, **full_attention(14, 2, sizes.vision.depth))
-    policy = Policy(dataclasses.replace(sizes, vision=vision), nnx.Rngs(0))
+    policy = small_policy(family='qwen3_vl')
+    sizes = policy.sizes
     client = ScriptedTools()
     refs = [client.upload(q.images[0]) for q in questions]
     store = FeatureStore(policy, PREPROCESSOR, client, capacity_bytes=1 << 20, batch=2)
@@ -130,6 +125,7 @@ def test_places_left_in_a_pass_are_filled_with_what_comes_next(store_for, tmp_pa
     )
     assert len(store.table(alike[:2], ahead=alike[2:]).features) == 2
     assert store.images_encoded == 2 * len(alike) - 1
+    assert store.encoded_again == 0  # for another tower, and not for lack of room
 
 
 def test_warm_up_compiles_the_tower_for_every_form_of_picture(policy, tmp_path):

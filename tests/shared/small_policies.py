@@ -1,5 +1,6 @@
 """Small random policies in JAX alone, pictures as features, and sequences to compare with."""
 
+import dataclasses
 import functools
 import sys
 
@@ -11,6 +12,7 @@ from flax import nnx
 
 from sensesearch_jax.batching.group_batch import ImageTable
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
+from sensesearch_jax.model.families import full_attention
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions
 from sensesearch_jax.model.text_decoder import Embedded
@@ -57,9 +59,10 @@ def small_policy(
     vision_end=END,
     video=VIDEO,
     stop=STOP,
+    family=None,
 ):
     """A policy of two layers whose distributions are far from flat, and whose norms and biases
-    matter."""
+    matter; with a family of its own its pictures are cut into patches of 14, whatever the family's."""
     sizes = PolicySizes(
         VisionSizes(
             depth=2,
@@ -84,7 +87,10 @@ def small_policy(
         vision_end_token=vision_end,
         video_token=video,
         end_tokens=(stop,),
-    ).adapted(FAMILY[0])
+    ).adapted(family or FAMILY[0])
+    if family and sizes.vision.layer_norm:
+        vision = dataclasses.replace(sizes.vision, **full_attention(14, MERGE, 2))
+        sizes = dataclasses.replace(sizes, vision=vision)
     policy = Policy(sizes, nnx.Rngs(seed))
     random = np.random.default_rng(seed)
     state = nnx.state(policy, nnx.Param)

@@ -241,7 +241,7 @@ class Curriculum:
             )
 
         groups = groups._replace(
-            features=np.zeros((len(rows), 1, self.sizes.language.width), np.float32),
+            features=np.zeros((len(rows), 1, self.sizes.vision.feature_width), np.float32),
             prompt_features=in_table(groups.prompt_features),
             feature_index=in_table(groups.feature_index),
         )

@@ -182,7 +182,7 @@ class Reader:
             image_token=self.policy.sizes.image_token,
             merge=self.policy.sizes.vision.merge_size,
             members=1,
-            width=self.policy.sizes.language.width,
+            width=self.policy.sizes.vision.feature_width,
             batch=ROWS,
             prompt_step=STEP,
             suffix_step=longest if longest < STEP // 4 else STEP,
