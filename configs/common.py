@@ -17,6 +17,9 @@ def common(task: str) -> dict:
         # True where every host of a pod or cluster starts this command; see docs/multi_host.md
         'multi_host': False,
         'peer_timeout_s': 45.0,  # of silence, after which another of its processes counts as gone
+        # local folder in which a workdir or policy in a store (gs://, s3://) is worked on; '' is in
+        # the user's cache; docs/storage.md
+        'scratch': '',
         # folder of compiled programs, which a later start needs not compile; '' is
         'compilation_cache': '',
         # ~/.cache/sensesearch_jax/compiled, on several hosts WORKDIR-compiled; 'none' keeps none
@@ -311,6 +314,7 @@ def rl() -> dict:
         # calls are free before that step: first the policy learns to use its tools, then to spare
         price_from_step=0,
         checkpoint_every=2,
+        keep_trajectories=0,  # newest steps whose trajectories are kept; 0: of all steps
         max_failed_steps=3,
     )  # so many in a row in which tools or judge failed every trajectory end the run, to be mended
 

@@ -45,6 +45,7 @@ def get_config():
         format_weight=0.5,
         evidence_weight=0.0,
         checkpoint_every=10,
+        keep_trajectories=20,  # docs/storage.md computes a day's bytes
         dtype='bfloat16',
         remat='full',
     )

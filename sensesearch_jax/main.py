@@ -54,8 +54,14 @@ def main(arguments: list[str]) -> None:
     # Libraries tell at length what they set up; only warnings are for the reader of a run.
     logging.getLogger('absl').setLevel(logging.WARNING)
     logging.getLogger('jax').setLevel(logging.WARNING)
-    from sensesearch_jax.config.resuming import check_paths, extent, may_change, reaches
-    from sensesearch_jax.runtime import multihost, peers, stopping
+    from sensesearch_jax.config.resuming import (
+        check_paths,
+        extent,
+        fetch_inputs,
+        may_change,
+        reaches,
+    )
+    from sensesearch_jax.runtime import multihost, peers, stopping, storage
 
     check_paths(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import enable_compilation_cache, user_cache_folder
@@ -79,12 +85,17 @@ def main(arguments: list[str]) -> None:
     enable_compilation_cache(config.compilation_cache, programs)
     from sensesearch_jax.config.checks import check
 
+    given = config.to_dict()  # with addresses, which pin the workdir
+    fetch_inputs(config)
     check(config)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(TASKS[name])
-    with Workdir.open(
-        multihost.process_folder(path), config.to_dict(), ignore=('workdir', *may_change(config))
-    ) as workdir:
+    with (
+        storage.local_workdir(path, config.get('scratch', '')) as path,
+        Workdir.open(
+            multihost.process_folder(path), given, ignore=('workdir', *may_change(config))
+        ) as workdir,
+    ):
         if not WORKDIR.value:
             print(f'Writing to {Path(path)}', file=sys.stderr)
         done = (

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / 'experiments').rglob('*.py'))
-SCRIPTS = [*EXPERIMENTS, *(ROOT / f'tests/tools_server/{name}.py' for name in ('load', 'hostile'))]
+BESIDE_TESTS = 'tools_server/load', 'tools_server/hostile', 'shared/kills'
+SCRIPTS = [*EXPERIMENTS, *(ROOT / f'tests/{name}.py' for name in BESIDE_TESTS)]
 
 
 def defined(module, name):

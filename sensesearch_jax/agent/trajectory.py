@@ -1,9 +1,12 @@
 """Trajectories: question, turns, observations, images and reward of an episode; also as JSON."""
 
+import base64
 import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 from sensesearch_jax.agent.actions import Action, FormatError, action_from_json, action_to_json
 
@@ -126,10 +129,12 @@ class Turn:
     observation_tokens: list[int]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; numbers are turned into plain Python ints and floats."""
+        """A JSON object; log-probs, which are float32, become base64 of their bytes, a quarter of the
+        length of their digits.
+        """
         return {
             'tokens': [int(t) for t in self.tokens],
-            'log_probs': [float(x) for x in self.log_probs],
+            'log_probs': base64.b64encode(np.asarray(self.log_probs, '<f4').tobytes()).decode(),
             'text': self.text,
             'action': action_to_json(self.action),
             'observation': None if self.observation is None else self.observation.to_json(),
@@ -138,9 +143,13 @@ class Turn:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> 'Turn':
-        """The turn that `to_json` wrote; files of earlier versions have `raw_log_probs` as well."""
+        """The turn that `to_json` wrote; files of earlier versions have log-probs as numbers, and
+        `raw_log_probs` as well.
+        """
         known = {name: x for name, x in value.items() if name != 'raw_log_probs'}
         known['action'] = action_from_json(value['action'])
+        if isinstance(value['log_probs'], str):
+            known['log_probs'] = np.frombuffer(base64.b64decode(value['log_probs']), '<f4').tolist()
         if value['observation'] is not None:
             known['observation'] = Observation.from_json(value['observation'])
         return cls(**known)

@@ -99,11 +99,13 @@ def check(config: ConfigDict) -> None:
         for name in names if stage in config else ():
             if config[stage].get(name, 1) < 1:
                 raise UserError(f'{stage}.{name} is {config[stage][name]}; give 1 or more.')
-    for name in ('keep_every', 'keep_best') if 'checkpoint' in config else ():
-        if config.checkpoint[name] < 0:
-            raise UserError(
-                f'checkpoint.{name} is {config.checkpoint[name]}; give 0 (none) or more.'
-            )
+    for part, name, none in (
+        ('checkpoint', 'keep_every', 'none'),
+        ('checkpoint', 'keep_best', 'none'),
+        ('rl', 'keep_trajectories', 'all'),
+    ):
+        if config.get(part, {}).get(name, 0) < 0:
+            raise UserError(f'{part}.{name} is {config[part][name]}; give 0 ({none}) or more.')
     if config.get('max_skipped_updates', 1) < 1:
         raise UserError(f'max_skipped_updates is {config.max_skipped_updates}; give 1 or more.')
     if 'agent' in config:

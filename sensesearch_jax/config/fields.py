@@ -92,6 +92,9 @@ FIELDS = {
     'peer_timeout_s': _operational(
         float, 'seconds without a sign of life after which another process counts as gone'
     ),
+    'scratch': _operational(
+        str, "local folder of workdirs and policies in a store; '' is in the user's cache"
+    ),
     'compilation_cache': _operational(
         str, "folder of compiled programs; '' is the user's cache, or beside the workdir; 'none'"
     ),
@@ -244,6 +247,9 @@ FIELDS = {
     'rl.tool_prices': Field(dict, "a call's price in the reward, by tool"),
     'rl.price_from_step': Field(
         int, 'first step, from 1, whose calls cost that; 0: the first of all'
+    ),
+    'rl.keep_trajectories': _operational(
+        int, 'newest steps whose trajectories are kept; 0: of all steps'
     ),
     'rl.max_failed_steps': _operational(
         int, 'steps in a row without a usable group, after which the run ends'

@@ -28,6 +28,7 @@ from sensesearch_jax.recipes.rl_rollout import (
     after_fatal_share,
     chosen_groups,
     has_spread,
+    prune_trajectories,
     rl_engines,
     sample_step,
     tools_down,
@@ -139,7 +140,7 @@ def rl(
         stopping.between_steps(),
         open_checkpoints(shared, session.config.checkpoint) as checkpoints,
     ):
-        start = made = resume(learner, checkpoints)
+        start = made = saved = resume(learner, checkpoints)
         if start > config.steps:
             raise UserError(
                 f'rl.steps is {config.steps}, but {start} are made in {workdir.path}; give as many or more.'
@@ -185,6 +186,10 @@ def rl(
                     (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
                 ) and made == step + 1:
                     checkpoints.save(made, training_state(learner))
+                    # The new one is not yet on disk; a restart may have to go on from the last.
+                    if config.keep_trajectories:
+                        prune_trajectories(session, min(saved, made - config.keep_trajectories))
+                    saved = made
                 with saved_if_stopped(learner, checkpoints, made):
                     stopping.check(step + 1)
     save_policy_directory(learner.policy, loaded, folder, config.dtype)

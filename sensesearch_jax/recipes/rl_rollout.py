@@ -123,6 +123,9 @@ def sample_step(
 
     Returns:
         (groups of all rounds in the order of the questions, what sampling cost).
+
+    Raises:
+        Stopped: a process was told to stop; the groups that were finished are on disk.
     """
     wanted = len(asked) // session.config.rl.sampling_rounds
     groups: list[list[Trajectory]] = []
@@ -130,11 +133,12 @@ def sample_step(
     for _ in range(session.config.rl.sampling_rounds):
         missing = wanted - sum(map(has_spread, groups))
         now = asked[len(groups) : len(groups) + missing]
-        if not now:
+        if not now or stopping.ordered():
             break
         found, cost = sample_groups(session, loaded, features, engines, now, step)
         groups += found
         costs.append(cost)
+    stopping.check()  # of all processes together, however many rounds each has made
     return groups, sum_of_costs(costs)
 
 
@@ -197,10 +201,8 @@ def sample_groups(
         step: from 0.
 
     Returns:
-        (groups in the order of the questions, what sampling cost).
-
-    Raises:
-        Stopped: a process was told to stop; the groups that were finished are on disk.
+        (groups in the order of the questions, what sampling cost); no groups where this process
+        is told to stop, of which those that were finished are on disk.
     """
     config = session.config
     path = trajectories_path(session, step)
@@ -243,7 +245,8 @@ def sample_groups(
         on_group=note,
         to_stop=stopping.ordered,
     )
-    stopping.check()
+    if stopping.ordered():
+        return [], cost  # of groups that are finished in part
     return [found[q.id] for q in asked], cost
 
 
@@ -259,3 +262,10 @@ def every_process(path: Path, session: Session) -> list[Path]:
 def trajectories_path(session: Session, step: int) -> Path:
     """The file of a step's trajectories."""
     return session.workdir / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
+
+
+def prune_trajectories(session: Session, first: int) -> None:
+    """Deletes this process's trajectories of the steps before `first`."""
+    for file in trajectories_path(session, 0).parent.glob('*.jsonl'):
+        if int(file.stem) < first:
+            file.unlink()

@@ -167,12 +167,12 @@ def is_held(path: Path) -> bool:
     if path.resolve() in _held:
         return True
     try:
-        holder = _parse_claim((path / '.lock').read_text())
+        holder = parse_claim((path / '.lock').read_text())
         if holder and holder['host'] != socket.gethostname():
             return time.time() - (path / '.lock').stat().st_mtime < STALE_S
     except OSError:
         return False
-    return holder is not None and _alive(holder)
+    return holder is not None and alive(holder)
 
 
 def _json(content: Any, subject: str) -> str:
@@ -236,14 +236,14 @@ def _lock(path: Path) -> None:
     """Locks the directory by its .lock file, taking over the lock of a dead process."""
     if path in _held:
         raise ValueError(f'The workdir {path} is already open in this process.')
-    claim = {'pid': os.getpid(), 'host': socket.gethostname(), 'started': _start_time(os.getpid())}
+    claim = own_claim()
     with open(path / '.lock', 'a+') as file:
         # The kernel lock protects reading and writing of the claim. The claim itself is text,
         # because a kernel lock, such as the one of the filelock package, would outlive a killed
         # process in its forked children.
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        holder = _parse_claim(file.read())
+        holder = parse_claim(file.read())
         if holder and holder != claim:
             silent_s = _silent_s(path)
             if holder['host'] != claim['host'] and silent_s < STALE_S:
@@ -258,7 +258,7 @@ def _lock(path: Path) -> None:
                     f'life for {silent_s / 60:.0f} minutes; this run takes it over.',
                     file=sys.stderr,
                 )
-            elif _alive(holder):
+            elif alive(holder):
                 raise UserError(
                     f'The workdir {path} is in use by process {holder["pid"]}: wait for it or stop it.'
                 )
@@ -296,7 +296,12 @@ def _unlock(path: Path) -> None:
         (path / '.lock').write_text('')
 
 
-def _parse_claim(text: str) -> dict[str, Any] | None:
+def own_claim() -> dict[str, Any]:
+    """Claim of this process, as a lock file has it."""
+    return {'pid': os.getpid(), 'host': socket.gethostname(), 'started': _start_time(os.getpid())}
+
+
+def parse_claim(text: str) -> dict[str, Any] | None:
     """Claim in a lock file, None for an empty or incomplete one (its writer was killed)."""
     try:
         claim = json.loads(text)
@@ -307,7 +312,7 @@ def _parse_claim(text: str) -> dict[str, Any] | None:
         return None
 
 
-def _alive(claim: Mapping[str, Any]) -> bool:
+def alive(claim: Mapping[str, Any]) -> bool:
     """Whether the claiming process still runs, and not a later one with the same number."""
     if claim['pid'] == os.getpid():
         # not in _held, so this number was our predecessor's (as after a container's restart)

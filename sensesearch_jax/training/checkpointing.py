@@ -152,6 +152,11 @@ class Checkpoints:
         )
         self._manager.save(step, args=items)
 
+    @property
+    def saving(self) -> bool:
+        """Whether the last save is not yet on disk."""
+        return self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Waits until the last save is on disk, and raises what went wrong with it."""
         self._manager.wait_until_finished()

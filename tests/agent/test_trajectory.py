@@ -54,6 +54,14 @@ def test_questions_can_be_keys():
 
 
 def test_files_of_earlier_versions_are_read():
-    """They have the log-probs of the unmodified distribution too."""
+    """They have log-probs as numbers, and those of the unmodified distribution too."""
     turn = Turn([7], [-0.5], 'a', Answer('A'), None, [])
-    assert Turn.from_json(turn.to_json() | {'raw_log_probs': [-0.25]}) == turn
+    assert Turn.from_json(turn.to_json() | {'log_probs': [-0.5], 'raw_log_probs': [-0.25]}) == turn
+
+
+def test_log_probs_come_back_bit_for_bit_in_a_quarter_of_their_digits():
+    drawn = np.log(np.random.default_rng(0).random(1000, np.float32)).tolist()
+    turn = Turn([7] * 1000, drawn, 'a', Answer('A'), None, [])
+    written = json.dumps(turn.to_json()['log_probs'])
+    assert Turn.from_json(json.loads(json.dumps(turn.to_json()))).log_probs == drawn
+    assert len(written) < len(json.dumps(drawn)) / 3.5

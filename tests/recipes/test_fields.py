@@ -47,7 +47,13 @@ TASKS = {
     'rl': rl,
     'sft': sft,
 }
-BY_MAIN = {'task', 'multi_host', 'peer_timeout_s', 'compilation_cache'}  # which starts the task
+BY_MAIN = {
+    'task',
+    'multi_host',
+    'peer_timeout_s',
+    'scratch',
+    'compilation_cache',
+}  # which starts the task
 SHORT = {
     'agent.turn_tokens': 4, 'agent.max_turns': 2, 'agent.passage_chars': 120, 'rollout.groups': 2, 'rollout.chunk': 4,
     'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 384, 'rollout.engines': 1, 'rollout.warm_up': False,

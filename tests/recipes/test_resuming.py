@@ -121,12 +121,41 @@ def test_each_stage_of_the_base_policys_curriculum_has_a_rate_that_rises_and_fal
         learning_rate(config)
 
 
-@pytest.mark.parametrize('field', ['--workdir', 'policy', 'tools.folder', 'sft.data'])
-def test_addresses_of_stores_are_refused_where_folders_are_wanted(field):
-    config, workdir = config_of('sft'), 'gs://bucket/run' if field == '--workdir' else 'runs/sft'
+def test_addresses_of_stores_are_taken_where_they_are_fetched_or_mirrored():
+    config = config_of('sft')
     config.tools.url, config.compilation_cache = 'http://localhost:8080', 'gs://bucket/compiled'
+    config.policy, config.sft.data = 'gs://bucket/policy', 's3://bucket/kept.jsonl'
+    config.tools.folder = 's3://bucket/tools'
+    check_paths(config, 's3://bucket/run')
     check_paths(config, 'runs/sft')
+    asked = config_of('rl')
+    asked.data.rl = 's3://bucket/questions.jsonl'
+    check_paths(asked, 'gs://bucket/run')
+
+
+@pytest.mark.parametrize(
+    'field, value, words',
+    [
+        (
+            '--workdir',
+            'https://bucket/run',
+            r'is in no store that is known; choose from gs://, s3://',
+        ),
+        ('policy', 'az://bucket/run', 'is in no store that is known'),
+        ('tools.config', 'gs://bucket/tools.yaml', 'is no path'),
+        ('tools.folder', 'gs://bucket/tools', 'is no path'),
+    ],
+)
+def test_other_addresses_are_refused_where_folders_are_wanted(field, value, words):
+    config, workdir = config_of('rl'), value if field == '--workdir' else 'runs/rl'
     if field != '--workdir':
-        config.update_from_flattened_dict({field: 's3://bucket/x'})
-    with pytest.raises(UserError, match=f'{field} .*://bucket.* is no path'):
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f'{field} {value} {words}'):
         check_paths(config, workdir)
+
+
+def test_several_hosts_want_a_folder_that_all_see():
+    config = config_of('rl')
+    config.multi_host = True
+    with pytest.raises(UserError, match='multi_host wants a folder that all hosts see'):
+        check_paths(config, 'gs://bucket/run')

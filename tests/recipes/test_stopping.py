@@ -3,9 +3,11 @@
 import json
 import signal
 import time
+from types import SimpleNamespace
 
 import toy_runs
 
+from sensesearch_jax.recipes.rl_rollout import prune_trajectories
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.stopping import EXIT_AGAIN
 
@@ -45,3 +47,12 @@ def test_a_stopped_run_saves_the_steps_that_it_has_made(policy_folder, tmp_path)
     for file in (workdir / 'rl' / 'trajectories').iterdir():
         named = [(t['question']['id'], t['member']) for t in map(json.loads, file.open())]
         assert len(named) == len(set(named))
+
+
+def test_trajectories_of_old_steps_are_deleted(tmp_path):
+    folder = tmp_path / 'rl' / 'trajectories'
+    folder.mkdir(parents=True)
+    for step in (0, 7, 8, 9, 100_000):
+        (folder / f'{step:05d}.jsonl').write_text('{}\n')
+    prune_trajectories(SimpleNamespace(workdir=tmp_path), 8)
+    assert sorted(int(file.stem) for file in folder.iterdir()) == [8, 9, 100_000]

@@ -87,8 +87,11 @@ def reward(self, trajectory, verdict, scored=Scorer.scored):
     return values | {'total': values['total'] + written % 100 / 100}, state
 
 
+def replace() -> None:
+    """Puts the toy's functions in their places."""
+    Environment.parse, Environment.execute, Scorer.scored = by_chance, slowly, reward
+
+
 if __name__ == '__main__':
-    Environment.parse = by_chance
-    Environment.execute = slowly
-    Scorer.scored = reward
+    replace()
     app.run(main.guarded, flags_parser=main.parse_flags)
