@@ -5,9 +5,10 @@ import signal
 import time
 from types import SimpleNamespace
 
+import jax
 import toy_runs
 
-from sensesearch_jax.recipes.rl_rollout import prune_trajectories
+from sensesearch_jax.recipes.rl_rollout import every_process, prune_trajectories
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.stopping import EXIT_AGAIN
 
@@ -56,3 +57,16 @@ def test_trajectories_of_old_steps_are_deleted(tmp_path):
         (folder / f'{step:05d}.jsonl').write_text('{}\n')
     prune_trajectories(SimpleNamespace(workdir=tmp_path), 8)
     assert sorted(int(file.stem) for file in folder.iterdir()) == [8, 9, 100_000]
+
+
+def test_groups_are_found_that_other_processes_have_sampled(tmp_path, monkeypatch):
+    """Of an earlier start with three processes, whichever of fewer looks for them."""
+    for name in ('run', 'run-process-1', 'run-process-2', 'run-compiled', 'runs'):
+        (tmp_path / name).mkdir()
+    for number, own in ((0, 'run'), (1, 'run-process-1')):
+        monkeypatch.setattr(jax, 'process_index', lambda number=number: number)
+        session = SimpleNamespace(workdir=SimpleNamespace(path=tmp_path / own))
+        found = every_process(tmp_path / own / 'rl' / '0.jsonl', session)
+        assert sorted(str(path.relative_to(tmp_path)) for path in found) == [
+            'run-process-1/rl/0.jsonl', 'run-process-2/rl/0.jsonl', 'run/rl/0.jsonl',
+        ]  # fmt: skip

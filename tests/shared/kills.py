@@ -55,7 +55,7 @@ SETTINGS = {
     'rollout.suffix_capacity': 384,
     'rollout.warm_up': False,
 }
-PAIR = {'multi_host': True, 'peer_timeout_s': 10.0, 'mesh.fsdp': 2}
+PAIR = {'multi_host': True, 'peer_timeout_s': 40.0, 'mesh.fsdp': 2}
 # Of a step, without clocks and what depends on how much of it was still to be sampled.
 COMPARED = 'loss', 'grad_norm', 'reward', 'turns', 'entropy', 'sampler_gap', 'trained_share'
 

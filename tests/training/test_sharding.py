@@ -135,13 +135,14 @@ def test_everything_is_cut_as_the_table_says():
     assert names <= RULES.keys() and 'rows' in RULES
 
 
-def test_a_checkpoint_goes_on_on_another_mesh(tmp_path):
-    first, second = learner_on((2, 2, 2)), learner_on((1, 4, 2))
+@pytest.mark.parametrize('shape', [(1, 4, 2), (1, 1, 1)])
+def test_a_checkpoint_goes_on_on_another_mesh(shape, tmp_path):
+    first, second = learner_on((2, 2, 2)), learner_on(shape)
     first.parameters = jax.tree.map(lambda x: x + 1, first.parameters)
     with Checkpoints(tmp_path, Kept(last=1, every=0, best=0)) as checkpoints:
         checkpoints.save(3, training_state(first))
         assert resume(second, checkpoints) == 3
-    places = jax.tree.map(lambda x: x.sharding, learner_on((1, 4, 2)).parameters)
+    places = jax.tree.map(lambda x: x.sharding, learner_on(shape).parameters)
     assert jax.tree.map(lambda x: x.sharding, second.parameters) == places
     found, saved = flat(second.parameters), flat(first.parameters)
     assert all(np.array_equal(value, saved[name]) for name, value in found.items())
