@@ -343,7 +343,9 @@ def _step_of(name: str) -> str:
 
 
 def _needed(name: str, steps: Iterable[str]) -> bool:
-    """Whether a run that goes on reads a file: not the trajectories of the steps that are made."""
+    """Whether a run that goes on reads a file: not the trajectories of the steps that are made, but
+    for the last, which its report shows.
+    """
     found = re.fullmatch(r'(.*)/trajectories/(\d+)\.jsonl', name)
     made = [int(s.rpartition('/')[2]) for s in steps if found and s.startswith(f'{found[1]}/')]
-    return not found or int(found[2]) >= max(made, default=0)
+    return not found or int(found[2]) >= max(made, default=0) - 1

@@ -89,16 +89,16 @@ def test_a_checkpoint_that_is_there_in_part_is_none(store, tmp_path):
         for step in (2, 4):
             write(mirror.folder, **{f'rl__checkpoints__{step}___CHECKPOINT_METADATA': '{}'})
             write(mirror.folder, **{f'rl__checkpoints__{step}__data': 'x'})
-        for step in (1, 2, 3):
+        for step in (0, 1, 2):
             write(mirror.folder, **{f'rl__trajectories__0000{step}.jsonl': '{}\n'})
     store.rm_file('/bucket/run/rl/checkpoints/4/_CHECKPOINT_METADATA')
     with Mirror(ADDRESS, tmp_path) as mirror:
         assert names(tmp_path / 'rl') == [
             'checkpoints/2/_CHECKPOINT_METADATA', 'checkpoints/2/data',
-            'trajectories/00002.jsonl', 'trajectories/00003.jsonl',
+            'trajectories/00001.jsonl', 'trajectories/00002.jsonl',
         ]  # fmt: skip
     assert 'rl/checkpoints/4/data' not in there(store)
-    assert 'rl/trajectories/00001.jsonl' in there(store)  # not fetched, and not deleted
+    assert 'rl/trajectories/00000.jsonl' in there(store)  # not fetched, and not deleted
 
 
 def test_nothing_is_deleted_while_what_takes_its_place_is_not_there(store, tmp_path, monkeypatch):
