@@ -2,6 +2,7 @@
 gradients."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,10 +53,22 @@ def dialogue():
     )
 
 
+class Pass(NamedTuple):
+    """Outcome of a forward and backward pass over `dialogue()`.
+
+    `features` are the tower's, padded [f, d]; `cache` holds the keys and values of all tokens.
+    """
+
+    logits: np.ndarray
+    loss: float
+    gradients: nnx.State
+    features: np.ndarray
+    cache: KVCache
+
+
 @functools.cache
 def whole(name):
-    """One policy's compiled forward and backward pass over `dialogue()`: () -> logits, loss,
-    gradients."""
+    """One policy's pass, compiled once for all tests: () -> `Pass`."""
     _, policy = both(name)
     talk = dialogue()
     graph, state = nnx.split(policy, nnx.Param)
@@ -64,11 +77,13 @@ def whole(name):
 
     def mean_loss(state, batch):
         policy = nnx.merge(graph, state)
-        hidden, _ = run_tokens(policy, feature_table(policy, batch), rows)
+        features = feature_table(policy, batch)
+        hidden, cache = run_tokens(policy, features, rows)
         logits = policy.logits(hidden[0, 0])
         log_probs = jax.nn.log_softmax(logits[:-1])
         chosen = jnp.take_along_axis(log_probs, jnp.maximum(labels, 0)[:, None], -1)[:, 0]
-        return -jnp.sum(jnp.where(labels >= 0, chosen, 0)) / np.sum(labels >= 0), logits
+        loss = -jnp.sum(jnp.where(labels >= 0, chosen, 0)) / np.sum(labels >= 0)
+        return loss, (logits, features, KVCache.of(*cache, rows[-1]))
 
     compiled = quick_jit(jax.value_and_grad(mean_loss, has_aux=True))
 
@@ -78,8 +93,8 @@ def whole(name):
         patches = list(talk.patches)
         patches[2] = patches[2] + brighter
         batch = arranged(policy, Conversation(talk.tokens, talk.grids, patches))
-        (loss, logits), gradients = compiled(state, batch)
-        return np.asarray(logits), float(loss), gradients
+        (loss, (logits, features, cache)), gradients = compiled(state, batch)
+        return Pass(np.asarray(logits), float(loss), gradients, np.asarray(features), cache)
 
     return run
 
@@ -97,16 +112,6 @@ def reference(name):
         logits.detach().numpy(),
         loss.item(),
         {n: p.grad.numpy() for n, p in model.named_parameters()},
-    )
-
-
-@functools.cache
-def features_of(name):
-    """The tower's output for the pictures of `dialogue()`, padded: [f, d]."""
-    _, policy = both(name)
-    graph, state = nnx.split(policy, nnx.Param)
-    return quick_jit(lambda state, batch: feature_table(nnx.merge(graph, state), batch))(
-        state, arranged(policy, dialogue())
     )
 
 
@@ -169,7 +174,7 @@ def test_vision_tower_block_by_block(name):
     assert difference(in_reading_order[index[index >= 0]], merged) < TOLERANCE
     deepstack = [f.numpy() for f in getattr(out, 'deepstack_features', None) or ()]
     assert len(deepstack) == len(sizes.deepstack_blocks)
-    parts = np.split(features_of(name)[index[index >= 0]], 1 + len(deepstack), axis=-1)
+    parts = np.split(whole(name)().features[index[index >= 0]], 1 + len(deepstack), axis=-1)
     for part, expected in zip(parts, [merged, *deepstack], strict=True):
         assert difference(part, expected) < TOLERANCE
 
@@ -183,7 +188,7 @@ def test_decoder_layer_by_layer(name):
     )
 
     language, sizes = policy.language, policy.sizes.language
-    table = features_of(name)
+    table = whole(name)().features
     tokens, index, positions, valid = Rows.of(talk, len(table) // len(talk.grids)).arrays()
     x, deepstack = policy.embed(tokens, table[None], index)
     is_text = talk.tokens != PAD
@@ -207,7 +212,7 @@ def test_decoder_layer_by_layer(name):
 
 @pytest.mark.parametrize('name', (*NAMES, *RANDOM))
 def test_whole_policy(name):
-    logits, loss, _ = whole(name)()
+    logits, loss, *_ = whole(name)()
     expected, expected_loss, _ = reference(name)
     tolerance = CLOSE if name in RANDOM else TOLERANCE
     assert difference(logits, expected) < tolerance
@@ -225,7 +230,7 @@ def test_features_of_random_geometries(name):
         )
     expected = torch.cat([out.pooler_output, *out.deepstack_features], -1).numpy()
     index = talk.feature_index(arranged(policy, talk)[3].shape[1])
-    assert difference(features_of(name)[index[index >= 0]], expected) < CLOSE
+    assert difference(whole(name)().features[index[index >= 0]], expected) < CLOSE
 
 
 @pytest.mark.parametrize('name', (*NAMES, *RANDOM))
@@ -234,7 +239,7 @@ def test_gradients(name):
     decoder."""
     _, policy = both(name)
     theirs = dict(reference(name)[2])
-    for row in tensor_table(policy, whole(name)()[2]):
+    for row in tensor_table(policy, whole(name)().gradients):
         ours = np.asarray(row.parameter[...])
         for key, gradient in zip(row.names, ours if row.stacked else [ours], strict=True):
             gradient = gradient if row.parameter.layout in ('same', 'paired') else gradient.T
@@ -248,52 +253,41 @@ def test_gradients(name):
 
 @pytest.mark.parametrize('name', (*NAMES, *RANDOM))
 def test_greedy_continuation(name):
-    """64 tokens; ours reads the prompt's keys and values as a context and runs only the new tokens."""
+    """64 tokens, of which each is the one that transformers finds most likely after the others; ours
+    has the prompt's keys and values as a context and runs only the new ones."""
     model, policy = both(name)
     talk, steps = dialogue(), 64
-    with torch.no_grad():
-        theirs = model.generate(
-            **talk.for_reference(),
-            max_new_tokens=steps,
-            min_new_tokens=steps,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    theirs = theirs[0, len(talk.tokens) :].tolist()
-    table, (_, following) = features_of(name), talk.positions()
-    rows = Rows.of(talk, len(table) // len(talk.grids)).arrays()
+    _, following = talk.positions()
     graph, state = nnx.split(policy, nnx.Param)
 
-    def prefill(state):
-        policy = nnx.merge(graph, state)
-        hidden, cache = run_tokens(policy, table, rows)
-        return jnp.argmax(policy.logits(hidden[0, 0, -1])), KVCache.of(*cache, rows[-1])
-
-    def step(state, context, tokens, count):
+    def continuation(state, context, first):
         policy = nnx.merge(graph, state)
         positions = jnp.broadcast_to(following + jnp.arange(steps), (3, 1, 1, steps))
-        valid = (jnp.arange(steps) < count)[None, None]
-        embedded = policy.embed(tokens[None, None])
-        hidden, _ = policy.language(embedded, positions, valid, (context,))
-        return jnp.argmax(policy.logits(hidden[0, 0, count - 1]))
 
-    first, context = quick_jit(prefill)(state)
-    ours, step = [int(first)], quick_jit(step)
-    while len(ours) < steps:
-        ours.append(
-            int(step(state, context, jnp.asarray(ours + [0] * (steps - len(ours))), len(ours)))
-        )
-    assert ours == theirs
-    assert (
-        name in RANDOM or len(set(ours)) > 8
-    )  # a continuation that soon repeats itself would say little
+        def step(count, tokens):
+            valid = (jnp.arange(steps) < count)[None, None]
+            embedded = policy.embed(tokens[None, None])
+            hidden, _ = policy.language(embedded, positions, valid, (context,))
+            return tokens.at[count].set(jnp.argmax(policy.logits(hidden[0, 0, count - 1])))
+
+        return jax.lax.fori_loop(1, steps, step, jnp.zeros(steps, jnp.int32).at[0].set(first))
+
+    first = int(whole(name)().logits[-1].argmax())
+    ours = np.asarray(quick_jit(continuation)(state, whole(name)().cache, first))
+    with torch.no_grad():
+        prompt = model(**talk.for_reference())
+        new = torch.tensor(ours[None], dtype=torch.long)
+        more = model(input_ids=new, past_key_values=prompt.past_key_values)
+    theirs = torch.cat([prompt.logits[0, -1:], more.logits[0, :-1]]).argmax(-1)
+    assert ours.tolist() == theirs.tolist()
+    # A continuation that soon repeats itself would say little.
+    assert name in RANDOM or len(set(ours.tolist())) > 8
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_crops_pixels_change_the_logits(name):
     """A picture of a later turn reaches everything from its place on and nothing before."""
-    before, after = whole(name)()[0], whole(name)(brighter=0.5)[0]
+    before, after = whole(name)().logits, whole(name)(brighter=0.5).logits
     pads = np.flatnonzero(dialogue().tokens == PAD)
     place = pads[sum(h * w // 4 for _, h, w in dialogue().grids[:2])]
     np.testing.assert_array_equal(before[:place], after[:place])
@@ -305,8 +299,8 @@ def test_turn_after_turn_equals_whole():
     before."""
     _, policy = both('grouped')
     talk = dialogue()
-    theirs, _, _ = whole('grouped')()
-    table = features_of('grouped')
+    theirs = whole('grouped')().logits
+    table = whole('grouped')().features
     index = talk.feature_index(len(table) // len(talk.grids))
     graph, state = nnx.split(policy, nnx.Param)
 
