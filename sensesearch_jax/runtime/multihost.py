@@ -201,7 +201,7 @@ def allgather_texts(text: str) -> list[str]:
 
 
 def slowest(seconds: float) -> dict[str, float]:
-    """How much longer the slowest process took than the others, as metrics: `slowest_host`, its
+    """Time by which the slowest process was behind the others, as metrics: `slowest_host`, its
     seconds divided by the others' mean, and `slowest_process`, its number. A single process has none.
 
     Args:

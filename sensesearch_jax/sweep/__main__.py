@@ -180,7 +180,7 @@ def planned() -> list[plan.Run]:
 
 
 def hyper() -> list[dict[str, Any]]:
-    """What the config file's `get_hyper` returns, with the argument of its `get_config`."""
+    """Settings that the config file's `get_hyper` returns, with the argument of its `get_config`."""
     given = config_flags.get_config_filename(flags.FLAGS['config'])
     path, _, argument = given.partition(':')
     spec = importlib.util.spec_from_file_location('sweep_config', path)

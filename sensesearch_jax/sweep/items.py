@@ -76,7 +76,7 @@ def outcome_counts(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, An
 
 
 def outcome_rows(items: Sequence[Mapping[str, Any]], first: str, second: str) -> Rows:
-    """How many questions flipped in each set, as a table.
+    """Numbers of questions that flipped in each set, as a table.
 
     Args:
         items: of `compare_items`.

@@ -31,7 +31,7 @@ Bounds = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one run of a setting has left.
+    """Files and numbers that one run of a setting has left.
 
     Args:
         setting: that it is of.

@@ -73,7 +73,7 @@ def difference_rows(summary: Mapping[str, Any]) -> Rows:
 
 
 def conduct_rows(summary: Mapping[str, Any]) -> Rows:
-    """How the evaluated policies went about it."""
+    """Table of the evaluated policies' conduct."""
     found = {n: s['conduct'] for n, s in summary['settings'].items() if s['conduct']}
     heads = {
         'format': 'Well-formed, %', 'truncated': 'Truncated, %', 'turns': 'Turns',
