@@ -126,6 +126,8 @@ def _format(h: History) -> str:
 
 
 def _entropy(h: History) -> str:
+    if math.isnan(h.last('reward')):
+        return ''  # of demonstrations it falls as they are learned
     return _moved(h, 'entropy', 'entropy', 'The entropy', 'nats per token')
 
 

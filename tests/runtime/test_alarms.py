@@ -106,3 +106,8 @@ def test_sft_has_limits_of_its_own():
     change, _ = FAULTS['slow_host']
     steps = [{'loss': 1.0, 'infra_failed': 1.0, 'skipped_updates': 1.0} | change] * 9
     assert [alarm.name for alarm in alarms_of(steps, limits)] == ['non_finite', 'slow_host']
+
+
+def test_the_entropy_of_demonstrations_may_fall():
+    """SFT has no reward; in the main job it shares the limits of RL."""
+    assert names([{'entropy': 0.5}] * 8 + [{'entropy': 0.03}] * 2) == []
