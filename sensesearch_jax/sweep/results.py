@@ -25,6 +25,7 @@ from sensesearch_jax.runtime.workdir import atomic_write
 OVERALL = 'overall'
 LATER = 1 / 3  # of the steps, over which figures of training are means
 POINTS = 60  # of a curve at most
+TRAINED = 'base', 'sft', 'rl'  # stages with curves; an evaluation has its figures
 
 Bounds = dict[str, float | None]
 
@@ -300,6 +301,8 @@ def _series(run: Evidence) -> dict[tuple[str, str], dict[int, float]]:
     """Numbers by stage and metric, then by step; a step that was logged twice counts as the last."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for record in run.metrics:
+        if record['stage'] not in TRAINED:
+            continue
         for name, value in record['values'].items():
             if isinstance(value, (int, float)) and math.isfinite(value):
                 found.setdefault((record['stage'], name), {})[record['step']] = float(value)

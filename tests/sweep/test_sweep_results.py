@@ -29,8 +29,11 @@ def metrics(reward, steps=6, **more):
     ]
 
 
+WATCHED = [{'stage': 'evaluate policy', 'step': s, 'values': {'accuracy': 0.5}} for s in (1, 2)]
+
+
 def evidence(setting, seed, right, reward=0.0):
-    return Evidence(setting, seed, evaluated(right), metrics(reward), [])
+    return Evidence(setting, seed, evaluated(right), metrics(reward) + WATCHED, [])
 
 
 @pytest.fixture
@@ -78,6 +81,7 @@ def test_training_is_the_later_steps_and_curves_have_bands(two_settings):
     curve = summary['curves']['rl']['reward']['GSPO']
     assert curve['steps'] == [1, 2, 3, 4, 5, 6] and curve['mean'][0] == 2
     assert (curve['low'][0], curve['high'][0]) == (1, 3)
+    assert list(summary['curves']) == list(summary['settings']['GSPO']['training']) == ['rl']
     assert training_rows(summary, 'rl')[1][:2] == ['GSPO', '6.5 (5.5–7.5)']
 
 
