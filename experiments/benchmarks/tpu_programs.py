@@ -9,17 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from experiments.benchmarks.work import Lengths, group_flops
+from experiments.benchmarks.work import Lengths, group_flops, tower_flops
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.batching.packing import Packing
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
+from sensesearch_jax.model.image_processor import Preprocessor
+from sensesearch_jax.model.policy import Policy
+from sensesearch_jax.model.vision_windows import window_slots
 from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rows import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
+from sensesearch_jax.rollout.vision_feature_cache import tower_program
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
 from sensesearch_jax.training.flops import decoder_matrices
@@ -90,19 +95,12 @@ def training(*case: Any) -> tuple[str, list[Program]]:
 
 
 def sampling(*case: Any) -> tuple[str, list[Program]]:
-    """Prefill and decode of one replica of the sampler, on as many devices as the mesh has along
-    tensor.
-    """
+    """Prefill, decode and vision tower of one replica of the sampler, on the devices along tensor."""
     config, stage, sizes, lengths, devices = case
     count, room, dtype = config.mesh.tensor, config.rollout, jnp.dtype(config[stage].dtype)
-    graph, state = nnx.split(abstract_policy(sizes))
-    placed = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place),
-        state,
-        shardings(state, make_mesh({'tensor': count}, devices[:count])),
-    )
+    policy = placed(sizes, dtype, make_mesh({'tensor': count}, devices[:count]))
     engine = Engine(
-        nnx.merge(graph, placed),
+        policy,
         groups=room.groups,
         members=config[stage].members,
         prompt_capacity=room.prompt_capacity,
@@ -111,11 +109,12 @@ def sampling(*case: Any) -> tuple[str, list[Program]]:
         stop=sizes.end_tokens,
         suppressed=(sizes.image_token,),
         sampling=Sampling(config[stage].temperature),
+        cache_dtype=room.cache_dtype,
     )
     used = room.suffix_capacity + room.chunk  # the longest that a lane can be
     programs = engine.lower(bucket(lengths.visual, 512), used)
     text, lanes = sizes.language, engine.groups * engine.members
-    weights, caches = per_device(placed['language']), per_device(engine.caches)
+    weights, caches = per_device(nnx.state(policy.language)), per_device(engine.caches)
     prompt = group_flops(sizes, 0, Lengths(room.prompt_capacity, 0, 0))
     each = 2 * decoder_matrices(text) + 2 * text.vocabulary * text.width
     each += 4 * text.layers * text.heads * text.head_width * (room.prompt_capacity + used)
@@ -128,7 +127,37 @@ def sampling(*case: Any) -> tuple[str, list[Program]]:
     return words, [
         Program('prefill', programs['prefill'], first, weights, 0.0),
         Program('decode', programs['decode'], chunk, read, 0.0, steps=room.chunk),
+        tower(config, sizes, dtype, devices[:count], weights + caches),
     ]
+
+
+def tower(config: Any, sizes: PolicySizes, dtype: Any, devices: Any, beside: float) -> Program:
+    """The vision tower on a full batch of 4K pictures, as the feature store runs it."""
+    vision, mesh, n = sizes.vision, make_mesh({'fsdp': -1}, devices), config.rollout.tower_batch
+    encode, parameters, _ = tower_program(placed(sizes, dtype, mesh))
+    pixels = config.min_pixels, config.max_pixels
+    _, *grid = Preprocessor(*pixels, vision.patch_size, vision.merge_size).grid(3840, 2160)
+    slots = window_slots(*(side // vision.merge_size for side in grid), vision.window_tokens)
+    slots, patches = bucket(slots, vision.window_tokens**2), math.prod(grid)
+    at = n, slots * vision.merge_size**2
+    images = shape(*at, vision.patch_width, dtype=np.float32), shape(*at, 2), shape(*at, dtype=bool)
+    with jax.set_mesh(mesh):
+        lowered = encode.lower(parameters, (*images, shape(n, slots)))
+    flops, weights = (
+        n * tower_flops(vision, patches) / mesh.size,
+        per_device(parameters) * mesh.size,
+    )
+    return Program(f'tower, {n} pictures of {patches} patches', lowered, flops, weights, beside)
+
+
+def placed(sizes: PolicySizes, dtype: Any, mesh: Mesh) -> Policy:
+    """A policy of mere shapes with their places."""
+    graph, state = nnx.split(abstract_policy(sizes))
+
+    def one(x, place):
+        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=place)
+
+    return nnx.merge(graph, jax.tree.map(one, state, shardings(state, mesh)))
 
 
 def group_batch(sizes: PolicySizes, rows: int, members: int, lengths: Lengths) -> GroupBatch:

@@ -19,6 +19,7 @@ from typing import Any
 
 from experiments.benchmarks.tpu_memory import COLUMNS, row
 from experiments.benchmarks.work import markdown
+from sensesearch_jax.model.config import RELEASED
 
 # Config, part, slice, and what the slice changes in the config. A replica of the sampler is one
 # host of such a slice; for four devices out of a v6e:8x8 the compiler dies (libtpu 0.0.52), for
@@ -34,10 +35,15 @@ rl_7b training tpu7x:4x4x4 --config.rl.micro_batch=32
 rl_7b sampling v6e:2x2
 rl_7b sampling v5p:4x4x4
 rl_7b sampling tpu7x:4x4x4
+rl_mars training v5p:4x4x4 --size=Qwen3-VL-8B
+rl_mars training v6e:8x8 --size=Qwen3-VL-8B
+rl_mars training v5p:2x2x2 --size=Qwen3-VL-8B --config.rl.micro_batch=2
+rl_mars sampling v5p:4x4x4 --size=Qwen3-VL-8B
+rl_mars sampling v6e:2x2 --size=Qwen3-VL-8B --config.rollout.groups=1
 """  # noqa: E501
-HEAD = """# The 7B programs on TPU slices, ahead of time
+HEAD = """# The 7B and 8B programs on TPU slices, ahead of time
 
-Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, 28 layers,
+Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, all layers,
 compiled for a slice that was not there. Nothing here was run. GiB and seconds are per device as jax counts them (a chip
 of tpu7x is two). "Arguments" are those and results, "beside" is what stays on the device while the program runs and is
 none of its arguments (moments, a sum of gradients, the reference). "At least" is the time that published peak rates do
@@ -53,10 +59,10 @@ accelerator type for it, v5p-128, counts TensorCores).
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown of the newest result of each program on each slice."""
-    newest = {(r['what'], r['topology'], r['program']): r for r in results}
+    newest = {(r['size'], r['what'], r['topology'], r['program']): r for r in results}
     groups: dict[str, list[dict[str, Any]]] = {}
     for found in newest.values():
-        groups.setdefault(found['what'], []).append(found)
+        groups.setdefault(f'{found["size"]}: {found["what"]}', []).append(found)
     lines, (program, *columns) = [HEAD], COLUMNS
     for what, rows in groups.items():
         cells = []
@@ -64,7 +70,7 @@ def table(results: list[dict[str, Any]]) -> str:
             name, *others = row(found)
             cells.append([found['topology'], name, found['date'], *others])
         head = ('Slice', program, 'Date', *columns)
-        lines += [f'\n## {what[0].upper() + what[1:]}\n', *markdown(head, cells)]
+        lines += [f'\n## {what}\n', *markdown(head, cells)]
     return '\n'.join(lines) + '\n'
 
 
@@ -78,17 +84,19 @@ def main() -> None:
 
     def results() -> list[dict[str, Any]]:
         asked.results.touch()
-        return [json.loads(line) for line in asked.results.read_text().splitlines()]
+        every = map(json.loads, asked.results.read_text().splitlines())
+        return [r for r in every if r['layers'] == RELEASED[r['size']].language.layers]
 
     for case in CASES.strip().splitlines() if not asked.only else ():
         name, part, topology, *changes = case.split()
-        last = f'{name.removesuffix("_7b")} update' if part == 'training' else 'decode'
-        found = {(r['config'], r['topology'], r['program']) for r in results() if r['layers'] == 28}
-        if (name, topology, last) not in found:
+        last = f'{name.partition("_")[0]} update' if part == 'training' else 'tower'
+        case = name, topology
+        done = [r['program'] for r in results() if (r['config'], r['topology']) == case]
+        if not any(program.startswith(last) for program in done):
             command = [sys.executable, '-m', 'experiments.benchmarks.tpu_memory', *changes]
             command += [f'--config=configs/{name}.py', f'--topology={topology}', f'--part={part}']
             subprocess.run([*command, f'--results={asked.results}'])
-    asked.out.write_text(table([r for r in results() if r['layers'] == 28]))
+    asked.out.write_text(table(results()))
 
 
 if __name__ == '__main__':

@@ -58,9 +58,10 @@ class Policy(nnx.Module):
             return jnp.where(is_visual, found, elsewhere)
 
         own, *deepstack = jnp.split(features, features.shape[-1] // text.shape[-1], axis=-1)
-        return Embedded(
-            visual(own, text), jnp.stack([visual(f, 0) for f in deepstack]) if deepstack else None
-        )
+        # Each is as large as a layer's input, which it is added to, and sharded like it.
+        axes = 'rows', *[None] * (tokens.ndim - 2), 'tokens', None
+        added = [constrain(visual(f, 0), axes) for f in deepstack]
+        return Embedded(visual(own, text), jnp.stack(added) if added else None)
 
     def logits(self, hidden: Float[Array, '*n d']) -> Float[Array, '*n v']:
         """Logits over the vocabulary, in float32."""

@@ -84,7 +84,7 @@ def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
     assert 'Binds: ' in shown(gradient) and found['sft update']['fits']
     tight = measured(programs[1], 'training', CHIPS['v5e']._replace(size=1.0))
     assert not tight['fits'] and 'take fewer rows (micro_batch)' in tight['sentence']
-    described = {'topology': 'v5e:2x2', 'date': '2000-01-01', 'what': words}
+    described = {'topology': 'v5e:2x2', 'date': '2000-01-01', 'what': words, 'size': '7B'}
     rows = tpu_table.table([{**described, **record} for record in found.values()]).splitlines()
     assert any(row.startswith('| v5e:2x2 | sft gradient |') for row in rows)
     assert len({row.count('|') for row in rows if row.startswith('|')}) == 1
@@ -120,10 +120,10 @@ def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
     )
     _, programs = sampling(config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
     found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
-    assert [record['program'] for record in found] == ['prefill', 'decode']
-    assert all(
-        record['fits'] and record['moved'] and not record['unknown_loops'] for record in found
-    )
+    names = [record['program'] for record in found]
+    assert names == ['prefill', 'decode', 'tower, 8 pictures of 42196 patches']
+    assert all(record['fits'] and not record['unknown_loops'] for record in found)
+    assert all(record['moved'] for record in found[:2]) and found[2]['beside'] > 0
 
 
 @pytest.mark.parametrize('stage', ['sft', 'rl'])
