@@ -65,15 +65,6 @@ def agent() -> dict:
     }
 
 
-def tower() -> dict:
-    """Pictures through the vision tower.
-
-    A CPU gains nothing by more at once and loses what is padded.
-    """
-    # host memory for what comes out; 0: enough for a step, up to half of the host's
-    return {'tower_batch': 1, 'feature_cache_gib': 0.0}
-
-
 def sampler() -> dict:
     """One sampler: the room for a trajectory behind its prompt, in tokens, and the sizes of its
     passes.
@@ -89,7 +80,11 @@ def sampler() -> dict:
         # or 'bfloat16': of the parameters that are sampled with; RL samples in rl.dtype
         'dtype': 'float32',
         'cache_dtype': 'policy',  # or 'int8': of keys and values while a trajectory grows
-        **tower(),
+        # Pictures through the vision tower at once: a CPU gains nothing by more and loses what is
+        # padded.
+        'tower_batch': 1,
+        # host memory for what comes out; 0: enough for a step, up to half of the host's
+        'feature_cache_gib': 0.0,
     }
 
 
@@ -115,7 +110,7 @@ def rl_rollout() -> dict:
 
 
 def data(**stages) -> dict:
-    """The sources of a stage's questions (`train`, `rl`, `eval`), and what they share.
+    """The sources of a stage's questions (`train`, `rl`, `validation`, `eval`), and what they share.
 
     A stage is a text, such as 'my.jsonl,fvqa@train', or a list of objects; docs/data.md has their
     fields.
@@ -151,6 +146,15 @@ def pocket_test(count: int) -> list:
     """Questions of the evaluation, so many of each category."""
     counts = dict.fromkeys(('search', 'perception', 'search_only'), count)
     return [{**source, 'seed': 1} for source in pocket('test', **counts)]
+
+
+def pocket_validation(count: int) -> list:
+    """Questions of validation, so many of each category: other ones than RL's, about its entities.
+
+    No validation asks about those of the split 'test'.
+    """
+    counts = dict.fromkeys(('search', 'perception', 'search_only'), count)
+    return [{**source, 'seed': 2} for source in pocket('validation', **counts)]
 
 
 def pocket(split: str, **counts: int) -> list:
@@ -225,7 +229,18 @@ def optimizer(**changes) -> dict:
         'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
         # so many in a row whose gradient is not finite, and which are not made, end the run
         'max_skipped_updates': 5,
+        # Steps between validations on data.validation; 0: none. Each costs as much as a small evaluation.
+        'validate_every': 0,
+        'result': 'last',  # or 'best': the policy of the checkpoint that validation found best
         **changes,
+    }
+
+
+def measured() -> dict:
+    """What of training is written down beside metrics.jsonl; docs/metrics.md."""
+    return {
+        'metrics': {'sinks': ()},  # any of 'tensorboard', 'wandb' and 'mlflow'
+        'profile_steps': 0,  # so many steps after the first ones are traced for jax.profiler
     }
 
 
@@ -257,6 +272,7 @@ def sft() -> dict:
         pack_step=1536,
         length_window=1,
         checkpoint_every=50,
+        held_out=0,  # trajectories that are not trained on, for their loss at each validation
     )
 
 
@@ -317,6 +333,20 @@ def rl() -> dict:
         keep_trajectories=0,  # newest steps whose trajectories are kept; 0: of all steps
         max_failed_steps=3,
     )  # so many in a row in which tools or judge failed every trajectory end the run, to be mended
+
+
+def validation() -> dict:
+    """How the questions of data.validation are asked during training; docs/validation.md.
+
+    Greedy always. Asked several times, or without a tool, it takes so much longer.
+    """
+    return {
+        'lanes': 64,
+        'samples': 0,
+        'temperature': 0.7,
+        'without': (),
+        'best_by': 'accuracy',  # or 'avg@k' of the samples, or SFT's 'loss' on sft.held_out
+    }
 
 
 def evaluation() -> dict:

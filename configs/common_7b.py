@@ -12,7 +12,8 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
     """
     settings.min_pixels, settings.max_pixels = 65_536, 8_294_400
     settings.mesh.fsdp = -1
-    if 'agent' in settings:  # SFT calls no tools, and its server only serves pictures
+    # SFT calls tools only where it is validated; else its server serves pictures, and needs no keys.
+    if 'agent' in settings and settings.task != 'sft':
         settings.tools.update(config='configs/tools_online.yaml', deadline_s=60.0)
     set_there(
         settings,
@@ -41,6 +42,8 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
         dtype='bfloat16',
         warm_up=False,
     )  # sizes are many and compile for long: as they come
+    set_there(settings, 'data', validation='')  # of your own, where a stage is validated
+    set_there(settings, 'validation', lanes=8)
     return settings
 
 

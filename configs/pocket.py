@@ -25,12 +25,15 @@ from common import (
     config,
     data,
     evaluation,
+    measured,
     pocket_rl,
     pocket_test,
     pocket_train,
+    pocket_validation,
     rl,
     rl_rollout,
     sft,
+    validation,
 )
 
 from sensesearch_jax.errors import UserError
@@ -40,9 +43,21 @@ def get_config(mode: str = 'full'):
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
-        data(train=pocket_train(360), rl=pocket_rl(40), eval=pocket_test(200)),
+        data(
+            train=pocket_train(360),
+            rl=pocket_rl(40),
+            validation=pocket_validation(20),
+            eval=pocket_test(200),
+        ),
         cold_start(),
-        {'sft': sft(), 'rl': rl(), 'checkpoint': checkpoint(), 'evaluate': evaluation()},
+        {
+            'sft': sft(),
+            'rl': rl(),
+            'checkpoint': checkpoint(),
+            **measured(),
+            'validation': validation(),
+            'evaluate': evaluation(),
+        },
         alarms('cold_start', 'sft', 'rl', 'evaluate'),
     )
     if mode == 'smoke':

@@ -9,6 +9,8 @@ devices: 32 for the 64 chips of v5e:8x8, v6e:8x8 or v5p:4x4x4; a machine of anot
 `--config.sft.micro_batch` to a half of its devices. A v5e chip's 16 GiB hold it with 6 to spare (docs/tpu_memory.md).
 Memory: float32 parameters and moments of the decoder are 12 bytes × 7.6 billion = 91 GB over all devices, a micro-batch's
 gradient in bfloat16 15 GB, and, where a batch has several, their sum in float32 30 GB; beside what `remat` keeps.
+Validation (docs/validation.md) calls tools: --config.sft.validate_every=20 --config.data.validation=YOURS
+--config.tools.config=configs/tools_online.yaml.
 Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
 """
 

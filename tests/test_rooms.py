@@ -9,7 +9,7 @@ ROOMS = (
     'config', 'recipes', 'watch', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data', 'batching',
     'model', 'agent', 'runtime', 'errors',
 )  # fmt: skip
-FREE = 'main', 'sweep', 'pocket'  # what starts a run or many, and the demo, may import every room
+FREE = 'main', 'sweep', 'export', 'pocket'  # commands, and the demo, may import every room
 
 
 def imports():
@@ -51,6 +51,7 @@ def test_recipes_do_not_import_each_other():
     shared = {
         'evaluated_agents',
         'evaluated_samples',
+        'checkpoint_policy',
         'validation',
         'cold_start_results',
         'session',

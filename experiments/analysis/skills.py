@@ -18,7 +18,7 @@ from absl import app, flags
 from sensesearch_jax.pocket.invented.files import CACHE
 from sensesearch_jax.pocket.skills.gates import measure, table, worlds
 from sensesearch_jax.pocket.skills.reader import Reader
-from sensesearch_jax.recipes.session import POCKET_POLICY
+from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 
 POLICY = flags.DEFINE_string('policy', str(POCKET_POLICY), 'directory of a pocket policy')
 INVENTED = flags.DEFINE_string('invented', str(CACHE), 'folder of the invented world')

@@ -12,27 +12,30 @@ from sensesearch_jax.agent.tool_client import ToolClient
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.config.evaluation_checks import check_evaluation
 from sensesearch_jax.config.fields import check_types
+from sensesearch_jax.config.validation_checks import check_validation
 from sensesearch_jax.data.questions import STAGES, check_sources
 from sensesearch_jax.data.sources import parse_sources
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.recipes.ask import check_ask, image_files
-from sensesearch_jax.recipes.capacities import check_capacities
+from sensesearch_jax.recipes.capacities import check_capacities, validated_stages
+from sensesearch_jax.recipes.checkpoint_policy import policy_files
 from sensesearch_jax.recipes.cold_start import EXPERTS, MINERS, VALIDATORS, make_expert
 from sensesearch_jax.recipes.rl import make_objective
-from sensesearch_jax.recipes.session import POCKET_POLICY, observation_limits
+from sensesearch_jax.recipes.session import observation_limits
 from sensesearch_jax.rewards.scorer import check_prices
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.alarm_log import check_alarms
 from sensesearch_jax.runtime.mesh import ROWS, make_mesh
+from sensesearch_jax.runtime.metric_sinks import check_sinks
 from sensesearch_jax.training.optimizer import make_optimizer
 
 
 def check_mesh(config: ConfigDict) -> None:
     """Whether the mesh fits the devices, and the policy and the stages' micro-batches the mesh."""
     shape = make_mesh(config.mesh).shape
-    heads = PolicySizes.from_directory(config.policy or POCKET_POLICY).language.kv_heads
+    heads = PolicySizes.from_directory(policy_files(config.policy)).language.kv_heads
     if heads % shape['tensor']:
         raise UserError(
             f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
@@ -66,6 +69,7 @@ COUNTS = {
         'checkpoint_every', 'threads', 'max_skipped_updates', 'max_failed_steps', 'sampling_rounds',
     ),
     'checkpoint': ('keep_last',),
+    'validation': ('lanes',),
     'evaluate': ('lanes', 'samples'),
     'benchmark': ('min_width', 'min_height'),
 }  # fmt: skip
@@ -84,7 +88,7 @@ def check(config: ConfigDict) -> None:
     if 'alarms' in config:
         check_alarms(config.alarms)
     if 'policy' in config:
-        PolicySizes.from_directory(config.policy or POCKET_POLICY)
+        PolicySizes.from_directory(policy_files(config.policy))
     if 'mesh' in config:
         check_mesh(config)
     if 'ask' in config:
@@ -126,13 +130,15 @@ def check(config: ConfigDict) -> None:
             f'rollout.feature_cache_gib is {config.rollout.feature_cache_gib}; give 0 (as much as a step needs) or '
             'more.'
         )
-    if 'prompt_capacity' in config.get('rollout', {}):
-        check_capacities(config, Path(config.policy or POCKET_POLICY))
+    if 'prompt_capacity' in config.get('rollout', {}) and (
+        config.task != 'sft' or validated_stages(config)
+    ):
+        check_capacities(config, policy_files(config.policy))
     if 'expert' in config:
         check_served(config)
         check_expert(config)
     for stage in STAGES:
-        if stage in config.get('data', {}):
+        if stage in config.get('data', {}) and (stage != 'validation' or validated_stages(config)):
             check_sources(config.data, stage)
     if 'data' in config and not 0 <= config.data.max_bad_share < 1:
         raise UserError(
@@ -140,6 +146,12 @@ def check(config: ConfigDict) -> None:
         )
     if 'mode' in config.get('evaluate', {}):
         check_evaluation(config)
+    if config.get('profile_steps', 0) < 0:
+        raise UserError(f'profile_steps is {config.profile_steps}; give 0 (none) or more.')
+    if 'metrics' in config:
+        check_sinks(config.metrics.sinks)
+    if 'validation' in config:
+        check_validation(config)
     check_sampling(config)
     if 'benchmark' in config:
         check_benchmark(config.benchmark)
@@ -262,6 +274,7 @@ def check_sampling(config: ConfigDict) -> None:
         ('', config if config.task == 'ask' else None),
         ('mine.', config.get('mine')),
         ('rl.', config.get('rl')),
+        ('validation.', config.get('validation')),
         ('evaluate.', config.get('evaluate')),
         ('benchmark.', config.get('benchmark')),
     ):

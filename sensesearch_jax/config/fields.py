@@ -54,6 +54,8 @@ _OPTIMIZER = {
     ),
     'threads': _operational(int, 'micro-batches computed side by side in a process'),
     'checkpoint_every': _operational(int, 'steps between checkpoints'),
+    'validate_every': _operational(int, 'steps between validations, docs/validation.md; 0: none'),
+    'result': Field(str, "policy that is written at the end: 'last', or 'best' by validation"),
     'max_skipped_updates': _operational(
         int, 'updates in a row with a gradient that is not finite, after which the run ends'
     ),
@@ -81,7 +83,9 @@ FIELDS = {
         str, 'the run: cold_start, sft, rl, evaluate, ask, build_benchmark, pocket or base'
     ),
     'seed': Field(int, 'seed of all random draws but those of questions, of which data.seed is'),
-    'policy': Field(str, "a Hugging Face directory; '' is the project's own base policy"),
+    'policy': Field(
+        str, "a Hugging Face directory, or a run's checkpoint; '' is the project's own base policy"
+    ),
     'min_pixels': Field(
         int, 'fewest pixels of an image as the policy sees it; 0: as its directory says'
     ),
@@ -153,6 +157,9 @@ FIELDS = {
     'data.train': Field(tuple, 'sources of the cold start; docs/data.md: my.jsonl,fvqa@train'),
     'data.rl': Field(tuple, 'sources of RL, mixed by their weights'),
     'data.eval': Field(tuple, 'sources of the evaluation, of which each question is asked once'),
+    'data.validation': Field(
+        tuple, 'sources of validation in training, which asks each question every time'
+    ),
     'data.seed': Field(int, 'seed of the choice of questions by limits, and of their order in RL'),
     'data.dir': _operational(str, "folder of converted sets; '' is tensorflow-datasets' own"),
     'data.max_bad_share': Field(float, 'share of a source that may be no questions, left out'),
@@ -189,6 +196,15 @@ FIELDS = {
         int, "unit of the lengths of a row's packed trajectories; 0: they stay padded"
     ),
     'sft.length_window': Field(int, 'batches among which trajectories are sorted by length'),
+    'sft.held_out': Field(
+        int, 'trajectories that are not trained on, whose loss is a metric of validation'
+    ),
+    'profile_steps': _operational(
+        int, 'steps after the first ones that are traced for jax.profiler; 0: none'
+    ),
+    'metrics.sinks': _operational(
+        tuple, "where metrics go beside metrics.jsonl: 'tensorboard', 'wandb', 'mlflow'"
+    ),
     'checkpoint.keep_last': _operational(int, 'newest checkpoints of a stage that are kept'),
     'checkpoint.keep_every': _operational(
         int, 'steps, by whose multiples checkpoints are kept too; 0: none are'
@@ -294,6 +310,15 @@ FIELDS = {
         str, "address that an alarm is posted to as JSON, or $VARIABLE that has it; '' for none"
     ),
     'alarms.deadline_s': _operational(float, 'seconds that one command or request may take'),
+    'validation.lanes': _operational(int, 'trajectories sampled at once'),
+    'validation.samples': Field(
+        int, 'trajectories of a question that are sampled, beside a greedy one; 0: none'
+    ),
+    'validation.temperature': Field(float, 'of sampling these'),
+    'validation.without': Field(tuple, 'tools without each of which all is asked once more'),
+    'validation.best_by': Field(
+        str, "score of a checkpoint: greedy 'accuracy', 'avg@k' of the samples, or SFT's 'loss'"
+    ),
     'evaluate.name': Field(str, 'name of the policy in the summary'),
     'evaluate.mode': Field(
         str, "'agent', 'rag' (results of image search in the prompt) or 'direct'"
@@ -325,7 +350,8 @@ FIELDS = {
     'top_p': Field(float, 'probability of the most likely tokens that are drawn from; 1: all'),
 }
 
-SOURCES = 'data.train', 'data.rl', 'data.eval'  # each may be a text as well
+# each may be a text as well
+SOURCES = 'data.train', 'data.rl', 'data.validation', 'data.eval'
 
 # The fields of `base` are the pocket policy's own; they are documented in configs/base.py.
 OPERATIONAL = (

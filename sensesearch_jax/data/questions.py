@@ -29,7 +29,7 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 
 # The split that a stage takes of a source that has several and is not told which.
-USUAL_SPLITS = {'train': 'train', 'rl': 'train', 'eval': 'test'}
+USUAL_SPLITS = {'train': 'train', 'rl': 'train', 'validation': 'validation', 'eval': 'test'}
 STAGES = tuple(USUAL_SPLITS)
 
 
@@ -45,9 +45,9 @@ def check_sources(data: ConfigDict, stage: str) -> None:
     """
     for source in parse_sources(f'data.{stage}', data[stage]):
         with _named(f'data.{stage}'):
-            if stage == 'eval' and source.weight:
+            if stage in ('validation', 'eval') and source.weight:
                 raise UserError(
-                    f'{source.shown} has a weight, but an evaluation asks each question once; leave it out.'
+                    f'{source.shown} has a weight, but each of its questions is asked once; leave it out.'
                 )
             if is_generated(source):
                 generator(source.name).check_source(source)

@@ -21,6 +21,7 @@ class Policy(nnx.Module):
         self.vision = VisionTower(sizes.vision, rngs)
         self.language = LanguageModel(sizes.language, rngs)
 
+    @jax.named_scope('embed')
     def embed(
         self,
         tokens: Int[Array, 'b *n s'],
@@ -63,6 +64,7 @@ class Policy(nnx.Module):
         added = [constrain(visual(f, 0), axes) for f in deepstack]
         return Embedded(visual(own, text), jnp.stack(added) if added else None)
 
+    @jax.named_scope('head')
     def logits(self, hidden: Float[Array, '*n d']) -> Float[Array, '*n v']:
         """Logits over the vocabulary, in float32."""
         return jnp.einsum(

@@ -135,6 +135,7 @@ class DecoderLayers(nnx.Module):
         )
         self.head_width = e
 
+    @jax.named_scope('decoder_layer')
     def __call__(self, x, cos, sin, attention: Attention, added: Array | None = None):
         """Output and keys and values of one layer, whose parameters have no layer axis here.
 
@@ -152,11 +153,13 @@ class DecoderLayers(nnx.Module):
             z = z.reshape(b, g, s, -1, self.head_width)
             return z if norm is None else norm(z)
 
-        queries = rotate(split(self.query(y), self.query_norm), cos, sin)
-        keys = rotate(split(self.key(y), self.key_norm), cos, sin)
-        values = split(self.value(y))
-        x = x + self.out(attention(queries, keys, values).reshape(b, g, s, -1))
-        x = x + self.mlp(self.mlp_norm(x))
+        with jax.named_scope('attention'):
+            queries = rotate(split(self.query(y), self.query_norm), cos, sin)
+            keys = rotate(split(self.key(y), self.key_norm), cos, sin)
+            values = split(self.value(y))
+            x = x + self.out(attention(queries, keys, values).reshape(b, g, s, -1))
+        with jax.named_scope('mlp'):
+            x = x + self.mlp(self.mlp_norm(x))
         return between_layers(x if added is None else x + added), (keys, values)
 
 

@@ -127,6 +127,7 @@ class VisionBlocks(nnx.Module):
         self.heads = sizes.heads
         self.window_patches = (sizes.window_tokens * sizes.merge_size) ** 2
 
+    @jax.named_scope('vision_block')
     def __call__(self, x: Float[Array, 'n i d'], cos, sin, valid: Bool[Array, 'n i'], full: bool):
         """Output of one block, whose parameters have no layer axis here.
 
@@ -149,8 +150,10 @@ class VisionBlocks(nnx.Module):
                 return z.reshape(n * i // self.window_patches, self.window_patches, *z.shape[2:])
 
             q, k, v, valid = map(windows, (q, k, v, valid))
-        x = x + self.out(attend_all(q, k, v, valid).reshape(n, i, d))
-        return x + self.mlp(self.mlp_norm(x))
+        with jax.named_scope('attention'):
+            x = x + self.out(attend_all(q, k, v, valid).reshape(n, i, d))
+        with jax.named_scope('mlp'):
+            return x + self.mlp(self.mlp_norm(x))
 
 
 class PatchMerger(nnx.Module):
@@ -243,6 +246,7 @@ class VisionTower(nnx.Module):
             else None
         )
 
+    @jax.named_scope('vision_tower')
     def __call__(
         self,
         patches: Float[Array, 'n i c'],

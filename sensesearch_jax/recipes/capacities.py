@@ -94,12 +94,18 @@ def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Prepro
     at_once += [-(-config.rl.questions_per_step // hosts)] if 'rl' in config else []
     at_once += [-(-config.sft.batch // hosts) * BATCHES_AT_ONCE] if 'sft' in config else []
     at_once += [config.evaluate.lanes] if 'evaluate' in config else []
+    at_once += [config.validation.lanes] if validated_stages(config) else []
     each = (
         preprocessor.most_tokens
         * policy.sizes.vision.feature_width
         * policy.language.embedding[...].dtype.itemsize
     )
     return max(gib, min(2 * max(at_once) * each, host_memory() // 2))
+
+
+def validated_stages(config: ConfigDict) -> list[str]:
+    """The stages of a run that are validated."""
+    return [s for s in ('sft', 'rl') if s in config and config[s].validate_every]
 
 
 def check_capacities(config: ConfigDict, folder: Path) -> None:

@@ -24,6 +24,7 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime import stopping
 from sensesearch_jax.runtime.seeds import hash_seed
 
 KINDS = 'policy', 'openai'
@@ -124,6 +125,7 @@ class PolicyAgent:
             tool_threads=config.rollout.tool_threads,
             judge_threads=config.rollout.judge_threads,
             on_group=note,
+            to_stop=stopping.ordered,
         )
         for engine in engines:
             engine.release()  # training, or the next policy, wants the memory

@@ -78,9 +78,20 @@ def not_finite(learner: Learner, checkpoints: Checkpoints, stage: str, step: int
 
 def resume(learner: Learner, checkpoints: Checkpoints) -> int:
     """Restores the last checkpoint into the learner; returns its step, 0 if there is none."""
-    restored = checkpoints.restore(training_state(learner))
-    if restored is None:
+    return restore(learner, checkpoints, checkpoints.latest_step())
+
+
+def restore(learner: Learner, checkpoints: Checkpoints, step: int | None) -> int:
+    """Restores a checkpoint into the learner; returns its step, 0 for None.
+
+    Args:
+        learner: whose state is replaced.
+        checkpoints: of its stage.
+        step: one of those that are kept.
+    """
+    if step is None:
         return 0
+    restored = checkpoints.restore(training_state(learner), step)
     learner.parameters, learner.moments = restored.arrays['parameters'], restored.arrays['moments']
     learner.mean = restored.arrays.get('mean')
     return restored.step

@@ -16,6 +16,7 @@ from sensesearch_jax.data.mixing import Pool, step_questions
 from sensesearch_jax.data.questions import pools_of
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.evaluation.behaviour import behaviour
+from sensesearch_jax.recipes.checkpoint_policy import note_start
 from sensesearch_jax.recipes.resume import (
     keep,
     not_finite,
@@ -50,6 +51,7 @@ from sensesearch_jax.recipes.session import (
     open_session,
     save_policy_directory,
 )
+from sensesearch_jax.recipes.validation import Validation
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
@@ -57,11 +59,12 @@ from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.alarm_log import AlarmLog
 from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metrics import memory_use
+from sensesearch_jax.runtime.profiling import Profiler
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.advantages import BASELINES
 from sensesearch_jax.training.batch_losses import Objective
-from sensesearch_jax.training.flops import utilization
+from sensesearch_jax.training.flops import per_chip_hour, utilization
 from sensesearch_jax.training.losses import check_options
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
@@ -87,6 +90,9 @@ def rl(
     unfinished step are kept on disk, so that a killed run goes on as if nothing had happened. In a
     program of several processes each samples its share of the questions and gives them to training
     as its rows; metrics are the processes' means.
+
+    Where `rl.validate_every` says so, the policy is validated, and with `rl.result` 'best' the policy
+    that did best is written in the place of the last one.
 
     Args:
         session: of the run.
@@ -136,6 +142,7 @@ def rl(
     if session.config.rollout.warm_up:
         engines[0].warm_up()
         features.warm_up()
+    note_start(shared, loaded.folder)
     with (
         stopping.between_steps(),
         open_checkpoints(shared, session.config.checkpoint) as checkpoints,
@@ -147,8 +154,15 @@ def rl(
             )
         failed = 0  # steps in a row without any trajectory to learn from
         session.metrics.resume('rl', start)
+        validate = Validation(session, 'rl', config.steps, loaded, features, learner, checkpoints)
+        validate(start)
         alarmed = session.config.alarms, workdir, 'rl', start, multihost.is_main()
-        with Progress('rl', config.steps, initial=start) as bar, AlarmLog(*alarmed) as alarms:
+        traced = session.config.profile_steps, start, config.steps
+        with (
+            Progress('rl', config.steps, initial=start) as bar,
+            AlarmLog(*alarmed) as alarms,
+            Profiler(workdir / 'profile' / 'rl', 'rl', *traced) as profiler,
+        ):
             for step in range(start, config.steps):
                 asked = multihost.local_rows(
                     asked_at(step),
@@ -156,7 +170,7 @@ def rl(
                     'rl.questions_per_step',
                 )
                 updates = learner.updates
-                with saved_if_stopped(learner, checkpoints, made):
+                with saved_if_stopped(learner, checkpoints, made), profiler.step(step):
                     values = multihost.global_means(
                         rl_step(session, loaded, features, engines, learner, reference, asked, step)
                     )
@@ -181,17 +195,20 @@ def rl(
                     keep(learner, checkpoints, made)
                     raise tools_down(session, step, failed)
                 # A step that taught nothing is made again when the run goes on.
-                # The last one too, from which a run that is given more steps goes on.
-                if (
-                    (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
-                ) and made == step + 1:
-                    checkpoints.save(made, training_state(learner))
-                    # The new one is not yet on disk; a restart may have to go on from the last.
-                    if config.keep_trajectories:
-                        prune_trajectories(session, min(saved, made - config.keep_trajectories))
-                    saved = made
+                if made == step + 1:
+                    # The last one too, from which a run that is given more steps goes on.
+                    due = made % config.checkpoint_every == 0 or made == config.steps
+                    if due or validate.due(made):
+                        checkpoints.save(made, training_state(learner))
+                        # The new one is not yet on disk; a restart may have to go on from the last.
+                        if config.keep_trajectories:
+                            prune_trajectories(session, min(saved, made - config.keep_trajectories))
+                        saved = made
+                    validate(made)
                 with saved_if_stopped(learner, checkpoints, made):
                     stopping.check(step + 1)
+        if config.result == 'best':
+            validate.restore_best()
     save_policy_directory(learner.policy, loaded, folder, config.dtype)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder
@@ -361,6 +378,11 @@ def rl_step(
             'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
             'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
             'rollouts_per_second': len(everything) * config.members / max(sampled - began, 1e-9),
+            'trajectories_per_chip_hour': per_chip_hour(
+                len(everything) * config.members,
+                ended - began,
+                session.mesh.size / jax.process_count(),
+            ),
             # a group's prompt counted once
             'tokens_per_second': multihost.global_sums(tokens)[0] / max(ended - began, 1e-9),
             'sampled_tokens_per_second': cost.sampled_tokens / max(cost.seconds, 1e-9),

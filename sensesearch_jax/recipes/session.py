@@ -25,23 +25,24 @@ from sensesearch_jax.agent.released import protocol_of
 from sensesearch_jax.agent.tool_client import ToolClient, ToolFailure
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.model.hf_checkpoint import load_policy, save_policy
+from sensesearch_jax.model.hf_checkpoint import save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.recipes.capacities import Room, feature_cache_bytes, read_preprocessor
+from sensesearch_jax.recipes.checkpoint_policy import policy_files, read_policy
 from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import make_mesh, replica
+from sensesearch_jax.runtime.metric_sinks import Sinks
 from sensesearch_jax.runtime.metrics import MetricWriter
-from sensesearch_jax.runtime.multihost import shared_folder
 from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.launch import ToolServer
 
-POCKET_POLICY = Path(__file__).parent.parent / 'pocket' / 'policy'
 # Results that are on disk and asked again when a run goes on: the tools had failed, or the judge,
 # or there was no room.
 ASKED_AGAIN = (SampleState.INFRA_FAILED, SampleState.UNSCORABLE, SampleState.TOO_LONG)
@@ -190,7 +191,8 @@ def load_policy_directory(
     """A policy with its tokenizer, and its preprocessor with the config's pixel limits.
 
     Args:
-        folder: a Hugging Face directory; '' is the project's own base policy.
+        folder: a Hugging Face directory, or a checkpoint of a run, WORKDIR/sft/checkpoints/STEP; ''
+            is the project's own base policy.
         config: with `min_pixels` and `max_pixels`.
         mesh: over which the parameters are sharded.
         dtype: of the parameters.
@@ -199,9 +201,10 @@ def load_policy_directory(
         UserError: not a Hugging Face directory of a policy with tokenizer and
             preprocessor.
     """
-    folder = Path(folder) if str(folder) else POCKET_POLICY
-    policy = load_policy(folder, dtype, mesh)
-    preprocessor = read_preprocessor(folder, config)
+    files = policy_files(folder)
+    folder = Path(folder) if str(folder) else files
+    policy = read_policy(folder, dtype, mesh)
+    preprocessor = read_preprocessor(files, config)
     return LoadedPolicy(folder, policy, load_tokenizer(str(folder), config), preprocessor)
 
 
@@ -211,7 +214,7 @@ def load_tokenizer(folder: str, config: ConfigDict) -> ChatTokenizer:
     Raises:
         UserError: not a Hugging Face directory with tokenizer and preprocessor.
     """
-    path = Path(folder) if folder else POCKET_POLICY
+    path = policy_files(folder)
     chat = ChatTokenizer(path, read_preprocessor(path, config).merged_tokens)
     if 'agent' in config:
         chat.turn_newline = protocol_of(config.agent).turn_newline
@@ -227,7 +230,7 @@ def save_policy_directory(policy: Policy, loaded: LoadedPolicy, folder: Path, dt
         folder: the directory.
         dtype: of the written parameters.
     """
-    save_policy(policy, folder, copy_from=loaded.folder, dtype=dtype)
+    save_policy(policy, folder, copy_from=policy_files(loaded.folder), dtype=dtype)
     if jax.process_index() == 0:
         loaded.preprocessor.write_budget(folder)
 
@@ -243,7 +246,7 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         url = config.tools.url
         if not url:
             # pictures in one place
-            folder = config.tools.folder or shared_folder(workdir.path) / 'tools'
+            folder = config.tools.folder or multihost.shared_folder(workdir.path) / 'tools'
             url = stack.enter_context(
                 ToolServer.start(
                     config.tools.config,
@@ -257,7 +260,10 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         health = client.health()
         if isinstance(health, ToolFailure):
             raise UserError(f'No tool server answers at {url}: {health.message}')
-        metrics = stack.enter_context(MetricWriter(workdir / 'metrics.jsonl'))
+        sinks = None
+        if 'metrics' in config and multihost.is_main():
+            sinks = Sinks(config.metrics.sinks, workdir.path, config.to_dict())
+        metrics = stack.enter_context(MetricWriter(workdir / 'metrics.jsonl', sinks))
         yield Session(config, workdir, client, metrics, make_mesh(config.mesh))
 
 

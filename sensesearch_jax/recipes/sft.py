@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grain
+import numpy as np
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import DEFAULT
@@ -19,6 +20,7 @@ from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import by_length
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import BATCHES_AT_ONCE
+from sensesearch_jax.recipes.checkpoint_policy import note_start
 from sensesearch_jax.recipes.resume import (
     keep,
     not_finite,
@@ -37,14 +39,16 @@ from sensesearch_jax.recipes.session import (
     read_trajectories,
     save_policy_directory,
 )
+from sensesearch_jax.recipes.validation import Validation
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.alarm_log import AlarmLog
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
+from sensesearch_jax.runtime.profiling import Profiler
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
-from sensesearch_jax.training.flops import training_flops, utilization
+from sensesearch_jax.training.flops import per_chip_hour, training_flops, utilization
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner, trained_part
 
@@ -77,6 +81,9 @@ def sft(
 ) -> Path:
     """Trains for `sft.epochs` and writes a policy directory; goes on from the last checkpoint.
 
+    Where `sft.validate_every` says so, the policy is validated, and with `sft.result` 'best' the
+    policy that did best is written in the place of the last one.
+
     Args:
         session: of the run.
         loaded: the policy to train, in float32; it stays as it is.
@@ -95,6 +102,7 @@ def sft(
     folder = shared / 'policy'
     if multihost.broadcast(workdir.stage_done('sft')):
         return folder
+    trajectories, held_out = hold_out(trajectories, config.held_out, session.config.seed)
     shuffled = (
         grain.MapDataset.source(list(range(len(trajectories))))
         .seed(session.config.seed)
@@ -118,14 +126,37 @@ def sft(
         threads=config.threads,
         trained=trained_part(config),
     )
+
+    def held_out_loss() -> float:
+        features.begin_step()
+        tokens: Counter[str] = Counter()
+        return learner.sft_loss(micro_batches(loaded, features, held_out, config, (), tokens))
+
+    note_start(shared, loaded.folder)
     with (
         stopping.between_steps(),
         open_checkpoints(shared, session.config.checkpoint) as checkpoints,
     ):
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
+        validate = Validation(
+            session,
+            'sft',
+            steps,
+            loaded,
+            features,
+            learner,
+            checkpoints,
+            held_out_loss if held_out else None,
+        )
+        validate(start)
         alarmed = session.config.alarms, workdir, 'sft', start, multihost.is_main()
-        with Progress('sft', steps, initial=start) as bar, AlarmLog(*alarmed) as alarms:
+        traced = session.config.profile_steps, start, steps
+        with (
+            Progress('sft', steps, initial=start) as bar,
+            AlarmLog(*alarmed) as alarms,
+            Profiler(workdir / 'profile' / 'sft', 'sft', *traced) as profiler,
+        ):
             for step in range(start, steps):
                 began = time.monotonic()
                 features.begin_step()
@@ -136,17 +167,22 @@ def sft(
                     for i in later
                 ]
                 tokens: Counter[str] = Counter()
-                values = learner.sft_step(
-                    micro_batches(loaded, features, chosen, config, ahead, tokens),
-                    sum(map(response_tokens, chosen)),
-                )
+                with profiler.step(step):
+                    values = learner.sft_step(
+                        micro_batches(loaded, features, chosen, config, ahead, tokens),
+                        sum(map(response_tokens, chosen)),
+                    )
                 used, padded, flops = multihost.global_sums(
                     tokens['used'], tokens['padded'], tokens['flops']
                 )
                 seconds = time.monotonic() - began
                 cost = {
                     'padding_share': 1 - used / padded,
+                    'response_length': sum(map(response_tokens, chosen)) / len(chosen),
                     'tokens_per_second': used / seconds,
+                    'trajectories_per_chip_hour': per_chip_hour(
+                        len(chosen), seconds, session.mesh.size
+                    ),
                     'step_s': seconds,
                 }
                 cost |= utilization(flops, seconds, session.mesh.size)
@@ -160,17 +196,50 @@ def sft(
                 if error := alarms.stopping():
                     keep(learner, checkpoints, made)
                     raise error
-                if (
-                    (step + 1) % config.checkpoint_every == 0
-                    and step + 1 < steps
-                    and not learner.skipped_in_a_row
-                ):
-                    checkpoints.save(step + 1, training_state(learner))
+                if not learner.skipped_in_a_row:  # else these steps are made again
+                    due = made % config.checkpoint_every == 0 and made < steps
+                    if due or validate.due(made):
+                        checkpoints.save(made, training_state(learner))
+                    validate(made)
                 with saved_if_stopped(learner, checkpoints, made):
                     stopping.check(step + 1)
+        if config.result == 'best':
+            validate.restore_best()
     save_policy_directory(learner.policy, loaded, folder, config.dtype)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
+
+
+def hold_out(
+    trajectories: Sequence[Trajectory], count: int, seed: int
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Trajectories to train on, and those whose loss alone is looked at.
+
+    Args:
+        trajectories: all of them.
+        count: how many are held out, or a few more: those of one question stay together.
+        seed: of the choice of questions.
+
+    Raises:
+        UserError: none would be left to train on.
+    """
+    by_question: dict[tuple[str, str], list[int]] = {}
+    for i, trajectory in enumerate(trajectories):
+        question = trajectory.question
+        by_question.setdefault((question.source, question.id), []).append(i)
+    groups = list(by_question.values())
+    held: set[int] = set()
+    for group in np.random.default_rng([seed, len(groups)]).permutation(len(groups)):
+        if len(held) >= count:
+            break
+        held.update(groups[group])
+    if count and len(held) == len(trajectories):
+        raise UserError(
+            f'sft.held_out is {count}, which leaves none of the {len(trajectories)} trajectories to train on; '
+            'hold out fewer.'
+        )
+    trained = [t for i, t in enumerate(trajectories) if i not in held]
+    return trained, [trajectories[i] for i in sorted(held)]
 
 
 def micro_batches(

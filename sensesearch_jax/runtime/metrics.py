@@ -17,6 +17,7 @@ from typing import Any
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.journal import Journal, complete_length
+from sensesearch_jax.runtime.metric_sinks import Sinks
 from sensesearch_jax.runtime.workdir import atomic_write
 
 Record = dict[str, Any]
@@ -29,15 +30,17 @@ class MetricWriter(Journal):
     last line that a killed process has written in part.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], sinks: Sinks | None = None):
         """Opens the file, which is made if absent.
 
         Args:
           path: the metrics file, such as ``workdir / 'metrics.jsonl'``.
+          sinks: other places for the metrics, closed with the file; none by default.
 
         Raises:
           ValueError: the file holds a damaged line before its last one.
         """
+        self._sinks = sinks
         super().__init__(path, _is_record)
         _parse(self.path.read_bytes(), self.path)
 
@@ -59,6 +62,8 @@ class MetricWriter(Journal):
             'values': {name: _plain(name, value) for name, value in values.items()},
         }
         self.append(record, sync=False)
+        if self._sinks:
+            self._sinks.write(record['stage'], record['step'], record['values'])
 
     def resume(self, stage: str, step: int) -> int:
         """Drops the lines of a stage beyond its restored step, which the run will write again.
@@ -79,7 +84,15 @@ class MetricWriter(Journal):
                     self.path, ''.join(json.dumps(_no_nan(r), allow_nan=False) + '\n' for r in kept)
                 )
             self._file = open(self.path, 'ab')
+            if self._sinks:
+                self._sinks.resume(stage, step)
         return len(records) - len(kept)
+
+    def close(self) -> None:
+        """Closes the file and the other places; a second call does nothing."""
+        super().close()
+        if self._sinks:
+            self._sinks.close()
 
 
 def read_metrics(path: str | os.PathLike[str], stage: str | None = None) -> list[Record]:

@@ -169,6 +169,10 @@ class BatchLosses:
             'entropy': (jnp.where(mask, entropy, 0).sum(), count),
         }
 
+    def sft_metrics(self, weights: Weights, batch: GroupBatch) -> Metrics:
+        """The metrics of `sft`, without anything to be differentiated by."""
+        return self.sft(self.perturbations(weights[0]), weights, batch, 1.0)[1]
+
     def rl(
         self,
         perturbations: nnx.State,
@@ -232,3 +236,20 @@ class BatchLosses:
             'sampler_gap_max': gap.max()
         }
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}
+
+
+def combined(statistics: list[Metrics]) -> dict[str, float]:
+    """Means of the micro-batches' statistics, (sum, weight) pairs; maxima of those named `_max`."""
+    means = {}
+    for name in statistics[0]:
+        pairs = [m[name] for m in statistics]
+        if name.endswith('_max'):
+            means[name] = float(max(value for value, _ in pairs))
+        else:
+            means[name] = float(sum(s for s, _ in pairs) / max(sum(w for _, w in pairs), 1e-9))
+    return means
+
+
+def float32(tree: Any) -> Any:
+    """The tree with every number in float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

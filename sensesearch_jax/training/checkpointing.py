@@ -186,14 +186,7 @@ class Checkpoints:
         leaves = _named_leaves(target)
         host = ocp.args.Composite(host=ocp.args.JsonRestore())
         stored = self._manager.restore(step, args=host)['host']['layout']
-        wanted = {name: _layout(leaf) for name, leaf in leaves.items()}
-        for name in sorted(stored.keys() | wanted.keys()):
-            there, here = (_described(layout.get(name)) for layout in (stored, wanted))
-            if there != here:
-                raise UserError(
-                    f'Step {step} in {self.directory} does not fit this program: '
-                    f'{name} is {there} there and {here} here.'
-                )
+        _check_layout(self.directory / str(step), stored, leaves)
         templates = {name: _template(leaf) for name, leaf in leaves.items()}
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore(templates))
         arrays = self._manager.restore(step, args=items)['arrays']
@@ -210,6 +203,43 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_step(folder: Path, target: Any) -> Any:
+    """Some arrays of a step, while a run may be writing others into its directory.
+
+    Args:
+        folder: of the step.
+        target: as for `Checkpoints.restore`, but a part of what was saved is enough.
+
+    Raises:
+        UserError: an array of the target is not there, or has another shape or dtype.
+    """
+    leaves = _named_leaves(target)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        stored = reader.restore(folder / 'host', args=ocp.args.JsonRestore())['layout']
+    _check_layout(folder, {name: stored[name] for name in leaves if name in stored}, leaves)
+    templates = {name: _template(leaf) for name, leaf in leaves.items()}
+    items = ocp.args.PyTreeRestore(
+        templates,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(templates),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arrays = reader.restore(folder / 'arrays', args=items)
+    return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in leaves])
+
+
+def _check_layout(folder: Path, stored: Mapping[str, list], leaves: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint whose arrays have other names, shapes or dtypes than the leaves."""
+    wanted = {name: _layout(leaf) for name, leaf in leaves.items()}
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = (_described(layout.get(name)) for layout in (stored, wanted))
+        if there != here:
+            raise UserError(
+                f'Step {folder.name} in {folder.parent} does not fit this program: '
+                f'{name} is {there} there and {here} here.'
+            )
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

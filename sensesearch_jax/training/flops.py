@@ -85,3 +85,14 @@ def utilization(flops: float, seconds: float, devices: float) -> dict[str, float
     kind = jax.devices()[0].device_kind
     peak = next((peak for name, peak in PEAK_FLOPS.items() if kind.startswith(name)), None)
     return {} if peak is None else {'mfu': flops / (max(seconds, 1e-9) * devices * peak)}
+
+
+def per_chip_hour(count: int, seconds: float, devices: float) -> float:
+    """The rate of an hour of one device.
+
+    Args:
+        count: made by all devices together.
+        seconds: that they took.
+        devices: how many there are.
+    """
+    return 3600 * count / max(seconds, 1e-9) / devices

@@ -102,8 +102,8 @@ def finite_update(
 
     Returns:
         parameters, moments, and `grad_norm` (before clipping; not finite where nothing was
-        updated), `param_norm` (before the update) and, of an optimiser of `make_optimizer`,
-        `learning_rate`.
+        updated), `param_norm` (before the update), `update_norm` (0 where nothing was updated) and,
+        of an optimiser of `make_optimizer`, `learning_rate`.
     """
     grad_norm = optax.global_norm(gradients)
     updates, after = optimizer.update(gradients, moments, parameters)
@@ -112,7 +112,11 @@ def finite_update(
     def kept(new, old):
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
-    values = {'grad_norm': grad_norm, 'param_norm': optax.global_norm(parameters)}
+    values = {
+        'grad_norm': grad_norm,
+        'param_norm': optax.global_norm(parameters),
+        'update_norm': jnp.where(finite, optax.global_norm(updates), 0.0),
+    }
     hyperparameters = optax.tree_utils.tree_get(after, 'hyperparams')
     if hyperparameters is not None:
         values['learning_rate'] = hyperparameters['learning_rate']

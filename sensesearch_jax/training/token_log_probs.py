@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from sensesearch_jax.runtime.mesh import current, spec
 
 
+@jax.named_scope('head')
 def token_log_probs(
     hidden: Float[Array, '*rows tokens D'],
     head: Float[Array, 'V D'],

@@ -41,6 +41,8 @@ from sensesearch_jax.training.batch_losses import (
     Metrics,
     Objective,
     PolicyTargets,
+    combined,
+    float32,
 )
 from sensesearch_jax.training.optimizer import finite_update
 
@@ -151,6 +153,9 @@ class Learner:
                 compiler_options=options,
             )
         )
+        self._sft_loss = SharedProgram(
+            jax.jit(losses.sft_metrics, out_shardings=replicated, compiler_options=options)
+        )
         self._exact = jax.jit(float32, out_shardings=placements)
         self._add = jax.jit(
             lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=placements
@@ -169,9 +174,11 @@ class Learner:
     @property
     def policy(self) -> Policy:
         """The policy with the trained parameters, or with their mean where one is kept."""
-        return nnx.merge(
-            self.graph, self.parameters if self.mean is None else self.mean, self.frozen
-        )
+        return nnx.merge(self.graph, self._resulting, self.frozen)
+
+    @property
+    def _resulting(self) -> nnx.State:
+        return self.parameters if self.mean is None else self.mean
 
     def average(self, share: float) -> None:
         """Takes the parameters as they are into the mean, with that share; 1/n at the n-th time
@@ -187,7 +194,8 @@ class Learner:
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
-        shared = (program.program for program in (self._sft, self._rl, self._log_probs))
+        programs = self._sft, self._sft_loss, self._rl, self._log_probs
+        shared = (program.program for program in programs)
         return sum(
             p._cache_size() for p in (*shared, self._exact, self._add, self._average, self._update)
         )
@@ -195,7 +203,15 @@ class Learner:
     @property
     def all_parameters(self) -> nnx.State:
         """Trained and frozen parameters, as the sampler takes them: in the loss's type."""
-        computed = jax.tree.map(lambda x: x.astype(self.dtype), self.parameters)
+        return self._computed(self.parameters)
+
+    @property
+    def validated_parameters(self) -> nnx.State:
+        """Those of `policy`, as the sampler takes them."""
+        return self._computed(self._resulting)
+
+    def _computed(self, trained: nnx.State) -> nnx.State:
+        computed = jax.tree.map(lambda x: x.astype(self.dtype), trained)
         return nnx.merge_state(computed, self.kept, self.tower)
 
     def log_probs(
@@ -236,6 +252,15 @@ class Learner:
                 lambda batch: self._sft((self.parameters, self.kept), batch, tokens), batches
             )
         )
+
+    def sft_loss(self, batches: Iterable[GroupBatch]) -> float:
+        """The mean cross-entropy of all response tokens of the micro-batches, without an update."""
+        found = []
+        for batch in batches:
+            with jax.set_mesh(self.mesh):
+                batch = self._placed(batch)
+                found.append(jax.device_get(self._sft_loss((self.parameters, self.kept), batch)))
+        return combined(found)['loss']
 
     def rl_step(
         self,
@@ -402,7 +427,7 @@ class Learner:
         """The update with a sum of gradients.
 
         Returns:
-            the means of the micro-batches' statistics, `grad_norm`, `param_norm` and
+            the means of the micro-batches' statistics, the norms and
             `learning_rate` of `finite_update`, and `skipped_updates`: 1 where the gradient was not
             finite and nothing was updated, else 0.
         """
@@ -411,26 +436,14 @@ class Learner:
                 self.parameters, self.moments, gradients
             )
         found, norms = jax.device_get((statistics, norms))
-        means = {}
-        for name in found[0]:
-            pairs = [m[name] for m in found]
-            if name.endswith('_max'):
-                means[name] = float(max(value for value, _ in pairs))
-            else:
-                means[name] = float(sum(s for s, _ in pairs) / max(sum(w for _, w in pairs), 1e-9))
         skipped = not math.isfinite(norms['grad_norm'])
         self.updates += not skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         return (
-            means
+            combined(found)
             | {name: float(value) for name, value in norms.items()}
             | {'skipped_updates': float(skipped)}
         )
 
     def _update_program(self, parameters, moments, gradients):
         return finite_update(self.optimizer, parameters, moments, float32(gradients))
-
-
-def float32(tree: Any) -> Any:
-    """The tree with every number in float32."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

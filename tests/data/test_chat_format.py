@@ -25,7 +25,8 @@ from sensesearch_jax.agent.trajectory import (
 from sensesearch_jax.data.chat_files import export, import_
 from sensesearch_jax.data.chat_format import STYLES, BadChat, from_chat, to_chat
 from sensesearch_jax.model.image_processor import Preprocessor
-from sensesearch_jax.recipes.session import POCKET_POLICY, read_trajectories
+from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
+from sensesearch_jax.recipes.session import read_trajectories
 from tools_server.pictures.folder import PictureFolder
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from sensesearch_jax.pocket.pretraining import run as pretraining
 from sensesearch_jax.pocket.pretraining.curriculum import Curriculum
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.world.files import PocketFiles
-from sensesearch_jax.recipes.session import POCKET_POLICY
+from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 

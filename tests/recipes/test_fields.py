@@ -5,6 +5,7 @@ So has every chart a writer.
 
 import contextlib
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -64,6 +65,8 @@ SHORT = {
     'rl.members': 2, 'rl.micro_batch': 1, 'rl.threads': 1, 'rl.kl_coefficient': 0.1,
     'data.eval': toy_runs.pocket('test', perception=2), 'evaluate.lanes': 2,
     'sft.epochs': 1, 'sft.batch': 2, 'sft.micro_batch': 1, 'sft.threads': 1,
+    'sft.validate_every': 1000, 'rl.validate_every': 1000, 'validation.lanes': 2, 'validation.samples': 2,
+    'data.validation': toy_runs.pocket('validation', perception=2),
 }  # fmt: skip
 
 
@@ -136,6 +139,14 @@ def benchmark_items(folder):
     return str(folder / 'items.jsonl')
 
 
+def documented_metrics():
+    """A pattern of the names in the tables of docs/metrics.md, where capitals stand for any text."""
+    text = (CONFIGS.parent / 'docs' / 'metrics.md').read_text()
+    cells = re.findall(r'(?m)^\| (`[^|]*`) \|', text)
+    names = [name for cell in cells for name in re.findall('`([^`]+)`', cell)]
+    return '|'.join(re.sub('[A-Z]+', '.+', re.escape(name)) for name in names)
+
+
 @pytest.fixture(scope='module')
 def demonstrations(policy_folder, tmp_path_factory):
     """The folder of a cold start, of which every trajectory is kept."""
@@ -158,7 +169,7 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
     Image.new('RGB', (80, 60), 'green').save(tmp_path / 'picture.png')
     record = {'id': 'a', 'question': 'What?', 'image': 'picture.png', 'answer': 'it'}
     (tmp_path / 'mine.jsonl').write_text(json.dumps(record) + '\n')
-    for stage in set(config.get('data', {})) & {'train', 'rl', 'eval'}:
+    for stage in set(config.get('data', {})) & {'train', 'rl', 'validation', 'eval'}:
         config.data[stage] = [*config.data[stage], {'path': str(tmp_path / 'mine.jsonl')}]
     if name == 'ask':
         config.image, config.question = str(tmp_path / 'picture.png'), 'What colour is it?'
@@ -181,7 +192,9 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
             stage: {name for r in records if r['stage'].split()[0] == stage for name in r['values']}
             for stage in CHARTS
         }
-        trained = [r['values'] for r in records if r['stage'] in ('sft', 'rl')]
+        trained = [
+            r['values'] for r in records if r['stage'] in ('sft', 'rl') and 'step_s' in r['values']
+        ]
         assert all(values['mfu'] > 0 for values in trained if values.get('trained_share', 1))
         drawn = {
             stage: {metric for chart in charts for metric in chart.metrics}
@@ -190,6 +203,13 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         assert {stage: drawn[stage] - written[stage] for stage in CHARTS} == {
             stage: set() for stage in CHARTS
         }
+        described = documented_metrics()
+        assert not [
+            metric
+            for names in written.values()
+            for metric in names
+            if not re.fullmatch(described, metric)
+        ]
     if name in ('cold_start', 'pocket'):  # the other expert
         recorded = Recorded(config, read)
         for stage in ('mine', 'expert', 'validate'):

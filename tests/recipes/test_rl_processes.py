@@ -16,6 +16,9 @@ SETTINGS = {
     'rl.pack_step': 128,
     'rl.kl_coefficient': 0.1,
     'rl.checkpoint_every': 1,
+    'rl.validate_every': 2,
+    'data.validation': toy_runs.pocket('validation', search=2, perception=1),
+    'validation.lanes': 2,
 }
 
 
@@ -32,9 +35,21 @@ def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
     for step in range(2):
         assert trajectories('one', step) == 18
         assert trajectories('two', step) == trajectories('two-process-1', step) == 9
-    ours, theirs = (
-        read_metrics(tmp_path / name / 'metrics.jsonl', 'rl') for name in ('two', 'one')
+    ours, theirs, second = (
+        read_metrics(tmp_path / name / 'metrics.jsonl', 'rl')
+        for name in ('two', 'one', 'two-process-1')
     )
+    # Each process asks its share of validation's questions, and all hear of all answers.
+    validated = [[r for r in rs if 'validation/turns' in r['values']] for rs in (ours, second)]
+    assert [r['step'] for r in validated[0]] == [0, 2]
+    assert [r['values'] for r in validated[0]] == [r['values'] for r in validated[1]]
+    first = ours[0]['values'], theirs[0]['values']
+    for name in ('validation/turns', 'validation/accuracy', 'validation/tool_calls/text_search'):
+        assert first[0][name] == first[1][name]
+    for name, count in (('two', 3), ('two-process-1', 1)):
+        file = tmp_path / name / 'validation' / 'rl' / '000002' / 'greedy.jsonl'
+        assert file.read_text().count('\n') == count
+    ours, theirs = ([r for r in rs if 'reward' in r['values']] for rs in (ours, theirs))
     assert len(ours) == len(theirs) == 2
     hosts = [(r['values']['slowest_host'], r['values']['slowest_process']) for r in ours]
     assert all(ratio >= 1 and number in (0, 1) for ratio, number in hosts)

@@ -186,3 +186,11 @@ def test_a_field_that_cannot_be_kept_to_is_refused(changes, words):
     check_alarms(alarms())
     with pytest.raises(UserError, match=words):
         check_alarms(alarms(**changes))
+
+
+def test_a_validation_is_none_of_the_steps_that_are_compared(tmp_path):
+    with Workdir.open(tmp_path, {}) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
+        metrics.write('rl', 1, GOOD)
+        metrics.write('rl', 1, {'validation/accuracy': 0.5})
+        with AlarmLog(alarms(), workdir, 'rl', 1, True) as log:
+            assert len(log.steps) == 1

@@ -74,12 +74,14 @@ def test_an_update_that_is_not_finite_is_not_made(bad):
     parameters = {'kernel': jnp.array([[3.0, -4.0]]), 'bias': jnp.array([0.0])}
     update = jax.jit(lambda *operands: finite_update(optimizer, *operands))
     good = {'kernel': jnp.array([[0.3, 0.4]]), 'bias': jnp.array([1.2])}
-    parameters, moments, values = update(parameters, optimizer.init(parameters), good)
+    start = parameters
+    parameters, moments, values = update(start, optimizer.init(start), good)
+    moved = np.sqrt(sum(np.sum((parameters[name] - start[name]) ** 2) for name in start))
     assert {name: float(value) for name, value in values.items()} == pytest.approx(
-        {'grad_norm': 1.3, 'param_norm': 5.0, 'learning_rate': 0.5}
+        {'grad_norm': 1.3, 'param_norm': 5.0, 'learning_rate': 0.5, 'update_norm': moved}
     )
     after, kept, values = update(parameters, moments, good | {'bias': jnp.array([bad])})
-    assert not np.isfinite(values['grad_norm'])
+    assert not np.isfinite(values['grad_norm']) and values['update_norm'] == 0
     for one, other in zip(
         jax.tree.leaves((after, kept)), jax.tree.leaves((parameters, moments)), strict=True
     ):
