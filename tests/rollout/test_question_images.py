@@ -15,6 +15,10 @@ from sensesearch_jax.batching.group_batch import build_groups
 from sensesearch_jax.rewards.crop_geometry import crop_regions
 from sensesearch_jax.training.trainer import Learner
 
+pytestmark = pytest.mark.parametrize(
+    'policy', ['qwen2_5_vl', 'qwen3_vl'], indirect=True, scope='module'
+)
+
 
 def crops_the_last(text):
     """A crop of the third image, or an answer, by chance."""
@@ -38,7 +42,7 @@ def groups(run, questions):
     return run(ScriptedTools(), crops_the_last, asked=asked)
 
 
-def test_crops_count_from_the_questions_own_images(groups):
+def test_crops_count_from_the_questions_own_images(groups, policy):
     three, none, copies = groups[0]
     crops = [t for t in three + copies if t.turns[0].observation]
     assert crops and all(t.turns[0].observation.parts[0] == 'Image 4:' for t in crops)
@@ -64,7 +68,7 @@ def test_log_probs_are_the_trainers(groups, chosen, policy, chat):
         image_token=chat.image_pad,
         merge=2,
         members=MEMBERS,
-        width=policy.sizes.language.width,
+        width=policy.sizes.vision.feature_width,
     )
     mask = np.zeros(policy.sizes.language.vocabulary, bool)
     mask[list(chat.suppressed_ids)] = True
