@@ -126,20 +126,15 @@ def data(**stages) -> dict:
 
 
 def pocket_train(count: int) -> list:
-    """Questions of the cold start: so many of search, and others in proportion.
-
-    The cold start demonstrates search, which RL does not find by itself, and hardly any perception:
-    what a question about the picture alone wants, a nearer look and no search, rewards teach as
-    well. With perception demonstrated in full RL has nothing to add.
-    """
-    return pocket('train', search=count, perception=count // 22, search_only=count // 3)
+    """Questions of the cold start: so many of search, and others in proportion."""
+    return pocket('train', search=count, perception=count // 2, search_only=count // 3)
 
 
 def pocket_rl(count: int) -> list:
-    """Questions of RL, most of them of perception (docs/rl_runs.md compares other mixes), about
-    entities that neither the base policy nor SFT has met: those of the split 'validation'.
+    """Questions of RL about entities that neither the base policy nor SFT has met: those of the
+    split 'validation'.
     """
-    return pocket('validation', search=count, perception=4 * count, search_only=count)
+    return pocket('validation', search=count, perception=count, search_only=count // 2)
 
 
 def pocket_test(count: int) -> list:
@@ -157,10 +152,10 @@ def pocket_validation(count: int) -> list:
     return [{**source, 'seed': 2} for source in pocket('validation', **counts)]
 
 
-def pocket(split: str, **counts: int) -> list:
-    """Sources of the pocket world, one a category."""
+def pocket(split: str, world: str = 'pocket', **counts: int) -> list:
+    """Sources of the pocket world, or of the invented one, one a category."""
     return [
-        {'name': 'pocket', 'split': split, 'category': category, 'limit': count}
+        {'name': world, 'split': split, 'category': category, 'limit': count}
         for category, count in counts.items()
         if count
     ]

@@ -32,7 +32,7 @@ def get_config():
     settings = config(
         common('rl'),
         {'agent': agent(), 'rollout': rl_rollout()},
-        data(rl=pocket_rl(40), validation=pocket_validation(20)),
+        data(rl=pocket_rl(96), validation=pocket_validation(20)),
         {'rl': rl(), 'checkpoint': checkpoint(), **measured()},
         {'validation': validation()},
         alarms('rl'),

@@ -12,7 +12,7 @@ import pytest
 from sensesearch_jax.data.names import generator
 from sensesearch_jax.data.sources import Source
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.pocket.invented.build import build, main
+from sensesearch_jax.pocket.invented.build import main
 from sensesearch_jax.pocket.invented.files import InventedFiles
 from sensesearch_jax.pocket.invented.looks import LIKE, Looks, parts, whole
 from sensesearch_jax.pocket.invented.world import InventedWorld
@@ -156,8 +156,15 @@ def test_passages_are_worded_like_those_of_the_real_country(entities):
 
 def test_a_built_world_makes_questions_and_scenes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('sensesearch_jax.pocket.invented.build.PocketFiles', lambda: FILES)
+    monkeypatch.setattr('sensesearch_jax.pocket.invented.build.CACHE', tmp_path / 'invented')
+    counts = {'train': 14, 'validation': 2}
+    monkeypatch.setattr('sensesearch_jax.pocket.invented.build.USUAL', (counts, 0))
     folder = tmp_path / 'invented'
-    build(folder, {'train': 14, 'validation': 2}, 0)
+    source = Source('invented', split='train', limit=4, seed=0)
+    generator('invented').check_source(source)  # builds it
+    assert 'once' in capsys.readouterr().err
+    generator('invented').check_source(source)
+    assert not capsys.readouterr().err
     files = InventedFiles(folder)
     assert len(files.entities) == 32
     gallery = [json.loads(line) for line in (folder / 'gallery.jsonl').read_text().splitlines()]
@@ -170,7 +177,7 @@ def test_a_built_world_makes_questions_and_scenes(tmp_path, monkeypatch, capsys)
             if spec:
                 assert Renderer(files).render(spec, size=(96, 54)).size == (96, 54)
     assert (folder / 'text_index').is_dir() and (folder / 'picture_index' / 'index.json').is_file()
-    options = ['--folder', str(folder), '--train', '14', '--validation', '2']
+    options = ['--folder', str(folder)]
     assert main(options) == 0
     assert main([*options, '--seed', '1']) == 1
     assert 'another world' in capsys.readouterr().err
@@ -180,7 +187,7 @@ def test_a_built_world_makes_questions_and_scenes(tmp_path, monkeypatch, capsys)
         'sensesearch_jax.pocket.invented.question_sets.InventedFiles', lambda: files
     )
     asked = generator('invented').questions
-    drawn = asked(Source('invented', split='train', limit=4, seed=0), tmp_path / 'questions')
+    drawn = asked(source, tmp_path / 'questions')
     assert [q.category for q in drawn] == ['search', 'search', 'perception', 'search_only']
     assert all(Path(q.images[0]).is_file() and q.source == 'invented' for q in drawn)
     assert {q.truth['entity'] for q in drawn} - {''} <= set(files.entities)

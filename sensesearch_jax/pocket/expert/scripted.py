@@ -86,8 +86,8 @@ class ScriptedExpert:
 
     def unmet(self, question: Question) -> str | None:
         """See `Expert`. Perception is answered without a crop where there is none."""
-        if question.source != 'pocket':
-            return 'the scripted expert solves questions of the pocket world alone'
+        if question.source not in ('pocket', 'invented'):
+            return 'the scripted expert solves questions of the pocket and the invented world alone'
         category = question.category
         wanted = {
             'search': ('image_crop', 'image_search', 'text_search'),

@@ -3,15 +3,16 @@ the tool server finds them beside all real ones.
 
     python -m sensesearch_jax.pocket.invented.build
 
-Some minutes on a core; 250 MB under ~/.cache/sensesearch_jax/invented, or --folder. Then
+A minute or two on a core; 250 MB under ~/.cache/sensesearch_jax/invented, or --folder. Then
 `--config.tools.config=configs/tools_invented.yaml` searches in it. The same options give the same
-folder.
+folder. A run whose data name the source 'invented' builds it by itself where it is not there.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import shutil
 import sys
@@ -32,6 +33,8 @@ from tools_server.build_index import build_images, build_text
 
 THUMBNAIL = 56  # pixels, as in configs/tools_pocket.yaml
 QUALITY = 88  # of paintings' JPEG files
+# entities of each kind by split, and the seed, of the world that runs use
+USUAL = {'train': 2600, 'validation': 200}, 0
 
 
 def build(folder: Path, counts: dict[str, int], seed: int) -> None:
@@ -83,6 +86,16 @@ def build(folder: Path, counts: dict[str, int], seed: int) -> None:
     (folder / 'built.json').write_text(json.dumps({'counts': counts, 'seed': seed}))
 
 
+def ensure_built() -> None:
+    """Builds the usual world unless it is there; of several processes one does, and the others wait."""
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
+    with open(CACHE.with_name(f'{CACHE.name}.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (CACHE / 'built.json').is_file():
+            print(f'Building the invented world in {CACHE}, once.', file=sys.stderr)
+            build(CACHE, *USUAL)
+
+
 def distinct(
     world: InventedWorld, kind: str, count: int, titles: set[str], seen: WholeLooks
 ) -> Iterator[Invented]:
@@ -119,9 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--folder', type=Path, default=CACHE, help='to write')
-    parser.add_argument('--train', type=int, default=2600, help='flags, and as many paintings')
-    parser.add_argument('--validation', type=int, default=200, help='the same, held out')
-    parser.add_argument('--seed', type=int, default=0)
+    usual, seed = USUAL
+    parser.add_argument(
+        '--train', type=int, default=usual['train'], help='flags, and as many paintings'
+    )
+    parser.add_argument(
+        '--validation', type=int, default=usual['validation'], help='the same, held out'
+    )
+    parser.add_argument('--seed', type=int, default=seed)
     options = parser.parse_args(arguments)
     counts = {'train': options.train, 'validation': options.validation}
     asked = {'counts': counts, 'seed': options.seed}

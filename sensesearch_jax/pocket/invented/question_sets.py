@@ -2,7 +2,8 @@
 
     --config.data.rl=invented --config.tools.config=configs/tools_invented.yaml
 
-Its tools must know it, so that it is built first (`python -m sensesearch_jax.pocket.invented.build`).
+Its tools must know it, so that it is built (`python -m sensesearch_jax.pocket.invented.build`) when a
+run's sources are checked, before its tool server starts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.data.sources import Source
+from sensesearch_jax.pocket.invented.build import ensure_built
 from sensesearch_jax.pocket.invented.files import InventedFiles
 from sensesearch_jax.pocket.invented.world import SPLITS
 from sensesearch_jax.pocket.world import question_sets
@@ -24,17 +26,17 @@ def questions(source: Source, folder: Path) -> list[Question]:
         folder: where pictures and questions are written.
 
     Raises:
-        UserError: the world was not built, or it has no such split or category.
+        UserError: the world has no such split or category.
     """
     check_source(source)
     return question_sets.drawn(source, folder, InventedFiles())
 
 
 def check_source(source: Source) -> None:
-    """Whether the invented world was built and has such a split and category.
+    """Whether the invented world has such a split and category; builds it where it is not there.
 
     Raises:
-        UserError: it was not, or has not.
+        UserError: it has not.
     """
     question_sets.check_parts(source, 'invented', SPLITS)
-    InventedFiles()
+    ensure_built()
