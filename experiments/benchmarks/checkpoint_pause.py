@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.checkpoint_pause --parameters=600000000
 
-The state is random float32 arrays of layers of 12 million numbers, as many as the policy has
-parameters; its moments would take twice as much again, in both cases. A step reads and replaces all
+The state is random bfloat16 arrays of layers of 12 million numbers, as many as the policy has
+parameters; float32 and moments would be six times the bytes, in both cases. A step reads and replaces all
 of them, in their own buffers, as an update does. A checkpoint is saved before a step; the pause is
 the time of `save` (and of `wait`, where training waits), and whatever the steps behind it, until it
 is on disk, take longer than others. On a CPU, where the writer has no processor of its own, the two
 compete; on an accelerator training does not. Prints a table; exits with 1 if the pause is more than BAR of that of
-the synchronous save. 2 cores, 6 GB, 6 GB of disk: 2 minutes.
+the synchronous save. 2 cores, 4 GB, 4 GB of disk: 2 minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments.benchmarks.work import markdown
 from sensesearch_jax.training.checkpointing import Checkpoints, Kept
@@ -32,6 +32,7 @@ LAYER, SAVES, BAR = 12_000_000, 3, 0.1
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
     update = jax.jit(lambda x: x * 0.999 + 1e-3, donate_argnums=0)
 
     def step(state):
@@ -40,7 +41,7 @@ def main(_) -> None:
         return state, time.monotonic() - began
 
     state = {
-        f'layer_{i}': jax.random.normal(jax.random.key(i), LAYER, jnp.float32)
+        f'layer_{i}': jax.random.normal(jax.random.key(i), LAYER, jnp.bfloat16)
         for i in range(-(-PARAMETERS.value // LAYER))
     }
     usual = []
@@ -69,7 +70,7 @@ def main(_) -> None:
             found[name] = [float(np.median(x)) for x in (pauses, behind, written)]
     rows = [[name, *(f'{x:.2f}' for x in values)] for name, values in found.items()]
     size = sum(x.size for x in state.values()) / 1e6
-    print(f'{size:.0f} million float32, a step of {usual_s:.2f} s, medians of {SAVES} saves')
+    print(f'{size:.0f} million bfloat16, a step of {usual_s:.2f} s, medians of {SAVES} saves')
     columns = 'save', 'pause s', 'steps behind it longer by s', 'on disk after s'
     print('\n'.join(markdown(columns, rows)))
     share = found['asynchronous'][0] / found['synchronous'][0]

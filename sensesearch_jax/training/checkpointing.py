@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
@@ -147,6 +148,11 @@ class Checkpoints:
                     f'Only arrays can be saved, but {name} is a {type(leaf).__name__}.'
                 )
         layout = {name: _layout(leaf) for name, leaf in leaves.items()}
+        if jax.default_backend() == 'cpu':
+            # Orbax would read the very buffers, and a step that donates them would wait for that.
+            leaves = {
+                name: _copied(x) if isinstance(x, jax.Array) else x for name, x in leaves.items()
+            }
         items = ocp.args.Composite(
             host=ocp.args.JsonSave({'layout': layout}), arrays=ocp.args.StandardSave(leaves)
         )
@@ -240,6 +246,9 @@ def _check_layout(folder: Path, stored: Mapping[str, list], leaves: Mapping[str,
                 f'Step {folder.name} in {folder.parent} does not fit this program: '
                 f'{name} is {there} there and {here} here.'
             )
+
+
+_copied = jax.jit(jnp.copy)
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
