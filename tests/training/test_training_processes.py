@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,9 @@ from toy_runs import free_address
 TESTS = Path(__file__).parents[1]
 
 
-def run(folder, processes, checkpoints):
-    """Results of each of so many processes, which read another program's checkpoints too."""
-    shutil.copytree(checkpoints, folder / 'of_another')
+def run(folder, processes):
+    """Results of each of so many processes."""
+    folder.mkdir()
     address = free_address()
     path = os.pathsep.join(
         [str(TESTS.parent), str(TESTS / 'shared'), os.environ.get('PYTHONPATH', '')]
@@ -50,14 +49,12 @@ def run(folder, processes, checkpoints):
 def alone(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         quick_compilation(monkeypatch)
-        folder = tmp_path_factory.mktemp('alone')
-        return folder, one_of_several.step(folder)
+        return one_of_several.step(tmp_path_factory.mktemp('alone'))
 
 
 @pytest.mark.parametrize('processes', [2, 4])
 def test_several_processes_learn_what_one_learns(processes, alone, tmp_path):
-    folder, alone = alone
-    for found in run(tmp_path / 'run', processes, folder / 'checkpoints'):
+    for found in run(tmp_path / 'run', processes):
         for name in ('losses', 'rl', 'norm'):
             assert found[name] == pytest.approx(alone[name], rel=1e-5, abs=1e-6), name
         assert tuple(found['lengths']) == tuple(alone['lengths'])
