@@ -39,6 +39,7 @@ WORKDIR = flags.DEFINE_string(
     'on. A new temporary folder if not given.',
 )
 
+INVENTED_TOOLS = 'tools_invented.yaml'  # whose server searches in a world that is built once
 MULTI_HOST = 'cold_start', 'sft', 'rl', 'evaluate'
 REPEATED = ('ask',)  # leaves nothing but pictures, so that the same question may be asked again
 
@@ -88,6 +89,10 @@ def main(arguments: list[str]) -> None:
     given = config.to_dict()  # with addresses, which pin the workdir
     fetch_inputs(config)
     check(config)
+    if Path(config.get('tools', {}).get('config', '')).name == INVENTED_TOOLS:
+        from sensesearch_jax.pocket.invented.build import ensure_built
+
+        ensure_built()
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(TASKS[name])
     with (

@@ -220,7 +220,7 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
             "rl.tool_prices: tool prices .'text_search'. are wrong",
         ),
         ('rl.price_from_step', 2, 'rl.price_from_step is 2, but all rl.tool_prices are 0'),
-        ('rl.price_from_step', 25, 'and the run has rl.steps 20; give 0'),
+        ('rl.price_from_step', 25, 'and the run has rl.steps 2; give 0'),
         ('rl.members', 0, 'rl.members is 0; give 1 or more'),
         ('rl.max_failed_steps', 0, 'rl.max_failed_steps is 0; give 1 or more'),
         ('sft.max_skipped_updates', 0, 'sft.max_skipped_updates is 0; give 1 or more'),
@@ -239,7 +239,7 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
 def test_names_that_do_not_exist_are_refused_whichever_stage_they_belong_to(
     field, value, words, policy_folder
 ):
-    config = runpy.run_path(str(ROOT / 'configs' / 'pocket.py'))['get_config']()
+    config = runpy.run_path(str(ROOT / 'configs' / 'pocket.py'))['get_config']('smoke')
     config.policy = str(policy_folder)
     check(config)
     with config.unlocked(), pytest.raises(UserError, match=words):

@@ -24,7 +24,8 @@ def pocket(split, **counts):
     ]
 
 
-SETTINGS = {  # of short trajectories
+SETTINGS = {  # of short trajectories, in a world that need not be built
+    'tools.config': 'configs/tools_pocket.yaml',
     'agent.turn_tokens': 8,
     'agent.max_turns': 4,
     'agent.passage_chars': 120,

@@ -2,8 +2,7 @@
 
     --config.data.rl=invented --config.tools.config=configs/tools_invented.yaml
 
-Its tools must know it, so that it is built (`python -m sensesearch_jax.pocket.invented.build`) when a
-run's sources are checked, before its tool server starts.
+Its tools must know it: a run with that tool server builds it before it starts, where it is not there.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ def questions(source: Source, folder: Path) -> list[Question]:
         UserError: the world has no such split or category.
     """
     check_source(source)
+    ensure_built()
     return question_sets.drawn(source, folder, InventedFiles())
 
 
 def check_source(source: Source) -> None:
-    """Whether the invented world has such a split and category; builds it where it is not there.
+    """Whether the invented world has such a split and category.
 
     Raises:
         UserError: it has not.
     """
     question_sets.check_parts(source, 'invented', SPLITS)
-    ensure_built()
