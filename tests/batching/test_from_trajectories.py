@@ -1,5 +1,6 @@
 """Trajectories as rows: the sampled ids and the observations, in order, and nothing else."""
 
+import numpy as np
 import pytest
 
 from sensesearch_jax.agent.actions import Answer, TextSearch
@@ -80,9 +81,9 @@ def test_a_json_round_trip_gives_the_same_member():
     bit."""
     import json
 
-    told = trajectory(
-        [turn([10], [20], log_probs=[-0.1234567890123]), turn([12], log_probs=[-1e-30])]
-    )
+    # float32 values, as a sampler gives them
+    first, second = (float(np.float32(value)) for value in (-0.1234567890123, -1e-30))
+    told = trajectory([turn([10], [20], log_probs=[first]), turn([12], log_probs=[second])])
     again = Trajectory.from_json(json.loads(json.dumps(told.to_json())))
     assert to_member(again) == to_member(told)
 

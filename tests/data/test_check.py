@@ -167,7 +167,7 @@ def test_a_published_set_is_checked_by_name_and_by_directory(check, tmp_path, by
         (['mine.jsonl', '--config=absent.py'], '--config=absent.py names no file'),
         (['mine.jsonl', '--config.max_pixels=1'], 'give --config=FILE'),
         (['mine.jsonl', f'--config={CONFIGS / "evaluate.py"}', '--config.nothing=1'], 'nothing'),
-        (['mine.jsonl', f'--config={CONFIGS / "sft.py"}'], 'asks no questions'),
+        (['mine.jsonl', f'--config={CONFIGS / "ask.py"}'], 'asks no questions'),
         (['mine.jsonl', '--policy=absent'], 'absent'),
     ],
 )

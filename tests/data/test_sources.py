@@ -313,7 +313,11 @@ def test_checks_before_anything_is_read(tmp_path):
     path = jsonl(tmp_path)
     check_sources(data(eval=path), 'eval')
     for stage, value, said in (
-        ('eval', [{'path': path, 'weight': 1.0}], 'data.eval: .* asks each question once'),
+        (
+            'eval',
+            [{'path': path, 'weight': 1.0}],
+            'data.eval: .* each of its questions is asked once',
+        ),
         ('rl', str(tmp_path / 'lost.jsonl'), 'data.rl: There is no file'),
         ('rl', 'pocket@dev', "data.rl: The pocket world has no split 'dev'"),
         ('train', [{'name': 'pocket', 'category': 'x'}], "no category 'x'"),

@@ -270,7 +270,7 @@ def test_the_expert_uses_only_the_tools_that_there_are():
     assert 'text_search for search_only' in without('text_search', 'image_crop').unmet(ONLY)
     assert "agent.protocol 'released'" in without(protocol=RELEASED).unmet(SEARCH)
     assert without('image_crop').unmet(ONLY) is None
-    assert 'pocket world alone' in without().unmet(dataclasses.replace(SEARCH, source='mine'))
+    assert 'invented world alone' in without().unmet(dataclasses.replace(SEARCH, source='mine'))
     tools = ('text_search', 'image_search')
     whole = synthesise(LOOK, without('image_crop'), environment(tools=tools))
     assert kinds(whole) == [Answer] and validate(whole) == []

@@ -166,7 +166,11 @@ def test_the_command_ends_with_a_sentence_or_serves_until_it_is_interrupted(tmp_
     assert 'give the --workdir of a run' in capsys.readouterr().err
     command = [sys.executable, '-m', 'sensesearch_jax.watch', str(run)]
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # A job in the background of a script ignores the signal, and so would its children.
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heeded)
+    with process:
         try:
             said = process.stdout.readline()
             assert re.fullmatch(r'Watching mine\. Open http://127\.0\.0\.1:\d+ \(Ctrl-C .*\n', said)
