@@ -28,6 +28,22 @@ jax.config.update('jax_num_cpu_devices', 8)
 sys.path.append(str(Path(__file__).parent / 'shared'))
 sys.path.append(str(Path(__file__).parents[1]))  # for experiments
 
+# Files of a minute and more. A file is one worker's: the last one must be short, or the other waits.
+LONG = {
+    'test_training_processes.py',
+    'test_rl_processes.py',
+    'test_parity.py',
+    'test_7b_configs.py',
+    'test_fields.py',
+    'test_killed_sweep.py',
+    'test_restart.py',
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, else as they were."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(autouse=True, scope='module')
 def programs_are_released():
