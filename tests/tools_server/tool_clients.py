@@ -117,7 +117,7 @@ class Clients:
             body = {'question': f'q {number}', 'references': ['none of these']}
             body['response'] = f'response {number}'
             return Call(tool, body, lambda a: a['verdict'] is bool(number % 2))
-        low, share = rng.uniform(0, 0.4, 2), rng.uniform(0.1, 0.6, 2)
+        low, share = rng.uniform(0, 0.4, 2), rng.uniform(0.12, 0.6, 2)  # 28 pixels at least
         if tool == 'crop':
             size = share * (image['width'], image['height'])
             body = {'image': image['sha256'], 'bbox': [*low, *(low + share + 5 * wrong)]}
