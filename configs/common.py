@@ -232,7 +232,7 @@ def optimizer(**changes) -> dict:
 
 
 def measured() -> dict:
-    """What of training is written down beside metrics.jsonl; docs/metrics.md."""
+    """Places that metrics go to beside metrics.jsonl (docs/metrics.md), and steps that are traced."""
     return {
         'metrics': {'sinks': ()},  # any of 'tensorboard', 'wandb' and 'mlflow'
         'profile_steps': 0,  # so many steps after the first ones are traced for jax.profiler

@@ -39,7 +39,6 @@ WORKDIR = flags.DEFINE_string(
     'on. A new temporary folder if not given.',
 )
 
-INVENTED_TOOLS = 'tools_invented.yaml'  # whose server searches in a world that is built once
 MULTI_HOST = 'cold_start', 'sft', 'rl', 'evaluate'
 REPEATED = ('ask',)  # leaves nothing but pictures, so that the same question may be asked again
 
@@ -85,14 +84,13 @@ def main(arguments: list[str]) -> None:
     stopping.listen()
     enable_compilation_cache(config.compilation_cache, programs)
     from sensesearch_jax.config.checks import check
+    from sensesearch_jax.data.questions import prepare_sources
 
     given = config.to_dict()  # with addresses, which pin the workdir
     fetch_inputs(config)
     check(config)
-    if Path(config.get('tools', {}).get('config', '')).name == INVENTED_TOOLS:
-        from sensesearch_jax.pocket.invented.build import ensure_built
-
-        ensure_built()
+    if 'data' in config:
+        prepare_sources(config.data)
     path = WORKDIR.value or tempfile.mkdtemp(prefix='sensesearch-')
     task = importlib.import_module(TASKS[name])
     with (

@@ -85,3 +85,14 @@ def page():
         yield page
         browser.close()
         assert not faults
+
+
+@pytest.fixture(scope='session')
+def policy_folder(tmp_path_factory):
+    """A tiny policy with random weights, in a Hugging Face directory like any other: one layer of width 32;
+    pictures become at most 12 visual tokens."""
+    from toy_policy import write_toy_policy  # only for those who want it
+
+    folder = tmp_path_factory.mktemp('policy')
+    write_toy_policy(folder)
+    return folder

@@ -12,7 +12,7 @@ from etils import epath
 from sensesearch_jax.data import published
 from sensesearch_jax.errors import UserError
 
-# name -> module with `questions` and `check_source`; by name, since no room imports the demo.
+# name -> module with `questions`, `check_source` and `prepare`; by name, since no room imports the demo.
 GENERATED = {
     'pocket': 'sensesearch_jax.pocket.world.question_sets',
     'invented': 'sensesearch_jax.pocket.invented.question_sets',

@@ -55,6 +55,18 @@ def check_sources(data: ConfigDict, stage: str) -> None:
                 check_source(source, data.dir, USUAL_SPLITS[stage])
 
 
+def prepare_sources(data: ConfigDict) -> None:
+    """Makes what the tools must know of generated sources, before a tool server starts.
+
+    Args:
+        data: the config's part of that name.
+    """
+    stages = (f'data.{stage}' for stage in STAGES if stage in data)
+    sources = (s for name in stages for s in parse_sources(name, data[name.partition('.')[2]]))
+    for name in {source.name for source in sources if is_generated(source)}:
+        generator(name).prepare()
+
+
 def questions_of(workdir: Workdir, data: ConfigDict, stage: str) -> list[Question]:
     """Every question of a stage once, as `mixing.in_turn` orders them.
 

@@ -187,15 +187,7 @@ def _draw(chart: Chart, series: Mapping[str, Mapping[int, float]]) -> dict[str, 
     last = max(steps[-1] for steps, _ in present.values())
     everything = np.concatenate([values for _, values in present.values()])
     low, high = axis(everything, chart)
-    return {
-        'title': chart.title,
-        'unit': chart.unit,
-        'share': chart.share,
-        'low': low,
-        'high': high,
-        'first': int(round(first)),
-        'last': int(round(last)),
-        'target': None if chart.target is None else float(height(chart.target, low, high)),
+    return chart_frame(chart, (low, high), (first, last)) | {
         'curves': [
             {
                 'label': chart.metrics[name],
@@ -212,7 +204,30 @@ def _draw(chart: Chart, series: Mapping[str, Mapping[int, float]]) -> dict[str, 
                 },
             }
             for number, (name, (steps, values)) in enumerate(present.items())
-        ],
+        ]
+    }
+
+
+def chart_frame(
+    chart: Chart, ends: tuple[float, float], steps: tuple[float, float]
+) -> dict[str, Any]:
+    """A chart's titles, axes and target, without its curves.
+
+    Args:
+        chart: title, unit and target.
+        ends: lower and upper end of the value axis.
+        steps: the first and the last.
+    """
+    target = None if chart.target is None else float(height(chart.target, *ends))
+    return {
+        'title': chart.title,
+        'unit': chart.unit,
+        'share': chart.share,
+        'low': ends[0],
+        'high': ends[1],
+        'first': int(round(steps[0])),
+        'last': int(round(steps[1])),
+        'target': target,
     }
 
 

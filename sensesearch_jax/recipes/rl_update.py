@@ -52,7 +52,7 @@ ALGORITHMS = {
     'sapo': Algorithm('token', soft=True, aggregation='sequence'),
     'luspo': Algorithm('sequence', aggregation='constant'),
 }
-"""What the one config field `rl.algorithm` chooses from."""
+"""The choices of the config field `rl.algorithm`."""
 
 
 def micro_batch_rows(config: ConfigDict) -> int:

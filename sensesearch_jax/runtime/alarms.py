@@ -75,24 +75,24 @@ def _mean(steps: Steps, metric: str) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _tools_down(h: History) -> str:
-    share = h.last('infra_failed', 1)
-    if share >= h.limit('tools_down'):
-        return (
-            f'The tools failed on {share:.0%} of the trajectories (alarms.tools_down '
-            f'{h.limit("tools_down"):g}); look at the tool server and its log.'
-        )
-    return ''
+def _reaches(
+    name: str, metric: str, sentence: str, steps: int | None = None
+) -> Callable[[History], str]:
+    """The rule that a metric is to stay below the limit of that name.
 
+    Args:
+        name: of the limit, which is the alarm's.
+        metric: whose mean is looked at.
+        sentence: with {value} and {limit}.
+        steps: the last so many; None: those of the window.
+    """
 
-def _judge_down(h: History) -> str:
-    share = h.last('unscorable', 1)
-    if share >= h.limit('judge_down'):
-        return (
-            f'The judge failed on {share:.0%} of the trajectories (alarms.judge_down '
-            f'{h.limit("judge_down"):g}); look at the service that judges.'
-        )
-    return ''
+    def rule(h: History) -> str:
+        value, limit = h.last(metric, steps), h.limit(name)
+        shown = f'alarms.{name} {limit:g}'
+        return sentence.format(value=value, limit=shown) if value >= limit else ''
+
+    return rule
 
 
 def _tool_use(h: History) -> str:
@@ -101,16 +101,6 @@ def _tool_use(h: History) -> str:
         return (
             f'Tool use is dying out: {now:.2f} calls per trajectory, {before:.2f} in the first steps '
             f'(alarms.tool_use {h.limit("tool_use"):g}).'
-        )
-    return ''
-
-
-def _same_answer(h: History) -> str:
-    share = h.last('same_answer')
-    if share > h.limit('same_answer'):
-        return (
-            f'{share:.0%} of the answers to different questions are the same (alarms.same_answer '
-            f'{h.limit("same_answer"):g}).'
         )
     return ''
 
@@ -153,26 +143,6 @@ def _moved(h: History, name: str, metric: str, noun: str, unit: str) -> str:
     )
 
 
-def _repetition(h: History) -> str:
-    share = h.last('repetition')
-    if share > h.limit('repetition'):
-        return (
-            f'{share:.0%} of the trajectories repeat a call (alarms.repetition '
-            f'{h.limit("repetition"):g}).'
-        )
-    return ''
-
-
-def _sampler_gap(h: History) -> str:
-    gap = h.last('sampler_gap')
-    if gap > h.limit('sampler_gap'):
-        return (
-            f'Sampler and trainer differ by {gap:.3g} nats per token (alarms.sampler_gap '
-            f'{h.limit("sampler_gap"):g}): what is learned is not what was sampled.'
-        )
-    return ''
-
-
 def _reward(h: History) -> str:
     count = h.limits.get('reference')
     gain = h.last('reward', count) - h.first('reward', count)
@@ -208,15 +178,35 @@ def _slow_host(h: History) -> str:
 
 
 RULES: dict[str, Callable[[History], str]] = {
-    'tools_down': _tools_down,
-    'judge_down': _judge_down,
+    'tools_down': _reaches(
+        'tools_down',
+        'infra_failed',
+        'The tools failed on {value:.0%} of the trajectories ({limit}); look at the tool server and its log.',
+        steps=1,
+    ),
+    'judge_down': _reaches(
+        'judge_down',
+        'unscorable',
+        'The judge failed on {value:.0%} of the trajectories ({limit}); look at the service that judges.',
+        steps=1,
+    ),
     'tool_use': _tool_use,
-    'same_answer': _same_answer,
+    'same_answer': _reaches(
+        'same_answer',
+        'same_answer',
+        '{value:.0%} of the answers to different questions are the same ({limit}).',
+    ),
     'format': _format,
     'entropy': _entropy,
-    'repetition': _repetition,
+    'repetition': _reaches(
+        'repetition', 'repetition', '{value:.0%} of the trajectories repeat a call ({limit}).'
+    ),
     'length': _length,
-    'sampler_gap': _sampler_gap,
+    'sampler_gap': _reaches(
+        'sampler_gap',
+        'sampler_gap',
+        'Sampler and trainer differ by {value:.3g} nats per token ({limit}): what is learned is not what was sampled.',
+    ),
     'reward': _reward,
     'non_finite': _non_finite,
     'slow_host': _slow_host,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.runtime.workdir import atomic_write
+from sensesearch_jax.runtime.workdir import atomic_write, flat
 
 Values = Mapping[str, float]  # finite numbers by name
 
@@ -130,7 +130,7 @@ class MLflow:
         self._run = mlflow.start_run(run_id=known, run_name=workdir.name).info.run_id
         if known is None:
             atomic_write(place, json.dumps({'run': self._run}) + '\n')
-            mlflow.log_params({name: str(value)[:500] for name, value in _flat(config).items()})
+            mlflow.log_params({name: str(value)[:500] for name, value in flat(config).items()})
 
     def write(self, stage: str, step: int, values: Values) -> None:
         """See `Sink`; '@' is none of the characters that MLflow's names may have."""
@@ -223,11 +223,3 @@ class Sinks:
                 'metrics.jsonl has all of them.',
                 file=sys.stderr,
             )
-
-
-def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    found = {}
-    for name, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        found |= _flat(value, f'{prefix}{name}.') if inner else {f'{prefix}{name}': value}
-    return found

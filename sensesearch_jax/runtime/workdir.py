@@ -204,10 +204,10 @@ def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str
         atomic_write(file, text)
         return False
     try:
-        before = _flat(json.loads(file.read_text()))
+        before = flat(json.loads(file.read_text()))
     except ValueError:
         raise UserError(f"{file} is not a run's configuration: name another workdir.") from None
-    now = _flat(json.loads(text))
+    now = flat(json.loads(text))
     for name in sorted(before.keys() | now.keys()):
         if any(name == ignored or name.startswith(ignored + '.') for ignored in ignore):
             continue
@@ -222,13 +222,13 @@ def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str
     return True
 
 
-def _flat(value: Any, prefix: str = '') -> dict[str, Any]:
-    """Flat dictionary with dotted names of nested dictionaries."""
+def flat(value: Any, prefix: str = '') -> dict[str, Any]:
+    """Values by dotted names of nested dictionaries, of which empty ones are values."""
     if not isinstance(value, dict) or (not value and prefix):
         return {prefix: value}
     result: dict[str, Any] = {}
     for name, inner in value.items():
-        result |= _flat(inner, f'{prefix}.{name}' if prefix else name)
+        result |= flat(inner, f'{prefix}.{name}' if prefix else name)
     return result
 
 

@@ -183,17 +183,7 @@ def band_chart(
                 'data': data | {'smooth': [float(f'{v:.4g}') for v in smoothed]},
             }
         )
-    return {
-        'title': chart.title,
-        'unit': chart.unit,
-        'share': chart.share,
-        'low': low,
-        'high': high,
-        'first': round(first),
-        'last': round(last),
-        'target': None if chart.target is None else float(curves.height(chart.target, low, high)),
-        'curves': found,
-    }
+    return curves.chart_frame(chart, (low, high), (first, last)) | {'curves': found}
 
 
 def _label(part: str) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from sensesearch_jax.data.names import generator
+from sensesearch_jax.data.questions import prepare_sources
 from sensesearch_jax.data.sources import Source
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.pocket.invented.build import ensure_built, main
+from sensesearch_jax.pocket.invented.build import main
 from sensesearch_jax.pocket.invented.files import InventedFiles
 from sensesearch_jax.pocket.invented.looks import LIKE, Looks, parts, whole
 from sensesearch_jax.pocket.invented.world import InventedWorld
@@ -161,9 +163,10 @@ def test_a_built_world_makes_questions_and_scenes(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr('sensesearch_jax.pocket.invented.build.USUAL', (counts, 0))
     folder = tmp_path / 'invented'
     source = Source('invented', split='train', limit=4, seed=0)
-    ensure_built()
+    data = ConfigDict({'rl': 'invented', 'eval': 'pocket'})
+    prepare_sources(data)
     assert 'once' in capsys.readouterr().err
-    ensure_built()
+    prepare_sources(data)
     assert not capsys.readouterr().err
     files = InventedFiles(folder)
     assert len(files.entities) == 32

@@ -5,7 +5,7 @@ the tool server finds them beside all real ones.
 
 A minute or two on a core; 250 MB under ~/.cache/sensesearch_jax/invented, or --folder. Then
 `--config.tools.config=configs/tools_invented.yaml` searches in it. The same options give the same
-folder. A run with that tool server builds it by itself where it is not there.
+folder. A run whose data name the source 'invented' builds it by itself where it is not there.
 """
 
 from __future__ import annotations

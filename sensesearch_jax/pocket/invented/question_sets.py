@@ -2,7 +2,7 @@
 
     --config.data.rl=invented --config.tools.config=configs/tools_invented.yaml
 
-Its tools must know it: a run with that tool server builds it before it starts, where it is not there.
+Its tools must know it: a run builds it before its tool server starts, where it is not there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ def questions(source: Source, folder: Path) -> list[Question]:
         UserError: the world has no such split or category.
     """
     check_source(source)
-    ensure_built()
     return question_sets.drawn(source, folder, InventedFiles())
+
+
+def prepare() -> None:
+    """Builds the world, unless it is there."""
+    ensure_built()
 
 
 def check_source(source: Source) -> None:

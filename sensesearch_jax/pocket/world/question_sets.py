@@ -59,6 +59,10 @@ def drawn(source: Source, folder: Path, files: PocketFiles) -> list[Question]:
     return read_questions(folder)
 
 
+def prepare() -> None:
+    """Nothing: the tools' data come with the project."""
+
+
 def check_source(source: Source) -> None:
     """Whether the pocket world has such a split and category.
 
