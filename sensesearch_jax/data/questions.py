@@ -59,10 +59,10 @@ def prepare_sources(data: ConfigDict) -> None:
     """Makes what the tools must know of generated sources, before a tool server starts.
 
     Args:
-        data: the config's part of that name.
+        data: the config's part of that name. A stage that the run has not may name no source.
     """
-    stages = (f'data.{stage}' for stage in STAGES if stage in data)
-    sources = (s for name in stages for s in parse_sources(name, data[name.partition('.')[2]]))
+    stages = (stage for stage in STAGES if data.get(stage))
+    sources = (s for stage in stages for s in parse_sources(f'data.{stage}', data[stage]))
     for name in {source.name for source in sources if is_generated(source)}:
         generator(name).prepare()
 

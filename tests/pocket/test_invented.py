@@ -163,7 +163,7 @@ def test_a_built_world_makes_questions_and_scenes(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr('sensesearch_jax.pocket.invented.build.USUAL', (counts, 0))
     folder = tmp_path / 'invented'
     source = Source('invented', split='train', limit=4, seed=0)
-    data = ConfigDict({'rl': 'invented', 'eval': 'pocket'})
+    data = ConfigDict({'rl': 'invented', 'validation': '', 'eval': 'pocket'})
     prepare_sources(data)
     assert 'once' in capsys.readouterr().err
     prepare_sources(data)
