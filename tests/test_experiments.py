@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / 'experiments').rglob('*.py'))
-BESIDE_TESTS = 'tools_server/load', 'tools_server/hostile', 'shared/kills'
+BESIDE_TESTS = 'tools_server/load', 'tools_server/hostile', 'shared/kills', 'simulation/slow_run'
 SCRIPTS = [*EXPERIMENTS, *(ROOT / f'tests/{name}.py' for name in BESIDE_TESTS)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'sensesearch_jax'
-ROOMS = 'training', 'rollout', 'model', 'batching', 'agent', 'rewards', 'recipes'
+ROOMS = 'training', 'rollout', 'model', 'batching', 'agent', 'rewards', 'recipes', 'simulation'
 FILES = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob('*.py'))]
 NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'sensesearch_jax'
 ROOMS = (
-    'config', 'recipes', 'watch', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data', 'batching',
-    'model', 'agent', 'runtime', 'errors',
+    'config', 'simulation', 'recipes', 'watch', 'evaluation', 'cold_start', 'training', 'rollout', 'rewards', 'data',
+    'batching', 'model', 'agent', 'runtime', 'errors',
 )  # fmt: skip
 FREE = 'main', 'sweep', 'export', 'pocket'  # commands, and the demo, may import every room
 

@@ -44,7 +44,6 @@ from experiments.benchmarks.work import (
     optimizer,
     random_policy,
     rates,
-    tower_flops,
     with_layers,
 )
 from sensesearch_jax.batching.group_batch import ImageTable, Member, Row, build_groups
@@ -54,7 +53,7 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.machine import machine
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
-from sensesearch_jax.training.flops import PEAK_FLOPS, decoder_matrices
+from sensesearch_jax.training.flops import PEAK_FLOPS, decoder_matrices, tower_flops
 from sensesearch_jax.training.trainer import Learner
 
 MEMORY = {'NVIDIA H100': 3.35e12, 'NVIDIA H200': 4.8e12}  # published bytes per second

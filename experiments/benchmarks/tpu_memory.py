@@ -20,7 +20,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -31,6 +31,7 @@ from experiments.benchmarks.compiled import collectives, in_words
 from experiments.benchmarks.tpu_programs import Lengths, Program, sampling, training
 from experiments.benchmarks.work import GIB, clock, with_layers
 from sensesearch_jax.model.config import RELEASED
+from sensesearch_jax.simulation.rates import CHIPS, Chip
 
 # The program's own: who imports this file, as the tests do, has flags of another program.
 FLAGS = flags.FLAGS if __name__ == '__main__' else flags.FlagValues()
@@ -47,28 +48,9 @@ PART = flags.DEFINE_multi_enum('part', [*PARTS], [*PARTS], 'SFT has no sampling.
 RESULTS = flags.DEFINE_string('results', '', 'A line of JSON per program is added.', **OURS)
 
 
-class Chip(NamedTuple):
-    """Published, per device as jax counts them: bfloat16 FLOP/s, bytes/s of memory and into it by
-    links, memory.
-    """
-
-    flops: float
-    memory: float
-    network: float
-    size: float
-
-
 VERSIONS = ', '.join(
     f'{name} {d.version}' for name in ('jax', 'libtpu') for d in metadata.distributions(name=name)
 )
-# cloud.google.com/tpu/docs: v5e, v5p, v6e, tpu7x. A chip of tpu7x is two devices, each with half of
-# its rates.
-CHIPS = {
-    'v5e': Chip(197e12, 819e9, 200e9, 16 * GIB),
-    'v5p': Chip(459e12, 2765e9, 600e9, 95 * GIB),
-    'v6e': Chip(918e12, 1640e9, 448e9, 32 * GIB),
-    'tpu7x': Chip(2307e12 / 2, 7380e9 / 2, 600e9 / 2, 96 * GIB),
-}
 COLUMNS = (
     'Program', 'GiB of', 'arguments + temporaries + beside', 'Compiled in', 'FLOPs by hand',
     'by the compiler', 'Collectives bring in', 'At least s: compute / memory / network', 'Binds',

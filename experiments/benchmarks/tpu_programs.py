@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from experiments.benchmarks.work import Lengths, group_flops, tower_flops
+from experiments.benchmarks.work import Lengths, group_flops
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.batching.packing import Packing
@@ -27,7 +27,7 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.vision_feature_cache import tower_program
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
-from sensesearch_jax.training.flops import decoder_matrices
+from sensesearch_jax.training.flops import decoder_matrices, tower_flops
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from sensesearch_jax.agent.trajectory import ImageRef
-from sensesearch_jax.model.config import PolicySizes, VisionSizes
+from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.training.flops import forward_flops
@@ -41,21 +41,6 @@ class Lengths(NamedTuple):
 def group_flops(sizes: PolicySizes, members: int, lengths: Lengths) -> float:
     """FLOPs of the decoder's forward pass over one group of so many equal members."""
     return forward_flops(sizes.language, [lengths.prompt], [[lengths.suffix] * members])
-
-
-def tower_flops(vision: VisionSizes, patches: int) -> float:
-    """FLOPs of the tower on one picture of so many patches, which come in full windows."""
-    of_mlp = 2 if vision.layer_norm else 3
-    matrices = vision.depth * vision.width * (4 * vision.width + of_mlp * vision.mlp_width)
-    window = (vision.window_tokens * vision.merge_size) ** 2
-    full = len(vision.full_attention_blocks)
-    seen = full * patches + (vision.depth - full) * window
-    merged = vision.width * vision.merge_size**2
-    return patches * (
-        2 * matrices + 4 * vision.width * seen + 2 * vision.patch_width * vision.width
-    ) + (patches / vision.merge_size**2) * 2 * merged * (merged + vision.out_width) * (
-        1 + len(vision.deepstack_blocks)
-    )
 
 
 def with_layers(sizes: PolicySizes, layers: int) -> PolicySizes:

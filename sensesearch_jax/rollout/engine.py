@@ -23,10 +23,10 @@ from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions
 from sensesearch_jax.rollout.caches import CacheLayout, Caches, LaneGrid
-from sensesearch_jax.rollout.lane_choice import lanes_to_decode, widths
+from sensesearch_jax.rollout.lane_choice import lane_share, lanes_to_decode, widths
 from sensesearch_jax.rollout.programs import Chunk, Programs, TokenRuns, compute_dtype
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.runtime.mesh import is_abstract, mesh_of
+from sensesearch_jax.runtime.mesh import is_abstract, mesh_of, platform
 
 PROMPT_STEP = 128
 FEATURE_STEP = 512  # of the visual tokens that come with a pass
@@ -397,7 +397,8 @@ class Engine:
         self, active: Bool[np.ndarray, 'b g']
     ) -> tuple[tuple[np.ndarray, np.ndarray], LaneGrid | None]:
         """The lanes that decode now: as an index of a [R, W] grid, and as the program takes them."""
-        return lanes_to_decode(active, self.passed_over, self.extend_lanes)
+        share = lane_share(platform())
+        return lanes_to_decode(active, self.passed_over, self.extend_lanes, share)
 
     def room(self, lane: tuple[int, int]) -> int:
         """Tokens that still fit into a lane."""

@@ -6,11 +6,17 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from sensesearch_jax.rollout.caches import LaneGrid
-from sensesearch_jax.runtime.mesh import platform
+
+
+def lane_share(platform: str) -> float:
+    """Share of a step's time that goes with the number of lanes; on an accelerator most goes into
+    reading the parameters.
+    """
+    return 0.9 if platform == 'cpu' else 0.2
 
 
 def lanes_to_decode(
-    active: Bool[np.ndarray, 'b g'], passed_over: Int[np.ndarray, 'b g'], few: int
+    active: Bool[np.ndarray, 'b g'], passed_over: Int[np.ndarray, 'b g'], few: int, share: float
 ) -> tuple[tuple[np.ndarray, np.ndarray], LaneGrid | None]:
     """The grid of lanes that decodes next.
 
@@ -21,6 +27,7 @@ def lanes_to_decode(
         active: lanes that are in the middle of a turn.
         passed_over: chunks in a row that an active lane had no part in; the longest come first.
         few: so many active lanes, or fewer, decode apart from the others.
+        share: of a step's time that goes with the number of lanes.
 
     Returns:
         an index of the [R, W] lanes of the grid, and the operand of the decode program, which may
@@ -30,9 +37,6 @@ def lanes_to_decode(
     if active.sum() <= few < active.size:
         lanes = np.argwhere(active)
         return (lanes[:, :1], lanes[:, 1:]), LaneGrid.of(lanes, few, groups)
-    # The share of a step's time that goes with the number of lanes; on an accelerator most goes
-    # into reading the parameters.
-    share = 0.9 if platform() == 'cpu' else 0.2
 
     def gain(width):
         return np.minimum(active.sum(1), width).sum() / (1 - share + share * width / members)

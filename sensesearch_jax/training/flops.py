@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from sensesearch_jax.batching.group_batch import GroupBatch
-from sensesearch_jax.model.config import LanguageSizes
+from sensesearch_jax.model.config import LanguageSizes, VisionSizes
 
 # Published dense bfloat16 FLOP/s by the beginning of jax's device_kind, the longer name first. Google:
 # cloud.google.com/tpu/docs (of TPU7x jax counts a chip as two devices); NVIDIA: data sheets of the cards.
@@ -59,6 +59,21 @@ def forward_flops(text: LanguageSizes, prompts: ArrayLike, suffixes: ArrayLike) 
         2 * decoder_matrices(text) * (p.sum() + s.sum())
         + 2 * text.vocabulary * text.width * s.sum()
         + 4 * text.layers * text.heads * text.head_width * pairs
+    )
+
+
+def tower_flops(vision: VisionSizes, patches: int) -> float:
+    """FLOPs of the tower on one picture of so many patches, which come in full windows."""
+    of_mlp = 2 if vision.layer_norm else 3
+    matrices = vision.depth * vision.width * (4 * vision.width + of_mlp * vision.mlp_width)
+    window = (vision.window_tokens * vision.merge_size) ** 2
+    full = len(vision.full_attention_blocks)
+    seen = full * patches + (vision.depth - full) * window
+    merged = vision.width * vision.merge_size**2
+    return patches * (
+        2 * matrices + 4 * vision.width * seen + 2 * vision.patch_width * vision.width
+    ) + (patches / vision.merge_size**2) * 2 * merged * (merged + vision.out_width) * (
+        1 + len(vision.deepstack_blocks)
     )
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmarks import accelerator
-from experiments.benchmarks.work import Lengths, group_flops, tower_flops
+from experiments.benchmarks.work import Lengths, group_flops
 from sensesearch_jax.model.config import RELEASED
+from sensesearch_jax.training.flops import tower_flops
 
 DOCS = Path(__file__).parents[2] / 'docs'
 
