@@ -16,6 +16,7 @@ def common(task: str) -> dict:
         },  # devices that train; -1, once, takes what is left
         # True where every host of a pod or cluster starts this command; see docs/multi_host.md
         'multi_host': False,
+        'meet_timeout_s': 300.0,  # after which a process no longer waits for the others to start
         'peer_timeout_s': 45.0,  # of silence, after which another of its processes counts as gone
         # local folder in which a workdir or policy in a store (gs://, s3://) is worked on; '' is in
         # the user's cache; docs/storage.md

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         may_change,
         reaches,
     )
-    from sensesearch_jax.runtime import multihost, peers, stopping, storage
+    from sensesearch_jax.runtime import meeting, multihost, stopping, storage
 
     check_paths(config, WORKDIR.value)
     from sensesearch_jax.runtime.compiling import enable_compilation_cache, user_cache_folder
@@ -73,11 +73,11 @@ def main(arguments: list[str]) -> None:
             raise UserError(
                 f'multi_host is for {", ".join(MULTI_HOST)} with a --workdir that all hosts see.'
             )
-        if not config.peer_timeout_s > 0:
-            raise UserError(f'peer_timeout_s is {config.peer_timeout_s}; give more than 0.')
-        multihost.start(config.peer_timeout_s)
-        peers.watch(config.peer_timeout_s)
+        for field in ('meet_timeout_s', 'peer_timeout_s'):
+            if not config[field] > 0:
+                raise UserError(f'{field} is {config[field]}; give more than 0.')
         workdir = Path(WORKDIR.value)
+        meeting.start(workdir, config.meet_timeout_s, config.peer_timeout_s)
         programs = workdir.with_name(f'{workdir.name}-compiled')  # which all hosts see
     else:
         programs = user_cache_folder()
@@ -169,10 +169,9 @@ def guarded(arguments: list[str], started: Callable[[list[str]], None] | None = 
     from sensesearch_jax.runtime import peers, stopping
     from tools_server.launch import ToolServerError
 
-    well = False
     try:
         (started or main)(arguments)
-        well = True
+        peers.end(True)
     except (UserError, ToolServerError) as error:
         if os.environ.get('SENSESEARCH_TRACEBACK'):
             raise
@@ -196,7 +195,7 @@ def guarded(arguments: list[str], started: Callable[[list[str]], None] | None = 
         peers.wait_for_missing()  # whose end may be the cause
         raise
     finally:
-        peers.end(well)
+        peers.end(False)
 
 
 if __name__ == '__main__':

@@ -93,6 +93,9 @@ FIELDS = {
         int, 'most pixels of an image as the policy sees it; 0: as its directory says'
     ),
     'multi_host': _operational(bool, 'whether every host starts this command; docs/multi_host.md'),
+    'meet_timeout_s': _operational(
+        float, 'seconds that a process waits at its start for the others to come'
+    ),
     'peer_timeout_s': _operational(
         float, 'seconds without a sign of life after which another process counts as gone'
     ),

@@ -206,7 +206,7 @@ def rl(
                         saved = made
                     validate(made)
                 with saved_if_stopped(learner, checkpoints, made):
-                    stopping.check(step + 1)
+                    stopping.check(step_ends=True)
         if config.result == 'best':
             validate.restore_best()
     save_policy_directory(learner.policy, loaded, folder, config.dtype)

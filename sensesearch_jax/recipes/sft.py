@@ -202,7 +202,7 @@ def sft(
                         checkpoints.save(made, training_state(learner))
                     validate(made)
                 with saved_if_stopped(learner, checkpoints, made):
-                    stopping.check(step + 1)
+                    stopping.check(step_ends=True)
         if config.result == 'best':
             validate.restore_best()
     save_policy_directory(learner.policy, loaded, folder, config.dtype)

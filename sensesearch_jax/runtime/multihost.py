@@ -1,4 +1,4 @@
-"""Multi-process programs: initialization, and the collectives of hosts.
+"""Collectives of the hosts of a multi-process program, and the shares of each.
 
 Rollouts are local to a process, training is one program of all of them. So the processes agree on
 the shapes of a training step before it; nothing else of a rollout has to be the same.
@@ -19,35 +19,6 @@ from jax.experimental import multihost_utils
 from sensesearch_jax.errors import UserError
 
 T = TypeVar('T')
-
-
-def start(peer_timeout_s: float) -> None:
-    """Initializes jax.distributed, before anything else uses jax.
-
-    On TPU pods, GKE, SLURM and under MPI jax finds the other processes by itself. Elsewhere it needs
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (docs/multi_host.md).
-
-    Args:
-        peer_timeout_s: seconds of silence after which runtime/peers.py counts a process as gone.
-
-    Raises:
-        UserError: these variables are missing, or the other processes cannot be reached.
-    """
-
-    def number(name):
-        return int(os.environ[name]) if name in os.environ else None
-
-    try:
-        jax.distributed.initialize(
-            num_processes=number('JAX_NUM_PROCESSES'),
-            process_id=number('JAX_PROCESS_ID'),
-            # jax aborts without a sentence; it is not to be the first to notice
-            heartbeat_timeout_seconds=int(2 * peer_timeout_s + 60),
-        )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f'The other processes of this run cannot be joined, see docs/multi_host.md: {error}'
-        ) from None
 
 
 def is_main() -> bool:

@@ -34,12 +34,15 @@ def watch(timeout_s: float) -> None:
         timeout_s: seconds of silence after which a process counts as gone.
     """
     global _watch
-    if jax.process_count() > 1:
+    if distributed.global_state.num_processes > 1:
         _watch = Watch(timeout_s)
 
 
 def end(well: bool) -> None:
-    """Ends the heartbeats; the others go on without this process only if it ended well."""
+    """Ends the heartbeats; if all went well, only when the others have ended well too.
+
+    The others go on without this process only if it ended well.
+    """
     if _watch is not None:
         _watch.end(well)
 
@@ -54,8 +57,25 @@ def wait_for_missing() -> None:
         time.sleep(_watch.timeout_s + 2 * _watch.pause_s)
 
 
+def leave(why: str) -> NoReturn:
+    """Ends this process at once, from whatever thread, since another one is missing.
+
+    Args:
+        why: the other, and how it is missing.
+    """
+    print(
+        f'sensesearch_jax: {why}, and without it this run cannot go on; start the same command again in all '
+        'processes.',
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(stopping.EXIT_AGAIN)  # the main thread waits in a collective, for ever
+
+
 class Watch:
     """The heartbeats of this process, and a look at those of the others.
+
+    It begins before the devices are looked for, which all processes do together.
 
     Args:
         timeout_s: seconds of silence after which a process counts as gone.
@@ -63,11 +83,12 @@ class Watch:
 
     def __init__(self, timeout_s: float):
         self.timeout_s, self.pause_s = timeout_s, min(5.0, timeout_s / 5)
-        self._store = distributed.global_state.client
-        self._ended = threading.Event()
+        state = distributed.global_state
+        self._store, self._process = state.client, str(state.process_id)
+        self._told, self._well = threading.Event(), False
         now = time.monotonic()
         # process -> (its last heartbeat, when it was first seen)
-        self._seen = {str(i): ('', now) for i in range(jax.process_count())}
+        self._seen = {str(i): ('', now) for i in range(state.num_processes)}
         self._reached = now
         self._host = socket.gethostname()
         # Where the first process is gone, jax aborts the others without asking.
@@ -77,18 +98,22 @@ class Watch:
         self._thread.start()
 
     def end(self, well: bool) -> None:
-        """Ends the heartbeats, with a last word to the others if all went well."""
-        self._ended.set()
+        """Ends the heartbeats; if all went well, when all others have said so too.
+
+        Until then one of them may be killed, and jax would wait for it without a word.
+        """
+        self._well = well
+        self._told.set()
         self._thread.join()
-        if well:
-            self._write(DONE)
 
     def _run(self) -> None:
         beat = 0
-        while not self._ended.wait(self.pause_s):
+        while not (told := self._told.wait(self.pause_s)) or self._well:
+            if told:
+                time.sleep(0.1)
             beat += 1
             try:
-                self._write(f'{beat} {self._host}')
+                self._write(DONE if told else f'{beat} {self._host}')
                 if stopping.ordered():
                     self._store.key_value_set(STOP, stopping.ordered(), allow_overwrite=True)
                 found = dict(self._store.key_value_dir_get('sensesearch/'))
@@ -108,21 +133,19 @@ class Watch:
                     self._seen[process] = said, now
                 elif said != DONE and now - since > self.timeout_s:
                     self._missing(process)
+            if told and all(said == DONE for said, _ in self._seen.values()):
+                return
 
     def _write(self, text: str) -> None:
-        self._store.key_value_set(f'{ALIVE}{jax.process_index()}', text, allow_overwrite=True)
+        self._store.key_value_set(ALIVE + self._process, text, allow_overwrite=True)
 
     def _missing(self, process: str) -> NoReturn:
         said, since = self._seen[process]
-        host = f' on {said.partition(" ")[2]}' if said else ''
-        print(
-            f'sensesearch_jax: process {process}{host} of {jax.process_count()} has given no sign of life for '
-            f'{time.monotonic() - since:.0f} s, and without it this run cannot go on; start the same command '
-            'again in all processes.',
-            file=sys.stderr,
-            flush=True,
+        host = f' on {said.partition(" ")[2]}' if said not in ('', DONE) else ''
+        silent_s = time.monotonic() - since
+        leave(
+            f'process {process}{host} of {len(self._seen)} has given no sign of life for {silent_s:.0f} s'
         )
-        os._exit(stopping.EXIT_AGAIN)  # the main thread waits in a collective, for ever
 
     def _aborted(self, _: int) -> None:
         """On SIGABRT: the sentence if the first process is gone; else the abort goes on."""

@@ -9,10 +9,12 @@ survive that. Both end with EXIT_AGAIN.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import jax
@@ -27,6 +29,7 @@ SIGNALS = signal.SIGTERM, signal.SIGUSR1
 
 _ordered_by = ''  # '' as long as nothing has told this process to stop
 _training = False
+_ended = itertools.count(1)  # steps of this start
 
 
 class Stopped(BaseException):
@@ -48,6 +51,7 @@ def listen() -> None:
     arriving.setblocking(False)
     signal.set_wakeup_fd(arriving.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_note, args=(arrived,), daemon=True, name='signals').start()
+    sys.unraisablehook = _raise_again
 
 
 def order(name: str) -> None:
@@ -78,12 +82,12 @@ def between_steps() -> Iterator[None]:
         raise Stopped(_ordered_by)
 
 
-def check(step: int | None = None) -> None:
+def check(step_ends: bool = False) -> None:
     """Ends training if any process was told to stop; all of them call this together.
 
     Args:
-        step: number of the step that is done, with which jax's preemption service is asked too;
-            None in the middle of one.
+        step_ends: whether a step is done, and jax's preemption service is asked too. It has what
+            arrives before `listen`.
 
     Raises:
         Stopped: one was. The state that the caller can save is to be saved.
@@ -93,7 +97,8 @@ def check(step: int | None = None) -> None:
             raise Stopped(_ordered_by)
         return
     said = next(filter(None, multihost.allgather_texts(_ordered_by)), '')
-    if not said and step is not None and multihost_utils.reached_preemption_sync_point(step):
+    # The service counts from a program's start; a run that goes on would never come to its number.
+    if not said and step_ends and multihost_utils.reached_preemption_sync_point(next(_ended)):
         said = "jax's preemption service"
     if said:
         order(said)
@@ -111,3 +116,20 @@ def _on_signal(number: int, _: FrameType | None) -> None:
     order(signal.Signals(number).name)
     if not _training:
         raise Stopped(_ordered_by)
+
+
+def _raise_again(
+    unraisable: sys.UnraisableHookArgs,
+    report: Callable[[sys.UnraisableHookArgs], None] = sys.unraisablehook,
+) -> None:
+    """Repeats an order whose exception was dropped, as in a destructor or a callback of the collector.
+
+    Args:
+        unraisable: an exception that Python cannot raise where it is.
+        report: takes those that are no order.
+    """
+    if issubclass(unraisable.exc_type, Stopped):
+        main = threading.main_thread().ident
+        threading.Timer(0.01, signal.pthread_kill, (main, SIGNALS[0])).start()
+    else:
+        report(unraisable)

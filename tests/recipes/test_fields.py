@@ -51,6 +51,7 @@ TASKS = {
 BY_MAIN = {
     'task',
     'multi_host',
+    'meet_timeout_s',
     'peer_timeout_s',
     'scratch',
     'compilation_cache',
