@@ -1,11 +1,13 @@
 """Workdirs and inputs in an object store: one in memory, and one that speaks S3."""
 
+import contextlib
 import json
 import os
 import time
 
 import fsspec
 import pytest
+import toy_runs
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime import storage
@@ -179,21 +181,42 @@ def test_inputs_are_fetched_once_and_again_when_they_change(store, tmp_path):
         local_input('memory://bucket/none', str(tmp_path))
 
 
-def test_a_store_that_speaks_s3(tmp_path, monkeypatch):
+@contextlib.contextmanager
+def s3(environment):
+    """A store that speaks S3, without a bucket."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
     server.start()
-    try:
-        for name, value in {
-            'AWS_ENDPOINT_URL': 'http://{}:{}'.format(*server.get_host_and_port()),
-            'AWS_ACCESS_KEY_ID': 'any',
-            'AWS_SECRET_ACCESS_KEY': 'any',
-            'AWS_DEFAULT_REGION': 'us-east-1',
-        }.items():
-            monkeypatch.setenv(name, value)
-        fsspec.filesystem('s3', skip_instance_cache=True).mkdir('bucket')
-        with local_workdir('s3://bucket/run', str(tmp_path)) as path:
+    for name, value in {
+        'AWS_ENDPOINT_URL': 'http://{}:{}'.format(*server.get_host_and_port()),
+        'AWS_ACCESS_KEY_ID': 'any',
+        'AWS_SECRET_ACCESS_KEY': 'any',
+        'AWS_DEFAULT_REGION': 'us-east-1',
+    }.items():
+        environment(name, value)
+    yield
+    server.stop()
+
+
+@contextlib.contextmanager
+def gs(environment):
+    """A store that speaks Google's protocol, without a bucket."""
+    from gcp_storage_emulator.server import create_server
+
+    port = int(toy_runs.free_address().rpartition(':')[2])
+    with create_server('127.0.0.1', port, in_memory=True):
+        environment('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
+        environment('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')  # would ask for credentials
+        yield
+
+
+@pytest.mark.parametrize('scheme, served', [('s3', s3), ('gs', gs)])
+def test_a_store_that_is_served(scheme, served, tmp_path, monkeypatch):
+    with served(monkeypatch.setenv):
+        store = fsspec.filesystem(scheme, skip_instance_cache=True)
+        store.mkdir('bucket')
+        with local_workdir(f'{scheme}://bucket/run', str(tmp_path)) as path:
             with open(f'{path}/metrics.jsonl', 'w') as file:
                 file.write('1\n')
             os.makedirs(f'{path}/rl/policy')
@@ -201,11 +224,13 @@ def test_a_store_that_speaks_s3(tmp_path, monkeypatch):
                 file.write(b'x' * 3_000_000)
         with open(f'{path}/metrics.jsonl', 'w') as file:
             file.write('only here')
-        with local_workdir('s3://bucket/run', str(tmp_path)) as path:
+        with local_workdir(f'{scheme}://bucket/run', str(tmp_path)) as path:
             assert open(f'{path}/metrics.jsonl').read() == '1\n'
-        policy = local_input('s3://bucket/run/rl/policy', str(tmp_path))
+            os.remove(f'{path}/metrics.jsonl')
+        store.invalidate_cache()
+        left = ['bucket/run/.lock', 'bucket/run/rl/policy/model.safetensors']
+        assert sorted(store.find('bucket')) == left
+        policy = local_input(f'{scheme}://bucket/run/rl/policy', str(tmp_path))
         assert os.path.getsize(f'{policy}/model.safetensors') == 3_000_000
-        with pytest.raises(UserError, match='s3://nowhere/policy cannot be reached: .*bucket'):
-            local_input('s3://nowhere/policy', str(tmp_path))
-    finally:
-        server.stop()
+        with pytest.raises(UserError, match=f'{scheme}://nowhere/policy cannot be reached: '):
+            local_input(f'{scheme}://nowhere/policy', str(tmp_path))
