@@ -301,6 +301,8 @@ def rl() -> dict:
         fatal_mistakes=0,
         # more questions are asked, in so many rounds at most, until enough groups have spread
         sampling_rounds=1,
+        # 1: the next step is sampled while this one's last groups end and while it trains
+        max_staleness=0,
         batch_scope='batch',  # of bn_gspo's batch layer: the rollout batch, or each 'minibatch'
         learning_rate=1e-4,
         warmup=2,

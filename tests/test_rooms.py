@@ -63,6 +63,7 @@ def test_recipes_do_not_import_each_other():
         'ask_page',
         'item_metrics',
         'rl_rollout',
+        'rl_samplers',
         'rl_update',
     }
     recipes = PACKAGE / 'recipes'

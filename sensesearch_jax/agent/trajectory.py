@@ -127,6 +127,8 @@ class Turn:
     observation: Observation | None
     # includes the closing <|im_end|>, up to the next assistant header
     observation_tokens: list[int]
+    # RL steps that the policy had learned from when it wrote this; None outside RL
+    version: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; log-probs, which are float32, become base64 of their bytes, a quarter of the
@@ -139,6 +141,7 @@ class Turn:
             'action': action_to_json(self.action),
             'observation': None if self.observation is None else self.observation.to_json(),
             'observation_tokens': [int(t) for t in self.observation_tokens],
+            'version': self.version,
         }
 
     @classmethod

@@ -107,6 +107,7 @@ def check(config: ConfigDict) -> None:
         ('checkpoint', 'keep_every', 'none'),
         ('checkpoint', 'keep_best', 'none'),
         ('rl', 'keep_trajectories', 'all'),
+        ('rl', 'max_staleness', 'sampling awaits training'),
     ):
         if config.get(part, {}).get(name, 0) < 0:
             raise UserError(f'{part}.{name} is {config[part][name]}; give 0 ({none}) or more.')
@@ -159,6 +160,11 @@ def check(config: ConfigDict) -> None:
         if stage in config:
             check_training(stage, config[stage])
     if 'rl' in config:
+        if config.rl.max_staleness and make_mesh(config.mesh).size > 1:
+            raise UserError(
+                f'rl.max_staleness is {config.rl.max_staleness}, and steps overlap on a single device alone so far; '
+                'give 0 with a mesh of several.'
+            )
         make_objective(config.rl)
         with field('rl.tool_prices'):
             check_prices(config.rl.tool_prices)

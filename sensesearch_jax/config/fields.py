@@ -240,6 +240,10 @@ FIELDS = {
     'rl.sampling_rounds': Field(
         int, 'rounds of questions of a step at most, until enough groups have spread; 1: no more'
     ),
+    'rl.max_staleness': Field(
+        int,
+        'steps that the policy may be ahead of what it learns from; 0: sampling awaits training',
+    ),
     'rl.batch_scope': Field(
         str, "what the advantages are normalized over: the rollout 'batch', or each 'minibatch'"
     ),

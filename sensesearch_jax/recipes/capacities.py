@@ -91,7 +91,9 @@ def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Prepro
         return int(config.rollout.feature_cache_gib * gib)
     hosts = jax.process_count()
     at_once = [config.rollout.get('groups', 1)]
-    at_once += [-(-config.rl.questions_per_step // hosts)] if 'rl' in config else []
+    if 'rl' in config:
+        steps = 1 + config.rl.max_staleness  # whose questions are under way at once
+        at_once.append(-(-config.rl.questions_per_step // hosts) * steps)
     at_once += [-(-config.sft.batch // hosts) * BATCHES_AT_ONCE] if 'sft' in config else []
     at_once += [config.evaluate.lanes] if 'evaluate' in config else []
     at_once += [config.validation.lanes] if validated_stages(config) else []

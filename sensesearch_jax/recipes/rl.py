@@ -31,9 +31,14 @@ from sensesearch_jax.recipes.rl_rollout import (
     has_spread,
     prune_trajectories,
     rl_engines,
-    sample_step,
     tools_down,
     trajectories_path,
+)
+from sensesearch_jax.recipes.rl_samplers import (
+    OverlappedSampler,
+    Sampler,
+    StepwiseSampler,
+    sample_step,
 )
 from sensesearch_jax.recipes.rl_update import (
     ALGORITHMS,
@@ -53,11 +58,10 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.recipes.validation import Validation
 from sensesearch_jax.rewards.scorer import is_usable
-from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.alarm_log import AlarmLog
-from sensesearch_jax.runtime.mesh import make_mesh, replica
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import memory_use
 from sensesearch_jax.runtime.profiling import Profiler
 from sensesearch_jax.runtime.progress import Progress
@@ -158,21 +162,36 @@ def rl(
         validate(start)
         alarmed = session.config.alarms, workdir, 'rl', start, multihost.is_main()
         traced = session.config.profile_steps, start, config.steps
+
+        def asked_here(step):
+            count = config.questions_per_step * config.sampling_rounds
+            return multihost.local_rows(asked_at(step), count, 'rl.questions_per_step')
+
+        sampler = (
+            OverlappedSampler(session, loaded, features, engines, asked_here)
+            if config.max_staleness
+            else StepwiseSampler(session, loaded, features, engines)
+        )
         with (
+            sampler,
             Progress('rl', config.steps, initial=start) as bar,
             AlarmLog(*alarmed) as alarms,
             Profiler(workdir / 'profile' / 'rl', 'rl', *traced) as profiler,
         ):
             for step in range(start, config.steps):
-                asked = multihost.local_rows(
-                    asked_at(step),
-                    config.questions_per_step * config.sampling_rounds,
-                    'rl.questions_per_step',
-                )
                 updates = learner.updates
                 with saved_if_stopped(learner, checkpoints, made), profiler.step(step):
                     values = multihost.global_means(
-                        rl_step(session, loaded, features, engines, learner, reference, asked, step)
+                        rl_step(
+                            session,
+                            loaded,
+                            features,
+                            sampler,
+                            learner,
+                            reference,
+                            asked_here(step),
+                            step,
+                        )
                     )
                 failed = 0 if values['usable_share'] else failed + 1
                 if learner.updates > updates:
@@ -290,7 +309,7 @@ def rl_step(
     session: Session,
     loaded: LoadedPolicy,
     features: FeatureStore,
-    engines: Sequence[Engine],
+    sampler: Sampler,
     learner: Learner,
     reference: nnx.State | None,
     asked: Sequence[Question],
@@ -302,7 +321,7 @@ def rl_step(
         session: of the run.
         loaded: the policy that was trained from.
         features: of its vision tower.
-        engines: the samplers; they get the learner's present parameters.
+        sampler: gets the learner's present parameters.
         learner: updated.
         reference: parameters of the KL term's reference; None without that term.
         asked: this process's questions of the step, of all `rl.sampling_rounds`.
@@ -310,21 +329,17 @@ def rl_step(
 
     Returns:
         The step's metrics; those of behaviour are over all groups that were sampled.
+
+    Raises:
+        Stopped: a process was told to stop; the groups that were finished are on disk.
     """
     config, began = session.config.rl, time.monotonic()
-
-    def tokens_run():
-        return sum(engine.tokens_run for engine in engines)
-
-    weights = replica(learner.all_parameters, session.mesh)
-    for engine in engines:
-        engine.set_parameters(weights)
-    del weights  # the engines alone hold this copy, so that `release` frees it
-    run_before = tokens_run()
-    everything, cost = sample_step(session, loaded, features, engines, asked, step)
-    for engine in engines:
-        engine.release()  # the updates want the memory, of the sampler's own copy of the weights too
+    sampler.begin(learner, step)
+    everything, cost = sample_step(sampler, config.sampling_rounds, asked, step)
     sampled = time.monotonic()
+    sampler.end()
+    stopping.check()  # of all processes together, however many rounds each has made
+    all_sampled = time.monotonic()
     groups = chosen_groups(everything, len(asked) // config.sampling_rounds)
     usable = np.array([[is_usable(t) for t in g] for g in groups])
     advantages, values = rollout_advantages(config, groups, usable)
@@ -352,7 +367,6 @@ def rl_step(
         to_batch,
         np.random.default_rng([session.config.seed, step]),
     )
-    run = tokens_run() - run_before
     ended = time.monotonic()
     slowest = multihost.slowest(sampled - began)  # the updates are one program of all
     tokens = sum(map(distinct_tokens, everything))
@@ -363,7 +377,8 @@ def rl_step(
         | memory_use()
         | slowest
         | {
-            'token_amplification': (run + passes.run) / max(tokens + passes.distinct, 1),
+            'token_amplification': (cost.tokens_run + passes.run)
+            / max(tokens + passes.distinct, 1),
             # of the step, for want of rollout.feature_cache_gib
             'pictures_encoded_again': features.encoded_again,
             'feature_cache_wanted_gib': features.step_bytes / (1 << 30),
@@ -377,7 +392,7 @@ def rl_step(
             'trained_share': passes.groups / max(config.epochs * len(groups), 1),
             'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
             'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
-            'rollouts_per_second': len(everything) * config.members / max(sampled - began, 1e-9),
+            'rollouts_per_second': len(everything) * config.members / max(cost.seconds, 1e-9),
             'trajectories_per_chip_hour': per_chip_hour(
                 len(everything) * config.members,
                 ended - began,
@@ -388,10 +403,11 @@ def rl_step(
             'sampled_tokens_per_second': cost.sampled_tokens / max(cost.seconds, 1e-9),
             'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
             'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
-            'compilations': engines[0].compiles + features.compiles,
+            'compilations': sampler.engines[0].compiles + features.compiles,
             'rollout_s': sampled - began,
             'step_s': ended - began,
         }
         # of the updates alone: tools and sampling have no such measure
-        | utilization(passes.flops, ended - sampled, session.mesh.size / jax.process_count())
+        | utilization(passes.flops, ended - all_sampled, session.mesh.size / jax.process_count())
+        | sampler.metrics(groups, step)
     )

@@ -1,4 +1,4 @@
-"""Rollouts of RL: a step's groups, sampled, scored and kept on disk, and what failed in them."""
+"""A step's groups in RL: kept on disk, chosen for the loss, and what failed in them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,12 @@ from sensesearch_jax.recipes.session import (
     Session,
     append_trajectories,
     read_trajectories,
-    rollout_limits,
 )
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutStatistics, rollout
 from sensesearch_jax.rollout.task_queue import Task
-from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-from sensesearch_jax.runtime import multihost, stopping
+from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.seeds import hash_seed
 from sensesearch_jax.training.advantages import GROUP_EPSILON, ROUNDING
 from sensesearch_jax.training.trainer import Learner
@@ -38,7 +35,8 @@ from sensesearch_jax.training.trainer import Learner
 def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list[Engine]:
     """Engines for the rollouts of a step, with the learner's parameters.
 
-    They sample `rollout.groups` groups at once, or all of this process's if those are fewer.
+    They sample `rollout.groups` groups at once, or all that this process may have under way if those
+    are fewer.
 
     Args:
         session: of the run.
@@ -49,7 +47,7 @@ def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list
     asked = multihost.rows_per_process(config.questions_per_step, 'rl.questions_per_step')
     return session.engines(
         loaded,
-        groups=min(asked, session.config.rollout.groups),
+        groups=min(asked * (1 + config.max_staleness), session.config.rollout.groups),
         members=config.members,
         sampling=Sampling(config.temperature),
         parameters=learner.all_parameters,
@@ -98,50 +96,6 @@ def cause_of_exclusion(trajectory: Trajectory) -> str:
     )
 
 
-def sample_step(
-    session: Session,
-    loaded: LoadedPolicy,
-    features: FeatureStore,
-    engines: Sequence[Engine],
-    asked: Sequence[Question],
-    step: int,
-) -> tuple[list[list[Trajectory]], RolloutStatistics]:
-    """The groups of a step, of as many rounds as it takes.
-
-    Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): as long as fewer groups have spread in
-    their rewards than a step is to have, further questions are asked, as many as are missing, in
-    at most `rl.sampling_rounds` rounds. Each process looks at its own groups alone.
-
-    Args:
-        session: of the run.
-        loaded: the policy that was trained from.
-        features: of its vision tower.
-        engines: that sample.
-        asked: this process's questions of the step, of all rounds; those of the first are asked
-            in any case.
-        step: from 0.
-
-    Returns:
-        (groups of all rounds in the order of the questions, what sampling cost).
-
-    Raises:
-        Stopped: a process was told to stop; the groups that were finished are on disk.
-    """
-    wanted = len(asked) // session.config.rl.sampling_rounds
-    groups: list[list[Trajectory]] = []
-    costs = []
-    for _ in range(session.config.rl.sampling_rounds):
-        missing = wanted - sum(map(has_spread, groups))
-        now = asked[len(groups) : len(groups) + missing]
-        if not now or stopping.ordered():
-            break
-        found, cost = sample_groups(session, loaded, features, engines, now, step)
-        groups += found
-        costs.append(cost)
-    stopping.check()  # of all processes together, however many rounds each has made
-    return groups, sum_of_costs(costs)
-
-
 def chosen_groups(groups: Sequence[list[Trajectory]], count: int) -> list[list[Trajectory]]:
     """The groups that a step learns from: those with spread, the first sampled first, and as many of
     the others as are missing.
@@ -168,86 +122,60 @@ def after_fatal_share(groups: Sequence[Sequence[Trajectory]], fatal_mistakes: in
     return 1 - sum(response_tokens(t, fatal_mistakes) for t in everyone) / max(written, 1)
 
 
-def sum_of_costs(costs: Sequence[RolloutStatistics]) -> RolloutStatistics:
-    """The costs of rounds one after another."""
-    return RolloutStatistics(
-        seconds=sum(c.seconds for c in costs),
-        waiting_for_tools=sum(c.waiting_for_tools for c in costs),
-        waiting_for_judge=sum(c.waiting_for_judge for c in costs),
-        sampled_tokens=sum(c.sampled_tokens for c in costs),
-        turn_seconds=[s for c in costs for s in c.turn_seconds],
-    )
+class StepGroups:
+    """A step's groups, of this start and of earlier ones, which have left theirs on disk.
 
-
-def sample_groups(
-    session: Session,
-    loaded: LoadedPolicy,
-    features: FeatureStore,
-    engines: Sequence[Engine],
-    asked: Sequence[Question],
-    step: int,
-) -> tuple[list[list[Trajectory]], RolloutStatistics]:
-    """The step's groups, sampled and scored.
-
-    Groups that an interrupted run has left on disk are not sampled again, except those in which
-    tools or judge had failed: these are sampled anew, with the same seeds.
+    Those that are there are not sampled again, except where tools or judge had failed: these are
+    sampled anew, with the same seeds.
 
     Args:
         session: of the run.
-        loaded: the policy that was trained from.
-        features: of its vision tower.
-        engines: that sample.
-        asked: this process's questions of the step.
         step: from 0.
-
-    Returns:
-        (groups in the order of the questions, what sampling cost); no groups where this process
-        is told to stop, of which those that were finished are on disk.
     """
-    config = session.config
-    path = trajectories_path(session, step)
-    members: dict[
-        str, dict[int, Trajectory]
-    ] = {}  # a group that was torn is on disk in part, and later as a whole
-    # Of a start with more processes, another may have sampled what is this one's now.
-    of_others = [other for other in every_process(path, session) if other != path]
-    for trajectory in itertools.chain(
-        *(read_trajectories(other, mend=False) for other in of_others), read_trajectories(path)
-    ):
-        members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
-    found = {
-        name: [group[g] for g in sorted(group)]
-        for name, group in members.items()
-        if len(group) == config.rl.members
-        and not any(t.state in ASKED_AGAIN for t in group.values())
-    }
 
-    def note(group: list[Trajectory]) -> None:
-        append_trajectories(path, group)
-        found[group[0].question.id] = group
+    def __init__(self, session: Session, step: int):
+        self.session, self.step = session, step
+        self.path = path = trajectories_path(session, step)
+        # a group that was torn is on disk in part, and later as a whole
+        members: dict[str, dict[int, Trajectory]] = {}
+        # Of a start with more processes, another may have sampled what is this one's now.
+        of_others = [other for other in every_process(path, session) if other != path]
+        for trajectory in itertools.chain(
+            *(read_trajectories(other, mend=False) for other in of_others), read_trajectories(path)
+        ):
+            members.setdefault(trajectory.question.id, {})[trajectory.member] = trajectory
+        self._found = {
+            name: [group[g] for g in sorted(group)]
+            for name, group in members.items()
+            if len(group) == session.config.rl.members
+            and not any(t.state in ASKED_AGAIN for t in group.values())
+        }
+        self._asked: set[str] = set()
 
-    def seeds(q):
-        return tuple(
-            hash_seed(config.seed, f'rl-{step}-{q.id}-{g}') for g in range(config.rl.members)
-        )
+    def to_sample(self, asked: Sequence[Question]) -> list[Task]:
+        """Tasks of those of the questions that are neither there nor asked already."""
+        config, left = self.session.config, {*self._found, *self._asked}
 
-    tasks = [Task(q, seeds(q)) for q in asked if q.id not in found]
-    _, cost = rollout(
-        tasks,
-        engines,
-        loaded.chat,
-        session.environment(),
-        features,
-        rollout_limits(config.agent),
-        scorer=session.scorer(step),
-        tool_threads=config.rollout.tool_threads,
-        judge_threads=config.rollout.judge_threads,
-        on_group=note,
-        to_stop=stopping.ordered,
-    )
-    if stopping.ordered():
-        return [], cost  # of groups that are finished in part
-    return [found[q.id] for q in asked], cost
+        def seeds(q):
+            names = (f'rl-{self.step}-{q.id}-{g}' for g in range(config.rl.members))
+            return tuple(hash_seed(config.seed, name) for name in names)
+
+        tasks = [Task(q, seeds(q)) for q in asked if q.id not in left]
+        self._asked.update(task.question.id for task in tasks)
+        return tasks
+
+    def note(self, group: list[Trajectory]) -> None:
+        """Keeps a finished group, on disk too."""
+        append_trajectories(self.path, group)
+        self._found[group[0].question.id] = group
+
+    def has(self, asked: Sequence[Question]) -> bool:
+        """Whether the groups of these questions are there."""
+        return all(q.id in self._found for q in asked)
+
+    def of(self, asked: Sequence[Question]) -> list[list[Trajectory]]:
+        """The groups of these questions, in their order."""
+        return [self._found[q.id] for q in asked]
 
 
 def every_process(path: Path, session: Session) -> list[Path]:

@@ -79,6 +79,7 @@ class Engine:
         if cache_dtype not in ('policy', 'int8'):
             raise ValueError(f"cache_dtype '{cache_dtype}' is unknown; choose 'policy' or 'int8'.")
         self.caches: Caches | None = None
+        self.version: int | None = None  # of the parameters
         graph, parameters = nnx.split(policy)
         self.set_parameters(parameters)
         self.sizes = policy.sizes.language
@@ -116,15 +117,15 @@ class Engine:
         other.tokens_run, other.caches = 0, None
         return other
 
-    def set_parameters(self, parameters: nnx.State) -> None:
-        """New weights of the same structure.
+    def set_parameters(self, parameters: nnx.State, version: int | None = None) -> None:
+        """New weights of the same structure, with their version for the record.
 
         Nothing compiles again where their dtype and mesh are those of the last ones. Else the
         programs do, when they are next used, and the caches are made anew with the next prefill:
         what the lanes held is gone.
         """
         before = (self.dtype, self.mesh) if self.caches is not None else None
-        self.parameters = parameters
+        self.parameters, self.version = parameters, version
         # Programs of a sharded policy must know its mesh: kernels run per shard.
         self.mesh = mesh_of(parameters)
         if before != (self.dtype, self.mesh):
@@ -282,7 +283,7 @@ class Engine:
         slots[: len(rows)] = rows
         with jax.set_mesh(self.mesh):
             self.caches = self._prefill(self.parameters, self.caches, slots, batch, pending)
-        self.length[list(rows)] = 0
+        self.length[list(rows)] = self.passed_over[list(rows)] = 0
         self.tokens_run += sum(len(p) - 1 for p in prompts)
         return [int(v) for v in batch.following[: len(rows)]]
 
@@ -360,6 +361,7 @@ class Engine:
         active: Bool[np.ndarray, 'b g'],
         budget: Int[np.ndarray, 'b g'],
         seeds: Int[np.ndarray, 'b g'],
+        parameters: nnx.State | None = None,
     ) -> Chunk:
         """Samples up to a chunk of tokens on active lanes; a lane stops at a stop id or when its
         budget is used.
@@ -373,6 +375,7 @@ class Engine:
             seeds: of each lane's trajectory. The draw depends on seed and place in the sequence
                 only, so that a trajectory is the same whatever runs beside it and whenever its
                 tools answer.
+            parameters: to sample with, like the engine's own, which they are by default.
 
         Returns:
             the tokens and their log-probs, of all lanes.
@@ -382,12 +385,13 @@ class Engine:
         operands = [x[at] for x in (active, budget.astype(np.int32), seeds.astype(np.uint32))]
         if grid is not None:  # its padding is out of range
             operands = [np.pad(x, ((0, len(grid.members) - len(x)), (0, 0))) for x in operands]
+        weights = self.parameters if parameters is None else parameters
         with jax.set_mesh(self.mesh):
-            self.caches, sampled = self._decode(self.parameters, self.caches, grid, *operands, used)
+            self.caches, sampled = self._decode(weights, self.caches, grid, *operands, used)
         chunk = Chunk(*(np.zeros((*active.shape, *x.shape[2:]), x.dtype) for x in sampled))
         for all_lanes, part in zip(chunk, sampled):
             all_lanes[at] = np.asarray(part)[: len(at[0])]
-        self.passed_over = np.where(active, self.passed_over + 1, 0)
+        self.passed_over += active
         self.passed_over[at] = 0
         self.length += chunk.count
         self.tokens_run += int(chunk.count.sum())

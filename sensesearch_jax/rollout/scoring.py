@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
@@ -14,9 +14,28 @@ NO_ANSWER: Future = Future()
 NO_ANSWER.set_result(0.0)
 
 
+@dataclass(eq=False)
+class Group:
+    """A question's trajectories under way.
+
+    Args:
+        scorer: of them; None leaves rewards and states as they are.
+        on_finished: called with them once all have ended and are scored.
+        trajectories: by member.
+    """
+
+    scorer: Scorer | None
+    on_finished: Callable[[list[Trajectory]], None]
+    trajectories: list[Trajectory] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Hands the trajectories on."""
+        self.on_finished(self.trajectories)
+
+
 @dataclass
-class _Group:
-    """A question's trajectories so far, and the verdicts on their answers."""
+class _Verdicts:
+    """The trajectories of a group that have ended so far, and the verdicts on their answers."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
     verdicts: list[Future[float | ToolFailure]] = field(default_factory=list)
@@ -27,54 +46,51 @@ class _Group:
 
 class Scoring:
     """The groups of one engine that wait for verdicts. Used from the engine's thread; `pool` asks
-    the scorer.
+    the scorers.
 
     Args:
-        scorer: None leaves rewards and states as they are.
         pool: its size is the number of verdicts that are asked for at a time.
     """
 
-    def __init__(self, scorer: Scorer | None, pool: Executor):
-        self.scorer, self.pool = scorer, pool
-        self._groups: dict[int, _Group] = {}
+    def __init__(self, pool: Executor):
+        self.pool = pool
+        self._groups: dict[Group, _Verdicts] = {}
 
-    def ask(self, index: int, trajectory: Trajectory) -> None:
-        """Asks for the verdict on a trajectory of group `index` that has just ended."""
-        group = self._groups.setdefault(index, _Group())
-        answer = self.scorer.answer(trajectory) if self.scorer else None
-        verdict = NO_ANSWER if answer is None else group.asked.get(answer)
+    def ask(self, group: Group, trajectory: Trajectory) -> None:
+        """Asks for the verdict on a trajectory of the group that has just ended."""
+        scorer, so_far = group.scorer, self._groups.setdefault(group, _Verdicts())
+        answer = scorer.answer(trajectory) if scorer else None
+        verdict = NO_ANSWER if answer is None else so_far.asked.get(answer)
         if verdict is None:
-            verdict = group.asked[answer] = self.pool.submit(
-                self.scorer.verdict, trajectory, answer
-            )
-        group.trajectories.append(trajectory)
-        group.verdicts.append(verdict)
+            verdict = so_far.asked[answer] = self.pool.submit(scorer.verdict, trajectory, answer)
+        so_far.trajectories.append(trajectory)
+        so_far.verdicts.append(verdict)
 
-    def close(self, index: int) -> None:
+    def close(self, group: Group) -> None:
         """Says that no more trajectories of a group will come."""
-        self._groups[index].complete = True
+        self._groups[group].complete = True
 
     @property
     def pending(self) -> list[Future]:
         """Verdicts that are not there yet."""
-        return [v for group in self._groups.values() for v in group.asked.values() if not v.done()]
+        return [v for found in self._groups.values() for v in found.asked.values() if not v.done()]
 
     @property
     def waiting(self) -> bool:
         """Whether groups are still to be handed over."""
         return bool(self._groups)
 
-    def finished(self) -> Sequence[int]:
+    def finished(self) -> Sequence[Group]:
         """Complete groups whose verdicts have come, each once; their rewards and states are set."""
         done = [
-            i
-            for i, group in self._groups.items()
-            if group.complete and all(v.done() for v in group.verdicts)
+            group
+            for group, found in self._groups.items()
+            if found.complete and all(v.done() for v in found.verdicts)
         ]
-        for index in done:
-            group = self._groups.pop(index)
-            for trajectory, verdict in zip(group.trajectories, group.verdicts):
-                put_score(self.scorer, trajectory, verdict.result())
+        for group in done:
+            found = self._groups.pop(group)
+            for trajectory, verdict in zip(found.trajectories, found.verdicts):
+                put_score(group.scorer, trajectory, verdict.result())
         return done
 
 

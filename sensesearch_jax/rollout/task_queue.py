@@ -1,10 +1,10 @@
-"""The queue of tasks: pictures are fetched ahead of their turn, finished groups are collected."""
+"""The queue of tasks, to which more may be added: pictures are fetched ahead of their turn."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory
 from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.rewards.scorer import Scorer
-from sensesearch_jax.rollout.scoring import put_score
+from sensesearch_jax.rollout.scoring import Group, put_score
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 
@@ -30,7 +30,7 @@ class Task:
 class ReadyTask(NamedTuple):
     """A task whose images are there, with the tokens of its prompt."""
 
-    index: int
+    group: Group
     task: Task
     images: list[ImageRef]
     prompt: list[int]
@@ -38,10 +38,9 @@ class ReadyTask(NamedTuple):
 
 @dataclass(eq=False)
 class TaskQueue:
-    """The tasks that no engine has taken yet, and the groups that are done.
+    """The tasks that no engine has taken yet, in the order in which they are taken.
 
     Args:
-        tasks: in the order in which they are taken.
         ahead: tasks whose pictures are fetched at a time: enough to fill the engines and a pass
             through the tower.
         room: the engines' capacity for a prompt, in tokens.
@@ -49,33 +48,72 @@ class TaskQueue:
         environment: has the system prompt and the client that uploads pictures.
         features: of the pictures.
         pool: fetches the pictures.
-        scorer: of tasks that end here; None leaves them unscored.
-        on_group: called with each group that ends here.
     """
 
-    tasks: Sequence[Task]
     ahead: int
     room: int
     chat: ChatTokenizer
     environment: Environment
     features: FeatureStore
     pool: ThreadPoolExecutor
-    scorer: Scorer | None
-    on_group: Callable[[list[Trajectory]], None]
 
     def __post_init__(self):
-        self.groups: list[list[Trajectory]] = [[] for _ in self.tasks]
-        self.waiting = deque(enumerate(self.tasks))
-        self.opening: dict[Future, tuple[int, Task]] = {}  # first images on their way
+        self.waiting: deque[tuple[Group, Task]] = deque()
+        self.opening: dict[Future, tuple[Group, Task]] = {}  # first images on their way
         self.opened: deque[ReadyTask] = deque()
         self.lock = threading.Lock()
-        self.stopped = False
+        self.news = Future()  # done, and replaced, as soon as something is new
+        self.closed = self.stopped = False
+
+    def add(
+        self,
+        tasks: Iterable[Task],
+        scorer: Scorer | None,
+        on_group: Callable[[list[Trajectory]], None],
+        *,
+        urgent: bool = False,
+    ) -> list[list[Trajectory]]:
+        """Puts tasks behind the others.
+
+        Args:
+            tasks: in their order.
+            scorer: of their trajectories; None leaves them unscored.
+            on_group: called with each group when it has ended.
+            urgent: whether they are put before the others.
+
+        Returns:
+            their groups, in the same order, which fill while they are sampled.
+        """
+        added = [(Group(scorer, on_group), task) for task in tasks]
+        with self.lock:
+            if urgent:
+                self.waiting.extendleft(reversed(added))
+            else:
+                self.waiting.extend(added)
+        self.wake()
+        return [group.trajectories for group, _ in added]
+
+    def close(self) -> None:
+        """Says that no more tasks will come."""
+        self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Ends the waiting of engines that have nothing to decode: something is new."""
+        with self.lock:
+            news, self.news = self.news, Future()
+        news.set_result(None)
 
     @property
     def left(self) -> bool:
         """Whether tasks are still to be taken."""
         with self.lock:
             return bool(self.waiting or self.opening or self.opened) and not self.stopped
+
+    @property
+    def open(self) -> bool:
+        """Whether more tasks may come."""
+        return not (self.closed or self.stopped)
 
     @property
     def more_to_come(self) -> bool:
@@ -91,6 +129,7 @@ class TaskQueue:
     def stop(self) -> None:
         """Ends the work of all engines soon, unfinished as it is."""
         self.stopped = True
+        self.wake()
 
     def fetch(self) -> None:
         """Uploads and prepares the pictures of the next tasks.
@@ -100,24 +139,24 @@ class TaskQueue:
         failed = []
         with self.lock:
             while self.waiting and len(self.opening) + len(self.opened) < self.ahead:
-                index, task = self.waiting.popleft()
-                self.opening[self.pool.submit(self._ready, index, task)] = index, task
+                group, task = self.waiting.popleft()
+                self.opening[self.pool.submit(self._ready, group, task)] = group, task
             for future in [f for f in self.opening if f.done()]:
-                index, task = self.opening.pop(future)
+                group, task = self.opening.pop(future)
                 ready = future.result()
                 if isinstance(ready, ReadyTask):
                     self.opened.append(ready)
                     continue
                 state, why = ready
-                self.groups[index] = [
+                group.trajectories += [
                     Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
                     for g, seed in enumerate(task.seeds)
                 ]
-                failed.append(self.groups[index])
+                failed.append(group)
         for group in failed:
-            for trajectory in group:
-                put_score(self.scorer, trajectory, 0.0)
-            self.on_group(group)
+            for trajectory in group.trajectories:
+                put_score(group.scorer, trajectory, 0.0)
+            group.finish()
 
     def take(self, least: int, most: int) -> tuple[list[ReadyTask], list[ImageRef]]:
         """At most `most` ready tasks, none if fewer than `least`; and images of the next ones."""
@@ -126,7 +165,7 @@ class TaskQueue:
             taken = [self.opened.popleft() for _ in range(ready if ready >= least else 0)]
             return taken, [image for ready in self.opened for image in ready.images]
 
-    def _ready(self, index: int, task: Task) -> ReadyTask | tuple[SampleState, str]:
+    def _ready(self, group: Group, task: Task) -> ReadyTask | tuple[SampleState, str]:
         """On a tool thread: the task's images and prompt, or why there is none."""
         images = upload_all(self.environment.client, task.question.images)
         if isinstance(images, ToolFailure):
@@ -151,4 +190,4 @@ class TaskQueue:
         for image in images:
             if failure := self.features.prepare(image):
                 return SampleState.INFRA_FAILED, f'The picture cannot be had: {failure.message}.'
-        return ReadyTask(index, task, images, prompt)
+        return ReadyTask(group, task, images, prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.recipes.session import rollout_limits
-from sensesearch_jax.rollout.scheduler import _Rollout
+from sensesearch_jax.rollout.lanes import Lanes
 from sensesearch_jax.rollout.scoring import Scoring
 from sensesearch_jax.rollout.task_queue import Task, TaskQueue
 from sensesearch_jax.simulation.clock import Clock, Later, Segment, Threads
@@ -31,7 +32,7 @@ MOMENT = 1e-3  # seconds of a pass that has nothing to wait for
 
 
 @dataclass(eq=False)
-class TimedRollout(_Rollout):
+class TimedLanes(Lanes):
     """One engine's work, with a time of its own."""
 
     clock: Clock = field(default_factory=Clock)
@@ -39,23 +40,10 @@ class TimedRollout(_Rollout):
     until: float = math.inf  # no longer than this is waited
     segments: list[Segment] = field(default_factory=list)
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether questions are left to take, or trajectories to sample or to score."""
-        return self.queue.left or bool(self.lanes or self.scoring.waiting)
-
     def advance(self, until: float) -> None:
         """One pass of the scheduler's loop, at this engine's time."""
         self.clock.now, self.clock.segments, self.until = self.now, self.segments, until
-        self.queue.fetch()
-        self._hand_over()
-        self._open()
-        self._collect()
-        self._append()
-        if self._decodable():
-            self._decode()
-        else:
-            self._wait([*self.calls, *self.queue.fetching], self.scoring.pending)
+        self.work()
         self.now = self.clock.now
 
     def idle(self, kind: str, moment: float) -> None:
@@ -64,7 +52,7 @@ class TimedRollout(_Rollout):
         self.clock.until(kind, moment)
         self.now = self.clock.now
 
-    def _wait(self, calls: Sequence[Later], verdicts: Sequence[Later]) -> None:
+    def _wait(self, calls: Sequence[Later], verdicts: Sequence[Later], news: Future) -> None:
         known = [result.at for result in (*calls, *verdicts)]
         if known or self.unfinished:
             there = min(known, default=self.clock.now + MOMENT)
@@ -103,22 +91,20 @@ class Host:
         self.step_of: list[int] = []  # by index of the task
         self.left: dict[int, int] = {}  # groups of a step that are not finished
         self.finished: dict[int, float] = {}  # the time at which a step's last group was
-        environment, scorer = PlannedEnvironment(script, clock), PlannedScorer(script, clock)
+        environment, self.scorer = PlannedEnvironment(script, clock), PlannedScorer(script, clock)
         chat, tools = PlannedChat(script), Threads(clock, room.tool_threads)
         judges, limits = Threads(clock, room.judge_threads), rollout_limits(config.agent)
+        self.asked: list[list[Trajectory]] = []  # the groups, in the order of the tasks
         self.queue = TaskQueue(
-            [],
             engines * engine.groups + self.features.batch,
             engine.prompt_capacity,
             chat,
             environment,
             self.features,
             tools,
-            scorer,
-            self._note,
         )
         self.runs = [
-            TimedRollout(
+            TimedLanes(
                 self.queue,
                 engine.on(clock, script),
                 chat,
@@ -126,10 +112,11 @@ class Host:
                 self.features,
                 limits,
                 tools,
-                Scoring(scorer, judges),
+                Scoring(judges),
                 lambda *turn: None,
                 lambda *tokens: None,
                 lambda: False,
+                lambda: None,
                 clock=clock,
             )
             for _ in range(engines)
@@ -148,12 +135,11 @@ class Host:
             self.step_of.append(step)
             tasks.append(Task(Question(name, ''), self.script.add(name, group)))
         self.left[step] = len(tasks)
-        self.queue.waiting.extend(enumerate(tasks, len(self.queue.groups)))
-        self.queue.groups += [[] for _ in tasks]
+        self.asked += self.queue.add(tasks, self.scorer, self._note)
 
     def groups(self, step: int) -> list[list[Trajectory]]:
         """The trajectories of a step, as far as they have come."""
-        return [g for g, of in zip(self.queue.groups, self.step_of) if of == step]
+        return [g for g, of in zip(self.asked, self.step_of) if of == step]
 
     def sample(self, step: int) -> None:
         """Goes on until a step's groups are finished."""

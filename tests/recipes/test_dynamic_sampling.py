@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory
 from sensesearch_jax.data.mixing import Pool
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.recipes import rl_rollout
 from sensesearch_jax.recipes.rl import check_rounds
-from sensesearch_jax.recipes.rl_rollout import chosen_groups, has_spread, sample_step
+from sensesearch_jax.recipes.rl_rollout import chosen_groups, has_spread
+from sensesearch_jax.recipes.rl_samplers import sample_step
 from sensesearch_jax.rollout.scheduler import RolloutStatistics
 
 
@@ -43,17 +43,15 @@ def test_groups_with_spread_are_used_first_in_their_order():
         (3, 'f', 'abcdef'),  # not enough in all rounds
     ],
 )
-def test_rounds_go_on_until_enough_groups_have_spread(rounds, spread, sampled, monkeypatch):
+def test_rounds_go_on_until_enough_groups_have_spread(rounds, spread, sampled):
     """Two questions a step; each round asks as many as are missing."""
 
-    def sample(session, loaded, features, engines, asked, step):
+    def sample(asked, step):
         groups = [group(q.id, 0, q.id in spread) for q in asked]
         return groups, RolloutStatistics(seconds=1.0, sampled_tokens=len(asked))
 
-    monkeypatch.setattr(rl_rollout, 'sample_groups', sample)
-    session = SimpleNamespace(config=SimpleNamespace(rl=SimpleNamespace(sampling_rounds=rounds)))
     asked = [Question(name, 'Which?') for name in 'abcdef'[: 2 * rounds]]
-    groups, cost = sample_step(session, None, None, [], asked, 0)
+    groups, cost = sample_step(SimpleNamespace(sample=sample), rounds, asked, 0)
     assert ''.join(g[0].question.id for g in groups) == sampled
     assert cost.sampled_tokens == len(sampled)
 

@@ -222,6 +222,11 @@ def test_a_png_with_a_spoiled_chunk_is_told_in_a_sentence(tmp_path):
         ('rl.price_from_step', 2, 'rl.price_from_step is 2, but all rl.tool_prices are 0'),
         ('rl.price_from_step', 25, 'and the run has rl.steps 2; give 0'),
         ('rl.members', 0, 'rl.members is 0; give 1 or more'),
+        (
+            'rl.max_staleness',
+            -1,
+            r'rl.max_staleness is -1; give 0 .sampling awaits training. or more',
+        ),
         ('rl.max_failed_steps', 0, 'rl.max_failed_steps is 0; give 1 or more'),
         ('sft.max_skipped_updates', 0, 'sft.max_skipped_updates is 0; give 1 or more'),
         ('rl.steps', 0, 'rl.steps is 0'),

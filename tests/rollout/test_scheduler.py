@@ -4,10 +4,12 @@ kept."""
 import functools
 import threading
 
+import jax
 import numpy as np
 import optax
 import pytest
-from acts_by_chance import MEMBERS, TURN_TOKENS, by_chance, essence
+from acts_by_chance import MEMBERS, TURN_TOKENS, ScriptedEnvironment, by_chance, essence, scorer_of
+from flax import nnx
 from scripted_tools import DOWN, ScriptedTools
 
 from sensesearch_jax.agent.actions import Answer, FormatError, ImageCrop, ImageSearch, TextSearch
@@ -16,7 +18,9 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, SampleState
 from sensesearch_jax.batching.from_trajectories import to_member, to_row
 from sensesearch_jax.batching.group_batch import build_groups
-from sensesearch_jax.training.trainer import Learner
+from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
+from sensesearch_jax.rollout.task_queue import Task, TaskQueue
+from sensesearch_jax.training.trainer import Learner, decoder
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -282,3 +286,73 @@ def test_slow_tools_of_one_question_do_not_hold_up_the_others(run, questions):
     assert len(done) == 4 and done[-1] == 'q0'
     assert all(len(t.turns) == 3 for group in groups for t in group)
     assert 0 <= cost.waiting_for_tools <= cost.seconds
+
+
+def test_new_weights_are_taken_between_turns_and_tasks_while_others_run(
+    engine, policy, chat, store_for, questions
+):
+    """The second weights have another last norm, which keys and values do not depend on: so the
+    trainer's log-probs tell by which weights each token was drawn. Some lanes are within a turn when
+    those weights come. Tasks that come later have a scorer of their own."""
+    first = nnx.state(policy)
+    graph, second = nnx.split(policy)
+    second['language']['norm'] = jax.tree.map(lambda x: 3 * x, second['language']['norm'])
+    twin, features, turns = engine.twin(), store_for(ScriptedTools()), []
+    twin.set_parameters(first, 0)
+
+    def on_turn(trajectory, turn):
+        turns.append(turn)
+        if len(turns) == 5:
+            stream.set_weights([second], 1)
+            later.extend(stream.add(tasks[2:], scorer_of(None), done.append))
+            stream.queue.close()
+
+    tasks = [Task(q, tuple(1000 * i + g for g in range(MEMBERS))) for i, q in enumerate(questions)]
+    environment, limits = ScriptedEnvironment(features.client), RolloutLimits(4, TURN_TOKENS)
+    stream = Stream(
+        twin, chat, environment, features, limits, tool_threads=8, judge_threads=8, on_turn=on_turn
+    )
+    done, later = [], []
+    groups = stream.add(tasks[:2], None, done.append)
+    stream.run()
+    groups += later
+    assert sorted(map(id, done)) == sorted(map(id, groups))
+    assert [bool(t.reward) for group in groups for t in group] == [False] * 6 + [True] * 6
+
+    everyone = [t for group in groups for t in group]
+    versions = [[turn.version for turn in t.turns] for t in everyone]
+    assert all(found == sorted(found) for found in versions)
+    assert {v for found in versions[:6] for v in found} == {0, 1}
+    assert {v for found in versions[6:] for v in found} == {1}
+
+    table = features.table(image for t in everyone for image in t.images)
+    batch = build_groups([to_row(group) for group in groups], table, image_token=chat.image_pad,
+                         merge=2, members=MEMBERS, width=policy.sizes.language.width)  # fmt: skip
+    mask = np.isin(np.arange(chat.vocab_size), chat.suppressed_ids)
+    learner = Learner(policy, optax.sgd(0.1), suppressed=mask)
+    of_second = nnx.state(nnx.merge(graph, second), decoder)
+    by_version = [np.asarray(learner.log_probs(batch, p)) for p in (None, of_second)]
+    sampled, wrong = batch.log_probs[:, :, 1:], []
+    for row, group in enumerate(groups):
+        for g, t in enumerate(group):
+            start = 0
+            for turn in t.turns:
+                own = slice(start, start + len(turn.tokens))
+                gaps = [np.abs(x[row, g, own] - sampled[row, g, own]).max() for x in by_version]
+                assert gaps[turn.version] < 1e-4
+                wrong.append(gaps[1 - turn.version])
+                start += len(turn.tokens) + len(turn.observation_tokens)
+    assert min(wrong) > 1e-3
+
+
+def test_urgent_tasks_come_first(questions):
+    queue = TaskQueue(1, 1, None, None, None, None)
+    queue.add([Task(q, ()) for q in questions[:2]], None, None)
+    news = queue.news
+    queue.add([Task(q, ()) for q in questions[2:]], None, None, urgent=True)
+    assert [task.question.id for _, task in queue.waiting] == ['q2', 'q3', 'q0', 'q1']
+    assert news.done() and queue.left and queue.open
+    queue.waiting.clear()
+    assert queue.open and not queue.left and not queue.news.done()
+    queue.close()
+    assert not queue.open
