@@ -222,6 +222,7 @@ def optimizer(**changes) -> dict:
         # Adam moves the row of a token that hardly occurs as far as any other, in a direction of
         # mere noise, and copying rare names suffers. The paper trains the whole decoder.
         'freeze_embedding': True,
+        'lora': lora(),
         'threads': 2,  # micro-batches computed side by side: one alone does not fill two cores
         # so many in a row whose gradient is not finite, and which are not made, end the run
         'max_skipped_updates': 5,
@@ -230,6 +231,12 @@ def optimizer(**changes) -> dict:
         'result': 'last',  # or 'best': the policy of the checkpoint that validation found best
         **changes,
     }
+
+
+def lora() -> dict:
+    """Low-rank adapters, which alone are trained where their rank is above 0; docs/lora.md."""
+    attention, mlp = ('q_proj', 'k_proj', 'v_proj', 'o_proj'), ('gate_proj', 'up_proj', 'down_proj')
+    return {'rank': 0, 'alpha': 32.0, 'targets': attention + mlp}
 
 
 def measured() -> dict:

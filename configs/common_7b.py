@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from sensesearch_jax.errors import UserError
+
 
 def as_7b(settings: ConfigDict) -> ConfigDict:
     """A pocket config with the paper's turns, results and budgets where it has such fields, on all
@@ -50,6 +52,23 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
 def as_mars(settings: ConfigDict) -> ConfigDict:
     """A 7B config with the released protocol, for policies of Qwen3-VL-8B."""
     settings.agent.update(protocol='released', turn_tokens=4096)
+    return settings
+
+
+def with_adapters(settings: ConfigDict, stage: str, variant: str) -> ConfigDict:
+    """A 7B config of a stage for eight devices of one machine, where adapters alone are trained: its
+    variant 'lora' (docs/lora.md); as it is for 'full'.
+
+    The rate is ten times that of the whole decoder, as found best for adapters of all matrices (J. Schulman
+    and Thinking Machines Lab, LoRA Without Regret, 2025).
+    """
+    if variant == 'lora':
+        part = settings[stage]
+        part.update(freeze_embedding=True, learning_rate={'sft': 1e-4, 'rl': 1e-5}[stage])
+        part.micro_batch = 8 // settings.mesh.tensor
+        part.lora.rank = 32
+    elif variant != 'full':
+        raise UserError(f"configs/{stage}_7b.py:{variant} is unknown; choose 'full' or 'lora'.")
     return settings
 
 

@@ -10,6 +10,8 @@ size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the
 reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the
 paper's 150 to 300.
+One machine of 8 devices: --config=configs/rl_7b.py:lora trains adapters (docs/lora.md), 15 GB of frozen weights, which are
+the reference too, and 1 GB of state over all devices.
 Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/benchmarks/padding.py), for two to three times as
 many programs. Not run: no machine of this size was at hand. docs/tpu_memory.md has what its programs take on these
 slices.
@@ -20,10 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rl
-from common_7b import as_7b
+from common_7b import as_7b, with_adapters
 
 
-def get_config():
+def get_config(variant: str = 'full'):
     settings = as_7b(rl.get_config())
     settings.data.rl = 'fvqa@train'
     settings.mesh.tensor = 4
@@ -49,4 +51,4 @@ def get_config():
         dtype='bfloat16',
         remat='full',
     )
-    return settings
+    return with_adapters(settings, 'rl', variant)

@@ -11,6 +11,8 @@ Memory: float32 parameters and moments of the decoder are 12 bytes × 7.6 billio
 gradient in bfloat16 15 GB, and, where a batch has several, their sum in float32 30 GB; beside what `remat` keeps.
 Validation (docs/validation.md) calls tools: --config.sft.validate_every=20 --config.data.validation=YOURS
 --config.tools.config=configs/tools_online.yaml.
+One machine of 8 devices: --config=configs/sft_7b.py:lora trains adapters (docs/lora.md), 15 GB of frozen weights and 1 GB of
+state over all devices.
 Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
 """
 
@@ -19,10 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sft
-from common_7b import as_7b
+from common_7b import as_7b, with_adapters
 
 
-def get_config():
+def get_config(variant: str = 'full'):
     settings = as_7b(sft.get_config())
     settings.mesh.tensor = 2
     settings.sft.update(
@@ -40,4 +42,4 @@ def get_config():
         remat='full',
         freeze_embedding=False,
     )
-    return settings
+    return with_adapters(settings, 'sft', variant)

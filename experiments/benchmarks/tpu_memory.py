@@ -171,7 +171,9 @@ def main(_: list[str]) -> None:
             fits &= found['fits']
             print(shown(found), flush=True)
             if RESULTS.value:
-                name = Path(config_flags.get_config_filename(FLAGS['config'])).stem
+                name = Path(config_flags.get_config_filename(FLAGS['config'])).name.replace(
+                    '.py', ''
+                )
                 found |= {'config': name, 'what': words, 'topology': slice_name, 'layers': layers}
                 found |= {'size': SIZE.value, 'date': datetime.date.today().isoformat()}
                 with Path(RESULTS.value).open('a') as file:

@@ -27,8 +27,9 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.vision_feature_cache import tower_program
 from sensesearch_jax.runtime.mesh import make_mesh, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
-from sensesearch_jax.training.flops import decoder_matrices, tower_flops
+from sensesearch_jax.training.flops import decoder_matrices, step_flops, tower_flops
 from sensesearch_jax.training.optimizer import make_optimizer
+from sensesearch_jax.training.trained_part import to_train, trained_part
 from sensesearch_jax.training.trainer import Learner
 
 
@@ -53,13 +54,14 @@ def training(*case: Any) -> tuple[str, list[Program]]:
     settings, mesh = config[stage], make_mesh(config.mesh, devices)
     rows, members = settings.micro_batch, settings.get('members', 1)
     learner = Learner(
-        abstract_policy(sizes),
+        to_train(abstract_policy(sizes), settings, 0),
         make_optimizer(settings, 1),
         objective=make_objective(settings) if stage == 'rl' else None,
         suppressed=np.zeros(sizes.language.vocabulary, bool),
         remat=settings.remat,
         mesh=mesh,
         dtype=settings.dtype,
+        trained=trained_part(settings),
     )
     lengths = Lengths(
         bucket(lengths.prompt - 1, PROMPT_STEP, FINE),
@@ -77,16 +79,18 @@ def training(*case: Any) -> tuple[str, list[Program]]:
         run = bucket(places, settings.pack_step, FINE)
         batch = batch._replace(packing=Packing(shape(rows, run), shape(rows, places)))
     programs = learner.lower(batch, targets)
-    held, moments = per_device(learner.parameters), per_device(learner.moments)
+    held, kept, moments = map(per_device, (learner.parameters, learner.kept, learner.moments))
     of_reference = held * (reference is not None)
     full = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
     beside = moments + held * (full > rows) + of_reference  # moments, a sum of gradients
-    whole = held * mesh.shape['fsdp'] * jnp.dtype(settings.dtype).itemsize / 4
+    whole = (held * jnp.dtype(settings.dtype).itemsize / 4 + kept) * mesh.shape['fsdp']
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
-    flops = 3 * rows * group_flops(sizes, members, lengths) / mesh.size
+    tokens = [lengths.prompt], [[lengths.suffix] * members]
+    flops = rows * step_flops(sizes.language, *tokens, adapters=learner.adapted) / mesh.size
     words = (
         f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
         + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items())
+        + (f', adapters of rank {settings.lora.rank}' if learner.adapted else '')
     )
     return words, [
         Program(f'{stage} gradient', programs['gradient'], flops, passes * whole, beside),

@@ -94,7 +94,12 @@ def main() -> None:
         done = [r['program'] for r in results() if (r['config'], r['topology']) == case]
         if not any(program.startswith(last) for program in done):
             command = [sys.executable, '-m', 'experiments.benchmarks.tpu_memory', *changes]
-            command += [f'--config=configs/{name}.py', f'--topology={topology}', f'--part={part}']
+            file, colon, variant = name.partition(':')
+            command += [
+                f'--config=configs/{file}.py{colon}{variant}',
+                f'--topology={topology}',
+                f'--part={part}',
+            ]
             subprocess.run([*command, f'--results={asked.results}'])
     asked.out.write_text(table(results()))
 

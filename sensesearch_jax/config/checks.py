@@ -17,6 +17,7 @@ from sensesearch_jax.data.questions import STAGES, check_sources
 from sensesearch_jax.data.sources import parse_sources
 from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.model.config import PolicySizes
+from sensesearch_jax.model.lora import Lora
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.recipes.ask import check_ask, image_files
 from sensesearch_jax.recipes.capacities import check_capacities, validated_stages
@@ -159,6 +160,7 @@ def check(config: ConfigDict) -> None:
     for stage in ('sft', 'rl'):
         if stage in config:
             check_training(stage, config[stage])
+            check_lora(stage, config[stage], config.policy)
     if 'rl' in config:
         if config.rl.max_staleness and make_mesh(config.mesh).size > 1:
             raise UserError(
@@ -304,6 +306,23 @@ def check_training(stage: str, config: ConfigDict) -> None:
             f"{stage}.remat '{config.remat}' is unknown; choose from {', '.join(REMAT)}."
         )
     check_dtype(stage, config)
+
+
+def check_lora(stage: str, config: ConfigDict, policy: str) -> None:
+    """Whether the policy can have the adapters, and nothing else is asked to be trained.
+
+    Args:
+        stage: 'sft' or 'rl'.
+        config: its part of the config.
+        policy: that training starts from.
+    """
+    with field(f'{stage}.lora'):
+        Lora.of(config.lora).check(PolicySizes.from_directory(policy_files(policy)).language)
+    if config.lora.rank and not config.freeze_embedding:
+        raise UserError(
+            f'{stage}.lora.rank is {config.lora.rank}, so that adapters alone are trained, but '
+            f'{stage}.freeze_embedding is False; set it to True.'
+        )
 
 
 def check_dtype(part: str, config: ConfigDict) -> None:

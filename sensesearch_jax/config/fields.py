@@ -43,6 +43,11 @@ _OPTIMIZER = {
     'weight_decay': Field(float, 'of AdamW, on matrices alone, not of biases and norms'),
     'clip_norm': Field(float, 'global norm that gradients are clipped to'),
     'freeze_embedding': Field(bool, 'whether the embedding, and a head tied to it, is not trained'),
+    'lora.rank': Field(
+        int, 'rank of adapters, which alone are trained then; 0: none; docs/lora.md'
+    ),
+    'lora.alpha': Field(float, 'their product is scaled by alpha / rank'),
+    'lora.targets': Field(tuple, "matrices of the decoder that have one, by PEFT's names"),
     'dtype': Field(
         str, "of activations: 'float32' or 'bfloat16'; master weights and moments are float32"
     ),

@@ -168,7 +168,7 @@ def save_policy(
         PendingTensor(
             policy.sizes.family.released_name(name),
             entry.shape,
-            functools.partial(_in_file_layout, entry, layer, dtype),
+            functools.partial(in_file_layout, entry, layer, dtype),
         )
         for entry in tensor_table(policy, nnx.state(policy, nnx.Param))
         for layer, name in enumerate(entry.names)
@@ -240,8 +240,14 @@ def _placed(
     return jax.make_array_from_callback(shape, sharding, read)
 
 
-def _in_file_layout(entry: ParameterTensors, layer: int, dtype: np.dtype) -> np.ndarray:
-    """Tensor of one layer, on the host in the layout of the file."""
+def in_file_layout(entry: ParameterTensors, layer: int, dtype: np.dtype) -> np.ndarray:
+    """Tensor of one layer, on the host in the layout of the file.
+
+    Args:
+        entry: of the table.
+        layer: index among its names.
+        dtype: of the result.
+    """
     value = entry.parameter[...]
     if entry.stacked:
         value = jax.lax.dynamic_index_in_dim(value, np.int32(layer), keepdims=False)

@@ -67,6 +67,13 @@ read.defvjp(
 )
 
 
+def read_trained(parameters: nnx.State, perturbations: nnx.State) -> nnx.State:
+    """The parameters, of which those that have a perturbation are `read` by it; the others are frozen."""
+    paths = {path for path, _ in nnx.to_flat_state(perturbations)}
+    trained, frozen = nnx.split_state(parameters, lambda path, _: path in paths, ...)
+    return nnx.merge_state(frozen, jax.tree.map(read, trained, perturbations))
+
+
 @jax.custom_vjp
 def product(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
     """Matrix product x @ kernel, with its gradient written out for a CPU.
@@ -90,8 +97,13 @@ def _backward(kept, cotangent):
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 
 
+def multiply(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
+    """Matrix product x @ kernel, in the form that suits the platform."""
+    return (product if platform() == 'cpu' else jnp.matmul)(x, kernel)
+
+
 class Linear(nnx.Module):
-    """Linear layer y = x W + b with W [in, out].
+    """Linear layer y = x W + b with W [in, out], and where it has an adapter (lora.py) its addition.
 
     Args:
         rngs: random numbers of the initializer.
@@ -130,12 +142,13 @@ class Linear(nnx.Module):
             if bias
             else None
         )
+        self.adapter = nnx.data(None)  # `lora.add_adapters` puts a module here
 
     def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
         """Linear map of the last axis."""
-        multiply = product if platform() == 'cpu' else jnp.matmul
         y = multiply(x, self.kernel[...].astype(x.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.adapter is None else y + self.adapter(x)
 
 
 class RMSNorm(nnx.Module):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sensesearch_jax.model.attention.dispatch import attend
 from sensesearch_jax.model.attention.kv_cache import ATTENDED, KVCache
 from sensesearch_jax.model.experts import Experts
-from sensesearch_jax.model.parameters import GatedMLP, Linear, RMSNorm, parameter, read
+from sensesearch_jax.model.parameters import GatedMLP, Linear, RMSNorm, parameter, read_trained
 from sensesearch_jax.model.rope import rotate, text_rotary
 from sensesearch_jax.model.sizes import LanguageSizes
 from sensesearch_jax.runtime.mesh import constrain
@@ -241,7 +241,7 @@ class LanguageModel(nnx.Module):
                 `of_layer`.
             per_layer: arrays with a leading layer axis.
             remat: remat policy of a layer, a name of REMAT.
-            perturbations: zeros for each parameter of the layers, by which the loss is
+            perturbations: zeros for each parameter of the layers that is trained, by which the loss is
                 differentiated in place of the parameter; see `parameters.read`.
 
         Returns:
@@ -261,7 +261,7 @@ class LanguageModel(nnx.Module):
         def layer(x, scanned):
             parameters, of_layer, zeros, number = scanned
             if zeros is not None:
-                parameters = jax.tree.map(read, parameters, zeros)
+                parameters = read_trained(parameters, zeros)
             return nnx.merge(graph, parameters)(
                 x,
                 *rotary,

@@ -17,15 +17,17 @@ from ml_collections import ConfigDict
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
+from sensesearch_jax.model.lora import merge_adapters
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import shardings
 from sensesearch_jax.runtime.workdir import atomic_write
 from sensesearch_jax.training.checkpointing import read_step
-from sensesearch_jax.training.trainer import trained_part
+from sensesearch_jax.training.trained_part import to_train, trained_part
 
 POCKET_POLICY = Path(__file__).parent.parent / 'pocket' / 'policy'
 START, CHECKPOINTS = 'start.json', 'checkpoints'
+NO_ADAPTERS = {'rank': 0, 'alpha': 1.0, 'targets': ()}
 
 
 def note_start(stage: Path, policy: Path) -> None:
@@ -96,8 +98,11 @@ def read_policy(folder: Path, dtype: DTypeLike, mesh: Mesh) -> Policy:
     policy_files(folder)  # says what is missing
     stage = folder.parent.parent
     start = Path(json.loads((stage / START).read_text())['policy'])
-    policy = read_policy(start, dtype, mesh)
-    config = ConfigDict(json.loads((stage.parent / 'config.json').read_text())[stage.name])
+    settings = json.loads((stage.parent / 'config.json').read_text())[stage.name]
+    config = ConfigDict({'lora': NO_ADAPTERS} | settings)  # older runs have no such field
+    # Frozen matrices are read in the type that the adapters were trained beside.
+    policy = read_policy(start, config.dtype if config.lora.rank else dtype, mesh)
+    policy = to_train(policy, config, seed=0)  # its adapters are read below
     trained = nnx.state(policy, trained_part(config))
     target = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, 'float32', sharding=place),
@@ -107,5 +112,7 @@ def read_policy(folder: Path, dtype: DTypeLike, mesh: Mesh) -> Policy:
     # The policy that a stage writes at its end is the mean where one is kept.
     part = 'mean' if config.get('averaged', False) else 'parameters'
     found = read_step(folder, {part: target})[part]
-    nnx.update(policy, jax.tree.map(lambda x: x.astype(dtype), found))
+    nnx.update(policy, found)
+    policy = merge_adapters(policy)
+    nnx.update(policy, jax.tree.map(lambda x: x.astype(dtype), nnx.state(policy)))
     return policy

@@ -54,7 +54,7 @@ from sensesearch_jax.recipes.session import (
     Session,
     load_policy_directory,
     open_session,
-    save_policy_directory,
+    save_learned,
 )
 from sensesearch_jax.recipes.validation import Validation
 from sensesearch_jax.rewards.scorer import is_usable
@@ -71,13 +71,14 @@ from sensesearch_jax.training.batch_losses import Objective
 from sensesearch_jax.training.flops import per_chip_hour, utilization
 from sensesearch_jax.training.losses import check_options
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, trained_part
+from sensesearch_jax.training.trained_part import start_dtype, to_train, trained_part
+from sensesearch_jax.training.trainer import Learner
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
     """RL alone, from the policy directory `config.policy`; writes workdir/rl/policy and report.html."""
-    # what is trained is float32
-    loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
+    dtype = start_dtype(config.rl)
+    loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), dtype)
     with open_session(config, workdir) as session:
         rl(session, loaded, session.features(loaded), pools_of(workdir, config.data, 'rl'))
         shown = groups_to_show(trajectories_path(session, config.rl.steps - 1))
@@ -100,7 +101,8 @@ def rl(
 
     Args:
         session: of the run.
-        loaded: the policy to train, in float32; it stays as it is, and is the KL term's reference.
+        loaded: the policy to train, in the type of `start_dtype`; it stays as it is, and is the KL
+            term's reference.
         features: of its vision tower.
         pools: the questions by source, of all processes.
 
@@ -123,8 +125,9 @@ def rl(
     check_rounds(config, pools)
     objective = make_objective(config)
     updates = config.steps * config.epochs * config.minibatches
+    start_policy = to_train(loaded.policy, config, session.config.seed)
     learner = Learner(
-        loaded.policy,
+        start_policy,
         make_optimizer(config, updates),
         suppressed=suppressed_mask(loaded),
         temperature=config.temperature,
@@ -136,7 +139,8 @@ def rl(
         averaged=config.averaged,
         trained=trained_part(config),
     )
-    reference = nnx.state(loaded.policy, trained_part(config)) if config.kl_coefficient else None
+    # with adapters those that add nothing, which need no second copy of the policy
+    reference = nnx.state(start_policy, trained_part(config)) if config.kl_coefficient else None
     engines, asked_at = (
         rl_engines(session, loaded, learner),
         step_questions(
@@ -228,7 +232,7 @@ def rl(
                     stopping.check(step_ends=True)
         if config.result == 'best':
             validate.restore_best()
-    save_policy_directory(learner.policy, loaded, folder, config.dtype)
+    save_learned(learner, loaded, folder, config)
     workdir.mark_done('rl', {'steps': config.steps})
     return folder
 

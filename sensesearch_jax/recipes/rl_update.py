@@ -96,6 +96,7 @@ class Passes:
     """Tokens and model FLOPs of the passes over a rollout batch, the reference's included."""
 
     text: LanguageSizes
+    adapters: bool = False  # whether these alone are trained
     groups: int = 0
     run: int = 0
     padded: int = 0  # of arrays
@@ -117,7 +118,7 @@ class Passes:
         self.run += times * int(batch.valid.sum() + batch.prompt_valid.sum())
         self.padded += times * batch.padded_tokens
         self.distinct += times * sum(map(distinct_tokens, groups))
-        self.flops += training_flops(self.text, batch, reference)
+        self.flops += training_flops(self.text, batch, reference, self.adapters)
 
 
 def distinct_tokens(group: Sequence[Trajectory]) -> int:
@@ -162,7 +163,7 @@ def update(
     batch_layer = ALGORITHMS[config.algorithm].batch_layer
     done: list[dict[str, float]] = []
     passes, rows_each, most = (
-        Passes(learner.sizes.language),
+        Passes(learner.sizes.language, learner.adapted),
         micro_batch_rows(config),
         multihost.global_max(len(trainable)),
     )

@@ -27,6 +27,8 @@ from sensesearch_jax.agent.trajectory import SampleState, Trajectory
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import save_policy
 from sensesearch_jax.model.image_processor import Preprocessor
+from sensesearch_jax.model.lora import Lora
+from sensesearch_jax.model.peft_files import save_adapters
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.recipes.capacities import Room, feature_cache_bytes, read_preprocessor
 from sensesearch_jax.recipes.checkpoint_policy import policy_files, read_policy
@@ -41,6 +43,7 @@ from sensesearch_jax.runtime.mesh import make_mesh, replica
 from sensesearch_jax.runtime.metric_sinks import Sinks
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.training.trainer import Learner
 from tools_server.launch import ToolServer
 
 # Results that are on disk and asked again when a run goes on: the tools had failed, or the judge,
@@ -233,6 +236,21 @@ def save_policy_directory(policy: Policy, loaded: LoadedPolicy, folder: Path, dt
     save_policy(policy, folder, copy_from=policy_files(loaded.folder), dtype=dtype)
     if jax.process_index() == 0:
         loaded.preprocessor.write_budget(folder)
+
+
+def save_learned(learner: Learner, loaded: LoadedPolicy, folder: Path, config: ConfigDict) -> None:
+    """Writes the policy of a stage, and where adapters were trained them too, in `adapter` beside it.
+
+    Args:
+        learner: whose policy it is.
+        loaded: the policy that was trained from.
+        folder: of the policy.
+        config: the stage's.
+    """
+    save_policy_directory(learner.policy, loaded, folder, config.dtype)
+    if learner.adapted:
+        lora = Lora.of(config.lora)
+        save_adapters(learner.unmerged, lora, loaded.folder, folder.with_name('adapter'))
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from sensesearch_jax.recipes.session import (
     load_policy_directory,
     open_session,
     read_trajectories,
-    save_policy_directory,
+    save_learned,
 )
 from sensesearch_jax.recipes.validation import Validation
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
@@ -50,7 +50,8 @@ from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.flops import per_chip_hour, training_flops, utilization
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, trained_part
+from sensesearch_jax.training.trained_part import start_dtype, to_train, trained_part
+from sensesearch_jax.training.trainer import Learner
 
 LOOK_AHEAD = BATCHES_AT_ONCE - 1  # batches whose pictures fill up passes through the tower
 
@@ -59,8 +60,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     """SFT alone, on the trajectories at `config.sft.data`; writes workdir/sft/policy and
     report.html.
     """
-    # what is trained is float32
-    loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), 'float32')
+    dtype = start_dtype(config.sft)
+    loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), dtype)
     path = Path(config.sft.data)
     trajectories = read_trajectories(path)
     if not trajectories:
@@ -86,7 +87,7 @@ def sft(
 
     Args:
         session: of the run.
-        loaded: the policy to train, in float32; it stays as it is.
+        loaded: the policy to train, in the type of `start_dtype`; it stays as it is.
         features: of its vision tower.
         trajectories: with their tokens, the same in all processes.
 
@@ -117,7 +118,7 @@ def sft(
     order = by_length(list(shuffled), key, config.length_window, session.config.seed)
     steps = len(order)
     learner = Learner(
-        loaded.policy,
+        to_train(loaded.policy, config, session.config.seed),
         make_optimizer(config, steps),
         suppressed=suppressed_mask(loaded),
         remat=config.remat,
@@ -205,7 +206,7 @@ def sft(
                     stopping.check(step_ends=True)
         if config.result == 'best':
             validate.restore_best()
-    save_policy_directory(learner.policy, loaded, folder, config.dtype)
+    save_learned(learner, loaded, folder, config)
     workdir.mark_done('sft', {'steps': steps, 'trajectories': len(trajectories)})
     return folder
 
@@ -281,6 +282,8 @@ def micro_batches(
         tokens.update(
             used=int(batch.valid.sum() + batch.prompt_valid.sum()),
             padded=batch.padded_tokens,
-            flops=training_flops(loaded.policy.sizes.language, batch),
+            flops=training_flops(
+                loaded.policy.sizes.language, batch, adapters=config.lora.rank > 0
+            ),
         )
         yield batch

@@ -37,6 +37,7 @@ RULES = {
     'patch': None,
     'router': None,
     'pair': None,
+    'rank': None,
 }
 
 

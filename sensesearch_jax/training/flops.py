@@ -31,7 +31,8 @@ PEAK_FLOPS = {
     'NVIDIA H200': 989e12,
     'NVIDIA B200': 2250e12,
 }
-BACKWARD = 2  # passes' worth of a backward pass: gradients of activations and of weights
+# Passes' worth of a backward pass: gradients of activations and of weights, and of frozen weights none.
+BACKWARD, FROZEN = 2, 1
 
 
 def decoder_matrices(text: LanguageSizes) -> int:
@@ -53,13 +54,7 @@ def forward_flops(text: LanguageSizes, prompts: ArrayLike, suffixes: ArrayLike) 
         prompts: [B], tokens of each group's prompt.
         suffixes: [B, G], tokens of each trajectory after it.
     """
-    p, s = np.asarray(prompts, float), np.asarray(suffixes, float)
-    pairs = (p * p / 2).sum() + (s * p[:, None] + s * s / 2).sum()
-    return float(
-        2 * decoder_matrices(text) * (p.sum() + s.sum())
-        + 2 * text.vocabulary * text.width * s.sum()
-        + 4 * text.layers * text.heads * text.head_width * pairs
-    )
+    return sum(_forward_parts(text, prompts, suffixes))
 
 
 def tower_flops(vision: VisionSizes, patches: int) -> float:
@@ -77,16 +72,53 @@ def tower_flops(vision: VisionSizes, patches: int) -> float:
     )
 
 
-def training_flops(text: LanguageSizes, batch: GroupBatch, reference: bool = False) -> float:
+def step_flops(
+    text: LanguageSizes,
+    prompts: ArrayLike,
+    suffixes: ArrayLike,
+    reference: bool = False,
+    adapters: bool = False,
+) -> float:
+    """FLOPs of a forward and backward pass over groups.
+
+    Args:
+        text: sizes of the decoder.
+        prompts: as for `forward_flops`.
+        suffixes: as for `forward_flops`.
+        reference: whether the reference's forward pass is among them.
+        adapters: whether these alone are trained; their own products, about a hundredth, are not
+            counted.
+    """
+    matrices, attention = _forward_parts(text, prompts, suffixes)
+    of_matrices = FROZEN if adapters else BACKWARD
+    return (1 + of_matrices + reference) * matrices + (1 + BACKWARD + reference) * attention
+
+
+def training_flops(
+    text: LanguageSizes, batch: GroupBatch, reference: bool = False, adapters: bool = False
+) -> float:
     """FLOPs of a micro-batch's forward and backward pass.
 
     Args:
         text: sizes of the decoder.
         batch: the micro-batch; its padding does not count.
-        reference: whether the reference's forward pass is among them.
+        reference: as for `step_flops`.
+        adapters: as for `step_flops`.
     """
-    forward = forward_flops(text, batch.prompt_valid.sum(-1), batch.valid.sum(-1))
-    return (1 + BACKWARD + reference) * forward
+    tokens = batch.prompt_valid.sum(-1), batch.valid.sum(-1)
+    return step_flops(text, *tokens, reference, adapters)
+
+
+def _forward_parts(
+    text: LanguageSizes, prompts: ArrayLike, suffixes: ArrayLike
+) -> tuple[float, float]:
+    """FLOPs of products with matrices, and of attention."""
+    p, s = np.asarray(prompts, float), np.asarray(suffixes, float)
+    pairs = (p * p / 2).sum() + (s * p[:, None] + s * s / 2).sum()
+    return float(
+        2 * decoder_matrices(text) * (p.sum() + s.sum())
+        + 2 * text.vocabulary * text.width * s.sum()
+    ), float(4 * text.layers * text.heads * text.head_width * pairs)
 
 
 def utilization(flops: float, seconds: float, devices: float) -> dict[str, float]:

@@ -12,7 +12,9 @@ import optax
 from jaxtyping import Array, Float
 
 # matrices, by the names that their declarations give them
-DECAYED = ('kernel', 'embedding', 'untied_head', 'positions', 'gate_up', 'down')
+DECAYED = (
+    'kernel', 'embedding', 'untied_head', 'positions', 'gate_up', 'down', 'lora_a', 'lora_b',
+)  # fmt: skip
 SPARED = ('bias', 'scale')  # biases and norms, stacked over layers or not
 
 

@@ -29,11 +29,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sensesearch_jax.batching.group_batch import GroupBatch
+from sensesearch_jax.model.lora import has_adapters, merge_adapters
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options
-from sensesearch_jax.runtime.mesh import ROWS, is_abstract, make_mesh, rows_sharding, shardings
+from sensesearch_jax.runtime.mesh import make_mesh, rows_sharding, shardings
 from sensesearch_jax.runtime.threads import SharedProgram, parallel_sum
 from sensesearch_jax.training.batch_losses import (
     BatchLosses,
@@ -45,23 +46,10 @@ from sensesearch_jax.training.batch_losses import (
     float32,
 )
 from sensesearch_jax.training.optimizer import finite_update
+from sensesearch_jax.training.placement import first_moments, frozen, master_copy, placed
+from sensesearch_jax.training.trained_part import decoder
 
 NOTHING = 1e-5  # advantages are of order 1; less is rounding
-
-
-def decoder(path: tuple[str, ...], _: Any) -> bool:
-    """Filter of the trained parameters: the language model, not the vision tower and projector."""
-    return path[0] == 'language'
-
-
-def inner_decoder(path: tuple[str, ...], _: Any) -> bool:
-    """The language model without its embedding, and so without its head where the two are tied."""
-    return decoder(path, _) and path[1] != 'embedding'
-
-
-def trained_part(config: Any) -> Callable[[tuple[str, ...], Any], bool]:
-    """The filter of what the config's `freeze_embedding` leaves to train."""
-    return inner_decoder if config.freeze_embedding else decoder
 
 
 class Learner:
@@ -80,7 +68,7 @@ class Learner:
         dtype: of the forward and backward pass, and so of a micro-batch's gradient. Parameters,
             sums of gradients and moments are float32 always.
         threads: micro-batches that are run side by side, of one process.
-        trained: filter of the parameters that are: `decoder` or `inner_decoder`.
+        trained: filter of the parameters that are, one of `trained_part`.
         averaged: keeps the mean of the parameters too, which `average` moves on.
 
     Raises:
@@ -106,31 +94,24 @@ class Learner:
             raise ValueError(f"remat '{remat}' is unknown; choose from {', '.join(REMAT)}.")
         self.mesh = make_mesh(devices=jax.local_devices()[:1]) if mesh is None else mesh
         self.sizes = policy.sizes
-        self.graph, start, self.frozen = nnx.split(policy, trained, ...)
+        self.adapted = has_adapters(policy)
         # What of the decoder stays as it is goes into the programs as an operand: they would hold
         # it as a constant.
-        kept, self.tower = nnx.split_state(self.frozen, decoder, ...)
+        self.graph, start, kept, self.tower = nnx.split(policy, trained, decoder, ...)
         self.optimizer, self.objective, self.dtype = optimizer, objective, jnp.dtype(dtype)
         losses = BatchLosses(
             self.graph, self.tower, suppressed, temperature, objective, remat, self.dtype
         )
         self.threads = threads if jax.process_count() == 1 else 1
 
-        def computed(tree):
-            return jax.tree.map(lambda x: x.astype(self.dtype), tree)
-
-        self.kept = (
-            kept
-            if is_abstract(start)
-            else jax.device_put(computed(kept), shardings(kept, self.mesh))
-        )
+        self.kept = frozen(kept, self.mesh, self.dtype)
         placements = shardings(start, self.mesh)
         replicated = NamedSharding(self.mesh, PartitionSpec())
         options = compiler_options(self.mesh)
-        self.parameters = self._master(start, placements)
-        self.mean = self._master(start, placements) if averaged else None
+        self.parameters = master_copy(start, self.mesh)
+        self.mean = master_copy(start, self.mesh) if averaged else None
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
-        self.moments = self._first_moments(moments)
+        self.moments = first_moments(optimizer, self.parameters, moments)
 
         def gradient(loss):
             return SharedProgram(
@@ -173,8 +154,15 @@ class Learner:
 
     @property
     def policy(self) -> Policy:
-        """The policy with the trained parameters, or with their mean where one is kept."""
-        return nnx.merge(self.graph, self._resulting, self.frozen)
+        """The policy with the trained parameters, or with their mean where one is kept; adapters are
+        merged into its matrices.
+        """
+        return merge_adapters(self.unmerged)
+
+    @property
+    def unmerged(self) -> Policy:
+        """The same, with its adapters."""
+        return self._whole(self._resulting)
 
     @property
     def _resulting(self) -> nnx.State:
@@ -202,7 +190,7 @@ class Learner:
 
     @property
     def all_parameters(self) -> nnx.State:
-        """Trained and frozen parameters, as the sampler takes them: in the loss's type."""
+        """Trained and frozen parameters, as the sampler takes them: merged, in the loss's type."""
         return self._computed(self.parameters)
 
     @property
@@ -210,7 +198,12 @@ class Learner:
         """Those of `policy`, as the sampler takes them."""
         return self._computed(self._resulting)
 
+    def _whole(self, trained: nnx.State) -> Policy:
+        return nnx.merge(self.graph, trained, self.kept, self.tower)
+
     def _computed(self, trained: nnx.State) -> nnx.State:
+        if self.adapted:
+            return nnx.state(merge_adapters(self._whole(trained)))
         computed = jax.tree.map(lambda x: x.astype(self.dtype), trained)
         return nnx.merge_state(computed, self.kept, self.tower)
 
@@ -220,7 +213,7 @@ class Learner:
         """Log-probs of suffix tokens 1 … S−1, without gradients; of a reference's `parameters`."""
         parameters = self.parameters if parameters is None else parameters
         with jax.set_mesh(self.mesh):
-            return self._log_probs((parameters, self.kept), self._placed(batch))
+            return self._log_probs((parameters, self.kept), placed(batch, self.mesh))
 
     def local_log_probs(self, batch: GroupBatch) -> Float[np.ndarray, 'b g s']:
         """Log-probs as `log_probs` gives them, of this process's rows, on the host."""
@@ -258,7 +251,7 @@ class Learner:
         found = []
         for batch in batches:
             with jax.set_mesh(self.mesh):
-                batch = self._placed(batch)
+                batch = placed(batch, self.mesh)
                 found.append(jax.device_get(self._sft_loss((self.parameters, self.kept), batch)))
         return combined(found)['loss']
 
@@ -335,7 +328,7 @@ class Learner:
                 # The host would run ahead, with all gradients in the queue.
                 jax.block_until_ready(statistics[-1])
             with jax.set_mesh(self.mesh):
-                found = gradient(self._placed(batch))
+                found = gradient(placed(batch, self.mesh))
             # A thread has to wait for its own, or it would hand in the next one behind the same
             # queue.
             return jax.block_until_ready(found) if self.threads > 1 else found
@@ -363,11 +356,11 @@ class Learner:
         with jax.set_mesh(self.mesh):
             if targets is None:
                 gradient = self._sft.program.lower(
-                    (self.parameters, self.kept), self._placed(batch), 1.0
+                    (self.parameters, self.kept), placed(batch, self.mesh), 1.0
                 )
             else:
                 gradient = self._rl.program.lower(
-                    (self.parameters, self.kept), *self._placed((batch, targets)), 1.0, 1.0
+                    (self.parameters, self.kept), *placed((batch, targets), self.mesh), 1.0, 1.0
                 )
             shapes = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -377,51 +370,6 @@ class Learner:
                 'gradient': gradient,
                 'update': self._update.lower(self.parameters, self.moments, shapes),
             }
-
-    def _master(self, start, placements):
-        """The parameters in float32, on their devices; shapes where the policy has mere shapes."""
-        if is_abstract(start):
-            return jax.tree.map(
-                lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place),
-                start,
-                placements,
-            )
-        # Updates donate their buffers, so these are copies: the policy keeps its own.
-        master = jax.jit(
-            lambda tree: jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), tree),
-            out_shardings=placements,
-        )
-        return master(jax.device_put(start, placements))
-
-    def _first_moments(self, placements):
-        if is_abstract(self.parameters):
-            return jax.tree.map(
-                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-                jax.eval_shape(self.optimizer.init, self.parameters),
-                placements,
-            )
-        return jax.jit(self.optimizer.init, out_shardings=placements)(self.parameters)
-
-    def _placed(self, batch: Any) -> Any:
-        """A batch's arrays, of this process's rows, as arrays over the mesh, of all rows."""
-        shards = math.prod(self.mesh.shape[axis] for axis in ROWS)
-
-        def place(path, x):
-            if isinstance(x, jax.Array):
-                return x
-            axis = 1 if path[-1].name in ('positions', 'prompt_positions') else 0
-            rows = x.shape[axis] * jax.process_count()
-            if rows % shards:
-                raise ValueError(
-                    f'{rows} rows in a micro-batch cannot be cut over data × fsdp × expert = {shards} devices; '
-                    'make micro_batch a multiple of it.'
-                )
-            sharding = rows_sharding(self.mesh, len(x.shape), axis)
-            if isinstance(x, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-            return jax.make_array_from_process_local_data(sharding, np.asarray(x))
-
-        return jax.tree_util.tree_map_with_path(place, batch)
 
     def _apply(self, gradients: nnx.State, statistics: list[Metrics]) -> dict[str, float]:
         """The update with a sum of gradients.

@@ -25,7 +25,8 @@ from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, decoder
+from sensesearch_jax.training.trained_part import decoder
+from sensesearch_jax.training.trainer import Learner
 
 
 @pytest.fixture(scope='module')

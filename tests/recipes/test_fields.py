@@ -274,6 +274,7 @@ def test_the_7b_configs_have_the_fields_of_their_tasks():
         ),
         ('evaluate', {'data.eval': []}, 'name a source'),
         ('rl', {'data.rl': [{'name': 'pocket', 'limit': -1}]}, 'give 0 .all. or more'),
+        ('rl', {'rl.lora.rank': 4, 'rl.freeze_embedding': False}, 'set it to True'),
         ('evaluate', {'evaluate.mode': 'chat'}, "evaluate.mode 'chat' is unknown"),
         ('evaluate', {'evaluate.samples': 4}, 'at evaluate.temperature 0 all samples'),
         ('evaluate', {'evaluate.samples': 0}, 'evaluate.samples is 0; give 1 or more'),

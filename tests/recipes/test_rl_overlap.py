@@ -25,7 +25,8 @@ from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.seeds import hash_seed
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, trained_part
+from sensesearch_jax.training.trained_part import trained_part
+from sensesearch_jax.training.trainer import Learner
 
 STEPS = 4
 

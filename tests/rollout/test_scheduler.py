@@ -20,7 +20,8 @@ from sensesearch_jax.batching.from_trajectories import to_member, to_row
 from sensesearch_jax.batching.group_batch import build_groups
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
 from sensesearch_jax.rollout.task_queue import Task, TaskQueue
-from sensesearch_jax.training.trainer import Learner, decoder
+from sensesearch_jax.training.trained_part import decoder
+from sensesearch_jax.training.trainer import Learner
 
 pytestmark = pytest.mark.usefixtures('quick')
 

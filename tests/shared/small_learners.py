@@ -17,7 +17,9 @@ from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rl_update import ALGORITHMS
 from sensesearch_jax.training.advantages import batch_normalize, group_advantages
 from sensesearch_jax.training.batch_losses import PolicyTargets
-from sensesearch_jax.training.trainer import Learner, decoder
+from sensesearch_jax.training.placement import placed
+from sensesearch_jax.training.trained_part import decoder
+from sensesearch_jax.training.trainer import Learner
 
 rl_config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'common.py'))['rl']
 POLICY = small_policy()
@@ -108,4 +110,4 @@ def policy_gradient(learner, batch, targets):
     in_loss = learner._in_loss([(batch, targets)])
     with jax.set_mesh(learner.mesh):
         weights = learner.parameters, learner.kept
-        return learner._rl(weights, *learner._placed((batch, targets)), *map(float, in_loss))
+        return learner._rl(weights, *placed((batch, targets), learner.mesh), *map(float, in_loss))

@@ -11,7 +11,7 @@ from small_batches import ROWS, batch_of
 from sensesearch_jax.model.config import RELEASED, LanguageSizes
 from sensesearch_jax.recipes.rl_update import Passes
 from sensesearch_jax.training import flops
-from sensesearch_jax.training.flops import forward_flops, training_flops, utilization
+from sensesearch_jax.training.flops import forward_flops, step_flops, training_flops, utilization
 
 TEXT = LanguageSizes(
     layers=2, width=8, mlp_width=10, heads=2, kv_heads=1, vocabulary=100, mrope_sections=(0, 1, 1)
@@ -56,6 +56,12 @@ def test_padding_is_not_counted_and_a_reference_is_one_pass_more():
     passes.add(padded, [], False)
     passes.add(tight, [], True)
     assert passes.flops == 7 * forward
+
+
+def test_frozen_matrices_have_no_gradients_and_attention_has_those_of_both_factors():
+    one = 2 * MATRICES + 2 * 100 * 8
+    assert step_flops(TEXT, [0], [[1]], adapters=True) == 2 * one + 3 * 4 * 2 * 8 * 0.5
+    assert step_flops(TEXT, [0], [[1]], True, True) == 3 * one + 4 * 4 * 2 * 8 * 0.5
 
 
 def test_mfu_is_the_share_of_the_peak_of_all_devices(monkeypatch):

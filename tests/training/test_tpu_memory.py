@@ -138,3 +138,5 @@ def test_a_7b_config_fits_the_slices_that_it_names(stage):
     for kind, topology in slices:
         devices = math.prod(map(int, topology.split('x'))) * (2 if kind == 'tpu7x' else 1)
         assert config[stage].micro_batch == devices // config.mesh.tensor
+    adapters = runpy.run_path(str(path))['get_config']('lora')  # for eight devices
+    assert adapters[stage].micro_batch == 8 // adapters.mesh.tensor

@@ -29,7 +29,8 @@ from sensesearch_jax.batching.group_batch import Row
 from sensesearch_jax.batching.packing import Packing
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
 from sensesearch_jax.training.optimizer import make_optimizer
-from sensesearch_jax.training.trainer import Learner, decoder, inner_decoder, trained_part
+from sensesearch_jax.training.trained_part import decoder, inner_decoder, trained_part
+from sensesearch_jax.training.trainer import Learner
 
 pytestmark = pytest.mark.usefixtures('quick')
 family = each_family(
