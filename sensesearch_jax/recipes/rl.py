@@ -408,7 +408,7 @@ def rl_step(
             'turn_s_p50': float(np.percentile(cost.turn_seconds or [0], 50)),
             'turn_s_p95': float(np.percentile(cost.turn_seconds or [0], 95)),
             'compilations': sampler.engines[0].compiles + features.compiles,
-            'rollout_s': sampled - began,
+            'rollout_s': all_sampled - began,
             'step_s': ended - began,
         }
         # of the updates alone: tools and sampling have no such measure
