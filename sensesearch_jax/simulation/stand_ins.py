@@ -138,6 +138,9 @@ class TimedFeatures(FeatureStore):
     clock: Clock
     rates: Rates
 
+    def unusable(self, image: ImageRef) -> None:
+        """Nothing: planned images are all of use."""
+
     def _make_patches(self, image: ImageRef) -> None:
         grid = self.preprocessor.grid(image.width, image.height)
         self._patches.setdefault(image.sha256, (None, grid))
