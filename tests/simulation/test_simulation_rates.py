@@ -20,7 +20,8 @@ from sensesearch_jax.agent.trajectory import (
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import RELEASED
 from sensesearch_jax.recipes.session import append_trajectories
-from sensesearch_jax.simulation.measured import MeasuredRun, fitted, read_run
+from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.simulation.measured import MeasuredRun, comparison, fitted, read_run
 from sensesearch_jax.simulation.plans import Latency, Plan, PlannedGroup, PlannedTurn, recorded
 from sensesearch_jax.simulation.rates import AT_BEST, CHIPS, GPUS, ON_H200, Rates, slice_of
 from sensesearch_jax.simulation.run import simulate
@@ -92,7 +93,31 @@ def test_a_fit_finds_the_rates_of_the_run_it_is_given(pod, by_hand):
     assert found.training == pytest.approx(0.5, rel=0.03)  # the hand-over is not scaled
 
 
-def test_a_recorded_run_is_planned_as_it_went(tmp_path):
+def test_what_a_fitted_machine_says_of_another_run_is_compared_with_it(pod, by_hand):
+    late = by_hand._replace(
+        members=[
+            m._replace(turns=(m.turns[0]._replace(tool_s=9.0), *m.turns[1:]))
+            for m in by_hand.members
+        ]
+    )
+    runs = []
+    for group in (by_hand, late):
+        made = simulate(pod, [[group]] * 2)
+        runs.append(MeasuredRun(pod, [[group]] * 2, made.rollout_s, made.step_s))
+    wrong = runs[1]._replace(rollout_s=2 * runs[1].rollout_s)
+    rows = comparison(runs[0], [runs[1], wrong], Latency(9, 9), Latency(2, 2))
+    assert [row[:2] for row in rows[:4]] == [
+        ['its own', 'rollout_s'],
+        ['its own', 'step_s'],
+        ["the fitted run's, drawn", 'rollout_s'],
+        ["the fitted run's, drawn", 'step_s'],
+    ]
+    assert [row[-1] for row in rows[:2]] == ['+0.0 %'] * 2
+    assert rows[4][-1] == '-50.0 %' and rows[4][3] == rows[0][3]
+    assert float(rows[2][3]) == pytest.approx(runs[1].rollout_s, abs=1)  # a judge of 2 s for all
+
+
+def test_a_recorded_run_is_planned_as_it_went(tmp_path, pod):
     question, picture, crop = Question('q', '?', ('a',)), ImageRef('a', 99, 98), ImageRef('b', 9, 8)
     seen = Observation(('Here:', crop), ok=True, kind='image_crop', latency_s=1.5)
     call = Turn([5, 6, 7], [0.0] * 3, '', TextSearch('x'), seen, [1] * 30)
@@ -122,3 +147,14 @@ def test_a_recorded_run_is_planned_as_it_went(tmp_path):
     ]
     with pytest.raises(UserError, match='metrics of 0 steps of RL and trajectories of 1'):
         read_run(tmp_path, AT_ONCE, 0)
+    more = {'policy': '', 'min_pixels': 0, 'max_pixels': 0}
+    config = pod.config.to_dict() | more
+    config['rollout']['engines'], config['rl']['dtype'] = 2, 'float32'
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    append_trajectories(tmp_path / 'rl' / 'trajectories' / '00001.jsonl', group)
+    with MetricWriter(tmp_path / 'metrics.jsonl') as metrics:
+        for step in (1, 2):
+            metrics.write('rl', step, {'rollout_s': 7.0 / step, 'step_s': 9.0 / step})
+    run = read_run(tmp_path, AT_ONCE, 0)
+    assert (run.rollout_s, run.step_s, len(run.steps)) == (3.5, 4.5, 2)  # the first one compiles
+    assert (run.pod.hosts, run.pod.engines, run.pod.platform) == (1, 2, 'cpu')
