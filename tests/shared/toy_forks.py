@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import toy_runs
 from PIL import Image
@@ -48,7 +49,14 @@ def start(workdir: str, policy: Path, settings: dict, output: Path, count: int) 
 
 def _run(arguments: list[str], environment: dict[str, str], output: Path) -> None:
     import toy_policy
+    from jax._src import compiler, distributed
 
+    def write(*arguments, to_cache=compiler._cache_write):
+        """In the place of jax's, which writes no programs of the other processes."""
+        with mock.patch.object(distributed.global_state, 'process_id', 0):
+            to_cache(*arguments)
+
+    compiler._cache_write = write
     with open(output, 'ab') as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
