@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
@@ -14,30 +15,39 @@ In, Out, Sum = TypeVar('In'), TypeVar('Out'), TypeVar('Sum')
 
 
 class SharedProgram:
-    """Jitted function for several threads: each program is compiled once, while the others wait."""
+    """Jitted function for several threads: each program is compiled once, while those wait that want
+    the same one.
+    """
 
     def __init__(self, program: Callable):
         self.program = program
+        self._compiling: defaultdict[tuple, threading.Lock] = defaultdict(threading.Lock)
         self._known: set[tuple] = set()
-        self._compiling = threading.Lock()
+        self._looking_up = threading.Lock()
 
     def __call__(self, *operands: Any) -> Any:
         """Results of the function."""
         form = tuple(map(_form, jax.tree.leaves(operands)))
         if form in self._known:
             return self.program(*operands)
-        with self._compiling:
+        with self._looking_up:
+            compiling = self._compiling[form]
+        with compiling:
             result = self.program(*operands)
             self._known.add(form)
         return result
 
 
 def _form(operand: Any) -> Any:
-    """Compilation key of an operand: shape and dtype, or a Python number, which may be static."""
+    """Compilation key of an operand: shape, dtype and devices, or a Python number, which may be
+    static.
+    """
+    if isinstance(operand, int):
+        return operand
     return (
-        operand
-        if isinstance(operand, int)
-        else (np.shape(operand), getattr(operand, 'dtype', type(operand)))
+        np.shape(operand),
+        getattr(operand, 'dtype', type(operand)),
+        getattr(operand, 'sharding', None),
     )
 
 
