@@ -8,7 +8,8 @@ Mesh: tensor 4, which shards heads, caches and what a layer keeps, and every oth
 row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8; a machine of another
 size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the
-reference; each host samples with a copy of the policy of its own, 17 GB in bfloat16, beside its caches. Steps: 150 of the
+reference; every four devices along tensor sample with a copy of the policy, 17 GB in bfloat16 together, beside the caches of
+`rollout.groups` groups. Steps: 150 of the
 paper's 150 to 300.
 One machine of 8 devices: --config=configs/rl_7b.py:lora trains adapters (docs/lora.md), 15 GB of frozen weights, which are
 the reference too, and 1 GB of state over all devices.

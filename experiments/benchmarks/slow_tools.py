@@ -102,7 +102,8 @@ def main(_) -> None:
         open_session(config, Workdir.open(scratch, config.to_dict())) as session,
     ):
         sampling, threads = Sampling(config.rl.temperature), GROUPS.value * members
-        engines = session.engines(loaded, groups=GROUPS.value, members=members, sampling=sampling)
+        asked = {'asked': len(tasks), 'groups': GROUPS.value, 'members': members}
+        engines = session.engines(loaded, **asked, sampling=sampling)
         features, plain = session.features(loaded), session.environment()
         slow = SlowEnvironment(plain.client, plain.protocol, plain.tools, plain.limits)
         scorer = session.scorer()

@@ -24,8 +24,8 @@ from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rows import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.vision_feature_cache import tower_program
-from sensesearch_jax.runtime.mesh import make_mesh, shardings
+from sensesearch_jax.rollout.towers import tower_program
+from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
 from sensesearch_jax.training.flops import decoder_matrices, step_flops, tower_flops
 from sensesearch_jax.training.optimizer import make_optimizer
@@ -99,10 +99,11 @@ def training(*case: Any) -> tuple[str, list[Program]]:
 
 
 def sampling(*case: Any) -> tuple[str, list[Program]]:
-    """Prefill, decode and vision tower of one replica of the sampler, on the devices along tensor."""
+    """Prefill, decode and vision tower of one replica of the sampler, on devices of its own."""
     config, stage, sizes, lengths, devices = case
-    count, room, dtype = config.mesh.tensor, config.rollout, jnp.dtype(config[stage].dtype)
-    policy = placed(sizes, dtype, make_mesh({'tensor': count}, devices[:count]))
+    axes, room = replica_axes(make_mesh(config.mesh, devices)), config.rollout
+    count, dtype = math.prod(axes.values()), jnp.dtype(config[stage].dtype)
+    policy = placed(sizes, dtype, make_mesh(axes, devices[:count]))
     engine = Engine(
         policy,
         groups=room.groups,

@@ -146,8 +146,12 @@ FIELDS = {
     'agent.image_results': Field(int, 'matches of an image search that are shown'),
     'agent.thumbnails': Field(bool, 'whether an image search shows images'),
     'agent.passage_chars': Field(int, 'characters of a passage that are shown'),
-    'rollout.groups': _operational(int, 'groups sampled at once'),
-    'rollout.engines': _operational(int, 'engines that share out the groups, a thread each'),
+    'rollout.groups': _operational(
+        int, 'groups sampled at once by each replica of the policy; docs/7b.md'
+    ),
+    'rollout.engines': _operational(
+        int, "engines that share out a replica's groups, a thread each"
+    ),
     'rollout.prompt_capacity': Field(int, 'tokens that a prompt may have'),
     'rollout.suffix_capacity': Field(int, 'tokens that a trajectory may have behind its prompt'),
     'rollout.chunk': _operational(int, 'tokens decoded between two checks by the host'),
@@ -322,7 +326,7 @@ FIELDS = {
         str, "address that an alarm is posted to as JSON, or $VARIABLE that has it; '' for none"
     ),
     'alarms.deadline_s': _operational(float, 'seconds that one command or request may take'),
-    'validation.lanes': _operational(int, 'trajectories sampled at once'),
+    'validation.lanes': _operational(int, 'trajectories sampled at once by each replica'),
     'validation.samples': Field(
         int, 'trajectories of a question that are sampled, beside a greedy one; 0: none'
     ),
@@ -338,7 +342,9 @@ FIELDS = {
     'evaluate.samples': Field(int, 'trajectories of a question, k of Avg@k'),
     'evaluate.agent.kind': Field(str, "'policy', or 'openai' for any compatible service"),
     **_served('evaluate.agent'),
-    'evaluate.lanes': _operational(int, 'trajectories sampled, or asked for, at once'),
+    'evaluate.lanes': _operational(
+        int, 'trajectories sampled at once by each replica, or asked for at once'
+    ),
     'evaluate.temperature': Field(float, 'of sampling; 0 is greedy'),
     'evaluate.top_k': Field(int, 'most likely tokens that are drawn from; 0: all'),
     'evaluate.top_p': Field(

@@ -51,6 +51,7 @@ def answer(
         del session.samplers[key]
     engines = session.engines(
         loaded,
+        asked=1,
         groups=1,
         members=1,
         sampling=Sampling(config.temperature, config.top_k, config.top_p),

@@ -106,7 +106,8 @@ def difficulties(
             return right
         engines = session.engines(
             loaded,
-            groups=min(config.rollout.groups, len(left)),
+            asked=len(left),
+            groups=config.rollout.groups,
             members=samples,
             sampling=Sampling(config.benchmark.temperature),
         )

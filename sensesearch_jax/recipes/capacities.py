@@ -75,7 +75,9 @@ def room_for(
     )
 
 
-def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Preprocessor) -> int:
+def feature_cache_bytes(
+    config: ConfigDict, policy: Policy, preprocessor: Preprocessor, replicas: int
+) -> int:
     """Bytes of `rollout.feature_cache_gib`; at 0 enough for the images of one step.
 
     Those are, of this process's share, one image of the largest size for each question of a step,
@@ -85,18 +87,19 @@ def feature_cache_bytes(config: ConfigDict, policy: Policy, preprocessor: Prepro
         config: the run's.
         policy: whose tower makes the features.
         preprocessor: the policy's, with the run's pixel limits.
+        replicas: of the sampler in this process, for each of which groups and lanes are counted.
     """
     gib = 1 << 30
     if config.rollout.feature_cache_gib:
         return int(config.rollout.feature_cache_gib * gib)
     hosts = jax.process_count()
-    at_once = [config.rollout.get('groups', 1)]
+    at_once = [config.rollout.get('groups', 1) * replicas]
     if 'rl' in config:
         steps = 1 + config.rl.max_staleness  # whose questions are under way at once
         at_once.append(-(-config.rl.questions_per_step // hosts) * steps)
     at_once += [-(-config.sft.batch // hosts) * BATCHES_AT_ONCE] if 'sft' in config else []
-    at_once += [config.evaluate.lanes] if 'evaluate' in config else []
-    at_once += [config.validation.lanes] if validated_stages(config) else []
+    at_once += [config.evaluate.lanes * replicas] if 'evaluate' in config else []
+    at_once += [config.validation.lanes * replicas] if validated_stages(config) else []
     each = (
         preprocessor.most_tokens
         * policy.sizes.vision.feature_width

@@ -52,7 +52,7 @@ from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.journal import Journal
-from sensesearch_jax.runtime.mesh import make_mesh
+from sensesearch_jax.runtime.mesh import make_mesh, replica_count
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.seeds import hash_seed
 from sensesearch_jax.runtime.workdir import Workdir
@@ -61,6 +61,7 @@ EXPERTS = ('scripted', 'references', 'openai')
 MINERS = ('policy', 'openai')
 VALIDATORS = ('rules', 'openai')
 MEASURED = 16  # demonstrations of a line of metrics
+MINED = 64  # questions of one rollout of mining, for each replica of the policy
 SCRIPTED = 'sensesearch_jax.pocket.expert.scripted'  # by name, since no room imports the demo
 
 # Samples answers to questions and notes how many are right.
@@ -142,7 +143,7 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
         features: of its vision tower.
     """
     config = session.config
-    samples = config.mine.samples
+    samples, at_once = config.mine.samples, MINED * replica_count(session.mesh)
 
     # By the question, so that those left after an interruption are asked with the seeds that they
     # would have had.
@@ -152,6 +153,7 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
     def answers(questions: Sequence[Question], note: Note) -> None:
         engines = session.engines(
             loaded,
+            asked=at_once,
             groups=config.rollout.groups,
             members=samples,
             sampling=Sampling(config.mine.temperature),
@@ -165,9 +167,9 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
                 note(group[0].question, right, [scorer.answer(t) or '' for t in group])
 
         tasks = [Task(q, seeds(q)) for q in questions]
-        for first in range(0, len(tasks), 64):
+        for first in range(0, len(tasks), at_once):
             rollout(
-                tasks[first : first + 64],
+                tasks[first : first + at_once],
                 engines,
                 loaded.chat,
                 PlainEnvironment(session.environment()),

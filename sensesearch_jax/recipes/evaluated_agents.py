@@ -73,7 +73,7 @@ class PolicyAgent:
         loaded: the policy.
         features: of its vision tower.
         sampling: temperature, top-k and top-p.
-        lanes: trajectories sampled at once.
+        lanes: trajectories sampled at once by each replica of the policy.
         parameters: to sample with, and in whose dtype; the policy's own by default, in the config's
             `rollout.dtype`.
     """
@@ -95,7 +95,8 @@ class PolicyAgent:
         lanes = max(1, self.lanes // conditions.samples)
         engines = self.session.engines(
             self.loaded,
-            groups=min(lanes, max(len(members), 1)),
+            asked=len(members),
+            groups=lanes,
             members=conditions.samples,
             sampling=self.sampling,
             parameters=self.parameters,

@@ -58,6 +58,7 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.recipes.validation import Validation
 from sensesearch_jax.rewards.scorer import is_usable
+from sensesearch_jax.rollout.replicas import warm_up
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
 from sensesearch_jax.runtime.alarm_log import AlarmLog
@@ -148,8 +149,7 @@ def rl(
         ),
     )
     if session.config.rollout.warm_up:
-        engines[0].warm_up()
-        features.warm_up()
+        warm_up(engines, features)
     note_start(shared, loaded.folder)
     with (
         stopping.between_steps(),

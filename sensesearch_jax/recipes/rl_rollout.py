@@ -35,8 +35,8 @@ from sensesearch_jax.training.trainer import Learner
 def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list[Engine]:
     """Engines for the rollouts of a step, with the learner's parameters.
 
-    They sample `rollout.groups` groups at once, or all that this process may have under way if those
-    are fewer.
+    Each replica samples `rollout.groups` groups at once, or its share of all that this process may have
+    under way if that is less.
 
     Args:
         session: of the run.
@@ -47,7 +47,8 @@ def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list
     asked = multihost.rows_per_process(config.questions_per_step, 'rl.questions_per_step')
     return session.engines(
         loaded,
-        groups=min(asked * (1 + config.max_staleness), session.config.rollout.groups),
+        asked=asked * (1 + config.max_staleness),
+        groups=session.config.rollout.groups,
         members=config.members,
         sampling=Sampling(config.temperature),
         parameters=learner.all_parameters,

@@ -17,10 +17,10 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.recipes.rl_rollout import StepGroups, has_spread
 from sensesearch_jax.recipes.session import LoadedPolicy, Session, rollout_limits
 from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.replicas import copies_for, hand_over
 from sensesearch_jax.rollout.scheduler import RolloutStatistics, Stream, rollout
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import stopping
-from sensesearch_jax.runtime.mesh import replica
 from sensesearch_jax.training.trainer import Learner
 
 LOOK_S = 1.0  # seconds between two looks whether the sampler still works
@@ -50,9 +50,7 @@ class StepwiseSampler(contextlib.AbstractContextManager):
 
     def begin(self, learner: Learner, step: int) -> None:
         """Gives the engines the learner's parameters, with the step, from 0, as their version."""
-        weights = replica(learner.all_parameters, self.session.mesh)
-        for engine in self.engines:
-            engine.set_parameters(weights, step)
+        hand_over(self.engines, learner.all_parameters, self.session.mesh, step)
 
     def sample(
         self, asked: Sequence[Question], step: int
@@ -154,8 +152,7 @@ class OverlappedSampler(contextlib.AbstractContextManager):
         self._moments = [self._moment()]
         self._steps = {later: groups for later, groups in self._steps.items() if later >= step}
         self.features.begin_step()
-        weights = replica(copied(learner), self.session.mesh)
-        self.stream.set_weights([weights] * len(self.engines), step)
+        self.stream.set_weights(copies_for(self.engines, copied(learner), self.session.mesh), step)
         for later in range(step, min(step + rl.max_staleness + 1, rl.steps)):
             asked = self.asked_at(later)
             self._ask(asked[: len(asked) // rl.sampling_rounds], later, urgent=False)

@@ -39,7 +39,7 @@ from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
-from sensesearch_jax.runtime.mesh import make_mesh, replica
+from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, replica_count, replicas
 from sensesearch_jax.runtime.metric_sinks import Sinks
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.workdir import Workdir
@@ -111,27 +111,33 @@ class Session:
             loaded.preprocessor,
             self.client,
             batch=self.config.rollout.tower_batch,
-            capacity_bytes=feature_cache_bytes(self.config, loaded.policy, loaded.preprocessor),
+            capacity_bytes=feature_cache_bytes(
+                self.config, loaded.policy, loaded.preprocessor, replica_count(self.mesh)
+            ),
         )
 
     def engines(
         self,
         loaded: LoadedPolicy,
         *,
+        asked: int,
         groups: int,
         members: int,
         sampling: Sampling,
         parameters: nnx.State | None = None,
         room: Room | None = None,
     ) -> list[Engine]:
-        """Engines that sample from a policy and share out the groups among them.
+        """Engines that sample from a policy, `rollout.engines` on each replica of it.
 
-        Policies of one structure share them, so that a stage does not compile what another one has.
-        Each process samples on its own devices.
+        A replica is a copy of the weights on some of this process's devices (`replica_axes`), with
+        caches of its own. Policies of one structure share the engines, so that a stage does not
+        compile what another one has.
 
         Args:
             loaded: the policy.
-            groups: groups sampled at once, by all engines together.
+            asked: groups that this process has to sample; of fewer than there are replicas each has
+                one, and some replicas have none.
+            groups: groups sampled at once by a replica; fewer where its share of `asked` is less.
             members: G, trajectories of a group.
             sampling: temperature, top-k and top-p.
             parameters: to sample with, and in whose dtype; the policy's own by default, in the
@@ -142,13 +148,14 @@ class Session:
         rollout = self.config.rollout
         if parameters is None:
             parameters = jax.tree.map(lambda x: x.astype(rollout.dtype), own)
-        parameters = replica(parameters, self.mesh)
+        copies = replicas(parameters, self.mesh, replica_axes(self.mesh))[: max(asked, 1)]
+        groups = max(1, min(groups, -(-asked // len(copies))))
         room = room or Room(rollout.prompt_capacity, rollout.suffix_capacity)
-        key = groups, members, sampling, loaded.policy.sizes, room
+        key = len(copies), groups, members, sampling, loaded.policy.sizes, room
+        count = min(rollout.engines, groups)
         if key not in self.samplers:
-            count = min(rollout.engines, groups) if groups > 1 else 1
             first = Engine(
-                nnx.merge(graph, parameters),
+                nnx.merge(graph, copies[0]),
                 groups=-(-groups // count),
                 members=members,
                 prompt_capacity=room.prompt,
@@ -161,9 +168,10 @@ class Session:
                 suppressed=unsampled(loaded),
                 cache_dtype=rollout.cache_dtype,
             )
-            self.samplers[key] = [first, *(first.twin() for _ in range(count - 1))]
-        for engine in self.samplers[key]:
-            engine.set_parameters(parameters)
+            others = (first.twin() for _ in range(len(copies) * count - 1))
+            self.samplers[key] = [first, *others]
+        for i, engine in enumerate(self.samplers[key]):
+            engine.set_parameters(copies[i // count])
         return self.samplers[key]
 
 

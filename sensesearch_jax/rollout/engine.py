@@ -111,7 +111,9 @@ class Engine:
             self.caches = self._empty()
 
     def twin(self) -> Engine:
-        """Another engine with its own caches and the same programs, for use from another thread."""
+        """Another engine with its own caches and the same programs, for use from another thread;
+        with parameters that lie elsewhere, on other devices.
+        """
         other = copy.copy(self)
         other.length, other.passed_over = np.zeros_like(self.length), np.zeros_like(self.length)
         other.tokens_run, other.caches = 0, None

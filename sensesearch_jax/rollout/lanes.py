@@ -182,7 +182,8 @@ class Lanes:
         if not taken:
             return
         rows = free[: len(taken)]
-        table = self.features.table((image for ready in taken for image in ready.images), ahead)
+        images = (image for ready in taken for image in ready.images)
+        table = self.features.table(images, ahead, self.engine.mesh)
         positions = self.engine.prefill(
             rows,
             [ready.prompt for ready in taken],
@@ -332,7 +333,8 @@ class Lanes:
         refs = [
             [p for p in self.answers[lane][0].parts if isinstance(p, ImageRef)] for lane in lanes
         ]
-        table = self.features.table(p for parts in refs for p in parts)
+        images = (p for parts in refs for p in parts)
+        table = self.features.table(images, mesh=self.engine.mesh)
         states = [self.lanes[lane] for lane in lanes]
         positions = self.engine.extend(
             lanes,

@@ -52,8 +52,8 @@ def rollout(
         features: of the images; a step of theirs begins, to which the update on the trajectories
             belongs.
         limits: of a trajectory.
-        engines: one, or several that work through the tasks side by side (`Engine.twin`), with the
-            parameters to sample from.
+        engines: one, or several that work through the tasks side by side (`Engine.twin`), on the
+            same devices or each on its own, with the parameters to sample from.
         scorer: of every trajectory; None leaves them unscored.
         tool_threads: most tool calls at a time.
         judge_threads: most verdicts that are asked for at a time.
@@ -115,8 +115,10 @@ class Stream:
         judges = ThreadPoolExecutor(judge_threads, thread_name_prefix='judge')
         self._pools, self._one_at_a_time = (pool, judges), threading.RLock()
         self._weights: list[Weights | None] = [None] * len(engines)  # of each engine
+        meshes = {engine.mesh for engine in engines}
+        features.place(meshes)  # now, while no engine is at work
         self.queue = TaskQueue(
-            sum(engine.groups for engine in engines) + features.batch,
+            sum(engine.groups for engine in engines) + len(meshes) * features.batch,
             engines[0].prompt_capacity,
             chat,
             environment,

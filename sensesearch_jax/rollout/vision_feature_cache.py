@@ -9,12 +9,10 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import Future
 
-import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
@@ -26,25 +24,13 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.image_processor import MAX_ASPECT_RATIO, Preprocessor
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.vision_windows import batch_images, window_slots
-from sensesearch_jax.runtime.compiling import compiler_options
-from sensesearch_jax.runtime.mesh import local, mesh_of
+from sensesearch_jax.rollout.towers import Tower, Towers
 from tools_server.failures import ToolError
 from tools_server.pictures.decoder import read_gentle
 
-Patches = tuple[Float[np.ndarray, 'i c'], tuple[int, int, int]]
-
-
-def tower_program(policy: Policy) -> tuple[jax.stages.Wrapped, nnx.State, Mesh]:
-    """Program of a policy's tower, (parameters, an `ImageBatch` without its counts) -> features; those
-    parameters on this process's devices, and their mesh, which it is to run and lower under.
-    """
-    graph, parameters = nnx.split(policy.vision)
-    parameters = local(parameters)
-    mesh = mesh_of(parameters)
-    encode = jax.jit(
-        lambda p, images: nnx.merge(graph, p)(*images), compiler_options=compiler_options(mesh)
-    )
-    return encode, parameters, mesh
+Grid = tuple[int, int, int]
+Patches = tuple[Float[np.ndarray, 'i c'], Grid]
+Features = tuple[Float[np.ndarray, 'm d'], Grid]
 
 
 class FeatureStore:
@@ -75,18 +61,12 @@ class FeatureStore:
             client,
             batch,
         )
-        encode, parameters, mesh = tower_program(policy)
-
-        def encoded(images):
-            with jax.set_mesh(mesh):  # as in Engine.set_parameters: kernels run per shard
-                return encode(parameters, images)
-
-        self._encode = encoded
-        self._programs = encode._cache_size
-        self._features: OrderedDict[str, tuple[np.ndarray, tuple[int, int, int]]] = OrderedDict()
+        self._towers = Towers(policy)
+        self._features: OrderedDict[str, Features] = OrderedDict()
         self._patches: dict[str, Patches] = {}
         self._preparing: dict[str, Future] = {}
-        self._lock, self._computing = threading.Lock(), threading.Lock()
+        self._encoding: dict[str, threading.Event] = {}  # in some tower now; set when it is out
+        self._lock = threading.Lock()
         self._bytes, self._capacity = 0, capacity_bytes
         self._seen: set[str] = set()
         self.images_encoded = 0
@@ -117,10 +97,19 @@ class FeatureStore:
     @property
     def compiles(self) -> int:
         """Programs compiled for the tower so far."""
-        return self._programs()
+        return self._towers.compiles
 
-    def warm_up(self) -> None:
-        """Compiles the tower for pictures of every size and form that the preprocessor gives."""
+    def place(self, meshes: Iterable[Mesh]) -> None:
+        """Puts a tower on the devices of each replica of the sampler; see `Towers.place`."""
+        self._towers.place(meshes)
+
+    def warm_up(self, mesh: Mesh | None = None) -> None:
+        """Compiles the tower for pictures of every size and form that the preprocessor gives.
+
+        Args:
+            mesh: of a replica; None for all devices of this process.
+        """
+        tower = self._towers.on(mesh)
         merge, window = self.sizes.merge_size, self.sizes.window_tokens
         most = self.preprocessor.most_tokens
         # of a picture one token high, which may have more than that
@@ -132,7 +121,7 @@ class FeatureStore:
         smallest = np.zeros((merge**2, self.sizes.patch_width), np.float32), (1, merge, merge)
         for slots in sorted({bucket(places, window**2) for places in range(1, largest + 1)}):
             for count in {1, self.batch}:
-                self._encode(batch_images([smallest], self.sizes, slots=slots, count=count)[:4])
+                tower(batch_images([smallest], self.sizes, slots=slots, count=count))
 
     def unusable(self, image: ImageRef) -> str | None:
         """Reason why no policy can see a picture of this form; None if one can. Nothing is fetched."""
@@ -190,49 +179,79 @@ class FeatureStore:
             self._patches.setdefault(image.sha256, patches)
         return None
 
-    def table(self, images: Iterable[ImageRef], ahead: Iterable[ImageRef] = ()) -> ImageTable:
+    def table(
+        self, images: Iterable[ImageRef], ahead: Iterable[ImageRef] = (), mesh: Mesh | None = None
+    ) -> ImageTable:
         """Grids and features of the images, computing what is missing; safe to call from threads,
-        one at a time.
+        one at a time on the same devices.
 
         Args:
             images: whose features are returned.
             ahead: images that are asked for next, the soonest first: they fill the places that a
                 pass through the tower has left.
+            mesh: of the replica that computes; None for all devices of this process.
 
         Raises:
             ValueError: an image is gone and cannot be fetched again.
         """
         refs = {image.sha256: image for image in images}
-        with self._computing:
-            return self._table(
-                refs, {image.sha256: image for image in ahead if image.sha256 not in refs}
-            )
-
-    def _table(self, refs: dict[str, ImageRef], ahead: dict[str, ImageRef]) -> ImageTable:
+        later = {image.sha256: image for image in ahead if image.sha256 not in refs}
+        tower = self._towers.on(mesh)
+        with tower.turn:
+            found = self._found(refs, later, tower)
         with self._lock:
+            self._seen.update(refs)
+            for name, (features, _) in found.items():
+                if name in self._features:
+                    self._features.move_to_end(name)
+                self._of_step[name] = features.nbytes
+            self._make_room(refs)
+            self._warn()
+        return ImageTable(
+            {name: grid for name, (_, grid) in found.items()},
+            {name: features for name, (features, _) in found.items()},
+        )
 
-            def unknown(found):
-                return [image for name, image in found.items() if name not in self._features]
+    def _found(
+        self, refs: dict[str, ImageRef], ahead: dict[str, ImageRef], tower: Tower
+    ) -> dict[str, Features]:
+        """Features of the images. What another tower is at is waited for, once this one is done."""
+        found: dict[str, Features] = {}
+        while left := {name: image for name, image in refs.items() if name not in found}:
+            done = threading.Event()
+            with self._lock:
+                others = [self._encoding[name] for name in left if name in self._encoding]
+                passes = self._passes(self._unknown(left), self._unknown(ahead))
+                ours = [image for images_of_pass in passes for image in images_of_pass]
+                self._encoding |= {image.sha256: done for image in ours}
+            try:
+                for image in ours:
+                    if (failure := self.prepare(image)) and image.sha256 in refs:
+                        raise UserError(
+                            f'Image {image.sha256[:12]} cannot be fetched: {failure.message}'
+                        )
+                for images_of_pass in passes:
+                    self._compute(images_of_pass, tower)
+            finally:
+                with self._lock:
+                    found |= {n: self._features[n] for n in left if n in self._features}
+                    for image in ours:
+                        del self._encoding[image.sha256]
+                done.set()
+            for other in others:
+                other.wait()
+        return found
 
-            missing, later = unknown(refs), unknown(ahead)
-        passes = self._passes(missing, later) if missing else []
-        for image in itertools.chain(*passes):
-            if (failure := self.prepare(image)) and image.sha256 in refs:
-                raise UserError(f'Image {image.sha256[:12]} cannot be fetched: {failure.message}')
-        for images_of_pass in passes:
-            self._compute(images_of_pass)
-        self._seen.update(refs)
-        grids, features = {}, {}
-        with self._lock:
-            for name in refs:
-                self._features.move_to_end(name)
-                features[name], grids[name] = self._features[name]
-                self._of_step[name] = features[name].nbytes
-            while self._bytes > self._capacity and len(self._features) > len(refs):
-                _, (old, _) = self._features.popitem(last=False)
-                self._bytes -= old.nbytes
-        self._warn()
-        return ImageTable(grids, features)
+    def _unknown(self, images: dict[str, ImageRef]) -> list[ImageRef]:
+        """Those images whose features are not there, nor in some tower now."""
+        known = self._features, self._encoding
+        return [image for name, image in images.items() if not any(name in k for k in known)]
+
+    def _make_room(self, kept: Container[str]) -> None:
+        """Forgets the features that nobody has wanted for longest, but for those kept."""
+        for name in list(self._features) if self._bytes > self._capacity else ():
+            if self._bytes > self._capacity and name not in kept and name not in self._encoding:
+                self._bytes -= self._features.pop(name)[0].nbytes
 
     def _warn(self) -> None:
         """Says once that the store is too small."""
@@ -282,8 +301,8 @@ class FeatureStore:
         merge, window = self.sizes.merge_size, self.sizes.window_tokens
         return bucket(window_slots(grid[1] // merge, grid[2] // merge, window), window**2)
 
-    def _compute(self, images: Sequence[ImageRef]) -> None:
-        """Runs the tower on prepared images of like size."""
+    def _compute(self, images: Sequence[ImageRef], tower: Tower) -> None:
+        """Runs a tower on prepared images of like size."""
         names = [image.sha256 for image in images if image.sha256 in self._patches]
         patches = [self._patches[name] for name in names]
         # A picture that says it is turned has other sides than its reference.
@@ -291,7 +310,7 @@ class FeatureStore:
         batch = batch_images(
             patches, self.sizes, slots=slots, count=1 if len(names) == 1 else self.batch
         )
-        out = np.asarray(self._encode(batch[:4]))
+        out = np.asarray(tower(batch))
         with self._lock:
             for name, values, count in zip(names, out, batch.counts):
                 features = values[:count].copy()
@@ -299,4 +318,4 @@ class FeatureStore:
                 self._bytes += features.nbytes
                 self.encoded_again += name in self._of_step or name in self._encoded_in_step
                 self._encoded_in_step.add(name)
-        self.images_encoded += len(names)
+            self.images_encoded += len(names)

@@ -164,22 +164,64 @@ def local(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def replica(parameters: Any, mesh: Mesh) -> Any:
-    """Replica of trained parameters on this process's devices, for its rollouts.
+def replica_axes(mesh: Mesh) -> dict[str, int]:
+    """Axes and sizes of one replica of a policy that samples: along tensor, and along expert as far
+    as a process's devices go.
+
+    Along data and fsdp replicas stand beside each other: each holds whole what training shards along
+    fsdp, so that a token that is decoded gathers no parameter.
 
     Args:
-        parameters: trained on `mesh`.
-        mesh: of all processes. The replica is sharded by the rules over a mesh with a tensor axis of
-            the same length.
-
-    Returns:
-        the replica; in a program of one process, `parameters`.
+        mesh: that the policy is trained on, or loaded.
     """
-    if jax.process_count() == 1:
-        return parameters
-    here = make_mesh({'fsdp': -1, 'tensor': mesh.shape['tensor']}, jax.local_devices())
-    parameters = local(parameters)
-    return jax.device_put(parameters, shardings(parameters, here))
+    tensor = mesh.shape['tensor']
+    return {'expert': math.gcd(mesh.shape['expert'], _here(mesh) // tensor), 'tensor': tensor}
+
+
+def replica_count(mesh: Mesh) -> int:
+    """Number of replicas on this process's devices of a mesh."""
+    return _here(mesh) // math.prod(replica_axes(mesh).values())
+
+
+def _here(mesh: Mesh) -> int:
+    """Number of this process's devices; of a slice that is compiled for ahead of time, the first's."""
+    return sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+
+
+def replicas(tree: Any, mesh: Mesh, axes: Mapping[str, int]) -> list[Any]:
+    """Copies of parameters, one for each of this process's groups of neighbouring devices.
+
+    Every device gets its shard by one collective over the mesh and keeps it: what its group has not
+    comes in from the others, and nothing goes through a host. All processes call this together.
+
+    Args:
+        tree: parameters that lie on the devices of `mesh`.
+        mesh: whose devices are divided into groups.
+        axes: sizes of a group's mesh, over which its copy is sharded by the rules.
+    """
+    shape = [axes.get(axis, 1) for axis in AXES]
+
+    def grid(devices, *copies):
+        return Mesh(devices.reshape(*copies, *shape[1:]), AXES, (AxisType.Auto,) * len(AXES))
+
+    size = math.prod(shape)
+    # No parameter is sharded over data.
+    places = shardings(tree, grid(mesh.devices, -1))
+    placed = jax.device_put(tree, places)
+
+    def copy(devices):
+        own = grid(devices, 1)
+
+        def one(x, place):
+            shards = {shard.device: shard.data for shard in x.addressable_shards}
+            return jax.make_array_from_single_device_arrays(
+                x.shape, NamedSharding(own, place.spec), [shards[device] for device in devices]
+            )
+
+        return jax.tree.map(one, placed, places)
+
+    groups = mesh.devices.reshape(-1, size)
+    return [copy(group) for group in groups if group[0].process_index == jax.process_index()]
 
 
 def rows_sharding(mesh: Mesh, dimensions: int, axis: int = 0) -> NamedSharding:

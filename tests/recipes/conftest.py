@@ -77,6 +77,7 @@ def world(policy_folder, tmp_path_factory):
                 learner.moments = learner.optimizer.init(learner.parameters)
                 engines = session.engines(
                     loaded,
+                    asked=3,
                     groups=3,
                     members=3,
                     sampling=Sampling(),

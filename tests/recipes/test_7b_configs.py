@@ -166,7 +166,7 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
         service.replies = answers_at_once
         cold, _ = run(
             'cold_start_7b',
-            4,
+            2,
             expert__url=service.url,
             expert__questions=4,
             expert__threads=2,
@@ -224,7 +224,8 @@ def test_evaluation_of_mars(run, mars):
 
 def evaluation_of(run, config, **fields):
     """Its workdir, with a trajectory for each question of HR-MMSearch."""
-    workdir, said = run(config, 4, evaluate__lanes=2, agent__max_turns=6, **fields)
+    # two replicas of the sampler, each with programs of its own
+    workdir, said = run(config, 2, evaluate__lanes=2, agent__max_turns=6, **fields)
     trajectories = read_trajectories(workdir / 'evaluation' / 'policy.jsonl')
     assert {t.question.difficulty for t in trajectories} == {'easy', 'hard'}
     assert len(trajectories) == 3 and went_on_after_a_tool(trajectories)

@@ -163,14 +163,16 @@ def test_the_feature_cache_fits_the_config(policy_folder, monkeypatch):
     config = config_of('rl_7b', policy_folder)
     loaded = load(policy_folder, config)
 
-    def wanted(config):
-        return feature_cache_bytes(config, loaded.policy, loaded.preprocessor)
+    def wanted(config, replicas=1):
+        return feature_cache_bytes(config, loaded.policy, loaded.preprocessor, replicas)
 
     monkeypatch.setattr(capacities, 'host_memory', lambda: 1 << 50)
     each = 8_294_400 // 28**2 * loaded.policy.sizes.language.width * 4
     assert wanted(config) == max(gib, 2 * 128 * each)
     config.rl.questions_per_step = 12_800
     assert wanted(config) == 2 * 12_800 * each > gib
+    evaluation = config_of('evaluate_7b', policy_folder, evaluate__lanes=1600)
+    assert wanted(evaluation, 4) == 2 * 4 * 1600 * each > gib
     monkeypatch.setattr(capacities, 'host_memory', lambda: 6 * gib)
     assert wanted(config) == 3 * gib
     config.rollout.feature_cache_gib = 7.5
@@ -181,7 +183,7 @@ def test_the_feature_cache_fits_the_config(policy_folder, monkeypatch):
     wide = SimpleNamespace(sizes=sizes, language=loaded.policy.language)
     config = config_of('rl_7b', policy_folder, rl__questions_per_step=12_800)
     monkeypatch.setattr(capacities, 'host_memory', lambda: 1 << 50)
-    kept = feature_cache_bytes(config, wide, loaded.preprocessor)
+    kept = feature_cache_bytes(config, wide, loaded.preprocessor, 1)
     assert kept == 2 * 12_800 * each * (1 + len(sizes.vision.deepstack_blocks)) > 2 * 12_800 * each
     with pytest.raises(UserError, match='rollout.feature_cache_gib is -1.0; give 0'):
         check(config_of('evaluate', policy_folder, rollout__feature_cache_gib=-1.0))

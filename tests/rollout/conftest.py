@@ -61,7 +61,7 @@ def store_for(policy):
         store = FeatureStore(
             policy, PREPROCESSOR, client, **{'batch': 2, 'capacity_bytes': 1 << 30} | options
         )
-        store._encode = first._encode
+        store._towers = first._towers
         return store
 
     return make
@@ -86,7 +86,8 @@ def questions(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(chat, engine, store_for, questions):
-    """Runs a rollout of the questions; returns its groups, its events, the store and the cost."""
+    """Runs a rollout of the questions, on so many engines or those given; returns its groups, its
+    events, the store and the cost."""
 
     def run(
         client,
@@ -98,9 +99,12 @@ def run(chat, engine, store_for, questions):
         engines=1,
         scorer=None,
         judge_threads=8,
+        store=store_for,
         **hooks,
     ):
-        features = store_for(client)
+        features = store(client)
+        if isinstance(engines, int):
+            engines = [engine, *(engine.twin() for _ in range(engines - 1))]
         events = {'group': [], 'turn': []}
         tasks = [Task(q, tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS))) for q in asked]
 
@@ -113,7 +117,7 @@ def run(chat, engine, store_for, questions):
 
         groups, cost = rollout(
             tasks,
-            [engine, *(engine.twin() for _ in range(engines - 1))],
+            engines,
             chat,
             ScriptedEnvironment(client, act),
             features,

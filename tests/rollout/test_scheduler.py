@@ -8,7 +8,15 @@ import jax
 import numpy as np
 import optax
 import pytest
-from acts_by_chance import MEMBERS, TURN_TOKENS, ScriptedEnvironment, by_chance, essence, scorer_of
+from acts_by_chance import (
+    MEMBERS,
+    PREPROCESSOR,
+    TURN_TOKENS,
+    ScriptedEnvironment,
+    by_chance,
+    essence,
+    scorer_of,
+)
 from flax import nnx
 from scripted_tools import DOWN, ScriptedTools
 
@@ -18,8 +26,11 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, SampleState
 from sensesearch_jax.batching.from_trajectories import to_member, to_row
 from sensesearch_jax.batching.group_batch import build_groups
+from sensesearch_jax.rollout.replicas import hand_over
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
 from sensesearch_jax.rollout.task_queue import Task, TaskQueue
+from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, replicas, shardings
 from sensesearch_jax.training.trained_part import decoder
 from sensesearch_jax.training.trainer import Learner
 
@@ -145,6 +156,37 @@ def test_the_same_from_engines_side_by_side(run, plain, questions, engine):
         cost.sampled_tokens == plain[3].sampled_tokens
         and 0 <= cost.waiting_for_tools <= cost.seconds
     )
+
+
+def test_the_same_from_replicas(run, plain, policy, engine):
+    """Two, of two devices each; each picture is encoded once, whichever wants it first. New weights
+    go to both."""
+    mesh, (graph, state) = (
+        make_mesh({'fsdp': 2, 'tensor': 2}, jax.devices()[:4]),
+        nnx.split(policy),
+    )
+    state = jax.device_put(state, shardings(state, mesh))
+    engines = [engine.twin(), engine.twin()]
+    for one, copy in zip(engines, replicas(state, mesh, replica_axes(mesh)), strict=True):
+        one.set_parameters(copy)
+
+    def store(client):
+        sharded = nnx.merge(graph, state)
+        return FeatureStore(sharded, PREPROCESSOR, client, capacity_bytes=1 << 30, batch=2)
+
+    groups, _, features, _ = run(ScriptedTools(), engines=engines, store=store)
+    assert essence(groups) == essence(plain[0])
+    for ours, theirs in zip(sum(groups, []), sum(plain[0], []), strict=True):
+        for one, other in zip(ours.turns, theirs.turns, strict=True):
+            assert np.allclose(one.log_probs, other.log_probs, atol=1e-5)
+    assert features.distinct_images == features.images_encoded
+    devices = [one.caches.suffix.keys.sharding.device_set for one in engines]
+    assert [{*one.mesh.devices.flat} for one in engines] == devices and not devices[0] & devices[1]
+    hand_over(engines, jax.tree.map(lambda x: x + x, state), mesh, None)
+    before = np.asarray(state['language']['embedding'][...])
+    for one, own in zip(engines, devices, strict=True):
+        new = one.parameters['language']['embedding'][...]
+        assert np.array_equal(new, 2 * before) and new.sharding.device_set == own
 
 
 def test_an_engine_that_fails_ends_the_rollout(run):
