@@ -9,11 +9,14 @@ of the command line.
 import json
 import math
 
+import numpy as np
 import published_files
 import pytest
 import toy_runs
 from chat_stand_in import chat_stand_in
+from flax import nnx
 from layout_7b import write_policy
+from ml_collections import ConfigDict
 from PIL import Image
 from released_files import write_release
 from safetensors import safe_open
@@ -23,8 +26,11 @@ from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.data import chat_files
 from sensesearch_jax.data.published import published_set
+from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.model.image_processor import Preprocessor
-from sensesearch_jax.recipes.session import read_trajectories
+from sensesearch_jax.model.lora import Lora, add_adapters, is_adapter
+from sensesearch_jax.recipes.session import load_policy_directory, read_trajectories
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import read_metrics
 
 SHORT = {
@@ -126,6 +132,33 @@ def is_7b_directory(folder):
 def test_rl(run):
     workdir = rl_of_two_steps(run, 'rl_7b')
     assert is_7b_directory(workdir / 'rl' / 'policy')
+
+
+def test_rl_of_adapters(run, policy_7b):
+    """Merged into the policy, which the last checkpoint gives as well, and beside matrices that stay; the
+    KL term's reference, the policy without them, is where training begins."""
+    workdir = rl_of_two_steps(run, 'rl_7b:lora')
+    assert is_7b_directory(workdir / 'rl' / 'policy')
+    first, second = (r['values']['kl'] for r in read_metrics(workdir / 'metrics.jsonl', 'rl'))
+    assert first == 0 < second
+    policy, start = (load_policy(f, 'bfloat16') for f in (workdir / 'rl' / 'policy', policy_7b))
+    again = load_policy_directory(
+        workdir / 'rl' / 'checkpoints' / '2', settings_of(workdir), make_mesh({}), 'bfloat16'
+    ).policy
+    ours, theirs, restored = (
+        dict(nnx.to_flat_state(nnx.state(p, nnx.Param))) for p in (policy, start, again)
+    )
+    adapted = {path[:-2] for path, _ in nnx.to_flat_state(nnx.state(add_adapters(
+        start, Lora.of(settings_of(workdir).rl.lora), 0), is_adapter))}  # fmt: skip
+    for path, parameter in ours.items():
+        assert np.array_equal(parameter[...], restored[path][...]), path
+        same = np.array_equal(parameter[...], theirs[path][...])
+        assert same == (path[-1] != 'kernel' or path[:-1] not in adapted), path
+    assert (workdir / 'rl' / 'adapter' / 'adapter_model.safetensors').is_file()
+
+
+def settings_of(workdir):
+    return ConfigDict(json.loads((workdir / 'config.json').read_text()))
 
 
 def test_rl_of_mars(run, mars):
