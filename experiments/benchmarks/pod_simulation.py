@@ -49,14 +49,14 @@ def project(config: ConfigDict, tool: Latency, judge: Latency) -> None:
     sizes, tensor = RELEASED[SIZE.value], config.mesh.tensor
     pixels = config.min_pixels, config.max_pixels
     cut = Preprocessor(*pixels, sizes.vision.patch_size, sizes.vision.merge_size)
-    rates = Rates(sizes, chip, ON_H200, devices, host, tensor, config.rl.dtype)
-    pod = Pod(config, cut, rates, devices // host, compile_s=COMPILE.value)
+    rates = Rates(sizes, chip, ON_H200, devices, tensor, tensor, config.rl.dtype)
+    pod = Pod(config, cut, rates, devices // host, host // tensor, compile_s=COMPILE.value)
     runs = {}
     drawn_steps = drawn(config, cut, tool, judge, config.seed, TURNS.value)
     steps = list(itertools.islice(drawn_steps, STEPS.value))
     print(f'{SIZE.value}: {devices} devices, {pod.hosts} hosts; {ON_H200}\n', flush=True)
     print(*markdown(COLUMNS, []), sep='\n')
-    for name, run in simulated(changes(pod, host), steps, config.seed):
+    for name, run in simulated(changes(pod), steps, config.seed):
         runs[name] = run
         print(*markdown(row(name, run, runs['as it is']), [])[:1], flush=True)
     if PICTURE.value:

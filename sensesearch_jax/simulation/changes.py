@@ -22,23 +22,13 @@ class Change(NamedTuple):
     judge: Latency | None = None
 
 
-def changes(pod: Pod, host: int) -> Iterator[Change]:
-    """Changes one by one, then in a row, each on top of those since 'extend_lanes'.
-
-    Args:
-        pod: the machine as it is.
-        host: devices of a host.
-    """
+def changes(pod: Pod) -> Iterator[Change]:
+    """Changes to a machine one by one, then in a row, each on top of those since 'extend_lanes'."""
     change = dataclasses.replace
     yield Change('as it is', pod)
     yield Change('judge at once', pod, None, AT_ONCE)
     yield Change('tools and judge at once', pod, AT_ONCE, AT_ONCE)
     yield Change('rl.max_staleness 1', change(pod, staleness=1))
-    replicas = host // pod.rates.replica
-    if replicas > pod.replicas:
-        rates = change(pod.rates, tower=pod.rates.replica)
-        pod = change(pod, replicas=replicas, rates=rates)
-        yield Change('a sampler for each tensor group', pod)
     pod = with_rollout(pod, extend_lanes=4)
     yield Change('rollout.extend_lanes 4', pod)
     pod = with_rollout(pod, groups=2 * pod.config.rollout.groups)
