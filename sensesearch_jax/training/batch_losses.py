@@ -111,7 +111,8 @@ class BatchLosses:
     def log_probs(
         self, perturbations: nnx.State, weights: Weights, batch: GroupBatch
     ) -> tuple[Float[Array, 'b g s'], Float[Array, 'b g s']]:
-        """Log-probs of suffix tokens 1 … S−1, and entropies of the distributions they are taken from.
+        """Log-probs of suffix tokens 1 … S−1, and entropies of the distributions they are taken from; of
+        the response's alone, and 0 elsewhere.
 
         Args:
             perturbations: of the trained parameters, zeros.
@@ -133,11 +134,15 @@ class BatchLosses:
         hidden, _ = group_hidden(
             policy, batch, remat=self.remat, perturbations=of_layers['language']['layers']
         )
-        following = jnp.pad(batch.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+        following, wanted = (
+            packed(jnp.pad(x[:, :, 1:], ((0, 0), (0, 0), (0, 1))), batch.packing)
+            for x in (batch.tokens, batch.response_mask)
+        )
         found = token_log_probs(
             hidden,
             policy.language.head,
-            packed(following, batch.packing),
+            following,
+            wanted=wanted,
             suppressed=self.suppressed,
             temperature=self.temperature,
         )

@@ -6,15 +6,21 @@ GB, and as much again in the backward pass. Here the tokens go through the outpu
 piece's logits are dropped after use and computed again when its gradient is needed. The gradient is
 written out: it needs one array of a piece's size where automatic differentiation keeps several, and
 on a mesh each device sums up its head's gradient over all its pieces before any of it is sent.
+
+Prompts, tool results and padding stand between the tokens of a loss. Those that it uses come first,
+and there are only as many pieces as they fill.
 """
+
+from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sensesearch_jax.runtime.mesh import current, spec
 
@@ -25,6 +31,7 @@ def token_log_probs(
     head: Float[Array, 'V D'],
     targets: Int[Array, '*rows tokens'],
     *,
+    wanted: Bool[Array, '*rows tokens'] | None = None,
     suppressed: Shaped[Array, ' V'] | None = None,
     temperature: float | Float[Array, ''] = 1.0,
     chunk: int = 256,
@@ -43,6 +50,8 @@ def token_log_probs(
       head: [V, D] output head; the embedding table where the two are tied.
       targets: [..., tokens] token ids. An id outside the vocabulary (a padding value such as -100)
         gives NaN, which the masks of `losses` remove and nothing else hides.
+      wanted: [..., tokens], the tokens whose values are used. All others get 0, and take no part in
+        gradients. None: all are.
       suppressed: [V], nonzero for ids that the sampler cannot draw (vision placeholders); they get
         probability 0, and -inf as log-probability where they are the target. At least one id must
         remain.
@@ -57,7 +66,7 @@ def token_log_probs(
     Raises:
       ValueError: shapes do not match, or temperature or chunk is out of range.
     """
-    _check(hidden, head, targets, suppressed, temperature, chunk)
+    _check(hidden, head, targets, wanted, suppressed, temperature, chunk)
     dtype = jnp.promote_types(jnp.result_type(hidden, head), jnp.float32)
     if targets.size == 0:
         return jnp.zeros(targets.shape, dtype), jnp.zeros(targets.shape, dtype)
@@ -66,30 +75,40 @@ def token_log_probs(
         if suppressed is None
         else jnp.asarray(suppressed).astype(bool)
     )
+    used = jnp.ones(targets.shape, bool) if wanted is None else jnp.asarray(wanted)
     hidden, head, targets = jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets)
-    return _log_probs(chunk, hidden, head, targets, banned, jnp.asarray(temperature, dtype))
+    return _log_probs(chunk, hidden, head, targets, used, banned, jnp.asarray(temperature, dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _log_probs(
-    chunk: int, hidden: Array, head: Array, targets: Array, banned: Array, temperature: Array
+    chunk: int,
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    used: Array,
+    banned: Array,
+    temperature: Array,
 ):
-    return _forward(chunk, hidden, head, targets, banned, temperature)[0]
+    return _forward(chunk, hidden, head, targets, used, banned, temperature)[0]
 
 
-def _forward(chunk, hidden, head, targets, banned, temperature):
+def _forward(chunk, hidden, head, targets, used, banned, temperature):
     rows, vocabulary, _ = _specs(hidden, head)
-    local = functools.partial(_forward_pieces, chunk, _first_axes(vocabulary))
+    local = functools.partial(_forward_pieces, chunk, _first_axes(rows), _first_axes(vocabulary))
     if current() is not None:
         replicated = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(rows, vocabulary, rows, vocabulary, replicated),
+            in_specs=(rows, vocabulary, rows, rows, vocabulary, replicated),
             out_specs=rows,
             check_vma=False,
         )
-    log_probs, entropy, normalizer = local(hidden, head, targets, banned, temperature)
-    return (log_probs, entropy), (hidden, head, targets, banned, temperature, entropy, normalizer)
+    log_probs, entropy, normalizer = local(hidden, head, targets, used, banned, temperature)
+    return (log_probs, entropy), (
+        *(hidden, head, targets, used, banned, temperature),
+        *(entropy, normalizer),
+    )
 
 
 def _backward(chunk, residuals, gradients):
@@ -101,12 +120,12 @@ def _backward(chunk, residuals, gradients):
         replicated = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(rows, vocabulary, rows, vocabulary, replicated, rows, rows, rows, rows),
+            in_specs=(rows, vocabulary, rows, rows, vocabulary, replicated, rows, rows, rows, rows),
             out_specs=(rows, to_head, replicated),
             check_vma=False,
         )
     hidden, head, temperature = local(*residuals, *gradients)
-    return hidden, head, None, None, temperature
+    return hidden, head, None, None, None, temperature
 
 
 _log_probs.defvjp(_forward, _backward)
@@ -130,7 +149,7 @@ def _first_axes(places: PartitionSpec) -> str | tuple[str, ...] | None:
     return places[0] if len(places) else None
 
 
-def _forward_pieces(chunk, axes, hidden, head, targets, banned, temperature):
+def _forward_pieces(chunk, rows, axes, hidden, head, targets, used, banned, temperature):
     """Log-probs, entropy and normalizer of the tokens of one shard."""
 
     def piece(hidden: Array, targets: Array) -> tuple[Array, Array, Array]:
@@ -149,11 +168,17 @@ def _forward_pieces(chunk, axes, hidden, head, targets, banned, temperature):
         entropy = _over(jax.lax.psum, terms.sum(-1), axes)
         return jnp.where(inside, picked - normalizer, jnp.nan), entropy, normalizer
 
-    flat, splitter = _splitter(chunk, targets)
-    found = jax.lax.map(
-        lambda x: piece(*x), (splitter(hidden.reshape(-1, hidden.shape[-1])), splitter(flat))
-    )
-    return tuple(x.reshape(-1)[: flat.size].reshape(targets.shape) for x in found)
+    pieces = _Pieces.of(chunk, used, rows)
+    flat, states = targets.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
+
+    def body(i, found):
+        at = pieces.tokens(i)
+        values = piece(pieces.taken(states, at), pieces.taken(flat, at))
+        return tuple(pieces.put(into, at, value) for into, value in zip(found, values))
+
+    zeros = jnp.zeros(flat.shape, temperature.dtype)
+    found = jax.lax.fori_loop(0, pieces.count, body, (zeros, zeros, zeros))
+    return tuple(jnp.where(used, x.reshape(targets.shape), 0) for x in found)
 
 
 def _backward_pieces(
@@ -164,6 +189,7 @@ def _backward_pieces(
     hidden,
     head,
     targets,
+    used,
     banned,
     temperature,
     entropy,
@@ -176,8 +202,7 @@ def _backward_pieces(
     dl/dz = onehot - p and dH/dz = -p (log p + H), with p = 0 for what is suppressed.
     """
 
-    def piece(sums, x):
-        hidden, targets, entropy, normalizer, to_log_prob, to_entropy = x
+    def piece(hidden, targets, entropy, normalizer, to_log_prob, to_entropy):
         logits, allowed = _logits(hidden, head, banned, temperature)
         log_p = logits - normalizer[:, None]
         here = (_ids(head, axes) == targets[:, None]) & ~banned
@@ -188,29 +213,28 @@ def _backward_pieces(
         gradient = (gradient / temperature).astype(hidden.dtype)
         product = functools.partial(jnp.einsum, preferred_element_type=normalizer.dtype)
         to_hidden = product('nv,vd->nd', gradient, head).astype(hidden.dtype)
-        return (
-            sums[0] + product('nv,nd->vd', gradient, hidden),
-            sums[1] + to_temperature,
-        ), to_hidden
+        return product('nv,nd->vd', gradient, hidden), to_temperature, to_hidden
 
-    flat, splitter = _splitter(chunk, targets)
-    known = (flat >= 0) & (flat < _over(jax.lax.psum, head.shape[0], axes))
-    to_log_prob = jnp.where(known, to_log_prob.reshape(-1), 0)
-    pieces = (
-        splitter(x)
-        for x in (
-            flat,
-            entropy.reshape(-1),
-            normalizer.reshape(-1),
-            to_log_prob,
-            to_entropy.reshape(-1),
+    pieces = _Pieces.of(chunk, used, rows)
+    known = used & (targets >= 0) & (targets < _over(jax.lax.psum, head.shape[0], axes))
+    to_log_prob, to_entropy = jnp.where(known, to_log_prob, 0), jnp.where(used, to_entropy, 0)
+    given = [x.reshape(-1) for x in (targets, entropy, normalizer, to_log_prob, to_entropy)]
+    states = hidden.reshape(-1, hidden.shape[-1])
+
+    def body(i, sums):
+        at = pieces.tokens(i)
+        to_head, to_temperature, to_hidden = piece(
+            pieces.taken(states, at), *(pieces.taken(x, at) for x in given)
         )
+        return (sums[0] + to_head, sums[1] + to_temperature, pieces.put(sums[2], at, to_hidden))
+
+    start = (
+        jnp.zeros(head.shape, normalizer.dtype),
+        jnp.zeros((), normalizer.dtype),
+        jnp.zeros_like(states),
     )
-    start = jnp.zeros(head.shape, normalizer.dtype), jnp.zeros((), normalizer.dtype)
-    (to_head, to_temperature), to_hidden = jax.lax.scan(
-        piece, start, (splitter(hidden.reshape(-1, hidden.shape[-1])), *pieces)
-    )
-    to_hidden = to_hidden.reshape(-1, hidden.shape[-1])[: flat.size].reshape(hidden.shape)
+    to_head, to_temperature, to_hidden = jax.lax.fori_loop(0, pieces.count, body, start)
+    to_hidden = to_hidden.reshape(hidden.shape)
     if scatter:
         to_head = jax.lax.psum_scatter(to_head, 'fsdp', scatter_dimension=1, tiled=True)
     to_head = _over(
@@ -219,6 +243,41 @@ def _backward_pieces(
     to_temperature = _over(jax.lax.psum, _over(jax.lax.psum, to_temperature, rows), axes)
     to_hidden = _over(jax.lax.psum, to_hidden, axes)
     return to_hidden, to_head.astype(head.dtype), to_temperature.astype(temperature.dtype)
+
+
+class _Pieces(NamedTuple):
+    """Pieces of one shard's tokens, those that are used first.
+
+    Attributes:
+        order: [pieces, size], places of tokens; past the last one where a piece is not full.
+        count: of the pieces that any shard has to run.
+    """
+
+    order: Int[Array, 'pieces size']
+    count: Int[Array, '']
+
+    @classmethod
+    def of(cls, chunk: int, used: Bool[Array, '*rows tokens'], rows) -> _Pieces:
+        # As few pieces as the limit allows, all of one size: the least padding.
+        most = math.ceil(used.size / chunk)
+        size = math.ceil(used.size / most)
+        order = jnp.argsort(~used.reshape(-1), stable=True)
+        order = jnp.pad(order, (0, most * size - used.size), constant_values=used.size)
+        # The same for all shards, as the pieces have collectives in them.
+        count = -(-_over(jax.lax.pmax, used.sum(), rows) // size)
+        return cls(order.reshape(most, size), count)
+
+    def tokens(self, i: Int[Array, '']) -> Int[Array, ' size']:
+        """Places of piece i's tokens."""
+        return jax.lax.dynamic_index_in_dim(self.order, i, keepdims=False)
+
+    def taken(self, x: Shaped[Array, 'n *rest'], at: Int[Array, ' size']):
+        """The tokens at these places, and zeros past the last one."""
+        return x.at[at].get(mode='fill', fill_value=0)
+
+    def put(self, into: Shaped[Array, 'n *rest'], at: Int[Array, ' size'], values: Array):
+        """The tokens at these places replaced."""
+        return into.at[at].set(values, mode='drop', unique_indices=True)
 
 
 def _logits(hidden: Array, head: Array, banned: Array, temperature: Array) -> tuple[Array, Array]:
@@ -244,26 +303,11 @@ def _over(combine, x, axes):
     return combine(x, axes) if axes else x
 
 
-def _splitter(chunk: int, targets: Array):
-    """The targets in one row, and a function that splits such rows into pieces
-    [pieces, size, ...], padded with zeros.
-    """
-    flat = targets.reshape(-1)
-    # As few pieces as the limit allows, all of one size: the least padding.
-    pieces = math.ceil(flat.size / chunk)
-    size = math.ceil(flat.size / pieces)
-
-    def splitter(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, pieces * size - flat.size), *[(0, 0)] * (x.ndim - 1)])
-        return padded.reshape(pieces, size, *x.shape[1:])
-
-    return flat, splitter
-
-
 def _check(
     hidden: Array,
     head: Array,
     targets: Array,
+    wanted: Array | None,
     suppressed: Array | None,
     temperature: float | Array,
     chunk: int,
@@ -273,6 +317,8 @@ def _check(
             f'hidden must be [..., tokens, D] and targets [..., tokens], '
             f'got {hidden.shape} and {targets.shape}.'
         )
+    if wanted is not None and jnp.shape(wanted) != targets.shape:
+        raise ValueError(f'wanted must be {targets.shape} like targets, got {jnp.shape(wanted)}.')
     if head.ndim != 2 or head.shape[1] != hidden.shape[-1]:
         raise ValueError(
             f'head must be [V, {hidden.shape[-1]}] to fit the hidden states, got {head.shape}.'

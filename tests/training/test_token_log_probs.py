@@ -58,6 +58,32 @@ def test_values_and_gradients_equal_the_plain_form(chunk):
             np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
 
 
+@pytest.mark.parametrize('share', [0.0, 0.3, 1.0])
+def test_tokens_that_are_not_wanted_are_zero_and_take_no_part(share):
+    hidden, head, targets = example()
+    wanted = np.random.default_rng(2).random(targets.shape) < share
+    targets[~wanted] = -100  # which would be NaN
+    weights = np.random.default_rng(1).normal(size=(2, *targets.shape))
+
+    def total(function, hidden, head, temperature):
+        pair = [jnp.where(wanted, x, 0) for x in function(hidden, head, targets, temperature)]
+        return (weights[0] * pair[0] + weights[1] * pair[1]).sum(), pair
+
+    def ours(hidden, head, targets, temperature):
+        pair = token_log_probs(
+            hidden, head, targets, wanted=wanted, temperature=temperature, chunk=10
+        )
+        return [jnp.where(wanted, x, 1e6 * x) for x in pair]  # no gradient comes from elsewhere
+
+    both = jax.value_and_grad(total, argnums=(1, 2, 3), has_aux=True)
+    found = jax.jit(functools.partial(both, ours))(hidden, head, 0.7)
+    expected = jax.jit(functools.partial(both, plain))(hidden, head, 0.7)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(np.abs(b).max())))
+    values = jax.jit(ours)(hidden, head, targets, 0.7)
+    assert all(not np.any(np.asarray(x)[~wanted]) for x in values)
+
+
 @pytest.mark.parametrize('rows', [(), (2, 3)])
 def test_any_leading_axes(rows):
     hidden, head, targets = example(rows, tokens=7)
@@ -160,9 +186,13 @@ def test_cut_over_a_mesh(sizes):
     suppressed = np.isin(np.arange(60), [3, 40])
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape))
     weights[0][suppressed[targets]] = 0
+    wanted = np.random.default_rng(2).random(targets.shape) < 0.6
+    wanted[1] = False  # a row with none beside rows with many
 
     def total(hidden, head):
-        log_probs, entropy = token_log_probs(hidden, head, targets, suppressed=suppressed, chunk=10)
+        log_probs, entropy = token_log_probs(
+            hidden, head, targets, wanted=wanted, suppressed=suppressed, chunk=10
+        )
         return (
             jnp.where(weights[0] == 0, 0, weights[0] * log_probs) + weights[1] * entropy
         ).sum(), log_probs
@@ -182,6 +212,7 @@ def test_mistakes_are_refused_with_a_sentence():
     for arguments, options, sentence in [
         ((hidden, head, targets[:, 1:]), {}, 'hidden must be'),
         ((hidden, head.T, targets), {}, 'head must be'),
+        ((hidden, head, targets), {'wanted': np.ones(3, bool)}, 'wanted must be'),
         ((hidden, head, targets), {'suppressed': np.zeros(3, bool)}, 'suppressed must be'),
         ((hidden, head, targets), {'temperature': 0.0}, 'temperature must be above 0'),
         ((hidden, head, targets), {'chunk': 0}, 'chunk must be at least 1'),

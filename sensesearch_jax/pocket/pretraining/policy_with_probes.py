@@ -36,7 +36,13 @@ class PolicyWithProbes(nnx.Module):
         if batch.images is not None:
             groups = groups._replace(features=self._features(batch))
         hidden, prompt = group_hidden(self.policy, groups)
-        found, _ = token_log_probs(hidden, self.policy.language.head, _following(groups))
+        learned = groups.response_mask if batch.images is not None else groups.valid
+        found, _ = token_log_probs(
+            hidden,
+            self.policy.language.head,
+            _following(groups, groups.tokens),
+            wanted=_following(groups, learned),
+        )
         log_probs = unpacked(found, groups.packing, groups.valid.shape[1:])[:, :, :-1]
 
         def mean(mask):
@@ -69,11 +75,11 @@ class PolicyWithProbes(nnx.Module):
         hidden, _ = group_hidden(self.policy, groups)
         # A row's logits at a time: all of them would take gigabytes.
         best = jax.lax.map(lambda row: self.policy.logits(row).argmax(-1), hidden)
-        right = best == _following(groups)
+        right = best == _following(groups, groups.tokens)
         return unpacked(right, groups.packing, groups.valid.shape[1:])[:, :, :-1]
 
 
-def _following(groups: GroupBatch) -> jax.Array:
-    """The token that follows each of the suffixes', packed as they are."""
-    following = jnp.pad(groups.tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+def _following(groups: GroupBatch, of_tokens: jax.Array) -> jax.Array:
+    """Of each of the suffixes' tokens something about the next one, packed as they are."""
+    following = jnp.pad(of_tokens[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
     return packed(following, groups.packing)
