@@ -257,7 +257,7 @@ class _Pieces(NamedTuple):
     count: Int[Array, '']
 
     @classmethod
-    def of(cls, chunk: int, used: Bool[Array, '*rows tokens'], rows) -> _Pieces:
+    def of(cls, chunk: int, used: Bool[Array, ' *rows'], rows) -> _Pieces:
         # As few pieces as the limit allows, all of one size: the least padding.
         most = math.ceil(used.size / chunk)
         size = math.ceil(used.size / most)
@@ -271,11 +271,11 @@ class _Pieces(NamedTuple):
         """Places of piece i's tokens."""
         return jax.lax.dynamic_index_in_dim(self.order, i, keepdims=False)
 
-    def taken(self, x: Shaped[Array, 'n *rest'], at: Int[Array, ' size']):
+    def taken(self, x: Shaped[Array, ' n *rest'], at: Int[Array, ' size']):
         """The tokens at these places, and zeros past the last one."""
         return x.at[at].get(mode='fill', fill_value=0)
 
-    def put(self, into: Shaped[Array, 'n *rest'], at: Int[Array, ' size'], values: Array):
+    def put(self, into: Shaped[Array, ' n *rest'], at: Int[Array, ' size'], values: Array):
         """The tokens at these places replaced."""
         return into.at[at].set(values, mode='drop', unique_indices=True)
 
