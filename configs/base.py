@@ -15,11 +15,13 @@ step is the mean gradient of `lessons_per_step` batches, each of one lesson:
     markup           the tags of tool calls as strings to be said again
     namesakes        names of few words that come back in each
     tools            dialogues in Qwen's tool-call format: made-up tools, invented names, facts and passages
+    passages         the same about one response, of which value after value is asked for
     near pictures    close views of flags and paintings: where, how many, which colour, tall or wide
     pictures         whole scenes
     attributes       mostly colours and shapes, behind longer system prompts
     sentences        the same with answers within sentences
     looks            scenes in the tool-call format: boxes, a second picture as a tool's response, a better box
+    near looks       the same where each dialogue crops an object and says what it looks like
 
 Objects are training entities, cut and coloured anew, and invented ones (sensesearch_jax/pocket/invented). A model of the
 true size brings all that along from its instruction tuning. Which of the project's tools a question wants is for SFT.
@@ -29,10 +31,13 @@ true size brings all that along from its instruction tuning. Which of the projec
 says what it has learned.
 
     python -m sensesearch_jax.main --config=configs/base.py:dialogues --workdir=runs/dialogues --config.policy=DIR
+    python -m sensesearch_jax.main --config=configs/base.py:details --workdir=runs/details --config.policy=DIR
 
-goes on from a policy that can read and see, for an hour on a core, mostly with dialogues in the tool-call format. The
-policy that the repository ships was made so, from the one that it shipped before (commit 6f5430a), whose own curriculum
-is this file at commit 3d37c52.
+go on from a policy that can read and see, for one to three hours on a core each: the first mostly with dialogues in the
+tool-call format, the second with those that ask for one detail after another. The policy that the repository ships was
+made by the first, from the one that it shipped at commit 6f5430a, whose own curriculum is this file at commit 3d37c52.
+Of the second 120 steps were tried (docs/results.md): its losses fall fast, and what was there before suffers until the
+rate has come down.
 """
 
 from ml_collections import ConfigDict
@@ -60,8 +65,28 @@ def get_config(mode: str = 'whole') -> ConfigDict:
                 },
             },
         )
+    elif mode == 'details':
+        config.lessons_per_step = 2
+        config.update(probe_weight=0.1, warmup=30)
+        config.stages = (
+            {
+                'steps': 940,
+                'learning_rate': 1e-3,
+                'lessons': {
+                    'passages': 0.32,
+                    'near looks': 0.32,
+                    'looks': 0.1,
+                    'tools': 0.08,
+                    'namesakes': 0.05,
+                    'near pictures': 0.08,
+                    'attributes': 0.05,
+                },
+            },
+        )
     elif mode != 'whole':
-        raise UserError(f"configs/base.py:{mode} is unknown; choose 'whole' or 'dialogues'.")
+        raise UserError(
+            f"configs/base.py:{mode} is unknown; choose 'whole', 'dialogues' or 'details'."
+        )
     return config
 
 
@@ -132,8 +157,8 @@ def whole() -> ConfigDict:
             'texts': {'tokens': 4096, 'lengths': (64, 128, 256, 512), 'dialogue': 896},
             # Rows of one picture, dialogues about it, the longest prompt and suffix, and how many
             # tokens a row's suffixes may have in all. What does not fit is drawn again.
-            'plain_pictures': {'rows': 8, 'members': 6, 'prompt': 192, 'suffix': 48, 'packed': 160},
-            'told_pictures': {'rows': 8, 'members': 4, 'prompt': 336, 'suffix': 96, 'packed': 208},
+            'plain_pictures': {'rows': 8, 'members': 6, 'prompt': 192, 'suffix': 48, 'packed': 240},
+            'told_pictures': {'rows': 8, 'members': 4, 'prompt': 336, 'suffix': 96, 'packed': 240},
             # the same; so many of the dialogues have a second picture
             'looks': {
                 'rows': 4,
@@ -143,6 +168,8 @@ def whole() -> ConfigDict:
                 'suffix': 384,
                 'packed': 1152,
             },
+            # the same; all of the dialogues have one
+            'near_looks': {'rows': 4, 'members': 5, 'prompt': 448, 'suffix': 384, 'packed': 1280},
             'slots': 160,  # of a picture's tokens
             'dtype': 'bfloat16',  # of the saved weights
             'min_pixels': 3136,

@@ -7,13 +7,17 @@ import re
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues, poor_box
 from sensesearch_jax.pocket.pretraining.tool_dialogues import PASSAGE_CHARS, ToolDialogues
 from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
+from sensesearch_jax.pocket.world.colours import NAMES
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 from sensesearch_jax.rewards.crop_geometry import absolute, holds, loose_box
 from tests.pocket.test_examples import held_out
 
@@ -40,6 +44,19 @@ def dialogues(world, pages):
 def looks(pages):
     made = PictureDialogues(VisualQuestions(FILES, pages, 4, None))
     return [made(np.random.default_rng(seed), 2, 3) for seed in range(40)]
+
+
+@pytest.fixture(scope='module')
+def passages(world, pages):
+    pieces = word_pieces(Tokenizer.from_file(str(POCKET_POLICY / 'tokenizer.json')))
+    made = PassageDialogues(ToolDialogues(world, pages), pages, pieces)
+    return [made(np.random.default_rng(seed), 512) for seed in range(150)]
+
+
+@pytest.fixture(scope='module')
+def near_looks(pages):
+    made = PictureDialogues(VisualQuestions(FILES, pages, 4, None))
+    return [made.near(np.random.default_rng(seed), 4) for seed in range(20)]
 
 
 def said(example):
@@ -97,6 +114,41 @@ def test_what_no_plan_says_is_given_and_mistakes_are_never_imitated(dialogues, l
                     told += turn.after[0]  # which says how the second try is to be
             copied += bool(dialogue.turns[-2:-1]) and bool(learned(dialogue.turns[-2]))
     assert planned > 60 and mistakes > 10 and copied > 100
+
+
+def test_every_value_of_a_passage_is_asked_for_by_what_tells_it_from_the_others(passages):
+    answers = numbers = 0
+    for example in passages:
+        whole, turns = said(example)
+        assert not held_out(whole), whole
+        assert learned(turns[0][1]) == ''
+        (shown,) = turns[0][1].after
+        told = {}
+        questions = [example.dialogues[0].question, *(t.after[0] for _, t in turns[1:-1])]
+        for question, (_, turn) in zip(questions, turns[1:], strict=True):
+            value = re.search('<answer>(.*)</answer>$', turn.text)[1]
+            assert value in shown and value in turn.text.split('</think>')[0]
+            answers += 1
+            numbers += value.isdigit()
+            assert told.setdefault(question, value) == value, shown
+    assert answers > 600 and 100 < numbers < answers / 2
+
+
+def test_near_looks_say_what_the_crop_shows(near_looks):
+    seen, counts = set(), 0
+    for example in near_looks:
+        boxes = example.boxes.astype(float)
+        for dialogue in example.dialogues:
+            *before, look, last = dialogue.turns
+            if before:
+                counts += 1
+                assert before[0].text.endswith(f'<answer>{len(boxes)}</answer>')
+            box = next(v for v in arguments(look.text)['arguments'].values() if isinstance(v, list))
+            assert learned(last) and look.of_tool and look.after[0] == 'Image 2:'
+            if learned(look).startswith('['):  # a poor box is shown, and not learned
+                assert any(holds(box, one) for one in boxes)
+            seen.add(re.search('<answer>(.*)</answer>$', last.text)[1])
+    assert len(seen & set(NAMES)) > 3 and {'yes', 'no'} & seen and 15 < counts < 50
 
 
 def test_passages_are_as_short_as_the_tool_servers(dialogues):

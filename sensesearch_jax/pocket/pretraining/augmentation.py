@@ -91,11 +91,16 @@ class AugmentedRenderer(Renderer):
             )
             levels = pyramid(pixels)
             pool[place : place + 1] = [(found, levels)]
-        self._keep(found, levels)
+        self.keep(found, levels)
         return found
 
-    def _keep(self, entity: Entity, levels: list[np.ndarray]) -> None:
-        """Remembers a picture until some hundred others have come."""
+    def keep(self, entity: Entity, levels: list[np.ndarray]) -> None:
+        """Remembers a picture until some hundred others have come.
+
+        Args:
+            entity: what it shows.
+            levels: the picture and its halvings; see `picture`.
+        """
         self._variants[entity.id] = entity, levels
         self._variants.move_to_end(entity.id)
         while len(self._variants) > KEPT:
@@ -119,7 +124,7 @@ class AugmentedRenderer(Renderer):
         variant = dataclasses.replace(
             entity, id=f'{entity.id}~{self._count}', size=(pixels.shape[1], pixels.shape[0])
         )
-        self._keep(variant, pyramid(pixels))
+        self.keep(variant, pyramid(pixels))
         return variant
 
     def like_held_out(self, pixels: np.ndarray) -> bool:

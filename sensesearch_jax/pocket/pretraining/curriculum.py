@@ -24,6 +24,7 @@ from sensesearch_jax.model.vision_windows import batch_images, window_slots
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues
 from sensesearch_jax.pocket.pretraining.probes import VisualTargets, visual_targets
 from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
@@ -69,6 +70,7 @@ class Curriculum:
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
         self.vqa = VisualQuestions(files, pages, config.plain_pictures.members, world)
         self.reading, self.tools = ReadingQuestions(pages), ToolDialogues(world, pages)
+        self.passages = PassageDialogues(self.tools, pages, word_pieces(self.chat.tokenizer))
         self.looks = PictureDialogues(self.vqa)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
         plain = self.chat.prompt('', [''])
@@ -84,11 +86,13 @@ class Curriculum:
                 rng, _pick(rng, longer), self.reading.namesakes
             ),
             'tools': lambda rng: self.text_batch(rng, config.texts.dialogue, self.tools),
+            'passages': lambda rng: self.text_batch(rng, config.texts.dialogue, self.passages),
             'near pictures': partial(self.picture_batch, ease=1.0),
             'pictures': self.picture_batch,
             'attributes': partial(self.picture_batch, attribute_focus=True),
             'sentences': partial(self.picture_batch, cloze=True, attribute_focus=True),
             'looks': self.look_batch,
+            'near looks': self.near_look_batch,
         }
         for stage in config.stages:
             unknown = sorted(set(stage['lessons']) - set(self.lessons))
@@ -189,6 +193,11 @@ class Curriculum:
             lambda: self.looks(rng, shape.members - shape.second_pictures, shape.second_pictures),
             shape,
         )
+
+    def near_look_batch(self, rng: np.random.Generator) -> Batch:
+        """Scenes with dialogues that all have a second picture, a near view, and say what it shows."""
+        shape = self.config.near_looks
+        return self._pictured(lambda: self.looks.near(rng, shape.members), shape)
 
     def _has_slots(self, picture: Image.Image) -> bool:
         _, high, wide = self.preprocessor.grid(*picture.size)

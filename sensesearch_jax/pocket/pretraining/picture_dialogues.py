@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
@@ -23,18 +25,34 @@ from sensesearch_jax.pocket.pretraining.visual_questions import (
     IN_SENTENCES,
     VisualQuestions,
 )
-from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, thing
+from sensesearch_jax.pocket.world.files import Entity
+from sensesearch_jax.pocket.world.question_templates import COUNT, FACT_FIELDS, thing
+from sensesearch_jax.pocket.world.questions import SCENE_KINDS
 from sensesearch_jax.pocket.world.scenes import SceneSpec
-from sensesearch_jax.rewards.crop_geometry import Box, holds, loose_box, relative
+from sensesearch_jax.rewards.crop_geometry import WHOLE, Box, holds, loose_box, relative
 
 NAME_IT = ('There it is.', 'What is it called?', 'Now for its name.', 'That is the one.')
 LOOK_AGAIN = ('That was not it.', 'I look again.', 'A better box, then.', 'Nothing; nearer.')
 USE = ('Use {0}.', 'Take {0} for it.', '{0} shows it nearer.', 'There is {0}.')
 THEN = ('{0} and {1} help.', 'First {0}, then {1}.', 'Look with {0}; {1} knows it.')
+COUNTED = ('I count the {noun}s. It is {count}.', 'There are {count}.', 'It is {count}.')
 # Of looks: one that gives the answer, one that is shown to another tool, one that failed and is
 # followed by a better one.
 NEARER, SHOWN, FAILED = range(3)
 SHARES = (0.4, 0.15, 0.45)
+NEAR_SCENES = 32  # that near looks come back to; drawing takes as long as learning
+
+
+class NearScene(NamedTuple):
+    """A scene of near looks: boxes of its objects, those that words single out and that show a colour or
+    shape, their pictures, and views that were drawn.
+    """
+
+    spec: SceneSpec
+    boxes: np.ndarray
+    places: list[tuple[int, str]]
+    pictures: list[tuple[Entity, list[np.ndarray]]]
+    views: dict[Box, Image.Image]
 
 
 class PictureDialogues:
@@ -46,6 +64,7 @@ class PictureDialogues:
 
     def __init__(self, vqa: VisualQuestions):
         self.vqa = vqa
+        self._near: list[NearScene] = []
 
     def __call__(self, rng: np.random.Generator, at_once: int, looks: int) -> Example:
         """A scene with dialogues, all with the same tools.
@@ -64,18 +83,62 @@ class PictureDialogues:
         prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
         dialogues = [self._at_once(rng, spec, boxes, prompt) for _ in range(at_once)]
         dialogues += [
-            self._looking(rng, int(kind), spec, *places[rng.integers(len(places))], prompt)
+            self._looking(rng, int(kind), spec, *_pick(rng, places), prompt, {})
             for kind in rng.choice(3, looks, p=SHARES)
         ]
         return Example(
             prompt.system(),
-            vqa.draw(spec, (0.0, 0.0, 1.0, 1.0)),
+            vqa.draw(spec, WHOLE),
             '',
             [],
             boxes,
             vqa.attributes(p.entity for p in spec.placements),
             dialogues,
         )
+
+    def near(self, rng: np.random.Generator, members: int) -> Example:
+        """A scene of which each dialogue looks at one object and says what it looks like; some count
+        the objects before.
+
+        Args:
+            rng: the only source of randomness.
+            members: dialogues, each with a second picture.
+        """
+        vqa = self.vqa
+        if len(self._near) < NEAR_SCENES or rng.random() < 0.15:
+            self._near.append(self._scene_to_look_at(rng))
+            del self._near[:-NEAR_SCENES]
+        spec, boxes, places, pictures, views = _pick(rng, self._near)
+        for entity, levels in pictures:
+            vqa.renderer.keep(entity, levels)
+        prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
+        noun, count = SCENE_KINDS[spec.kind], len(boxes)
+        dialogues = []
+        for _ in range(members):
+            found = self._looking(rng, NEARER, spec, *_pick(rng, places), prompt, views)
+            if rng.random() < 0.4:
+                asked = _pick(rng, COUNT.phrasings).format(noun)
+                said = answer(_pick(rng, COUNTED).format(noun=noun, count=count), str(count))
+                found = Dialogue(asked, [Turn(said, after=(found.question,)), *found.turns])
+            dialogues.append(found)
+        attributes = vqa.attributes(p.entity for p in spec.placements)
+        picture = self._view(spec, WHOLE, views)
+        return Example(prompt.system(), picture, '', [], boxes, attributes, dialogues)
+
+    def _scene_to_look_at(self, rng) -> NearScene:
+        vqa = self.vqa
+        while True:
+            spec = vqa.scene(rng, ('map', 'wall')[rng.random() < 0.25], int(rng.integers(1, 4)))
+            boxes = np.array([spec.fractions(p) for p in spec.placements], np.float32)
+            entities = [vqa.renderer.entity(p.entity) for p in spec.placements]
+            if places := [p for p in vqa.places(boxes) if vqa.attribute(entities[p[0]])]:
+                pictures = [(entity, vqa.renderer.picture(entity.id)) for entity in entities]
+                return NearScene(spec, boxes, places, pictures, {})
+
+    def _view(self, spec: SceneSpec, box: Box, views: dict[Box, Image.Image]) -> Image.Image:
+        if box not in views:
+            views[box] = self.vqa.draw(spec, box)
+        return views[box]
 
     def _at_once(self, rng, spec: SceneSpec, boxes: np.ndarray, prompt: ToolPrompt) -> Dialogue:
         """A question that the picture answers, or a box."""
@@ -95,7 +158,14 @@ class PictureDialogues:
         return Dialogue(asked, [Turn(turn, '' if planned else up_to_value(turn, looker))])
 
     def _looking(
-        self, rng, kind: int, spec: SceneSpec, index: int, words: str, prompt: ToolPrompt
+        self,
+        rng,
+        kind: int,
+        spec: SceneSpec,
+        index: int,
+        words: str,
+        prompt: ToolPrompt,
+        views: dict[Box, Image.Image],
     ) -> Dialogue:
         """A question about one object that wants a nearer look."""
         placement, (looker, namer) = spec.placements[index], prompt.wanted
@@ -118,7 +188,7 @@ class PictureDialogues:
         thought = _pick(rng, (question.split('\n')[0], *FROM_AFAR))
         look = call(thought, looker, list(view))
         begun = look if view != good else '' if planned else up_to_value(look, looker)
-        turns = [Turn(look, begun, after=('Image 2:', self.vqa.draw(spec, view)), of_tool=True)]
+        turns = [Turn(look, begun, after=('Image 2:', self._view(spec, view, views)), of_tool=True)]
         if kind == NEARER:
             sentence = _pick(rng, IN_SENTENCES).format(seen=asked.seen)
             turns.append(Turn(answer(sentence, asked.answer)))

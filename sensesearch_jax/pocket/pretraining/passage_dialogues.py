@@ -1,0 +1,172 @@
+"""Dialogues in Qwen's tool-call format about the passages that a search has given: one question after
+another, so that many values are read out of one response.
+
+Reading the asked field among similar ones is a matter of practice: digits are single tokens, and years
+of one life begin alike, so that the last token or two do not tell how a value goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from sensesearch_jax.agent.observations import text_search_parts
+from sensesearch_jax.agent.tool_client import Passage
+from sensesearch_jax.pocket.invented.records import Record
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.tool_dialogues import LIMITS, ToolDialogues
+from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer, call
+from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, thing
+
+QUESTIONS = 8  # in a dialogue, at most
+# Sources of a passage: an invented record, a real training passage, keys with values of any tokens.
+INVENTED, REAL, ANY = range(3)
+SHARES = (0.45, 0.3, 0.25)
+READ = (
+    'The {key} is {value}.',
+    'The {key} is {value}.',
+    'The {key} is {value}.',
+    'It says {value}.',
+    '{key}: {value}.',
+    'Here the {key} of {name} is {value}.',
+)
+FURTHER = ('And the {key}?', '{key}?', 'What is the {key}?')
+FURTHER_OF = ('Now the {key} of {name}.', 'What is the {key} of {name}?')
+
+
+def word_pieces(tokenizer: Tokenizer) -> list[str]:
+    """Texts of the tokens that are words or parts of words, with the blank before them."""
+    texts = (tokenizer.decode([i], False) for i in range(tokenizer.get_vocab_size()))
+    return [text for text in texts if re.fullmatch(r" ?[^\W_][\w'’-]*", text)]
+
+
+class Asked(NamedTuple):
+    """Something that a passage says. `question`: in the words of the world; '' where there is none."""
+
+    name: str
+    key: str
+    value: str
+    question: str
+
+
+class PassageDialogues:
+    """Text dialogues, each about the two passages of one response.
+
+    Args:
+        tools: draws invented entities and shortens passages.
+        pages: real training passages, and words.
+        pieces: texts of the tokens that values of any tokens are made of.
+    """
+
+    def __init__(self, tools: ToolDialogues, pages: Pages, pieces: Sequence[str]):
+        self.tools, self.pages, self.pieces = tools, pages, pieces
+        self.held = tools.world.records.held
+
+    def __call__(self, rng: np.random.Generator, tokens: int) -> Example:
+        """An example of one dialogue, whatever `tokens` it is to have."""
+        prompt = ToolPrompt.draw(rng, self.pages.words, ('string',), 1)
+        (finder,) = prompt.wanted
+        asked: list[Asked] = []
+        while not asked:
+            passages, asked = self._passages(rng)
+        (shown,) = text_search_parts(passages, LIMITS)
+        chosen = [asked[i] for i in rng.permutation(len(asked))[:QUESTIONS]]
+        several = {key for key, count in Counter(one.key for one in asked).items() if count > 1}
+        query = f'the {chosen[0].key} of {chosen[0].name}'
+        looked_up = call(f'I look up {query}.', finder, query)
+        turns = [Turn(looked_up, looked_up, after=(shown,), of_tool=True)]
+        questions = [self._question(rng, one, one.key in several) for one in chosen]
+        for one, following in zip(chosen, [*questions[1:], '']):
+            read = _pick(rng, READ).format(key=one.key, name=one.name, value=one.value)
+            turns.append(Turn(answer(read, one.value), after=(following,) if following else ()))
+        return Example(prompt.system(), None, '', [], dialogues=[Dialogue(questions[0], turns)])
+
+    def _question(self, rng, one: Asked, of_several: bool) -> str:
+        """What asks for it; one of several with its key is named."""
+        if of_several:
+            return _pick(rng, FURTHER_OF).format(key=one.key, name=one.name)
+        if one.question and rng.random() < 0.5:
+            return one.question
+        return _pick(rng, (*FURTHER, *FURTHER_OF)).format(key=one.key, name=one.name)
+
+    def _passages(self, rng) -> tuple[list[Passage], list[Asked]]:
+        """The passages of a response, and what can be asked about them."""
+        passages, asked, drawn, entity = [], [], (), None
+        while len(passages) < LIMITS.text_results:
+            source = int(rng.choice(3, p=SHARES))
+            if source == INVENTED:
+                if entity is None or rng.random() < 0.4:
+                    entity = self.tools.entity(rng)
+                passage, said = self._invented(rng, *entity)
+            else:
+                passage, said = self._listed(rng, source)
+            if passage.text not in drawn:
+                drawn = (*drawn, passage.text)
+                passages.append(passage)
+                keys = Counter(one.key for one in said)
+                asked += [
+                    one
+                    for one in said
+                    if keys[one.key] == 1 and one.value in passage.text[: LIMITS.passage_chars - 1]
+                ]
+        return passages, asked
+
+    def _listed(self, rng, source: int) -> tuple[Passage, list[Asked]]:
+        """Keys with their values: those of a real passage, or of any tokens."""
+        while True:
+            if source == REAL:
+                name, title, pairs = _pick(rng, self.pages.fields)
+                pairs = [pairs[i] for i in rng.permutation(len(pairs))[:4]]
+            else:
+                name = title = self._any(rng)
+                pairs = [(self._key(rng), self._any(rng)) for _ in range(rng.integers(2, 5))]
+            text = '; '.join(f'{key}: {value}' for key, value in pairs)
+            held = any(value.lower() in self.held.values for _, value in pairs)
+            if not held and self.held.may_show({'id': '', 'title': title, 'text': text}):
+                return Passage(title, text, 1.0), [Asked(name, *pair, '') for pair in pairs]
+
+    def _invented(
+        self, rng, kind: str, title: str, name: str, noun: str, record: Record
+    ) -> tuple[Passage, list[Asked]]:
+        """A passage of an invented record; its facts are asked for as the world's questions do."""
+        fields = [field for field in FACT_FIELDS[kind] if field.name in record.facts]
+        stating = _pick(rng, fields) if fields else None
+        wanted = record.stated[stating.name] if stating else record.passages[0]['id']
+        passage = next(p for p in record.passages if p['id'] == wanted)
+        query = f'the {stating.sought} of {name}' if stating else name
+        asked = [
+            Asked(
+                name,
+                field.sought,
+                record.facts[field.name],
+                _pick(rng, field.phrasings).format(thing(kind, noun, _pick(rng, tuple(PLACES)))),
+            )
+            for field in fields
+            if record.stated[field.name] == wanted
+        ]
+        return Passage(passage['title'], self.tools.cut(passage['text'], query), 1.0), asked
+
+    def _key(self, rng) -> str:
+        """The key of a real passage."""
+        _, _, pairs = _pick(rng, self.pages.fields)
+        return _pick(rng, pairs)[0]
+
+    def _any(self, rng) -> str:
+        """A value of a few tokens of any kind, or a number."""
+        choice = rng.random()
+        if choice < 0.3:
+            return str(rng.integers(1400, 2025))
+        if choice < 0.4:
+            return '.'.join(str(rng.integers(1, 400)) for _ in range(rng.integers(2, 4)))
+        some = rng.integers(len(self.pieces), size=rng.integers(1, 6))
+        return ''.join(self.pieces[i] for i in some).strip() or '–'
+
+
+def _pick(rng: np.random.Generator, some: Sequence):
+    return some[rng.integers(len(some))]
