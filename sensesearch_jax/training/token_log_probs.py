@@ -258,6 +258,13 @@ class _Pieces(NamedTuple):
 
     @classmethod
     def of(cls, chunk: int, used: Bool[Array, ' *rows'], rows) -> _Pieces:
+        """The pieces of a shard.
+
+        Args:
+            chunk: most tokens of a piece.
+            used: the shard's tokens that are used.
+            rows: mesh axes that shard the rows.
+        """
         # As few pieces as the limit allows, all of one size: the least padding.
         most = math.ceil(used.size / chunk)
         size = math.ceil(used.size / most)
@@ -276,7 +283,13 @@ class _Pieces(NamedTuple):
         return x.at[at].get(mode='fill', fill_value=0)
 
     def put(self, into: Shaped[Array, ' n *rest'], at: Int[Array, ' size'], values: Array):
-        """The tokens at these places replaced."""
+        """The tokens at these places replaced.
+
+        Args:
+            into: all tokens' values.
+            at: the places; those past the last token are left out.
+            values: of the tokens there.
+        """
         return into.at[at].set(values, mode='drop', unique_indices=True)
 
 
