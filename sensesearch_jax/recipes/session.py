@@ -152,7 +152,8 @@ class Session:
         groups = max(1, min(groups, -(-asked // len(copies))))
         room = room or Room(rollout.prompt_capacity, rollout.suffix_capacity)
         key = len(copies), groups, members, sampling, loaded.policy.sizes, room
-        count = min(rollout.engines, groups)
+        # One group needs one engine; a config that asks a single question does not say how many.
+        count = min(rollout.engines, groups) if groups > 1 else 1
         if key not in self.samplers:
             first = Engine(
                 nnx.merge(graph, copies[0]),

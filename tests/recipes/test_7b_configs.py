@@ -134,6 +134,7 @@ def test_rl(run):
     assert is_7b_directory(workdir / 'rl' / 'policy')
 
 
+@pytest.mark.slow
 def test_rl_of_adapters(run, policy_7b):
     """Merged into the policy, which the last checkpoint gives as well, and beside matrices that stay; the
     KL term's reference, the policy without them, is where training begins."""
@@ -161,6 +162,7 @@ def settings_of(workdir):
     return ConfigDict(json.loads((workdir / 'config.json').read_text()))
 
 
+@pytest.mark.slow
 def test_rl_of_mars(run, mars):
     policy, files = mars
     workdir = rl_of_two_steps(run, 'rl_mars', policy=policy, **files)

@@ -34,6 +34,7 @@ from sensesearch_jax.recipes import (
     sft,
 )
 from sensesearch_jax.recipes.session import Session
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.flops import PEAK_FLOPS
@@ -224,7 +225,7 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
     if name == 'ask':  # the other way
         recorded = Recorded(config, read)
         config.ask.page = True
-        without_tools = Session(recorded, None, ToolClient(''), None, None)
+        without_tools = Session(recorded, None, ToolClient(''), None, make_mesh({}))
         monkeypatch.setattr(ask, 'open_session', lambda *_: contextlib.nullcontext(without_tools))
         monkeypatch.setattr(ask, 'serve_page', lambda *_: None)
         ask.run(recorded, None)

@@ -69,6 +69,7 @@ def begun(workdir):
     return made - finished(workdir).keys()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(policy_folder, tools, tmp_path):
     workdir, output = tmp_path / 'sweep', tmp_path / 'output.txt'
     fields = {'policy': policy_folder, 'tools.url': tools}
