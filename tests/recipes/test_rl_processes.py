@@ -22,6 +22,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     toy_runs.finish(toy_runs.start('rl', tmp_path / 'one', policy_folder, SETTINGS, output), output)

@@ -13,7 +13,10 @@ from sensesearch_jax.rollout.engine import Engine
 
 pytestmark = pytest.mark.usefixtures('quick')
 family = each_family(
-    'qwen2_5_vl', 'qwen3_vl', modules=[__name__, 'small_engine'], reset=[make_engine]
+    'qwen2_5_vl',
+    pytest.param('qwen3_vl', marks=pytest.mark.slow),
+    modules=[__name__, 'small_engine'],
+    reset=[make_engine],
 )
 
 

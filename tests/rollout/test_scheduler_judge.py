@@ -38,7 +38,7 @@ def test_a_slow_judge_is_asked_side_by_side_while_decoding_goes_on(run, plain, e
         engine, 'decode', lambda *lanes: (meanwhile.append(judge.now), decode(*lanes))[1]
     )
     told = []
-    groups, events, _, cost = run(
+    groups, events, *_ = run(
         ScriptedTools(),
         scorer=scorer_of(judge),
         on_group=lambda g: told.append([t.state for t in g]),
@@ -47,10 +47,6 @@ def test_a_slow_judge_is_asked_side_by_side_while_decoding_goes_on(run, plain, e
     # equal ones of a group once
     assert len(answers) >= 4 and sorted(judge.asked) == sorted(set(answers))
     assert judge.most > 1 and any(meanwhile)
-    assert (
-        cost.seconds - cost.waiting_for_judge < len(judge.asked) * judge.seconds
-        and cost.waiting_for_judge > 0
-    )
     # Scored before they are told, and sampled as without a judge.
     assert sorted(map(id, events['group'])) == sorted(map(id, groups))
     assert all('total' in t.reward for group in groups for t in group) and len(told) == len(groups)

@@ -52,7 +52,7 @@ def alone(tmp_path_factory):
         return one_of_several.step(tmp_path_factory.mktemp('alone'))
 
 
-@pytest.mark.parametrize('processes', [2, 4])
+@pytest.mark.parametrize('processes', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_learns(processes, alone, tmp_path):
     for found in run(tmp_path / 'run', processes):
         for name in ('losses', 'rl', 'norm'):
