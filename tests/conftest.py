@@ -37,6 +37,7 @@ LONG = {
     'test_fields.py',
     'test_killed_sweep.py',
     'test_restart.py',
+    'test_processes.py',
 }
 
 
