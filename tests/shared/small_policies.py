@@ -40,11 +40,13 @@ def each_family(*families, modules, reset=()):
         before, FAMILY[0] = FAMILY[0], request.param
         for function in reset:
             function.cache_clear()
-        policy = small_policy()
-        for module in modules:
-            sys.modules[module].POLICY = policy
+        policy, policies = small_policy(), {}
+        for module in map(sys.modules.get, modules):
+            policies[module], module.POLICY = getattr(module, 'POLICY', None), policy
         yield request.param
         FAMILY[0] = before
+        for module, policy in policies.items():
+            module.POLICY = policy
         for function in reset:
             function.cache_clear()
 
