@@ -201,7 +201,7 @@ class OverlappedSampler(contextlib.AbstractContextManager):
         self.stream.add(tasks, self.session.scorer(step), note, urgent=urgent)
 
     def _count(self, more: int) -> None:
-        """So many groups more are to be sampled; the time without any is idle."""
+        """Counts further groups to sample; time in which none is left is idle."""
         now = time.monotonic()
         self._idle += 0.0 if self._left else now - self._since
         self._left, self._since = self._left + more, now

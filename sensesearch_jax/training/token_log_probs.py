@@ -173,8 +173,8 @@ def _forward_pieces(chunk, rows, axes, hidden, head, targets, used, banned, temp
 
     def body(i, found):
         at = pieces.tokens(i)
-        values = piece(pieces.taken(states, at), pieces.taken(flat, at))
-        return tuple(pieces.put(into, at, value) for into, value in zip(found, values))
+        values = piece(_taken(states, at), _taken(flat, at))
+        return tuple(_put(into, at, value) for into, value in zip(found, values))
 
     zeros = jnp.zeros(flat.shape, temperature.dtype)
     found = jax.lax.fori_loop(0, pieces.count, body, (zeros, zeros, zeros))
@@ -224,9 +224,9 @@ def _backward_pieces(
     def body(i, sums):
         at = pieces.tokens(i)
         to_head, to_temperature, to_hidden = piece(
-            pieces.taken(states, at), *(pieces.taken(x, at) for x in given)
+            _taken(states, at), *(_taken(x, at) for x in given)
         )
-        return (sums[0] + to_head, sums[1] + to_temperature, pieces.put(sums[2], at, to_hidden))
+        return (sums[0] + to_head, sums[1] + to_temperature, _put(sums[2], at, to_hidden))
 
     start = (
         jnp.zeros(head.shape, normalizer.dtype),
@@ -278,19 +278,15 @@ class _Pieces(NamedTuple):
         """Places of piece i's tokens."""
         return jax.lax.dynamic_index_in_dim(self.order, i, keepdims=False)
 
-    def taken(self, x: Shaped[Array, ' n *rest'], at: Int[Array, ' size']):
-        """The tokens at these places, and zeros past the last one."""
-        return x.at[at].get(mode='fill', fill_value=0)
 
-    def put(self, into: Shaped[Array, ' n *rest'], at: Int[Array, ' size'], values: Array):
-        """The tokens at these places replaced.
+def _taken(x: Shaped[Array, ' n *rest'], at: Int[Array, ' size']) -> Array:
+    """The values of some places, and zeros past the last one."""
+    return x.at[at].get(mode='fill', fill_value=0)
 
-        Args:
-            into: all tokens' values.
-            at: the places; those past the last token are left out.
-            values: of the tokens there.
-        """
-        return into.at[at].set(values, mode='drop', unique_indices=True)
+
+def _put(into: Shaped[Array, ' n *rest'], at: Int[Array, ' size'], values: Array) -> Array:
+    """The array with other values at some places; those past the last one are left out."""
+    return into.at[at].set(values, mode='drop', unique_indices=True)
 
 
 def _logits(hidden: Array, head: Array, banned: Array, temperature: Array) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.vision_windows import batch_images, window_slots
 from sensesearch_jax.pocket.invented.world import InventedWorld
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn, pick
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues
@@ -79,11 +79,11 @@ class Curriculum:
         cloze = partial(self.reading, cloze=True)
         self.lessons: dict[str, Callable[[np.random.Generator], Batch]] = {
             'short pages': lambda rng: self.text_batch(rng, short, self.reading),
-            'pages': lambda rng: self.text_batch(rng, _pick(rng, longer), self.reading),
-            'cloze pages': lambda rng: self.text_batch(rng, _pick(rng, longer), cloze),
-            'markup': lambda rng: self.text_batch(rng, _pick(rng, longer), self.reading.markup),
+            'pages': lambda rng: self.text_batch(rng, pick(rng, longer), self.reading),
+            'cloze pages': lambda rng: self.text_batch(rng, pick(rng, longer), cloze),
+            'markup': lambda rng: self.text_batch(rng, pick(rng, longer), self.reading.markup),
             'namesakes': lambda rng: self.text_batch(
-                rng, _pick(rng, longer), self.reading.namesakes
+                rng, pick(rng, longer), self.reading.namesakes
             ),
             'tools': lambda rng: self.text_batch(rng, config.texts.dialogue, self.tools),
             'passages': lambda rng: self.text_batch(rng, config.texts.dialogue, self.passages),
@@ -352,7 +352,3 @@ def _pictures(dialogues: Sequence[Dialogue]) -> list[Image.Image]:
         for part in turn.after
         if not isinstance(part, str)
     ]
-
-
-def _pick(rng: np.random.Generator, some: Sequence):
-    return some[rng.integers(len(some))]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 Parts = tuple[str | Image.Image, ...]
+
+
+def pick(rng: np.random.Generator, some: Sequence) -> Any:
+    """One of some, each as likely."""
+    return some[rng.integers(len(some))]
 
 
 class Turn(NamedTuple):

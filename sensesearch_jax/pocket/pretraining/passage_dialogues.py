@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from sensesearch_jax.agent.observations import text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
 from sensesearch_jax.pocket.invented.records import Record
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn, pick
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_dialogues import LIMITS, ToolDialogues
 from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer, call
@@ -83,21 +83,22 @@ class PassageDialogues:
         turns = [Turn(looked_up, looked_up, after=(shown,), of_tool=True)]
         questions = [self._question(rng, one, one.key in several) for one in chosen]
         for one, following in zip(chosen, [*questions[1:], '']):
-            read = _pick(rng, READ).format(key=one.key, name=one.name, value=one.value)
+            read = pick(rng, READ).format(key=one.key, name=one.name, value=one.value)
             turns.append(Turn(answer(read, one.value), after=(following,) if following else ()))
         return Example(prompt.system(), None, '', [], dialogues=[Dialogue(questions[0], turns)])
 
     def _question(self, rng, one: Asked, of_several: bool) -> str:
-        """What asks for it; one of several with its key is named."""
+        """The question that asks for it; one of several with its key is named."""
         if of_several:
-            return _pick(rng, FURTHER_OF).format(key=one.key, name=one.name)
+            return pick(rng, FURTHER_OF).format(key=one.key, name=one.name)
         if one.question and rng.random() < 0.5:
             return one.question
-        return _pick(rng, (*FURTHER, *FURTHER_OF)).format(key=one.key, name=one.name)
+        return pick(rng, (*FURTHER, *FURTHER_OF)).format(key=one.key, name=one.name)
 
     def _passages(self, rng) -> tuple[list[Passage], list[Asked]]:
         """The passages of a response, and what can be asked about them."""
-        passages, asked, drawn, entity = [], [], (), None
+        passages: list[Passage] = []
+        asked, entity = [], None
         while len(passages) < LIMITS.text_results:
             source = int(rng.choice(3, p=SHARES))
             if source == INVENTED:
@@ -106,8 +107,7 @@ class PassageDialogues:
                 passage, said = self._invented(rng, *entity)
             else:
                 passage, said = self._listed(rng, source)
-            if passage.text not in drawn:
-                drawn = (*drawn, passage.text)
+            if passage not in passages:
                 passages.append(passage)
                 keys = Counter(one.key for one in said)
                 asked += [
@@ -121,7 +121,7 @@ class PassageDialogues:
         """Keys with their values: those of a real passage, or of any tokens."""
         while True:
             if source == REAL:
-                name, title, pairs = _pick(rng, self.pages.fields)
+                name, title, pairs = pick(rng, self.pages.fields)
                 pairs = [pairs[i] for i in rng.permutation(len(pairs))[:4]]
             else:
                 name = title = self._any(rng)
@@ -136,7 +136,7 @@ class PassageDialogues:
     ) -> tuple[Passage, list[Asked]]:
         """A passage of an invented record; its facts are asked for as the world's questions do."""
         fields = [field for field in FACT_FIELDS[kind] if field.name in record.facts]
-        stating = _pick(rng, fields) if fields else None
+        stating = pick(rng, fields) if fields else None
         wanted = record.stated[stating.name] if stating else record.passages[0]['id']
         passage = next(p for p in record.passages if p['id'] == wanted)
         query = f'the {stating.sought} of {name}' if stating else name
@@ -145,7 +145,7 @@ class PassageDialogues:
                 name,
                 field.sought,
                 record.facts[field.name],
-                _pick(rng, field.phrasings).format(thing(kind, noun, _pick(rng, tuple(PLACES)))),
+                pick(rng, field.phrasings).format(thing(kind, noun, pick(rng, tuple(PLACES)))),
             )
             for field in fields
             if record.stated[field.name] == wanted
@@ -154,8 +154,8 @@ class PassageDialogues:
 
     def _key(self, rng) -> str:
         """The key of a real passage."""
-        _, _, pairs = _pick(rng, self.pages.fields)
-        return _pick(rng, pairs)[0]
+        _, _, pairs = pick(rng, self.pages.fields)
+        return pick(rng, pairs)[0]
 
     def _any(self, rng) -> str:
         """A value of a few tokens of any kind, or a number."""
@@ -166,7 +166,3 @@ class PassageDialogues:
             return '.'.join(str(rng.integers(1, 400)) for _ in range(rng.integers(2, 4)))
         some = rng.integers(len(self.pieces), size=rng.integers(1, 6))
         return ''.join(self.pieces[i] for i in some).strip() or '–'
-
-
-def _pick(rng: np.random.Generator, some: Sequence):
-    return some[rng.integers(len(some))]

@@ -5,14 +5,13 @@ box is asked for, its picture comes as a tool's response, and a better box follo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sensesearch_jax.agent.observations import NO_RESULTS
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn, pick
 from sensesearch_jax.pocket.pretraining.tool_prompts import (
     Tool,
     ToolPrompt,
@@ -83,7 +82,7 @@ class PictureDialogues:
         prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
         dialogues = [self._at_once(rng, spec, boxes, prompt) for _ in range(at_once)]
         dialogues += [
-            self._looking(rng, int(kind), spec, *_pick(rng, places), prompt, {})
+            self._looking(rng, int(kind), spec, *pick(rng, places), prompt, {})
             for kind in rng.choice(3, looks, p=SHARES)
         ]
         return Example(
@@ -108,17 +107,17 @@ class PictureDialogues:
         if len(self._near) < NEAR_SCENES or rng.random() < 0.15:
             self._near.append(self._scene_to_look_at(rng))
             del self._near[:-NEAR_SCENES]
-        spec, boxes, places, pictures, views = _pick(rng, self._near)
+        spec, boxes, places, pictures, views = pick(rng, self._near)
         for entity, levels in pictures:
             vqa.renderer.keep(entity, levels)
         prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
         noun, count = SCENE_KINDS[spec.kind], len(boxes)
         dialogues = []
         for _ in range(members):
-            found = self._looking(rng, NEARER, spec, *_pick(rng, places), prompt, views)
+            found = self._looking(rng, NEARER, spec, *pick(rng, places), prompt, views)
             if rng.random() < 0.4:
-                asked = _pick(rng, COUNT.phrasings).format(noun)
-                said = answer(_pick(rng, COUNTED).format(noun=noun, count=count), str(count))
+                asked = pick(rng, COUNT.phrasings).format(noun)
+                said = answer(pick(rng, COUNTED).format(noun=noun, count=count), str(count))
                 found = Dialogue(asked, [Turn(said, after=(found.question,)), *found.turns])
             dialogues.append(found)
         attributes = vqa.attributes(p.entity for p in spec.placements)
@@ -149,12 +148,12 @@ class PictureDialogues:
         first = question.split('\n')[0]
         if not said.startswith('['):
             option = question.partition(f'\n{said}. ')[2].split('\n')[0]
-            sentence = _pick(rng, IN_SENTENCES).format(seen=option or said)
-            thought = _pick(rng, (sentence, sentence, f'{first} {sentence}'))
+            sentence = pick(rng, IN_SENTENCES).format(seen=option or said)
+            thought = pick(rng, (sentence, sentence, f'{first} {sentence}'))
             return Dialogue(question, [Turn(answer(thought, said))])
         planned = rng.random() < 0.5
-        turn = call(_pick(rng, (first, *FROM_AFAR)), looker, json.loads(said))
-        asked = f'{question} {_pick(rng, USE).format(looker.name)}' if planned else question
+        turn = call(pick(rng, (first, *FROM_AFAR)), looker, json.loads(said))
+        asked = f'{question} {pick(rng, USE).format(looker.name)}' if planned else question
         return Dialogue(asked, [Turn(turn, '' if planned else up_to_value(turn, looker))])
 
     def _looking(
@@ -174,26 +173,26 @@ class PictureDialogues:
         asked = self.vqa.attribute_question(rng, entity, words, options=0.4)
         if kind != NEARER or asked is None:
             kind = kind if kind != NEARER else SHOWN
-            fact = _pick(rng, FACT_FIELDS[entity.kind])
-            question = _pick(rng, fact.phrasings).format(thing(entity.kind, entity.noun, words))
+            fact = pick(rng, FACT_FIELDS[entity.kind])
+            question = pick(rng, fact.phrasings).format(thing(entity.kind, entity.noun, words))
         else:
             question = asked.question
         planned = rng.random() < 0.5
         shown = question
         if planned:
-            plan = _pick(rng, USE) if kind == NEARER else _pick(rng, THEN)
+            plan = pick(rng, USE) if kind == NEARER else pick(rng, THEN)
             shown += ' ' + plan.format(looker.name, namer.name)
         good = loose_box(box)
         view = poor_box(rng, good) if kind == FAILED or rng.random() < 0.3 else good
-        thought = _pick(rng, (question.split('\n')[0], *FROM_AFAR))
+        thought = pick(rng, (question.split('\n')[0], *FROM_AFAR))
         look = call(thought, looker, list(view))
         begun = look if view != good else '' if planned else up_to_value(look, looker)
         turns = [Turn(look, begun, after=('Image 2:', self._view(spec, view, views)), of_tool=True)]
         if kind == NEARER:
-            sentence = _pick(rng, IN_SENTENCES).format(seen=asked.seen)
+            sentence = pick(rng, IN_SENTENCES).format(seen=asked.seen)
             turns.append(Turn(answer(sentence, asked.answer)))
             return Dialogue(shown, turns)
-        named = call(_pick(rng, NAME_IT), namer, picture=2)
+        named = call(pick(rng, NAME_IT), namer, picture=2)
         if kind == SHOWN:
             turns.append(Turn(named, '' if planned else up_to_value(named, namer)))
             return Dialogue(shown, turns)
@@ -203,7 +202,7 @@ class PictureDialogues:
 
     def _better(self, rng, box: Box, view: Box, looker: Tool) -> Turn:
         """A second box: within the first view where that holds the object, else of the original."""
-        thought = _pick(rng, LOOK_AGAIN)
+        thought = pick(rng, LOOK_AGAIN)
         if holds(view, box):
             inner = loose_box(relative(box, view))
             turn = call(thought, looker, list(inner), picture=2)
@@ -228,7 +227,3 @@ def poor_box(rng: np.random.Generator, good: Box) -> Box:
         low = np.clip(low, 0, 1 - np.array(size))
         high = low + size
     return tuple(round(float(v), 1) for v in (*low, *high))
-
-
-def _pick(rng: np.random.Generator, some: Sequence):
-    return some[rng.integers(len(some))]

@@ -7,15 +7,13 @@ given, so that no chain of tools is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
 from sensesearch_jax.pocket.invented.records import Record
 from sensesearch_jax.pocket.invented.world import InventedWorld
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn, pick
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_prompts import (
     Tool,
@@ -103,25 +101,25 @@ class ToolDialogues:
         prompt = ToolPrompt.draw(rng, self.pages.words, ('none', 'string'), 2)
         namer, finder = prompt.wanted
         what = (
-            shown(noun, kind) if rng.random() < 0.4 else thing(kind, noun, _pick(rng, list(PLACES)))
+            shown(noun, kind) if rng.random() < 0.4 else thing(kind, noun, pick(rng, list(PLACES)))
         )
-        asked = _pick(rng, field.phrasings).format(what)
+        asked = pick(rng, field.phrasings).format(what)
         planned = rng.random() < 0.5
         if planned:
-            asked += ' ' + _pick(rng, PLANS).format(*(_told(rng, tool) for tool in prompt.wanted))
+            asked += ' ' + pick(rng, PLANS).format(*(_told(rng, tool) for tool in prompt.wanted))
         turns = []
-        first = call(_pick(rng, (f'I want the {field.name}.', 'I begin.', asked)), namer)
+        first = call(pick(rng, (f'I want the {field.name}.', 'I begin.', asked)), namer)
         if rng.random() < 0.25:
             turns += self._mistake(rng, prompt, namer, None, planned)
         else:
             turns.append(Turn(first, given='' if planned else first))
         turns[-1] = turns[-1]._replace(after=(self._titles(rng, title),), of_tool=True)
-        words = _pick(rng, WORDS).format(key=field.sought, name=name)
-        said = _pick(rng, NAMED).format(title=title, name=name, key=field.name, words=words)
+        words = pick(rng, WORDS).format(key=field.sought, name=name)
+        said = pick(rng, NAMED).format(title=title, name=name, key=field.name, words=words)
         if rng.random() < 0.15:
             lost = call(said, finder, f'the {field.sought}')
-            turns.append(Turn(lost, given=lost, after=(_pick(rng, NOTHING),), of_tool=True))
-            said = _pick(rng, AGAIN).format(words=words)
+            turns.append(Turn(lost, given=lost, after=(pick(rng, NOTHING),), of_tool=True))
+            said = pick(rng, AGAIN).format(words=words)
         query = call(said, finder, words)
         # Where no plan says it, that there is a call and of which tool is given. What is copied
         # from the response never is.
@@ -131,13 +129,13 @@ class ToolDialogues:
         passages, line = self._passages(rng, record, field.name, words)
         turns.append(query._replace(after=(passages,), of_tool=True))
         value = record.facts[field.name]
-        read = _pick(rng, READ).format(key=field.name, name=name, value=value, line=line)
+        read = pick(rng, READ).format(key=field.name, name=name, value=value, line=line)
         turns.append(Turn(answer(read, value)))
         return Example(prompt.system(), None, '', [], dialogues=[Dialogue(asked, turns)])
 
     def _mistake(self, rng, prompt: ToolPrompt, tool: Tool, value, planned: bool) -> list[Turn]:
         """A call that is wrong, its error message, and the call as it should be."""
-        wrong, message = _pick(
+        wrong, message = pick(
             rng,
             (
                 (tool._replace(name=f'{tool.name}s'), f"No tool '{tool.name}s'. Tools: "
@@ -146,7 +144,7 @@ class ToolDialogues:
             ),
         )  # fmt: skip
         bad = call('I begin.', wrong, value if wrong.kind != 'number' else 1)
-        right = call(_pick(rng, MENDED), tool, value)
+        right = call(pick(rng, MENDED), tool, value)
         # The message says which call was meant, so that all of the second try is to be learned.
         return [Turn(bad, given=bad, after=(message,), of_tool=True), Turn(right)]
 
@@ -176,10 +174,6 @@ class ToolDialogues:
     def cut(self, text: str, query: str) -> str:
         """A passage as the tool server shortens it."""
         return snippet(text, query, PASSAGE_CHARS, self._words_of)
-
-
-def _pick(rng: np.random.Generator, some: Sequence):
-    return some[rng.integers(len(some))]
 
 
 def _told(rng: np.random.Generator, tool: Tool) -> str:
