@@ -192,10 +192,10 @@ def answers_at_once(request):
     return DEFAULT.render_action('I know this building.', Answer('Cheshire'))
 
 
-def test_cold_start_and_sft(run, policy_7b, tmp_path):
-    """A stand-in for the served expert, rules for the served reviewer.
-
-    SFT learns from the chat format of PyTorch trainers, into which the demonstrations went.
+@pytest.fixture(scope='module')
+def demonstrations(run, policy_7b, tmp_path_factory):
+    """Fields of an SFT on what a cold start kept: a stand-in for the served expert, rules for the served
+    reviewer. It has been through the chat format of PyTorch trainers.
     """
     with chat_stand_in() as service:
         service.replies = answers_at_once
@@ -214,11 +214,8 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
             mine__most_right=2,
         )
     assert len(service.requests) == 3 and service.requests[0].body['model'] == 'gemini-2.5-flash'
-    path, chats, back = (
-        cold / 'cold_start' / 'kept.jsonl',
-        tmp_path / 'chats',
-        tmp_path / 'back.jsonl',
-    )
+    folder = tmp_path_factory.mktemp('demonstrations')
+    path, chats, back = cold / 'cold_start' / 'kept.jsonl', folder / 'chats', folder / 'back.jsonl'
     kept = read_trajectories(path)
     assert {t.question.id for t in kept} == {f'fvqa_train_{n}' for n in range(3)}
     preprocessor = Preprocessor.read(policy_7b).within(SHORT['min_pixels'], SHORT['max_pixels'])
@@ -226,24 +223,44 @@ def test_cold_start_and_sft(run, policy_7b, tmp_path):
     chat_files.import_(
         chats / 'train.jsonl',
         back,
-        tmp_path / 'pictures',
+        folder / 'pictures',
         ChatTokenizer(policy_7b, preprocessor.merged_tokens),
         None,
         None,
     )
     assert read_trajectories(back) == kept
-    workdir, _ = run(
-        'sft_7b',
-        4,
-        sft__data=back,
-        sft__batch=2,
-        sft__micro_batch=2,
-        sft__epochs=1,
-        tools__folder=tmp_path / 'pictures',
-    )
+    return {'sft__data': back, 'tools__folder': folder / 'pictures'}
+
+
+def test_cold_start_and_sft(run, demonstrations):
+    sft_of(run, 'sft_7b', demonstrations)
+
+
+@pytest.mark.slow
+def test_sft_of_adapters(run, demonstrations, policy_7b):
+    workdir = sft_of(run, 'sft_7b:lora', demonstrations)
+    assert (workdir / 'sft' / 'adapter' / 'adapter_model.safetensors').is_file()
+    policy, start = (load_policy(f, 'bfloat16') for f in (workdir / 'sft' / 'policy', policy_7b))
+    moved = {
+        path[-1]
+        for (path, ours), (_, theirs) in zip(
+            nnx.to_flat_state(nnx.state(policy, nnx.Param)),
+            nnx.to_flat_state(nnx.state(start, nnx.Param)),
+            strict=True,
+        )
+        if not np.array_equal(ours[...], theirs[...])
+    }
+    assert moved == {'kernel'}
+
+
+def sft_of(run, config, demonstrations):
+    """Its workdir, with a policy in the 7B's layout."""
+    few = {'sft__batch': 2, 'sft__micro_batch': 2, 'sft__epochs': 1}
+    workdir, _ = run(config, 4, **few, **demonstrations)
     losses = [record['values']['loss'] for record in read_metrics(workdir / 'metrics.jsonl', 'sft')]
     assert losses and all(map(math.isfinite, losses))
     assert is_7b_directory(workdir / 'sft' / 'policy')
+    return workdir
 
 
 def test_evaluation(run):
