@@ -4,7 +4,6 @@ are read as they are typed."""
 import io
 import json
 
-import fsspec
 import numpy as np
 import published_files
 import pyarrow
@@ -12,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -170,7 +170,7 @@ def bucket(monkeypatch):
             name, (MemoryFileSystem,), {'protocol': (name, 'gs'), 'store': {}, 'pseudo_dirs': ['']}
         )
         kind.__init__ = lambda self, *_, **options: MemoryFileSystem.__init__(self)
-        fsspec.register_implementation(name, kind, clobber=True)
+        monkeypatch.setitem(_registry, name, kind)  # the real one comes back
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
     yield
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
