@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from sensesearch_jax.agent.protocol import Protocol, tool_of
 from sensesearch_jax.agent.trajectory import Question, Trajectory
-from sensesearch_jax.evaluation.page import write_page
-from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
+from sensesearch_jax.evaluation.page import bars, write_page
+from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, viewer_data
 
 SHOWN, IMAGE_BUDGET = 60, 12_000_000
 COLOURS = {'kept': 'other1', 'rejected': 'rl'}
@@ -73,18 +71,16 @@ def write_cold_start_page(
         'cold_start.html',
         {
             'facts': _facts(funnel | {'kept': len(kept)}, spending, budget),
-            'funnel': _bars(funnel | {'kept': len(kept)}),
-            'mined': _bars({f'{i} of {samples}': n for i, n in _histogram(right, samples)}),
+            'funnel': bars(funnel | {'kept': len(kept)}, '{:,}'.format),
+            'mined': bars(_histogram(right, samples), '{:,}'.format),
             'hard_of': f'at most {most_right} of {samples}',
-            'reasons': _bars(dict(sorted(reasons.items(), key=lambda item: -item[1]))),
+            'reasons': bars(dict(Counter(reasons).most_common()), '{:,}'.format),
             'conduct': _conduct(kept, rejected),
             'categories': _categories(questions, right, most_right, kept, rejected),
             'spending': _spending(spending),
             'ended': ended,
-            'shown': len(viewer['questions']),
-            'total': viewer['total'],
-            'viewer': Markup(script_json(viewer)),
         },
+        viewer,
         scripts=('trajectory.js', 'trajectory_viewer.js'),
         filters={},
     )
@@ -127,18 +123,9 @@ def _facts(
     return facts
 
 
-def _bars(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Counts as bars relative to the largest."""
-    most = max(counts.values(), default=0) or 1
-    return [
-        {'label': name.replace('_', ' '), 'count': f'{count:,}', 'x': 100 * count / most}
-        for name, count in counts.items()
-    ]
-
-
-def _histogram(right: Mapping[str, int], samples: int) -> list[tuple[int, int]]:
+def _histogram(right: Mapping[str, int], samples: int) -> dict[str, int]:
     counts = Counter(right.values())
-    return [(i, counts[i]) for i in range(samples + 1)] if right else []
+    return {f'{i} of {samples}': counts[i] for i in range(samples + 1)} if right else {}
 
 
 def _conduct(kept: Sequence[Trajectory], rejected: Sequence[Trajectory]) -> list[list[str]]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.evaluation.benchmarks import label, named_by_set, order
@@ -17,15 +15,11 @@ from sensesearch_jax.evaluation.paper_table import (
     conduct_rows,
     metric_rows,
     paper_rows,
+    percent,
     sample_rows,
     slice_rows,
 )
-from sensesearch_jax.evaluation.trajectory_viewer import (
-    MEMBER_COLOURS,
-    ImageLoader,
-    script_json,
-    viewer_data,
-)
+from sensesearch_jax.evaluation.trajectory_viewer import MEMBER_COLOURS, ImageLoader, viewer_data
 
 MOST_SAMPLES = 8  # of a question that are drawn beside each other
 SHOWN, IMAGE_BUDGET = 80, 12_000_000
@@ -60,10 +54,6 @@ def write_evaluation_page(
         shown=SHOWN,
         image_budget=IMAGE_BUDGET,
     )
-    viewer['labels'] = {}
-    viewer['colours'] = {
-        run: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, run in enumerate(viewer['runs'])
-    }
     headline = [
         {'label': label(of), **sets[of]['pass_at_1']}
         for of in sorted(sets, key=order)
@@ -86,13 +76,11 @@ def write_evaluation_page(
             'conduct': conduct_rows(sets),
             'card': card_lines(card),
             'system_prompt': card['environment']['system_prompt'],
-            'shown': len(viewer['questions']),
-            'total': viewer['total'],
             'command': command,
-            'viewer': Markup(script_json(viewer)),
         },
+        viewer,
         scripts=('trajectory.js', 'trajectory_viewer.js'),
-        filters={'percent': lambda value: '–' if value is None else f'{100 * value:.1f}'},
+        filters={'percent': percent},
     )
 
 

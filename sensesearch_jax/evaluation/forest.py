@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sensesearch_jax.evaluation.paper_table import number, percent
+
 PERCENT_TICKS = [
     {'x': x, 'text': f'{x} %' if x == 100 else str(x), 'minor': x % 50 > 0}
     for x in (0, 25, 50, 75, 100)
@@ -71,19 +73,9 @@ def difference_chart(
     }
 
 
-def percent(value: float | None) -> str:
-    """A share in per cent."""
-    return '–' if value is None else f'{100 * value:.1f}'
-
-
 def signed(value: float | None) -> str:
     """A difference of shares in points."""
     return '–' if value is None else f'{100 * value:+.1f}'.replace('-', '−')
-
-
-def number(value: float | None) -> str:
-    """A number with two digits behind the point."""
-    return '–' if value is None else f'{value:.2f}'
 
 
 def reading(value: float, share: bool) -> str:

@@ -17,26 +17,34 @@ import jinja2
 from markupsafe import Markup
 
 from sensesearch_jax import evaluation
+from sensesearch_jax.evaluation.trajectory_viewer import script_json
 
 
 def write_page(
     path: str | Path,
     template: str,
     values: Mapping[str, Any],
+    viewer: Mapping[str, Any],
     *,
     scripts: Sequence[str],
     filters: Mapping[str, Callable[..., str]],
 ) -> int:
-    """Writes a page and returns its size in bytes.
+    """Writes a page with trajectories and returns its size in bytes.
 
     Args:
         path: of the HTML file; its folder must exist.
         template: file of this package.
-        values: for the template, beside 'style', 'scripts' and 'script_hashes'.
+        values: for the template, beside those of the viewer and of `render_page`.
+        viewer: the data of the trajectories, see `trajectory_viewer.viewer_data`.
         scripts: files of this package, run in this order.
         filters: of the template, by name.
     """
-    page = render_page(template, values, scripts=scripts, filters=filters)
+    shown = {
+        'shown': len(viewer['questions']),
+        'total': viewer['total'],
+        'viewer': Markup(script_json(viewer)),
+    }
+    page = render_page(template, {**values, **shown}, scripts=scripts, filters=filters)
     Path(path).write_bytes(page)
     return len(page)
 
@@ -48,7 +56,7 @@ def render_page(
     scripts: Sequence[str],
     filters: Mapping[str, Callable[..., str]],
 ) -> bytes:
-    """A page as `write_page` writes it.
+    """A page, as its file holds it.
 
     Args:
         template: file of this package.
@@ -91,6 +99,20 @@ def duration(seconds: float) -> str:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)
     return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+def bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[dict[str, Any]]:
+    """Counts or times as bars relative to the largest.
+
+    Args:
+        values: by name.
+        text: of a value, as it stands at its bar.
+    """
+    most = max(values.values(), default=0) or 1
+    return [
+        {'label': name.replace('_', ' '), 'text': text(value), 'x': 100 * value / most}
+        for name, value in values.items()
+    ]
 
 
 def flat_fields(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, str]]:

@@ -7,19 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.evaluation.curves import curve_sections
 from sensesearch_jax.evaluation.forest import FILTERS
 from sensesearch_jax.evaluation.page import duration, flat_fields, write_page
-from sensesearch_jax.evaluation.trajectory_viewer import (
-    MEMBER_COLOURS,
-    ImageLoader,
-    script_json,
-    viewer_data,
-)
+from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, viewer_data
 
 SHOWN, IMAGE_BUDGET = 40, 8_000_000
 
@@ -56,11 +49,7 @@ def write_run_page(
     viewer = viewer_data(
         trajectories, image_loader, protocol, shown=SHOWN, image_budget=IMAGE_BUDGET
     )
-    viewer['labels'] = {}
     viewer['first'] = viewer['runs'][:1]
-    viewer['colours'] = {
-        name: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, name in enumerate(viewer['runs'])
-    }
     times = [record['time'] for record in metrics]
     last = metrics[-1] if metrics else None
     facts = [machine]
@@ -83,10 +72,8 @@ def write_run_page(
             'choice': 'Sample',
             'config': list(flat_fields(config)),
             'command': command,
-            'shown': len(viewer['questions']),
-            'total': viewer['total'],
-            'viewer': Markup(script_json(viewer)),
         },
+        viewer,
         scripts=('curves.js', 'trajectory.js', 'trajectory_viewer.js'),
         filters=FILTERS,
     )

@@ -90,10 +90,9 @@ def _metric(rows: Sequence[Row], name: str) -> Bounds:
 def _interval(rows: Sequence[Row], score: Callable[[Row], float]) -> Bounds:
     if not rows:
         return None
-    found = mean_interval(
+    return mean_interval(
         [score(row) for row in rows], clusters=[tuple(row['cluster']) for row in rows], **BOOTSTRAP
-    ).to_json()
-    return {name: found[name] for name in ('mean', 'low', 'high')}
+    ).bounds()
 
 
 def _slices(rows: Sequence[Row], field: str, official: str | None) -> dict[str, Any]:

@@ -23,7 +23,6 @@ class Interval:
       mean: mean of the values; NaN without values.
       low, high: ends of the interval; NaN with fewer than two clusters, which say nothing about
           spread.
-      level: coverage aimed at, such as 0.95.
       count: number of values.
       clusters: number of clusters they fall into.
     """
@@ -31,13 +30,13 @@ class Interval:
     mean: float
     low: float
     high: float
-    level: float
     count: int
     clusters: int
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """The fields as JSON values, None in place of NaN."""
-        return {name: None if np.isnan(value) else value for name, value in vars(self).items()}
+    def bounds(self) -> dict[str, float | None]:
+        """Mean, low and high as JSON values, None in place of NaN."""
+        bounds = {'mean': self.mean, 'low': self.low, 'high': self.high}
+        return {name: None if np.isnan(value) else value for name, value in bounds.items()}
 
 
 def mean_of(values: Sequence[float]) -> float | None:
@@ -82,7 +81,7 @@ def mean_interval(
     if len(sums) > 1:
         means = _resampled_means(sums, sizes, resamples, np.random.default_rng(seed))
         low, high = (float(end) for end in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
-    return Interval(mean, low, high, level, len(values), len(sums))
+    return Interval(mean, low, high, len(values), len(sums))
 
 
 def paired_difference(
@@ -184,7 +183,7 @@ def seeds_interval(
             means.append(totals[0] / np.where(totals[1] > 0, totals[1], np.nan))
         ends = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
         low, high = map(float, ends)
-    return Interval(mean, low, high, level, len(values), int(shape[1]))
+    return Interval(mean, low, high, len(values), int(shape[1]))
 
 
 def _check_resampling(level: float, resamples: int) -> None:

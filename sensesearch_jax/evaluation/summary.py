@@ -14,12 +14,7 @@ from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.agent.protocol import TOOLS, tool_of
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory
 from sensesearch_jax.evaluation.paper_table import number, percent, terminal
-from sensesearch_jax.evaluation.statistics import (
-    Interval,
-    mean_interval,
-    mean_of,
-    paired_difference,
-)
+from sensesearch_jax.evaluation.statistics import mean_interval, mean_of, paired_difference
 
 SEARCHES = ('text_search', 'image_search')
 COUNTED = (SampleState.OK, SampleState.TRUNCATED)  # the rest says nothing about the policy
@@ -215,18 +210,17 @@ def _block(trajectories: Sequence[Trajectory], bootstrap: Mapping[str, Any]) -> 
     ]
     searches = [found_something(o) for tool, o in observations if tool in SEARCHES]
     calls = Counter(tool_of(turn.action) for t in counted for turn in t.turns)
+    accuracy = mean_interval(
+        [_accuracy(t) for t in counted],
+        clusters=[cluster(t.question) for t in counted],
+        **bootstrap,
+    )
     return {
         'trajectories': len(trajectories),
         'questions': len({t.question.id for t in trajectories}),
         'pictures': len({t.question.images for t in trajectories if t.question.images}),
         'counted': len(counted),
-        'accuracy': _bounds(
-            mean_interval(
-                [_accuracy(t) for t in counted],
-                clusters=[cluster(t.question) for t in counted],
-                **bootstrap,
-            )
-        ),
+        'accuracy': accuracy.bounds() if counted else None,
         'format': mean_of([t.reward.get('format', 0) > 0 for t in counted]),
         'turns': mean_of([len(t.turns) for t in counted]),
         'tool_calls': {tool: calls[tool] / len(counted) for tool in TOOLS} if counted else None,
@@ -271,15 +265,7 @@ def _differences(
         )
         clusters = [cluster(questions[question_id]) for question_id in chosen]
         difference = paired_difference(scores_b, scores_a, clusters=clusters, **bootstrap)
-        yield {'category': category, 'questions': len(chosen), **_bounds(difference)}
-
-
-def _bounds(interval: Interval) -> dict[str, float | None] | None:
-    if not interval.count:
-        return None
-    return {
-        name: value for name, value in interval.to_json().items() if name in ('mean', 'low', 'high')
-    }
+        yield {'category': category, 'questions': len(chosen), **difference.bounds()}
 
 
 def _accuracy(trajectory: Trajectory) -> float:

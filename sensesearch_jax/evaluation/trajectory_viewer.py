@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -54,9 +54,10 @@ def viewer_data(
         are left out.
 
     Returns:
-      {'runs': names, 'total': number of questions there are, 'questions': [...], 'pictures':
-      {SHA-256: data URI}}; a question has 'id', 'category', 'difficulty', 'text', 'choices',
-      'answers', 'title', 'images' (how many) and 'runs' (run name to trajectory), see `_trajectory_view`.
+      {'runs': names, 'labels': {}, 'colours': a CSS class by name, 'total': number of questions there
+      are, 'questions': [...], 'pictures': {SHA-256: data URI}}; a question has 'id', 'category',
+      'difficulty', 'text', 'choices', 'answers', 'title', 'images' (how many) and 'runs' (run name
+      to trajectory), see `_trajectory_view`.
     """
     by_question: dict[str, dict[str, Trajectory]] = defaultdict(dict)
     for name, trajectories in runs.items():
@@ -84,7 +85,7 @@ def viewer_data(
         encoded.update(new)
         views.append(_question_view(of_runs, protocol))
     views.sort(key=lambda view: (category_order(view['category']), view['difficulty'], view['id']))
-    return {'runs': list(runs), 'total': len(by_question), 'questions': views, 'pictures': encoded}
+    return _names(runs) | {'total': len(by_question), 'questions': views, 'pictures': encoded}
 
 
 def linked_data(
@@ -102,15 +103,17 @@ def linked_data(
     for trajectory in itertools.chain.from_iterable(groups):
         _add_sides(trajectory, sides)
     names = [str(member + 1) for member in sorted({t.member for g in groups for t in g})]
-    return {
-        'runs': names,
+    return _names(names) | {
         'first': names[:1],
-        'labels': {},
-        'colours': {n: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, n in enumerate(names)},
         'total': len(groups),
         'questions': [_question_view({str(t.member + 1): t for t in g}, protocol) for g in groups],
         'pictures': {sha: address(sha, side) for sha, side in sides.items()},
     }
+
+
+def _names(runs: Collection[str]) -> dict[str, Any]:
+    colours = dict(zip(runs, itertools.cycle(MEMBER_COLOURS)))
+    return {'runs': list(runs), 'labels': {}, 'colours': colours}
 
 
 def script_json(value: Any) -> str:

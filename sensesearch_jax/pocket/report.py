@@ -6,12 +6,11 @@ policy in its head allows only these scripts, so that text from tools stays text
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import SampleState, Trajectory
@@ -21,11 +20,11 @@ from sensesearch_jax.evaluation.forest import (
     PERCENT_TICKS,
     difference_chart,
     interval_place,
-    percent,
 )
-from sensesearch_jax.evaluation.page import duration, flat_fields, write_page
+from sensesearch_jax.evaluation.page import bars, duration, flat_fields, write_page
+from sensesearch_jax.evaluation.paper_table import percent
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
-from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
+from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, viewer_data
 
 _LABELS = {
     'base': 'Base', 'sft': 'SFT', 'rl': 'RL', 'search': 'Search', 'perception': 'Perception',
@@ -111,7 +110,7 @@ def write_report(
             'meta': meta,
             'config': list(flat_fields(meta.config)),
             'total_time': duration(sum(meta.durations.values())),
-            'durations': _durations(meta.durations),
+            'durations': bars(meta.durations, duration),
             'size': _size(summary),
             'headline': _headline(summary, colours),
             'percent_ticks': PERCENT_TICKS,
@@ -121,17 +120,15 @@ def write_report(
             'conduct': _conduct(summary, colours),
             'tools': _tools(summary, colours),
             'runs': [{'label': _label(name), 'colour': colours[name]} for name in runs],
-            'funnel': _bars(meta.funnel),
-            'rejections': _bars(dict(sorted(meta.rejections.items(), key=lambda item: -item[1]))),
+            'funnel': bars(meta.funnel, str),
+            'rejections': bars(dict(Counter(meta.rejections).most_common()), str),
             'sections': curve_sections(
                 m for m in metrics if not m['stage'].startswith('evaluate ')
             ),
             'confidence': f'{summary["confidence"]:.0%}',
             'summary': summary,
-            'shown': len(viewer['questions']),
-            'total': viewer['total'],
-            'viewer': Markup(script_json(viewer)),
         },
+        viewer,
         scripts=('curves.js', 'trajectory.js', 'trajectory_viewer.js'),
         filters=FILTERS,
     )
@@ -312,20 +309,3 @@ def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
         {'x': 100 * i / limit, 'text': str(i), 'minor': False} for i in range(0, limit + 1, step)
     ]
     return {'groups': groups, 'ticks': ticks}
-
-
-def _bars(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Counts as bars relative to the largest."""
-    most = max(counts.values(), default=0) or 1
-    return [
-        {'label': name.replace('_', ' '), 'count': count, 'x': 100 * count / most}
-        for name, count in counts.items()
-    ]
-
-
-def _durations(durations: Mapping[str, float]) -> list[dict[str, Any]]:
-    most = max(durations.values(), default=0) or 1
-    return [
-        {'label': name.replace('_', ' '), 'text': duration(seconds), 'x': 100 * seconds / most}
-        for name, seconds in durations.items()
-    ]

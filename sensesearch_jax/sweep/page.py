@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import Trajectory
@@ -20,7 +19,7 @@ from sensesearch_jax.evaluation.forest import (
     interval_place,
 )
 from sensesearch_jax.evaluation.page import write_page
-from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, script_json, viewer_data
+from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, viewer_data
 from sensesearch_jax.sweep.items import compare_items, flip_rows, outcome_rows
 from sensesearch_jax.sweep.tables import (
     TRAINING,
@@ -57,7 +56,7 @@ def write_sweep_page(
     colours = {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(summary['settings'])}
     runs = {name: named_by_set(found) for name, found in pair.items()}
     viewer = viewer_data(runs, image_loader, protocol, shown=SHOWN, image_budget=IMAGE_BUDGET)
-    viewer |= {'labels': {}, 'colours': {name: colours[name] for name in runs}}
+    viewer['colours'] = {name: colours[name] for name in runs}
     items = compare_items(*pair.values()) if pair else []
     sizes = [
         s['accuracy']['overall']['questions'] for s in summary['settings'].values() if s['accuracy']
@@ -88,10 +87,8 @@ def write_sweep_page(
             'pair': list(pair),
             'outcomes': outcome_rows(items, *pair) if pair else [],
             'flips': flip_rows(items, *pair) if pair else [],
-            'shown': len(viewer['questions']),
-            'total': viewer['total'],
-            'viewer': Markup(script_json(viewer)),
         },
+        viewer,
         scripts=('curves.js', 'trajectory.js', 'trajectory_viewer.js'),
         filters=FILTERS,
     )

@@ -264,13 +264,12 @@ def _differences(
 def _bounds(
     values: Sequence[float], rows: Sequence[tuple[Any, Any, _Score]], bootstrap: Mapping[str, Any]
 ) -> Bounds:
-    interval = seeds_interval(
+    return seeds_interval(
         values,
         seeds=[seed for seed, *_ in rows],
         clusters=[s.cluster for *_, s in rows],
         **bootstrap,
-    ).to_json()
-    return {end: interval[end] for end in ('mean', 'low', 'high')}
+    ).bounds()
 
 
 def _conduct(runs: Sequence[Evidence]) -> dict[str, float]:

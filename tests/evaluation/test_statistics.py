@@ -72,13 +72,13 @@ def test_pairing_uses_what_both_share():
 def test_degenerate_cases():
     nothing = mean_interval([])
     assert nothing.count == 0 and np.isnan([nothing.mean, nothing.low, nothing.high]).all()
-    assert nothing.to_json()['mean'] is None
+    assert nothing.bounds()['mean'] is None
     single = mean_interval([1.0])
     assert single.mean == 1 and np.isnan(single.low)
     assert np.isnan(mean_interval([1, 0, 1], clusters=['a'] * 3).low)
     equal = mean_interval([0.1] * 7)
     np.testing.assert_allclose([equal.low, equal.high], [0.1, 0.1])
-    assert equal.to_json()['count'] == 7
+    assert equal.count == 7
 
 
 def test_many_different_values_are_drawn_in_pieces(monkeypatch):
