@@ -4,11 +4,12 @@ report.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -142,14 +143,12 @@ class Stopwatch:
             json.loads(self.path.read_text()) if self.path.is_file() else {}
         )
 
-    def __call__(self, stage: str) -> Stopwatch:
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
         """Measures the stage within `with`."""
-        self.stage = stage
-        return self
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-
-    def __exit__(self, *_) -> None:
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.monotonic() - self.began
-        atomic_write(self.path, json.dumps(self.seconds))
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
+            atomic_write(self.path, json.dumps(self.seconds))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,11 @@ PAINTINGS = (
 )  # fmt: skip
 
 
+def pick(rng: np.random.Generator, some: Sequence) -> Any:
+    """One of some, each as likely."""
+    return some[rng.integers(len(some))]
+
+
 class Names:
     """Draws names of one split.
 
@@ -69,7 +75,7 @@ class Names:
 
     def language(self, rng: np.random.Generator) -> str:
         """Any language."""
-        return self.languages[rng.integers(len(self.languages))]
+        return pick(rng, self.languages)
 
     def word(self, rng: np.random.Generator, language: str) -> str:
         """A word of this split in a language."""
@@ -90,26 +96,23 @@ class Names:
 
         def name() -> str:
             words = [self.word(rng, language) for _ in range(3)]
-            return patterns[rng.integers(len(patterns))].format(*words)
+            return pick(rng, patterns).format(*words)
 
         return self._allowed(name)
 
     def painting(self, rng: np.random.Generator, language: str) -> str:
         """A painting's title without its painter."""
 
-        def pick(some):
-            return some[rng.integers(len(some))]
-
         def title() -> str:
             born = int(rng.integers(1380, 1890))
-            return pick(PAINTINGS).format(
+            return pick(rng, PAINTINGS).format(
                 p=self.of(rng, PEOPLE, language),
                 g=self.word(rng, language),
                 h=self.word(rng, language),
                 l=self.word(rng, language),
-                n=pick(self.things),
-                m=pick(self.things),
-                k=pick(KINDS),
+                n=pick(rng, self.things),
+                m=pick(rng, self.things),
+                k=pick(rng, KINDS),
                 y=born,
                 z=born + int(rng.integers(18, 90)),
             )

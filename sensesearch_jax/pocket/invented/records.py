@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from sensesearch_jax.pocket.invented.names import (
     PEAKS,
     PEOPLE,
     Names,
+    pick,
 )
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.pocket.world.held_out import HeldOut
@@ -89,7 +90,7 @@ class Records:
                 text = passage['text'].split('; etymology:')[0]
                 for other in flag.aliases.get(field, ()) if field == 'national anthem' else ():
                     text = text.replace(f' ({other})', '')
-                if _whole(value).search(text) and held.may_show(passage):
+                if re.search(_whole(value), text) and held.may_show(passage):
                     source = _source(passage['title'], text, flag.name, value)
                     self._stating.setdefault(field, []).append(source)
         known = {
@@ -118,11 +119,10 @@ class Records:
             if rng.random() > share:
                 continue
             value, other = self._value(rng, field, name, language)
-            sources = self._stating[field]
             facts[field] = value
             if other:
                 aliases[field] = [other]
-            source = sources[rng.integers(len(sources))]
+            source = pick(rng, self._stating[field])
             passages.append(
                 _passage(rng, source, f'{identity}/{field.replace(" ", "-")}', name, value, other)
             )
@@ -147,10 +147,6 @@ class Records:
             artist: who painted it.
             language: of their names.
         """
-
-        def pick(some: Sequence):
-            return some[rng.integers(len(some))]
-
         born = int(rng.integers(1380, 1880))
         died = born + int(rng.integers(24, 92))
         made = int(rng.integers(born + 18, died + 1))
@@ -162,15 +158,15 @@ class Records:
                 break
         nationality = self.names.of(rng, ADJECTIVES, language)
         person = self.names.of(rng, PEOPLE, language)
-        said = pick((str(made), str(made), f'ca. {made}', f'{made}–{str(made + 2)[-2:]}'))
-        medium = f'{pick(PIGMENTS)} on {pick(GROUNDS)}'
+        said = pick(rng, (str(made), str(made), f'ca. {made}', f'{made}–{str(made + 2)[-2:]}'))
+        medium = f'{pick(rng, PIGMENTS)} on {pick(rng, GROUNDS)}'
         place = self.names.word(rng, language)
         high, wide = (int(v) for v in rng.integers(9, 120, 2))
         record = {
             'objectDate': said,
             'medium': medium
             if rng.random() < 0.8
-            else f'{medium}, transferred from {pick(GROUNDS)}; framed',
+            else f'{medium}, transferred from {pick(rng, GROUNDS)}; framed',
             'objectName': 'Painting',
             'dimensions': f'{high} × {wide} in. ({high * 2.54:.1f} × {wide * 2.54:.1f} cm)',
             'artistNationality': nationality,
@@ -178,16 +174,17 @@ class Records:
             'artistEndDate': str(died),
             'artistDisplayBio': f'{nationality}, {place} {born}–{died} {self.names.word(rng, language)}',
             'repository': f'{place} Museum of Art',
-            'department': pick(DEPARTMENTS),
+            'department': pick(rng, DEPARTMENTS),
             'accessionYear': str(acquired),
             'accessionNumber': f'{prefix}.{tail}',
             'GalleryNumber': str(rng.integers(1, 999)),
-            'creditLine': f'{pick(("Gift", "Bequest"))} of {person}, {acquired}',
+            'creditLine': f'{pick(rng, ("Gift", "Bequest"))} of {person}, {acquired}',
         }
         for key in ('GalleryNumber', 'artistDisplayBio', 'repository'):
             if rng.random() < 0.3:
                 del record[key]
-        return Record(*_with_aliases(painting_passages(identity, title, artist, record)))
+        facts, stated, passages = painting_passages(identity, title, artist, record)
+        return Record(facts, stated, {}, passages)
 
     def _value(self, rng, field: str, name: str, language: str) -> tuple[str, str]:
         """A drawn fact, and another way of saying it or ''."""
@@ -224,18 +221,14 @@ class Records:
         ), ''
 
 
-def _with_aliases(found):
-    facts, stated, passages = found
-    return facts, stated, {}, passages
-
-
 def _source(title: str, text: str, name: str, value: str) -> _Source:
     country, _, topic = title.partition(' — ')
     return _Source(topic, text, (name, country), value)
 
 
-def _whole(text: str) -> re.Pattern:
-    return re.compile(rf'(?<![\w.,]){re.escape(text)}(?!\w|[.,]\d)')
+def _whole(text: str) -> str:
+    """The pattern of a text that is no part of a longer word or number."""
+    return rf'(?<![\w.,]){re.escape(text)}(?!\w|[.,]\d)'
 
 
 def _passage(
@@ -254,9 +247,7 @@ def _passage(
     swaps = {old: name for old in source.names}
     if value:
         swaps[source.value] = value
-    olds = '|'.join(
-        rf'(?<![\w.,]){re.escape(old)}(?!\w|[.,]\d)' for old in sorted(swaps, key=len, reverse=True)
-    )
+    olds = '|'.join(map(_whole, sorted(swaps, key=len, reverse=True)))
     label, _, said = source.text.partition(':')
     said = re.sub(f'{olds}|{NUMBER}', lambda found: _swap(rng, found[0], swaps), said)
     text = f'{label}:{said}'

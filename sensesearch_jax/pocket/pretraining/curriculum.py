@@ -21,8 +21,9 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import PolicySizes
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.vision_windows import batch_images, window_slots
+from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.world import InventedWorld
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn, pick
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues

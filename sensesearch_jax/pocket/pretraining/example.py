@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 Parts = tuple[str | Image.Image, ...]
-
-
-def pick(rng: np.random.Generator, some: Sequence) -> Any:
-    """One of some, each as likely."""
-    return some[rng.integers(len(some))]
 
 
 class Turn(NamedTuple):

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 
 from sensesearch_jax.agent.observations import text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
+from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.records import Record
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn, pick
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_dialogues import LIMITS, ToolDialogues
 from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer, call

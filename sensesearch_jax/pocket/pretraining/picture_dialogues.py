@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.agent.observations import NO_RESULTS
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn, pick
+from sensesearch_jax.pocket.invented.names import pick
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
 from sensesearch_jax.pocket.pretraining.tool_prompts import (
     Tool,
     ToolPrompt,
@@ -143,7 +144,7 @@ class PictureDialogues:
         """A question that the picture answers, or a box."""
         entities = [p.entity for p in spec.placements]
         pairs = self.vqa.pairs(rng, spec.kind, entities, boxes, cloze=False, attribute_focus=True)
-        question, said = pairs[rng.integers(len(pairs))]
+        question, said = pick(rng, pairs)
         looker = prompt.wanted[0]
         first = question.split('\n')[0]
         if not said.startswith('['):

@@ -4,6 +4,7 @@ of any tools, and neither the project's tools nor held-out entities.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -200,18 +201,12 @@ class Log:
         self._started = time.monotonic()
         self._waited, self._used, self._padded = 0.0, 0, 0
 
-    def waiting(self):
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
         """Counts the time within `with` as waiting for batches."""
-        log = self
-
-        class Waiting:
-            def __enter__(self):
-                self.since = time.monotonic()
-
-            def __exit__(self, *_):
-                log._waited += time.monotonic() - self.since
-
-        return Waiting()
+        since = time.monotonic()
+        yield
+        self._waited += time.monotonic() - since
 
     def add(
         self, losses: dict[str, float], norms: dict[str, float], lessons: list[tuple[str, Batch]]

@@ -11,9 +11,10 @@ import numpy as np
 
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
+from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.records import Record
 from sensesearch_jax.pocket.invented.world import InventedWorld
-from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn, pick
+from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_prompts import (
     Tool,
@@ -97,7 +98,7 @@ class ToolDialogues:
             fields = [f for f in FACT_FIELDS[kind] if f.name in record.facts]
             if fields:
                 break
-        field = fields[rng.integers(len(fields))]
+        field = pick(rng, fields)
         prompt = ToolPrompt.draw(rng, self.pages.words, ('none', 'string'), 2)
         namer, finder = prompt.wanted
         what = (
@@ -160,7 +161,7 @@ class ToolDialogues:
             others = [p for p in record.passages if p is not right]
         else:
             others = self.entity(rng)[4].passages
-        chosen = [right, others[rng.integers(len(others))]]
+        chosen = [right, pick(rng, others)]
         if rng.random() < 0.25:
             chosen.reverse()
         texts = [self.cut(p['text'], f'{query} {field}') for p in chosen]

@@ -17,21 +17,7 @@ import numpy as np
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 
 # The project's own words for tools and arguments.
-RESERVED = frozenset(
-    (
-        'text',
-        'image',
-        'search',
-        'crop',
-        'bbox',
-        'query',
-        'index',
-        'name',
-        'arguments',
-        'null',
-        'true',
-    )
-)
+RESERVED = frozenset('text image search crop bbox query index name arguments null true'.split())
 VERBS = (
     'Weighs', 'Sorts', 'Fetches', 'Measures', 'Lists', 'Opens', 'Compares', 'Traces', 'Reads', 'Turns',
     'Names', 'Counts', 'Gathers', 'Checks', 'Shows', 'Looks up', 'Cuts out', 'Finds', 'Draws', 'Explains',

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.augmentation import AugmentedRenderer
 from sensesearch_jax.pocket.pretraining.example import Example
@@ -33,9 +34,8 @@ from sensesearch_jax.pocket.world.scenes import COUNTS, SIZES, SceneSpec, sample
 from sensesearch_jax.rewards.crop_geometry import loose_box, write_box
 
 ATTRIBUTES = (*NAMES, 'tall', 'wide')
-MARGIN = (
-    0.06  # an object is 'farthest left' only if no other comes as near, in fractions of the view
-)
+# An object is 'farthest left' only if no other comes as near, in fractions of the view.
+MARGIN = 0.06
 
 
 # What cannot be told from afar is pointed at.
@@ -181,7 +181,7 @@ class VisualQuestions:
 
     def _window(self, rng, spec: SceneSpec):
         """A window of two to four times an object's size that shows it anywhere."""
-        x0, y0, x1, y1 = spec.fractions(spec.placements[rng.integers(len(spec.placements))])
+        x0, y0, x1, y1 = spec.fractions(pick(rng, spec.placements))
         # of both axes: the scene's own shape
         side = min(1.0, float(rng.uniform(2.0, 4.0)) * max(x1 - x0, y1 - y0))
         left = float(rng.uniform(max(0.0, x1 - side), min(x0, 1 - side)))
@@ -190,7 +190,7 @@ class VisualQuestions:
 
     def _zoom(self, rng, spec: SceneSpec):
         """A box of tenths around one object, of the kind that a crop shows."""
-        target = spec.fractions(spec.placements[rng.integers(len(spec.placements))])
+        target = spec.fractions(pick(rng, spec.placements))
         x0, y0, x1, y1 = loose_box(target)
         grow = rng.integers(0, 3, 4) / 10 * (rng.random(4) < 0.6)
         x0, y0, x1, y1 = (
@@ -247,19 +247,15 @@ class VisualQuestions:
             place: words that single it out.
             options: how often a colour is to be chosen from lettered ones.
         """
-
-        def pick(phrasings):
-            return phrasings[rng.integers(len(phrasings))]
-
         attribute = self.attribute(entity)
         if attribute is None:
             return None
         if entity.kind != 'flag':
             answer = 'yes' if attribute == 'tall' else 'no'
             return AttributeQuestion(
-                'shape', pick(TALLER.phrasings).format(f'the painting {place}'), answer, answer
+                'shape', pick(rng, TALLER.phrasings).format(f'the painting {place}'), answer, answer
             )
-        asked = pick(COLOUR.phrasings).format(f'the flag {place}'), attribute
+        asked = pick(rng, COLOUR.phrasings).format(f'the flag {place}'), attribute
         return AttributeQuestion(
             'colour', *(with_options(rng, *asked) if rng.random() < options else asked), attribute
         )
@@ -284,11 +280,7 @@ class VisualQuestions:
             attribute_focus: mostly colours and shapes.
         """
         noun, count = SCENE_KINDS[kind], len(entities)
-
-        def pick(phrasings):
-            return phrasings[rng.integers(len(phrasings))]
-
-        how_many = (pick(COUNT.phrasings).format(noun), str(count))
+        how_many = (pick(rng, COUNT.phrasings).format(noun), str(count))
         pairs = [how_many] if rng.random() < 0.5 else []
         places, centres = self.places(boxes), (boxes[:, :2] + boxes[:, 2:]) / 2
         if not places:
@@ -302,20 +294,22 @@ class VisualQuestions:
                 break
             choice, pair = rng.random(), None
             among = telling if attribute_focus and telling and choice >= part_until else places
-            index, words = among[rng.integers(len(among))]
+            index, words = pick(rng, among)
             entity = shown[index]
             if choice < where_until:
                 where = f'Where is the {noun} {words}?'
                 box = write_box(loose_box(boxes[index]))
                 if cloze and rng.random() < 0.7:
-                    fact = FACT_FIELDS[entity.kind][rng.integers(len(FACT_FIELDS[entity.kind]))]
-                    asked = pick(fact.phrasings).format(thing(entity.kind, entity.noun, words))
+                    fact = pick(rng, FACT_FIELDS[entity.kind])
+                    asked = pick(rng, fact.phrasings).format(thing(entity.kind, entity.noun, words))
                     if rng.random() < 0.5:
                         where = f'{asked} Where is it?'
                     else:
                         where, box = (
                             asked,
-                            pick(POINTED).format(box=box, key=fact.name, noun=noun, place=words),
+                            pick(rng, POINTED).format(
+                                box=box, key=fact.name, noun=noun, place=words
+                            ),
                         )
                 pair = where, box
             elif choice < part_until:
@@ -333,9 +327,7 @@ class VisualQuestions:
 def _in_sentence(rng: np.random.Generator, question: str, answer: str) -> tuple[str, str]:
     """The question, and its answer in a sentence; of options the chosen one's words."""
     option = re.search(rf'^{re.escape(answer)}\. (.*)$', question, re.MULTILINE)
-    return question, IN_SENTENCES[rng.integers(len(IN_SENTENCES))].format(
-        seen=option[1] if option else answer
-    )
+    return question, pick(rng, IN_SENTENCES).format(seen=option[1] if option else answer)
 
 
 def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.pocket.world.scenes import Renderer, SceneSpec
+from sensesearch_jax.runtime.workdir import atomic_write
 from tools_server.answer_matching.gold import gold_fault
 
 QUALITY = 88  # of the JPEG files
@@ -81,9 +82,7 @@ def write_questions(
     lines = ''.join(
         json.dumps(question.to_json(), ensure_ascii=False) + '\n' for question, _ in questions
     )
-    partial = folder / 'questions.partial'
-    partial.write_text(lines, encoding='utf-8')
-    os.replace(partial, folder / 'questions.jsonl')
+    atomic_write(folder / 'questions.jsonl', lines)
 
 
 def read_questions(folder: Path | str) -> list[Question]:

