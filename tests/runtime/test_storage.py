@@ -1,13 +1,12 @@
 """Workdirs and inputs in an object store: one in memory, and one that speaks S3."""
 
-import contextlib
 import json
 import os
 import time
 
 import fsspec
 import pytest
-import toy_runs
+from stores import STORES
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime import storage
@@ -181,39 +180,11 @@ def test_inputs_are_fetched_once_and_again_when_they_change(store, tmp_path):
         local_input('memory://bucket/none', str(tmp_path))
 
 
-@contextlib.contextmanager
-def s3(environment):
-    """A store that speaks S3, without a bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
-    server.start()
-    for name, value in {
-        'AWS_ENDPOINT_URL': 'http://{}:{}'.format(*server.get_host_and_port()),
-        'AWS_ACCESS_KEY_ID': 'any',
-        'AWS_SECRET_ACCESS_KEY': 'any',
-        'AWS_DEFAULT_REGION': 'us-east-1',
-    }.items():
-        environment(name, value)
-    yield
-    server.stop()
-
-
-@contextlib.contextmanager
-def gs(environment):
-    """A store that speaks Google's protocol, without a bucket."""
-    from gcp_storage_emulator.server import create_server
-
-    port = int(toy_runs.free_address().rpartition(':')[2])
-    with create_server('127.0.0.1', port, in_memory=True):
-        environment('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
-        environment('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')  # would ask for credentials
-        yield
-
-
-@pytest.mark.parametrize('scheme, served', [('s3', s3), ('gs', gs)])
-def test_a_store_that_is_served(scheme, served, tmp_path, monkeypatch):
-    with served(monkeypatch.setenv):
+@pytest.mark.parametrize('scheme', STORES)
+def test_a_store_that_is_served(scheme, tmp_path, monkeypatch):
+    with STORES[scheme]() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         store = fsspec.filesystem(scheme, skip_instance_cache=True)
         store.mkdir('bucket')
         with local_workdir(f'{scheme}://bucket/run', str(tmp_path)) as path:

@@ -6,8 +6,8 @@ A toy policy (tests/shared/toy_policy.py) learns by RL, with tools whose answers
 process gets SIGKILL at a moment drawn evenly from the processor time that an undisturbed run takes
 (and up to 0.3 s later, since waits take none), and is started again, until the run is over; then
 comes another run, until there were so many kills. Of two processes one is killed, and the other has to
-end by itself and to name it. With a workdir in a store (moto, which speaks S3) the machine is lost
-too: what it had on its disk is deleted.
+end by itself and to name it. With a workdir in a store (--store=s3 or gs, both served here) the machine is
+lost too: what it had on its disk is deleted.
 
 FOLDER/kills.jsonl is the log, with which the same command goes on; once it has the undisturbed run,
 commands with other seeds may run beside it. A fault is a policy or a step's
@@ -26,27 +26,27 @@ import random
 import shutil
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import fsspec
 import psutil
+import stores
 import toy_forks
 import toy_policy
 import toy_runs
 from absl import app, flags, logging
-from moto.server import ThreadedMotoServer
-from safetensors.numpy import load_file
+from torn_runs import differences, of_all
 
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.stopping import EXIT_AGAIN
-from sensesearch_jax.runtime.storage import is_address, local_folder, local_input
+from sensesearch_jax.runtime.storage import is_address, local_folder
 from tools_server.launch import ToolServer
 
 FOLDER = flags.DEFINE_string('folder', 'runs/kills', 'Where everything is kept.')
 KILLS = flags.DEFINE_integer('kills', 200, 'Kills of a run of one process.')
 PAIR_KILLS = flags.DEFINE_integer('pair_kills', 20, 'Kills of one of two processes.')
 STORE_KILLS = flags.DEFINE_integer('store_kills', 10, 'Kills of a run whose workdir is in a store.')
+STORE = flags.DEFINE_enum('store', 's3', list(stores.STORES), 'What that store speaks.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
 
 MINUTE, TOOLS_S, BUCKET, SAYS = 60.0, 0.3, 'runs', 'sensesearch_jax: '
@@ -63,30 +63,28 @@ SETTINGS = {
     'rollout.warm_up': False,
 }
 PAIR = {'multi_host': True, 'meet_timeout_s': 45.0, 'mesh.fsdp': 2}
-# Of a step, without clocks and what depends on how much of it was still to be sampled.
-COMPARED = 'loss', 'grad_norm', 'reward', 'turns', 'entropy', 'sampler_gap', 'trained_share'
 
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     folder = Path(FOLDER.value).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    store = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
-    store.start()
     os.environ |= toy_runs.QUICK | {
         'TOY_TOOLS_S': str(TOOLS_S),
-        'AWS_ENDPOINT_URL': 'http://{}:{}'.format(*store.get_host_and_port()),
-        **dict.fromkeys(('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'), 'any'),
         # What one start compiled no other one does.
         'JAX_COMPILATION_CACHE_DIR': f'{folder}/compiled',
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
     }
-    fsspec.filesystem('s3').mkdir(BUCKET)
     if not (folder / 'questions.jsonl').exists():
         toy_policy.write_toy_policy(folder / 'policy')
         toy_forks.write_questions(folder, 12)
-    with ToolServer.start('configs/tools_pocket.yaml', folder / 'tools') as server:
+    with (
+        stores.STORES[STORE.value]() as environment,
+        ToolServer.start('configs/tools_pocket.yaml', folder / 'tools') as server,
+    ):
+        os.environ |= environment
+        fsspec.filesystem(STORE.value).mkdir(BUCKET)
         settings = SETTINGS | {
             'data.rl': folder / 'questions.jsonl',
             'tools.url': server.url,
@@ -97,7 +95,7 @@ def main(_) -> None:
             for kind, base, count, kills in (
                 ('one process', str(folder), 1, KILLS.value),
                 ('two processes', str(folder), 2, PAIR_KILLS.value),
-                ('a workdir in a store', f's3://{BUCKET}', 1, STORE_KILLS.value),
+                ('a workdir in a store', f'{STORE.value}://{BUCKET}', 1, STORE_KILLS.value),
             )
             if kills
             for fault in Study(folder, kind, base, count, settings).faults_of(kills)
@@ -227,28 +225,6 @@ def used_until(processes: list, seconds: float) -> float:
 def all_end_within(processes: list, seconds: float) -> bool:
     time.sleep(seconds)
     return all(process.exitcode is not None for process in processes)
-
-
-def of_all(workdir: Path) -> list[Path]:
-    """The workdirs of all processes."""
-    return [workdir, *workdir.parent.glob(f'{workdir.name}-process-*')]
-
-
-def differences(folder: Path, torn: str, whole: str) -> list[str]:
-    """Sentences on what a run has otherwise than the undisturbed one."""
-    name, runs = Path(torn).name, [Path(local_input(w, f'{folder}/read')) for w in (torn, whole)]
-    ours, theirs = (load_file(run / 'rl' / 'policy' / 'model.safetensors') for run in runs)
-    other = [key for key in theirs if ours[key].tobytes() != theirs[key].tobytes()]
-    steps, their_steps = (
-        [[r['values'][key] for key in COMPARED] for r in read_metrics(run / 'metrics.jsonl', 'rl')]
-        for run in runs
-    )
-    found = [f'{name}: {len(other)} of {len(theirs)} tensors differ'] if other else []
-    found += [f'{name}: the metrics differ'] if steps != their_steps else []
-    for file in (file for path in of_all(runs[0]) for file in path.glob('rl/trajectories/*.jsonl')):
-        times = Counter((t['question']['id'], t['member']) for t in map(json.loads, file.open()))
-        found += [f'{name}: {key} is twice in {file.name}' for key in times if times[key] > 1]
-    return found
 
 
 if __name__ == '__main__':
