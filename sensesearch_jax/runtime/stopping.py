@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-import jax
 from jax.experimental import multihost_utils
 
 from sensesearch_jax.runtime import multihost
@@ -92,12 +91,9 @@ def check(step_ends: bool = False) -> None:
     Raises:
         Stopped: one was. The state that the caller can save is to be saved.
     """
-    if jax.process_count() == 1:
-        if _ordered_by:
-            raise Stopped(_ordered_by)
-        return
     said = next(filter(None, multihost.allgather_texts(_ordered_by)), '')
-    # The service counts from a program's start; a run that goes on would never come to its number.
+    # The service is there with multi_host alone, in one process too. It counts from a program's
+    # start; a run that goes on would never come to its number.
     if not said and step_ends and multihost_utils.reached_preemption_sync_point(next(_ended)):
         said = "jax's preemption service"
     if said:
