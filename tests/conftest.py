@@ -32,6 +32,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # for experiments
 LONG = {
     'test_training_processes.py',
     'test_rl_processes.py',
+    'test_other_processes.py',
     'test_parity.py',
     'test_7b_configs.py',
     'test_fields.py',

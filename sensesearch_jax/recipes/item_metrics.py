@@ -8,6 +8,7 @@ from typing import Any
 
 from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.alarm_log import AlarmLog
+from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.progress import Progress
 
 
@@ -34,7 +35,8 @@ def item_metrics(
     """
     newest: list[Any] = []
     session.metrics.resume(bar.desc, before)
-    with AlarmLog(session.config.alarms, session.workdir, bar.desc, before, True) as log:
+    lines = read_metrics(session.workdir / 'metrics.jsonl', bar.desc)
+    with AlarmLog(session.config.alarms, session.workdir, bar.desc, before, True, lines) as log:
 
         def note(item: Any) -> None:
             newest.append(item)

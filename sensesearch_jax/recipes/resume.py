@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime.metrics import Record, read_metrics
 from sensesearch_jax.runtime.stopping import Stopped
 from sensesearch_jax.training.checkpointing import Checkpoints, Kept
 from sensesearch_jax.training.trainer import Learner
@@ -41,6 +44,20 @@ def keep(learner: Learner, checkpoints: Checkpoints, step: int) -> None:
     """
     if step > (checkpoints.latest_step() or 0):
         checkpoints.save(step, training_state(learner))
+
+
+def recorded(workdir: Path, stage: str) -> list[Record]:
+    """Lines of a stage in the main process's metrics.jsonl, in all processes, which call this together.
+
+    Each other process has only those of the starts that it was part of, where there were more
+    processes in some than in others.
+
+    Args:
+        workdir: of this process.
+        stage: of the run.
+    """
+    lines = read_metrics(workdir / 'metrics.jsonl', stage) if multihost.is_main() else []
+    return json.loads(multihost.allgather_texts(json.dumps(lines))[0])
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from sensesearch_jax.recipes.resume import (
     keep,
     not_finite,
     open_checkpoints,
+    recorded,
     resume,
     saved_if_stopped,
     training_state,
@@ -28,6 +29,7 @@ from sensesearch_jax.recipes.resume import (
 from sensesearch_jax.recipes.rl_rollout import (
     after_fatal_share,
     chosen_groups,
+    every_process,
     has_spread,
     prune_trajectories,
     rl_engines,
@@ -82,7 +84,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     loaded = load_policy_directory(config.policy, config, make_mesh(config.mesh), dtype)
     with open_session(config, workdir) as session:
         rl(session, loaded, session.features(loaded), pools_of(workdir, config.data, 'rl'))
-        shown = groups_to_show(trajectories_path(session, config.rl.steps - 1))
+        shown = groups_to_show(
+            every_process(trajectories_path(session, config.rl.steps - 1), session)
+        )
         about = 'They are of the last step; samples are the members of a group.'
         write_run_report(session, 'RL', shown, about, session.protocol)
 
@@ -164,12 +168,16 @@ def rl(
         session.metrics.resume('rl', start)
         validate = Validation(session, 'rl', config.steps, loaded, features, learner, checkpoints)
         validate(start)
-        alarmed = session.config.alarms, workdir, 'rl', start, multihost.is_main()
+        before = recorded(workdir.path, 'rl')
+        alarmed = session.config.alarms, workdir, 'rl', start, multihost.is_main(), before
         traced = session.config.profile_steps, start, config.steps
 
         def asked_here(step):
-            count = config.questions_per_step * config.sampling_rounds
-            return multihost.local_rows(asked_at(step), count, 'rl.questions_per_step')
+            # round by round: with any number of processes the first round asks the same questions
+            asked, count = asked_at(step), config.questions_per_step
+            rounds = (asked[i : i + count] for i in range(0, len(asked), count))
+            shares = (multihost.local_rows(r, count, 'rl.questions_per_step') for r in rounds)
+            return [question for share in shares for question in share]
 
         sampler = (
             OverlappedSampler(session, loaded, features, engines, asked_here)

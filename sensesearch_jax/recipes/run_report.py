@@ -52,14 +52,21 @@ def write_run_report(
     print(f'{path}: curves and trajectories.')
 
 
-def groups_to_show(path: Path) -> dict[str, list[Trajectory]]:
-    """The trajectories of a file's first questions by their number within the group, from 1, without
+def groups_to_show(paths: Sequence[Path]) -> dict[str, list[Trajectory]]:
+    """The trajectories of some files' first questions by their number within the group, from 1, without
     their tokens, of which a large run's take gigabytes.
     """
     found: dict[int, list[Trajectory]] = {}
     asked: set[str] = set()
-    for line in open(path, 'rb') if path.is_file() else ():
+    named: set[tuple[str, int]] = set()
+    for line in (line for path in paths if path.is_file() for line in open(path, 'rb')):
+        if not line.endswith(b'\n'):
+            continue  # torn, of a process that was killed and has not come again
         trajectory = Trajectory.from_json(json.loads(line))
+        name = trajectory.question.id, trajectory.member
+        if name in named:
+            continue
+        named.add(name)
         asked.add(trajectory.question.id)
         if len(asked) > SHOWN:
             break

@@ -25,6 +25,7 @@ from sensesearch_jax.recipes.resume import (
     keep,
     not_finite,
     open_checkpoints,
+    recorded,
     resume,
     saved_if_stopped,
     training_state,
@@ -151,7 +152,8 @@ def sft(
             held_out_loss if held_out else None,
         )
         validate(start)
-        alarmed = session.config.alarms, workdir, 'sft', start, multihost.is_main()
+        before = recorded(workdir.path, 'sft')
+        alarmed = session.config.alarms, workdir, 'sft', start, multihost.is_main(), before
         traced = session.config.profile_steps, start, steps
         with (
             Progress('sft', steps, initial=start) as bar,

@@ -25,13 +25,12 @@ from sensesearch_jax.evaluation.behaviour import behaviour
 from sensesearch_jax.evaluation.modes import AGENT
 from sensesearch_jax.recipes.evaluated_agents import PolicyAgent
 from sensesearch_jax.recipes.evaluated_samples import Setting, evaluate
-from sensesearch_jax.recipes.resume import restore
+from sensesearch_jax.recipes.resume import recorded, restore
 from sensesearch_jax.recipes.session import LoadedPolicy, Session
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost, stopping
-from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.training.checkpointing import Checkpoints
 from sensesearch_jax.training.trainer import Learner
 
@@ -216,10 +215,8 @@ def made_before(workdir: Path, stage: str) -> list[tuple[int, dict[str, float]]]
         workdir: of this process.
         stage: of the run.
     """
-    records = read_metrics(workdir / 'metrics.jsonl', stage) if multihost.is_main() else ()
-    found = [
+    return [
         (record['step'], record['values'])
-        for record in records
+        for record in recorded(workdir, stage)
         if any(name.startswith(f'{FOLDER}/') for name in record['values'])
     ]
-    return json.loads(multihost.allgather_texts(json.dumps(found))[0])

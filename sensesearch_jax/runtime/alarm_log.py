@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.alarms import METRICS, RULES, Alarm, alarms_of
 from sensesearch_jax.runtime.journal import Journal
-from sensesearch_jax.runtime.metrics import read_metrics
+from sensesearch_jax.runtime.metrics import Record
 from sensesearch_jax.runtime.notification import Notifier, webhook_address
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
@@ -36,20 +36,26 @@ class AlarmLog:
         config: the run's `alarms`.
         workdir: of the run.
         stage: name of the stage, as in metrics.jsonl.
-        step: last step that an earlier process made, whose metrics are in the file; what is behind
-            it will be written again.
+        step: last step that an earlier process made; what is behind it will be written again.
         tells: whether this process tells of the alarms.
+        before: lines of metrics.jsonl of the stage up to that step, the same in all processes that
+            train together.
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: Workdir, stage: str, step: int, tells: bool
+        self,
+        config: ConfigDict,
+        workdir: Workdir,
+        stage: str,
+        step: int,
+        tells: bool,
+        before: Sequence[Record],
     ) -> None:
         self.workdir, self.stage, self.path = workdir.path, stage, workdir / FILE
         self.limits = {name: value for name, value in config.items() if name not in CALLS}
         self.stop_on = tuple(config.stop_on)
-        records = read_metrics(workdir / 'metrics.jsonl', stage)
         # without lines of nothing that a rule reads, such as a validation's
-        self.steps = [s for s in (_needed(r['values']) for r in records) if s]
+        self.steps = [s for s in (_needed(r['values']) for r in before) if s]
         self.active = alarms_of(self.steps, self.limits)
         self.step, self.tells = step, tells
         if tells:

@@ -13,7 +13,7 @@ import pytest
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.alarm_log import AlarmLog, check_alarms, read_alarms
-from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.runtime.metrics import MetricWriter, read_metrics
 from sensesearch_jax.runtime.notification import Notifier
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
@@ -35,7 +35,8 @@ def run(folder, config, step=0, tells=True):
         metrics.resume('rl', step)
         file = io.StringIO()
         with Progress('rl', 9, initial=step, file=file) as bar:
-            with AlarmLog(config, workdir, 'rl', step, tells) as log:
+            before = read_metrics(workdir / 'metrics.jsonl', 'rl')
+            with AlarmLog(config, workdir, 'rl', step, tells, before) as log:
 
                 def make(number, values):
                     metrics.write('rl', number, values)
@@ -192,5 +193,6 @@ def test_a_validation_is_none_of_the_steps_that_are_compared(tmp_path):
     with Workdir.open(tmp_path, {}) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
         metrics.write('rl', 1, GOOD)
         metrics.write('rl', 1, {'validation/accuracy': 0.5})
-        with AlarmLog(alarms(), workdir, 'rl', 1, True) as log:
+        before = read_metrics(workdir / 'metrics.jsonl', 'rl')
+        with AlarmLog(alarms(), workdir, 'rl', 1, True, before) as log:
             assert len(log.steps) == 1
