@@ -10,7 +10,6 @@ or to any program that reads such directories; to evaluate a checkpoint here it 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -25,17 +24,14 @@ from sensesearch_jax.recipes.session import load_policy_directory, save_policy_d
 from sensesearch_jax.recipes.validation import made_before, score_of
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.training.checkpointing import BestScored
+from tools_server import command
 
 STAGES = 'sft', 'rl'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status: 2 after a UserError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m sensesearch_jax.export',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('sensesearch_jax.export', __doc__)
     parser.add_argument('workdir', metavar='WORKDIR', type=Path)
     parser.add_argument('folder', metavar='DST', type=Path, help='directory that is written')
     parser.add_argument('--step', default='last', help='a number, last (default) or best')

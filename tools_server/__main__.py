@@ -33,6 +33,7 @@ from typing import Any
 import cv2
 import uvicorn
 
+from tools_server import command
 from tools_server.app import create_app
 from tools_server.check import check
 from tools_server.config import ConfigError, ServerConfig, load_config
@@ -46,11 +47,7 @@ from tools_server.stopping import DRAIN_S, Draining
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status: 1 after a ConfigError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m tools_server',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('tools_server', __doc__)
     parser.add_argument(
         '--config', required=True, type=Path, help='YAML file, see tools_server/config.py'
     )

@@ -21,7 +21,7 @@ from tools_server.config import ServerConfig
 from tools_server.failures import STATUS, ToolError
 from tools_server.images import StoredImage
 from tools_server.limits import deadline
-from tools_server.middleware import DEADLINE, DOCS_FILES, GuardMiddleware
+from tools_server.middleware import DEADLINE, DOCS_FILES, GuardMiddleware, failure_answer
 from tools_server.service import ToolService
 from tools_server.tool_runner import Reply
 from tools_server.uploads import sent_picture
@@ -202,17 +202,7 @@ def create_app(service: ToolService, config: ServerConfig) -> FastAPI:
         elapsed = _elapsed(request)
         if not error.counted:  # it came to no tool
             service.count(request.method, request.scope['path'], error.kind, elapsed, error.message)
-        body = schemas.Failure(
-            kind=error.kind,
-            message=error.message,
-            backend=error.backend,
-            latency_s=elapsed,
-            retry_after_s=error.retry_after_s,
-        )
-        headers = {}
-        if error.retry_after_s is not None:  # the header knows whole seconds only
-            headers['Retry-After'] = str(math.ceil(error.retry_after_s))
-        return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+        return failure_answer(error, elapsed)
 
     @app.exception_handler(ToolError)
     async def tool_error(request: Request, error: ToolError) -> JSONResponse:

@@ -82,37 +82,22 @@ class Backend(Section):
 
     def identity(self) -> dict[str, Any]:
         """The fields that an answer depends on; of a file its name."""
-        return _identity(self)
+        found: dict[str, Any] = {}
+        for name, value in sorted(self):
+            if name not in OPERATIONAL:
+                value = value.identity() if isinstance(value, Backend) else value
+                found[name] = value.name if isinstance(value, Path) else value
+        return found
 
     def place(self) -> list[str]:
         """Addresses of the services that are asked."""
-        return _places(self)
-
-
-def _identity(section: BaseModel) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name in sorted(type(section).model_fields):
-        value = getattr(section, name)
-        if name in OPERATIONAL:
-            continue
-        if isinstance(value, BaseModel):
-            value = _identity(value)
-        fields[name] = value.name if isinstance(value, Path) else value
-    return fields
-
-
-def _places(section: BaseModel) -> list[str]:
-    places = []
-    for name in sorted(type(section).model_fields):
-        value = getattr(section, name)
-        places += (
-            [value]
-            if name == 'base_url'
-            else _places(value)
-            if isinstance(value, BaseModel)
-            else []
-        )
-    return places
+        found = []
+        for name, value in sorted(self):
+            if name == 'base_url':
+                found.append(value)
+            elif isinstance(value, Backend):
+                found += value.place()
+        return found
 
 
 class Remote(Backend):

@@ -14,7 +14,6 @@ be used.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tools_server import command
 from tools_server.config import ConfigError
 from tools_server.failures import ToolError
 
@@ -34,11 +34,7 @@ HEAP_BYTES = 256 * 2**20  # that tantivy fills before it writes a segment
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status: 1 after a ConfigError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m tools_server.build_index',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('tools_server.build_index', __doc__)
     parser.add_argument('kind', choices=('text', 'images', 'results'))
     parser.add_argument('source', type=Path, help='file or folder to index')
     parser.add_argument('index', type=Path, help='folder to write; it must not exist')

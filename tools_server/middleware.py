@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import math
 import time
 from collections.abc import Callable
@@ -77,9 +76,9 @@ class GuardMiddleware:
             else 0
         )
         if problem is None and size > limit:
-            problem = 413, f'the body has more than the allowed {limit} bytes'
+            problem = ToolError('caller', f'the body has more than the allowed {limit} bytes', 413)
         if problem is not None:
-            await _refuse(*problem, start)(scope, receive, send)
+            await refusal(problem, start)(scope, receive, send)
             return
         seconds = (
             self._deadline_s if scope['path'] in self._rooms else min(JSON_S, self._deadline_s)
@@ -91,14 +90,11 @@ class GuardMiddleware:
             async with asyncio.timeout_at(ends):
                 await room.__aenter__()
         except TimeoutError:
-            await _refuse(504, 'there was no room for the body in time', start)(
-                scope, receive, send
-            )
-            return
+            problem = ToolError('timeout', 'there was no room for the body in time')
         except ToolError as error:
-            await _refuse(error.status, error.message, start, error.retry_after_s)(
-                scope, receive, send
-            )
+            problem = error
+        if problem is not None:
+            await refusal(problem, start)(scope, receive, send)
             return
         # A small body takes no room, so it holds up nobody.
         wanted = None if size <= SMALL_BYTES else rooms
@@ -108,8 +104,12 @@ class GuardMiddleware:
         finally:
             await room.__aexit__(None, None, None)
 
-    def _problem(self, connection: HTTPConnection) -> tuple[int, str] | None:
-        """Status and sentence for a request that may not pass."""
+    def _problem(self, connection: HTTPConnection) -> ToolError | None:
+        """The failure of a request that may not pass.
+
+        Who may not call has made no mistake in the call: to a trainer it is its infrastructure that
+        fails.
+        """
         # what is routed; `connection.url` is made of the Host header too
         path = connection.scope['path']
         if self._token is None:
@@ -118,12 +118,14 @@ class GuardMiddleware:
             host = connection.headers.get('host', '')
             name = host[1:].partition(']')[0] if host.startswith('[') else host.partition(':')[0]
             if name not in LOOPBACK:
-                return 403, f'the host {name[:80]!r} is not this machine'
+                return ToolError('refused', f'the host {name[:80]!r} is not this machine', 403)
             # A page of another site in a browser of this machine: it may send a picture without
             # being asked.
             origin = connection.headers.get('origin')
             if origin is not None and origin.partition('://')[2] != host:
-                return 403, f'pages of {origin[:80]!r} may not call this server'
+                return ToolError(
+                    'refused', f'pages of {origin[:80]!r} may not call this server', 403
+                )
             return None
         if path in OPEN or path in DOCS or path.startswith(f'{DOCS_FILES}/'):
             return None
@@ -137,7 +139,8 @@ class GuardMiddleware:
             path.removeprefix('/images/'), signature, self._token
         ):
             return None
-        return 401, 'the bearer token is missing or wrong; send it as "Authorization: Bearer TOKEN"'
+        sentence = 'the bearer token is missing or wrong; send it as "Authorization: Bearer TOKEN"'
+        return ToolError('refused', sentence, 401)
 
 
 def _asked_s(connection: HTTPConnection) -> float:
@@ -208,21 +211,35 @@ def _limited(
     return limited
 
 
-def _refuse(
-    status: int, sentence: str, start: float, retry_after_s: float | None = None
-) -> JSONResponse:
-    latency = round(time.perf_counter() - start, 6)
-    # Who may not call has made no mistake in the call: to a trainer it is its infrastructure that
-    # fails.
-    kind = {401: 'refused', 403: 'refused', 429: 'unavailable', 504: 'timeout'}.get(
-        status, 'caller'
-    )
+def failure_answer(error: ToolError, latency_s: float) -> JSONResponse:
+    """The answer to a call that gave no result.
+
+    Args:
+        error: why.
+        latency_s: seconds since the call came in.
+    """
     failure = Failure(
-        kind=kind, message=sentence, backend=None, latency_s=latency, retry_after_s=retry_after_s
+        kind=error.kind,
+        message=error.message,
+        backend=error.backend,
+        latency_s=latency_s,
+        retry_after_s=error.retry_after_s,
     )
-    headers = {'Connection': 'close'}  # the rest of the body is not read
-    if status == 401:
-        headers['WWW-Authenticate'] = 'Bearer'
-    if retry_after_s is not None:
-        headers['Retry-After'] = str(math.ceil(retry_after_s))
-    return JSONResponse(json.loads(failure.model_dump_json()), status, headers)
+    headers = {}
+    if error.retry_after_s is not None:  # the header knows whole seconds only
+        headers['Retry-After'] = str(math.ceil(error.retry_after_s))
+    return JSONResponse(failure.model_dump(), error.status, headers)
+
+
+def refusal(error: ToolError, start: float) -> JSONResponse:
+    """The answer to a request that is not worked on, after which the connection ends.
+
+    Args:
+        error: why.
+        start: when the request came in, by `time.perf_counter`.
+    """
+    answer = failure_answer(error, round(time.perf_counter() - start, 6))
+    answer.headers['Connection'] = 'close'  # the rest of the body is not read
+    if error.status == 401:
+        answer.headers['WWW-Authenticate'] = 'Bearer'
+    return answer

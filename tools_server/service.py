@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily
 
 from tools_server.answer_matching.gold import gold_fault
-from tools_server.backend_config import Backend, ModelJudgeConfig, Remote, Section
+from tools_server.backend_config import Backend, ModelJudgeConfig, Remote
 from tools_server.backends.choose import choose
 from tools_server.config import ConfigError, ServerConfig
 from tools_server.failures import ToolError
@@ -82,7 +82,9 @@ class ToolService:
             if section is None:
                 continue
             # What this mode never asks is not loaded: it needs neither keys nor, in a replay, data.
-            asked = not (self.mode == 'replay' or (self.mode == 'offline' and online(section)))
+            asked = not (
+                self.mode == 'replay' or (self.mode == 'offline' and isinstance(section, Remote))
+            )
             backend = choose(section, self.images, self._config.token()) if asked else None
             self._backends[tool] = backend
             name = backend.name if asked else KEPT[self.mode]
@@ -324,7 +326,14 @@ class ToolService:
     ) -> CachingToolRunner:
         write, read = self._forms()[name]
         answers = Answers(
-            name, source, online(section), self.mode, self._config.answers, self._store, write, read
+            name,
+            source,
+            isinstance(section, Remote),
+            self.mode,
+            self._config.answers,
+            self._store,
+            write,
+            read,
         )
         return CachingToolRunner(
             name,
@@ -365,11 +374,6 @@ class ToolService:
     def _now(self) -> dict[str, dict[str, int]]:
         runners = self._runners.items()
         return {n: {'working': a.pool.working, 'waiting': a.pool.waiting} for n, a in list(runners)}
-
-
-def online(section: Section) -> bool:
-    """Whether a back end is somewhere else."""
-    return isinstance(section, Remote)
 
 
 def _open_store(config: ServerConfig) -> AnswerStore | Reader | WriteBehind | None:

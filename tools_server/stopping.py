@@ -7,11 +7,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tools_server.failures import STATUS
-from tools_server.schemas import Failure
+from tools_server.failures import ToolError
+from tools_server.middleware import refusal
 
 DRAIN_S = 2.0  # for calls at work when the server is asked to stop
 AGAIN_S = 1.0  # after which a caller may find the next server
@@ -57,19 +56,9 @@ class Draining:
             if not self._stopped or begun:
                 raise
             call.uncancel()
-            await _failure(scope)(scope, receive, send)
+            start = scope.get('state', {}).get('start', time.perf_counter())
+            sentence = 'the server is stopping; ask again'
+            error = ToolError('unavailable', sentence, retry_after_s=AGAIN_S)
+            await refusal(error, start)(scope, receive, send)
         finally:
             self._calls.discard(call)
-
-
-def _failure(scope: Scope) -> JSONResponse:
-    start = scope.get('state', {}).get('start', time.perf_counter())
-    failure = Failure(
-        kind='unavailable',
-        message='the server is stopping; ask again',
-        backend=None,
-        latency_s=round(time.perf_counter() - start, 6),
-        retry_after_s=AGAIN_S,
-    )
-    headers = {'Connection': 'close', 'Retry-After': f'{AGAIN_S:.0f}'}
-    return JSONResponse(failure.model_dump(), STATUS['unavailable'], headers)

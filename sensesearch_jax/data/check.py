@@ -13,7 +13,6 @@ is sound and every prompt fits, 1 where one is not or does not, 2 where the sour
 
 from __future__ import annotations
 
-import argparse
 import logging
 import random
 import sys
@@ -36,6 +35,7 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.errors import field as of_field
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.runtime.progress import Progress
+from tools_server import command
 from tools_server.pictures.convert import read_image as decode
 
 BASE_POLICY = Path(__file__).parents[1] / 'pocket' / 'policy'
@@ -45,11 +45,7 @@ SHOWN = 12
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status: 2 after a UserError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m sensesearch_jax.data.check',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('sensesearch_jax.data.check', __doc__)
     parser.add_argument('path', metavar='PATH', help='of the source, or name of a published set')
     parser.add_argument('--split', default='', help='part of the source; all of it by default')
     parser.add_argument('--data_dir', default='', help='folder in which converted sets lie')

@@ -25,15 +25,12 @@ from sensesearch_jax.data.names import default_folder
 from sensesearch_jax.data.published import NAMES, published_set
 from sensesearch_jax.data.published.set_base import REFUSED
 from sensesearch_jax.errors import UserError
+from tools_server import command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status: 2 after a UserError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m sensesearch_jax.data.convert',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('sensesearch_jax.data.convert', __doc__)
     parser.add_argument('name', nargs='?', metavar='NAME', help=f'one of {", ".join(NAMES)}')
     parser.add_argument('source', nargs='?', metavar='SRC', help='folder with the published files')
     parser.add_argument(

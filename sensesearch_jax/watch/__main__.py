@@ -8,7 +8,6 @@ nothing to watch.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +16,12 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.loopback import address_of, listen, serve
 from sensesearch_jax.watch.app import create_app
 from sensesearch_jax.watch.run_files import runs_in
+from tools_server import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status: 2 after a UserError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m sensesearch_jax.watch',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('sensesearch_jax.watch', __doc__)
     parser.add_argument('workdir', metavar='WORKDIR', type=Path, help='of a run, or of several')
     parser.add_argument('--port', type=int, default=0, help='0 (default) takes a free one')
     options = parser.parse_args(arguments)

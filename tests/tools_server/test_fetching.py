@@ -124,7 +124,7 @@ def moved(to, status=302):
 
 
 def test_pages_are_fetched_with_their_own_host_name(internet, stand_in):
-    assert internet.fetcher().fetch('http://a.test/page') == b'<p>text</p>'
+    assert internet.fetcher().fetch('http://a.test/page').data == b'<p>text</p>'
     assert internet.dialled == [PUBLIC]
 
 
@@ -134,7 +134,7 @@ def test_redirects_to_public_places_are_followed(internet, stand_in):
         '/2': moved('3', 307),
         '/3': moved('//a.test/page', 308),
     }
-    assert internet.fetcher().fetch('http://a.test/1') == b'<p>text</p>'
+    assert internet.fetcher().fetch('http://a.test/1').data == b'<p>text</p>'
     assert internet.dialled == [PUBLIC, '8.8.8.8', '8.8.8.8', PUBLIC]
 
 
@@ -149,7 +149,7 @@ def test_redirects_to_public_places_are_followed(internet, stand_in):
 )
 def test_names_beyond_ascii_are_looked_up_as_browsers_do(internet, host, name):
     internet.names[name] = [PUBLIC]
-    assert internet.fetcher().fetch(f'http://{host}/page') == b'<p>text</p>'
+    assert internet.fetcher().fetch(f'http://{host}/page').data == b'<p>text</p>'
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_name_that_changes_its_address_gains_nothing(internet, stand_in):
     """
     internet.names['rebind.test'] = [PUBLIC, '127.0.0.1']
     stand_in.answers['/again'] = moved('http://rebind.test/page')
-    assert internet.fetcher().fetch('http://rebind.test/page') == b'<p>text</p>'
+    assert internet.fetcher().fetch('http://rebind.test/page').data == b'<p>text</p>'
     with pytest.raises(ToolError) as error:
         internet.fetcher().fetch('http://rebind.test/again')
     assert error.value.kind == 'refused' and internet.dialled == [PUBLIC]
@@ -303,7 +303,7 @@ def test_certificates_are_those_of_the_name_though_the_address_is_fixed(
         monkeypatch.setenv('SSL_CERT_FILE', str(certificate))
     fetcher = Internet(stand_in, {'a.test': [PUBLIC], 'b.test': [PUBLIC]}).fetcher()
     if trusted and host == 'a.test':
-        assert fetcher.fetch(f'https://{host}/page') == b'secret'
+        assert fetcher.fetch(f'https://{host}/page').data == b'secret'
         return
     with pytest.raises(ToolError) as error:
         fetcher.fetch(f'https://{host}/page')

@@ -101,7 +101,7 @@ class SerperImageSearch:
             except ValueError:
                 raise ToolError('caller', 'its data is not base64') from None
         else:
-            data = self._fetcher.fetch(address, PICTURES)
+            data = self._fetcher.fetch(address, PICTURES).data
         pixels = self._store.decoder.read(data, MAX_THUMBNAIL_PIXELS)
         small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
         stored = self._store.add_encoded(encode(small), side, side)

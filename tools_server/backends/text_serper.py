@@ -113,7 +113,7 @@ class SerperTextSearch:
         """The text of a page; '' for one that cannot be had, as many cannot."""
         text, problem, lasting = '', 'it holds no text', True
         try:
-            text = self._reader.text(*self._fetcher.fetch_file(url))
+            text = self._reader.text(*self._fetcher.fetch(url))
         except ToolError as error:
             problem, lasting = error.message, error.kind == 'refused'
         self.pages.add('fetched' if text else 'failed')

@@ -47,15 +47,7 @@ class Fetcher:
     resolver: addresses.Resolve = addresses.resolve
     dialler: Dial = connections.dial
 
-    def fetch(self, url: str, types: tuple[str, ...] = PAGES) -> bytes:
-        """The bytes behind an http(s) address; see `fetch_file`.
-
-        Raises:
-            ToolError: as `fetch_file`.
-        """
-        return self.fetch_file(url, types).data
-
-    def fetch_file(self, url: str, types: tuple[str, ...] = PAGES) -> Fetched:
+    def fetch(self, url: str, types: tuple[str, ...] = PAGES) -> Fetched:
         """The file behind an http(s) address.
 
         Args:

@@ -8,7 +8,6 @@ the same command goes on where it stopped. Exit status: 0 after Ctrl-C, 2 where 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -19,15 +18,12 @@ from sensesearch_jax.data.review.decisions import Decisions
 from sensesearch_jax.data.sources import read_source
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.loopback import address_of, listen, serve
+from tools_server import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status: 2 after a UserError, whose sentence it prints."""
-    parser = argparse.ArgumentParser(
-        prog='python -m sensesearch_jax.data.review',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('sensesearch_jax.data.review', __doc__)
     parser.add_argument('path', metavar='PATH', help='source of the questions')
     parser.add_argument('--split', default='', help='part of the source; all of it by default')
     parser.add_argument('--decisions', type=Path, help='default: PATH.decisions.jsonl')

@@ -10,7 +10,6 @@ folder. A run whose data name the source 'invented' builds it by itself where it
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import fcntl
 import json
@@ -29,6 +28,7 @@ from sensesearch_jax.pocket.invented.world import Invented, InventedWorld
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.pocket.world.scenes import Renderer
 from sensesearch_jax.runtime.progress import Progress
+from tools_server import command
 from tools_server.build_index import build_images, build_text
 
 THUMBNAIL = 56  # pixels, as in configs/tools_pocket.yaml
@@ -126,11 +126,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; exit status 1 after a mistake of the caller."""
-    parser = argparse.ArgumentParser(
-        prog='python -m sensesearch_jax.pocket.invented.build',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser('sensesearch_jax.pocket.invented.build', __doc__)
     parser.add_argument('--folder', type=Path, default=CACHE, help='to write')
     usual, seed = USUAL
     parser.add_argument(
