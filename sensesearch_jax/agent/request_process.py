@@ -19,17 +19,18 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sensesearch_jax.agent.ledger import Budget, BudgetSpent, Ledger, LedgerMeter, key_of
 from sensesearch_jax.agent.openai_model import OpenAIModel, Reply, Request, ServedModel
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.closing import Closing
 
 ERRORS = {cls.__name__: cls for cls in (BudgetSpent, UserError, RuntimeError)}
 
 
-class PaidRequests:
+class PaidRequests(Closing):
     """A run's paid requests, sent by a process of their own. Safe to share between threads.
 
     Args:
@@ -113,12 +114,6 @@ class PaidRequests:
                 self._process.stdin.close()
         self._process.wait()
         self._reader.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _send(self, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode() + b'\n'

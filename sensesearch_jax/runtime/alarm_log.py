@@ -9,12 +9,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.alarms import METRICS, RULES, Alarm, alarms_of
+from sensesearch_jax.runtime.closing import Closing
 from sensesearch_jax.runtime.journal import Journal
 from sensesearch_jax.runtime.metrics import Record
 from sensesearch_jax.runtime.notification import Notifier, webhook_address
@@ -25,7 +26,7 @@ FILE = 'alarms.jsonl'
 CALLS = 'stop_on', 'command', 'webhook', 'deadline_s'  # fields of `alarms` that are no limits
 
 
-class AlarmLog:
+class AlarmLog(Closing):
     """The alarms of one stage.
 
     A line of alarms.jsonl is {"time", "stage", "step", "alarm", "over", "sentence"}: an alarm is
@@ -109,12 +110,6 @@ class AlarmLog:
     def close(self) -> None:
         """Waits for notifications that are under way."""
         self._notifier.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _line(self, alarm: Alarm, over: bool) -> dict[str, Any]:
         return {

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.closing import Closing
 
 
-class Journal:
+class Journal(Closing):
     """A file of JSON objects, one a line, that grows at its end alone. Safe to share between threads.
 
     A last line that a kill or a power cut left torn is cut off when the file is opened. The objects
@@ -74,12 +75,6 @@ class Journal:
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _cut_torn_line(self, sound: Callable[[bytes], bool]) -> None:
         self._file.seek(0)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import jax
+
+from sensesearch_jax.runtime.closing import Closing
 
 FIRST = 2  # steps that are not traced, where there are more: they compile
 
 
-class Profiler:
+class Profiler(Closing):
     """The trace of some steps of a stage; each step is annotated, traced or not.
 
     XProf and TensorBoard's profile plugin read the folder, and Perfetto its trace.json.gz. The model's
@@ -55,9 +56,3 @@ class Profiler:
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

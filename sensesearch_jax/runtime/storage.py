@@ -28,6 +28,7 @@ from typing import Any
 import fsspec
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.closing import Closing
 from sensesearch_jax.runtime.workdir import (
     BEAT_S,
     STALE_S,
@@ -120,7 +121,7 @@ def local_folder(address: str, scratch: str) -> Path:
     return root.resolve() / re.sub(r'[^A-Za-z0-9.-]+', '_', address.rstrip('/'))
 
 
-class Mirror:
+class Mirror(Closing):
     """A local folder, and the store that is kept like it, locked against other processes.
 
     Args:
@@ -143,12 +144,6 @@ class Mirror:
         self._pushing, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name='mirror')
         self._thread.start()
-
-    def __enter__(self) -> Mirror:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def push(self) -> None:
         """Makes the store like the folder.

@@ -18,6 +18,7 @@ from threading import get_ident
 from typing import Any, Self
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.closing import Closing
 
 BEAT_S, STALE_S = 60.0, 600.0
 """Interval of the lock's heartbeat, and its age from which a run on another host counts as dead, in seconds."""
@@ -61,7 +62,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
         os.close(directory)
 
 
-class Workdir:
+class Workdir(Closing):
     """Open workdir, made by `Workdir.open` and released by `close` or the end of a `with`.
 
     Attributes:
@@ -113,12 +114,6 @@ class Workdir:
     def __truediv__(self, name: str) -> Path:
         """Path of a file in the directory: ``workdir / 'summary.json'``."""
         return self.path / name
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Lets other processes use the directory; a second call does nothing."""

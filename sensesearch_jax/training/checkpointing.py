@@ -10,7 +10,7 @@ is not new.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.closing import Closing
 
 
 class Restored(NamedTuple):
@@ -73,7 +74,7 @@ class BestScored(PreservationPolicy):
         return [step in best for step in steps]
 
 
-class Checkpoints:
+class Checkpoints(Closing):
     """The checkpoints in one directory, of which some are kept.
 
     In a program of several processes all of them call every method together; arrays may be sharded
@@ -203,12 +204,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save, and frees the directory."""
         self._manager.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def read_step(folder: Path, target: Any) -> Any:
