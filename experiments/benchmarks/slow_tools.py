@@ -18,6 +18,7 @@ Nothing is trained here: a step's end brings new weights, which are the old ones
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -42,7 +43,7 @@ from sensesearch_jax.recipes.session import (
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.lanes import RolloutStatistics
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import Stream, rollout
+from sensesearch_jax.rollout.scheduler import Stream
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime.allocator import keep_memory
 from sensesearch_jax.runtime.mesh import make_mesh
@@ -88,11 +89,9 @@ def late(what: str, median: float) -> float:
     return random.Random(what).lognormvariate(math.log(median), SPREAD)
 
 
-def overlapped(
-    asked, engines, *parts, scorer, on_group, **options
-) -> tuple[list, RolloutStatistics]:
-    """As `rollout`, but for one step among others: costs are those of its share of the time."""
-    stream, ends, groups = Stream(engines, *parts, **options), [], []
+def overlapped(stream: Stream, engines, asked, scorer, on_group) -> tuple[list, RolloutStatistics]:
+    """As `Stream.sample`, but for one step among others: costs are those of its share of the time."""
+    ends, groups = [], []
 
     def ask(step):
         left = itertools.count(len(asked) - 1, -1)
@@ -159,20 +158,22 @@ def main(_) -> None:
             ('slow tools and judge' + ', overlapped' * OVERLAP.value, slow, judge, tasks),
         ):
             slow.waited = []
-            sample = overlapped if 'overlapped' in name else rollout
+            stream = Stream(
+                engines,
+                loaded.chat,
+                environment,
+                features,
+                limits,
+                tool_threads=threads,
+                judge_threads=threads,
+            )
+            sample = (
+                functools.partial(overlapped, stream, engines)
+                if 'overlapped' in name
+                else stream.sample
+            )
             with Progress(name, len(asked), unit='group') as bar:
-                groups, costs[name] = sample(
-                    asked,
-                    engines,
-                    loaded.chat,
-                    environment,
-                    features,
-                    limits,
-                    scorer=scored,
-                    tool_threads=threads,
-                    judge_threads=threads,
-                    on_group=lambda group: bar.update(),
-                )
+                groups, costs[name] = sample(asked, scored, lambda group: bar.update())
             compiled[name] = engines[0].compiles
             actions[name] = [[turn.action for turn in t.turns] for group in groups for t in group]
     middle, late_s = np.quantile(slow.waited, (0.5, 0.99))

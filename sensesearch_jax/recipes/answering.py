@@ -8,9 +8,8 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.recipes.capacities import room_for
-from sensesearch_jax.recipes.session import LoadedPolicy, Session, rollout_limits
+from sensesearch_jax.recipes.session import LoadedPolicy, Session
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import rollout
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
@@ -38,13 +37,13 @@ def answer(
     Returns:
         The trajectory and the seconds that it took, or why an image cannot be had.
     """
-    config, environment = session.config, session.environment()
+    config = session.config
     shown = upload_all(session.client, question.images)
     if isinstance(shown, ToolFailure):
         return shown
     # One question need not share its room with any other: the capacities follow it.
     parts = session.protocol.user_parts(question, shown)
-    prompt = loaded.chat.prompt(environment.system_prompt, parts)
+    prompt = loaded.chat.prompt(session.environment().system_prompt, parts)
     room = room_for(len(prompt), shown, config, loaded.chat, loaded.preprocessor)
     # an earlier question's caches, of another size, take as much memory
     for key in [key for key in session.samplers if room not in key]:
@@ -57,18 +56,7 @@ def answer(
         sampling=Sampling(config.temperature, config.top_k, config.top_p),
         room=room,
     )
-    groups, cost = rollout(
-        [Task(question, (config.seed,))],
-        engines,
-        loaded.chat,
-        environment,
-        features,
-        rollout_limits(config.agent),
-        scorer=None,
-        tool_threads=config.rollout.tool_threads,
-        judge_threads=1,
-        on_turn=on_turn,
-        on_tokens=on_tokens,
-        to_stop=to_stop,
-    )
+    hooks = {'on_turn': on_turn, 'on_tokens': on_tokens, 'to_stop': to_stop}
+    stream = session.stream(engines, loaded, features, **hooks)
+    groups, cost = stream.sample([Task(question, (config.seed,))], None)
     return groups[0][0], cost.seconds

@@ -22,10 +22,8 @@ from sensesearch_jax.recipes.session import (
     append_trajectories,
     load_policy_directory,
     open_session,
-    rollout_limits,
 )
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import rollout
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.journal import Journal
@@ -129,18 +127,8 @@ def difficulties(
                 journal.append(entry, sync=False)
                 bar.update(hard=sum(number == 0 for number in right.values()))
 
-            rollout(
-                [Task(q, seeds(q)) for q in left],
-                engines,
-                loaded.chat,
-                session.environment(),
-                features,
-                rollout_limits(config.agent),
-                scorer=session.scorer(),
-                tool_threads=config.rollout.tool_threads,
-                judge_threads=config.rollout.judge_threads,
-                on_group=note,
-            )
+            stream = session.stream(engines, loaded, features)
+            stream.sample([Task(q, seeds(q)) for q in left], session.scorer(), note)
     return right
 
 

@@ -47,7 +47,7 @@ from sensesearch_jax.recipes.session import (
     open_session,
 )
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
+from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
@@ -159,6 +159,7 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
             sampling=Sampling(config.mine.temperature),
         )
         limits = RolloutLimits(max_turns=1, turn_tokens=config.mine.answer_tokens)
+        environment = PlainEnvironment(session.environment())
         scorer = PlainScorer(**vars(session.scorer()))
 
         def noted(group: list[Trajectory]) -> None:
@@ -168,18 +169,10 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
 
         tasks = [Task(q, seeds(q)) for q in questions]
         for first in range(0, len(tasks), at_once):
-            rollout(
-                tasks[first : first + at_once],
-                engines,
-                loaded.chat,
-                PlainEnvironment(session.environment()),
-                features,
-                limits,
-                scorer=scorer,
-                tool_threads=config.rollout.tool_threads,
-                judge_threads=config.rollout.judge_threads,
-                on_group=noted,
+            stream = session.stream(
+                engines, loaded, features, environment=environment, limits=limits
             )
+            stream.sample(tasks[first : first + at_once], scorer, noted)
 
     return answers
 

@@ -21,7 +21,7 @@ from sensesearch_jax.evaluation.served_agent import play_all
 from sensesearch_jax.recipes.session import LoadedPolicy, Session
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
+from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import stopping
@@ -112,22 +112,18 @@ class PolicyAgent:
                 trajectory.member = members[key][trajectory.member]
                 conditions.on_sample(trajectory)
 
-        rollout(
-            [
-                Task(questions[key], tuple(seed(questions[key], member) for member in of_question))
-                for key, of_question in members.items()
-            ],
+        tasks = [
+            Task(questions[key], tuple(seed(questions[key], member) for member in of_question))
+            for key, of_question in members.items()
+        ]
+        self.session.stream(
             engines,
-            self.loaded.chat,
-            conditions.environment,
+            self.loaded,
             self.features,
-            conditions.limits,
-            scorer=conditions.scorer,
-            tool_threads=config.rollout.tool_threads,
-            judge_threads=config.rollout.judge_threads,
-            on_group=note,
+            environment=conditions.environment,
+            limits=conditions.limits,
             to_stop=stopping.ordered,
-        )
+        ).sample(tasks, conditions.scorer, note)
         for engine in engines:
             engine.release()  # training, or the next policy, wants the memory
 

@@ -15,10 +15,10 @@ from flax import nnx
 
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.recipes.rl_rollout import StepGroups, has_spread
-from sensesearch_jax.recipes.session import LoadedPolicy, Session, rollout_limits
+from sensesearch_jax.recipes.session import LoadedPolicy, Session
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.replicas import copies_for, hand_over
-from sensesearch_jax.rollout.scheduler import RolloutStatistics, Stream, rollout
+from sensesearch_jax.rollout.scheduler import RolloutStatistics
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import stopping
 from sensesearch_jax.training.trainer import Learner
@@ -58,20 +58,11 @@ class StepwiseSampler(contextlib.AbstractContextManager):
         """The groups of some of the step's questions, in their order, and what they cost; no groups
         where this process is told to stop, of which those that were finished are on disk.
         """
-        config, groups = self.session.config, StepGroups(self.session, step)
-        _, cost = rollout(
-            groups.to_sample(asked),
-            self.engines,
-            self.loaded.chat,
-            self.session.environment(),
-            self.features,
-            rollout_limits(config.agent),
-            scorer=self.session.scorer(step),
-            tool_threads=config.rollout.tool_threads,
-            judge_threads=config.rollout.judge_threads,
-            on_group=groups.note,
-            to_stop=stopping.ordered,
+        groups = StepGroups(self.session, step)
+        stream = self.session.stream(
+            self.engines, self.loaded, self.features, to_stop=stopping.ordered
         )
+        _, cost = stream.sample(groups.to_sample(asked), self.session.scorer(step), groups.note)
         return [] if stopping.ordered() else groups.of(asked), cost
 
     def end(self) -> None:
@@ -113,17 +104,7 @@ class OverlappedSampler(contextlib.AbstractContextManager):
         self.engines = [engine.twin() for engine in engines]
         for engine in (*engines, *self.engines):
             engine.release()
-        config = session.config
-        self.stream = Stream(
-            self.engines,
-            loaded.chat,
-            session.environment(),
-            features,
-            rollout_limits(config.agent),
-            tool_threads=config.rollout.tool_threads,
-            judge_threads=config.rollout.judge_threads,
-            to_stop=stopping.ordered,
-        )
+        self.stream = session.stream(self.engines, loaded, features, to_stop=stopping.ordered)
         self._steps: dict[int, StepGroups] = {}
         self._changed = threading.Condition()
         self._left, self._idle, self._since = 0, 0.0, time.monotonic()

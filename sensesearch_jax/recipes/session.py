@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from sensesearch_jax.rewards.accuracy import client_judge
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits
+from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, replica_count, replicas
@@ -114,6 +114,38 @@ class Session:
             capacity_bytes=feature_cache_bytes(
                 self.config, loaded.policy, loaded.preprocessor, replica_count(self.mesh)
             ),
+        )
+
+    def stream(
+        self,
+        engines: Sequence[Engine],
+        loaded: LoadedPolicy,
+        features: FeatureStore,
+        *,
+        environment: Environment | None = None,
+        limits: RolloutLimits | None = None,
+        **hooks: Callable[..., Any],
+    ) -> Stream:
+        """Rollouts with the config's threads.
+
+        Args:
+            engines: that sample.
+            loaded: the policy.
+            features: of its vision tower.
+            environment: the agent's by default.
+            limits: the agent's by default.
+            **hooks: `on_turn`, `on_tokens` and `to_stop`, as of `Stream`.
+        """
+        rollout = self.config.rollout
+        return Stream(
+            engines,
+            loaded.chat,
+            environment or self.environment(),
+            features,
+            limits or rollout_limits(self.config.agent),
+            tool_threads=rollout.tool_threads,
+            judge_threads=rollout.get('judge_threads', 1),  # without a judge there is no such field
+            **hooks,
         )
 
     def engines(

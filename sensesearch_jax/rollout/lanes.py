@@ -74,7 +74,7 @@ class _Lane:
 
 @dataclass
 class RolloutStatistics:
-    """Costs of a call of `rollout`; times in seconds."""
+    """Costs of a rollout; times in seconds."""
 
     seconds: float = 0.0
     # nothing to decode, only tools' answers to wait for; the mean of the engines
@@ -93,7 +93,7 @@ class Lanes:
     Args:
         queue: of the tasks that the engines share out.
         engine: with the weights to begin with.
-        chat, environment, features, limits, on_turn, on_tokens, to_stop: as of `scheduler.rollout`.
+        chat, environment, features, limits, on_turn, on_tokens, to_stop: as of `scheduler.Stream`.
         pool: calls the tools.
         scoring: of what has ended.
         newest: the weights to sample with, asked all the time; None: those that the engine has.

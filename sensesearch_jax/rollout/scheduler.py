@@ -1,8 +1,8 @@
 """Drives rollouts: decodes on the device while tools answer on threads, a lane at a time through
 its turns.
 
-Several engines take their questions from one queue, each in a thread of its own. `rollout` samples
-given tasks; a `Stream` gets more of them, and newer weights, while it goes on.
+Several engines take their questions from one queue, each in a thread of its own. A `Stream` samples
+given tasks, or gets more of them, and newer weights, while it goes on.
 """
 
 from __future__ import annotations
@@ -27,73 +27,21 @@ from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.threads import parallel_map
 
 
-def rollout(
-    tasks: Iterable[Task],
-    engines: Engine | Sequence[Engine],
-    chat: ChatTokenizer,
-    environment: Environment,
-    features: FeatureStore,
-    limits: RolloutLimits,
-    *,
-    scorer: Scorer | None,
-    tool_threads: int,
-    judge_threads: int,
-    on_group: Callable[[list[Trajectory]], None] = lambda group: None,
-    on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
-    on_tokens: Callable[[Trajectory, list[int]], None] = lambda trajectory, tokens: None,
-    to_stop: Callable[[], object] = lambda: False,
-) -> tuple[list[list[Trajectory]], RolloutStatistics]:
-    """Samples every task's trajectories.
+class Stream:
+    """Rollouts of given tasks (`sample`), or of such as come while others are under way.
 
     Args:
-        tasks: each with as many seeds as the engines have members, or fewer.
-        chat: turns prompts and responses into tokens.
-        environment: executes the calls.
-        features: of the images; a step of theirs begins, to which the update on the trajectories
-            belongs.
-        limits: of a trajectory.
         engines: one, or several that work through the tasks side by side (`Engine.twin`), on the
             same devices or each on its own, with the parameters to sample from.
-        scorer: of every trajectory; None leaves them unscored.
+        chat: turns prompts and responses into tokens.
+        environment: executes the calls.
+        features: of the images.
+        limits: of a trajectory.
         tool_threads: most tool calls at a time.
         judge_threads: most verdicts that are asked for at a time.
-        on_group: called with each finished and scored group, in the order in which they finish, one
-            call at a time.
-        on_turn: called with each finished turn, its observation included; likewise.
+        on_turn: called with each finished turn, its observation included, one call at a time.
         on_tokens: called with the tokens so far of a turn that is being written; likewise.
         to_stop: asked all the time; once it is true, what is not finished is given up.
-
-    Returns:
-        the groups in the order of the tasks, and what it cost. Unscored, a state is OK (answered),
-        TRUNCATED, INFRA_FAILED or TOO_LONG: its prompt, or a tool's response, is longer than all of
-        the engines' capacity.
-    """
-    features.begin_step()
-    stream = Stream(
-        engines,
-        chat,
-        environment,
-        features,
-        limits,
-        tool_threads=tool_threads,
-        judge_threads=judge_threads,
-        on_turn=on_turn,
-        on_tokens=on_tokens,
-        to_stop=to_stop,
-    )
-    groups = stream.add(tasks, scorer, on_group)
-    stream.queue.close()
-    stream.run()
-    return groups, stream.cost()
-
-
-class Stream:
-    """Rollouts of tasks that come while others are under way.
-
-    Args:
-        engines: as of `rollout`, and so all others.
-        chat, environment, features, limits, tool_threads, judge_threads, on_turn, on_tokens,
-            to_stop: likewise.
     """
 
     def __init__(
@@ -115,7 +63,7 @@ class Stream:
         judges = ThreadPoolExecutor(judge_threads, thread_name_prefix='judge')
         self._pools, self._one_at_a_time = (pool, judges), threading.RLock()
         self._weights: list[Weights | None] = [None] * len(engines)  # of each engine
-        meshes = {engine.mesh for engine in engines}
+        self.features, meshes = features, {engine.mesh for engine in engines}
         features.place(meshes)  # now, while no engine is at work
         self.queue = TaskQueue(
             sum(engine.groups for engine in engines) + len(meshes) * features.batch,
@@ -143,6 +91,33 @@ class Stream:
             for i, engine in enumerate(engines)
         ]
         self._told = self._costs()
+
+    def sample(
+        self,
+        tasks: Iterable[Task],
+        scorer: Scorer | None,
+        on_group: Callable[[list[Trajectory]], None] = lambda group: None,
+    ) -> tuple[list[list[Trajectory]], RolloutStatistics]:
+        """Samples every task's trajectories, and none after these.
+
+        A step of `features` begins, to which the update on the trajectories belongs.
+
+        Args:
+            tasks: each with as many seeds as the engines have members, or fewer.
+            scorer: of every trajectory; None leaves them unscored.
+            on_group: called with each finished and scored group, in the order in which they finish,
+                one call at a time.
+
+        Returns:
+            the groups in the order of the tasks, and what it cost. Unscored, a state is OK
+            (answered), TRUNCATED, INFRA_FAILED or TOO_LONG: its prompt, or a tool's response, is
+            longer than all of the engines' capacity.
+        """
+        self.features.begin_step()
+        groups = self.add(tasks, scorer, on_group)
+        self.queue.close()
+        self.run()
+        return groups, self.cost()
 
     def add(
         self,

@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 from scripted_tools import ScriptedTools
 
@@ -26,13 +27,14 @@ def test_mining_that_was_interrupted_goes_on_with_the_seeds_that_it_would_have_h
     seen = []
     monkeypatch.setattr(Session, 'engines', lambda *_, **__: [])
 
-    def sampled(tasks, *_, on_group, **__):
+    def sampled(tasks, scorer, on_group):
         seen.append({t.question.id: t.seeds for t in tasks})
         for task in tasks:
             wrong = {'accuracy': 0.0}
             on_group([Trajectory(task.question, 0, 0, [], SampleState.OK, [], [], wrong, None)])
 
-    monkeypatch.setattr(cold_start, 'rollout', sampled)
+    stream = SimpleNamespace(sample=sampled)
+    monkeypatch.setattr(Session, 'stream', lambda *_, **__: stream)
 
     def mine(folder, mined):
         with (

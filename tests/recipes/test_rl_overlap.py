@@ -18,7 +18,7 @@ from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rl_rollout import rl_engines
 from sensesearch_jax.recipes.rl_update import rollout_advantages, update
 from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
-from sensesearch_jax.recipes.session import read_trajectories, rollout_limits
+from sensesearch_jax.recipes.session import read_trajectories
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout import scheduler
 from sensesearch_jax.rollout.task_queue import Task
@@ -68,17 +68,8 @@ def by_hand(session, loaded, pools):
             Task(q, tuple(hash_seed(session.config.seed, name) for name in of_question))
             for q, of_question in names.items()
         ]
-        groups, _ = scheduler.rollout(
-            tasks,
-            engine,
-            loaded.chat,
-            session.environment(),
-            features,
-            rollout_limits(session.config.agent),
-            scorer=session.scorer(step),
-            tool_threads=1,
-            judge_threads=1,
-        )
+        stream = session.stream(engine, loaded, features)
+        groups, _ = stream.sample(tasks, session.scorer(step))
         engine.release()
         usable = np.array([[is_usable(t) for t in group] for group in groups])
         advantages, _ = rollout_advantages(config, groups, usable)

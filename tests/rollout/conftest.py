@@ -9,7 +9,7 @@ from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.scheduler import RolloutLimits, rollout
+from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
@@ -115,19 +115,17 @@ def run(chat, engine, store_for, questions):
         def on_turn(trajectory, turn):
             events['turn'].append(id(turn))
 
-        groups, cost = rollout(
-            tasks,
+        stream = Stream(
             engines,
             chat,
             ScriptedEnvironment(client, act),
             features,
             RolloutLimits(max_turns, TURN_TOKENS, max_malformed),
-            scorer=scorer,
             tool_threads=tool_threads,
             judge_threads=judge_threads,
-            on_group=on_group,
             on_turn=on_turn,
         )
+        groups, cost = stream.sample(tasks, scorer, on_group)
         return groups, events, features, cost
 
     return run
