@@ -72,7 +72,6 @@ from sensesearch_jax.runtime.workdir import Workdir
 from sensesearch_jax.training.advantages import BASELINES
 from sensesearch_jax.training.batch_losses import Objective
 from sensesearch_jax.training.flops import per_chip_hour, utilization
-from sensesearch_jax.training.losses import check_options
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trained_part import start_dtype, to_train, trained_part
 from sensesearch_jax.training.trainer import Learner
@@ -313,7 +312,7 @@ def make_objective(config: ConfigDict) -> Objective:
         entropy_coefficient=config.entropy_coefficient,
     )
     with field('rl'):
-        check_options(**objective.clips)
+        objective.check()
     return objective
 
 

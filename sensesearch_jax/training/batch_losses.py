@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from sensesearch_jax.batching.group_batch import GroupBatch
 from sensesearch_jax.batching.packing import packed, unpacked
 from sensesearch_jax.model.parameters import read
-from sensesearch_jax.training.losses import cross_entropy, kl, policy_loss
+from sensesearch_jax.training.losses import PolicyOptions, cross_entropy, kl, policy_loss
 from sensesearch_jax.training.policy_statistics import policy_maxima, policy_statistics
 from sensesearch_jax.training.prefix_shared_forward import group_hidden
 from sensesearch_jax.training.token_log_probs import token_log_probs
@@ -46,7 +46,7 @@ class InLoss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(PolicyOptions):
     r"""Options of the policy loss and of its other terms; see `losses.policy_loss` and `losses.kl`.
 
     The loss is that of the policy, plus `kl_coefficient` times the KL term, less
@@ -56,30 +56,8 @@ class Objective:
     .. math:: -\beta\, \frac{1}{\sum_i L_i} \sum_{i,t} m_{i,t} H_{i,t}
     """
 
-    ratio: str = 'sequence'
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None
     kl_coefficient: float = 0.0
-    soft_gate: tuple[float, float] | None = None
-    aggregation: str | None = None
-    constant_length: float = 1.0
-    importance: str | None = None
-    importance_cap: float = 2.0
     entropy_coefficient: float = 0.0
-
-    @property
-    def clips(self) -> dict[str, Any]:
-        """The arguments that the loss, its statistics and `losses.check_options` share."""
-        return {
-            'ratio': self.ratio,
-            'clip_low': self.clip_low,
-            'clip_high': self.clip_high,
-            'dual_clip': self.dual_clip,
-            'soft_gate': self.soft_gate,
-            'aggregation': self.aggregation,
-            'constant_length': self.constant_length,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,21 +187,16 @@ class BatchLosses:
         def flat(x):
             return x.reshape(-1, x.shape[-1])
 
-        objective, sampler, options = self.objective, flat(batch.log_probs[:, :, 1:]), {}
-        old = sampler
+        objective, sampler = self.objective, flat(batch.log_probs[:, :, 1:])
+        old, weighed_by = sampler, None
         if objective.importance is not None:
             before = log_probs if targets.old_log_probs is None else targets.old_log_probs
-            old = jax.lax.stop_gradient(flat(before))
-            options = {
-                'importance': objective.importance,
-                'sampler_log_probs': sampler,
-                'importance_cap': objective.importance_cap,
-            }
+            old, weighed_by = jax.lax.stop_gradient(flat(before)), sampler
         arrays = flat(log_probs), old, targets.advantages.reshape(-1), flat(mask)
-        total, weight = policy_loss(*arrays, **objective.clips, **options)
+        total, weight = policy_loss(*arrays, objective, weighed_by)
         by_tokens = (objective.aggregation or objective.ratio) == 'token'
         loss = total / (tokens if by_tokens else trajectories)
-        metrics = policy_statistics(*arrays, **objective.clips, **options)
+        metrics = policy_statistics(*arrays, objective, weighed_by)
         # Before the first update of a rollout batch this is the gap between sampler and trainer.
         gap = jnp.where(arrays[3], jnp.abs(arrays[0] - sampler), 0)
         metrics |= {
@@ -237,7 +210,7 @@ class BatchLosses:
             distance, count = kl(arrays[0], flat(targets.ref_log_probs), arrays[3])
             loss += objective.kl_coefficient * distance / tokens
             metrics['kl'] = distance, count
-        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], ratio=objective.ratio) | {
+        maxima = policy_maxima(arrays[0], arrays[1], arrays[3], objective.ratio) | {
             'sampler_gap_max': gap.max()
         }
         return loss, metrics | {name: (value, jnp.ones(())) for name, value in maxima.items()}

@@ -1,4 +1,4 @@
-"""Policy losses, KL estimators and cross-entropy over [trajectories, tokens], as masked (sum,
+"""Policy losses, KL estimates and cross-entropy over [trajectories, tokens], as masked (sum,
 weight) pairs.
 
 Every loss is the pair of a sum and the weight to divide it by. Pairs of micro-batches and of hosts
@@ -13,6 +13,7 @@ batch was prepared, m the response mask (1 on tokens that the policy wrote), L_i
 i, A_i its advantage.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -25,7 +26,6 @@ TokenArray = Shaped[Array, 'trajectories tokens']
 Ratio = Literal['sequence', 'token']
 Aggregation = Literal['sequence', 'token', 'constant']
 Importance = Literal['sequence', 'token']
-Estimator = Literal['k1', 'abs', 'k2', 'k3']
 
 LOG_RATIO_LIMIT = 20.0
 """Differences of log-probs are kept within this before exp; e^20 is far outside every clip range."""
@@ -33,22 +33,98 @@ SEQUENCE_LOG_RATIO_CAP = 10.0
 """Upper limit of the log of GSPO's ratio."""
 
 
+@dataclass(frozen=True)
+class PolicyOptions:
+    """Options of `policy_loss`.
+
+    Args:
+      ratio: 'sequence' (GSPO) or 'token' (GRPO, PPO).
+      clip_low: how far the ratio may fall below 1, in [0, 1]; GSPO's own paper uses 3e-4.
+      clip_high: how far the ratio may rise above 1, at least 0; GSPO's own paper uses 4e-4.
+      dual_clip: bound above 1 of the ratio for negative advantages, with ratio='token'; None leaves
+          it out.
+      soft_gate: temperatures above 0 for positive and for other advantages, with ratio='token' and
+          without a dual clip, in place of the clip; None: the clip.
+      aggregation: 'sequence' takes the mean over a trajectory's tokens and weighs trajectories
+        equally, 'token' weighs all tokens equally, 'constant' takes the sum over a trajectory's
+        tokens, divided by `constant_length`; by default the same as `ratio`.
+      constant_length: tokens, above 0; used only with aggregation='constant'.
+      importance: 'token' or 'sequence' to correct for the sampler's log-probs, None not to.
+      importance_cap: upper limit of the importance weights, above 0; used only with `importance`.
+    """
+
+    ratio: Ratio = 'sequence'
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = None
+    soft_gate: tuple[float, float] | None = None
+    aggregation: Aggregation | None = None
+    constant_length: float = 1.0
+    importance: Importance | None = None
+    importance_cap: float = 2.0
+
+    def check(self) -> None:
+        """Refuses a choice that does not exist or a clip out of range; traced clips are not checked.
+
+        Raises:
+          ValueError: one of them is refused.
+        """
+        check_choice('ratio', self.ratio, ('sequence', 'token'))
+        if self.aggregation is not None:
+            check_choice('aggregation', self.aggregation, ('sequence', 'token', 'constant'))
+        if not self.constant_length > 0:
+            raise ValueError(f'constant_length must be above 0, got {self.constant_length}.')
+        if self.soft_gate is not None:
+            if self.ratio != 'token' or self.dual_clip is not None:
+                raise ValueError(
+                    "soft_gate gates token ratios in place of the clips: use it with ratio='token' and without "
+                    'dual_clip.'
+                )
+            if not min(self.soft_gate) > 0:
+                raise ValueError(f'soft_gate holds temperatures above 0, got {self.soft_gate}.')
+        # Traced limits (a schedule inside jit) have no value yet.
+        if not isinstance(self.clip_low, jax.core.Tracer) and not 0 <= self.clip_low <= 1:
+            raise ValueError(f'clip_low must lie in [0, 1], got {self.clip_low}.')
+        if not isinstance(self.clip_high, jax.core.Tracer) and not self.clip_high >= 0:
+            raise ValueError(f'clip_high must be at least 0, got {self.clip_high}.')
+        if self.dual_clip is None:
+            return
+        if self.ratio != 'token':
+            raise ValueError(
+                "dual_clip bounds token ratios: use it with ratio='token', or leave it out."
+            )
+        if not isinstance(self.dual_clip, jax.core.Tracer) and not self.dual_clip > 1:
+            raise ValueError(
+                f'dual_clip bounds the ratio from above and must exceed 1, got {self.dual_clip}.'
+            )
+
+    def check_importance(self, sampler_log_probs: Array | None) -> None:
+        """Refuses importance weights without the sampler's log-probs, and these without weights.
+
+        Raises:
+          ValueError: one of them is refused.
+        """
+        if self.importance is None:
+            if sampler_log_probs is not None:
+                raise ValueError(
+                    'sampler_log_probs without importance would be ignored: '
+                    "choose importance='token' or 'sequence'."
+                )
+            return
+        check_choice('importance', self.importance, ('sequence', 'token'))
+        if sampler_log_probs is None:
+            raise ValueError(f'importance={self.importance!r} needs sampler_log_probs.')
+        if not isinstance(self.importance_cap, jax.core.Tracer) and not self.importance_cap > 0:
+            raise ValueError(f'importance_cap must be above 0, got {self.importance_cap}.')
+
+
 def policy_loss(
     log_probs: TokenArray,
     old_log_probs: TokenArray,
     advantages: Shaped[Array, ' trajectories'],
     mask: TokenArray,
-    *,
-    ratio: Ratio = 'sequence',
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    dual_clip: float | None = None,
-    soft_gate: tuple[float, float] | None = None,
-    aggregation: Aggregation | None = None,
-    constant_length: float = 1.0,
-    importance: Importance | None = None,
+    options: PolicyOptions = PolicyOptions(),
     sampler_log_probs: TokenArray | None = None,
-    importance_cap: float = 2.0,
 ) -> SumWeight:
     r"""Clipped policy-gradient loss with GSPO's or GRPO's ratio, or SAPO's, which is gated softly.
 
@@ -102,21 +178,9 @@ def policy_loss(
           batch.
       advantages: [trajectories]; a row without tokens is ignored.
       mask: [trajectories, tokens], nonzero on tokens that the policy wrote.
-      ratio: 'sequence' (GSPO) or 'token' (GRPO, PPO).
-      clip_low: how far the ratio may fall below 1, in [0, 1]; GSPO's own paper uses 3e-4.
-      clip_high: how far the ratio may rise above 1, at least 0; GSPO's own paper uses 4e-4.
-      dual_clip: bound above 1 of the ratio for negative advantages, with ratio='token'; None leaves
-          it out.
-      soft_gate: temperatures above 0 for positive and for other advantages, with ratio='token' and
-          without a dual clip, in place of the clip; None: the clip.
-      aggregation: 'sequence' takes the mean over a trajectory's tokens and weighs trajectories
-        equally, 'token' weighs all tokens equally, 'constant' takes the sum over a trajectory's
-        tokens, divided by `constant_length`; by default the same as `ratio`.
-      constant_length: tokens, above 0; used only with aggregation='constant'.
-      importance: 'token' or 'sequence' to correct for the sampler's log-probs, None not to.
+      options: of the ratio, the clips and the mean.
       sampler_log_probs: [trajectories, tokens], in nats, of the distribution really sampled from;
         with `importance`.
-      importance_cap: upper limit of the importance weights, above 0; used only with `importance`.
 
     Returns:
       (sum, weight) in at least float32: the sum of trajectory means (or scaled sums) and the number
@@ -126,100 +190,69 @@ def policy_loss(
     Raises:
       ValueError: shapes do not match, a limit is out of range, or options exclude each other.
     """
-    check_options(ratio, clip_low, clip_high, dual_clip, aggregation, soft_gate, constant_length)
-    check_importance(importance, sampler_log_probs, importance_cap)
+    options.check()
+    options.check_importance(sampler_log_probs)
     mask, log_probs, old_log_probs, sampler_log_probs = masked(
         mask, log_probs=log_probs, old_log_probs=old_log_probs, sampler_log_probs=sampler_log_probs
     )
     old_log_probs = stop_gradient(old_log_probs)
     advantages = per_token(advantages, mask, log_probs.dtype)
-    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, ratio))
-    if soft_gate is None:
-        losses = jnp.maximum(
-            -advantages * rho, -advantages * jnp.clip(rho, 1 - clip_low, 1 + clip_high)
-        )
+    rho = jnp.exp(log_ratio(log_probs, old_log_probs, mask, options.ratio))
+    if options.soft_gate is None:
+        clipped = jnp.clip(rho, 1 - options.clip_low, 1 + options.clip_high)
+        losses = jnp.maximum(-advantages * rho, -advantages * clipped)
     else:
-        tau = jnp.where(advantages > 0, *soft_gate)
+        tau = jnp.where(advantages > 0, *options.soft_gate)
         losses = -advantages * jax.nn.sigmoid(tau * (rho - 1)) * 4 / tau
-    if dual_clip is not None:
-        losses = jnp.where(advantages < 0, jnp.minimum(losses, -advantages * dual_clip), losses)
-    if importance is not None:
+    if options.dual_clip is not None:
+        bounded = jnp.minimum(losses, -advantages * options.dual_clip)
+        losses = jnp.where(advantages < 0, bounded, losses)
+    if options.importance is not None:
         weights = importance_weights(
-            old_log_probs, stop_gradient(sampler_log_probs), mask, importance
+            old_log_probs, stop_gradient(sampler_log_probs), mask, options.importance
         )
-        losses = losses * jnp.minimum(weights, importance_cap)
-    return aggregate(losses, mask, aggregation or ratio, constant_length)
+        losses = losses * jnp.minimum(weights, options.importance_cap)
+    aggregation = options.aggregation or options.ratio
+    return aggregate(losses, mask, aggregation, options.constant_length)
 
 
-def kl(
-    log_probs: TokenArray,
-    ref_log_probs: TokenArray,
-    mask: TokenArray,
-    *,
-    estimator: Estimator = 'k3',
-    aggregation: Aggregation = 'token',
-) -> SumWeight:
-    r"""Per-token estimates of KL(policy || reference) from sampled tokens, with d = l_ref - l.
+def kl(log_probs: TokenArray, ref_log_probs: TokenArray, mask: TokenArray) -> SumWeight:
+    r"""Per-token estimates of KL(policy || reference) from sampled tokens: e^d - d - 1, d = l_ref - l.
 
-    ======  ==================  ==============================================================
-    'k1'    -d                  unbiased, high variance, may be negative
-    'abs'   abs(d)              no estimate of the KL: a distance
-    'k2'    d^2 / 2             biased, low variance; its gradient is that of the KL on policy
-    'k3'    e^d - d - 1         unbiased, low variance, never negative (GRPO's)
-    ======  ==================  ==============================================================
-
-    Source: J. Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, eq. 4. In
-    'k3' d is kept within +-20, so that one token which the policy has all but given up cannot
-    overflow.
+    Unbiased, of low variance and never negative: k3 of J. Schulman, "Approximating KL divergence"
+    (2020), and GRPO's, arXiv 2402.03300, eq. 4. d is kept within +-20, so that one token which the
+    policy has all but given up cannot overflow.
 
     Args:
       log_probs: [trajectories, tokens], in nats; the only argument a gradient flows into.
       ref_log_probs: [trajectories, tokens], in nats, of the reference policy.
       mask: [trajectories, tokens], nonzero on tokens that the policy wrote.
-      estimator: one of the names above.
-      aggregation: 'token' or 'sequence', as in `policy_loss`.
 
     Returns:
       (sum, weight) in nats per token.
 
     Raises:
-      ValueError: shapes do not match, or a name is unknown.
+      ValueError: shapes do not match.
     """
-    check_choice('estimator', estimator, ('k1', 'abs', 'k2', 'k3'))
-    check_choice('aggregation', aggregation, ('sequence', 'token'))
     mask, log_probs, ref_log_probs = masked(mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
-    d = stop_gradient(ref_log_probs) - log_probs
-    if estimator == 'k1':
-        values = -d
-    elif estimator == 'abs':
-        # |d| with gradient 0 at 0, where policy and reference start
-        values = d * stop_gradient(jnp.sign(d))
-    elif estimator == 'k2':
-        values = d**2 / 2
-    else:
-        values = k3(d)
-    return aggregate(values, mask, aggregation)
+    return aggregate(k3(stop_gradient(ref_log_probs) - log_probs), mask, 'token')
 
 
-def cross_entropy(
-    log_probs: TokenArray, mask: TokenArray, *, aggregation: Aggregation = 'token'
-) -> SumWeight:
+def cross_entropy(log_probs: TokenArray, mask: TokenArray) -> SumWeight:
     """Negative log-likelihood of the tokens under the mask: the loss of supervised fine-tuning.
 
     Args:
       log_probs: [trajectories, tokens], in nats, of the tokens that the policy is to write.
       mask: [trajectories, tokens], nonzero on those tokens.
-      aggregation: 'token' or 'sequence', as in `policy_loss`.
 
     Returns:
       (sum, weight) in nats per token.
 
     Raises:
-      ValueError: shapes do not match, or a name is unknown.
+      ValueError: shapes do not match.
     """
-    check_choice('aggregation', aggregation, ('sequence', 'token'))
     mask, log_probs = masked(mask, log_probs=log_probs)
-    return aggregate(-log_probs, mask, aggregation)
+    return aggregate(-log_probs, mask, 'token')
 
 
 def log_ratio(log_probs: Array, old_log_probs: Array, mask: Array, ratio: Ratio) -> Array:
@@ -330,78 +363,3 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.')
-
-
-def check_options(
-    ratio: str,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    aggregation: str | None,
-    soft_gate: tuple[float, float] | None,
-    constant_length: float,
-) -> None:
-    """Refuses a choice that does not exist or a clip out of range; traced clips are not checked.
-
-    Args:
-      ratio: as for `policy_loss`, like all others.
-      clip_low: at least 0, at most 1.
-      clip_high: at least 0.
-      dual_clip: above 1 and with ratio='token', or None.
-      aggregation: 'sequence', 'token', 'constant', or None for the same as `ratio`.
-      soft_gate: two temperatures above 0, with ratio='token' and without dual_clip, or None.
-      constant_length: above 0.
-
-    Raises:
-      ValueError: one of them is refused.
-    """
-    check_choice('ratio', ratio, ('sequence', 'token'))
-    if aggregation is not None:
-        check_choice('aggregation', aggregation, ('sequence', 'token', 'constant'))
-    if not constant_length > 0:
-        raise ValueError(f'constant_length must be above 0, got {constant_length}.')
-    if soft_gate is not None:
-        if ratio != 'token' or dual_clip is not None:
-            raise ValueError(
-                "soft_gate gates token ratios in place of the clips: use it with ratio='token' and without "
-                'dual_clip.'
-            )
-        if not min(soft_gate) > 0:
-            raise ValueError(f'soft_gate holds temperatures above 0, got {soft_gate}.')
-    # Traced limits (a schedule inside jit) have no value yet.
-    if not isinstance(clip_low, jax.core.Tracer) and not 0 <= clip_low <= 1:
-        raise ValueError(f'clip_low must lie in [0, 1], got {clip_low}.')
-    if not isinstance(clip_high, jax.core.Tracer) and not clip_high >= 0:
-        raise ValueError(f'clip_high must be at least 0, got {clip_high}.')
-    if dual_clip is None:
-        return
-    if ratio != 'token':
-        raise ValueError(
-            "dual_clip bounds token ratios: use it with ratio='token', or leave it out."
-        )
-    if not isinstance(dual_clip, jax.core.Tracer) and not dual_clip > 1:
-        raise ValueError(
-            f'dual_clip bounds the ratio from above and must exceed 1, got {dual_clip}.'
-        )
-
-
-def check_importance(importance: str | None, sampler_log_probs: Array | None, cap: float) -> None:
-    """Refuses options of the importance weights that make no sense together.
-
-    Args:
-      importance: as for `policy_loss`, like all others.
-      sampler_log_probs: wanted with `importance` alone.
-      cap: above 0.
-    """
-    if importance is None:
-        if sampler_log_probs is not None:
-            raise ValueError(
-                'sampler_log_probs without importance would be ignored: '
-                "choose importance='token' or 'sequence'."
-            )
-        return
-    check_choice('importance', importance, ('sequence', 'token'))
-    if sampler_log_probs is None:
-        raise ValueError(f'importance={importance!r} needs sampler_log_probs.')
-    if not isinstance(cap, jax.core.Tracer) and not cap > 0:
-        raise ValueError(f'importance_cap must be above 0, got {cap}.')

@@ -12,7 +12,7 @@ from small_learners import learner_of, policy_gradient, rl_config, targets_for, 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
-from sensesearch_jax.training.losses import policy_loss
+from sensesearch_jax.training.losses import PolicyOptions, policy_loss
 
 pytestmark = pytest.mark.usefixtures('quick')
 B, T = np.arange(8)[:, None], np.arange(6)[None]
@@ -36,7 +36,7 @@ def value_and_gradient(options):
     with jax.enable_x64(True):
 
         def mean(log_probs):
-            total, weight = policy_loss(log_probs, jnp.asarray(OLD), ADVANTAGES, MASK, **options)
+            total, weight = policy_loss(log_probs, jnp.asarray(OLD), ADVANTAGES, MASK, options)
             return total / weight
 
         return jax.value_and_grad(mean)(jnp.asarray(LP))
@@ -93,7 +93,7 @@ def constant_length(lp):
 )
 def test_the_loss_is_that_of_the_paper(formula, changes):
     """The value, and where the loss is smooth the gradient, by differences."""
-    value, gradient = value_and_gradient(objective(**changes).clips)
+    value, gradient = value_and_gradient(objective(**changes))
     np.testing.assert_allclose(value, formula(LP), rtol=1e-12)
     assert not np.any(np.asarray(gradient)[~MASK])
     for i, t in zip(*np.nonzero(MASK), strict=True):
@@ -106,9 +106,9 @@ def test_the_loss_is_that_of_the_paper(formula, changes):
 def test_a_soft_gate_by_hand():
     """Ratios 1 and 2: 4 σ(0) = 2 and 4 σ(1) = 2.924234; 4 σ(0) / 1.05 and 4 σ(1.05) / 1.05."""
     lp, old = jnp.log(jnp.array([[1.0, 2.0]])), jnp.zeros((1, 2))
-    options = {'ratio': 'token', 'soft_gate': (1.0, 1.05), 'aggregation': 'sequence'}
-    good, _ = policy_loss(lp, old, np.array([1.0]), np.ones((1, 2)), **options)
-    bad, _ = policy_loss(lp, old, np.array([-1.0]), np.ones((1, 2)), **options)
+    options = PolicyOptions('token', soft_gate=(1.0, 1.05), aggregation='sequence')
+    good, _ = policy_loss(lp, old, np.array([1.0]), np.ones((1, 2)), options)
+    bad, _ = policy_loss(lp, old, np.array([-1.0]), np.ones((1, 2)), options)
     np.testing.assert_allclose([good, bad], [-2.4621172, 2.3633809], rtol=1e-6)
 
 
@@ -120,9 +120,9 @@ def test_on_policy_every_objective_has_the_plain_gradient_in_its_own_mean():
         'luspo': np.ones(8),
     }
     for name, of_rows in weights.items():
-        options = objective(algorithm=name).clips
+        options = objective(algorithm=name)
         gradient = jax.grad(
-            lambda lp, o=options: policy_loss(lp, LP.astype(np.float32), ADVANTAGES, MASK, **o)[0]
+            lambda lp, o=options: policy_loss(lp, LP.astype(np.float32), ADVANTAGES, MASK, o)[0]
         )(jnp.asarray(LP, jnp.float32))
         expected = -(ADVANTAGES * of_rows)[:, None] * MASK
         np.testing.assert_allclose(gradient, expected, atol=1e-6, err_msg=name)
