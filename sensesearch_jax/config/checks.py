@@ -109,6 +109,7 @@ def check(config: ConfigDict) -> None:
         ('checkpoint', 'keep_best', 'none'),
         ('rl', 'keep_trajectories', 'all'),
         ('rl', 'max_staleness', 'sampling awaits training'),
+        ('benchmark', 'samples', 'none'),
     ):
         if config.get(part, {}).get(name, 0) < 0:
             raise UserError(f'{part}.{name} is {config[part][name]}; give 0 ({none}) or more.')
@@ -267,8 +268,6 @@ def check_benchmark(benchmark: ConfigDict) -> None:
         raise UserError(
             f"benchmark.data '{benchmark.data}' is no file; give JSONL as in docs/build_benchmark.md."
         )
-    if benchmark.samples < 0:
-        raise UserError(f'benchmark.samples is {benchmark.samples}; give 0 (none) or more.')
     for name in ('max_area', 'max_likeness'):
         if not 0 < benchmark[name] <= 1:
             raise UserError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from sensesearch_jax.config.fields import OPERATIONAL, SOURCES
+from sensesearch_jax.config.fields import OPERATIONAL, SOURCES, leaves
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime.storage import EXTRAS, is_address, local_input
 
@@ -44,7 +43,7 @@ def fetch_inputs(config: ConfigDict) -> None:
     Raises:
         UserError: a store cannot be reached, or has nothing there.
     """
-    for name, value in list(_texts(config)):
+    for name, value in list(leaves(config)):
         if name in in_stores(config) and is_address(value):
             local = local_input(value, config.scratch)
             config.update_from_flattened_dict({name: local})
@@ -62,7 +61,7 @@ def check_paths(config: ConfigDict, workdir: str | None) -> None:
             f'--workdir {workdir} is a store, and multi_host wants a folder that all hosts see; mount the store '
             '(gcsfuse, mount-s3) and give the path there.'
         )
-    for name, value in [('--workdir', workdir), *_texts(config)]:
+    for name, value in [('--workdir', workdir), *leaves(config)]:
         # An address of a service is one, sources of questions are read where they lie, and jax reads
         # and writes its compilation cache in such a store by itself.
         addresses = 'url', 'webhook', 'compilation_cache', 'question'
@@ -80,11 +79,3 @@ def check_paths(config: ConfigDict, workdir: str | None) -> None:
                 f'{name} {value} is in no store that is known; choose from '
                 f'{", ".join(f"{scheme}://" for scheme in EXTRAS)}, or give a path.'
             )
-
-
-def _texts(config: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _texts(value, f'{prefix}{name}.')
-        else:
-            yield f'{prefix}{name}', value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.environment import Environment, indexed_images
@@ -19,6 +20,25 @@ from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Tr
 from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.scheduler import RolloutLimits
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions that all samples of a run share.
+
+    Attributes:
+        samples: that a question has, played or not.
+        environment: executes the calls.
+        limits: of a trajectory.
+        scorer: of every trajectory.
+        on_sample: is given each scored trajectory in the order in which they end, one at a time.
+    """
+
+    samples: int
+    environment: Environment
+    limits: RolloutLimits
+    scorer: Scorer
+    on_sample: Callable[[Trajectory], None]
 
 
 def play(
@@ -74,32 +94,25 @@ def play(
 def play_all(
     samples: Sequence[tuple[Question, int]],
     agent: OpenAIAgent,
-    environment: Environment,
-    limits: RolloutLimits,
-    *,
-    scorer: Scorer,
+    conditions: Conditions,
     threads: int,
-    on_sample: Callable[[Trajectory], None],
 ) -> None:
     """Plays and scores samples side by side.
 
     Args:
         samples: questions, each with the number of its sample.
         agent: see `play`.
-        environment: see `play`.
-        limits: see `play`.
-        scorer: of every trajectory.
+        conditions: that all of them share.
         threads: trajectories at a time.
-        on_sample: called with each scored trajectory, in the order in which they end, one at a
-            time.
     """
     one_at_a_time = threading.Lock()
 
     def work(sample: tuple[Question, int]) -> None:
+        environment, limits = conditions.environment, conditions.limits
         trajectory = play(sample[0], agent, environment, limits, sample[1])
-        trajectory.reward, trajectory.state = scorer.score(trajectory)
+        trajectory.reward, trajectory.state = conditions.scorer.score(trajectory)
         with one_at_a_time:
-            on_sample(trajectory)
+            conditions.on_sample(trajectory)
 
     with ThreadPoolExecutor(threads, thread_name_prefix='evaluate') as pool:
         try:

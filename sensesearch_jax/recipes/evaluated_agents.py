@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,17 +11,14 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.ledger import Budget
 from sensesearch_jax.agent.openai_model import OpenAIAgent, ServedModel
 from sensesearch_jax.agent.request_process import PaidRequests
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.cold_start.spending import cost
-from sensesearch_jax.evaluation.served_agent import play_all
+from sensesearch_jax.evaluation.served_agent import Conditions, play_all
 from sensesearch_jax.recipes.session import LoadedPolicy, Session
-from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.scheduler import RolloutLimits
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import stopping
@@ -30,25 +27,6 @@ from sensesearch_jax.runtime.seeds import hash_seed
 KINDS = 'policy', 'openai'
 SERVED = 'evaluate'  # the stage of a served model's requests
 Samples = Sequence[tuple[Question, int]]  # questions, each with the number of its sample
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Conditions that all samples of a run share.
-
-    Attributes:
-        samples: that a question has, played or not.
-        environment: executes the calls.
-        limits: of a trajectory.
-        scorer: of every trajectory.
-        on_sample: is given each scored trajectory in the order in which they end, one at a time.
-    """
-
-    samples: int
-    environment: Environment
-    limits: RolloutLimits
-    scorer: Scorer
-    on_sample: Callable[[Trajectory], None]
 
 
 class Agent(Protocol):
@@ -163,15 +141,7 @@ class ServedAgent:
             config.evaluate.temperature,
             config.agent.turn_tokens,
         )
-        play_all(
-            samples,
-            agent,
-            conditions.environment,
-            conditions.limits,
-            scorer=conditions.scorer,
-            threads=config.evaluate.lanes,
-            on_sample=conditions.on_sample,
-        )
+        play_all(samples, agent, conditions, config.evaluate.lanes)
 
     def cost(self) -> dict[str, Any]:
         """See `Agent`."""

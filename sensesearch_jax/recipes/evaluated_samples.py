@@ -17,7 +17,8 @@ from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.evaluation.behaviour import behaviour
 from sensesearch_jax.evaluation.modes import AGENT, mode_environment, mode_scorer
-from sensesearch_jax.recipes.evaluated_agents import Agent, Conditions
+from sensesearch_jax.evaluation.served_agent import Conditions
+from sensesearch_jax.recipes.evaluated_agents import Agent
 from sensesearch_jax.recipes.item_metrics import item_metrics
 from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,

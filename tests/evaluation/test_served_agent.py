@@ -13,7 +13,7 @@ from sensesearch_jax.agent.openai_model import OpenAIAgent, OpenAIModel, ServedM
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.agent.trajectory import SampleState
 from sensesearch_jax.evaluation.modes import mode_environment, mode_scorer
-from sensesearch_jax.evaluation.served_agent import play, play_all
+from sensesearch_jax.evaluation.served_agent import Conditions, play, play_all
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.scheduler import RolloutLimits
 
@@ -97,15 +97,8 @@ def test_direct_is_one_turn_and_rag_has_its_search_in_the_prompt(service, asked)
         environment = environment_of(ScriptedTools(), mode)
         scorer = mode_scorer(mode, Scorer(DEFAULT, None, {}, 0.5, 0.0))
         done = []
-        play_all(
-            [(asked, 0)],
-            agent_of(service, environment),
-            environment,
-            RolloutLimits(1, 512),
-            scorer=scorer,
-            threads=1,
-            on_sample=done.append,
-        )
+        conditions = Conditions(1, environment, RolloutLimits(1, 512), scorer, done.append)
+        play_all([(asked, 0)], agent_of(service, environment), conditions, 1)
         (trajectory,), (request,) = done, service.requests
         assert trajectory.state is SampleState.OK and trajectory.reward['accuracy'] == 1
         assert str(request.body['messages'][1]).count("'image_url':") == images
@@ -125,8 +118,8 @@ def test_samples_are_played_side_by_side_and_noted_one_at_a_time(service, asked)
 
     agent = agent_of(service, environment)
     samples = [(asked, member) for member in range(12)]
-    limits = RolloutLimits(5, 512)
-    play_all(samples, agent, environment, limits, scorer=scorer, threads=4, on_sample=note)
+    conditions = Conditions(12, environment, RolloutLimits(5, 512), scorer, note)
+    play_all(samples, agent, conditions, 4)
     assert sorted(done) == list(range(12))
 
 
@@ -138,14 +131,8 @@ def test_what_cannot_be_kept_ends_the_asking(service, asked):
         raise OSError('no space')
 
     samples = [(asked, member) for member in range(50)]
+    scorer = Scorer(DEFAULT, None, {}, 0.5, 0.0)
+    conditions = Conditions(50, environment, RolloutLimits(5, 512), scorer, full)
     with pytest.raises(OSError, match='no space'):
-        play_all(
-            samples,
-            agent_of(service, environment),
-            environment,
-            RolloutLimits(5, 512),
-            scorer=Scorer(DEFAULT, None, {}, 0.5, 0.0),
-            threads=2,
-            on_sample=full,
-        )
+        play_all(samples, agent_of(service, environment), conditions, 2)
     assert len(service.requests) < 10
