@@ -146,9 +146,8 @@ class SerperText(Remote):
     api_key_env: KeyVariable = Field('SERPER_API_KEY', validate_default=True)
     max_chars: int = Field(1500, ge=40)
     summariser: OpenAICompatible | Literal['extractive'] | None = None
-    allow_private_pages: bool = (
-        False  # True only for tests: pages on this machine or its network may be read
-    )
+    # True only for tests: pages on this machine or its network may be read
+    allow_private_pages: bool = False
 
 
 class Retriever(Remote):
@@ -237,9 +236,8 @@ class ModelJudgeConfig(OpenAICompatible):
     backend: Literal['openai']
     model: str = Field('gpt-4o', min_length=1)  # which the paper judges with
     rules_first: bool = True
-    images: bool = (
-        True  # whether it is shown the question's; False for a model that takes text alone
-    )
+    # whether it is shown the question's; False for a model that takes text alone
+    images: bool = True
     max_tokens: int = Field(16, ge=1)
 
 

@@ -36,9 +36,8 @@ class StoredImage:
     sha256: str
     width: int
     height: int
-    origin: tuple[str, PixelBox] | None = (
-        None  # for a crop: hash of the original and the part of it, in pixels
-    )
+    # for a crop: hash of the original and the part of it, in pixels
+    origin: tuple[str, PixelBox] | None = None
 
     def encoded(self) -> bytes:
         """The image file."""

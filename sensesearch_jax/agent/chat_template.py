@@ -153,10 +153,8 @@ class ChatTokenizer:
             system: the system prompt, trusted.
             user_parts: the user's text and images in reading order; text is not trusted.
         """
-        head = self._split(
-            f'<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n', self._any_added
-        )
-        tail = self._split(f'<|im_end|>\n{_ASSISTANT}', self._any_added)
+        head = self._trusted(f'<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n')
+        tail = self._trusted(f'<|im_end|>\n{_ASSISTANT}')
         return self._encode([*head, *self._parts(user_parts), *tail])
 
     def observation(self, parts: Sequence[Part], last_token: int | None = None) -> list[int]:
@@ -169,8 +167,8 @@ class ChatTokenizer:
         """
         close = '' if last_token == self.im_end else '<|im_end|>'
         close += '\n' if self.turn_newline else ''
-        head = self._split(f'{close}<|im_start|>user\n<tool_response>\n', self._any_added)
-        tail = self._split(f'\n</tool_response><|im_end|>\n{_ASSISTANT}', self._any_added)
+        head = self._trusted(f'{close}<|im_start|>user\n<tool_response>\n')
+        tail = self._trusted(f'\n</tool_response><|im_end|>\n{_ASSISTANT}')
         return self._encode([*head, *self._parts(parts), *tail])
 
     def assistant(self, text: str) -> list[int]:
@@ -212,13 +210,8 @@ class ChatTokenizer:
             if not all(isinstance(part, str | ImageRef) for part in parts):
                 raise ValueError('a part of a message is neither text nor an image reference')
             if role == 'assistant':
-                items += [
-                    *self._split(_ASSISTANT, self._any_added),
-                    *self.assistant(''.join(parts)),
-                ]
-                items += self._split(
-                    '\n' if items[-1] == self.im_end else '<|im_end|>\n', self._any_added
-                )
+                items += [*self._trusted(_ASSISTANT), *self.assistant(''.join(parts))]
+                items += self._trusted('\n' if items[-1] == self.im_end else '<|im_end|>\n')
                 continue
             head, tail = f'<|im_start|>{role}\n', '<|im_end|>\n'
             if role == 'tool':
@@ -226,18 +219,10 @@ class ChatTokenizer:
                     '\n' if i and roles[i - 1] == role else '<|im_start|>user\n'
                 ) + '<tool_response>\n'
                 tail = '\n</tool_response>' + ('' if roles[i + 1 : i + 2] == [role] else tail)
-            body = (
-                self._split(''.join(parts), self._any_added)
-                if role == 'system'
-                else self._parts(parts)
-            )
-            items += [
-                *self._split(head, self._any_added),
-                *body,
-                *self._split(tail, self._any_added),
-            ]
+            body = self._trusted(''.join(parts)) if role == 'system' else self._parts(parts)
+            items += [*self._trusted(head), *body, *self._trusted(tail)]
         if add_generation_prompt:
-            items += self._split(_ASSISTANT, self._any_added)
+            items += self._trusted(_ASSISTANT)
         return self._encode(items)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -285,6 +270,10 @@ class ChatTokenizer:
         for part in parts:
             items += [part] if isinstance(part, str) else self._image(part)
         return items
+
+    def _trusted(self, text: str) -> list[str | int]:
+        """Text of the template or the system prompt, which may hold any added token."""
+        return self._split(text, self._any_added)
 
     def _split(self, text: str, allowed: re.Pattern[str]) -> list[str | int]:
         """`text` as plain strings and the ids of those added tokens that `allowed` matches."""

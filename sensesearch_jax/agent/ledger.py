@@ -74,9 +74,8 @@ class Ledger:
         self.stages: dict[str, Spending] = defaultdict(Spending)
         self._journal = Journal(path)
         self._replies: dict[str, Reply] = {}
-        self._in_flight: dict[
-            int, tuple[str, float]
-        ] = {}  # attempt -> stage, most that it may cost
+        # attempt -> stage, most that it may cost
+        self._in_flight: dict[int, tuple[str, float]] = {}
         self._next = 0
         self._closing = False
         self._changed = threading.Condition()
@@ -202,8 +201,7 @@ class Ledger:
             stage.assumed_usd += line['usd']
             stage.failed[line['failed']] = stage.failed.get(line['failed'], 0) + 1
             return
-        value = line['reply']
-        reply = Reply(**value | {name: tuple(value[name]) for name in ('texts', 'finish')})
+        reply = Reply.of(line['reply'])
         self._replies[line['key']] = reply
         stage.replies += 1
         stage.dearest_usd = max(stage.dearest_usd, line['usd'])

@@ -101,6 +101,11 @@ class Reply:
     prompt_tokens: int | None
     completion_tokens: int | None
 
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Reply:
+        """From the fields as JSON has them."""
+        return cls(**value | {name: tuple(value[name]) for name in ('texts', 'finish')})
+
     @property
     def text(self) -> str:
         """The first choice."""

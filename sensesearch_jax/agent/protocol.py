@@ -80,12 +80,10 @@ class Protocol:
     index_key: str = 'image_index'
     first_index: int = 1
     index_required: bool = False  # whether a crop must name its image
-    search_any_image: bool = (
-        True  # False: image search always takes the original and has no argument
-    )
-    label_key: str | None = (
-        None  # a name for what is cut out: accepted, written as 'object', never used
-    )
+    # False: image search always takes the original and has no argument
+    search_any_image: bool = True
+    # a name for what is cut out: accepted, written as 'object', never used
+    label_key: str | None = None
 
     # of the authors' files, see released.py: the text before the tools, and the tools by our names
     system_text: str | None = None

@@ -101,7 +101,7 @@ class PaidRequests(Closing):
             raise ERRORS[value['error']](value['message'])
         if 'failure' in value:
             return ToolFailure(**value['failure'])
-        return _reply(value['reply'])
+        return Reply.of(value['reply'])
 
     def of(self, stage: str) -> StageModel:
         """The model of a stage."""
@@ -147,10 +147,6 @@ def _ended() -> UserError:
         'The process that sends paid requests has ended, killed perhaps; start again with the same '
         '--workdir to go on.'
     )
-
-
-def _reply(value: dict[str, Any]) -> Reply:
-    return Reply(**value | {name: tuple(value[name]) for name in ('texts', 'finish')})
 
 
 class _Sender:

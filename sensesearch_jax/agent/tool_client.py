@@ -27,9 +27,8 @@ T = TypeVar('T')
 KINDS = ('caller', 'refused', 'timeout', 'unavailable')
 RETRY_PAUSE_S = 0.1  # before the first retry after a connection error, in seconds; then doubling
 MOST_PAUSE_S = 1.0
-TOKEN_VARIABLE = (
-    'TOOLS_SERVER_TOKEN'  # environment variable with the server's bearer token, if it asks for one
-)
+# environment variable with the server's bearer token, if it asks for one
+TOKEN_VARIABLE = 'TOOLS_SERVER_TOKEN'
 MOST_CONNECTIONS = 1024  # kept open
 MOST_BYTES = 1 << 30  # of an answer
 
@@ -45,9 +44,8 @@ class ToolFailure:
 
     kind: str
     message: str
-    lost: bool = (
-        False  # the server no longer has an image that the call names; sent again, it may succeed
-    )
+    # the server no longer has an image that the call names; sent again, it may succeed
+    lost: bool = False
 
 
 @dataclass(frozen=True)

@@ -174,22 +174,12 @@ class RMSNorm(nnx.Module):
         return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
 
 
-class LayerNorm(nnx.Module):
+class LayerNorm(RMSNorm):
     """Layer normalization (x - mean) / std · w + b, in float32 (arXiv 1607.06450)."""
 
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        width: int,
-        hf: str,
-        *,
-        epsilon: float = 1e-6,
-        layers: int | None = None,
-    ):
-        lead, names = ((), ()) if layers is None else ((layers,), ('layers',))
-        self.epsilon = epsilon
-        self.scale = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.weight', init='ones')
-        self.bias = parameter(rngs, (*lead, width), (*names, 'norm'), f'{hf}.bias', init='zeros')
+    def __init__(self, rngs: nnx.Rngs, width: int, hf: str, *, layers: int | None = None):
+        super().__init__(rngs, width, hf, layers=layers)
+        self.bias = parameter(rngs, self.scale.shape, self.scale.axes, f'{hf}.bias', init='zeros')
 
     def __call__(self, x: Float[Array, '... d']) -> Float[Array, '... d']:
         """Normalized x, over the last axis."""

@@ -102,9 +102,8 @@ def evaluate(
             bar = stack.enter_context(
                 Progress(f'evaluate {name}', len(own), initial=before, unit=unit)
             )
-            measured = (
-                None  # a validation is a line of its stage's metrics, and has none of its own
-            )
+            # a validation is a line of its stage's metrics, and has none of its own
+            measured = None
             if folder == EVALUATION:
                 size = config.evaluate.lanes
                 measures = item_metrics(session, bar, before, size, lambda t: behaviour([t]))

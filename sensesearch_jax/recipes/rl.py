@@ -145,12 +145,9 @@ def rl(
     )
     # with adapters those that add nothing, which need no second copy of the policy
     reference = nnx.state(start_policy, trained_part(config)) if config.kl_coefficient else None
-    engines, asked_at = (
-        rl_engines(session, loaded, learner),
-        step_questions(
-            pools, config.questions_per_step * config.sampling_rounds, session.config.data.seed
-        ),
-    )
+    engines = rl_engines(session, loaded, learner)
+    most = config.questions_per_step * config.sampling_rounds
+    asked_at = step_questions(pools, most, session.config.data.seed)
     if session.config.rollout.warm_up:
         warm_up(engines, features)
     note_start(shared, loaded.folder)
@@ -250,10 +247,8 @@ def check_rounds(config: ConfigDict, pools: Sequence[Pool]) -> None:
     Raises:
         UserError: there are fewer, and some would be asked twice.
     """
-    most, there = (
-        config.questions_per_step * config.sampling_rounds,
-        sum(len(pool.questions) for pool in pools),
-    )
+    most = config.questions_per_step * config.sampling_rounds
+    there = sum(len(pool.questions) for pool in pools)
     if config.sampling_rounds > 1 and most > there:
         raise UserError(
             f'rl.sampling_rounds {config.sampling_rounds} of rl.questions_per_step {config.questions_per_step} may ask '
@@ -293,11 +288,8 @@ def make_objective(config: ConfigDict) -> Objective:
             f"rl.constant_length is {config.constant_length} and rl.aggregation '{config.aggregation}'; give a length "
             "above 0 with 'constant', and 0 without."
         )
-    algorithm, temperatures = (
-        ALGORITHMS[config.algorithm],
-        (config.soft_positive, config.soft_negative),
-    )
-    dual_clip = config.dual_clip or None
+    algorithm, dual_clip = ALGORITHMS[config.algorithm], config.dual_clip or None
+    temperatures = config.soft_positive, config.soft_negative
     objective = Objective(
         ratio=algorithm.ratio,
         clip_low=config.clip_low,

@@ -181,10 +181,8 @@ class StepGroups:
 
 def every_process(path: Path, session: Session) -> list[Path]:
     """The files of that name in the workdirs of all processes, of this start and earlier ones."""
-    within, first = (
-        path.relative_to(session.workdir.path),
-        multihost.shared_folder(session.workdir.path),
-    )
+    within = path.relative_to(session.workdir.path)
+    first = multihost.shared_folder(session.workdir.path)
     return [folder / within for folder in (first, *first.parent.glob(f'{first.name}-process-*'))]
 
 

@@ -162,11 +162,8 @@ def update(
     trainable = np.array([i for i, group in enumerate(groups) if group[0].prompt_tokens], int)
     batch_layer = ALGORITHMS[config.algorithm].batch_layer
     done: list[dict[str, float]] = []
-    passes, rows_each, most = (
-        Passes(learner.sizes.language, learner.adapted),
-        micro_batch_rows(config),
-        multihost.global_max(len(trainable)),
-    )
+    passes = Passes(learner.sizes.language, learner.adapted)
+    rows_each, most = micro_batch_rows(config), multihost.global_max(len(trainable))
     old = None
     if config.importance and config.epochs * min(config.minibatches, most) > 1:
         old = old_log_probs(learner, groups, trainable, most, rows_each, to_batch)

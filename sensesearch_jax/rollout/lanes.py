@@ -220,11 +220,8 @@ class Lanes:
     def _decode_chunk(self, lanes: Sequence[tuple[int, int]]) -> None:
         """A chunk for lanes of the same weights; finished turns are acted on."""
         engine, shape = self.engine, (self.engine.groups, self.engine.members)
-        active, budget, seeds = (
-            np.zeros(shape, bool),
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.uint32),
-        )
+        active = np.zeros(shape, bool)
+        budget, seeds = np.zeros(shape, np.int32), np.zeros(shape, np.uint32)
         for lane in lanes:
             active[lane] = True
             budget[lane] = min(

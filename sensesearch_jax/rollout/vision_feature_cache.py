@@ -55,12 +55,8 @@ class FeatureStore:
         capacity_bytes: int,
         batch: int,
     ):
-        self.sizes, self.preprocessor, self.client, self.batch = (
-            policy.sizes.vision,
-            preprocessor,
-            client,
-            batch,
-        )
+        self.sizes, self.batch = policy.sizes.vision, batch
+        self.preprocessor, self.client = preprocessor, client
         self._towers = Towers(policy)
         self._features: OrderedDict[str, Features] = OrderedDict()
         self._patches: dict[str, Patches] = {}
@@ -70,12 +66,10 @@ class FeatureStore:
         self._bytes, self._capacity = 0, capacity_bytes
         self._seen: set[str] = set()
         self.images_encoded = 0
-        self.encoded_again = (
-            0  # images that went within the step that wanted them, and were encoded again in it
-        )
-        self._of_step: dict[
-            str, int
-        ] = {}  # images that the step has wanted, and the bytes of their features
+        # images that went within the step that wanted them, and were encoded again in it
+        self.encoded_again = 0
+        # images that the step has wanted, and the bytes of their features
+        self._of_step: dict[str, int] = {}
         self._encoded_in_step: set[str] = set()
         self._warned = False
 
@@ -273,10 +267,8 @@ class FeatureStore:
         with self._lock:
             self._features.clear()
             self._bytes = 0
-            self._of_step, self._encoded_in_step = (
-                {},
-                set(),
-            )  # what went did not go for lack of room
+            # what went did not go for lack of room
+            self._of_step, self._encoded_in_step = {}, set()
 
     def _passes(
         self, missing: Sequence[ImageRef], later: Sequence[ImageRef]

@@ -183,9 +183,7 @@ class Mirror(Closing):
                 self.push()
                 if time.monotonic() - self._beat > BEAT_S:
                     self._write_claim()
-            except (
-                Exception
-            ) as error:  # of whatever kind the store's library has; it is tried again
+            except Exception as error:  # of whatever kind the library has; it is tried again
                 print(
                     f'sensesearch_jax: {self.address} cannot be written now and is tried again in {PUSH_S:.0f} s: '
                     f'{error}',

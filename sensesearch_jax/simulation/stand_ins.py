@@ -181,11 +181,8 @@ class TimedEngine(Engine):
         """A twin that takes a host's time and follows its plans."""
         other = self.twin()
         other.clock, other.script = clock, script
-        other._prefill, other._extend, other._decode = (
-            other._timed_prefill,
-            other._timed_extend,
-            other._timed_decode,
-        )
+        other._prefill, other._extend = other._timed_prefill, other._timed_extend
+        other._decode = other._timed_decode
         return other
 
     def _timed_prefill(self, parameters, caches, slots, batch: TokenRuns, pending):

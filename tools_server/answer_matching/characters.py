@@ -11,9 +11,8 @@ import unicodedata
 from functools import lru_cache
 from itertools import groupby
 
-MOST_MARKS = (
-    30  # combining marks in a row, as in Unicode's stream-safe text; sorting them is quadratic
-)
+# combining marks in a row, as in Unicode's stream-safe text; sorting them is quadratic
+MOST_MARKS = 30
 _RAISED_WORDS = {'st', 'nd', 'rd', 'th', 'e', 'er', 're', 'o', 'a'}  # of ordinals, as in 1ˢᵗ and Nº
 _REPLACED = str.maketrans(
     dict.fromkeys('‐‑‒–—―−﹘﹣－', '-')

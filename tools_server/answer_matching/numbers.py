@@ -219,12 +219,8 @@ def _from_words(text: str, sign: int) -> Quantity | None:
         elif word == 'hundred' and part is not None and 0 < part < 10:
             part, room = part * 100, 100
         elif word in _WORD_SCALES and part and _WORD_SCALES[word] < scale_limit:
-            total, part, room, scale_limit = (
-                total + part * _WORD_SCALES[word],
-                None,
-                1000,
-                _WORD_SCALES[word],
-            )
+            scale_limit = _WORD_SCALES[word]
+            total, part, room = total + part * scale_limit, None, 1000
         else:
             break
         used = i + 1

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 
 from tools_server.failures import ToolError
 
-SMALL_BYTES = (
-    65_536  # a body up to this size waits for nobody: as much may wait in the connection anyway
-)
+# a body up to this size waits for nobody: as much may wait in the connection anyway
+SMALL_BYTES = 65_536
 
 
 class BodyRoom:

@@ -33,9 +33,8 @@ class ThreadPool:
         self._threads = threads
         self._queue = queue
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._inside = (
-            0  # at work or waiting, those given up included; changed by the event loop only
-        )
+        # at work or waiting, those given up included; changed by the event loop only
+        self._inside = 0
         self._mean_s = 0.1  # of recent calls, to say when to come again
 
     @property

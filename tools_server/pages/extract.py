@@ -14,9 +14,8 @@ from tools_server.failures import ToolError
 from tools_server.pages.encodings import decoded
 
 MOST_CHARS = 200_000  # of a page's text; what matters for a query is looked for in it
-MOST_ELEMENTS = (
-    30_000  # of a page whose main content is looked for; of a larger one all text is taken
-)
+# of a page whose main content is looked for; of a larger one all text is taken
+MOST_ELEMENTS = 30_000
 FEW_CHARS = 200  # a main content below this is taken for a miss
 MOST_PDF_PAGES = 100
 PDF = 'application/pdf'

@@ -23,9 +23,8 @@ from PIL import ImageFile
 from tools_server.failures import ToolError
 from tools_server.pictures.outline import bare, outline
 
-MAX_PIXELS = (
-    50_000_000  # of an original: twice an 8K frame is less, a photo of 50 megapixels is not more
-)
+# of an original: twice an 8K frame is less, a photo of 50 megapixels is not more
+MAX_PIXELS = 50_000_000
 MAX_ASPECT_RATIO = 200  # longer pictures no vision tower takes; Qwen's processor refuses them
 MIN_CROP_SIDE = 28  # pixels; a smaller crop is less than one visual token
 

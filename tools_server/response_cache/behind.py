@@ -33,9 +33,8 @@ class WriteBehind:
         self._bytes = 0
         self._open = True
         self._changed = threading.Condition()
-        self._well = (
-            True  # as far as is known: a file that is locked for an hour is one line of the log
-        )
+        # as far as is known: a file that is locked for an hour is one line of the log
+        self._well = True
         self.dropped = 0
         self._thread = threading.Thread(target=self._write, name='answers', daemon=True)
         self._thread.start()

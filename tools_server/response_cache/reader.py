@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 BUSY_S = 10.0  # how long to wait for another process that writes, or for another thread that reads
-SKEW_S = (
-    60.0  # an entry from further in the future was written by a clock set ahead; its age is unknown
-)
+# an entry from further in the future was written by a clock set ahead; its age is unknown
+SKEW_S = 60.0
 
 
 class StoreError(Exception):

@@ -69,9 +69,8 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._working: dict[_Worker, bool] = {}  # whether its job is a large one
-        self._waiting: list[
-            tuple[int, int]
-        ] = []  # size and number of each job that waits, the next one first
+        # size and number of each job that waits, the next one first
+        self._waiting: list[tuple[int, int]] = []
         self._numbers = itertools.count()
         self._closed = False
         self.replaced = 0  # processes that were killed or died

@@ -20,9 +20,8 @@ from tools_server.failures import ToolError
 from tools_server.memory import resident_bytes, trim
 from tools_server.workers.messages import receive, send
 
-NICENESS = (
-    5  # below the server, which must answer while all workers are busy, and not far below others
-)
+# below the server, which must answer while all workers are busy, and not far below others
+NICENESS = 5
 MOST_GROWTH_BYTES = 64 * 2**20  # a worker that holds so much more after a job is replaced
 
 

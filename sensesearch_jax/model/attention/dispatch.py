@@ -60,10 +60,8 @@ def attend(
         return lambda x: spec(axes, x.shape, mesh)
 
     tokens, heads = ('rows', None, None), lambda name: ('rows', None, None, name, None)
-    earlier, scales = (
-        spec_of(('rows', None, 'kv_heads', None, None)),
-        spec_of(('rows', None, 'kv_heads', None)),
-    )
+    earlier = spec_of(('rows', None, 'kv_heads', None, None))
+    scales = spec_of(('rows', None, 'kv_heads', None))
     where = (
         spec_of(heads('heads')),
         *[spec_of(heads('kv_heads'))] * 2,

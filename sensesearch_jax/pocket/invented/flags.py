@@ -259,10 +259,8 @@ class _Painter:
 
     def canton(self) -> None:
         """A part at the upper hoist with charges of its own."""
-        wide, high = (
-            int(self.w * self.rng.uniform(0.3, 0.5)),
-            int(self.h * self.rng.uniform(0.35, 0.55)),
-        )
+        wide = int(self.w * self.rng.uniform(0.3, 0.5))
+        high = int(self.h * self.rng.uniform(0.35, 0.55))
         beside = tuple(int(v) for v in self.canvas[high - 1, wide - 1])
         ground = self.colour(beside)
         self.canvas[:high, :wide] = ground

@@ -193,12 +193,8 @@ class VisualQuestions:
         target = spec.fractions(pick(rng, spec.placements))
         x0, y0, x1, y1 = loose_box(target)
         grow = rng.integers(0, 3, 4) / 10 * (rng.random(4) < 0.6)
-        x0, y0, x1, y1 = (
-            max(0, x0 - grow[0]),
-            max(0, y0 - grow[1]),
-            min(1, x1 + grow[2]),
-            min(1, y1 + grow[3]),
-        )
+        x0, y0 = max(0, x0 - grow[0]), max(0, y0 - grow[1])
+        x1, y1 = min(1, x1 + grow[2]), min(1, y1 + grow[3])
         # Views stay between 9:16 and 16:9 in pixels, so that all fit one bucket of the tower.
         while (x1 - x0) > 1.01 * (y1 - y0) and (y0 > 0 or y1 < 1):
             y0, y1 = max(0, y0 - 0.05), min(1, y1 + 0.05)
@@ -305,12 +301,8 @@ class VisualQuestions:
                     if rng.random() < 0.5:
                         where = f'{asked} Where is it?'
                     else:
-                        where, box = (
-                            asked,
-                            pick(rng, POINTED).format(
-                                box=box, key=fact.name, noun=noun, place=words
-                            ),
-                        )
+                        where, seen = asked, {'key': fact.name, 'noun': noun, 'place': words}
+                        box = pick(rng, POINTED).format(box=box, **seen)
                 pair = where, box
             elif choice < part_until:
                 pair = (
@@ -346,8 +338,6 @@ def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[
 
 def part_of_picture(x: float, y: float) -> str:
     """The name of one of nine parts, such as 'upper left' or 'centre'."""
-    row, column = (
-        ('upper', 'middle', 'lower')[min(int(y * 3), 2)],
-        ('left', 'centre', 'right')[min(int(x * 3), 2)],
-    )
+    row = ('upper', 'middle', 'lower')[min(int(y * 3), 2)]
+    column = ('left', 'centre', 'right')[min(int(x * 3), 2)]
     return f'{row} {column}'

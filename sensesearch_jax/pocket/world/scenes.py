@@ -200,10 +200,8 @@ def sample_scene(
     if kind == 'map':
         width = int(rng.integers(2400, SIZE[0] + 1))
         height = round(width * SIZE[1] / SIZE[0])
-        left, top = (
-            int(rng.integers(0, RELIEF_SIZE[0] - width + 1)),
-            int(rng.integers(0, RELIEF_SIZE[1] - height + 1)),
-        )
+        left = int(rng.integers(0, RELIEF_SIZE[0] - width + 1))
+        top = int(rng.integers(0, RELIEF_SIZE[1] - height + 1))
         background = {'window': [left, top, width, height]}
     else:
         colour = np.clip(
@@ -250,10 +248,8 @@ def cut(
     level = min(len(levels) - 1, max(0, int(np.log2(max(shrink, 1e-6)) + 0.01)))
     picture = levels[level]
     scale_x, scale_y = picture.shape[1] / levels[0].shape[1], picture.shape[0] / levels[0].shape[0]
-    step_x, step_y = (
-        (source[2] - source[0]) / size[0] * scale_x,
-        (source[3] - source[1]) / size[1] * scale_y,
-    )
+    step_x = (source[2] - source[0]) / size[0] * scale_x
+    step_y = (source[3] - source[1]) / size[1] * scale_y
     left, top = source[0] * scale_x, source[1] * scale_y
     if step_x == step_y == 1 and left == int(left) and top == int(top):
         return picture[int(top) : int(top) + size[1], int(left) : int(left) + size[0]].copy()
