@@ -1,11 +1,12 @@
-"""An RL run that is stopped goes on in another number of processes, on another mesh, and ends as one that
-was left alone."""
+"""Runs that are stopped go on in another number of processes, on another mesh, and end as one that was
+left alone."""
 
 import json
 import signal
 import time
 from collections import Counter
 
+import memorized
 import numpy as np
 import pytest
 import toy_forks
@@ -31,6 +32,16 @@ SETTINGS = {
     'rollout.extend_lanes': MEMBERS,  # whatever the tools' pace
     'rollout.suffix_capacity': 384,
     'rollout.warm_up': False,
+}
+
+SFT = {
+    'sft.epochs': 1,
+    'sft.batch': 2,
+    'sft.micro_batch': 2,
+    'sft.row_trajectories': 1,
+    'sft.pack_step': 0,
+    'sft.warmup': 1,
+    'sft.checkpoint_every': 2,
 }
 
 
@@ -101,6 +112,11 @@ def stop(processes, workdir, output, order, step):
     found = trajectories(workdir)
     sizes = Counter(key[:2] for key in found)
     return {key: value for key, value in found.items() if sizes[key[:2]] == MEMBERS}
+
+
+def saved(stage):
+    """Whether a stage has a checkpoint."""
+    return any(path.name.isdigit() for path in (stage / 'checkpoints').glob('*'))
 
 
 def distance(one, other):
@@ -177,3 +193,43 @@ def test_a_run_that_jaxs_preemption_service_stops_goes_on(runs, count):
     assert [path.name for path in (torn / 'rl' / 'checkpoints').iterdir()] == ['1']
     end(start(torn.name, count, multi_host=True), output)
     assert not differences(folder, torn, left_alone)
+
+
+@pytest.mark.parametrize('counts', [(1, 2), (2, 1)])
+def test_sft_goes_on_in_another_number_of_processes(counts, policy_folder, tmp_path):
+    """Four steps with a checkpoint behind the second, killed behind the third."""
+    config, output = memorized.config_of_sft(), tmp_path / 'output.txt'
+    loaded = memorized.load(policy_folder, config)
+    kept, _ = memorized.write_memorized(tmp_path, loaded, config.agent.tools, 8, 0)
+    with ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server:
+
+        def start(name, count, **environment):
+            settings = SFT | {'sft.data': kept, 'tools.url': server.url}
+            settings |= {'multi_host': True, 'mesh.fsdp': count} if count > 1 else {}
+            workdir = tmp_path / name
+            return toy_forks.start(
+                workdir, policy_folder, settings, output, count, 'sft', **environment
+            )
+
+        end(start('whole', 1), output)
+        processes, metrics = (
+            start('torn', counts[0], TOY_STEPS='3'),
+            tmp_path / 'torn/metrics.jsonl',
+        )
+        while len(read_metrics(metrics)) < 3 or not saved(tmp_path / 'torn' / 'sft'):
+            assert all(p.exitcode is None for p in processes), output.read_text()[-3000:]
+            time.sleep(0.05)
+        for process in processes:
+            process.kill()
+        end(processes, output, -signal.SIGKILL)
+        made = read_metrics(metrics)
+        end(start('torn', counts[1]), output)
+    ours, theirs = (read_metrics(tmp_path / name / 'metrics.jsonl') for name in ('torn', 'whole'))
+    assert [r['step'] for r in ours] == [1, 2, 3, 4] and ours[:2] == made[:2]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one['values']['loss'] == pytest.approx(other['values']['loss'], rel=1e-5)
+    before, ours, theirs = (
+        load_file(path / 'model.safetensors')
+        for path in (policy_folder, tmp_path / 'torn/sft/policy', tmp_path / 'whole/sft/policy')
+    )
+    assert distance(ours, theirs) < 1e-4 * distance(before, theirs)
