@@ -24,6 +24,7 @@ from sensesearch_jax.recipes.session import (
     ASKED_AGAIN,
     Session,
     append_trajectories,
+    every_process,
     read_trajectories,
     rollout_limits,
 )
@@ -70,10 +71,10 @@ def evaluate(
 ) -> list[Trajectory]:
     """Scored trajectories: all samples of the first question, of the second, and so on.
 
-    Goes on where it was interrupted, by sample; one on which tools or judge had failed is asked
-    again then. Several processes deal out the questions, each to its own devices and tool server. In
-    the folder EVALUATION, behaviour is in metrics.jsonl as stage 'evaluate NAME', once for as many
-    samples as are asked at once.
+    Goes on where it was interrupted, by sample, in whichever process that was; one on which tools or
+    judge had failed is asked again then. Several processes deal out the questions, each to its own
+    devices and tool server. In the folder EVALUATION, behaviour is in metrics.jsonl as stage
+    'evaluate NAME', once for as many samples as are asked at once.
 
     Args:
         session: of the run.
@@ -93,6 +94,18 @@ def evaluate(
     path = session.workdir / folder / f'{file_name(name)}.jsonl'
     done = {sample_of(t): t for t in read_trajectories(path) if t.state not in ASKED_AGAIN}
     own = samples_of(multihost.local_items(questions), setting.samples)
+    missing = {(q.source, q.id, member): q for q, member in own}
+    missing = {sample: q for sample, q in missing.items() if sample not in done}
+    # Of a start with other processes, another may have asked what is this one's now.
+    of_others = {
+        sample_of(t): dataclasses.replace(t, question=missing[sample_of(t)])
+        for other in every_process(path, session)
+        for t in (read_trajectories(other, mend=False) if other != path else ())
+        if sample_of(t) in missing and t.state not in ASKED_AGAIN
+    }
+    if of_others:
+        append_trajectories(path, of_others.values())
+        done |= of_others
     left = [(q, member) for q, member in own if (q.source, q.id, member) not in done]
     if multihost.global_max(len(left)):  # making the engines takes all processes
         scorer = mode_scorer(setting.mode, session.scorer())

@@ -29,7 +29,6 @@ from sensesearch_jax.recipes.resume import (
 from sensesearch_jax.recipes.rl_rollout import (
     after_fatal_share,
     chosen_groups,
-    every_process,
     has_spread,
     prune_trajectories,
     rl_engines,
@@ -54,6 +53,7 @@ from sensesearch_jax.recipes.run_report import groups_to_show, write_run_report
 from sensesearch_jax.recipes.session import (
     LoadedPolicy,
     Session,
+    every_process,
     load_policy_directory,
     open_session,
     save_learned,

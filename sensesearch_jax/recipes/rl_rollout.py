@@ -20,6 +20,7 @@ from sensesearch_jax.recipes.session import (
     LoadedPolicy,
     Session,
     append_trajectories,
+    every_process,
     read_trajectories,
 )
 from sensesearch_jax.rewards.scorer import is_usable
@@ -177,13 +178,6 @@ class StepGroups:
     def of(self, asked: Sequence[Question]) -> list[list[Trajectory]]:
         """The groups of these questions, in their order."""
         return [self._found[q.id] for q in asked]
-
-
-def every_process(path: Path, session: Session) -> list[Path]:
-    """The files of that name in the workdirs of all processes, of this start and earlier ones."""
-    within = path.relative_to(session.workdir.path)
-    first = multihost.shared_folder(session.workdir.path)
-    return [folder / within for folder in (first, *first.parent.glob(f'{first.name}-process-*'))]
 
 
 def trajectories_path(session: Session, step: int) -> Path:

@@ -326,6 +326,13 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
         yield Session(config, workdir, client, metrics, make_mesh(config.mesh))
 
 
+def every_process(path: Path, session: Session) -> list[Path]:
+    """The files of that name in the workdirs of all processes, of this start and earlier ones."""
+    within = path.relative_to(session.workdir.path)
+    first = multihost.shared_folder(session.workdir.path)
+    return [folder / within for folder in (first, *first.parent.glob(f'{first.name}-process-*'))]
+
+
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
     """Appends trajectories to a JSON-lines file; a killed process may leave a torn last line."""
     path.parent.mkdir(parents=True, exist_ok=True)

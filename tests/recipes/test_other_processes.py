@@ -233,3 +233,32 @@ def test_sft_goes_on_in_another_number_of_processes(counts, policy_folder, tmp_p
         for path in (policy_folder, tmp_path / 'torn/sft/policy', tmp_path / 'whole/sft/policy')
     )
     assert distance(ours, theirs) < 1e-4 * distance(before, theirs)
+
+
+def test_an_evaluation_goes_on_in_fewer_processes(policy_folder, tmp_path):
+    """No sample is asked again, and all are in the files of the one that is left."""
+    questions, output = toy_forks.write_questions(tmp_path, 8), tmp_path / 'output.txt'
+    torn = tmp_path / 'torn'
+    files = [tmp_path / name / 'evaluation' / 'policy.jsonl' for name in ('torn', 'torn-process-1')]
+    with ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server:
+        settings = {'data.eval': questions, 'tools.url': server.url, 'evaluate.lanes': 1}
+
+        def start(count):
+            more = {'multi_host': True, 'mesh.fsdp': count} if count > 1 else {}
+            return toy_forks.start(
+                torn, policy_folder, settings | more, output, count, 'evaluate', TOY_TOOLS_S='0.1'
+            )
+
+        processes = start(2)
+        while not all(file.is_file() and file.stat().st_size for file in files):
+            assert all(p.exitcode is None for p in processes), output.read_text()[-3000:]
+            time.sleep(0.005)
+        for process in processes:
+            process.kill()
+        end(processes, output, -signal.SIGKILL)
+        kept = [line for file in files for line in file.read_bytes().splitlines(True)]
+        kept = [line for line in kept if line.endswith(b'\n')]
+        end(start(1), output)
+    lines = files[0].read_bytes().splitlines(True)
+    assert len(kept) < len(lines) == 8 and set(kept) < set(lines)
+    assert len((torn / 'results.jsonl').read_text().splitlines()) == 8

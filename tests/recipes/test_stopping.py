@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import jax
 import toy_runs
 
-from sensesearch_jax.recipes.rl_rollout import every_process, prune_trajectories
+from sensesearch_jax.recipes.rl_rollout import prune_trajectories
+from sensesearch_jax.recipes.session import every_process
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.stopping import EXIT_AGAIN
 
