@@ -21,12 +21,18 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
     }
 
+sys.path.append(str(Path(__file__).parent / 'shared'))
+sys.path.append(str(Path(__file__).parents[1]))  # for experiments
+
+import toy_runs
+
+# The README's commands run with all that XLA can; tests are too small to feel it.
+os.environ.setdefault('XLA_FLAGS', toy_runs.QUICK['XLA_FLAGS'])
+
 import jax  # it reads the environment as it is imported
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
-sys.path.append(str(Path(__file__).parent / 'shared'))
-sys.path.append(str(Path(__file__).parents[1]))  # for experiments
 
 # Files of a minute and more. A file is one worker's: the last one must be short, or the other waits.
 LONG = {
@@ -54,16 +60,6 @@ def programs_are_released():
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(scope='module')
-def quick():
-    """Programs of this module are compiled in less than half of the time, and run slower."""
-    from small_policies import quick_compilation
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        quick_compilation(monkeypatch)
-        yield
 
 
 # In containers there is no room for a sandbox, and little shared memory.

@@ -131,7 +131,7 @@ def test_tiles_of_padding_cost_nothing_and_change_nothing(how):
 @pytest.mark.parametrize('gradients', [False, True])
 def test_float32_on_a_gpu_takes_memory_that_grows_with_the_tokens(gradients, monkeypatch):
     """Of one long prompt; all scores at once grow with their square."""
-    monkeypatch.setattr(cpu_tiled, 'TILE', 64)
+    monkeypatch.setattr(cpu_tiled, 'TILE', 32)
 
     def used(tokens):
         def shape(heads):
@@ -148,8 +148,8 @@ def test_float32_on_a_gpu_takes_memory_that_grows_with_the_tokens(gradients, mon
         given = shape(8), shape(2), shape(2), jax.ShapeDtypeStruct((1, 1, tokens), bool)
         return program.lower(*given).compile().memory_analysis().temp_size_in_bytes
 
-    assert used(2048) < 3 * used(1024)
-    assert used(2048) < 8 * 2048 * 2048 * 4 / 3  # of the scores
+    assert used(1024) < 3 * used(512)
+    assert used(1024) < 8 * 1024 * 1024 * 4 / 3  # of the scores
 
 
 @pytest.mark.parametrize('kept', [(), (0, 1)])
@@ -332,11 +332,12 @@ def test_caches_may_be_of_another_dtype(way, own, earlier, monkeypatch):
     def cast(dtype):
         return tuple(cache.dequantized(dtype) for cache in caches)
 
-    found = attend(*given, valid, cast(earlier))
+    attended = jax.jit(attend)
+    found = attended(*given, valid, cast(earlier))
     assert found.dtype == own
     assert_near(
         found,
-        attend(*given, valid, tuple(c.dequantized(own) for c in cast(earlier))),
+        attended(*given, valid, tuple(c.dequantized(own) for c in cast(earlier))),
         valid,
         0.05 if own == 'bfloat16' else 1e-5,
     )

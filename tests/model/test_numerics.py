@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
-from small_policies import quick_compilation
 
 from experiments.analysis import numerics, processors
 from sensesearch_jax.model.config import LanguageSizes, PolicySizes, VisionSizes
@@ -60,7 +59,6 @@ def test_a_wrong_block_is_named(tmp_path, monkeypatch, family):
         return policy
 
     random_policy(tmp_path, SMALL.adapted(family))
-    quick_compilation(monkeypatch)
     monkeypatch.setattr(numerics, 'load_policy', bent)
     rows, wrong = numerics.compare(tmp_path, Image.new('RGB', (120, 90), 'teal'))
     assert [sentence.split(':')[0] for sentence in wrong if 'alone' in sentence] == ['decoder 3']

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from scripted_tools import noise_file
-from small_policies import quick_compilation
 from toy_policy import by_chance, reward
 
 from sensesearch_jax.agent.environment import Environment
@@ -56,7 +55,6 @@ def world(policy_folder, tmp_path_factory):
     pools, one_device = [Pool('', questions, 0.0)], make_mesh({}, jax.devices()[:1])
     loaded = load_policy_directory(policy_folder, config, one_device, 'float32')
     with pytest.MonkeyPatch.context() as monkeypatch:
-        quick_compilation(monkeypatch)
         monkeypatch.setattr(Environment, 'parse', by_chance)
         monkeypatch.setattr(Scorer, 'scored', reward)
         learner = Learner(

@@ -9,7 +9,6 @@ import pytest
 from fastapi.testclient import TestClient
 from scripted_tools import ScriptedTools, noise_file
 from served_app import served
-from small_policies import quick_compilation
 
 from sensesearch_jax.agent.actions import Answer, ImageCrop, ImageSearch
 from sensesearch_jax.agent.environment import Environment
@@ -54,7 +53,6 @@ def config_of(**changes):
 @pytest.fixture
 def asking(policy_folder, monkeypatch):
     """The application and its tools; its policy crops, searches and answers, whatever it writes."""
-    quick_compilation(monkeypatch)
     acts = []
 
     def parse(self, text):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from scripted_tools import DOWN, ScriptedTools, noise_file
-from small_policies import quick_compilation
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.environment import Environment
@@ -52,7 +51,6 @@ def config(policy_folder, tmp_path):
 @pytest.fixture
 def asked(config, tmp_path, monkeypatch):
     """Samples answers to three questions with given tools, in one workdir."""
-    quick_compilation(monkeypatch)
     # Each turn is an answer, which the judge finds right where the question says so.
     monkeypatch.setattr(Environment, 'parse', lambda *_: ParsedTurn('thought', Answer('it')))
     mesh = make_mesh(config.mesh)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from small_policies import quick_compilation
 from toy_policy import by_chance
 
 from sensesearch_jax.agent.chat_template import ChatTokenizer
@@ -122,7 +121,6 @@ def test_a_run_s_pixels_are_the_policy_s_that_it_writes(policy_folder, tmp_path)
 
 def test_ask_has_room_for_a_long_question(policy_folder, tmp_path, monkeypatch, capsys):
     """Longer than any prompt of the pocket runs; its turns and crops have room as well."""
-    quick_compilation(monkeypatch)
     monkeypatch.setattr(Environment, 'parse', by_chance)
     pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'a.png')

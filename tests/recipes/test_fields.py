@@ -13,7 +13,6 @@ import pytest
 import toy_runs
 from ml_collections import ConfigDict
 from PIL import Image
-from small_policies import quick_compilation
 from toy_policy import by_chance
 
 from sensesearch_jax.agent.environment import Environment
@@ -159,7 +158,6 @@ def demonstrations(policy_folder, tmp_path_factory):
     'name', ['pocket', 'sft', 'cold_start', 'rl', 'evaluate', 'ask', 'build_benchmark']
 )
 def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonstrations):
-    quick_compilation(monkeypatch)
     monkeypatch.setattr(Environment, 'parse', by_chance)
     monkeypatch.setitem(PEAK_FLOPS, 'cpu', 1e12)  # so that the utilization is written here too
     config, read = config_of(name), set()

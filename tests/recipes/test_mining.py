@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from scripted_tools import DOWN, ScriptedTools, noise_file
-from small_policies import quick_compilation
 
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.errors import UserError
@@ -21,7 +20,6 @@ from sensesearch_jax.runtime.workdir import Workdir
 def run(policy_folder, tmp_path, monkeypatch):
     """Mines three questions with given tools, in one workdir; gives the names of those that are
     hard."""
-    quick_compilation(monkeypatch)
     config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'cold_start.py'))[
         'get_config'
     ]()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from scripted_tools import ScriptedTools, noise_file
-from small_policies import quick_compilation
 
 from sensesearch_jax.agent.actions import Answer
 from sensesearch_jax.agent.trajectory import Question, SampleState, Trajectory, Turn
@@ -62,7 +61,6 @@ def train(policy_folder, tmp_path_factory):
             return step(self, batches, tokens)
 
         with pytest.MonkeyPatch.context() as monkeypatch:
-            quick_compilation(monkeypatch)
             monkeypatch.setattr(sft.Learner, 'sft_step', interrupted)
             with (
                 Workdir.open(path, changed) as workdir,

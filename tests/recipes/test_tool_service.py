@@ -38,7 +38,6 @@ def start(policy_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     environment = os.environ | {
         'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1',
-        'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0',
     }  # fmt: skip
 
     def start(workdir, **settings):

@@ -14,7 +14,6 @@ from memorized import config_of_sft, load, write_memorized
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 from scripted_tools import ScriptedTools
-from small_policies import quick_compilation
 
 from sensesearch_jax import export
 from sensesearch_jax.config.validation_checks import check_validation
@@ -56,7 +55,6 @@ def train(policy_folder, tmp_path_factory):
             write(file, trajectories)
 
         with pytest.MonkeyPatch.context() as monkeypatch:
-            quick_compilation(monkeypatch)
             monkeypatch.setattr(evaluated_samples, 'append_trajectories', torn)
             with (
                 Workdir.open(path, config) as workdir,

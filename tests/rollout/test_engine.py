@@ -25,7 +25,6 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.training.trainer import Learner
 
-pytestmark = pytest.mark.usefixtures('quick')
 family = each_family(
     'qwen2_5_vl', 'qwen3_vl', modules=[__name__, 'small_engine'], reset=[make_engine]
 )

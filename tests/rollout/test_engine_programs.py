@@ -11,7 +11,6 @@ from sensesearch_jax.model.attention import dispatch
 from sensesearch_jax.rollout import engine as engine_module
 from sensesearch_jax.rollout.engine import Engine
 
-pytestmark = pytest.mark.usefixtures('quick')
 family = each_family(
     'qwen2_5_vl',
     pytest.param('qwen3_vl', marks=pytest.mark.slow),

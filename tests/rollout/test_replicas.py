@@ -23,8 +23,6 @@ from sensesearch_jax.runtime.mesh import (
     shardings,
 )
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 def mesh_of_four(**sizes):
     return make_mesh(sizes, jax.devices()[:4])

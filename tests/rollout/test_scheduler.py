@@ -34,8 +34,6 @@ from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, replicas, shar
 from sensesearch_jax.training.trained_part import decoder
 from sensesearch_jax.training.trainer import Learner
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 def test_every_kind_of_turn_occurs(plain):
     groups, events, _, cost = plain

@@ -3,14 +3,11 @@
 import threading
 import time
 
-import pytest
 from acts_by_chance import MEMBERS, scorer_of
 from scripted_tools import DOWN, ScriptedTools
 
 from sensesearch_jax.agent.trajectory import SampleState
 from sensesearch_jax.rewards.accuracy import client_judge
-
-pytestmark = pytest.mark.usefixtures('quick')
 
 
 class SlowJudge:

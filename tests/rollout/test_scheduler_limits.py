@@ -13,8 +13,6 @@ from sensesearch_jax.agent.trajectory import SampleState, Turn
 from sensesearch_jax.batching.from_trajectories import to_member
 from sensesearch_jax.rollout.scheduler import RolloutLimits
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 def test_malformed_turns_in_a_row_end_a_trajectory():
     """Other turns between them start the count anew; 0 means that none of them ends anything."""

@@ -14,8 +14,6 @@ from sensesearch_jax.agent.actions import ImageSearch
 from sensesearch_jax.agent.trajectory import SampleState
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 def test_pictures_are_encoded_once(store_for, questions):
     """A store gives each picture's features whatever came before, and again after they had to go."""

@@ -174,16 +174,3 @@ def embedded(policy, tokens, visual):
     text = policy.language.embedding[...][tokens]
     x = jnp.where((tokens == PAD)[..., None], own, text)
     return Embedded(x, jnp.stack(deepstack) if deepstack else None)
-
-
-def quick_compilation(monkeypatch):
-    """From here on jax.jit compiles in less than half of the time, into slower programs."""
-    options = {
-        'xla_llvm_disable_expensive_passes': True,
-        'xla_backend_optimization_level': 0,
-        'xla_cpu_use_fusion_emitters': False,
-    }
-    jit = jax.jit  # whatever options a program asks for
-    monkeypatch.setattr(
-        jax, 'jit', lambda *f, **how: jit(*f, **how | {'compiler_options': options})
-    )

@@ -25,7 +25,6 @@ from sensesearch_jax.training.placement import placed
 from sensesearch_jax.training.trained_part import inner_decoder
 from sensesearch_jax.training.trainer import Learner
 
-pytestmark = pytest.mark.usefixtures('quick')
 LORA = Lora(rank=4, alpha=6.0, targets=TARGETS)
 SCALE = 6.0 / 4
 TOKENS = 10.0  # that the loss's sum is divided by

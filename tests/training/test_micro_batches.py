@@ -31,7 +31,6 @@ from sensesearch_jax.training.batch_losses import PolicyTargets
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 
-pytestmark = pytest.mark.usefixtures('quick')
 family = each_family(
     'qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__, 'small_learners'], reset=[compiled]
 )

@@ -14,7 +14,6 @@ from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.training.batch_losses import Objective, PolicyTargets
 from sensesearch_jax.training.losses import PolicyOptions, policy_loss
 
-pytestmark = pytest.mark.usefixtures('quick')
 B, T = np.arange(8)[:, None], np.arange(6)[None]
 LP = -1 - 0.5 * np.sin(1.7 * B + 0.9 * T)
 OLD = LP - 0.4 * np.cos(0.8 * B - 1.3 * T)

@@ -19,8 +19,6 @@ from sensesearch_jax.training.checkpointing import Checkpoints, Kept
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 POLICY = small_policy()
 RATE = 1e-3
 

@@ -32,7 +32,6 @@ from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trained_part import decoder, inner_decoder, trained_part
 from sensesearch_jax.training.trainer import Learner
 
-pytestmark = pytest.mark.usefixtures('quick')
 family = each_family(
     'qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__, 'small_learners'], reset=[compiled]
 )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import one_of_several
 import pytest
-from small_policies import quick_compilation
 from toy_runs import free_address
 
 TESTS = Path(__file__).parents[1]
@@ -21,12 +20,7 @@ def run(folder, processes):
     path = os.pathsep.join(
         [str(TESTS.parent), str(TESTS / 'shared'), os.environ.get('PYTHONPATH', '')]
     )
-    environment = os.environ | {
-        'PYTHONPATH': path,
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 '
-        '--xla_cpu_use_fusion_emitters=false',
-    }
+    environment = os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'}
     commands = [
         [sys.executable, one_of_several.__file__, address, str(processes), str(i), str(folder)]
         for i in range(processes)
@@ -47,9 +41,7 @@ def run(folder, processes):
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        quick_compilation(monkeypatch)
-        return one_of_several.step(tmp_path_factory.mktemp('alone'))
+    return one_of_several.step(tmp_path_factory.mktemp('alone'))
 
 
 @pytest.mark.parametrize('processes', [2, pytest.param(4, marks=pytest.mark.slow)])
