@@ -109,7 +109,13 @@ def toy(tmp_path, family='qwen2_5_vl'):
     return config, Workdir.open(tmp_path / 'run', {})
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize(
+    'family',
+    [
+        pytest.param(name, marks=() if name == 'qwen2_5_vl' else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_a_run_ends_after_its_minutes_and_goes_on_where_it_was(
     tmp_path, capsys, monkeypatch, family
 ):

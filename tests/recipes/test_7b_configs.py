@@ -267,6 +267,7 @@ def test_evaluation(run):
     evaluation_of(run, 'evaluate_7b')
 
 
+@pytest.mark.slow
 def test_evaluation_of_mars(run, mars):
     policy, files = mars
     workdir = evaluation_of(run, 'evaluate_mars', policy=policy, **files)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import toy_runs
 
 from sensesearch_jax.recipes.session import read_trajectories
@@ -37,6 +38,7 @@ def test_rl(policy_folder, tmp_path):
         assert 0 < values['sampler_gap'] < 0.05  # of rounding alone
 
 
+@pytest.mark.slow
 def test_evaluation(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     settings = {
@@ -51,6 +53,7 @@ def test_evaluation(policy_folder, tmp_path):
     assert len(trajectories) == 5 and any(map(went_on_after_a_tool, trajectories))
 
 
+@pytest.mark.slow
 def test_ask(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     settings = {

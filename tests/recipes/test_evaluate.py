@@ -205,6 +205,7 @@ def test_a_served_model_s_replies_are_paid_for_once_whenever_the_run_is_killed(
     assert card['agent']['requests'] == len(seen)
 
 
+@pytest.mark.slow
 def test_a_policy_of_the_second_family_is_evaluated(tmp_path):
     folder = tmp_path / 'policy'
     folder.mkdir()

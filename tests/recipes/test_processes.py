@@ -3,6 +3,7 @@ finds."""
 
 import json
 
+import pytest
 import toy_runs
 
 from sensesearch_jax.recipes.session import read_trajectories
@@ -72,6 +73,7 @@ def test_evaluation(policy_folder, tmp_path):
     assert not (tmp_path / 'two-process-1' / 'summary.json').exists()
 
 
+@pytest.mark.slow
 def test_cold_start(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     toy_runs.finish(

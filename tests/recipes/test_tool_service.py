@@ -100,6 +100,7 @@ def test_a_recorded_run_is_replayed_token_for_token(start, tmp_path):
     assert sum(len(step) for step in replayed) == 2 * QUESTIONS * MEMBERS
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(start, tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as found:
         port = found.getsockname()[1]

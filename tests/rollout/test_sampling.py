@@ -69,7 +69,7 @@ def misfit(found, expected):
     return scipy.stats.chisquare(found, expected * found.sum() / expected.sum()).pvalue
 
 
-@pytest.mark.parametrize('place', [0, 77_777])
+@pytest.mark.parametrize('place', [0, pytest.param(77_777, marks=pytest.mark.slow)])
 def test_rare_tokens_come_as_often_as_they_should(place):
     """Of a large vocabulary a hundredth is in tokens of 6.6e-8 each: all together, and any part of
     them."""
