@@ -325,24 +325,10 @@ class ToolService:
         self, name: str, section: Any, backend: str, source: dict[str, Any]
     ) -> CachingToolRunner:
         write, read = self._forms()[name]
-        answers = Answers(
-            name,
-            source,
-            isinstance(section, Remote),
-            self.mode,
-            self._config.answers,
-            self._store,
-            write,
-            read,
-        )
-        return CachingToolRunner(
-            name,
-            backend,
-            ThreadPool(name, self._config.threads, self._config.queue),
-            self.metrics,
-            self._config.cache_entries,
-            answers,
-        )
+        online, config = isinstance(section, Remote), self._config
+        answers = Answers(name, source, online, self.mode, config.answers, self._store, write, read)
+        pool = ThreadPool(name, config.threads, config.queue)
+        return CachingToolRunner(name, backend, pool, self.metrics, config.cache_entries, answers)
 
     def _forms(self) -> dict[str, tuple[Any, Any]]:
         """Forms of each tool's results in the file of answers: a writer and a reader."""

@@ -85,15 +85,9 @@ class ServedAnswers:
         texts: list[str] = []
         while len(texts) < self.samples:
             # All at once, so that the images are paid for once; a server may give fewer.
-            reply = self.model.ask(
-                Request(
-                    messages,
-                    self.temperature,
-                    self.answer_tokens,
-                    choices=self.samples - len(texts),
-                    sample=len(texts),
-                )
-            )
+            counts = {'choices': self.samples - len(texts), 'sample': len(texts)}
+            request = Request(messages, self.temperature, self.answer_tokens, **counts)
+            reply = self.model.ask(request)
             if isinstance(reply, ToolFailure):
                 return reply
             texts += [text.strip() for text in reply.texts]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sensesearch_jax.agent.trajectory import Trajectory
+from sensesearch_jax.agent.trajectory import Question, Trajectory
 
 
 class Benchmark(NamedTuple):
@@ -66,14 +66,9 @@ def named_by_set(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """The trajectories; of several sets, each question's id and category name its set as well."""
     if len({t.question.source for t in trajectories}) < 2:
         return list(trajectories)
-    return [
-        dataclasses.replace(
-            t,
-            question=dataclasses.replace(
-                t.question,
-                id=f'{t.question.source}/{t.question.id}',
-                category=': '.join(filter(None, [label(t.question.source), t.question.category])),
-            ),
-        )
-        for t in trajectories
-    ]
+
+    def named(q: Question) -> Question:
+        category = ': '.join(filter(None, [label(q.source), q.category]))
+        return dataclasses.replace(q, id=f'{q.source}/{q.id}', category=category)
+
+    return [dataclasses.replace(t, question=named(t.question)) for t in trajectories]

@@ -180,15 +180,8 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
 def served_answers(session: Session, model: ChatModel) -> Answers:
     """Plain answers of a served model."""
     mine = session.config.mine
-    return ServedAnswers(
-        model,
-        session.environment(),
-        session.scorer(),
-        mine.samples,
-        mine.temperature,
-        mine.answer_tokens,
-        mine.threads,
-    )
+    settings = mine.samples, mine.temperature, mine.answer_tokens, mine.threads
+    return ServedAnswers(model, session.environment(), session.scorer(), *settings)
 
 
 def mine(

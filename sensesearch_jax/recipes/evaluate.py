@@ -139,17 +139,10 @@ def write_results(
     atomic_write(workdir / 'summary.json', json.dumps(summary, indent=1) + '\n')
     atomic_write(workdir / 'table.md', tables(name, sets, card))
     command = f'python -m sensesearch_jax.main {" ".join(sys.argv[1:])}'
-    write_evaluation_page(
-        workdir / 'viewer.html',
-        name,
-        found,
-        sets,
-        card,
-        session.client.image,
-        session.protocol,
-        command,
-    )
-    print(f'\n{printed(name, sets, card)}\n\n{workdir / "viewer.html"}: scores and trajectories.')
+    images, protocol = session.client.image, session.protocol
+    page = workdir / 'viewer.html'
+    write_evaluation_page(page, name, found, sets, card, images, protocol, command)
+    print(f'\n{printed(name, sets, card)}\n\n{page}: scores and trajectories.')
 
 
 def budgets(config: ConfigDict, limits: RolloutLimits) -> dict[str, int]:

@@ -189,18 +189,11 @@ def rl(
             for step in range(start, config.steps):
                 updates = learner.updates
                 with saved_if_stopped(learner, checkpoints, made), profiler.step(step):
-                    values = multihost.global_means(
-                        rl_step(
-                            session,
-                            loaded,
-                            features,
-                            sampler,
-                            learner,
-                            reference,
-                            asked_here(step),
-                            step,
-                        )
+                    asked = asked_here(step)
+                    values = rl_step(
+                        session, loaded, features, sampler, learner, reference, asked, step
                     )
+                    values = multihost.global_means(values)
                 failed = 0 if values['usable_share'] else failed + 1
                 if learner.updates > updates:
                     made = step + 1
@@ -348,27 +341,13 @@ def rl_step(
     advantages, values = rollout_advantages(config, groups, usable)
 
     def to_batch(part):
-        return multihost.pad_alike(
-            row_batch(
-                loaded,
-                features,
-                part,
-                config.members,
-                micro_batch_rows(config),
-                pack_step=config.pack_step,
-                fatal_mistakes=config.fatal_mistakes,
-            )
-        )
+        sizes = config.members, micro_batch_rows(config)
+        options = {'pack_step': config.pack_step, 'fatal_mistakes': config.fatal_mistakes}
+        return multihost.pad_alike(row_batch(loaded, features, part, *sizes, **options))
 
+    draws = np.random.default_rng([session.config.seed, step])
     updates, passes = update(
-        config,
-        learner,
-        reference,
-        groups,
-        advantages,
-        usable,
-        to_batch,
-        np.random.default_rng([session.config.seed, step]),
+        config, learner, reference, groups, advantages, usable, to_batch, draws
     )
     ended = time.monotonic()
     slowest = multihost.slowest(sampled - began)  # the updates are one program of all

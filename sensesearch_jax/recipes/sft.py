@@ -141,16 +141,8 @@ def sft(
     ):
         start = resume(learner, checkpoints)
         session.metrics.resume('sft', start)
-        validate = Validation(
-            session,
-            'sft',
-            steps,
-            loaded,
-            features,
-            learner,
-            checkpoints,
-            held_out_loss if held_out else None,
-        )
+        loss = held_out_loss if held_out else None
+        validate = Validation(session, 'sft', steps, loaded, features, learner, checkpoints, loss)
         validate(start)
         before = recorded(workdir.path, 'sft')
         alarmed = session.config.alarms, workdir, 'sft', start, multihost.is_main(), before
@@ -269,15 +261,9 @@ def micro_batches(
     for first in range(0, len(groups), rows):
         own = multihost.local_rows(groups[first : first + rows], rows, 'sft.micro_batch')
         began = time.monotonic()
+        each = multihost.rows_per_process(rows, 'sft.micro_batch')
         batch = row_batch(
-            loaded,
-            features,
-            own,
-            members,
-            multihost.rows_per_process(rows, 'sft.micro_batch'),
-            ahead,
-            config.pack_step,
-            shared=members > 1,
+            loaded, features, own, members, each, ahead, config.pack_step, shared=members > 1
         )
         tokens['seconds'] += time.monotonic() - began
         batch = multihost.pad_alike(batch)

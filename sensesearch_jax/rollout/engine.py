@@ -261,16 +261,9 @@ class Engine:
                 'rollout.prompt_capacity or lower max_pixels.'
             )
         if len(rows) > (n := self.prefill_rows):
-            return [
-                position
-                for first in range(0, len(rows), n)
-                for position in self.prefill(
-                    rows[first : first + n],
-                    prompts[first : first + n],
-                    images[first : first + n],
-                    table,
-                )
-            ]
+            passes = [slice(first, first + n) for first in range(0, len(rows), n)]
+            found = (self.prefill(rows[p], prompts[p], images[p], table) for p in passes)
+            return [position for positions in found for position in positions]
         batch = self._runs(
             [p[:-1] for p in prompts],
             images,

@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from sensesearch_jax.agent.trajectory import Question, Trajectory
-from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.recipes.session import rollout_limits
 from sensesearch_jax.rollout.lanes import Lanes
@@ -18,7 +16,6 @@ from sensesearch_jax.rollout.scoring import Scoring
 from sensesearch_jax.rollout.task_queue import Task, TaskQueue
 from sensesearch_jax.simulation.clock import Clock, Later, Segment, Threads
 from sensesearch_jax.simulation.plans import PlannedGroup
-from sensesearch_jax.simulation.rates import Rates
 from sensesearch_jax.simulation.stand_ins import (
     PlannedChat,
     PlannedEnvironment,
@@ -27,6 +24,9 @@ from sensesearch_jax.simulation.stand_ins import (
     TimedEngine,
     TimedFeatures,
 )
+
+if TYPE_CHECKING:
+    from sensesearch_jax.simulation.run import Pod
 
 MOMENT = 1e-3  # seconds of a pass that has nothing to wait for
 
@@ -63,37 +63,25 @@ class Host:
     """The engines of a host, their queue, and the groups that they have finished.
 
     Args:
-        config: of the run, with `agent`, `rl` and `rollout`.
+        pod: the machine that it belongs to.
         policy: of mere shapes.
-        preprocessor: of its pictures.
-        rates: of its programs.
         engine: whose twins the host has.
         engines: how many.
-        compile_s: seconds of compiling a program.
     """
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        policy: Policy,
-        preprocessor: Preprocessor,
-        rates: Rates,
-        engine: TimedEngine,
-        engines: int,
-        compile_s: float,
-    ):
-        self.clock, self.script = Clock(compile_s), Script()
-        clock, script, room = self.clock, self.script, config.rollout
+    def __init__(self, pod: Pod, policy: Policy, engine: TimedEngine, engines: int):
+        self.clock, self.script = Clock(pod.compile_s), Script()
+        clock, script, room = self.clock, self.script, pod.config.rollout
         self.features = TimedFeatures(
-            policy, preprocessor, None, capacity_bytes=1 << 50, batch=room.tower_batch
+            policy, pod.preprocessor, None, capacity_bytes=1 << 50, batch=room.tower_batch
         )
-        self.features.clock, self.features.rates = clock, rates
+        self.features.clock, self.features.rates = clock, pod.rates
         self.step_of: list[int] = []  # by index of the task
         self.left: dict[int, int] = {}  # groups of a step that are not finished
         self.finished: dict[int, float] = {}  # the time at which a step's last group was
         environment, self.scorer = PlannedEnvironment(script, clock), PlannedScorer(script, clock)
         chat, tools = PlannedChat(script), Threads(clock, room.tool_threads)
-        judges, limits = Threads(clock, room.judge_threads), rollout_limits(config.agent)
+        judges, limits = Threads(clock, room.judge_threads), rollout_limits(pod.config.agent)
         self.asked: list[list[Trajectory]] = []  # the groups, in the order of the tasks
         self.queue = TaskQueue(
             engines * engine.groups + self.features.batch,

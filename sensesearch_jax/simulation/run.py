@@ -196,18 +196,7 @@ def _hosts(pod: Pod, questions: int) -> list[Host]:
         extend_tokens=room.extend_tokens,
         cache_dtype=room.cache_dtype,
     )
-    return [
-        Host(
-            pod.config,
-            policy,
-            pod.preprocessor,
-            pod.rates,
-            engine,
-            engines * pod.replicas,
-            pod.compile_s,
-        )
-        for _ in range(pod.hosts)
-    ]
+    return [Host(pod, policy, engine, engines * pod.replicas) for _ in range(pod.hosts)]
 
 
 def _micro_batches(

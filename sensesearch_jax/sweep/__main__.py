@@ -10,6 +10,7 @@ docs/sweeps.md says more.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -144,16 +145,9 @@ def compare(
     command = f'python -m sensesearch_jax.sweep {" ".join(sys.argv[1:])}'
     results.write_summary(summary, workdir / 'summary.json')
     atomic_write(workdir / 'sweep.md', tables.as_markdown(workdir.name, command, summary))
-    size = page.write_sweep_page(
-        workdir / 'sweep.html',
-        workdir.name,
-        summary,
-        pair,
-        lambda sha256: results.image_of(found, sha256),
-        protocol,
-        command,
-    )
-    print(f'\n{workdir / "sweep.html"} ({size / 1e6:.1f} MB): results, curves, what flipped.')
+    images, path = functools.partial(results.image_of, found), workdir / 'sweep.html'
+    size = page.write_sweep_page(path, workdir.name, summary, pair, images, protocol, command)
+    print(f'\n{path} ({size / 1e6:.1f} MB): results, curves, what flipped.')
 
 
 def chosen_pair(found: Sequence[results.Evidence]) -> dict[str, list[Trajectory]]:

@@ -189,19 +189,12 @@ def _scores(runs: Iterable[Evidence]) -> Scores:
             if t.state in COUNTED:
                 of_questions.setdefault((t.question.source, t.question.id), []).append(t)
         if of_questions:
-            found[run.seed] = {
-                key: _Score(
-                    float(np.mean([t.reward['accuracy'] for t in members])),
-                    tuple(
-                        dict.fromkeys(
-                            (OVERALL, *([label(q.source)] if several else []), q.category)
-                        )
-                    ),
-                    cluster(q),
-                )
-                for key, members in of_questions.items()
-                for q in [members[0].question]
-            }
+            found[run.seed] = scores = {}
+            for key, members in of_questions.items():
+                q = members[0].question
+                parts = OVERALL, *([label(q.source)] if several else []), q.category
+                mean = float(np.mean([t.reward['accuracy'] for t in members]))
+                scores[key] = _Score(mean, tuple(dict.fromkeys(parts)), cluster(q))
     return found
 
 

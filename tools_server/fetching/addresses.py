@@ -28,19 +28,10 @@ _NAT64 = ipaddress.ip_network('64:ff9b::/96')
 # Public according to the registries or to Python's list of them, and yet of the network this
 # machine stands in: a cloud's metadata, anycast of the next NAT or tunnel, site-local addresses of
 # old, examples in documents.
-_NEARBY = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            '168.63.129.16/32',
-            '192.0.0.0/24',
-            '192.88.99.0/24',
-            'fd00:ec2::254/128',
-            'fec0::/10',
-            '3fff::/20',
-        ),
-    )
-)
+_NEARBY = [
+    *map(ipaddress.ip_network, ('168.63.129.16/32', '192.0.0.0/24', '192.88.99.0/24')),
+    *map(ipaddress.ip_network, ('fd00:ec2::254/128', 'fec0::/10', '3fff::/20')),
+]
 
 
 class Target(NamedTuple):

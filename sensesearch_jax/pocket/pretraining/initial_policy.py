@@ -59,18 +59,8 @@ def write_tokenizer(folder: Path, pages: Pages, world: InventedWorld, vocabulary
         for _ in range(TITLES)
         for kind in ('flag', 'painting')
     ]
-    train_tokenizer(
-        [
-            *texts,
-            *titles,
-            *pages.titles * 5,
-            *words * 5,
-            *asked,
-            *[DEFAULT.system_prompt(TOOLS), turn] * 300,
-        ],
-        folder,
-        vocabulary,
-    )
+    often = [*pages.titles * 5, *words * 5, *asked, *[DEFAULT.system_prompt(TOOLS), turn] * 300]
+    train_tokenizer([*texts, *titles, *often], folder, vocabulary)
 
 
 def write_first(
