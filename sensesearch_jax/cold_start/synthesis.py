@@ -15,8 +15,6 @@ def synthesise(
     expert: Expert,
     environment: Environment,
     max_turns: int = 10,
-    member: int = 0,
-    seed: int = 0,
     done: Sequence[Turn] = (),
     note: Callable[[Turn], None] = lambda turn: None,
 ) -> Trajectory:
@@ -27,8 +25,6 @@ def synthesise(
         expert: writes the turns.
         environment: runs the tool calls.
         max_turns: turns after which the trajectory is truncated.
-        member: of the group; noted in the trajectory.
-        seed: noted in the trajectory.
         done: turns that an earlier process has noted; the trajectory goes on from them.
         note: takes every turn after which the trajectory goes on.
 
@@ -37,7 +33,7 @@ def synthesise(
         expert wrote no valid action, INFRA_FAILED if a tool, the upload or the expert failed.
         Rewards are not set. Never raises for a failure.
     """
-    trajectory = Trajectory(question, member, seed, [], SampleState.TRUNCATED, [], [], {}, None)
+    trajectory = Trajectory(question, 0, 0, [], SampleState.TRUNCATED, [], [], {}, None)
     images = upload_all(environment.client, question.images)
     if isinstance(images, ToolFailure):
         trajectory.state, trajectory.failure = SampleState.INFRA_FAILED, images.message

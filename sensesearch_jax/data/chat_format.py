@@ -18,6 +18,7 @@ counts. Records of others are read without it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -270,16 +271,8 @@ def _observation(turn: Turn, parts: list[Part], about: Mapping[str, Any] | None)
     if about:
         if 'parts' in about and _text(Observation.from_json(dict(about)).parts) == _text(parts):
             return Observation.from_json(dict(about))
-        known = {'parts': [], **about}
-        saved = Observation.from_json(known)
-        return Observation(
-            tuple(parts),
-            saved.ok,
-            saved.kind,
-            saved.new_images,
-            saved.latency_s,
-            saved.infra_failed,
-        )
+        saved = Observation.from_json({'parts': [], **about})
+        return dataclasses.replace(saved, parts=tuple(parts))
     if isinstance(turn.action, FormatError | Answer):
         return Observation(tuple(parts), ok=False, kind='format_error')
     refs = [part for part in parts if isinstance(part, ImageRef)]

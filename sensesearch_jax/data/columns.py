@@ -57,11 +57,6 @@ def arrow_table(file: str) -> Any:
         return pyarrow.ipc.open_file(source).read_all()
 
 
-def tfds_row(directory: str, split: str, row: int) -> dict[str, Any]:
-    """One example of a tensorflow-datasets directory, its images as they are encoded."""
-    return tfds_source(directory, split)[row]
-
-
 @functools.lru_cache(maxsize=8)
 def tfds_source(directory: str, split: str) -> Any:
     """Random access to a split of a tensorflow-datasets directory, images as encoded."""

@@ -66,7 +66,7 @@ def read_image(reference: str) -> bytes:
         if 'offset' in fields:
             value = columns.line_at(file, int(fields['offset']))[fields['column']]
         elif 'split' in fields:
-            value = columns.tfds_row(file, fields['split'], int(fields['row']))['images']
+            value = columns.tfds_source(file, fields['split'])[int(fields['row'])]['images']
         else:
             value = columns.cell(file, fields['column'], int(fields['row']))
         return image_bytes(value, item, epath.Path(file).parent)

@@ -13,6 +13,7 @@ from sensesearch_jax.agent.protocol import DEFAULT, Protocol, user_text
 from sensesearch_jax.agent.trajectory import ImageRef, Question
 from sensesearch_jax.data.faults import first_ids
 from sensesearch_jax.data.images import HASH, NoImage, read_image
+from sensesearch_jax.data.plain_format import BadRecord
 from tools_server.failures import ToolError
 from tools_server.pictures.convert import check_size
 from tools_server.pictures.convert import read_image as decode
@@ -21,17 +22,8 @@ from tools_server.pictures.outline import outline
 PERCENTILES = {'least': 0, 'median': 50, '90 %': 90, '99 %': 99, 'most': 100}
 
 
-class BadImage(ValueError):
-    """An image that no policy can be shown.
-
-    Args:
-        kind: the kind of fault, the same for all images that have it.
-        message: the fault of this image.
-    """
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind = kind
+class BadImage(BadRecord):
+    """An image that no policy can be shown; faults of images have kinds as those of records have."""
 
 
 def image_size(reference: str) -> tuple[int, int]:

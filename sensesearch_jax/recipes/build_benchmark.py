@@ -29,7 +29,7 @@ from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.journal import Journal
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress
-from sensesearch_jax.runtime.seeds import hash_seed
+from sensesearch_jax.runtime.seeds import hash_seeds
 from sensesearch_jax.runtime.workdir import Workdir, atomic_write
 
 HARD, EASY = 'hard', 'easy'  # not once right in all samples, and right at least once
@@ -110,10 +110,6 @@ def difficulties(
             sampling=Sampling(config.benchmark.temperature),
         )
 
-        def seeds(q: Question) -> tuple[int, ...]:
-            names = (f'benchmark-{q.id}-{i}' for i in range(samples))
-            return tuple(hash_seed(config.seed, name) for name in names)
-
         with Progress('ask', len(questions), initial=len(right), unit='item') as bar:
 
             def note(group: list[Trajectory]) -> None:
@@ -128,7 +124,9 @@ def difficulties(
                 bar.update(hard=sum(number == 0 for number in right.values()))
 
             stream = session.stream(engines, loaded, features)
-            stream.sample([Task(q, seeds(q)) for q in left], session.scorer(), note)
+            seed = config.seed
+            tasks = [Task(q, hash_seeds(seed, f'benchmark-{q.id}', samples)) for q in left]
+            stream.sample(tasks, session.scorer(), note)
     return right
 
 

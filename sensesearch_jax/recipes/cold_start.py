@@ -54,7 +54,7 @@ from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.journal import Journal
 from sensesearch_jax.runtime.mesh import make_mesh, replica_count
 from sensesearch_jax.runtime.progress import Progress
-from sensesearch_jax.runtime.seeds import hash_seed
+from sensesearch_jax.runtime.seeds import hash_seed, hash_seeds
 from sensesearch_jax.runtime.workdir import Workdir
 
 EXPERTS = ('scripted', 'references', 'openai')
@@ -145,11 +145,6 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
     config = session.config
     samples, at_once = config.mine.samples, MINED * replica_count(session.mesh)
 
-    # By the question, so that those left after an interruption are asked with the seeds that they
-    # would have had.
-    def seeds(q: Question) -> tuple[int, ...]:
-        return tuple(hash_seed(config.seed, f'mine-{q.id}-{i}') for i in range(samples))
-
     def answers(questions: Sequence[Question], note: Note) -> None:
         engines = session.engines(
             loaded,
@@ -167,7 +162,9 @@ def policy_answers(session: Session, loaded: LoadedPolicy, features: FeatureStor
                 right = sum(t.reward['accuracy'] == 1 for t in group)
                 note(group[0].question, right, [scorer.answer(t) or '' for t in group])
 
-        tasks = [Task(q, seeds(q)) for q in questions]
+        # Seeds are by the question, so that those left after an interruption are asked with the ones
+        # that they would have had.
+        tasks = [Task(q, hash_seeds(config.seed, f'mine-{q.id}', samples)) for q in questions]
         for first in range(0, len(tasks), at_once):
             stream = session.stream(
                 engines, loaded, features, environment=environment, limits=limits

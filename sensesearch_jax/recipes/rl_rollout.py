@@ -28,7 +28,7 @@ from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime import multihost
-from sensesearch_jax.runtime.seeds import hash_seed
+from sensesearch_jax.runtime.seeds import hash_seeds
 from sensesearch_jax.training.advantages import GROUP_EPSILON, ROUNDING
 from sensesearch_jax.training.trainer import Learner
 
@@ -157,12 +157,11 @@ class StepGroups:
     def to_sample(self, asked: Sequence[Question]) -> list[Task]:
         """Tasks of those of the questions that are neither there nor asked already."""
         config, left = self.session.config, {*self._found, *self._asked}
-
-        def seeds(q):
-            names = (f'rl-{self.step}-{q.id}-{g}' for g in range(config.rl.members))
-            return tuple(hash_seed(config.seed, name) for name in names)
-
-        tasks = [Task(q, seeds(q)) for q in asked if q.id not in left]
+        tasks = [
+            Task(q, hash_seeds(config.seed, f'rl-{self.step}-{q.id}', config.rl.members))
+            for q in asked
+            if q.id not in left
+        ]
         self._asked.update(task.question.id for task in tasks)
         return tasks
 

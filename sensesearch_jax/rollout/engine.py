@@ -171,15 +171,8 @@ class Engine:
             prefill = self._prefill.program.lower(
                 self.parameters, self.caches, shape(n), prompts, shape(n)
             )
-            decode = self._decode.program.lower(
-                self.parameters,
-                self.caches,
-                None,
-                shape(*lanes, dtype=bool),
-                shape(*lanes),
-                shape(*lanes, dtype=jnp.uint32),
-                used,
-            )
+            sampled = shape(*lanes, dtype=bool), shape(*lanes), shape(*lanes, dtype=jnp.uint32)
+            decode = self._decode.program.lower(self.parameters, self.caches, None, *sampled, used)
             return {'prefill': prefill, 'decode': decode}
 
     def warm_up(self) -> None:
@@ -210,15 +203,8 @@ class Engine:
                 self.caches = self._extend(self.parameters, self.caches, few, runs, zeros(n), used)
                 for grid in grids:
                     shape = (self.groups, self.members) if grid is None else grid.members.shape
-                    self.caches, _ = self._decode(
-                        self.parameters,
-                        self.caches,
-                        grid,
-                        zeros(*shape, dtype=bool),
-                        zeros(*shape),
-                        zeros(*shape, dtype=np.uint32),
-                        used,
-                    )
+                    idle = zeros(*shape, dtype=bool), zeros(*shape), zeros(*shape, dtype=np.uint32)
+                    self.caches, _ = self._decode(self.parameters, self.caches, grid, *idle, used)
 
     def _first_members(self, width: int) -> np.ndarray:
         return np.tile(np.arange(width, dtype=np.int32), (self.groups, 1))

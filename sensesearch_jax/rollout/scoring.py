@@ -22,26 +22,21 @@ class Group:
         scorer: of them; None leaves rewards and states as they are.
         on_finished: called with them once all have ended and are scored.
         trajectories: by member.
+        ended: those that have, each with the verdict on its answer.
+        asked: verdicts by answer: equal ones are asked once.
+        complete: whether no more trajectories will come.
     """
 
     scorer: Scorer | None
     on_finished: Callable[[list[Trajectory]], None]
     trajectories: list[Trajectory] = field(default_factory=list)
+    ended: list[tuple[Trajectory, Future[float | ToolFailure]]] = field(default_factory=list)
+    asked: dict[str, Future[float | ToolFailure]] = field(default_factory=dict)
+    complete: bool = False
 
     def finish(self) -> None:
         """Hands the trajectories on."""
         self.on_finished(self.trajectories)
-
-
-@dataclass
-class _Verdicts:
-    """The trajectories of a group that have ended so far, and the verdicts on their answers."""
-
-    trajectories: list[Trajectory] = field(default_factory=list)
-    verdicts: list[Future[float | ToolFailure]] = field(default_factory=list)
-    # by answer: equal ones are asked once
-    asked: dict[str, Future[float | ToolFailure]] = field(default_factory=dict)
-    complete: bool = False
 
 
 class Scoring:
@@ -54,26 +49,26 @@ class Scoring:
 
     def __init__(self, pool: Executor):
         self.pool = pool
-        self._groups: dict[Group, _Verdicts] = {}
+        self._groups: dict[Group, None] = {}  # in the order in which they began to end
 
     def ask(self, group: Group, trajectory: Trajectory) -> None:
         """Asks for the verdict on a trajectory of the group that has just ended."""
-        scorer, so_far = group.scorer, self._groups.setdefault(group, _Verdicts())
+        self._groups[group] = None
+        scorer = group.scorer
         answer = scorer.answer(trajectory) if scorer else None
-        verdict = NO_ANSWER if answer is None else so_far.asked.get(answer)
+        verdict = NO_ANSWER if answer is None else group.asked.get(answer)
         if verdict is None:
-            verdict = so_far.asked[answer] = self.pool.submit(scorer.verdict, trajectory, answer)
-        so_far.trajectories.append(trajectory)
-        so_far.verdicts.append(verdict)
+            verdict = group.asked[answer] = self.pool.submit(scorer.verdict, trajectory, answer)
+        group.ended.append((trajectory, verdict))
 
     def close(self, group: Group) -> None:
         """Says that no more trajectories of a group will come."""
-        self._groups[group].complete = True
+        group.complete = True
 
     @property
     def pending(self) -> list[Future]:
         """Verdicts that are not there yet."""
-        return [v for found in self._groups.values() for v in found.asked.values() if not v.done()]
+        return [v for group in self._groups for v in group.asked.values() if not v.done()]
 
     @property
     def waiting(self) -> bool:
@@ -82,14 +77,10 @@ class Scoring:
 
     def finished(self) -> Sequence[Group]:
         """Complete groups whose verdicts have come, each once; their rewards and states are set."""
-        done = [
-            group
-            for group, found in self._groups.items()
-            if found.complete and all(v.done() for v in found.verdicts)
-        ]
+        done = [g for g in self._groups if g.complete and all(v.done() for _, v in g.ended)]
         for group in done:
-            found = self._groups.pop(group)
-            for trajectory, verdict in zip(found.trajectories, found.verdicts):
+            del self._groups[group]
+            for trajectory, verdict in group.ended:
                 put_score(group.scorer, trajectory, verdict.result())
         return done
 

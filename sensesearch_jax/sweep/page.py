@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,8 @@ def training_section(
     """
     found = summary['curves'][stage]
     declared = {
-        metric: curves.Chart(
-            ': '.join(filter(None, [chart.title, text])),
-            {metric: ''},
-            chart.unit,
-            chart.share,
-            chart.target,
-            chart.smoothed,
+        metric: dataclasses.replace(
+            chart, title=': '.join(filter(None, [chart.title, text])), metrics={metric: ''}
         )
         for chart in curves.CHARTS.get(stage, ())
         for metric, text in chart.metrics.items()

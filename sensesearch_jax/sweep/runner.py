@@ -205,15 +205,12 @@ class Sweep:
         config = write_config(run, task, self.workdir)
         log = run.folder(self.workdir) / f'{task}.log'
 
+        command = [sys.executable, '-m', 'sensesearch_jax.main']
+        command.append(f'--config={written_config.__file__}:{config}')
+        command.append(f'--workdir={run.folder(self.workdir) / task}')
         with open(log, 'ab') as file:
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    '-m',
-                    'sensesearch_jax.main',
-                    f'--config={written_config.__file__}:{config}',
-                    f'--workdir={run.folder(self.workdir) / task}',
-                ],
+                command,
                 env=os.environ | place.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -113,30 +113,22 @@ class Learner:
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = first_moments(optimizer, self.parameters, moments)
 
+        def program(function, places):
+            return SharedProgram(jax.jit(function, out_shardings=places, compiler_options=options))
+
         def gradient(loss):
-            return SharedProgram(
-                jax.jit(
-                    lambda weights, *rest: jax.grad(loss, has_aux=True)(
-                        losses.perturbations(weights[0]), weights, *rest
-                    ),
-                    out_shardings=(placements, replicated),
-                    compiler_options=options,
-                )
-            )
+            def of_weights(weights, *rest):
+                zeros = losses.perturbations(weights[0])
+                return jax.grad(loss, has_aux=True)(zeros, weights, *rest)
+
+            return program(of_weights, (placements, replicated))
+
+        def log_probs(weights, batch):
+            return losses.log_probs(losses.perturbations(weights[0]), weights, batch)[0]
 
         self._sft, self._rl = gradient(losses.sft), gradient(losses.rl)
-        self._log_probs = SharedProgram(
-            jax.jit(
-                lambda weights, batch: losses.log_probs(
-                    losses.perturbations(weights[0]), weights, batch
-                )[0],
-                out_shardings=rows_sharding(self.mesh, 3),
-                compiler_options=options,
-            )
-        )
-        self._sft_loss = SharedProgram(
-            jax.jit(losses.sft_metrics, out_shardings=replicated, compiler_options=options)
-        )
+        self._log_probs = program(log_probs, rows_sharding(self.mesh, 3))
+        self._sft_loss = program(losses.sft_metrics, replicated)
         self._exact = jax.jit(float32, out_shardings=placements)
         self._add = jax.jit(
             lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=placements

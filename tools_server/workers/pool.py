@@ -261,13 +261,8 @@ class _Worker:
             'OPENBLAS_NUM_THREADS': '1',
         }
         with theirs:
-            command = [
-                sys.executable,
-                '-m',
-                'tools_server.workers.worker',
-                str(theirs.fileno()),
-                str(memory_bytes),
-            ]
+            command = [sys.executable, '-m', 'tools_server.workers.worker']
+            command += [str(theirs.fileno()), str(memory_bytes)]
             try:
                 self._process = subprocess.Popen(
                     [*command, *modules], env=environment, pass_fds=[theirs.fileno()], start_new_session=True,
