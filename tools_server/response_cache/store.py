@@ -104,19 +104,6 @@ class AnswerStore(Reader):
         run(f'PRAGMA journal_size_limit = {2**24}')
         self._writer.executescript(f'BEGIN IMMEDIATE;{SCHEMA}COMMIT;')
 
-    def get(self, key: str) -> bytes | None:
-        """The value of a key, whose use is noted; None if there is none, or it is too old.
-
-        Raises:
-            StoreError: the file cannot be read, or not written.
-        """
-        entry = self.entry(key)
-        if entry is None:
-            return None
-        if self.worth_noting(entry):
-            self.touch(key)
-        return entry.value
-
     def worth_noting(self, entry: Entry) -> bool:
         """Whether the use of an entry is to be written down; one in the future: a wrong clock."""
         return self._max_bytes is not None and not -SKEW_S <= entry.unused_s <= TOUCH_S
