@@ -171,21 +171,11 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, sizes: LanguageSizes, rngs: nnx.Rngs):
         self.sizes = sizes
-        self.embedding = parameter(
-            rngs,
-            (sizes.vocabulary, sizes.width),
-            ('vocabulary', 'embed'),
-            f'{PREFIX}.embed_tokens.weight',
-        )
+        table = (sizes.vocabulary, sizes.width), ('vocabulary', 'embed')
+        self.embedding = parameter(rngs, *table, f'{PREFIX}.embed_tokens.weight')
         self.layers = DecoderLayers(sizes, rngs)
         self.norm = RMSNorm(rngs, sizes.width, f'{PREFIX}.norm', epsilon=sizes.norm_epsilon)
-        self.untied_head = (
-            None
-            if sizes.tied_head
-            else parameter(
-                rngs, (sizes.vocabulary, sizes.width), ('vocabulary', 'embed'), 'lm_head.weight'
-            )
-        )
+        self.untied_head = None if sizes.tied_head else parameter(rngs, *table, 'lm_head.weight')
 
     @property
     def head(self) -> Float[Array, 'v d']:
@@ -270,15 +260,11 @@ class LanguageModel(nnx.Module):
             )
 
         unrolled = self.sizes.layers <= UNROLLED
+        numbers = None if deepstack is None else jnp.arange(self.sizes.layers)
         x, (keys, values) = jax.lax.scan(
             rematted(layer, remat, unrolled),
             between_layers(embedded.tokens),
-            (
-                stacked,
-                per_layer,
-                perturbations,
-                None if deepstack is None else jnp.arange(self.sizes.layers),
-            ),
+            (stacked, per_layer, perturbations, numbers),
             unroll=unrolled,
         )
         return self.norm(x), KeysValues(keys, values)

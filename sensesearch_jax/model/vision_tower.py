@@ -223,28 +223,14 @@ class VisionTower(nnx.Module):
             layout='flattened',
             bias=sizes.layer_norm,
         )
+        table = (sizes.position_side**2, sizes.width), ('patch', 'embed')
         self.positions = (
-            parameter(
-                rngs,
-                (sizes.position_side**2, sizes.width),
-                ('patch', 'embed'),
-                f'{PREFIX}.pos_embed.weight',
-            )
-            if sizes.position_side
-            else None
+            parameter(rngs, *table, f'{PREFIX}.pos_embed.weight') if sizes.position_side else None
         )
         self.blocks = VisionBlocks(sizes, rngs)
         self.merger = PatchMerger(sizes, rngs, f'{PREFIX}.merger')
-        self.deepstack = (
-            PatchMerger(
-                sizes,
-                rngs,
-                PREFIX + '.deepstack_merger_list.{}',
-                layers=len(sizes.deepstack_blocks),
-            )
-            if sizes.deepstack_blocks
-            else None
-        )
+        deep, hf = len(sizes.deepstack_blocks), PREFIX + '.deepstack_merger_list.{}'
+        self.deepstack = PatchMerger(sizes, rngs, hf, layers=deep) if deep else None
 
     @jax.named_scope('vision_tower')
     def __call__(
