@@ -65,18 +65,13 @@ def render_page(
         filters: of the template, by name.
     """
     texts = [read_file(script) for script in scripts]
-    page = (
-        templates(filters)
-        .get_template(template)
-        .render(
-            **values,
-            style=Markup(read_file('page.css')),
-            scripts=[Markup(text) for text in texts],
-            script_hashes=[
-                base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts
-            ],
-        )
-    )
+    hashes = (hashlib.sha256(text.encode()).digest() for text in texts)
+    own = {
+        'style': Markup(read_file('page.css')),
+        'scripts': [Markup(text) for text in texts],
+        'script_hashes': [base64.b64encode(digest).decode() for digest in hashes],
+    }
+    page = templates(filters).get_template(template).render(**values, **own)
     return page.encode(errors='replace')  # half a surrogate pair is no text
 
 

@@ -92,15 +92,10 @@ def renders_alike(template: str, chat: ChatTokenizer) -> bool:
     def part(one):
         return {'type': 'text', 'text': one} if isinstance(one, str) else {'type': 'image'}
 
-    messages = [
-        {
-            **m,
-            'content': m['content']
-            if isinstance(m['content'], str)
-            else [part(one) for one in m['content']],
-        }
-        for m in _CONVERSATION
-    ]
+    def content(said):
+        return said if isinstance(said, str) else [part(one) for one in said]
+
+    messages = [m | {'content': content(m['content'])} for m in _CONVERSATION]
     try:
         text = (
             _environment()

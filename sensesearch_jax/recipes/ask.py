@@ -4,6 +4,7 @@ for as many as one likes.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -87,15 +88,13 @@ def check_image(path: str) -> None:
     """
     if not Path(path).is_file():
         raise UserError(f"There is no image file at '{path}'; give --config.image=FILE.")
-    decoder = Decoder()
-    try:
-        decoder.read(Path(path).read_bytes())
-    except (OSError, ToolError) as error:
-        raise UserError(
-            f'{path} is not a readable image: {getattr(error, "strerror", None) or error}.'
-        ) from None
-    finally:
-        decoder.close()
+    with contextlib.closing(Decoder()) as decoder:
+        try:
+            decoder.read(Path(path).read_bytes())
+        except (OSError, ToolError) as error:
+            raise UserError(
+                f'{path} is not a readable image: {getattr(error, "strerror", None) or error}.'
+            ) from None
 
 
 def print_turn(trajectory: Trajectory, turn: Turn) -> None:

@@ -86,16 +86,8 @@ class CacheLayout:
         def zeros(*shape):
             return jnp.zeros(shape, jnp.int32)
 
-        return constrained(
-            Caches(
-                pair(1, self.prompt_capacity),
-                zeros(b),
-                pair(g, self.suffix_capacity),
-                zeros(b, g),
-                zeros(b, g),
-                zeros(b, g),
-            )
-        )
+        prefix, suffix = pair(1, self.prompt_capacity), pair(g, self.suffix_capacity)
+        return constrained(Caches(prefix, zeros(b), suffix, zeros(b, g), zeros(b, g), zeros(b, g)))
 
     def abstract(self, dtype: np.dtype, mesh: Mesh) -> Caches:
         """Shapes and shardings of `zeros`, without the memory."""

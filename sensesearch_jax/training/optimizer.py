@@ -49,17 +49,9 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     adamw = optax.inject_hyperparams(
         optax.adamw, static_args=('b1', 'b2', 'eps', 'eps_root', 'weight_decay', 'mask')
     )
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        adamw(
-            rate,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=decays,
-        ),
-    )
+    settings = {name: getattr(config, name) for name in ('b1', 'b2', 'eps', 'weight_decay')}
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(clip, adamw(rate, **settings, mask=decays))
 
 
 def decays(parameters: Any) -> Any:

@@ -8,6 +8,7 @@ the same command goes on where it stopped. Exit status: 0 after Ctrl-C, 2 where 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = read_source(options.path, options.split)
         if not found.questions:
             raise UserError(f'{options.path} has no sound question; data.check says why')
-        decisions = Decisions(found.questions, *files)
-        try:
+        with contextlib.closing(Decisions(found.questions, *files)) as decisions:
             listener = listen(options.port, '--port')
             announcement = (
                 f'{len(found.questions)} questions, {found.faults.count} unsound records left out. Open '
@@ -49,8 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f'Decisions: {files[0]}; accepted questions: {files[1]}'
             )
             serve(create_app(decisions, Path(options.path).name), listener, announcement)
-        finally:
-            decisions.close()
     except UserError as error:
         print(f'review: {error}', file=sys.stderr)
         return 2
