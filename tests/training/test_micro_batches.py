@@ -32,7 +32,10 @@ from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trainer import Learner
 
 family = each_family(
-    'qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__, 'small_learners'], reset=[compiled]
+    'qwen2_5_vl',
+    pytest.param('qwen3_vl_moe', marks=pytest.mark.slow),
+    modules=[__name__, 'small_learners'],
+    reset=[compiled],
 )
 
 
