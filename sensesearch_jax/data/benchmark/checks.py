@@ -72,7 +72,7 @@ def _note_alike(items: Sequence[Item], described: Sequence[np.ndarray | None], m
     table = np.stack([vectors for _, vectors in pairs])
     for number, (item, vectors) in enumerate(pairs[1:], 1):
         found = alike(vectors, table[:number])
-        nearest = int(found.argmax())
+        nearest = int(found.round(2).argmax())  # the first of those that are equally near
         if found[nearest] > most:
             why = f'its picture is {found[nearest]:.2f} like that of {pairs[nearest][0].id}'
             item.faults.append(('near-duplicate picture', why))
