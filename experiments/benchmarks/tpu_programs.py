@@ -25,10 +25,11 @@ from sensesearch_jax.recipes.rows import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.towers import tower_program
-from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, shardings
+from sensesearch_jax.runtime.mesh import ROWS, make_mesh, replica_axes, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
 from sensesearch_jax.training.flops import decoder_matrices, step_flops, tower_flops
 from sensesearch_jax.training.optimizer import make_optimizer
+from sensesearch_jax.training.token_log_probs import CHUNK
 from sensesearch_jax.training.trained_part import to_train, trained_part
 from sensesearch_jax.training.trainer import Learner
 
@@ -74,8 +75,8 @@ def training(*case: Any) -> tuple[str, list[Program]]:
     if stage == 'rl':
         numbers = (shape(rows, members, dtype=dtype) for dtype in (np.float32, bool))
         targets = PolicyTargets(*numbers, reference)
+    run = places = members * lengths.suffix
     if settings.get('pack_step'):
-        places = members * lengths.suffix
         run = bucket(places, settings.pack_step, FINE)
         batch = batch._replace(packing=Packing(shape(rows, run), shape(rows, places)))
     programs = learner.lower(batch, targets)
@@ -87,13 +88,14 @@ def training(*case: Any) -> tuple[str, list[Program]]:
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
     tokens = [lengths.prompt], [[lengths.suffix] * members]
     flops = rows * step_flops(sizes.language, *tokens, adapters=learner.adapted) / mesh.size
+    pieces = math.ceil(rows * run / math.prod(mesh.shape[axis] for axis in ROWS) / CHUNK)
     words = (
         f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
         + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items())
         + (f', adapters of rank {settings.lora.rank}' if learner.adapted else '')
     )
     return words, [
-        Program(f'{stage} gradient', programs['gradient'], flops, passes * whole, beside),
+        Program(f'{stage} gradient', programs['gradient'], flops, passes * whole, beside, pieces),
         Program(f'{stage} update', programs['update'], 0.0, 0.0, of_reference),
     ]
 

@@ -24,6 +24,9 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sensesearch_jax.runtime.mesh import current, spec
 
+CHUNK = 256
+"""Tokens that go through the head at once on a device."""
+
 
 @jax.named_scope('head')
 def token_log_probs(
@@ -34,7 +37,7 @@ def token_log_probs(
     wanted: Bool[Array, '*rows tokens'] | None = None,
     suppressed: Shaped[Array, ' V'] | None = None,
     temperature: float | Float[Array, ''] = 1.0,
-    chunk: int = 256,
+    chunk: int = CHUNK,
 ) -> tuple[Float[Array, '*rows tokens'], Float[Array, '*rows tokens']]:
     r"""Log-probability of each target token, and the entropy of the distribution it is taken from.
 
