@@ -6,8 +6,8 @@ what binds?
 For the config's stage (`sft` or `rl`), mesh, remat policy and type: memory per device against its
 limit, compile time, FLOPs counted by hand and by the compiler, bytes that collectives bring in, and
 the time that published peak rates do not let the program beat, with what binds. RL has the
-sampler's prefill and decode too. A program that does not fit is reported with what to change, and
-the exit status is 1. Needs the extra `tpu` (the compiler alone, no TPU).
+sampler's prefill, extend and decode too. A program that does not fit is reported with what to
+change, and the exit status is 1. Needs the extra `tpu` (the compiler alone, no TPU).
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
         'network': sum(moved.values()) / chip.network,
     }
     beside = f'({total / GIB:.1f} of {chip.size / GIB:.0f} GiB): {ADVICE[part]}.'
+    sentence = f'does not fit beside what else is held {beside}'
     return found | {
         'fits': total <= chip.size,
         'arguments': held,
@@ -99,9 +100,7 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
         'unknown_loops': unknown,
         'least_s': times,
         'binds': max(times, key=times.get),
-        'sentence': 'fits.'
-        if total <= chip.size
-        else f'does not fit beside what else is held {beside}',
+        'sentence': 'fits.' if total <= chip.size else sentence,
     }
 
 
@@ -171,9 +170,8 @@ def main(_: list[str]) -> None:
             fits &= found['fits']
             print(shown(found), flush=True)
             if RESULTS.value:
-                name = Path(config_flags.get_config_filename(FLAGS['config'])).name.replace(
-                    '.py', ''
-                )
+                name = Path(config_flags.get_config_filename(FLAGS['config'])).name
+                name = name.replace('.py', '')
                 found |= {'config': name, 'what': words, 'topology': slice_name, 'layers': layers}
                 found |= {'size': SIZE.value, 'date': datetime.date.today().isoformat()}
                 with Path(RESULTS.value).open('a') as file:

@@ -52,18 +52,8 @@ def shape(*n: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
 def training(*case: Any) -> tuple[str, list[Program]]:
     """A micro-batch's gradient and the update of an SFT or RL step, and in words what they work on."""
     config, stage, sizes, lengths, devices = case
-    settings, mesh = config[stage], make_mesh(config.mesh, devices)
-    rows, members = settings.micro_batch, settings.get('members', 1)
-    learner = Learner(
-        to_train(abstract_policy(sizes), settings, 0),
-        make_optimizer(settings, 1),
-        objective=make_objective(settings) if stage == 'rl' else None,
-        suppressed=np.zeros(sizes.language.vocabulary, bool),
-        remat=settings.remat,
-        mesh=mesh,
-        dtype=settings.dtype,
-        trained=trained_part(settings),
-    )
+    settings, learner = config[stage], learner_of(*case)
+    mesh, rows, members = learner.mesh, settings.micro_batch, settings.get('members', 1)
     lengths = Lengths(
         bucket(lengths.prompt - 1, PROMPT_STEP, FINE),
         bucket(lengths.visual, FEATURE_STEP * members),
@@ -81,7 +71,7 @@ def training(*case: Any) -> tuple[str, list[Program]]:
         batch = batch._replace(packing=Packing(shape(rows, run), shape(rows, places)))
     programs = learner.lower(batch, targets)
     held, kept, moments = map(per_device, (learner.parameters, learner.kept, learner.moments))
-    of_reference = held * (reference is not None)
+    of_reference = held * (reference is not None) + of_tower(learner)
     full = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
     beside = moments + held * (full > rows) + of_reference  # moments, a sum of gradients
     whole = (held * jnp.dtype(settings.dtype).itemsize / 4 + kept) * mesh.shape['fsdp']
@@ -96,13 +86,14 @@ def training(*case: Any) -> tuple[str, list[Program]]:
     )
     return words, [
         Program(f'{stage} gradient', programs['gradient'], flops, passes * whole, beside, pieces),
-        Program(f'{stage} update', programs['update'], 0.0, 0.0, of_reference),
+        Program(f'{stage} update', programs['update'], 0.0, 0.0, of_reference + kept),
     ]
 
 
 def sampling(*case: Any) -> tuple[str, list[Program]]:
     """Prefill, decode and vision tower of one replica of the sampler, on devices of its own."""
     config, stage, sizes, lengths, devices = case
+    trained = learner_of(*case)
     axes, room = replica_axes(make_mesh(config.mesh, devices)), config.rollout
     count, dtype = math.prod(axes.values()), jnp.dtype(config[stage].dtype)
     policy = placed(sizes, dtype, make_mesh(axes, devices[:count]))
@@ -116,6 +107,8 @@ def sampling(*case: Any) -> tuple[str, list[Program]]:
         stop=sizes.end_tokens,
         suppressed=(sizes.image_token,),
         sampling=Sampling(config[stage].temperature),
+        extend_lanes=room.extend_lanes,
+        extend_tokens=room.extend_tokens,
         cache_dtype=room.cache_dtype,
     )
     used = room.suffix_capacity + room.chunk  # the longest that a lane can be
@@ -123,19 +116,44 @@ def sampling(*case: Any) -> tuple[str, list[Program]]:
     text, lanes = sizes.language, engine.groups * engine.members
     weights, caches = per_device(nnx.state(policy.language)), per_device(engine.caches)
     prompt = group_flops(sizes, 0, Lengths(room.prompt_capacity, 0, 0))
-    each = 2 * decoder_matrices(text) + 2 * text.vocabulary * text.width
-    each += 4 * text.layers * text.heads * text.head_width * (room.prompt_capacity + used)
+    each = 4 * text.layers * text.heads * text.head_width * (room.prompt_capacity + used)
+    each, head = each + 2 * decoder_matrices(text), 2 * text.vocabulary * text.width
     words = (
         f'replica of {count} devices, {engine.groups} groups × {engine.members} lanes, caches of '
-        f'{room.prompt_capacity} + {used} tokens'
+        f'{room.prompt_capacity} + {used} tokens' + ', beside adapters' * trained.adapted
     )
-    first, chunk = engine.prefill_rows * prompt / count, room.chunk * lanes * each / count
-    read = room.chunk * (weights + caches)
+    first, chunk = engine.prefill_rows * prompt / count, room.chunk * lanes * (each + head) / count
+    read, run = room.chunk * (weights + caches), engine.extend_lanes * engine.extend_tokens
+    # Adapters are for one machine, which holds what training needs beside the sampler.
+    state = trained.parameters, trained.kept, trained.moments
+    held = (per_device(state) + of_tower(trained)) * trained.adapted
     return words, [
-        Program('prefill', programs['prefill'], first, weights, 0.0),
-        Program('decode', programs['decode'], chunk, read, 0.0, steps=room.chunk),
-        tower(config, sizes, dtype, devices[:count], weights + caches),
+        Program('prefill', programs['prefill'], first, weights, held),
+        Program('extend', programs['extend'], run * each / count, weights + caches, held),
+        Program('decode', programs['decode'], chunk, read, held, steps=room.chunk),
+        tower(config, sizes, dtype, devices[:count], weights + caches + held),
     ]
+
+
+def learner_of(config: Any, stage: str, sizes: PolicySizes, _: Lengths, devices: Any) -> Learner:
+    """The config's learner, of mere shapes."""
+    settings = config[stage]
+    return Learner(
+        to_train(abstract_policy(sizes), settings, 0),
+        make_optimizer(settings, 1),
+        objective=make_objective(settings) if stage == 'rl' else None,
+        suppressed=np.zeros(sizes.language.vocabulary, bool),
+        remat=settings.remat,
+        mesh=make_mesh(config.mesh, devices),
+        dtype=settings.dtype,
+        trained=trained_part(settings),
+    )
+
+
+def of_tower(learner: Learner) -> float:
+    """Bytes of the vision tower on a device where adapters are trained, else 0."""
+    vision = placed(learner.sizes, learner.dtype, learner.mesh).vision
+    return per_device(nnx.state(vision)) * learner.adapted
 
 
 def tower(config: Any, sizes: PolicySizes, dtype: Any, devices: Any, beside: float) -> Program:
@@ -150,10 +168,8 @@ def tower(config: Any, sizes: PolicySizes, dtype: Any, devices: Any, beside: flo
     images = shape(*at, vision.patch_width, dtype=np.float32), shape(*at, 2), shape(*at, dtype=bool)
     with jax.set_mesh(mesh):
         lowered = encode.lower(parameters, (*images, shape(n, slots)))
-    flops, weights = (
-        n * tower_flops(vision, patches) / mesh.size,
-        per_device(parameters) * mesh.size,
-    )
+    flops = n * tower_flops(vision, patches) / mesh.size
+    weights = per_device(parameters) * mesh.size
     return Program(f'tower, {n} pictures of {patches} patches', lowered, flops, weights, beside)
 
 

@@ -28,6 +28,8 @@ CASES = """
 sft_7b training v5e:8x8
 sft_7b training v5p:4x4x4
 sft_7b training v6e:8x8
+sft_7b:lora training v5e:2x4
+sft_7b:lora training v5p:2x2x1 --config.mesh.fsdp=1 --config.mesh.tensor=1 --config.sft.micro_batch=1
 sft_7b training v5p:16x16x16 --config.mesh.data=64 --config.mesh.fsdp=32 --config.sft.micro_batch=2048 --config.sft.batch=2048
 rl_7b training v6e:8x8
 rl_7b training v5p:4x4x4
@@ -35,6 +37,10 @@ rl_7b training tpu7x:4x4x4 --config.rl.micro_batch=32
 rl_7b sampling v6e:2x2
 rl_7b sampling v5p:4x4x4
 rl_7b sampling tpu7x:4x4x4
+rl_7b:lora training v5p:2x2x2
+rl_7b:lora training v5e:2x4 --suffix=6848
+rl_7b:lora sampling v5p:2x2x2
+rl_7b:lora sampling v5e:2x4 --config.rollout.groups=1 --config.rollout.suffix_capacity=6848
 rl_mars training v5p:4x4x4 --size=Qwen3-VL-8B
 rl_mars training v6e:8x8 --size=Qwen3-VL-8B
 rl_mars training v5p:2x2x2 --size=Qwen3-VL-8B --config.rl.micro_batch=2
@@ -95,12 +101,8 @@ def main() -> None:
         if not any(program.startswith(last) for program in done):
             command = [sys.executable, '-m', 'experiments.benchmarks.tpu_memory', *changes]
             file, colon, variant = name.partition(':')
-            command += [
-                f'--config=configs/{file}.py{colon}{variant}',
-                f'--topology={topology}',
-                f'--part={part}',
-            ]
-            subprocess.run([*command, f'--results={asked.results}'])
+            command += [f'--config=configs/{file}.py{colon}{variant}', f'--topology={topology}']
+            subprocess.run([*command, f'--part={part}', f'--results={asked.results}'])
     asked.out.write_text(table(results()))
 
 

@@ -151,29 +151,38 @@ class Engine:
             return self._zeros(self.dtype)
 
     def lower(self, features: int, used: int) -> dict[str, jax.stages.Lowered]:
-        """The programs of prefill and decode, not yet compiled and never run: for devices that are
-        not here too.
+        """The programs of prefill, extend and decode, not yet compiled and never run: for devices
+        that are not here too.
 
         Args:
-            features: rows of a prompt's table of visual tokens.
-            used: tokens of the suffix caches that decoding reads.
+            features: rows of a prompt's table of visual tokens, and of a tool response's.
+            used: tokens of the suffix caches that extend and decode read.
         """
-        n, p, lanes = self.prefill_rows, self.prompt_capacity, (self.groups, self.members)
+        n, m, lanes = self.prefill_rows, self.extend_lanes, (self.groups, self.members)
 
         def shape(*sizes, dtype=jnp.int32):
             return jax.ShapeDtypeStruct(sizes, dtype)
 
-        table = shape(n, features, self.feature_width, dtype=self.dtype)
-        prompts = TokenRuns(
-            shape(n, p), shape(3, n, p), shape(n, p, dtype=bool), shape(n, p), table, shape(n)
-        )
+        def runs(*of):
+            table = shape(of[0], features, self.feature_width, dtype=self.dtype)
+            places = shape(*of), shape(3, *of), shape(*of, dtype=bool), shape(*of)
+            return TokenRuns(*places, table, shape(of[0]))
+
         with jax.set_mesh(self.mesh):
             prefill = self._prefill.program.lower(
-                self.parameters, self.caches, shape(n), prompts, shape(n)
+                self.parameters, self.caches, shape(n), runs(n, self.prompt_capacity), shape(n)
+            )
+            extend = self._extend.program.lower(
+                self.parameters,
+                self.caches,
+                LaneGrid(shape(m), shape(m, 1)),
+                runs(m, self.extend_tokens),
+                shape(m),
+                used,
             )
             sampled = shape(*lanes, dtype=bool), shape(*lanes), shape(*lanes, dtype=jnp.uint32)
             decode = self._decode.program.lower(self.parameters, self.caches, None, *sampled, used)
-            return {'prefill': prefill, 'decode': decode}
+            return {'prefill': prefill, 'extend': extend, 'decode': decode}
 
     def warm_up(self) -> None:
         """Compiles extend and decode in all their sizes; prefill compiles with the first prompt of

@@ -14,7 +14,14 @@ from small_policies import small_policy
 from experiments.benchmarks import tpu_table
 from experiments.benchmarks.compiled import collectives
 from experiments.benchmarks.tpu_memory import CHIPS, measured, shown
-from experiments.benchmarks.tpu_programs import Lengths, sampling, training
+from experiments.benchmarks.tpu_programs import (
+    Lengths,
+    learner_of,
+    of_tower,
+    per_device,
+    sampling,
+    training,
+)
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TEXT = """HloModule step
@@ -121,9 +128,37 @@ def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
     _, programs = sampling(config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
     found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
     names = [record['program'] for record in found]
-    assert names == ['prefill', 'decode', 'tower, 8 pictures of 42196 patches']
+    assert names == ['prefill', 'extend', 'decode', 'tower, 8 pictures of 42196 patches']
     assert all(record['fits'] and not record['unknown_loops'] for record in found)
-    assert all(record['moved'] for record in found[:2]) and found[2]['beside'] > 0
+    assert all(record['moved'] for record in found[:3]) and found[3]['beside'] > 0
+
+
+def test_frozen_matrices_stay_beside_the_sampler_and_the_update(slice_of_four):
+    """Adapters are trained and sampled on the same devices; in bytes of a device."""
+    config = settings(
+        'rl_7b',
+        **{
+            'mesh.tensor': 2,
+            'rl.micro_batch': 2,
+            'rl.members': 2,
+            'rl.freeze_embedding': True,
+            'rl.lora.rank': 2,
+            'rollout.groups': 2,
+            'rollout.prompt_capacity': 64,
+            'rollout.suffix_capacity': 128,
+            'rollout.chunk': 4,
+        },
+    )
+    case = config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four
+    learner = learner_of(*case)
+    held, kept, moments = map(per_device, (learner.parameters, learner.kept, learner.moments))
+    words, programs = sampling(*case)
+    assert words.endswith('beside adapters')
+    assert {p.beside for p in programs[:3]} == {held + kept + moments + of_tower(learner)}
+    words, (gradient, update) = training(*case)
+    assert words.endswith('adapters of rank 2')
+    reference = held + of_tower(learner)  # beside the sum of gradients
+    assert (gradient.beside, update.beside) == (moments + held + reference, reference + kept)
 
 
 @pytest.mark.parametrize('stage', ['sft', 'rl'])
