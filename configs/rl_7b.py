@@ -11,8 +11,8 @@ size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip
 reference; every four devices along tensor sample with a copy of the policy, 17 GB in bfloat16 together, beside the caches of
 `rollout.groups` groups. Steps: 150 of the
 paper's 150 to 300.
-One machine of 8 devices: --config=configs/rl_7b.py:lora trains adapters (docs/lora.md), 15 GB of frozen weights, which are
-the reference too, and 1 GB of state over all devices.
+One machine of 8 GPUs of 80 GB: --config=configs/rl_7b.py:lora trains adapters, 15 GB of frozen weights, which are the
+reference too, and 1 GB of state over all devices. Eight chips of v5e need shorter trajectories (docs/lora.md).
 Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/benchmarks/padding.py), for two to three times as
 many programs. Not run: no machine of this size was at hand. docs/tpu_memory.md has what its programs take on these
 slices.

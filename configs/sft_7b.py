@@ -11,8 +11,9 @@ Memory: float32 parameters and moments of the decoder are 12 bytes × 7.6 billio
 gradient in bfloat16 15 GB, and, where a batch has several, their sum in float32 30 GB; beside what `remat` keeps.
 Validation (docs/validation.md) calls tools: --config.sft.validate_every=20 --config.data.validation=YOURS
 --config.tools.config=configs/tools_online.yaml.
-One machine of 8 devices: --config=configs/sft_7b.py:lora trains adapters (docs/lora.md), 15 GB of frozen weights and 1 GB of
-state over all devices.
+One machine of 8 devices, eight chips of v5e among them: --config=configs/sft_7b.py:lora trains adapters, 15 GB of frozen
+weights and 1 GB of state over all devices; one GPU of 80 GB with --config.mesh.tensor=1 --config.sft.micro_batch=1
+(docs/lora.md).
 Steps: 3,000 trajectories × 3 epochs / 64 = 140. Not run: no machine of this size was at hand.
 """
 

@@ -52,11 +52,11 @@ HEAD = """# The 7B and 8B programs on TPU slices, ahead of time
 Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, all layers,
 compiled for a slice that was not there. Nothing here was run. GiB and seconds are per device as jax counts them (a chip
 of tpu7x is two). "Arguments" are those and results, "beside" is what stays on the device while the program runs and is
-none of its arguments (moments, a sum of gradients, the reference). "At least" is the time that published peak rates do
-not let the program beat: FLOPs of the mathematics counted by hand (recomputation aside), bytes of memory that it cannot
-help to move, and what its collectives bring into a device, loops counted as often as they run. The largest binds. The
-compiler's own FLOPs count a loop's body once. A decode is a chunk of 64 tokens on every lane. "Compiled in" is wall time on
-two cores, beside other work and with its pauses.
+none of its arguments (moments, a sum of gradients, the reference; with adapters the vision tower too, at an update the frozen
+matrices, beside the sampler all that training holds). "At least" is the time that published peak rates do not let the program
+beat: FLOPs of the mathematics counted by hand (recomputation aside), bytes of memory that it cannot help to move, and what its
+collectives bring into a device, loops counted as often as they run. The largest binds. The compiler's own FLOPs count a loop's
+body once. A decode is a chunk of 64 tokens on every lane. "Compiled in" is wall time on two cores, beside other work.
 
 A heading names rows and mesh. A slice is named by its kind and topology, which tell its chips: v5p:4x4x4 has 64 (Google's
 accelerator type for it, v5p-128, counts TensorCores).
