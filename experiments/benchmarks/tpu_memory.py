@@ -171,9 +171,9 @@ def main(_: list[str]) -> None:
             print(shown(found), flush=True)
             if RESULTS.value:
                 name = Path(config_flags.get_config_filename(FLAGS['config'])).name
-                name = name.replace('.py', '')
-                found |= {'config': name, 'what': words, 'topology': slice_name, 'layers': layers}
-                found |= {'size': SIZE.value, 'date': datetime.date.today().isoformat()}
+                found |= {'config': name.replace('.py', ''), 'what': words, 'topology': slice_name}
+                today = datetime.date.today().isoformat()
+                found |= {'layers': layers, 'size': SIZE.value, 'date': today}
                 with Path(RESULTS.value).open('a') as file:
                     file.write(json.dumps(found | {'compiler': VERSIONS}) + '\n')
     sys.exit(not fits)

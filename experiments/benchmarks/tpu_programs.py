@@ -91,25 +91,20 @@ def training(*case: Any) -> tuple[str, list[Program]]:
 
 
 def sampling(*case: Any) -> tuple[str, list[Program]]:
-    """Prefill, decode and vision tower of one replica of the sampler, on devices of its own."""
+    """Prefill, extend, decode and vision tower of one replica of the sampler, on devices of its own."""
     config, stage, sizes, lengths, devices = case
     trained = learner_of(*case)
     axes, room = replica_axes(make_mesh(config.mesh, devices)), config.rollout
     count, dtype = math.prod(axes.values()), jnp.dtype(config[stage].dtype)
     policy = placed(sizes, dtype, make_mesh(axes, devices[:count]))
+    names = 'groups prompt_capacity suffix_capacity chunk extend_lanes extend_tokens cache_dtype'
     engine = Engine(
         policy,
-        groups=room.groups,
         members=config[stage].members,
-        prompt_capacity=room.prompt_capacity,
-        suffix_capacity=room.suffix_capacity,
-        chunk=room.chunk,
         stop=sizes.end_tokens,
         suppressed=(sizes.image_token,),
         sampling=Sampling(config[stage].temperature),
-        extend_lanes=room.extend_lanes,
-        extend_tokens=room.extend_tokens,
-        cache_dtype=room.cache_dtype,
+        **{name: room[name] for name in names.split()},
     )
     used = room.suffix_capacity + room.chunk  # the longest that a lane can be
     programs = engine.lower(bucket(lengths.visual, 512), used)
