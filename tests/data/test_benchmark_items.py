@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scripted_tools import noise_file
 
+from sensesearch_jax.data.benchmark import checks
 from sensesearch_jax.data.benchmark.checks import fault_lines, read_items, shares
 from sensesearch_jax.data.benchmark.items import Rules
 from sensesearch_jax.errors import UserError
@@ -115,6 +116,14 @@ def test_of_two_pictures_nearly_the_same_the_later_is_named(written, tmp_path):
     found = written({}, {}, {}, {}, {})
     assert [kinds(item) for item in found] == [[], *[['near-duplicate picture']] * 3, []]
     assert all('like that of i0' in item.faults[0][1] for item in found[1:4])
+
+
+def test_a_picture_that_is_nearly_too_near_hides_no_nearer_one(written, monkeypatch):
+    near = {1: [0.1], 2: [0.899, 0.901], 3: [0.1, 0.902, 0.901]}
+    monkeypatch.setattr(checks, 'alike', lambda one, others: np.array(near[len(others)]))
+    found = written({}, {}, {}, {})
+    assert [kinds(item) for item in found] == [[], [], *[['near-duplicate picture']] * 2]
+    assert all('0.90 like that of i1' in item.faults[0][1] for item in found[2:])
 
 
 def test_a_cut_off_picture_is_named(written, tmp_path):

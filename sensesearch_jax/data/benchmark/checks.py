@@ -72,8 +72,9 @@ def _note_alike(items: Sequence[Item], described: Sequence[np.ndarray | None], m
     table = np.stack([vectors for _, vectors in pairs])
     for number, (item, vectors) in enumerate(pairs[1:], 1):
         found = alike(vectors, table[:number])
-        nearest = int(found.round(2).argmax())  # the first of those that are equally near
-        if found[nearest] > most:
+        if found.max() > most:
+            # the first of those that are equally near
+            nearest = int(np.where(found > most, found.round(2), -1).argmax())
             why = f'its picture is {found[nearest]:.2f} like that of {pairs[nearest][0].id}'
             item.faults.append(('near-duplicate picture', why))
 
