@@ -11,5 +11,11 @@ def hash_seed(seed: int, name: str) -> int:
 
 
 def hash_seeds(seed: int, name: str, count: int) -> tuple[int, ...]:
-    """Seeds of `NAME-0`, `NAME-1`, …, such as a question's members."""
+    """Seeds of `NAME-0`, `NAME-1`, …, such as a question's members.
+
+    Args:
+        seed: of the run.
+        name: of the group, its step and stage included.
+        count: of its members.
+    """
     return tuple(hash_seed(seed, f'{name}-{i}') for i in range(count))
