@@ -96,7 +96,10 @@ def main(arguments: list[str]) -> None:
     with (
         storage.local_workdir(path, config.get('scratch', '')) as path,
         Workdir.open(
-            multihost.process_folder(path), given, ignore=('workdir', *may_change(config))
+            own := multihost.process_folder(path),
+            given,
+            ignore=('workdir', *may_change(config)),
+            beside=multihost.earlier_folders(own.resolve()),
         ) as workdir,
     ):
         if not WORKDIR.value:

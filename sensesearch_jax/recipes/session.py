@@ -328,9 +328,9 @@ def open_session(config: ConfigDict, workdir: Workdir) -> Iterator[Session]:
 
 def every_process(path: Path, session: Session) -> list[Path]:
     """The files of that name in the workdirs of all processes, of this start and earlier ones."""
-    within = path.relative_to(session.workdir.path)
-    first = multihost.shared_folder(session.workdir.path)
-    return [folder / within for folder in (first, *first.parent.glob(f'{first.name}-process-*'))]
+    own = session.workdir.path
+    within = path.relative_to(own)
+    return [f / within for f in (*multihost.folders(own), *multihost.earlier_folders(own))]
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:

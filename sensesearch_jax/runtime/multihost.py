@@ -99,6 +99,15 @@ def folders(path: Path) -> list[Path]:
     ]
 
 
+def earlier_folders(path: Path) -> list[Path]:
+    """Workdirs of the processes that earlier starts had beside those of this one, given that of this
+    process.
+    """
+    first, now = shared_folder(path), folders(path)
+    found = sorted(first.parent.glob(f'{first.name}-process-*'))
+    return [f for f in found if f.name.rpartition('-')[2].isdigit() and f not in now]
+
+
 def barrier() -> None:
     """Barrier of all processes, after which each can read the files that the others have written."""
     if jax.process_count() > 1:

@@ -81,6 +81,7 @@ class Workdir(Closing):
         config: Mapping[str, Any],
         *,
         ignore: Collection[str] = ('workdir',),
+        beside: Collection[Path] = (),
     ) -> Self:
         """Opens the workdir of a new run in a new or empty directory, or of a run to resume.
 
@@ -90,13 +91,15 @@ class Workdir(Closing):
               do).
           ignore: dotted names of fields that may differ when a run resumes, because they do not
             change its result; a name covers all fields below it.
+          beside: workdirs whose files the run reads too, those of processes of earlier starts; where
+            they are of any run, it must be this one.
 
         Returns:
           The open directory, locked against other processes.
 
         Raises:
-          UserError: another process is using the directory, it belongs to a run with other
-            settings, it holds files but no run, or it cannot be made or written.
+          UserError: another process is using the directory, it or one beside it belongs to a run
+            with other settings, it holds files but no run, or it cannot be made or written.
         """
         path = Path(path).resolve()
         try:
@@ -106,6 +109,9 @@ class Workdir(Closing):
         except OSError as error:
             raise UserError(f'The workdir {path} cannot be used: {error.strerror}.') from None
         try:
+            for other in beside:
+                if (other / 'config.json').exists():
+                    _refuse_other_run(other, config, ignore)
             return cls(path, _settle_config(path, config, ignore))
         except BaseException:
             _unlock(path)
@@ -189,20 +195,30 @@ def _refuse_strangers(path: Path) -> None:
 
 def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str]) -> bool:
     """Writes config.json at the first start, compares it later; returns whether it existed."""
-    config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
-    text = _json(config, 'The configuration')
-    file = path / 'config.json'
+    text, file = _config_text(config), path / 'config.json'
     for directory in (path, path / 'stages'):
         for leftover in directory.glob('.*.tmp'):
             leftover.unlink(missing_ok=True)
     if not file.exists():
         atomic_write(file, text)
         return False
+    _refuse_other_run(path, config, ignore)
+    return True
+
+
+def _config_text(config: Mapping[str, Any]) -> str:
+    config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+    return _json(config, 'The configuration')
+
+
+def _refuse_other_run(path: Path, config: Mapping[str, Any], ignore: Collection[str]) -> None:
+    """Raises for a workdir that belongs to a run with other settings."""
+    file = path / 'config.json'
     try:
         before = flat(json.loads(file.read_text()))
     except ValueError:
         raise UserError(f"{file} is not a run's configuration: name another workdir.") from None
-    now = flat(json.loads(text))
+    now = flat(json.loads(_config_text(config)))
     for name in sorted(before.keys() | now.keys()):
         if any(name == ignored or name.startswith(ignored + '.') for ignored in ignore):
             continue
@@ -214,7 +230,6 @@ def _settle_config(path: Path, config: Mapping[str, Any], ignore: Collection[str
                 f'The workdir {path} belongs to another run: {name} is {there} there and {here} here; '
                 'use the same settings or another workdir.'
             )
-    return True
 
 
 def flat(value: Any, prefix: str = '') -> dict[str, Any]:

@@ -301,7 +301,7 @@ def test_the_7b_configs_are_whole(policy_folder):
 
 
 def test_the_workdir_of_another_run(tmp_path, policy_folder):
-    """Also a folder with files of one's own, which is left alone."""
+    """Also one beside it, and a folder with files of one's own, which is left alone."""
     (tmp_path / 'config.json').write_text(json.dumps({'task': 'evaluate', 'seed': 7}))
     before = sorted(tmp_path.iterdir())
     refused(
@@ -321,6 +321,16 @@ def test_the_workdir_of_another_run(tmp_path, policy_folder):
             f'--config.policy={policy_folder}',
         ),
         'holds letters.txt but no run',
+    )
+    (tmp_path / 'run-process-3').mkdir()
+    (tmp_path / 'letters.txt').rename(tmp_path / 'run-process-3' / 'config.json')
+    refused(
+        start(
+            '--config=configs/evaluate.py',
+            f'--workdir={tmp_path}/run',
+            f'--config.policy={policy_folder}',
+        ),
+        f'{tmp_path}/run-process-3 belongs to another run',
     )
 
 

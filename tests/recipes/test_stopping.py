@@ -62,7 +62,14 @@ def test_trajectories_of_old_steps_are_deleted(tmp_path):
 
 def test_groups_are_found_that_other_processes_have_sampled(tmp_path, monkeypatch):
     """Of an earlier start with three processes, whichever of fewer looks for them."""
-    for name in ('run', 'run-process-1', 'run-process-2', 'run-compiled', 'runs'):
+    for name in (
+        'run',
+        'run-process-1',
+        'run-process-2',
+        'run-process-two',
+        'run-compiled',
+        'runs',
+    ):
         (tmp_path / name).mkdir()
     for number, own in ((0, 'run'), (1, 'run-process-1')):
         monkeypatch.setattr(jax, 'process_index', lambda number=number: number)

@@ -56,6 +56,16 @@ def test_another_run_is_refused(tmp_path, other, sentence):
     Workdir.open(tmp_path, CONFIG).close()  # the refusal left it free and unchanged
 
 
+def test_another_run_beside_it_is_refused(tmp_path):
+    """Such as that of a process of an earlier start, whose files the run would take for its own."""
+    beside = [tmp_path / 'run-process-1', tmp_path / 'run-process-2']
+    Workdir.open(beside[1], CONFIG | {'seed': 1}).close()
+    with pytest.raises(ValueError, match='run-process-2 belongs to another run: seed is 1 there'):
+        Workdir.open(tmp_path / 'run', CONFIG, beside=beside)
+    assert not (tmp_path / 'run' / 'config.json').exists()
+    Workdir.open(tmp_path / 'run', CONFIG | {'seed': 2}, ignore=('seed',), beside=beside).close()
+
+
 def test_directories_that_are_no_workdir(tmp_path):
     (tmp_path / 'thesis.txt').write_text('mine')
     with pytest.raises(ValueError, match='holds thesis.txt but no run'):
