@@ -71,7 +71,7 @@ def write_report(
     Args:
       path: of the HTML file; its folder must exist.
       summary: what `summary.summarise` gave for these runs.
-      metrics: records of metrics.jsonl, see `report_curves.curve_sections`.
+      metrics: records of metrics.jsonl, see `curves.curve_sections`.
       runs: run name to trajectories as `Trajectory.to_json` gives them.
       image_loader: encoded image file by SHA-256; what is not bytes counts as a picture that is not
           there.
