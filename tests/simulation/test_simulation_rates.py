@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.config import RELEASED
 from sensesearch_jax.recipes.session import append_trajectories
 from sensesearch_jax.runtime.metrics import MetricWriter
+from sensesearch_jax.simulation import measured
 from sensesearch_jax.simulation.measured import MeasuredRun, comparison, fitted, read_run
 from sensesearch_jax.simulation.plans import Latency, Plan, PlannedGroup, PlannedTurn, recorded
 from sensesearch_jax.simulation.rates import AT_BEST, CHIPS, GPUS, ON_H200, Rates, slice_of
@@ -91,6 +93,22 @@ def test_a_fit_finds_the_rates_of_the_run_it_is_given(pod, by_hand):
     found = fitted(MeasuredRun(pod, steps, made.rollout_s, made.step_s))
     assert found.sampling == pytest.approx(3.0, rel=0.01)
     assert found.training == pytest.approx(0.5, rel=0.03)  # the hand-over is not scaled
+
+
+def test_where_simulated_times_jump_a_fit_comes_as_near_as_it_can(pod, by_hand, monkeypatch):
+    def jumps(pod, steps):
+        rollout_s = pod.rates.sampling * (1.0 if pod.rates.sampling < 3 else 1.02)
+        return SimpleNamespace(rollout_s=rollout_s, step_s=rollout_s + pod.rates.training)
+
+    monkeypatch.setattr(measured, 'simulate', jumps)
+    found = fitted(MeasuredRun(pod, [[by_hand]], 3.03, 5.03))  # which no rate gives
+    assert jumps(dataclasses.replace(pod, rates=found), []).rollout_s == pytest.approx(
+        3.06, rel=0.03
+    )
+    waits = MeasuredRun(pod, [[by_hand]], 1e-9, 5.0)
+    monkeypatch.setattr(measured, 'simulate', lambda *_: SimpleNamespace(rollout_s=1, step_s=6))
+    with pytest.raises(UserError, match='waiting for tools'):
+        fitted(waits)
 
 
 def test_what_a_fitted_machine_says_of_another_run_is_compared_with_it(pod, by_hand):
