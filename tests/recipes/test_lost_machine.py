@@ -15,16 +15,6 @@ from torn_runs import differences
 from sensesearch_jax.runtime.storage import CHECKPOINT
 from tools_server.launch import ToolServer
 
-SETTINGS = {
-    'sft.epochs': 1,
-    'sft.batch': 1,
-    'sft.micro_batch': 1,
-    'sft.row_trajectories': 1,
-    'sft.pack_step': 0,
-    'sft.warmup': 1,
-    'sft.checkpoint_every': 2,
-}
-
 
 @pytest.fixture(scope='module')
 def demonstrations(policy_folder, tmp_path_factory):
@@ -47,11 +37,11 @@ def test_the_next_machine_ends_with_the_policy_of_a_run_in_one_go(
             monkeypatch.setenv(name, value)
         store = fsspec.filesystem(scheme, skip_instance_cache=True)
         store.mkdir('bucket')
-        settings = SETTINGS | {
-            'sft.data': demonstrations,
-            'tools.url': server.url,
-            'scratch': scratch,
-        }
+        settings = (
+            memorized.FEW_STEPS
+            | {'sft.batch': 1, 'sft.micro_batch': 1, 'scratch': scratch}
+            | {'sft.data': demonstrations, 'tools.url': server.url}
+        )
 
         def start(name, **more):
             (process,) = toy_forks.start(

@@ -34,16 +34,6 @@ SETTINGS = {
     'rollout.warm_up': False,
 }
 
-SFT = {
-    'sft.epochs': 1,
-    'sft.batch': 2,
-    'sft.micro_batch': 2,
-    'sft.row_trajectories': 1,
-    'sft.pack_step': 0,
-    'sft.warmup': 1,
-    'sft.checkpoint_every': 2,
-}
-
 
 @pytest.fixture(scope='module')
 def runs(policy_folder, tmp_path_factory):
@@ -204,7 +194,11 @@ def test_sft_goes_on_in_another_number_of_processes(counts, policy_folder, tmp_p
     with ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server:
 
         def start(name, count, **environment):
-            settings = SFT | {'sft.data': kept, 'tools.url': server.url}
+            settings = (
+                memorized.FEW_STEPS
+                | {'sft.batch': 2, 'sft.micro_batch': 2}
+                | {'sft.data': kept, 'tools.url': server.url}
+            )
             settings |= {'multi_host': True, 'mesh.fsdp': count} if count > 1 else {}
             workdir = tmp_path / name
             return toy_forks.start(

@@ -16,6 +16,13 @@ from sensesearch_jax.runtime.mesh import make_mesh
 
 TURN = '<think>so</think>\n<answer>it</answer>'
 CONFIG = Path(__file__).parents[2] / 'configs' / 'sft.py'
+FEW_STEPS = {  # of one trajectory a row, with a checkpoint behind every other one
+    'sft.epochs': 1,
+    'sft.row_trajectories': 1,
+    'sft.pack_step': 0,
+    'sft.warmup': 1,
+    'sft.checkpoint_every': 2,
+}
 
 
 def config_of_sft():
