@@ -9,7 +9,7 @@ is an item that it never gets right. It writes benchmark/faults.jsonl, candidate
 interrupted, it goes on. The second serves a page on which a person accepts or rejects each, and keeps the accepted ones.
 docs/build_benchmark.md has the form of an item.
 
-With --config.benchmark.samples=0 no policy is asked: a few seconds for a hundred 4K pictures on 2 cores. With the project's
+Machine: 2 cores. With --config.benchmark.samples=0 no policy is asked: a few seconds for a hundred 4K pictures. With the project's
 base policy and the pocket tools (the defaults) a hundred items take minutes. configs/build_benchmark.py:7b has the paper's
 agent for a Qwen2.5-VL-7B and the tools of configs/tools_online.yaml.
 """

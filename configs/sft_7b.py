@@ -3,6 +3,7 @@
     python -m sensesearch_jax.main --config=configs/sft_7b.py --workdir=DIR --config.policy=QWEN \
         --config.sft.data=KEPT.jsonl --config.tools.folder=PICTURES
 
+Machine: a slice of 64 TPU chips, v5e:8x8, v6e:8x8 or v5p:4x4x4.
 Mesh: tensor 2, which shards heads and what a layer keeps, and every other device along fsdp, which shards parameters,
 moments and batches. On several hosts add --config.multi_host=True (docs/multi_host.md). micro_batch is one row per two
 devices: 32 for the 64 chips of v5e:8x8, v6e:8x8 or v5p:4x4x4; a machine of another size sets

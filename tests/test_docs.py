@@ -1,6 +1,5 @@
-"""README and docs: length, links, and that what their commands name is there."""
+"""README and docs: length and links. Their commands: tests/commands."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -30,14 +29,3 @@ def test_links_lead_somewhere(page):
         found = (page.parent / file).resolve() if file else page
         assert found.exists(), target
         assert not anchor or anchor in anchors(found), target
-
-
-@pytest.mark.parametrize('page', PAGES, ids=NAMES)
-def test_commands_name_what_there_is(page):
-    text = page.read_text()
-    for module in re.findall(r'python -m ([\w.]+\w)', text):
-        assert importlib.util.find_spec(module), module
-    for file in re.findall(
-        r'(?:pytest|python|--config=|--config.tools.config=)\s?((?:tests|configs)/[\w./]+\w)', text
-    ):
-        assert (ROOT / file).exists(), file

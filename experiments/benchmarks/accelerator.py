@@ -66,7 +66,7 @@ COLUMNS = (
 )  # fmt: skip
 HEAD = """# The 7B geometry on one accelerator
 
-Made by `python -m experiments.benchmarks.accelerator`; random weights in bfloat16, float32 master weights and moments in training. FLOPs are those of the mathematics, counted by hand, recomputation and padding aside, so that a share of the published rate is the model FLOPs utilisation. Bytes of decoding are weights, prefixes (once per group) and suffixes, each once a step; tokens are those of a step. `dots` keeps what came out of matrices and attention.
+Made by `python -m experiments.benchmarks.accelerator` (Machine: one NVIDIA H200); random weights in bfloat16, float32 master weights and moments in training. FLOPs are those of the mathematics, counted by hand, recomputation and padding aside, so that a share of the published rate is the model FLOPs utilisation. Bytes of decoding are weights, prefixes (once per group) and suffixes, each once a step; tokens are those of a step. `dots` keeps what came out of matrices and attention.
 """  # noqa: E501
 
 

@@ -50,7 +50,7 @@ rl_mars sampling v6e:2x2 --size=Qwen3-VL-8B --config.rollout.groups=1
 """  # noqa: E501
 HEAD = """# The 7B and 8B programs on TPU slices, ahead of time
 
-Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU: the shipped configs' own programs, all layers,
+Made by `python -m experiments.benchmarks.tpu_table` with the TPU compiler and no TPU (Machine: 2 cores, hours): the shipped configs' own programs, all layers,
 compiled for a slice that was not there. Nothing here was run. GiB and seconds are per device as jax counts them (a chip
 of tpu7x is two). "Arguments" are those and results, "beside" is what stays on the device while the program runs and is
 none of its arguments (moments, a sum of gradients, the reference; with adapters the vision tower too, at an update the frozen
