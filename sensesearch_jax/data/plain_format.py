@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -159,4 +160,6 @@ def _reference(image: str, folder: epath.PathLike) -> str:
         )
     if image.startswith(HASH) or '://' in image or image.startswith('/'):
         return image
-    return str(epath.Path(folder) / image)
+    path = str(epath.Path(folder) / image)
+    # or a record that is written into another folder names no picture
+    return path if '://' in path else str(Path(path).absolute())

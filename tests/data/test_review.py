@@ -2,13 +2,8 @@
 
 import contextlib
 import json
-import re
-import signal
-import subprocess
-import sys
 
 import pytest
-import requests
 from fastapi.testclient import TestClient
 from PIL import Image
 from scripted_tools import noise_file
@@ -215,22 +210,3 @@ def test_a_decision_that_was_not_saved_is_said_and_stays_open(questions, tmp_pat
         page.keyboard.press('a')
         question_shown(page, 1)
         assert page.locator('#problem').is_hidden() and accepted(tmp_path) == ['q0']
-
-
-def test_the_command_serves_until_it_is_interrupted(tmp_path):
-    noise_file(tmp_path / 'a.png', 32, 32, 0)
-    record = {'id': 'a', 'question': 'What?', 'image': 'a.png', 'answers': ['it']}
-    (tmp_path / 'mine.jsonl').write_text(json.dumps(record))
-    command = [sys.executable, '-m', 'sensesearch_jax.data.review', str(tmp_path / 'mine.jsonl')]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            said = process.stdout.readline()
-            (address,) = re.findall(r'http://127\.0\.0\.1:\d+', said)
-            assert said.startswith('1 questions, 0 unsound records left out')
-            decision = {'id': 'a', 'verdict': 'accept'}
-            requests.post(f'{address}/decisions', json=decision, timeout=60).raise_for_status()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-    assert json.loads((tmp_path / 'mine.accepted.jsonl').read_text())['id'] == 'a'

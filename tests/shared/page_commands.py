@@ -60,10 +60,10 @@ def commands_of(page: Path) -> list[Command]:
 
 
 def find_command(page: str, words: str) -> Command:
-    """The only command of a page that has these words."""
-    found = {c.text: c for c in commands_of(ROOT / page) if words in c.text}
-    assert len(found) == 1, f'{page} has {len(found)} commands with {words!r}'
-    return next(iter(found.values()))
+    """The shortest command of a page that has these words."""
+    found = [c for c in commands_of(ROOT / page) if words in c.text]
+    assert found, f'{page} has no command with {words!r}'
+    return min(found, key=lambda c: len(c.text))
 
 
 def parts(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
