@@ -6,8 +6,8 @@
 Without tools.url a server of configs/tools_online.yaml is started, which needs its keys; with
 --config.tools.config=configs/tools_pocket.yaml the tools are local.
 Machine: a GPU of 80 GB, which holds the parameters (17 GB in bfloat16).
-Mesh: all devices along fsdp, of which the first answers alone;
---config.mesh.tensor=4 shards heads and caches over four. Not run on weights of this size: no machine that holds them was at hand.
+Mesh: all devices along fsdp, of which the first answers alone; --config.mesh.tensor=4 shards heads and caches over four.
+Not run on weights of this size: no machine that holds them was at hand.
 """
 
 import sys

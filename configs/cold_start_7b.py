@@ -10,9 +10,9 @@ in time; prices are list prices of 2025, so check them. Without tools.url a serv
 started, which needs its keys and whose services are not in the budget. The questions are those of FVQA's training split
 (`python -m sensesearch_jax.data.convert fvqa FILES DATA` and --config.data.dir=DATA), or of any source in
 --config.data.train (docs/data.md).
-Machine: a GPU of 80 GB, or several, and the keys. Mesh: all devices along fsdp, each a replica that answers; --config.mesh.tensor=4 makes replicas of four, which shard heads
-and caches. On several hosts add
---config.multi_host=True. Not run on weights of this size: no machine that holds them was at hand.
+Machine: a GPU of 80 GB or several, and the keys.
+Mesh: all devices along fsdp, each a replica that answers; --config.mesh.tensor=4 makes replicas of four, which shard heads
+and caches. On several hosts add --config.multi_host=True. Not run on weights of this size: no machine that holds them was at hand.
 """
 
 import sys

@@ -12,7 +12,8 @@ Theirs beside ours: temperature 0.7, top-p 0.8, top-k 20 and presence penalty 1.
 as here; up to 50 turns in the script and 10 in the paper, as here; pictures of 65,536 to 8,294,400 pixels, as here;
 summaries of text searches beside the passages that the tool server finds. There is no presence penalty here.
 
-Machine: a GPU of 80 GB, or several. Mesh: all devices along fsdp. The parameters take 17.5 GB in bfloat16, a trajectory of 32,768 tokens 4.8 GB of keys and
+Machine: a GPU of 80 GB or several, and the keys of configs/tools_online.yaml.
+Mesh: all devices along fsdp. The parameters take 17.5 GB in bfloat16, a trajectory of 32,768 tokens 4.8 GB of keys and
 values, a picture of 8,040 tokens 263 MB of features with those of deepstack. Not run: no machine of this size was at hand.
 """
 

@@ -4,7 +4,7 @@
 
 Questions are FVQA's, converted by `python -m sensesearch_jax.data.convert fvqa FILES DATA` (with --config.data.dir=DATA), or
 those of any sources in --config.data.rl (docs/data.md).
-Machine: a slice of 64 TPU chips, v5p:4x4x4 or v6e:8x8.
+Machine: a slice of 64 TPU chips, v5p:4x4x4 or v6e:8x8, and the keys of configs/tools_online.yaml.
 Mesh: tensor 4, which shards heads, caches and what a layer keeps, and every other device along fsdp. micro_batch is one
 row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5p:4x4x4 or v6e:8x8; a machine of another
 size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add

@@ -13,7 +13,8 @@ For the two files see configs/evaluate_mars.py; `agent.released.form` is 'traine
 | line break after a turn | none in training | none |
 | questions × trajectories, rates | see rl_7b.py, the paper's | those of rl_7b.py |
 
-Machine: a slice of 64 TPU chips, v5p:4x4x4. Mesh as in rl_7b.py: tensor 4, the others along fsdp; the eight key/value heads take up to 8. v5p:4x4x4 holds it as it is,
+Machine: a slice of 64 TPU chips, v5p:4x4x4, and the keys of configs/tools_online.yaml.
+Mesh as in rl_7b.py: tensor 4, the others along fsdp; the eight key/value heads take up to 8. v5p:4x4x4 holds it as it is,
 v6e:8x8 with --config.rollout.groups=1 --config.rollout.suffix_capacity=15296, and by hand one host of 8 GPUs of 80 GB with
 --config.rl.micro_batch=2 (docs/tpu_memory.md). Not run at this size: no machine for it was at hand.
 """
