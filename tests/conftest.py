@@ -43,6 +43,7 @@ LONG = {
     'test_7b_configs.py',
     'test_fields.py',
     'test_killed_sweep.py',
+    'test_tpu_memory.py',
     'test_restart.py',
     'test_processes.py',
 }
@@ -51,6 +52,12 @@ LONG = {
 def pytest_collection_modifyitems(items):
     """Long files first, else as they were."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish():
+    """What was imported stays: the search for garbage after each file passes it by."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope='module')
