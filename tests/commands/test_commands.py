@@ -1,11 +1,21 @@
-"""What commands of README, CONTRIBUTING, docs and the configs' docstrings name is there."""
+"""Every command of README, CONTRIBUTING, docs and the configs' docstrings is run by CI, or says which machine
+it needs.
+
+Run are: the commands that a test of this folder names by `pytest.mark.commands`, as they are written, with
+further fields that make them small; `pytest` with files, of which CI's own `pytest` runs every test that is not
+slow; what `.ci/run` has, which reads the README's main line from where it stands; and what begins with
+`pip install`, by anybody who sets up an environment: here its extras are looked up. All others say what they
+need behind `Machine:` (CONTRIBUTING.md).
+"""
 
 import configparser
+import importlib
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
-from page_commands import CONFIGS, PAGES, ROOT, commands_of
+from page_commands import CONFIGS, PAGES, ROOT, commands_of, find_command
 
 from sensesearch_jax.config.fields import FIELDS
 from sensesearch_jax.data.check import read_config
@@ -13,6 +23,34 @@ from sensesearch_jax.data.check import read_config
 COMMANDS = {c.text: c for page in PAGES + CONFIGS for c in commands_of(page)}
 EXTRAS = configparser.ConfigParser()
 EXTRAS.read(ROOT / 'setup.cfg')
+
+
+def started_by_tests():
+    """The commands that tests of this folder name."""
+    return {
+        find_command(mark.args[0], words).text
+        for file in Path(__file__).parent.glob('test_*.py')
+        for test in vars(importlib.import_module(f'{file.stem}')).values()
+        for mark in getattr(test, 'pytestmark', ())
+        if mark.name == 'commands'
+        for words in mark.args[1:]
+    }
+
+
+def test_every_command_is_run_or_says_its_machine():
+    ours, ci = started_by_tests(), (ROOT / '.ci' / 'run').read_text()
+    left = [
+        f'{c.page}: {c.text}'
+        for page in PAGES + CONFIGS
+        for c in commands_of(page)
+        if not c.machine
+        and c.text not in ours
+        and not c.text.startswith('pip install ')
+        and not (c.program == 'pytest' and '-m slow' not in c.text)
+        and c.text != '.ci/run'
+        and c.text not in ci
+    ]
+    assert not left
 
 
 @pytest.mark.parametrize('text', COMMANDS)

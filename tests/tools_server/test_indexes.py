@@ -1,15 +1,12 @@
 """Indexes on disk: built by the command a user types, and searched like what is in memory."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_world import PASSAGES, TITLES, encoded, picture, scene
+from small_world import TITLES, encoded, picture, scene
 
 from tools_server.backends.image_index import IndexedImageSearch
 from tools_server.backends.image_local import LocalImageSearch
@@ -25,23 +22,7 @@ ROOT = Path(__file__).parents[2]
 def indexes(world, tmp_path_factory):
     """The world's passages and gallery as indexes."""
     folder = tmp_path_factory.mktemp('indexes')
-    command = [
-        sys.executable,
-        '-m',
-        'tools_server.build_index',
-        'text',
-        world / 'passages.jsonl',
-        folder / 'text',
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f'{len(PASSAGES)} passages' in done.stdout and '100%' in done.stderr
+    assert main(['text', str(world / 'passages.jsonl'), str(folder / 'text')]) == 0
     assert main(['images', str(world / 'gallery.jsonl'), str(folder / 'images')]) == 0
     return folder
 
