@@ -48,7 +48,7 @@ def test_every_command_is_run_or_says_its_machine():
         and not c.text.startswith('pip install ')
         and not (c.program == 'pytest' and '-m slow' not in c.text)
         and c.text != '.ci/run'
-        and c.text not in ci
+        and not all(part in ci for part in c.text.split(' && '))
     ]
     assert not left
 
