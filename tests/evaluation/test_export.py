@@ -68,12 +68,9 @@ def test_vlmevalkit_s_table(workdir):
     assert ('rl_mmsearch.xlsx' in files) == bool(importlib.util.find_spec('openpyxl'))
 
 
-def test_one_command_writes_both(workdir):
-    command = [sys.executable, '-m', 'sensesearch_jax.evaluation.export', str(workdir)]
-    made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert len(made.stdout.splitlines()) >= 5
-    assert (workdir / 'export' / 'vlmevalkit' / 'policy_HRBench4K.tsv').is_file()
-    missing = subprocess.run([*command[:-1], str(ROOT)], capture_output=True, text=True, cwd=ROOT)
+def test_the_command_ends_with_a_sentence():
+    command = [sys.executable, '-m', 'sensesearch_jax.evaluation.export', str(ROOT)]
+    missing = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert missing.returncode == 1 and 'give the workdir of an evaluation' in missing.stderr
 
 
