@@ -270,7 +270,8 @@ def sft() -> dict:
         batch=4,
         micro_batch=1,
         # of a row: what their prompts begin with, the system prompt, is run once, and they are
-        # packed into 1,536 tokens, seldom into twice as many, so that programs stay few
+        # packed, a long one with a short one, into 1,536 tokens, seldom into twice as many, so that
+        # programs stay few
         row_trajectories=2,
         pack_step=1536,
         length_window=1,

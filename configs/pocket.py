@@ -69,6 +69,8 @@ def get_config(mode: str = 'full'):
     )
     full.expert.questions = 1400
     full.sft.epochs = 2
+    # Over so many steps less padding wins more than the programs of more lengths take to compile.
+    full.sft.pack_step, full.rl.pack_step = 256, 1536
     full.rl.update({'steps': 20, 'questions_per_step': 16, 'learning_rate': 6e-5})
     full.tools.config = 'configs/tools_invented.yaml'
     if mode == 'smoke':
@@ -76,8 +78,8 @@ def get_config(mode: str = 'full'):
             {
                 'data': {'train': pocket_train(24), 'rl': pocket_rl(6), 'eval': pocket_test(8)},
                 'expert': {'questions': 32},
-                'sft': {'epochs': 1},
-                'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4},
+                'sft': {'epochs': 1, 'pack_step': 1536},
+                'rl': {'steps': 2, 'questions_per_step': 4, 'members': 4, 'pack_step': 0},
                 'tools': {'config': common('pocket')['tools']['config']},
             }
         )

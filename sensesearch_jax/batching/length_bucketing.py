@@ -33,6 +33,21 @@ def by_length(
     return out
 
 
+def balanced(items: Sequence[T], length: Callable[[T], int], most: int) -> list[list[T]]:
+    """Rows of like total length: the longest item first, each into the row that is shortest so far.
+
+    Args:
+        items: in any order.
+        length: of an item.
+        most: items of a row. There are as few rows as that allows.
+    """
+    rows: list[list[T]] = [[] for _ in range(-(-len(items) // most))]
+    for item in sorted(items, key=length, reverse=True):
+        free = (row for row in rows if len(row) < most)
+        min(free, key=lambda row: sum(map(length, row))).append(item)
+    return rows
+
+
 # sizes per doubling of what every layer runs over; padding there costs more than a program does
 FINE = 8
 

@@ -13,10 +13,14 @@ from sensesearch_jax.batching.group_batch import GroupBatch, build_groups
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.recipes.session import LoadedPolicy, unsampled
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
+from sensesearch_jax.runtime.mesh import platform
 
 # Steps of the padded lengths: coarse, since every shape is a program to compile.
 PROMPT_STEP, SUFFIX_STEP, FEATURE_STEP = 384, 384, 1024
 SHARED_STEP = 64  # of a prompt that is the same in every row
+# Of packed suffixes on a CPU: attention alone is padded to it, and skips most of that padding there,
+# while every length of a row times every length of a suffix would be a program.
+PACKED_SUFFIX_STEP = 3 * SUFFIX_STEP
 
 
 def row_length(prompt: int, suffix: int) -> tuple[int, int]:
@@ -74,7 +78,7 @@ def row_batch(
         width=sizes.vision.feature_width,
         batch=rows,
         prompt_step=SHARED_STEP if shared else PROMPT_STEP,
-        suffix_step=SUFFIX_STEP,
+        suffix_step=PACKED_SUFFIX_STEP if pack_step and platform() == 'cpu' else SUFFIX_STEP,
         feature_step=FEATURE_STEP * members,
         pack_step=pack_step,
     )

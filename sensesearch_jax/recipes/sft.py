@@ -17,7 +17,7 @@ from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.batching.from_trajectories import length, response_tokens
 from sensesearch_jax.batching.group_batch import GroupBatch
-from sensesearch_jax.batching.length_bucketing import by_length
+from sensesearch_jax.batching.length_bucketing import balanced, by_length
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.capacities import BATCHES_AT_ONCE
 from sensesearch_jax.recipes.checkpoint_policy import note_start
@@ -257,7 +257,9 @@ def micro_batches(
             this process's rows, and the `seconds` that making them took.
     """
     rows, members = config.micro_batch, config.row_trajectories
-    groups = [chosen[i : i + members] for i in range(0, len(chosen), members)]
+    groups = [[trajectory] for trajectory in chosen]
+    if members > 1:  # rows of like length, which threads are at for as long as each other
+        groups = balanced(chosen, lambda t: len(t.prompt_tokens) + length(t), members)
     for first in range(0, len(groups), rows):
         own = multihost.local_rows(groups[first : first + rows], rows, 'sft.micro_batch')
         began = time.monotonic()

@@ -4,7 +4,7 @@ runs."""
 import itertools
 
 from experiments.benchmarks import padding
-from sensesearch_jax.batching.length_bucketing import by_length
+from sensesearch_jax.batching.length_bucketing import balanced, by_length
 
 BATCHES = [[7, 1, 9], [3, 8, 2], [6, 4, 5], [11, 10]]
 
@@ -20,6 +20,12 @@ def test_items_of_a_window_are_cut_anew_by_length():
     everything = by_length(BATCHES, lambda x: x, 9, 0)
     assert sorted(itertools.chain(*everything)) == list(range(1, 12)) and len(everything) == 4
     assert len({str(by_length(BATCHES, lambda x: x, 9, seed)) for seed in range(8)}) > 1
+
+
+def test_rows_of_like_length_hold_every_item_once():
+    rows = balanced([1, 9, 4, 6, 2, 8, 5], lambda x: x, 2)
+    assert rows == [[9], [8, 1], [6, 2], [5, 4]]
+    assert balanced([3, 5], lambda x: x, 4) == [[5, 3]] and balanced([], lambda x: x, 2) == []
 
 
 def test_a_tenth_of_an_sft_step_is_padding_at_most():
