@@ -217,6 +217,7 @@ def read_step(folder: Path, target: Any) -> Any:
         UserError: an array of the target is not there, or has another shape or dtype.
     """
     leaves = _named_leaves(target)
+    folder = folder.absolute()  # orbax takes no other
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         stored = reader.restore(folder / 'host', args=ocp.args.JsonRestore())['layout']
     _check_layout(folder, {name: stored[name] for name in leaves if name in stored}, leaves)

@@ -1,9 +1,10 @@
-"""A cold start by a served expert."""
+"""Cold starts by the scripted expert and by a served one, to the chat format and back, and SFT on them."""
 
 import json
 import shutil
 
 import pytest
+import toy_runs
 from chat_stand_in import chat_stand_in
 
 from sensesearch_jax.agent.actions import Answer
@@ -11,6 +12,33 @@ from sensesearch_jax.agent.protocol import DEFAULT
 from sensesearch_jax.recipes.session import read_trajectories
 
 MINED = {'mine.samples': 2}
+
+
+@pytest.mark.commands(
+    'docs/cold_start.md',
+    '--workdir=runs/cold_start',
+    'chat_format export',
+    'chat_format import',
+    'configs/sft.py',
+)
+def test_demonstrations_go_to_the_chat_format_and_back(desk):
+    pocket = {
+        'data.train': toy_runs.pocket('train', search=1, perception=1),
+        'tools.config': 'configs/tools_pocket.yaml',
+        'mine.most_right': 2,
+    }
+    desk.run('--workdir=runs/cold_start', MINED | pocket)
+    folder = desk / 'runs/cold_start/cold_start'
+    assert (folder / 'cold_start.html').is_file() and (folder / 'rejected.jsonl').is_file()
+    kept = read_trajectories(folder / 'kept.jsonl')
+    assert kept and all(t.turns for t in kept)
+    desk.run('chat_format export')
+    assert (desk / 'chats/dataset_info.json').is_file()
+    desk.run('chat_format import', POLICY='toy')
+    assert len(read_trajectories(desk / 'imported.jsonl')) == len(kept)
+    room = {'sft.epochs': 1, 'sft.pack_step': 0}
+    desk.run('configs/sft.py', room, POLICY='toy')
+    assert (desk / 'runs/sft/sft/policy/model.safetensors').is_file()
 
 
 @pytest.mark.commands('docs/cold_start.md', '--workdir=runs/own')
