@@ -163,11 +163,6 @@ def check(config: ConfigDict) -> None:
             check_training(stage, config[stage])
             check_lora(stage, config[stage], config.policy)
     if 'rl' in config:
-        if config.rl.max_staleness and make_mesh(config.mesh).size > 1:
-            raise UserError(
-                f'rl.max_staleness is {config.rl.max_staleness}, and steps overlap on a single device alone so far; '
-                'give 0 with a mesh of several.'
-            )
         make_objective(config.rl)
         with field('rl.tool_prices'):
             check_prices(config.rl.tool_prices)

@@ -21,6 +21,7 @@ from sensesearch_jax.rollout.replicas import copies_for, hand_over
 from sensesearch_jax.rollout.scheduler import RolloutStatistics
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import stopping
+from sensesearch_jax.runtime.threads import LAUNCHING
 from sensesearch_jax.training.trainer import Learner
 
 LOOK_S = 1.0  # seconds between two looks whether the sampler still works
@@ -245,9 +246,10 @@ def sum_of_costs(costs: Sequence[RolloutStatistics]) -> RolloutStatistics:
 def copied(learner: Learner) -> nnx.State:
     """The learner's parameters as a sampler takes them, in memory that its updates do not reuse."""
     own = {id(leaf) for leaf in jax.tree.leaves(learner.parameters)}
-    return jax.tree.map(
-        lambda leaf: jnp.copy(leaf) if id(leaf) in own else leaf, learner.all_parameters
-    )
+    with LAUNCHING:
+        return jax.tree.map(
+            lambda leaf: jnp.copy(leaf) if id(leaf) in own else leaf, learner.all_parameters
+        )
 
 
 def staleness(groups: Sequence[Sequence[Trajectory]], step: int, most: int) -> dict[str, float]:

@@ -27,6 +27,7 @@ from sensesearch_jax.rollout.lane_choice import lane_share, lanes_to_decode, wid
 from sensesearch_jax.rollout.programs import Chunk, Programs, TokenRuns, compute_dtype
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import is_abstract, mesh_of, platform
+from sensesearch_jax.runtime.threads import LAUNCHING
 
 PROMPT_STEP = 128
 FEATURE_STEP = 512  # of the visual tokens that come with a pass
@@ -147,7 +148,7 @@ class Engine:
         """Caches as the programs leave them: else these would compile for fresh ones as well."""
         if is_abstract(self.parameters):
             return self.layout.abstract(self.dtype, self.mesh)
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), LAUNCHING:
             return self._zeros(self.dtype)
 
     def lower(self, features: int, used: int) -> dict[str, jax.stages.Lowered]:

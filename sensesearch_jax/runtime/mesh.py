@@ -17,6 +17,8 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime import multihost
+from sensesearch_jax.runtime.threads import LAUNCHING
 
 AXES = ('data', 'fsdp', 'expert', 'tensor')
 # A batch is sharded over all three: 'fsdp' is data parallelism that also shards the parameters,
@@ -207,7 +209,8 @@ def replicas(tree: Any, mesh: Mesh, axes: Mapping[str, int]) -> list[Any]:
     size = math.prod(shape)
     # No parameter is sharded over data.
     places = shardings(tree, grid(mesh.devices, -1))
-    placed = jax.device_put(tree, places)
+    with multihost.together() if mesh.is_multi_process else LAUNCHING:
+        placed = jax.device_put(tree, places)
 
     def copy(devices):
         own = grid(devices, 1)

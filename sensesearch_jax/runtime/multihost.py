@@ -1,24 +1,33 @@
 """Collectives of the hosts of a multi-process program, and the shares of each.
 
 Rollouts are local to a process, training is one program of all of them. So the processes agree on
-the shapes of a training step before it; nothing else of a rollout has to be the same.
+the shapes of a training step before it; nothing else of a rollout has to be the same. Programs of all
+processes are launched by the main thread alone, and so in one order everywhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # its barrier has no public name; orbax takes it from here too
 from jax.experimental import multihost_utils
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime.threads import LAUNCHING
 
 T = TypeVar('T')
+
+NEVER_MS = 1000 * 86400 * 365  # runtime/peers.py ends a wait for a process that is gone
+
+_meetings = itertools.count()
 
 
 def is_main() -> bool:
@@ -45,11 +54,24 @@ def shared_folder(path: Path) -> Path:
     )
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within it the main threads of several processes launch a program of all.
+
+    They meet before, without a device: a program that waits for another process keeps the devices
+    from all that is queued behind it, such as another thread's rollouts.
+    """
+    distributed.global_state.client.wait_at_barrier(f'sensesearch/{next(_meetings)}', NEVER_MS)
+    with LAUNCHING:
+        yield
+
+
 def broadcast(value: bool) -> bool:
     """Value of the main process, in all processes."""
     if jax.process_count() == 1:
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+    with together():
+        return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def rows_per_process(count: int, field: str) -> int:
@@ -111,16 +133,16 @@ def earlier_folders(path: Path) -> list[Path]:
 def barrier() -> None:
     """Barrier of all processes, after which each can read the files that the others have written."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices('barrier')
+        with together():
+            multihost_utils.sync_global_devices('barrier')
 
 
 def allgather(rows: np.ndarray) -> np.ndarray:
     """Rows of all processes, in their order; all have one shape and a dtype of at most 32 bits."""
-    return (
-        rows
-        if jax.process_count() == 1
-        else np.asarray(multihost_utils.process_allgather(rows, tiled=True))
-    )
+    if jax.process_count() == 1:
+        return rows
+    with together():
+        return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
 def local_part(rows: np.ndarray) -> np.ndarray:
@@ -200,6 +222,7 @@ def global_sums(*counts: float) -> list[float]:
     sums = np.array(counts, np.float64)
     if jax.process_count() > 1:
         # As pairs of 32 bits, since jax converts arrays to 32 bits.
-        gathered = np.asarray(multihost_utils.process_allgather(sums.view(np.uint32)))
+        with together():
+            gathered = np.asarray(multihost_utils.process_allgather(sums.view(np.uint32)))
         sums = np.ascontiguousarray(gathered).view(np.float64).sum(0)
     return [float(value) for value in sums]

@@ -1,7 +1,10 @@
-"""Threads that run compiled programs in parallel: a single one does not fill the cores of a CPU."""
+"""Threads that run compiled programs in parallel: a single one does not fill the cores of a CPU, and
+sampling goes on while another one trains.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -14,28 +17,39 @@ import numpy as np
 In, Out, Sum = TypeVar('In'), TypeVar('Out'), TypeVar('Sum')
 
 
+LAUNCHING = threading.RLock()
+"""Held while a program of several devices is queued on them.
+
+Such programs wait for each other's parts, so all devices must have them in one order: of two threads
+that queued theirs at the same time, one device could begin with the first one's program, another with
+the second one's, and both would wait for ever. Nobody compiles or waits for a result while holding it.
+"""
+
+
 class SharedProgram:
     """Jitted function for several threads: each program is compiled once, while those wait that want
-    the same one.
+    the same one, and those of several devices are queued on all of them in one order.
     """
 
     def __init__(self, program: Callable):
         self.program = program
         self._compiling: defaultdict[tuple, threading.Lock] = defaultdict(threading.Lock)
-        self._known: set[tuple] = set()
+        self._known: dict[tuple, contextlib.AbstractContextManager] = {}  # who queues it holds it
         self._looking_up = threading.Lock()
 
     def __call__(self, *operands: Any) -> Any:
         """Results of the function."""
         form = tuple(map(_form, jax.tree.leaves(operands)))
-        if form in self._known:
+        if form not in self._known:
+            with self._looking_up:
+                compiling = self._compiling[form]
+            with compiling:
+                if form not in self._known:
+                    self.program.lower(*operands).compile()  # the call finds it
+                    several = any(map(_on_several_devices, jax.tree.leaves(operands)))
+                    self._known[form] = LAUNCHING if several else contextlib.nullcontext()
+        with self._known[form]:
             return self.program(*operands)
-        with self._looking_up:
-            compiling = self._compiling[form]
-        with compiling:
-            result = self.program(*operands)
-            self._known.add(form)
-        return result
 
 
 def _form(operand: Any) -> Any:
@@ -49,6 +63,10 @@ def _form(operand: Any) -> Any:
         getattr(operand, 'dtype', type(operand)),
         getattr(operand, 'sharding', None),
     )
+
+
+def _on_several_devices(operand: Any) -> bool:
+    return isinstance(operand, jax.Array) and len(operand.sharding.device_set) > 1
 
 
 def parallel_map(

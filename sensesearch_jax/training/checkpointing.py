@@ -7,6 +7,7 @@ where Orbax would truncate or pad an array of another shape without a word and s
 is not new.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.closing import Closing
+from sensesearch_jax.runtime.threads import SharedProgram
 
 
 class Restored(NamedTuple):
@@ -157,7 +160,10 @@ class Checkpoints(Closing):
         items = ocp.args.Composite(
             host=ocp.args.JsonSave({'layout': layout}), arrays=ocp.args.StandardSave(leaves)
         )
-        self._manager.save(step, args=items)
+        self.wait()  # here, where others may launch meanwhile
+        # In a program of several processes orbax has a barrier on their devices.
+        with contextlib.nullcontext() if jax.process_count() == 1 else multihost.together():
+            self._manager.save(step, args=items)
 
     @property
     def saving(self) -> bool:
@@ -244,7 +250,7 @@ def _check_layout(folder: Path, stored: Mapping[str, list], leaves: Mapping[str,
             )
 
 
-_copied = jax.jit(jnp.copy)
+_copied = SharedProgram(jax.jit(jnp.copy))
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

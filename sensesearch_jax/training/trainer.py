@@ -35,7 +35,7 @@ from sensesearch_jax.model.text_decoder import REMAT
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.compiling import compiler_options
 from sensesearch_jax.runtime.mesh import make_mesh, rows_sharding, shardings
-from sensesearch_jax.runtime.threads import SharedProgram, parallel_sum
+from sensesearch_jax.runtime.threads import LAUNCHING, SharedProgram, parallel_sum
 from sensesearch_jax.training.batch_losses import (
     BatchLosses,
     InLoss,
@@ -113,8 +113,11 @@ class Learner:
         moments = shardings(jax.eval_shape(optimizer.init, self.parameters), self.mesh)
         self.moments = first_moments(optimizer, self.parameters, moments)
 
+        def shared(function, places, **of_jit):
+            return SharedProgram(jax.jit(function, out_shardings=places, **of_jit))
+
         def program(function, places):
-            return SharedProgram(jax.jit(function, out_shardings=places, compiler_options=options))
+            return shared(function, places, compiler_options=options)
 
         def gradient(loss):
             def of_weights(weights, *rest):
@@ -129,17 +132,11 @@ class Learner:
         self._sft, self._rl = gradient(losses.sft), gradient(losses.rl)
         self._log_probs = program(log_probs, rows_sharding(self.mesh, 3))
         self._sft_loss = program(losses.sft_metrics, replicated)
-        self._exact = jax.jit(float32, out_shardings=placements)
-        self._add = jax.jit(
-            lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0, out_shardings=placements
-        )
-        self._average = jax.jit(
-            optax.incremental_update, donate_argnums=1, out_shardings=placements
-        )
-        self._update = jax.jit(
-            self._update_program,
-            donate_argnums=(0, 1),
-            out_shardings=(placements, moments, replicated),
+        self._exact = shared(float32, placements)
+        self._add = shared(lambda a, b: jax.tree.map(jnp.add, a, b), placements, donate_argnums=0)
+        self._average = shared(optax.incremental_update, placements, donate_argnums=1)
+        self._update = shared(
+            self._update_program, (placements, moments, replicated), donate_argnums=(0, 1)
         )
         self.updates = 0  # made so far
         self.skipped_in_a_row = 0  # updates that were not finite, since the last one made
@@ -174,11 +171,9 @@ class Learner:
     @property
     def compiles(self) -> int:
         """Programs compiled so far."""
-        programs = self._sft, self._sft_loss, self._rl, self._log_probs
-        shared = (program.program for program in programs)
-        return sum(
-            p._cache_size() for p in (*shared, self._exact, self._add, self._average, self._update)
-        )
+        of_losses = self._sft, self._sft_loss, self._rl, self._log_probs
+        of_arrays = self._exact, self._add, self._average, self._update
+        return sum(p.program._cache_size() for p in (*of_losses, *of_arrays))
 
     @property
     def all_parameters(self) -> nnx.State:
@@ -194,10 +189,11 @@ class Learner:
         return nnx.merge(self.graph, trained, self.kept, self.tower)
 
     def _computed(self, trained: nnx.State) -> nnx.State:
-        if self.adapted:
-            return nnx.state(merge_adapters(self._whole(trained)))
-        computed = jax.tree.map(lambda x: x.astype(self.dtype), trained)
-        return nnx.merge_state(computed, self.kept, self.tower)
+        with LAUNCHING:
+            if self.adapted:
+                return nnx.state(merge_adapters(self._whole(trained)))
+            computed = jax.tree.map(lambda x: x.astype(self.dtype), trained)
+            return nnx.merge_state(computed, self.kept, self.tower)
 
     def log_probs(
         self, batch: GroupBatch, parameters: nnx.State | None = None
@@ -360,7 +356,7 @@ class Learner:
             )
             return {
                 'gradient': gradient,
-                'update': self._update.lower(self.parameters, self.moments, shapes),
+                'update': self._update.program.lower(self.parameters, self.moments, shapes),
             }
 
     def _apply(self, gradients: nnx.State, statistics: list[Metrics]) -> dict[str, float]:

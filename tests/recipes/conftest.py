@@ -101,18 +101,19 @@ def world(policy_folder, tmp_path_factory):
             )
 
         @contextlib.contextmanager
-        def session(path, tools, **settings):
+        def session(path, tools, mesh=one_device, **settings):
             changed = config.copy_and_resolve_references()
             changed.rl.update(checkpoint_every=1, threads=1, averaged=False, **settings)
-            changed.rollout.update(warm_up=False, engines=1, groups=3)
+            changed.rollout.update(warm_up=False, engines=min(2, mesh.size), groups=3)
             with (
                 Workdir.open(path, changed) as workdir,
                 MetricWriter(workdir / 'metrics.jsonl') as metrics,
             ):
-                yield Session(changed, workdir, tools, metrics, one_device, samplers)
+                kept = samplers if mesh is one_device else {}
+                yield Session(changed, workdir, tools, metrics, mesh, kept)
 
-        def run(path, tools, **settings):
-            with session(path, tools, **settings) as opened:
+        def run(path, tools, loaded=loaded, mesh=one_device, **settings):
+            with session(path, tools, mesh, **settings) as opened:
                 return rl.rl(opened, loaded, opened.features(loaded), pools)
 
         step.moved, step.config, step.run, step.samplers = moved, config, run, samplers

@@ -151,6 +151,24 @@ def test_a_run_goes_on_in_another_number_of_processes(runs, whole, policy_folder
     assert distance(ours, theirs) < 1e-4 * distance(before, theirs)
 
 
+def test_two_processes_whose_steps_overlap_go_on(runs):
+    """Killed while they sample a step, whose questions they have asked in the step before."""
+    folder, start = runs
+    settings = {'rl__max_staleness': 1, 'rl__importance': 'token', 'rl__checkpoint_every': 1}
+    settings |= {'rl__minibatches': 2}
+    torn, output = folder / 'overlap', folder / 'overlap.txt'
+    kept = stop(start('overlap', 2, **settings), torn, output, signal.SIGKILL, 2)
+    end(start('overlap', 2, **settings), output)
+    found = trajectories(torn)
+    assert Counter(step for step, *_ in found) == dict.fromkeys(range(STEPS), QUESTIONS * MEMBERS)
+    assert all(found[key] == value for key, value in kept.items())
+    records = read_metrics(torn / 'metrics.jsonl', 'rl')
+    assert [record['step'] for record in records] == [1, 2, 3, 4]
+    for name in ('importance_weight', 'importance_truncated', 'grad_norm'):
+        assert all(np.isfinite(record['values'][name]) for record in records), name
+    assert max(record['values']['staleness'] for record in records) > 0
+
+
 def test_an_alarm_that_stops_a_run_stops_all_of_its_processes(runs):
     """It compares with steps that one process alone has made."""
     folder, start = runs

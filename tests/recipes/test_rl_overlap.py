@@ -1,29 +1,33 @@
 """Steps of RL whose sampling overlaps with training, and those whose sampling does not."""
 
-import runpy
+import threading
 import time
+from collections import Counter
 from concurrent.futures import Future
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src import pjit
+from jax._src.interpreters import pxla
 from scripted_tools import ScriptedTools
+from toy_policy import write_toy_policy
 
-from sensesearch_jax.config.checks import check
 from sensesearch_jax.data.mixing import step_questions
-from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.recipes.rl import make_objective
 from sensesearch_jax.recipes.rl_rollout import rl_engines
 from sensesearch_jax.recipes.rl_update import rollout_advantages, update
 from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
-from sensesearch_jax.recipes.session import read_trajectories
+from sensesearch_jax.recipes.session import load_policy_directory, read_trajectories
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout import scheduler
 from sensesearch_jax.rollout.task_queue import Task
+from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.seeds import hash_seed
+from sensesearch_jax.runtime.threads import LAUNCHING
 from sensesearch_jax.training.optimizer import make_optimizer
 from sensesearch_jax.training.trained_part import trained_part
 from sensesearch_jax.training.trainer import Learner
@@ -149,12 +153,41 @@ def test_steps_overlap_within_the_bound_and_a_run_that_dies_goes_on(world, tmp_p
     assert records[0]['values']['overlap_share'] > 0
 
 
-def test_a_mesh_of_several_devices_is_refused_before_any_work(policy_folder):
-    config = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'rl.py'))['get_config']()
-    config.policy, config.mesh.fsdp, config.rl.micro_batch = str(policy_folder), 2, 2
-    check(config)
-    config.rl.max_staleness = 1
-    with pytest.raises(
-        UserError, match='rl.max_staleness is 1, and steps overlap on a single device'
-    ):
-        check(config)
+@pytest.fixture
+def queued_in_one_order(monkeypatch):
+    """While a sampler is at work, whoever queues a program of several devices must hold the lock."""
+    launch = pxla.ExecuteReplicated.__call__
+
+    def checked(program, *operands):
+        if any(thread.name.startswith('sampler') for thread in threading.enumerate()):
+            several = len(program.xla_executable.local_devices()) > 1
+            assert LAUNCHING._is_owned() or not several, program.name
+            queued[several] += 1
+        return launch(program, *operands)
+
+    queued = Counter()
+    monkeypatch.setattr(pjit, '_get_fastpath_data', lambda *_, **__: None)  # past Python
+    monkeypatch.setattr(pxla.ExecuteReplicated, '__call__', checked)
+    yield
+    assert queued[True] > 100
+
+
+def test_steps_overlap_on_a_mesh(world, tmp_path, queued_in_one_order):
+    """Of two replicas with two devices each, and two engines on each replica: five threads launch
+    programs with collectives on the same devices."""
+    write_toy_policy(tmp_path / 'policy', kv_heads=2)
+    mesh = make_mesh({'fsdp': 2, 'tensor': 2}, jax.devices()[:4])
+    loaded = load_policy_directory(tmp_path / 'policy', world.config, mesh, 'float32')
+    settings = {'steps': 3, 'max_staleness': 1, 'importance': 'token', 'minibatches': 2}
+    tools = ScriptedTools(lambda method, what: 0.02)
+    world.run(tmp_path / 'run', tools, loaded, mesh, **settings)
+
+    records = read_metrics(tmp_path / 'run' / 'metrics.jsonl', 'rl')
+    assert [record['step'] for record in records] == [1, 2, 3]
+    for step, record in enumerate(records):
+        file = tmp_path / 'run' / 'rl' / 'trajectories' / f'{step:05d}.jsonl'
+        names = [(t.question.id, t.member) for t in read_trajectories(file)]
+        assert sorted(names) == [(f'q{i}', g) for i in range(3) for g in range(3)]
+        for name in ('importance_weight', 'importance_truncated', 'grad_norm'):
+            assert np.isfinite(record['values'][name]), name
+    assert max(record['values']['staleness'] for record in records) > 0

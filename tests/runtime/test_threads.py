@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from sensesearch_jax.runtime.mesh import make_mesh, rows_sharding
 from sensesearch_jax.runtime.threads import SharedProgram, parallel_map, parallel_sum
 
 
@@ -26,22 +27,47 @@ def test_each_shape_compiles_once_however_many_threads_want_it():
     assert sorted(traced) == [(3,), (4,)]
 
 
-def test_another_dtype_is_another_program():
-    """Of which no two threads make one at the same time."""
-    inside, most = [], []
+class Slow:
+    """In the place of a jitted function: what four threads do `together`, 'compile' or 'queue', waits for
+    all of them, and of the other the most that did it at a time are counted."""
 
-    def program(x):
-        inside.append(x)
-        most.append(len(inside))
+    def __init__(self, together):
+        self.together, self.meeting = together, threading.Barrier(4, timeout=60)
+        self.inside = self.most = 0
+
+    def note(self, what):
+        if what == self.together:
+            self.meeting.wait()
+            return
+        self.inside += 1
+        self.most = max(self.most, self.inside)
         time.sleep(0.02)
-        inside.pop()
+        self.inside -= 1
 
-    shared = SharedProgram(program)
-    shared(jnp.ones(3))
-    parallel_map(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
-    assert max(most) == 1
-    parallel_map(shared, [jnp.ones(3, jnp.bfloat16)] * 4, 4)
-    assert max(most) > 1  # it is there now
+    def lower(self, x):
+        return self
+
+    def compile(self):
+        self.note('compile')
+
+    def __call__(self, x):
+        self.note('queue')
+
+
+def test_no_two_threads_compile_the_same_program():
+    """But all of them use it at once."""
+    program = Slow(together='queue')
+    parallel_map(SharedProgram(program), [jnp.ones(3)] * 4, 4)
+    assert program.most == 1
+
+
+def test_programs_of_several_devices_are_queued_one_at_a_time():
+    """Whichever they are, or two devices could have them in two orders; they compile side by side."""
+    mesh = make_mesh({'fsdp': 2}, jax.devices()[:2])
+    x = jax.device_put(jnp.ones(4), rows_sharding(mesh, 1))
+    program = Slow(together='compile')
+    parallel_map(lambda _: SharedProgram(program)(x), range(4), 4)
+    assert program.most == 1
 
 
 @pytest.mark.parametrize('threads', [1, 3])

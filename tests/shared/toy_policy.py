@@ -45,7 +45,7 @@ TURN = (
 )
 
 
-def write_toy_policy(folder: Path, family: str = 'qwen2_5_vl') -> None:
+def write_toy_policy(folder: Path, family: str = 'qwen2_5_vl', kv_heads: int = 1) -> None:
     """One layer of width 32 with random weights in a family; pictures become at most 12 visual tokens."""
     config = runpy.run_path(str(CONFIGS / 'base.py'))['get_config']()
     config.language.update(
@@ -53,7 +53,7 @@ def write_toy_policy(folder: Path, family: str = 'qwen2_5_vl') -> None:
         width=32,
         mlp_width=32,
         heads=2,
-        kv_heads=1,
+        kv_heads=kv_heads,
         vocabulary=640,
         mrope_sections=(2, 2, 4),
     )
