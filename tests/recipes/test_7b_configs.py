@@ -34,7 +34,7 @@ from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import read_metrics
 
 SHORT = {
-    'tools.config': 'configs/tools_pocket.yaml',
+    'tools.config': toy_runs.TOOLS,
     'min_pixels': 28 * 28,
     'max_pixels': 28 * 28 * 12,
     'agent.max_turns': 3,

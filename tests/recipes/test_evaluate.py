@@ -11,10 +11,7 @@ from toy_policy import write_toy_policy
 
 from sensesearch_jax.recipes.session import read_trajectories
 
-QUESTIONS = {
-    # the image search knows the whole picture of search_only
-    'data.eval': toy_runs.pocket('test', search=1, perception=1, search_only=1)
-}
+QUESTIONS = {'data.eval': toy_runs.pocket('test', search=1, perception=1, search_only=1)}
 SEVERAL = {'evaluate.samples': 3, 'evaluate.temperature': 1.0, 'evaluate.lanes': 6}
 
 
@@ -121,7 +118,9 @@ def test_one_sample_that_is_missing_is_asked_alone(whole, policy_folder, tmp_pat
 
 @pytest.mark.parametrize('mode', ['direct', 'rag'])
 def test_one_turn_without_tools(mode, policy_folder, tmp_path):
-    more = {'rollout__prompt_capacity': 512} if mode == 'rag' else {}
+    more = {}
+    if mode == 'rag':  # the pocket world's image search knows the whole picture of search_only
+        more = {'rollout__prompt_capacity': 512, 'tools__config': 'configs/tools_pocket.yaml'}
     done = evaluate(
         tmp_path / 'run', policy_folder, tmp_path / 'output.txt', evaluate__mode=mode, **more
     )

@@ -59,7 +59,7 @@ BY_MAIN = {
 SHORT = {
     'agent.turn_tokens': 4, 'agent.max_turns': 2, 'agent.passage_chars': 120, 'rollout.groups': 2, 'rollout.chunk': 4,
     'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 384, 'rollout.engines': 1, 'rollout.warm_up': False,
-    'rollout.extend_lanes': 2, 'tools.config': 'configs/tools_pocket.yaml',
+    'rollout.extend_lanes': 2, 'tools.config': toy_runs.TOOLS,
     'data.train': toy_runs.pocket('train', search=1, perception=1), 'mine.samples': 2, 'mine.answer_tokens': 4,
     'data.rl': toy_runs.pocket('validation', search=1, perception=1, search_only=1),
     'rl.steps': 1, 'rl.questions_per_step': 4,

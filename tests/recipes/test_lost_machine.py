@@ -9,6 +9,7 @@ import fsspec
 import memorized
 import pytest
 import toy_forks
+import toy_runs
 from stores import STORES
 from torn_runs import differences
 
@@ -31,7 +32,7 @@ def test_the_next_machine_ends_with_the_policy_of_a_run_in_one_go(
     output, scratch = tmp_path / 'output.txt', tmp_path / 'scratch'
     with (
         STORES[scheme]() as environment,
-        ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server,
+        ToolServer.start(toy_runs.TOOLS, tmp_path / 'tools') as server,
     ):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)

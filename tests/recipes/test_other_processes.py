@@ -10,6 +10,7 @@ import memorized
 import numpy as np
 import pytest
 import toy_forks
+import toy_runs
 from safetensors.numpy import load_file
 from torn_runs import differences
 
@@ -40,7 +41,7 @@ def runs(policy_folder, tmp_path_factory):
     """The folder of all runs, and a function that starts one of them in so many processes."""
     folder = tmp_path_factory.mktemp('runs')
     questions = toy_forks.write_questions(folder, 12)
-    with ToolServer.start('configs/tools_pocket.yaml', folder / 'tools') as server:
+    with ToolServer.start(toy_runs.TOOLS, folder / 'tools') as server:
         shared = SETTINGS | {'data.rl': questions, 'tools.url': server.url}
 
         def start(name, count, told='', **more):
@@ -209,7 +210,7 @@ def test_sft_goes_on_in_another_number_of_processes(counts, policy_folder, tmp_p
     config, output = memorized.config_of_sft(), tmp_path / 'output.txt'
     loaded = memorized.load(policy_folder, config)
     kept, _ = memorized.write_memorized(tmp_path, loaded, config.agent.tools, 8, 0)
-    with ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server:
+    with ToolServer.start(toy_runs.TOOLS, tmp_path / 'tools') as server:
 
         def start(name, count, **environment):
             settings = (
@@ -252,7 +253,7 @@ def test_an_evaluation_goes_on_in_fewer_processes(policy_folder, tmp_path):
     questions, output = toy_forks.write_questions(tmp_path, 8), tmp_path / 'output.txt'
     torn = tmp_path / 'torn'
     files = [tmp_path / name / 'evaluation' / 'policy.jsonl' for name in ('torn', 'torn-process-1')]
-    with ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server:
+    with ToolServer.start(toy_runs.TOOLS, tmp_path / 'tools') as server:
         settings = {'data.eval': questions, 'tools.url': server.url, 'evaluate.lanes': 1}
 
         def start(count):

@@ -3,6 +3,7 @@ server costs only the trajectories whose calls it took with it."""
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,9 @@ from sensesearch_jax.runtime.metrics import read_metrics
 from tools_server.launch import ToolServer
 
 ROOT = Path(__file__).parents[2]
-POCKET = ROOT / 'configs' / 'tools_pocket.yaml'
 STEPS, QUESTIONS, MEMBERS = 4, 2, 3
 SETTINGS = {
+    'tools.config': toy_runs.TOOLS,
     'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
     'agent.turn_tokens': 8, 'agent.max_turns': 4, 'agent.passage_chars': 120,
     'rollout.chunk': 4, 'rollout.prompt_capacity': 384, 'rollout.suffix_capacity': 380,
@@ -87,11 +88,9 @@ def test_a_recorded_run_is_replayed_token_for_token(start, tmp_path):
     recording = tmp_path / 'recording.sqlite'
     settings = {'rl__steps': 2, 'tools__answers': recording, 'tools__deadline_s': 100.0}
     finish(start(tmp_path / 'one', tools__mode='record', **settings), start)
-    gone = tmp_path / 'gone.yaml'
-    gone.write_text(
-        POCKET.read_text().replace('../sensesearch_jax/pocket/world/files', 'no/such/folder')
-    )
-    finish(start(tmp_path / 'two', tools__mode='replay', tools__config=gone, **settings), start)
+    gone = shutil.copy(ROOT / toy_runs.TOOLS, tmp_path)  # without the files beside it
+    replay = {'tools.mode': 'replay', 'tools.config': gone}
+    finish(start(tmp_path / 'two', **settings | replay), start)
     recorded, replayed = steps_of(tmp_path / 'one', 2), steps_of(tmp_path / 'two', 2)
     assert list(map(by_member, recorded)) == list(map(by_member, replayed))
     actions = {type(turn.action).__name__ for step in recorded for t in step for turn in t.turns}
@@ -107,7 +106,7 @@ def test_a_server_that_is_killed_and_started_again_costs_only_its_own_calls(star
 
     @contextlib.contextmanager
     def server():
-        with ToolServer.start(POCKET, tmp_path / 'tools', port=port) as running:
+        with ToolServer.start(toy_runs.TOOLS, tmp_path / 'tools', port=port) as running:
             yield running
 
     workdir, first = tmp_path / 'run', '00000.jsonl'

@@ -25,8 +25,10 @@ def pocket(split, **counts):
     ]
 
 
-SETTINGS = {  # of short trajectories, in a world that need not be built
-    'tools.config': 'configs/tools_pocket.yaml',
+# Local tools with so little to find that their server is ready at once.
+TOOLS = 'tests/shared/toy_tools/tools.yaml'
+SETTINGS = {  # of short trajectories
+    'tools.config': TOOLS,
     'agent.turn_tokens': 8,
     'agent.max_turns': 4,
     'agent.passage_chars': 120,

@@ -33,7 +33,7 @@ NAMES = {f'algorithm-{name}-{seed}' for name in ('grpo', 'gspo') for seed in ran
 @pytest.fixture
 def tools(tmp_path):
     """One tool server for all runs: each would start its own."""
-    with ToolServer.start('configs/tools_pocket.yaml', tmp_path / 'tools') as server:
+    with ToolServer.start(toy_runs.TOOLS, tmp_path / 'tools') as server:
         yield server.url
 
 
