@@ -72,6 +72,8 @@ def measured(program: Program, part: str, chip: Chip) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
+        if vmem := re.search(r'size (\S+) and limit (\S+) exceeded scoped vmem', str(error)):
+            return found | {'sentence': f'one operation wants {vmem[1]} of {vmem[2]} vmem.'}
         used = re.search(r'[Uu]sed ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
         how = f' ({used[1]} of {used[2]})' if used else ''
         return found | {'sentence': f'does not fit{how}: {ADVICE[part]}.'}

@@ -118,8 +118,10 @@ def text_rotary(
         axis = np.zeros(half, int)
         for i in (1, 2):
             axis[i : 3 * sections[i] : 3] = i
-    angles = jnp.take(positions.astype(jnp.float32), axis, axis=0)  # [half, *n]
-    angles = jnp.moveaxis(angles, 0, -1) * frequencies
+    # A sum with two zeros. A gather of positions by axis is one operation over all tokens on a TPU,
+    # and that of a prefill wants more of a tpu7x's vector memory than there is.
+    of_axis = np.eye(3, dtype=np.float32)[:, axis] * frequencies  # [3, half]
+    angles = sum(p[..., None] * f for p, f in zip(positions.astype(jnp.float32), of_axis))
     angles = jnp.concatenate([angles, angles], axis=-1)
     return jnp.cos(angles), jnp.sin(angles)
 
