@@ -7,7 +7,7 @@ Machine: a slice of 64 TPU chips, v5e:8x8, v6e:8x8 or v5p:4x4x4.
 Mesh: tensor 2, which shards heads and what a layer keeps, and every other device along fsdp, which shards parameters,
 moments and batches. On several hosts add --config.multi_host=True (docs/multi_host.md). micro_batch is one row per two
 devices: 32 for the 64 chips of v5e:8x8, v6e:8x8 or v5p:4x4x4; a machine of another size sets
-`--config.sft.micro_batch` to a half of its devices. A v5e chip's 16 GiB hold it with 6 to spare (docs/tpu_memory.md).
+`--config.sft.micro_batch` to a half of its devices. A v5e chip's 16 GiB hold it with 2 to spare (docs/tpu_memory.md).
 Memory: float32 parameters and moments of the decoder are 12 bytes × 7.6 billion = 91 GB over all devices, a micro-batch's
 gradient in bfloat16 15 GB, and, where a batch has several, their sum in float32 30 GB; beside what `remat` keeps.
 Validation (docs/validation.md) calls tools: --config.sft.validate_every=20 --config.data.validation=YOURS
