@@ -1,12 +1,12 @@
-"""A desk for the commands that a test names by `pytest.mark.commands(PAGE, WORDS, …)`."""
+"""A workspace for the commands that a test names by `pytest.mark.commands(PAGE, WORDS, …)`."""
 
 import pytest
-from desk import Desk
 from page_commands import find_command
+from workspace import Workspace
 
 
 @pytest.fixture
-def desk(request, policy_folder, tmp_path):
+def workspace(request, policy_folder, tmp_path):
     """The folder in which the test's commands are run; it has to start each of them."""
     commands = [
         find_command(page, words)
@@ -14,7 +14,7 @@ def desk(request, policy_folder, tmp_path):
         for page, *pieces in [mark.args]
         for words in pieces
     ]
-    desk = Desk.at(tmp_path, policy_folder, commands)
-    yield desk
-    left = [c.text for c in commands if c.text not in desk.started]
+    workspace = Workspace.at(tmp_path, policy_folder, commands)
+    yield workspace
+    left = [c.text for c in commands if c.text not in workspace.started]
     assert request.node.stash.get('failed', False) or not left, left

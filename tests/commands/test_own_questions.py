@@ -2,7 +2,7 @@
 evaluated."""
 
 import pytest
-from desk import COLOURS
+from workspace import COLOURS
 
 from sensesearch_jax.recipes.session import read_trajectories
 
@@ -14,25 +14,25 @@ from sensesearch_jax.recipes.session import read_trajectories
     'configs/rl.py --workdir',
     'configs/evaluate.py',
 )
-def test_ten_questions_from_demonstrations_to_evaluation(desk):
-    desk.run('configs/cold_start.py')
-    kept = read_trajectories(desk / 'runs/cold/cold_start/kept.jsonl')
+def test_ten_questions_from_demonstrations_to_evaluation(workspace):
+    workspace.run('configs/cold_start.py')
+    kept = read_trajectories(workspace / 'runs/cold/cold_start/kept.jsonl')
     assert {t.question.id: t.answer for t in kept} == {
         f'mine-{n}': 'B' if n == 3 else colour for n, colour in enumerate(COLOURS)
     }
     assert sorted(len(t.own_images) for t in kept) == [0] + [1] * 8 + [2]
-    desk.run('configs/sft.py')
-    assert (desk / 'runs/sft/report.html').is_file()
-    desk.run('configs/rl.py', {'rl.questions_per_step': 5})
+    workspace.run('configs/sft.py')
+    assert (workspace / 'runs/sft/report.html').is_file()
+    workspace.run('configs/rl.py', {'rl.questions_per_step': 5})
     asked = [
         {
             t.question.id
-            for t in read_trajectories(desk / f'runs/rl/rl/trajectories/{step:05d}.jsonl')
+            for t in read_trajectories(workspace / f'runs/rl/rl/trajectories/{step:05d}.jsonl')
         }
         for step in range(2)
     ]
     assert len(asked[0]) == len(asked[1]) == 5 and len(asked[0] | asked[1]) == 10
-    said = desk.run('configs/evaluate.py')
-    found = read_trajectories(desk / 'runs/evaluate/evaluation/policy.jsonl')
+    said = workspace.run('configs/evaluate.py')
+    found = read_trajectories(workspace / 'runs/evaluate/evaluation/policy.jsonl')
     assert {t.question.id for t in found} == {f'mine-{n}' for n in range(10)}
     assert {t.question.source for t in found} == {'my'} and 'Pass@1' in said

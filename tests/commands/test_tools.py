@@ -13,20 +13,20 @@ from published_files import sensenova_mars
     'build_index images',
     'build_index results',
 )
-def test_tools_are_served_checked_and_indexed(desk):
-    with desk.served('tools_pocket.yaml') as address:
+def test_tools_are_served_checked_and_indexed(workspace):
+    with workspace.served('tools_pocket.yaml') as address:
         found = requests.post(
             f'{address}/text_search', json={'query': 'capital of France', 'top_k': 1}, timeout=60
         ).json()
         assert 'France' in found['results'][0]['title']
-    said = desk.run('--check')
+    said = workspace.run('--check')
     assert all(f'{t}: ' in said for t in ('crop', 'image_search', 'judge', 'text_search'))
-    (desk / 'world/passages.jsonl').rename(desk / 'passages.jsonl')
-    said = desk.run('build_index text')
+    (workspace / 'world/passages.jsonl').rename(workspace / 'passages.jsonl')
+    said = workspace.run('build_index text')
     assert '1 passages' in said and '100%' in said
-    desk.run('build_index images', FOLDER='pictures')
-    sensenova_mars(desk.folder)
-    (desk / 'train_small.json').rename(desk / 'train_qwen3_vl_8b.json')
-    desk.run('build_index results')
+    workspace.run('build_index images', FOLDER='pictures')
+    sensenova_mars(workspace.folder)
+    (workspace / 'train_small.json').rename(workspace / 'train_qwen3_vl_8b.json')
+    workspace.run('build_index results')
     for name in 'text_index', 'picture_index', 'image_results':
-        assert any((desk / 'runs' / name).iterdir())
+        assert any((workspace / 'runs' / name).iterdir())

@@ -71,7 +71,7 @@ def write_world(folder: Path) -> None:
 
 
 @dataclasses.dataclass
-class Desk:
+class Workspace:
     """The folder, and the commands that a test has to start in it.
 
     It has configs/, the ten questions of `write_questions`, the tools of `write_world`, and `toy`, a policy.
@@ -82,7 +82,7 @@ class Desk:
     started: set[str] = dataclasses.field(default_factory=set)
 
     @classmethod
-    def at(cls, folder: Path, policy: Path, commands: list[Command]) -> Desk:
+    def at(cls, folder: Path, policy: Path, commands: list[Command]) -> Workspace:
         """Puts everything into an empty folder."""
         for name, there in ('configs', ROOT / 'configs'), ('toy', policy):
             (folder / name).symlink_to(there)
@@ -94,7 +94,7 @@ class Desk:
         return self.folder / name
 
     def link(self, name: str, there: str) -> None:
-        """Puts a name for a file or folder of the desk that is there already."""
+        """Puts a name for a file or folder of the workspace that is there already."""
         (self / name).parent.mkdir(parents=True, exist_ok=True)
         (self / name).symlink_to(self / there)
 
