@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from sensesearch_jax.runtime.metrics import read_metrics
 
 SETTINGS = {
+    'tools.config': 'configs/tools_pocket.yaml',  # the expert finds what it looks for
     'data.train': toy_runs.pocket('train', search=3, perception=1, search_only=1),
     'data.rl': toy_runs.pocket('validation', search=3, perception=1, search_only=1),
     'data.eval': toy_runs.pocket('test', search=1),
