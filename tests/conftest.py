@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays: the search for garbage after each file passes it by."""
+    """Imported modules stay: the search for garbage after each file passes them by."""
     gc.collect()
     gc.freeze()
 

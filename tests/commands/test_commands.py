@@ -65,6 +65,10 @@ def test_a_command_names_what_there_is(text):
         fields = re.findall(r'--config\.[\w.]+=(?:"[^"]*"|\'[^\']*\'|\S)+', text)
         plain = [field.replace('"', '').replace("'", '"') for field in fields]
         read_config(str(ROOT / file[1]), plain)
+    for file in re.findall(r'^pytest (?!-m slow).*?(tests/\S+\.py)', text):
+        source = (ROOT / file).read_text()
+        slow = len(re.findall(r'(?m)^@pytest\.mark\.slow$', source))
+        assert source.count('\ndef test_') > slow, 'it would run no test: all are slow'
     for chosen in re.findall(r'pytest .*-k (\w+)', text):
         (file,) = re.findall(r'tests/\S+\.py', text)
         assert re.search(rf'def test_\w*{chosen}', (ROOT / file).read_text()), text

@@ -1,4 +1,4 @@
-"""What is done with runs that are over: compared, written for other tools, watched."""
+"""Finished runs are compared, exported for other tools, and watched."""
 
 import json
 

@@ -121,5 +121,5 @@ def in_code(page: str, text: str, machine: str = '') -> list[Command]:
 
 
 def machine_in(text: str) -> str:
-    """What stands behind the mark, up to the end of its sentence or line."""
+    """The words behind the mark, up to the end of their sentence or line."""
     return re.split(r'[.;)]\s|\n|$', text.partition(MARK)[2].strip())[0]
