@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from sensesearch_jax.agent.ledger import BudgetSpent
@@ -48,25 +48,31 @@ def in_threads(
 def _one_pass(
     work: Callable[[In], Out], items: Sequence[In], threads: int
 ) -> Iterator[tuple[In, Out]]:
-    spent: BudgetSpent | None = None
+    spent: list[BudgetSpent] = []
+
+    # In the threads: this one may come to look when all is spent and more was begun.
+    def begin(item):
+        if spent:
+            raise CancelledError
+        try:
+            return work(item)
+        except BudgetSpent as error:
+            spent.append(error)
+            raise
+
     pool = ThreadPoolExecutor(threads)
     try:
-        futures = {pool.submit(work, item): item for item in items}
+        futures = {pool.submit(begin, item): item for item in items}
         for future in as_completed(futures):
-            if future.cancelled():
-                continue
             try:
                 result = future.result()
-            except BudgetSpent as error:
-                spent = spent or error
-                for other in futures:
-                    other.cancel()
-            else:
-                yield futures[future], result
+            except (BudgetSpent, CancelledError):
+                continue
+            yield futures[future], result
     except BaseException:
         # An interrupted run does not wait for work under way, which would go on spending.
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
-    if spent is not None:
-        raise spent
+    if spent:
+        raise spent[0]

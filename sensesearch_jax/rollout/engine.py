@@ -23,7 +23,7 @@ from sensesearch_jax.batching.length_bucketing import FINE, bucket
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.model.rope import mrope_positions
 from sensesearch_jax.rollout.caches import CacheLayout, Caches, LaneGrid
-from sensesearch_jax.rollout.lane_choice import lane_share, lanes_to_decode, widths
+from sensesearch_jax.rollout.lane_choice import grid_shapes, lanes_to_decode
 from sensesearch_jax.rollout.programs import Chunk, Programs, TokenRuns, compute_dtype
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.runtime.mesh import is_abstract, mesh_of, platform
@@ -47,8 +47,8 @@ class Engine:
         chunk: most tokens that one call of `decode` samples for a lane.
         prefill_rows, extend_lanes: rows and lanes that one pass of prefill or extend takes; fewer
             are padded, more go in several passes, so that each has one shape. As few lanes are also
-            decoded apart from the others, and where many lanes wait, so few of each row as pay
-            best: the half of its members, or a quarter, ….
+            decoded apart from the others, and where many lanes wait, as many as pay best: the half of
+            all, or a quarter, … (`lane_choice`).
         extend_tokens: that one pass of extend takes of a lane; a longer response goes in pieces.
         stop: ids that end a turn.
         suppressed: ids that are never sampled (vision placeholders).
@@ -195,10 +195,8 @@ class Engine:
             self.caches = self._empty()
         n, t = self.extend_lanes, self.extend_tokens
         few = LaneGrid.of([], n, self.groups)
-        narrow = widths(self.groups, self.members, n)[1:]
-        grids = [None, *(LaneGrid(None, self._first_members(w)) for w in narrow)]
-        if n < self.groups * self.members:
-            grids.append(few)
+        shapes = grid_shapes(self.groups, self.members, n, platform())[1:]
+        grids = [None, *(self._any_lanes(*shape) for shape in shapes)]
 
         def zeros(*shape, dtype=np.int32):
             return np.zeros(shape, dtype)
@@ -216,8 +214,10 @@ class Engine:
                     idle = zeros(*shape, dtype=bool), zeros(*shape), zeros(*shape, dtype=np.uint32)
                     self.caches, _ = self._decode(self.parameters, self.caches, grid, *idle, used)
 
-    def _first_members(self, width: int) -> np.ndarray:
-        return np.tile(np.arange(width, dtype=np.int32), (self.groups, 1))
+    def _any_lanes(self, rows: int, width: int) -> LaneGrid:
+        if width == 1:
+            return LaneGrid.of([], rows, self.groups)
+        return LaneGrid(None, np.tile(np.arange(width, dtype=np.int32), (rows, 1)))
 
     def release(self) -> None:
         """Gives the memory of weights and caches back, until the next `set_parameters`.
@@ -392,8 +392,7 @@ class Engine:
         self, active: Bool[np.ndarray, 'b g']
     ) -> tuple[tuple[np.ndarray, np.ndarray], LaneGrid | None]:
         """The lanes that decode now: as an index of a [R, W] grid, and as the program takes them."""
-        share = lane_share(platform())
-        return lanes_to_decode(active, self.passed_over, self.extend_lanes, share)
+        return lanes_to_decode(active, self.passed_over, self.extend_lanes, platform())
 
     def room(self, lane: tuple[int, int]) -> int:
         """Tokens that still fit into a lane."""

@@ -8,17 +8,10 @@ from jaxtyping import Bool, Int
 from sensesearch_jax.rollout.caches import LaneGrid
 
 
-def lane_share(platform: str) -> float:
-    """Share of a step's time that goes with the number of lanes; on an accelerator most goes into
-    reading the parameters.
-    """
-    return 0.9 if platform == 'cpu' else 0.2
-
-
 def lanes_to_decode(
-    active: Bool[np.ndarray, 'b g'], passed_over: Int[np.ndarray, 'b g'], few: int, share: float
+    active: Bool[np.ndarray, 'b g'], passed_over: Int[np.ndarray, 'b g'], few: int, platform: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], LaneGrid | None]:
-    """The grid of lanes that decodes next.
+    """The grid of lanes that decodes next: the one that gives most tokens for its time.
 
     The last few lanes should not pay for the caches of all, nor those that go on for those that
     wait.
@@ -26,39 +19,58 @@ def lanes_to_decode(
     Args:
         active: lanes that are in the middle of a turn.
         passed_over: chunks in a row that an active lane had no part in; the longest come first.
-        few: so many active lanes, or fewer, decode apart from the others.
-        share: of a step's time that goes with the number of lanes.
+        few: lanes of the smallest grid.
+        platform: that decodes.
 
     Returns:
         an index of the [R, W] lanes of the grid, and the operand of the decode program, which may
         have more rows as padding.
     """
     groups, members = active.shape
-    if active.sum() <= few < active.size:
-        lanes = np.argwhere(active)
-        return (lanes[:, :1], lanes[:, 1:]), LaneGrid.of(lanes, few, groups)
+    share = _lane_share(platform)
 
-    def gain(width):
-        return np.minimum(active.sum(1), width).sum() / (1 - share + share * width / members)
+    def gain(shape):
+        rows, width = shape
+        filled = active.sum() if width == 1 else np.minimum(active.sum(1), width).sum()
+        return min(filled, rows * width) / (1 - share + share * rows * width / active.size)
 
-    width = max(widths(groups, members, few), key=gain)
-    rows = np.arange(groups)[:, None]
-    if width == members:
-        return (rows, np.arange(members)[None]), None
-    order = np.argsort(np.where(active, -passed_over, 1), axis=1, kind='stable')
-    chosen = order[:, :width]
-    return (rows, chosen), LaneGrid(None, chosen.astype(np.int32))
+    rows, width = max(grid_shapes(groups, members, few, platform), key=gain)
+    order = np.where(active, -passed_over, 1)  # the first come first
+    if rows * width == active.size:
+        return (np.arange(groups)[:, None], np.arange(members)[None]), None
+    if width > 1:
+        chosen = np.argsort(order, axis=1, kind='stable')[:, :width]
+        return (np.arange(groups)[:, None], chosen), LaneGrid(None, chosen.astype(np.int32))
+    count = min(rows, active.sum())
+    chosen = np.argsort(order, axis=None, kind='stable')[:count]
+    lanes = np.column_stack(np.unravel_index(np.sort(chosen), active.shape))
+    return (lanes[:, :1], lanes[:, 1:]), LaneGrid.of(lanes, rows, groups)
 
 
-def widths(groups: int, members: int, few: int) -> list[int]:
-    """Numbers of members of each row that may decode apart from the others: all, half, a quarter, ….
+def grid_shapes(groups: int, members: int, few: int, platform: str) -> list[tuple[int, int]]:
+    """Rows and width of the grids that may decode: all lanes, the half of them, a quarter, … and few.
+
+    On a CPU a lane's time is its own, and its prompt is short: any lanes go together, each as a row. An
+    accelerator reads a prompt once for all members of its row: it takes as many of each, but for
+    the last few.
 
     Args:
         groups: B.
         members: G.
-        few: lanes that decode apart anyway; no grid is as small as that.
+        few: lanes of the smallest grid.
+        platform: that decodes.
     """
-    found = [members]
-    while not found[-1] % 2 and groups * found[-1] // 2 > few:
-        found.append(found[-1] // 2)
-    return found
+    every, width, found = groups * members, members, [(groups, members)]
+    if platform == 'cpu':
+        found += [(every >> halved, 1) for halved in range(1, every) if every >> halved > few]
+    else:
+        while not width % 2 and groups * (width := width // 2) > few:
+            found.append((groups, width))
+    return found if few >= every else [*found, (few, 1)]
+
+
+def _lane_share(platform: str) -> float:
+    """Share of a step's time that goes with the number of lanes; on an accelerator most goes into
+    reading the parameters.
+    """
+    return 0.9 if platform == 'cpu' else 0.2

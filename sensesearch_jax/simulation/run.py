@@ -16,7 +16,6 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.hf_checkpoint import abstract_policy
 from sensesearch_jax.model.image_processor import Preprocessor
 from sensesearch_jax.recipes.rows import PROMPT_STEP, SUFFIX_STEP
-from sensesearch_jax.rollout.lane_choice import lane_share
 from sensesearch_jax.simulation.clock import Segment
 from sensesearch_jax.simulation.hosts import Host
 from sensesearch_jax.simulation.plans import PlannedGroup
@@ -185,7 +184,7 @@ def _hosts(pod: Pod, questions: int) -> list[Host]:
     engine = TimedEngine(
         policy,
         pod.rates,
-        share=lane_share(pod.platform),
+        platform=pod.platform,
         ragged=pod.ragged,
         groups=-(-groups // engines),
         members=rl.members,

@@ -163,19 +163,21 @@ class TimedFeatures(FeatureStore):
 class TimedEngine(Engine):
     """An engine whose programs take time and compute nothing: tokens come from plans."""
 
-    def __init__(self, policy: Policy, rates: Rates, *, share: float, ragged: bool, **options: Any):
+    def __init__(
+        self, policy: Policy, rates: Rates, *, platform: str, ragged: bool, **options: Any
+    ):
         """As an engine of a policy of mere shapes.
 
         Args:
             policy: gives the sizes.
             rates: of the programs.
-            share: of a decoding step's time that goes with the number of lanes.
+            platform: by which lanes are chosen.
             ragged: whether decoding reads of each suffix's cache as much as the lane has written; else
                 of all as much as the longest has.
             options: of `Engine`, but for those of text.
         """
         super().__init__(policy, stop=(STOP,), suppressed=(), **options)
-        self.rates, self.share, self.ragged = rates, share, ragged
+        self.rates, self.platform, self.ragged = rates, platform, ragged
 
     def on(self, clock: Clock, script: Script) -> TimedEngine:
         """A twin that takes a host's time and follows its plans."""
@@ -225,7 +227,7 @@ class TimedEngine(Engine):
         return caches, Chunk(tokens, np.zeros(tokens.shape, np.float32), count)
 
     def _taking_part(self, active):
-        self.at, grid = lanes_to_decode(active, self.passed_over, self.extend_lanes, self.share)
+        self.at, grid = lanes_to_decode(active, self.passed_over, self.extend_lanes, self.platform)
         return self.at, grid
 
     def _runs(self, runs, images, table, count: int, length: int, starts) -> TokenRuns:

@@ -108,7 +108,7 @@ def test_warm_up_compiles_every_size_of_extend_and_decode(monkeypatch):
 
     sizes, before = {engine._used(n) for n in range(1, 165)}, compiled()
     assert len(sizes) > 3 and max(sizes) == 164
-    assert before == [len(sizes), 3 * len(sizes)]  # all lanes, half of each row, few lanes
+    assert before == [len(sizes), 3 * len(sizes)]  # all lanes, half of them, few
     found = play(engine)
     assert compiled() == before
     wanted = play(make_engine(temperature=1.0))
