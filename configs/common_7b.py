@@ -37,7 +37,7 @@ def as_7b(settings: ConfigDict) -> ConfigDict:
         chunk=64,
         tool_threads=64,
         judge_threads=64,
-        extend_lanes=16,
+        extend_lanes=4,
         extend_tokens=1024,
         tower_batch=8,
         engines=1,

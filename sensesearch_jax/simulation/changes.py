@@ -23,16 +23,16 @@ class Change(NamedTuple):
 
 
 def changes(pod: Pod) -> Iterator[Change]:
-    """Changes to a machine one by one, then in a row, each on top of those since 'extend_lanes'."""
+    """Changes to a machine one by one, then in a row, each on top of those since 'twice groups'."""
     change = dataclasses.replace
     yield Change('as it is', pod)
     yield Change('judge at once', pod, None, AT_ONCE)
     yield Change('tools and judge at once', pod, AT_ONCE, AT_ONCE)
     yield Change('rl.max_staleness 1', change(pod, staleness=1))
-    pod = with_rollout(pod, extend_lanes=4)
-    yield Change('rollout.extend_lanes 4', pod)
+    wide = 4 * pod.config.rollout.extend_lanes
+    yield Change(f'rollout.extend_lanes {wide}', with_rollout(pod, extend_lanes=wide))
     pod = with_rollout(pod, groups=2 * pod.config.rollout.groups)
-    yield Change('and twice rollout.groups', pod)
+    yield Change('twice rollout.groups', pod)
     yield Change('and decoding that reads no padding', change(pod, ragged=True))
     pod = change(pod, staleness=1)
     yield Change('and rl.max_staleness 1, with padding', pod)

@@ -168,10 +168,11 @@ def test_the_timeline_shows_each_kind_where_it_is(pod, by_hand, tmp_path):
 
 
 def test_changes_say_what_they_change(pod):
-    last = {change.name: change.pod for change in changes(pod)}['all of these']
+    pods = {change.name: change.pod for change in changes(pod)}
+    last = pods['all of these']
     assert (last.replicas, last.staleness, last.ragged) == (1, 1, True)
-    assert (last.config.rollout.groups, last.config.rollout.extend_lanes) == (4, 4)
-    assert pod.config.rollout.groups == 2
+    assert (last.config.rollout.groups, pod.config.rollout.groups) == (4, 2)
+    assert pods['rollout.extend_lanes 8'].config.rollout.extend_lanes == 8
     few = itertools.islice(changes(pod), 3)
     runs = dict(simulated(few, questions(pod, 3), 0))
     at_once = runs['tools and judge at once']

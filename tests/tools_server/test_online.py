@@ -274,10 +274,10 @@ def test_slow_thumbnails_cost_their_results_and_not_the_search(stand_in, store):
     results = [{'title': str(name), 'thumbnailUrl': f'{stand_in.url}/{name}'} for name in names]
     search, image = lens(stand_in, store, results), store.add(data)[0]
     began = time.monotonic()
-    with deadline.within(3), degraded.collected() as notes:
+    with deadline.within(5), degraded.collected() as notes:
         found = search.search(image, 8)
     assert [match.title for match in found] == [str(n) for n in range(8)]
-    assert time.monotonic() - began < 2.9  # one after the other they would take more
+    assert time.monotonic() - began < 4.9  # one after the other they would take 24
     assert (
         notes.reasons == ['result 1 is left out: its thumbnail did not come in time']
         and notes.passing
