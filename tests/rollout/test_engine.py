@@ -26,10 +26,14 @@ from sensesearch_jax.rollout.sampling import Sampling, distribution
 from sensesearch_jax.training.trainer import Learner
 
 family = each_family(
-    'qwen2_5_vl', 'qwen3_vl', modules=[__name__, 'small_engine'], reset=[make_engine]
+    'qwen2_5_vl',
+    pytest.param('qwen3_vl', marks=pytest.mark.slow),
+    modules=[__name__, 'small_engine'],
+    reset=[make_engine],
 )
 
 
+@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl'], indirect=True)
 def test_greedy_equals_whole_sequences():
     """Every token is the most likely allowed one after all before it; its log-prob is of that
     pass."""

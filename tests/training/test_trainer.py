@@ -33,7 +33,10 @@ from sensesearch_jax.training.trained_part import decoder, inner_decoder, traine
 from sensesearch_jax.training.trainer import Learner
 
 family = each_family(
-    'qwen2_5_vl', 'qwen3_vl_moe', modules=[__name__, 'small_learners'], reset=[compiled]
+    'qwen2_5_vl',
+    pytest.param('qwen3_vl_moe', marks=pytest.mark.slow),
+    modules=[__name__, 'small_learners'],
+    reset=[compiled],
 )
 
 
@@ -214,7 +217,8 @@ def test_remat_changes_nothing_but_memory(name):
     assert_same_moves(moved(plain), moved(remat))
 
 
-@pytest.mark.parametrize('remat', ['none', 'full'])
+@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl_moe'], indirect=True)
+@pytest.mark.parametrize('remat', [pytest.param('none', marks=pytest.mark.slow), 'full'])
 def test_packed_suffixes_change_nothing_but_size(remat):
     """Loss, statistics and gradients, in batches of several rows of different lengths and empty
     members."""
