@@ -97,6 +97,10 @@ def choose(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> C
         except ImportError:  # jax 0.11 says that a later one will have no Triton
             return attend_at_once
         return gpu_decode.attend_few if gpu_decode.takes(queries, caches) else attend_at_once
+    if here == 'tpu' and few:
+        from sensesearch_jax.model.attention import tpu_decode
+
+        return tpu_decode.attend_one if tpu_decode.takes(queries, caches) else attend_at_once
     if few:
         return attend_at_once
     return {'cpu': attend_by_head, 'tpu': tpu_splash.attend_splash}.get(here, attend_by_member)

@@ -1,16 +1,14 @@
 """Flash decoding on a GPU: a Pallas kernel for a few queries to long KV caches.
 
 A cache is split along its tokens, and each split has a program and a running softmax of its own
-(Dao et al., arXiv 2205.14135; the splits: "flash decoding", Dao et al., 2023). The results of the
-splits, the caches and the new tokens are merged by log-sum-exp. Queries that share a cache are rows
-of one product with it: a group's prompt is read once for all of its members.
+(Dao et al., arXiv 2205.14135; the splits: "flash decoding", Dao et al., 2023). Their results are
+merged in kv_splits.py.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +17,13 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
 from sensesearch_jax.model.attention.kv_cache import MASKED, KVCache
+from sensesearch_jax.model.attention.kv_splits import attend_in_parts, ends
 
 BLOCK = 128  # keys of one step of a program
 ROWS = 16, 32, 64  # block sizes of queries; 16 is the least that tensor cores take
 # one on each multiprocessor: with more, merging the splits costs more than it saves (on an H200)
 PROGRAMS = 128
 WARPS, STAGES = 4, 3  # of a program: groups of 32 threads, and depth of its software pipeline
-
-
-class Part(NamedTuple):
-    """Unnormalized attention over some keys, in P splits.
-
-    Attributes:
-        out: sum of the values, weighted by exp(score − largest).
-        largest: the largest score of each split.
-        total: sum of the weights.
-    """
-
-    out: Float[Array, 'b g k p q e']
-    largest: Float[Array, 'b g k p q']
-    total: Float[Array, 'b g k p q']
 
 
 def takes(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> bool:
@@ -65,69 +50,8 @@ def attend_few(queries, keys, values, valid, caches, *, interpret: bool = False)
         caches: keys and values of earlier tokens.
         interpret: whether to interpret the kernel, on any platform; for tests.
     """
-    b, g, s, h, e = queries.shape
-    k = keys.shape[3]
-    q = jnp.moveaxis(queries.reshape(b, g, s, k, h // k, e), 2, 4).reshape(b, g, k, -1, e)
-    parts = [
-        _new_tokens(q, keys, values, valid, s),
-        *(_of_cache(q, cache, interpret) for cache in caches),
-    ]
-    out, largest, total = (jnp.concatenate(x, axis=3) for x in zip(*parts))
-    weights = jnp.exp(largest - largest.max(3, keepdims=True))
-    out = (weights[..., None] * out).sum(3) / (weights * total).sum(3)[..., None]
-    out = jnp.moveaxis(out.reshape(b, g, k, h // k, s, e), 4, 2)
-    return out.reshape(b, g, s, h, e).astype(queries.dtype)
-
-
-def _new_tokens(q, keys, values, valid, s: int) -> Part:
-    """Causal attention over the new tokens, which are as few as the queries."""
-    scores = (
-        jnp.einsum('bgkqe,bgtke->bgkqt', q, keys, preferred_element_type=jnp.float32)
-        * q.shape[-1] ** -0.5
-    )
-    causal = jnp.tile(jnp.tril(jnp.ones((s, s), bool)), (q.shape[3] // s, 1))
-    scores = jnp.where(causal & valid[:, :, None, None, :], scores, MASKED)
-    largest = scores.max(-1)
-    weights = jnp.exp(scores - largest[..., None])
-    out = jnp.einsum(
-        'bgkqt,bgtke->bgkqe',
-        weights.astype(values.dtype),
-        values,
-        preferred_element_type=jnp.float32,
-    )
-    return Part(out[:, :, :, None], largest[:, :, :, None], weights.sum(-1)[:, :, :, None])
-
-
-def _of_cache(q, cache: KVCache, interpret: bool) -> Part:
-    """Attention over one cache; the queries of members that share it are rows of one product."""
-    b, g, k, rows, e = q.shape
-    members, tokens = cache.keys.shape[1], cache.keys.shape[-1]
-    queries = (
-        jnp.moveaxis(q, 1, 2).reshape(b * k, g * rows, e)
-        if members == 1
-        else q.reshape(b * g * k, rows, e)
-    )
-
-    def flat(x):
-        return None if x is None else x.reshape(b * members * k, *x.shape[3:])
-
-    splits = _splits(
-        queries,
-        flat(cache.keys),
-        flat(cache.values),
-        cache.valid.reshape(b * members, tokens),
-        flat(cache.key_scales),
-        flat(cache.value_scales),
-        interpret,
-    )
-
-    def back(x):
-        if members == 1:
-            x = x.reshape(b, k, x.shape[1], g, rows, *x.shape[3:])
-            return jnp.moveaxis(x, 3, 1)
-        return x.reshape(b, g, k, *x.shape[1:])
-
-    return Part(*map(back, splits))
+    over_cache = functools.partial(_splits, interpret=interpret)
+    return attend_in_parts(queries, keys, values, valid, caches, over_cache)
 
 
 def _splits(
@@ -137,6 +61,7 @@ def _splits(
     valid: Bool[Array, 'm c'],
     key_scales,
     value_scales,
+    *,
     interpret: bool,
 ):
     """Splits of N key heads with Q queries each; heads of one of the M rows are consecutive."""
@@ -148,8 +73,6 @@ def _splits(
     blocks = tokens // block
     blocks_each = -(-blocks // max(1, min(blocks, PROGRAMS // (n * groups))))
     splits = -(-blocks // blocks_each)
-    # Behind a row's last valid token nothing is read.
-    ends = jnp.where(valid, jnp.arange(1, tokens + 1), 0).max(1).astype(jnp.int32)
 
     def of_head(*shape):
         return pl.BlockSpec((None, *shape), lambda i, j, r: (i, *[0] * len(shape)))
@@ -183,7 +106,7 @@ def _splits(
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
         interpret=interpret,
         name='attend_few',
-    )(q, keys, values, valid, ends[:, None], *scales)
+    )(q, keys, values, valid, ends(valid)[:, None], *scales)
     return tuple(x[:, :, :count] for x in found)
 
 
