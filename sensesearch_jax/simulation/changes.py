@@ -33,10 +33,7 @@ def changes(pod: Pod) -> Iterator[Change]:
     yield Change(f'rollout.extend_lanes {wide}', with_rollout(pod, extend_lanes=wide))
     pod = with_rollout(pod, groups=2 * pod.config.rollout.groups)
     yield Change('twice rollout.groups', pod)
-    yield Change('and decoding that reads no padding', change(pod, ragged=True))
-    pod = change(pod, staleness=1)
-    yield Change('and rl.max_staleness 1, with padding', pod)
-    yield Change('all of these', change(pod, ragged=True))
+    yield Change('all of these', change(pod, staleness=1))
 
 
 def with_rollout(pod: Pod, **values: int) -> Pod:

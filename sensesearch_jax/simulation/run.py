@@ -43,8 +43,7 @@ class Pod:
         engines: that share out a replica's groups.
         staleness: steps whose questions are sampled before the weights are those of the step before
             them; 0: a step is sampled when the one before it is trained.
-        ragged: whether decoding reads what each lane has written, and no more.
-        platform: 'tpu', 'gpu' or 'cpu', by which the engine chooses lanes.
+        platform: 'tpu', 'gpu' or 'cpu', by which the engine chooses lanes, and attention what it reads.
         compile_s: seconds of compiling a program; 0: none is new, or a cache has it.
     """
 
@@ -55,7 +54,6 @@ class Pod:
     replicas: int = 1
     engines: int = 1
     staleness: int = 0
-    ragged: bool = False
     platform: str = 'tpu'
     compile_s: float = 0.0
 
@@ -185,7 +183,6 @@ def _hosts(pod: Pod, questions: int) -> list[Host]:
         policy,
         pod.rates,
         platform=pod.platform,
-        ragged=pod.ragged,
         groups=-(-groups // engines),
         members=rl.members,
         prompt_capacity=room.prompt_capacity,

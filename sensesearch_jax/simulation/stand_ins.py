@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from sensesearch_jax.agent.actions import Answer, TextSearch
 from sensesearch_jax.agent.protocol import ParsedTurn
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, Question, Trajectory
+from sensesearch_jax.model.attention.tpu_decode import BLOCK
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.lane_choice import lanes_to_decode
@@ -163,21 +164,18 @@ class TimedFeatures(FeatureStore):
 class TimedEngine(Engine):
     """An engine whose programs take time and compute nothing: tokens come from plans."""
 
-    def __init__(
-        self, policy: Policy, rates: Rates, *, platform: str, ragged: bool, **options: Any
-    ):
+    def __init__(self, policy: Policy, rates: Rates, *, platform: str, **options: Any):
         """As an engine of a policy of mere shapes.
 
         Args:
             policy: gives the sizes.
             rates: of the programs.
-            platform: by which lanes are chosen.
-            ragged: whether decoding reads of each suffix's cache as much as the lane has written; else
-                of all as much as the longest has.
+            platform: by which lanes are chosen. On an accelerator decoding reads of each suffix's cache
+                the blocks that the lane has written, else of all as much as the longest has.
             options: of `Engine`, but for those of text.
         """
         super().__init__(policy, stop=(STOP,), suppressed=(), **options)
-        self.rates, self.platform, self.ragged = rates, platform, ragged
+        self.rates, self.platform = rates, platform
 
     def on(self, clock: Clock, script: Script) -> TimedEngine:
         """A twin that takes a host's time and follows its plans."""
@@ -220,8 +218,9 @@ class TimedEngine(Engine):
                 tokens[lane][n - 1] = STOP
         rows, width = active.shape
         prompt, suffix = self.prompt_capacity, float(used)
-        if self.ragged:
-            suffix = self.length[self.at].sum() / (rows * width)
+        if self.platform != 'cpu':
+            written = np.ceil(self.length[self.at] / BLOCK) * BLOCK
+            suffix = float(np.minimum(written, used).sum() / (rows * width))
         seconds = self.rates.decode(rows, width, int(count.max()), prompt, suffix)
         self.clock.program('decode', (rows, width, used), seconds)
         return caches, Chunk(tokens, np.zeros(tokens.shape, np.float32), count)

@@ -9,6 +9,7 @@ import pytest
 
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.simulation import run as simulation
+from sensesearch_jax.simulation import stand_ins
 from sensesearch_jax.simulation.changes import COLUMNS, changes, row, simulated, with_rollout
 from sensesearch_jax.simulation.plans import Latency, PlannedTurn, drawn, with_latency
 from sensesearch_jax.simulation.run import KINDS, simulate
@@ -144,6 +145,18 @@ def test_latencies_are_those_that_are_asked_for(pod):
     assert max(t.tool_s for s in steps for g in s for m in g.members for t in m.turns) <= 20
 
 
+def test_an_accelerator_reads_the_blocks_that_a_lane_has_written(pod, by_hand, monkeypatch):
+    read = []
+    monkeypatch.setattr(stand_ins, 'BLOCK', 6)
+    monkeypatch.setattr(type(pod.rates), 'decode', lambda *a: read.append(a[-1]) or 1.0)
+    simulate(dataclasses.replace(pod, platform='cpu'), [[by_hand]])
+    assert set(read) == {256 + 4}  # all of the small cache
+    read.clear()
+    simulate(pod, [[by_hand]])
+    # On average of two lanes: without any token, of four each, and of eight and four.
+    assert read == [0, 6, 9]
+
+
 def test_a_turn_that_is_too_long_is_cut_as_the_scheduler_cuts_it(pod, by_hand, monkeypatch):
     long = by_hand._replace(members=(by_hand.members[0]._replace(turns=(PlannedTurn(99),)),) * 2)
     found = simulate(pod, [[long]])
@@ -170,7 +183,7 @@ def test_the_timeline_shows_each_kind_where_it_is(pod, by_hand, tmp_path):
 def test_changes_say_what_they_change(pod):
     pods = {change.name: change.pod for change in changes(pod)}
     last = pods['all of these']
-    assert (last.replicas, last.staleness, last.ragged) == (1, 1, True)
+    assert (last.replicas, last.staleness) == (1, 1)
     assert (last.config.rollout.groups, pod.config.rollout.groups) == (4, 2)
     assert pods['rollout.extend_lanes 8'].config.rollout.extend_lanes == 8
     few = itertools.islice(changes(pod), 3)
