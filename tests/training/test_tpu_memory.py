@@ -97,7 +97,12 @@ def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
     assert len({row.count('|') for row in rows if row.startswith('|')}) == 1
 
 
-def test_experts_and_deepstack_are_compiled_for_eight_chips(slice_of_four):
+# The tower of a batch of 4K pictures takes longer to compile than all else.
+SMALL, LARGE = 28 * 28 * 256, 8_294_400
+
+
+@pytest.mark.parametrize('max_pixels', [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)])
+def test_experts_and_deepstack_are_compiled_for_eight_chips(slice_of_four, max_pixels):
     """Ragged products over the mesh's expert axis, gradients and the sampler."""
     devices = topologies.get_topology_desc('v5e:2x4', 'tpu').devices
     sizes, lengths = small_policy().sizes.adapted('qwen3_vl_moe'), Lengths(64, 32, 120)
@@ -108,12 +113,15 @@ def test_experts_and_deepstack_are_compiled_for_eight_chips(slice_of_four):
     assert found['sft gradient']['fits'] and found['sft gradient']['moved']['reduce-scatter'] > 0
     rollout = {'groups': 2, 'prompt_capacity': 64, 'suffix_capacity': 128, 'chunk': 4}
     config = settings('rl_mars', **{f'rollout.{k}': v for k, v in rollout.items()})
-    config.update_from_flattened_dict({'mesh.tensor': 2, 'rl.members': 2})
+    config.update_from_flattened_dict({'mesh.tensor': 2, 'rl.members': 2, 'max_pixels': max_pixels})
     _, programs = sampling(config, 'rl', sizes, lengths, devices)
     assert all(measured(program, 'sampling', CHIPS['v5e'])['fits'] for program in programs)
 
 
-def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
+@pytest.mark.parametrize(
+    'max_pixels, patches', [(SMALL, 1008), pytest.param(LARGE, 42_196, marks=pytest.mark.slow)]
+)
+def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four, max_pixels, patches):
     config = settings(
         'rl_7b',
         **{
@@ -123,12 +131,13 @@ def test_the_sampler_is_compiled_for_a_small_slice(slice_of_four):
             'rollout.suffix_capacity': 128,
             'rollout.chunk': 4,
             'rl.members': 2,
+            'max_pixels': max_pixels,
         },
     )
     _, programs = sampling(config, 'rl', small_policy().sizes, Lengths(64, 32, 120), slice_of_four)
     found = [measured(program, 'sampling', CHIPS['v5e']) for program in programs]
     names = [record['program'] for record in found]
-    assert names == ['prefill', 'extend', 'decode', 'tower, 8 pictures of 42196 patches']
+    assert names == ['prefill', 'extend', 'decode', f'tower, 8 pictures of {patches} patches']
     assert all(record['fits'] and not record['unknown_loops'] for record in found)
     assert all(record['moved'] for record in found[:3]) and found[3]['beside'] > 0
 
