@@ -14,9 +14,7 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.recipes.answering import answer
-from sensesearch_jax.recipes.ask_page import serve_page
 from sensesearch_jax.recipes.session import load_policy_directory, open_session
-from sensesearch_jax.runtime.loopback import listen
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.workdir import Workdir
 from tools_server.failures import ToolError
@@ -32,6 +30,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
             not take; or the page's port cannot be used.
     """
     if config.ask.page:
+        # Every run imports this module for its checks, and few want a web server.
+        from sensesearch_jax.recipes.ask_page import serve_page
+        from sensesearch_jax.runtime.loopback import listen
+
         listener = listen(config.ask.port, 'ask.port')
     elif not config.question:
         raise UserError(

@@ -25,6 +25,7 @@ from sensesearch_jax.pocket import pretraining
 from sensesearch_jax.pocket import run as pocket
 from sensesearch_jax.recipes import (
     ask,
+    ask_page,
     build_benchmark,
     cold_start,
     evaluate,
@@ -225,7 +226,7 @@ def test_every_field_is_read(name, policy_folder, tmp_path, monkeypatch, demonst
         config.ask.page = True
         without_tools = Session(recorded, None, ToolClient(''), None, make_mesh({}))
         monkeypatch.setattr(ask, 'open_session', lambda *_: contextlib.nullcontext(without_tools))
-        monkeypatch.setattr(ask, 'serve_page', lambda *_: None)
+        monkeypatch.setattr(ask_page, 'serve_page', lambda *_: None)
         ask.run(recorded, None)
     if name == 'evaluate':  # the other agent
         recorded = Recorded(config, read)
