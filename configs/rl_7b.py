@@ -10,8 +10,8 @@ row (8 trajectories of one question) per four devices: 16 for the 64 chips of v5
 size sets `--config.rl.micro_batch` to a quarter of its devices, of which a chip of tpu7x is two. On several hosts add
 --config.multi_host=True (docs/multi_host.md). All devices together hold 122 GB of float32 state and 30 GB of the
 reference; every four devices along tensor sample with a copy of the policy, 17 GB in bfloat16 together, beside the caches of
-`rollout.groups` groups. Steps: 150 of the
-paper's 150 to 300.
+`rollout.groups` groups; v5p has room for 8 groups, with which a step is 1.2 times as fast in simulation (docs/pod_simulation.md).
+Steps: 150 of the paper's 150 to 300.
 One machine of 8 GPUs of 80 GB: --config=configs/rl_7b.py:lora trains adapters, 15 GB of frozen weights, which are the
 reference too, and 1 GB of state over all devices. Eight chips of v5e need shorter trajectories (docs/lora.md).
 Suffixes are packed (pack_step): 10 % padding where there was 52 (experiments/benchmarks/padding.py), for two to three times as
