@@ -36,7 +36,6 @@ rl_7b training v5p:4x4x4
 rl_7b training tpu7x:4x4x4 --config.rl.micro_batch=32
 rl_7b sampling v6e:2x2
 rl_7b sampling v5p:4x4x4
-rl_7b sampling v5p:4x4x4 --config.rollout.groups=8
 rl_7b sampling tpu7x:4x4x4
 rl_7b:lora training v5p:2x2x2
 rl_7b:lora training v5p:2x2x1 --config.mesh.fsdp=1 --config.mesh.tensor=1 --config.rl.micro_batch=1 --suffix=6848
