@@ -172,7 +172,7 @@ def test_rl_of_mars(run, mars):
 
 def rl_of_two_steps(run, config, **fields):
     """Its workdir; all numbers are finite, and the sampler's are those of training."""
-    few = {'rl__steps': 2, 'rl__questions_per_step': 2, 'rl__pack_step': 128}
+    few = {'rl__steps': 2, 'rl__questions_per_step': 2, 'rl__pack_step': 1024}
     workdir, _ = run(config, 4, **few, **fields)
     trajectories = [
         t

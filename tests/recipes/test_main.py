@@ -19,6 +19,13 @@ from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.recipes.ask import check_image
 
 ROOT = Path(__file__).parents[2]
+# An answer of few programs.
+SHORT = (
+    '--config.agent.turn_tokens=8',
+    '--config.agent.max_turns=1',
+    '--config.rollout.chunk=4',
+    '--config.rollout.suffix_capacity=384',
+)
 
 
 def start(*arguments, where=ROOT):
@@ -163,6 +170,7 @@ def test_a_second_start_compiles_nothing(tmp_path, policy_folder):
             '--config.image=sensesearch_jax/pocket/world/files/relief.jpg',
             '--config.question=What is this?',
             f'--config.compilation_cache={kept}',
+            *SHORT,
         )
         assert done.returncode == 0, done.stderr
         return {file.name for file in kept.glob('*-cache')}

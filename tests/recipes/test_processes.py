@@ -33,44 +33,55 @@ def found(path):
     return by_question
 
 
-def test_evaluation(policy_folder, tmp_path):
-    output = tmp_path / 'output.txt'
+@pytest.fixture(scope='module')
+def evaluated(policy_folder, tmp_path_factory):
+    """A function that evaluates in a folder of its name with further settings, in one process of
+    four devices; and the folder `one` of such a run."""
+    folder = tmp_path_factory.mktemp('evaluated')
 
     def run(name, **more):
-        return toy_runs.finish(
-            toy_runs.start(
-                'evaluate',
-                tmp_path / name,
-                policy_folder,
-                EVALUATION | more,
-                output,
-                JAX_NUM_CPU_DEVICES='4',
-            ),
+        output = folder / f'{name}.txt'
+        process = toy_runs.start(
+            'evaluate',
+            folder / name,
+            policy_folder,
+            EVALUATION | more,
             output,
+            JAX_NUM_CPU_DEVICES='4',
         )
+        toy_runs.finish(process, output)
+        return folder / name
 
-    run('one')
-    run('mesh', **{'mesh.fsdp': 4})
-    toy_runs.several(
-        'evaluate', tmp_path / 'two', policy_folder, EVALUATION | {'mesh.fsdp': 4}, output
-    )
-    one, mesh, two, second = (
-        found(tmp_path / name / 'evaluation' / 'policy.jsonl')
-        for name in ('one', 'mesh', 'two', 'two-process-1')
-    )
-    assert len(one) == 5 and one == mesh == two
-    assert len(second) == 2 and second.items() <= two.items()
-    summaries = [
-        json.loads((tmp_path / name / 'summary.json').read_text())
-        for name in ('one', 'mesh', 'two')
-    ]
+    run.one = run('one')
+    return run
+
+
+def assert_same_evaluation(one, other):
+    ours, theirs = (found(folder / 'evaluation' / 'policy.jsonl') for folder in (one, other))
+    assert len(ours) == 5 and ours == theirs
+    summaries = [json.loads((folder / 'summary.json').read_text()) for folder in (one, other)]
     # and not, say, how long tools took
     for name in ('questions', 'pictures', 'counted', 'accuracy', 'turns'):
         assert (
             len({json.dumps(summary['runs']['policy']['overall'][name]) for summary in summaries})
             == 1
         )
-    assert not (tmp_path / 'two-process-1' / 'summary.json').exists()
+
+
+def test_evaluation(evaluated, policy_folder, tmp_path):
+    two, second = tmp_path / 'two', tmp_path / 'two-process-1'
+    toy_runs.several(
+        'evaluate', two, policy_folder, EVALUATION | {'mesh.fsdp': 4}, tmp_path / 'output.txt'
+    )
+    assert_same_evaluation(evaluated.one, two)
+    own, all_found = (found(folder / 'evaluation' / 'policy.jsonl') for folder in (second, two))
+    assert len(own) == 2 and own.items() <= all_found.items()
+    assert not (second / 'summary.json').exists()
+
+
+@pytest.mark.slow
+def test_evaluation_on_a_mesh(evaluated):
+    assert_same_evaluation(evaluated.one, evaluated('mesh', **{'mesh.fsdp': 4}))
 
 
 @pytest.mark.slow

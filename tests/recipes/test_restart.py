@@ -40,13 +40,15 @@ def steps(workdir, stage):
 
 
 # When the process is killed, in the order in which a run comes by.
-MOMENTS = {
-    'while the expert works': lambda w: lines(w / 'cold_start' / 'expert.jsonl') >= 2,
+PAST_CHECKPOINTS = {
     'in SFT, past its checkpoint': lambda w: steps(w, 'sft') >= 3,
+    'in RL, past its checkpoint': lambda w: lines(w / 'rl' / 'trajectories' / '00002.jsonl') >= 1,
+}
+BEFORE_CHECKPOINTS = {
+    'while the expert works': lambda w: lines(w / 'cold_start' / 'expert.jsonl') >= 2,
     'while the first groups are sampled': lambda w: (
         lines(w / 'rl' / 'trajectories' / '00000.jsonl') >= 1
     ),
-    'in RL, past its checkpoint': lambda w: lines(w / 'rl' / 'trajectories' / '00002.jsonl') >= 1,
 }
 
 
@@ -65,16 +67,32 @@ def trajectories(path):
     return found
 
 
-def test_killed_at_every_stage(policy_folder, tmp_path):
+@pytest.fixture(scope='module')
+def whole(policy_folder, tmp_path_factory):
+    """The folder of a run in one go."""
+    folder = tmp_path_factory.mktemp('whole')
+    output = folder / 'output.txt'
+    toy_runs.finish(
+        toy_runs.start('pocket', folder / 'run', policy_folder, SETTINGS, output), output
+    )
+    return folder / 'run'
+
+
+@pytest.mark.parametrize(
+    'moments',
+    [
+        pytest.param(PAST_CHECKPOINTS, id='past checkpoints'),
+        pytest.param(BEFORE_CHECKPOINTS, id='before checkpoints', marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_every_stage(moments, whole, policy_folder, tmp_path):
     """Each step and trajectory is there once, and the policies are those of a run in one go."""
-    output = tmp_path / 'output.txt'
+    output, torn = tmp_path / 'output.txt', tmp_path / 'torn'
 
     def start(workdir):
         return toy_runs.start('pocket', workdir, policy_folder, SETTINGS, output)
 
-    whole, torn = tmp_path / 'whole', tmp_path / 'torn'
-    toy_runs.finish(start(whole), output)
-    for moment, reached in MOMENTS.items():
+    for moment, reached in moments.items():
         process = start(torn)
         while not reached(torn):
             assert process.poll() is None, (

@@ -99,7 +99,7 @@ def test_nothing_compiles_after_warm_up():
 
 
 def test_warm_up_compiles_every_size_of_extend_and_decode(monkeypatch):
-    monkeypatch.setattr(engine_module, 'CACHE_STEP', 16)
+    monkeypatch.setattr(engine_module, 'CACHE_STEP', 48)
     engine = make_engine.__wrapped__(temperature=1.0)
     engine.warm_up()
 
