@@ -19,8 +19,9 @@ from sensesearch_jax.errors import UserError, field
 from sensesearch_jax.recipes.ask import check_image
 
 ROOT = Path(__file__).parents[2]
-# An answer of few programs.
+# An answer of few programs, by tools that are there at once.
 SHORT = (
+    '--config.tools.config=tests/shared/toy_tools/tools.yaml',
     '--config.agent.turn_tokens=8',
     '--config.agent.max_turns=1',
     '--config.rollout.chunk=4',
@@ -161,13 +162,14 @@ def test_a_corrupt_image(tmp_path, policy_folder):
 
 def test_a_second_start_compiles_nothing(tmp_path, policy_folder):
     """Programs of the first one are in the folder that the config names, and nothing comes to it."""
-    kept = tmp_path / 'compiled'
+    kept, picture = tmp_path / 'compiled', tmp_path / 'picture.png'
+    Image.new('RGB', (80, 60), 'green').save(picture)
 
     def ask():
         done = start(
             '--config=configs/ask.py',
             f'--config.policy={policy_folder}',
-            '--config.image=sensesearch_jax/pocket/world/files/relief.jpg',
+            f'--config.image={picture}',
             '--config.question=What is this?',
             f'--config.compilation_cache={kept}',
             *SHORT,
