@@ -47,7 +47,7 @@ def random_policy(folder: Path, sizes: PolicySizes) -> None:
     save_policy(policy, folder)
 
 
-@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl'])
+@pytest.mark.parametrize('family', ['qwen2_5_vl', pytest.param('qwen3_vl', marks=pytest.mark.slow)])
 def test_a_wrong_block_is_named(tmp_path, monkeypatch, family):
     """A decoder layer whose weights differ by a hundredth: wrong alone, and everything after it so
     far."""

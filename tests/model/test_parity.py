@@ -140,7 +140,13 @@ def record(modules, forward):
     return [tensor.numpy() for tensor in seen], result
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if name in ('tied', 'sparse') else pytest.mark.slow)
+        for name in NAMES
+    ],
+)
 def test_vision_tower_block_by_block(name):
     model, policy = both(name)
     talk, theirs = dialogue(), model.model.visual

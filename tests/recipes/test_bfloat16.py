@@ -23,6 +23,7 @@ def went_on_after_a_tool(trajectory):
     )
 
 
+@pytest.mark.slow  # test_7b_configs.py samples and trains in bfloat16 too
 def test_rl(policy_folder, tmp_path):
     output = tmp_path / 'output.txt'
     toy_runs.finish(toy_runs.start('rl', tmp_path / 'run', policy_folder, RL, output), output)

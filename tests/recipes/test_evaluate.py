@@ -116,7 +116,7 @@ def test_one_sample_that_is_missing_is_asked_alone(whole, policy_folder, tmp_pat
     assert samples(torn)[key] == samples(whole)[key]
 
 
-@pytest.mark.parametrize('mode', ['direct', 'rag'])
+@pytest.mark.parametrize('mode', [pytest.param('direct', marks=pytest.mark.slow), 'rag'])
 def test_one_turn_without_tools(mode, policy_folder, tmp_path):
     more = {}
     if mode == 'rag':  # the pocket world's image search knows the whole picture of search_only

@@ -204,7 +204,7 @@ def after(folder):
     }
 
 
-@pytest.mark.parametrize('good', [0, 1])
+@pytest.mark.parametrize('good', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_whose_tools_are_down_stops_and_goes_on_when_they_are_mended(world, tmp_path, good):
     """From its first step on, or behind steps that were made: those that failed do not count, and
     no policy is left."""

@@ -19,7 +19,7 @@ family = each_family(
 )
 
 
-@pytest.mark.parametrize('cache_dtype', ['policy', 'int8'])
+@pytest.mark.parametrize('cache_dtype', ['policy', pytest.param('int8', marks=pytest.mark.slow)])
 def test_everything_follows_the_dtype_of_the_parameters(monkeypatch, cache_dtype):
     """Of an engine and its twin, by either way through dispatch, when weights of another dtype come
     and go again."""

@@ -16,7 +16,10 @@ from sensesearch_jax.rewards.crop_geometry import crop_regions
 from sensesearch_jax.training.trainer import Learner
 
 pytestmark = pytest.mark.parametrize(
-    'policy', ['qwen2_5_vl', 'qwen3_vl'], indirect=True, scope='module'
+    'policy',
+    ['qwen2_5_vl', pytest.param('qwen3_vl', marks=pytest.mark.slow)],
+    indirect=True,
+    scope='module',
 )
 
 

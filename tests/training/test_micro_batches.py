@@ -82,7 +82,7 @@ def test_micro_batches_side_by_side_add_up():
     assert two._rl.program._cache_size() == two._sft.program._cache_size() == 1
 
 
-@pytest.mark.parametrize('ratio', ['sequence', 'token'])
+@pytest.mark.parametrize('ratio', ['sequence', pytest.param('token', marks=pytest.mark.slow)])
 def test_groups_without_spread_cost_no_pass(ratio):
     """They count in the mean, though: the move is that of a pass over all."""
     objective = dataclasses.replace(OBJECTIVES[ratio], kl_coefficient=0.0)

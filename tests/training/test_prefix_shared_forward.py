@@ -30,7 +30,9 @@ def tokens_of(parts, seed):
     return tokens, images
 
 
-@pytest.mark.parametrize('name', ['grouped', 'deep', 'sparse'])
+@pytest.mark.parametrize(
+    'name', ['grouped', pytest.param('deep', marks=pytest.mark.slow), 'sparse']
+)
 def test_groups_equal_their_members_alone(name):
     """Same logits and gradients; pictures in prompts and later turns, ragged groups, an empty row."""
     policy = both(name)[1]
