@@ -46,6 +46,8 @@ LONG = {
     'test_tpu_memory.py',
     'test_restart.py',
     'test_processes.py',
+    'test_sharding.py',
+    'test_trainer.py',
 }
 
 
