@@ -50,7 +50,7 @@ def _one_pass(
 ) -> Iterator[tuple[In, Out]]:
     spent: list[BudgetSpent] = []
 
-    # In the threads: this one may come to look when all is spent and more was begun.
+    # Checked by each thread itself: the reader of results may come too late to stop the others.
     def begin(item):
         if spent:
             raise CancelledError

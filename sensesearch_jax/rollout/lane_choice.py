@@ -60,10 +60,13 @@ def grid_shapes(groups: int, members: int, few: int, platform: str) -> list[tupl
         few: lanes of the smallest grid.
         platform: that decodes.
     """
-    every, width, found = groups * members, members, [(groups, members)]
+    every, found = groups * members, [(groups, members)]
     if platform == 'cpu':
-        found += [(every >> halved, 1) for halved in range(1, every) if every >> halved > few]
+        lanes = every
+        while (lanes := lanes // 2) > few:
+            found.append((lanes, 1))
     else:
+        width = members
         while not width % 2 and groups * (width := width // 2) > few:
             found.append((groups, width))
     return found if few >= every else [*found, (few, 1)]
