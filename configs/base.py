@@ -4,7 +4,7 @@
 
 Machine: one core and 4 GB, beside other work (`nice -n 19 taskset -c 1`); up to 40 hours. Writes runs/base/policy, a
 Hugging Face directory, every few minutes. The same command goes on after any stop; `--config.max_minutes=60` stops it
-after an hour.
+after an hour, with exit code 75, and may be left out or changed when it goes on.
 
 The curriculum is `stages`: so many steps at a learning rate that rises and falls, and the shares of lessons in them. A
 step is the mean gradient of `lessons_per_step` batches, each of one lesson:

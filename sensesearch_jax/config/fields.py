@@ -374,7 +374,10 @@ SOURCES = 'data.train', 'data.rl', 'data.validation', 'data.eval'
 # The fields of `base` are the pocket policy's own; they are documented in configs/base.py.
 OPERATIONAL = (
     *(name for name, field in FIELDS.items() if not field.pins),
+    # of `base`
     'evaluate_every',
+    'checkpoint_minutes',
+    'max_minutes',
     'max_skipped_updates',
 )
 

@@ -2,22 +2,26 @@
 toy base policy trains, stops after its minutes and goes on.
 """
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
+from toy_runs import QUICK, ROOT
 
 from configs import base as base_config
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.model.families import FAMILIES
 from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.pocket.invented.world import InventedWorld
-from sensesearch_jax.pocket.pretraining import run as pretraining
 from sensesearch_jax.pocket.pretraining.curriculum import Curriculum
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 from sensesearch_jax.runtime.metrics import read_metrics
-from sensesearch_jax.runtime.workdir import Workdir
+from sensesearch_jax.runtime.stopping import EXIT_AGAIN
 
 FILES = PocketFiles()
 
@@ -86,7 +90,7 @@ def test_stages_follow_each_other_and_an_unknown_lesson_is_named(parts):
         curriculum_of(config, parts)
 
 
-def toy(tmp_path, family='qwen2_5_vl'):
+def toy(family='qwen2_5_vl'):
     config = base_config.get_config()
     config.family = family
     config.language.update(
@@ -106,7 +110,20 @@ def toy(tmp_path, family='qwen2_5_vl'):
         {'steps': 3, 'learning_rate': 1e-3, 'lessons': {'looks': 1.0, 'short pages': 1.0}},
     )
     config.update(probe_layers=(1,), lessons_per_step=2, evaluate_every=3)
-    return config, Workdir.open(tmp_path / 'run', {})
+    return config
+
+
+def started(config, folder, **fields):
+    """A start of `main` with the config and these fields in place of its own."""
+    file = folder / 'toy.py'
+    file.write_text(
+        'from ml_collections import ConfigDict\n'
+        f'get_config = lambda: ConfigDict({config.to_dict()!r})\n'
+    )
+    command = [sys.executable, '-m', 'sensesearch_jax.main', f'--config={file}']
+    command += [f'--workdir={folder / "run"}']
+    command += [f'--config.{name}={value}' for name, value in fields.items()]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | QUICK)
 
 
 @pytest.mark.parametrize(
@@ -116,22 +133,20 @@ def toy(tmp_path, family='qwen2_5_vl'):
         for name in FAMILIES
     ],
 )
-def test_a_run_ends_after_its_minutes_and_goes_on_where_it_was(
-    tmp_path, capsys, monkeypatch, family
-):
-    monkeypatch.setattr(pretraining, 'LOGGED_EVERY', 1)
-    config, workdir = toy(tmp_path, family)
-    config.max_minutes = 1e-9
-    pretraining.run(config, workdir)
-    assert 'after step 1 of 6; the same command goes on' in capsys.readouterr().out
+def test_a_run_ends_after_its_minutes_and_goes_on_where_it_was(tmp_path, family):
+    config, workdir = toy(family), tmp_path / 'run'
+    stopped = started(config, tmp_path, max_minutes=1e-9)
+    assert stopped.returncode == EXIT_AGAIN, stopped.stderr
+    assert 'stopped by max_minutes, and everything is saved; start the same' in stopped.stderr
     first = load_policy(workdir / 'policy')
     assert first.sizes.language.layers == 2
-    config.max_minutes = 0
-    pretraining.run(config, workdir)
+    gone_on = started(config, tmp_path)
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert 'is finished' in started(config, tmp_path).stderr
     records = [
         r for r in read_metrics(workdir / 'metrics.jsonl') if 'tokens_per_second' in r['values']
     ]
-    assert [record['step'] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [record['step'] for record in records] == [6]
     assert all(0 <= record['values']['padding_share'] < 1 for record in records)
     measured = [
         r['values'] for r in read_metrics(workdir / 'metrics.jsonl') if 'right/looks' in r['values']

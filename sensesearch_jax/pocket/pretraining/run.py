@@ -26,6 +26,7 @@ from sensesearch_jax.pocket.pretraining.initial_policy import write_first
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.policy_with_probes import PolicyWithProbes
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.runtime import stopping
 from sensesearch_jax.runtime.metrics import MetricWriter
 from sensesearch_jax.runtime.progress import Progress
 from sensesearch_jax.runtime.workdir import Workdir
@@ -123,8 +124,11 @@ class Trainer:
 
 
 def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
-    """Goes through `config.stages` and writes `workdir`/policy; goes on from the last checkpoint
-    after an interruption, or after `config.max_minutes`.
+    """Goes through `config.stages` and writes `workdir`/policy; goes on from the last checkpoint.
+
+    Raises:
+        Stopped: `config.max_minutes` are over, or the process was told to stop; the state is saved.
+        UserError: a mistake in the stages, or several steps in a row without finite gradients.
     """
     folder, files = workdir / 'policy', PocketFiles()
     pages, world = Pages(files), InventedWorld(files, 'train', config.seed)
@@ -137,6 +141,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     held_out = examination(config, curriculum)
     began, saved = time.monotonic(), time.monotonic()
     with (
+        stopping.between_steps(),
         Checkpoints(workdir / 'checkpoints', Kept(last=1, every=0, best=0)) as checkpoints,
         MetricWriter(workdir / 'metrics.jsonl') as metrics,
     ):
@@ -169,27 +174,20 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                     log.add(losses, norms, lessons)
                 bar.update(**log.shown())
                 done, now = step + 1, time.monotonic()
-                if done % LOGGED_EVERY == 0:
+                if done % LOGGED_EVERY == 0 or done == steps:
                     metrics.write(
                         'base', done, log.take() | {'learning_rate': float(trainer.schedule(step))}
                     )
                 out_of_time = 0 < config.max_minutes <= (now - began) / 60
+                stop = stopping.ordered() or (out_of_time and 'max_minutes')
                 if done % config.evaluate_every == 0 or done == steps:
                     metrics.write('base', done, accuracy(curriculum, trainer, held_out))
-                if (
-                    done == steps
-                    or out_of_time
-                    or now - saved > 60 * config.checkpoint_minutes
-                    and not skipped
-                ):
+                late = now - saved > 60 * config.checkpoint_minutes
+                if done == steps or stop or late and not skipped:
                     save(done)
                     saved = now
-                if out_of_time and done < steps:
-                    print(
-                        f'{config.max_minutes} minutes (max_minutes) are over after step {done} of {steps}; '
-                        'the same command goes on.'
-                    )
-                    return
+                if stop and done < steps:
+                    raise stopping.Stopped(stop)
 
 
 class Log:

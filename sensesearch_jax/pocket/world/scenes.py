@@ -1,5 +1,6 @@
 """Composes 4K pictures with small objects, and renders any view of them at any size."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -266,6 +267,7 @@ class Renderer:
     def __init__(self, files: PocketFiles):
         self.files = files
         self._relief: list[np.ndarray] | None = None
+        self._reading = threading.Lock()
         self._pictures: dict[str, list[np.ndarray]] = {}
 
     def picture(self, entity: str) -> list[np.ndarray]:
@@ -277,9 +279,10 @@ class Renderer:
 
     def relief(self) -> list[np.ndarray]:
         """The relief map [height, width, 3] and its halvings."""
-        if self._relief is None:
-            with Image.open(self.files.relief) as image:
-                self._relief = pyramid(np.asarray(image.convert('RGB')))
+        with self._reading:  # once, however many threads draw: it is large
+            if self._relief is None:
+                with Image.open(self.files.relief) as image:
+                    self._relief = pyramid(np.asarray(image.convert('RGB')))
         return self._relief
 
     def render(
