@@ -217,7 +217,9 @@ def test_remat_changes_nothing_but_memory(name):
     assert_same_moves(moved(plain), moved(remat))
 
 
-@pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl_moe'], indirect=True)
+@pytest.mark.parametrize(
+    'family', ['qwen2_5_vl', pytest.param('qwen3_vl_moe', marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize('remat', [pytest.param('none', marks=pytest.mark.slow), 'full'])
 def test_packed_suffixes_change_nothing_but_size(remat):
     """Loss, statistics and gradients, in batches of several rows of different lengths and empty
