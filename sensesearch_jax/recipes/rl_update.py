@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float
@@ -79,16 +82,31 @@ def rollout_advantages(
     )
     usable = multihost.allgather(usable)
     ids = np.repeat(np.arange(len(rewards)), config.members)
-    flat = group_advantages(rewards.ravel(), ids, usable.ravel(), baseline=config.baseline)
-    equal, count = frac_reward_zero_std(rewards.ravel(), ids, usable.ravel())
     batch_layer = ALGORITHMS[config.algorithm].batch_layer
+    flat, equal, gain = _advantages(
+        rewards.ravel(),
+        ids,
+        usable.ravel(),
+        config.baseline,
+        batch_layer and config.batch_scope == 'batch',
+    )
     statistics = {
-        'frac_reward_zero_std': float(equal) / max(float(count), 1.0),
-        'batch_gain': float(batch_gain(flat, usable.ravel())) if batch_layer else 1.0,
+        'frac_reward_zero_std': float(equal),
+        'batch_gain': float(gain) if batch_layer else 1.0,
     }
-    if batch_layer and config.batch_scope == 'batch':
-        flat = batch_normalize(flat, usable.ravel())
     return multihost.local_part(np.asarray(flat).reshape(rewards.shape)), statistics
+
+
+@functools.partial(jax.jit, static_argnames=('baseline', 'normalized'))
+def _advantages(rewards, ids, usable, baseline: str, normalized: bool):
+    """Advantages of [trajectories], the share of groups of equal rewards, and the batch layer's gain.
+
+    One program: each of the many small operations would be one of its own.
+    """
+    flat = group_advantages(rewards, ids, usable, baseline=baseline)
+    equal, count = frac_reward_zero_std(rewards, ids, usable)
+    final = batch_normalize(flat, usable) if normalized else flat
+    return final, equal / jnp.maximum(count, 1), batch_gain(flat, usable)
 
 
 @dataclass
