@@ -12,6 +12,7 @@ def common(task: str) -> dict:
             'data': 1,
             'fsdp': 1,
             'expert': 1,
+            'sequence': 1,
             'tensor': 1,
         },  # devices that train; -1, once, takes what is left
         # True where every host of a pod or cluster starts this command; see docs/multi_host.md

@@ -57,7 +57,7 @@ COLUMNS = (
 )  # fmt: skip
 ADVICE = {
     'training': "take fewer rows (micro_batch), remat 'full', more devices along mesh.fsdp, or a larger "
-    'mesh.tensor',
+    'mesh.tensor or mesh.sequence',
     'sampling': 'take fewer rollout.groups, a smaller rollout.suffix_capacity, or a larger mesh.tensor',
 }
 
@@ -174,8 +174,7 @@ def main(_: list[str]) -> None:
             if RESULTS.value:
                 name = Path(config_flags.get_config_filename(FLAGS['config'])).name
                 found |= {'config': name.replace('.py', ''), 'what': words, 'topology': slice_name}
-                today = datetime.date.today().isoformat()
-                found |= {'layers': layers, 'size': SIZE.value, 'date': today}
+                found |= {'layers': layers, 'size': SIZE.value, 'date': f'{datetime.date.today()}'}
                 with Path(RESULTS.value).open('a') as file:
                     file.write(json.dumps(found | {'compiler': VERSIONS}) + '\n')
     sys.exit(not fits)

@@ -25,7 +25,7 @@ from sensesearch_jax.recipes.rows import FEATURE_STEP, PROMPT_STEP, SUFFIX_STEP
 from sensesearch_jax.rollout.engine import Engine
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.towers import tower_program
-from sensesearch_jax.runtime.mesh import ROWS, make_mesh, replica_axes, shardings
+from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, shardings
 from sensesearch_jax.training.batch_losses import PolicyTargets
 from sensesearch_jax.training.flops import decoder_matrices, step_flops, tower_flops
 from sensesearch_jax.training.optimizer import make_optimizer
@@ -74,11 +74,12 @@ def training(*case: Any) -> tuple[str, list[Program]]:
     of_reference = held * (reference is not None) + of_tower(learner)
     full = settings.batch if stage == 'sft' else settings.questions_per_step // settings.minibatches
     beside = moments + held * (full > rows) + of_reference  # moments, a sum of gradients
-    whole = (held * jnp.dtype(settings.dtype).itemsize / 4 + kept) * mesh.shape['fsdp']
+    whole = held * jnp.dtype(settings.dtype).itemsize / 4 + kept
+    whole *= mesh.shape['fsdp'] * mesh.shape['sequence']
     passes = 2 + (settings.remat != 'none')  # forward, again, backward
     tokens = [lengths.prompt], [[lengths.suffix] * members]
     flops = rows * step_flops(sizes.language, *tokens, adapters=learner.adapted) / mesh.size
-    pieces = math.ceil(rows * run / math.prod(mesh.shape[axis] for axis in ROWS) / CHUNK)
+    pieces = math.ceil(rows * run / (mesh.size // mesh.shape['tensor']) / CHUNK)
     words = (
         f'{rows} rows of {lengths.prompt} + {members} × {lengths.suffix} tokens, remat {settings.remat!r}, mesh '
         + ' × '.join(f'{axis} {n}' for axis, n in mesh.shape.items())

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
 from sensesearch_jax.batching.length_bucketing import FINE, bucket
+from sensesearch_jax.runtime.mesh import constrain, sequence_shards
 
 
 def packed(
@@ -54,6 +55,8 @@ def gathered(
 
 
 def _picked(x, index):
+    if sequence_shards() > 1:  # each shard picks its part of the result out of all tokens
+        x, index = constrain(x, ('rows', None)), constrain(index, ('rows', 'sequence'))
     found = jax.vmap(lambda row, at: row[at])(x, jnp.maximum(index, 0))
     return jnp.where((index >= 0).reshape(*index.shape, *[1] * (x.ndim - 2)), found, 0)
 

@@ -24,6 +24,7 @@ from sensesearch_jax.recipes.capacities import check_capacities, validated_stage
 from sensesearch_jax.recipes.checkpoint_policy import policy_files
 from sensesearch_jax.recipes.cold_start import EXPERTS, MINERS, VALIDATORS, make_expert
 from sensesearch_jax.recipes.rl import make_objective
+from sensesearch_jax.recipes.rows import PROMPT_STEP, SHARED_STEP, SUFFIX_STEP
 from sensesearch_jax.recipes.session import observation_limits
 from sensesearch_jax.rewards.scorer import check_prices
 from sensesearch_jax.rollout.sampling import Sampling
@@ -42,12 +43,20 @@ def check_mesh(config: ConfigDict) -> None:
             f"mesh.tensor {shape['tensor']} does not divide the policy's {heads} key/value heads; choose "
             'one that does.'
         )
-    shards = math.prod(shape[axis] for axis in ROWS)
+    shards, tokens = math.prod(shape[axis] for axis in ROWS), shape['sequence'] * shape['tensor']
     for stage in ('sft', 'rl'):
         if stage in config and config[stage].micro_batch % shards:
             raise UserError(
                 f"{stage}.micro_batch {config[stage].micro_batch} cannot be sharded over the mesh's data × fsdp "
                 f'× expert = {shards} devices; make it a multiple of that.'
+            )
+        packed = config.get(stage, {}).get('pack_step', 0)
+        unit = math.gcd(PROMPT_STEP, SUFFIX_STEP, SHARED_STEP, packed)
+        if stage in config and shape['sequence'] > 1 and unit % tokens:
+            raise UserError(
+                f'Rows of {stage} are padded to multiples of {unit} tokens, which mesh.sequence {shape["sequence"]} '
+                f'× mesh.tensor {shape["tensor"]} = {tokens} does not divide; choose powers of two, and a multiple '
+                f'of {tokens} for {stage}.pack_step.'
             )
 
 

@@ -119,6 +119,9 @@ FIELDS = {
     'mesh.expert': _operational(
         int, 'devices along the expert axis, which shards rows and experts; -1: as above'
     ),
+    'mesh.sequence': _operational(
+        int, 'devices along the sequence axis, which shards tokens and parameters; -1: as above'
+    ),
     'mesh.tensor': _operational(
         int, 'devices along the tensor axis, which shards heads and feed-forward; -1: as above'
     ),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from sensesearch_jax.model.parameters import Linear, parameter
 from sensesearch_jax.model.sizes import LanguageSizes
-from sensesearch_jax.runtime.mesh import current, spec
+from sensesearch_jax.runtime.mesh import current, mesh_axes, spec
 
 
 class Experts(nnx.Module):
@@ -56,12 +56,12 @@ class Experts(nnx.Module):
         mesh = current()
         if mesh is None:
             return mixture(x, weights, chosen, *matrices)
-        tokens = spec(('rows', None, None, None), x.shape, mesh)
+        tokens = spec(('rows', 'members', 'sequence', None), x.shape, mesh)
         # Not along the width: each device needs its experts whole.
         gate_up = spec(('experts', None, None, 'mlp'), matrices[0].shape, mesh)
         down = spec(('experts', 'mlp', None), matrices[1].shape, mesh)
         by_expert = down[0] if mesh.shape['expert'] > 1 else None
-        gathered = by_expert if tokens[0] and by_expert in tokens[0] else None
+        gathered = by_expert if by_expert in mesh_axes(tokens[0]) else None
 
         def local(x, weights, chosen, gate_up, down):
             if gathered:

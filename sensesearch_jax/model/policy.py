@@ -43,7 +43,8 @@ class Policy(nnx.Module):
         # The table is replicated along its width for the lookup: the tokens are sharded over the
         # same devices.
         table = constrain(self.language.embedding[...], ('vocabulary', None))
-        text = constrain(table[tokens], ('rows', *[None] * tokens.ndim))
+        between = [None] * (tokens.ndim - 2)
+        text = constrain(table[tokens], ('rows', *between, 'sequence', None))
         if features is None or features.shape[-1] == 1:
             return Embedded(text, None)
         if features.shape[-1] != (width := self.sizes.vision.feature_width):
@@ -60,7 +61,7 @@ class Policy(nnx.Module):
 
         own, *deepstack = jnp.split(features, features.shape[-1] // text.shape[-1], axis=-1)
         # Each is as large as a layer's input, which it is added to, and sharded like it.
-        axes = 'rows', *[None] * (tokens.ndim - 2), 'tokens', None
+        axes = 'rows', *between, 'tokens', None
         added = [constrain(visual(f, 0), axes) for f in deepstack]
         return Embedded(visual(own, text), jnp.stack(added) if added else None)
 

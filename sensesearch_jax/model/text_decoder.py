@@ -69,7 +69,7 @@ def rematted(layer: Callable, name: str, unrolled: bool) -> Callable:
 
 def between_layers(x: Float[Array, 'b g s d']) -> Float[Array, 'b g s d']:
     """Sharding of a layer's input along tokens too: it is saved for the backward pass, by every
-    device of the tensor axis if it were replicated there.
+    device of the sequence and tensor axes if it were replicated there.
     """
     return constrain(x, ('rows', None, 'tokens', None))
 

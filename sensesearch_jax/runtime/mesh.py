@@ -20,15 +20,17 @@ from sensesearch_jax.errors import UserError
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.threads import LAUNCHING
 
-AXES = ('data', 'fsdp', 'expert', 'tensor')
+AXES = ('data', 'fsdp', 'expert', 'sequence', 'tensor')
 # A batch is sharded over all three: 'fsdp' is data parallelism that also shards the parameters,
 # 'expert' one that also shards the experts.
 ROWS = 'data', 'fsdp', 'expert'
 
 RULES = {
     'rows': ROWS,
-    'embed': 'fsdp',
-    'tokens': 'tensor',  # between layers, where tokens are independent
+    'embed': ('fsdp', 'sequence'),
+    'tokens': ('sequence', 'tensor'),  # between layers, where tokens are independent
+    'sequence': 'sequence',  # tokens elsewhere
+    'members': 'sequence',  # of a group, before their tokens: members are independent
     'vocabulary': 'tensor',
     'heads': 'tensor',
     'kv_heads': 'tensor',
@@ -46,7 +48,7 @@ RULES = {
 def make_mesh(
     sizes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Mesh of data × fsdp × expert × tensor.
+    """Mesh of data × fsdp × expert × sequence × tensor.
 
     Args:
         sizes: devices along each axis, 1 by default; one of them may be -1, for all that the others
@@ -54,8 +56,7 @@ def make_mesh(
         devices: those of the program by default. A program of several processes uses all of them.
 
     Raises:
-        UserError: an unknown axis, sizes that do not fit the devices, or a tensor axis across
-            processes.
+        UserError: an unknown axis, sizes that do not fit the devices, or a row across processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = dict(sizes or {})
@@ -78,10 +79,11 @@ def make_mesh(
         raise UserError(
             f"The mesh {shown} does not fit {len(devices)} devices; change the config's mesh."
         )
-    if jax.local_device_count() % shape[-1] and jax.process_count() > 1:
+    if jax.local_device_count() % math.prod(shape[-2:]) and jax.process_count() > 1:
         raise UserError(
-            f"The mesh's tensor axis of {shape[-1]} does not divide the {jax.local_device_count()} devices "
-            'of a process, but a row of a batch must be within one; choose one that does.'
+            f"The mesh's sequence × tensor axes of {shape[-2]} × {shape[-1]} do not divide the "
+            f'{jax.local_device_count()} devices of a process, but a row of a batch must be within one; '
+            'choose some that do.'
         )
     # By process, so that the innermost axis stays on one host, whose links are the fastest.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))[:count]
@@ -93,19 +95,28 @@ def spec(
 ) -> PartitionSpec:
     """Partition spec of an array; a dimension that its mesh axes do not divide is replicated.
 
+    Of dimensions with the same mesh axis the first that it divides takes it.
+
     Args:
         axes: logical axis of each dimension, None for a replicated one.
         shape: of the array.
         mesh: that it is placed on.
     """
-    parts = []
+    parts, free = [], {name for name in mesh.axis_names if mesh.shape[name] > 1}
     for axis, size in zip(axes, shape, strict=True):
-        names = RULES[axis] if axis is not None else None
-        count = math.prod(
-            mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ())
-        )
-        parts.append(names if count > 1 and size % count == 0 else None)
+        names = mesh_axes(None if axis is None else RULES[axis])
+        taken = tuple(name for name in names if name in free)
+        if not taken or size % math.prod(mesh.shape[name] for name in taken):
+            parts.append(None)
+            continue
+        free -= set(taken)
+        parts.append(taken)
     return PartitionSpec(*parts)
+
+
+def mesh_axes(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that shard a dimension, given its part of a partition spec."""
+    return (part,) if isinstance(part, str) else part or ()
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -147,7 +158,7 @@ def local(tree: Any) -> Any:
         np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(-1, count),
         ('processes', 'devices'),
     )
-    here = Mesh(np.array(devices).reshape(1, count, 1, 1), AXES, (AxisType.Auto,) * len(AXES))
+    here = make_mesh({'fsdp': count}, devices)
 
     def one(x):
         # Over the longest axis that the devices divide, so that each has an equal shard.
@@ -170,8 +181,8 @@ def replica_axes(mesh: Mesh) -> dict[str, int]:
     """Axes and sizes of one replica of a policy that samples: along tensor, and along expert as far
     as a process's devices go.
 
-    Along data and fsdp replicas stand beside each other: each holds whole what training shards along
-    fsdp, so that a token that is decoded gathers no parameter.
+    Along the other axes replicas stand beside each other: each holds whole what training shards
+    along fsdp and sequence, so that a token that is decoded gathers no parameter.
 
     Args:
         mesh: that the policy is trained on, or loaded.
@@ -255,7 +266,22 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """Activation with a sharding constraint: parameters are to be moved, not activations."""
+def sequence_shards() -> int:
+    """Number of devices along the current mesh's sequence axis."""
     mesh = current()
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
+    return 1 if mesh is None else mesh.shape['sequence']
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """Activation with a sharding constraint: parameters are to be moved, not activations.
+
+    Args:
+        x: the activation.
+        axes: logical axes of its first dimensions; those after them are left to the compiler.
+    """
+    mesh = current()
+    if mesh is None:
+        return x
+    rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - len(axes))
+    first = spec(axes, x.shape[: len(axes)], mesh)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*first, *rest))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from sensesearch_jax.runtime.mesh import current, spec
+from sensesearch_jax.runtime.mesh import current, mesh_axes, spec
 
 CHUNK = 256
 """Tokens that go through the head at once on a device."""
@@ -45,8 +46,8 @@ def token_log_probs(
               H = -\sum_v p_v \log p_v
 
     Equal to a log-softmax over all logits, values and gradients, in the memory of one piece: logits
-    of at most [chunk, V] exist on a device at a time, forward and backward. On a mesh the first
-    axis is sharded over its data and fsdp axes and the vocabulary over its tensor axis.
+    of at most [chunk, V] exist on a device at a time, forward and backward. On a mesh rows and
+    tokens stay sharded, tokens over its sequence axis, and the vocabulary over its tensor axis.
 
     Args:
       hidden: [..., tokens, D] final hidden states, at the positions that predict the targets.
@@ -97,14 +98,14 @@ def _log_probs(
 
 
 def _forward(chunk, hidden, head, targets, used, banned, temperature):
-    rows, vocabulary, _ = _specs(hidden, head)
-    local = functools.partial(_forward_pieces, chunk, _first_axes(rows), _first_axes(vocabulary))
+    tokens, vocabulary, _ = _specs(hidden, head)
+    local = functools.partial(_forward_pieces, chunk, _axes(tokens), _axes(vocabulary))
     if current() is not None:
         replicated = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(rows, vocabulary, rows, rows, vocabulary, replicated),
-            out_specs=rows,
+            in_specs=(tokens, vocabulary, tokens, tokens, vocabulary, replicated),
+            out_specs=tokens,
             check_vma=False,
         )
     log_probs, entropy, normalizer = local(hidden, head, targets, used, banned, temperature)
@@ -115,16 +116,15 @@ def _forward(chunk, hidden, head, targets, used, banned, temperature):
 
 
 def _backward(chunk, residuals, gradients):
-    rows, vocabulary, to_head = _specs(*residuals[:2])
-    local = functools.partial(
-        _backward_pieces, chunk, _first_axes(rows), _first_axes(vocabulary), len(to_head) > 1
-    )
+    tokens, vocabulary, to_head = _specs(*residuals[:2])
+    scattered = _axes(to_head[1:])
+    local = functools.partial(_backward_pieces, chunk, _axes(tokens), _axes(vocabulary), scattered)
     if current() is not None:
         replicated = PartitionSpec()
         local = jax.shard_map(
             local,
-            in_specs=(rows, vocabulary, rows, rows, vocabulary, replicated, rows, rows, rows, rows),
-            out_specs=(rows, to_head, replicated),
+            in_specs=(*(tokens, vocabulary, tokens, tokens, vocabulary, replicated), *[tokens] * 4),
+            out_specs=(tokens, to_head, replicated),
             check_vma=False,
         )
     hidden, head, temperature = local(*residuals, *gradients)
@@ -135,24 +135,26 @@ _log_probs.defvjp(_forward, _backward)
 
 
 def _specs(hidden: Array, head: Array) -> tuple[PartitionSpec, PartitionSpec, PartitionSpec]:
-    """Shardings of rows, of the head's vocabulary and of the head's gradient on the current mesh."""
+    """Shardings of tokens, of the head's vocabulary and of its gradient on the current mesh."""
     mesh = current()
     if mesh is None:
         return PartitionSpec(), PartitionSpec(), PartitionSpec()
-    rows = spec(('rows',), hidden.shape[:1], mesh)
+    shape = hidden.shape[:-1]
+    axes = ('rows', *['members'] * (len(shape) - 2), 'sequence')[: len(shape)]
+    tokens = spec(axes, shape, mesh)
     vocabulary, embed = spec(('vocabulary', 'embed'), head.shape, mesh)
-    # A sum over rows may as well be sharded like the parameter; without rows to sum over it is
-    # replicated.
-    scattered = (embed,) if embed is not None and rows[0] is not None else ()
-    return rows, PartitionSpec(vocabulary), PartitionSpec(vocabulary, *scattered)
+    # A sum over tokens may as well be sharded like the parameter; without tokens elsewhere to sum
+    # over it is replicated.
+    scattered = (embed,) if embed and set(mesh_axes(embed)) <= set(_axes(tokens)) else ()
+    return tokens, PartitionSpec(vocabulary), PartitionSpec(vocabulary, *scattered)
 
 
-def _first_axes(places: PartitionSpec) -> str | tuple[str, ...] | None:
-    """The mesh axes that shard the first dimension."""
-    return places[0] if len(places) else None
+def _axes(places: Iterable[str | tuple[str, ...] | None]) -> tuple[str, ...]:
+    """The mesh axes that shard some dimensions."""
+    return tuple(axis for part in places for axis in mesh_axes(part))
 
 
-def _forward_pieces(chunk, rows, axes, hidden, head, targets, used, banned, temperature):
+def _forward_pieces(chunk, shards, axes, hidden, head, targets, used, banned, temperature):
     """Log-probs, entropy and normalizer of the tokens of one shard."""
 
     def piece(hidden: Array, targets: Array) -> tuple[Array, Array, Array]:
@@ -171,7 +173,7 @@ def _forward_pieces(chunk, rows, axes, hidden, head, targets, used, banned, temp
         entropy = _over(jax.lax.psum, terms.sum(-1), axes)
         return jnp.where(inside, picked - normalizer, jnp.nan), entropy, normalizer
 
-    pieces = _Pieces.of(chunk, used, rows)
+    pieces = _Pieces.of(chunk, used, shards)
     flat, states = targets.reshape(-1), hidden.reshape(-1, hidden.shape[-1])
 
     def body(i, found):
@@ -186,9 +188,9 @@ def _forward_pieces(chunk, rows, axes, hidden, head, targets, used, banned, temp
 
 def _backward_pieces(
     chunk,
-    rows,
+    shards,
     axes,
-    scatter,
+    scattered,
     hidden,
     head,
     targets,
@@ -218,7 +220,7 @@ def _backward_pieces(
         to_hidden = product('nv,vd->nd', gradient, head).astype(hidden.dtype)
         return product('nv,nd->vd', gradient, hidden), to_temperature, to_hidden
 
-    pieces = _Pieces.of(chunk, used, rows)
+    pieces = _Pieces.of(chunk, used, shards)
     known = used & (targets >= 0) & (targets < _over(jax.lax.psum, head.shape[0], axes))
     to_log_prob, to_entropy = jnp.where(known, to_log_prob, 0), jnp.where(used, to_entropy, 0)
     given = [x.reshape(-1) for x in (targets, entropy, normalizer, to_log_prob, to_entropy)]
@@ -238,12 +240,11 @@ def _backward_pieces(
     )
     to_head, to_temperature, to_hidden = jax.lax.fori_loop(0, pieces.count, body, start)
     to_hidden = to_hidden.reshape(hidden.shape)
-    if scatter:
-        to_head = jax.lax.psum_scatter(to_head, 'fsdp', scatter_dimension=1, tiled=True)
-    to_head = _over(
-        jax.lax.psum, to_head, tuple(axis for axis in rows if axis != 'fsdp') if scatter else rows
-    )
-    to_temperature = _over(jax.lax.psum, _over(jax.lax.psum, to_temperature, rows), axes)
+    if scattered:
+        to_head = jax.lax.psum_scatter(to_head, scattered, scatter_dimension=1, tiled=True)
+    others = tuple(axis for axis in shards if axis not in scattered)
+    to_head = _over(jax.lax.psum, to_head, others)
+    to_temperature = _over(jax.lax.psum, to_temperature, shards + axes)
     to_hidden = _over(jax.lax.psum, to_hidden, axes)
     return to_hidden, to_head.astype(head.dtype), to_temperature.astype(temperature.dtype)
 
@@ -260,13 +261,13 @@ class _Pieces(NamedTuple):
     count: Int[Array, '']
 
     @classmethod
-    def of(cls, chunk: int, used: Bool[Array, ' *rows'], rows) -> _Pieces:
+    def of(cls, chunk: int, used: Bool[Array, ' *rows'], shards: tuple[str, ...]) -> _Pieces:
         """The pieces of a shard.
 
         Args:
             chunk: most tokens of a piece.
             used: the shard's tokens that are used.
-            rows: mesh axes that shard the rows.
+            shards: mesh axes that shard the tokens.
         """
         # As few pieces as the limit allows, all of one size: the least padding.
         most = math.ceil(used.size / chunk)
@@ -274,7 +275,7 @@ class _Pieces(NamedTuple):
         order = jnp.argsort(~used.reshape(-1), stable=True)
         order = jnp.pad(order, (0, most * size - used.size), constant_values=used.size)
         # The same for all shards, as the pieces have collectives in them.
-        count = -(-_over(jax.lax.pmax, used.sum(), rows) // size)
+        count = -(-_over(jax.lax.pmax, used.sum(), shards) // size)
         return cls(order.reshape(most, size), count)
 
     def tokens(self, i: Int[Array, '']) -> Int[Array, ' size']:
@@ -304,9 +305,9 @@ def _logits(hidden: Array, head: Array, banned: Array, temperature: Array) -> tu
     return jnp.where(banned, 0, logits), jnp.where(banned, -jnp.inf, logits)
 
 
-def _ids(head: Array, axes: str | None) -> Array:
+def _ids(head: Array, axes: tuple[str, ...]) -> Array:
     """The ids of this shard's part of the vocabulary."""
-    first = 0 if axes is None else jax.lax.axis_index(axes) * head.shape[0]
+    first = 0 if not axes else jax.lax.axis_index(axes) * head.shape[0]
     return first + jnp.arange(head.shape[0])
 
 

@@ -276,12 +276,13 @@ def test_the_platform_chooses():
         )
 
 
-@pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1)])
-def test_rows_and_heads_may_be_cut(shape):
+@pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1), (1, 1, 2, 4)])
+def test_rows_heads_and_tokens_may_be_cut(shape):
     inputs = operands(40)
-    with jax.set_mesh(make_mesh(dict(zip(('data', 'fsdp', 'tensor'), shape)))):
+    with jax.set_mesh(make_mesh(dict(zip(('data', 'fsdp', 'tensor', 'sequence'), shape)))):
         found = jax.jit(attend)(*inputs)
-    np.testing.assert_allclose(found, jax.jit(attend)(*inputs), atol=2e-6)
+    assert_near(found, jax.jit(attend)(*inputs), inputs[3])
+    assert found.addressable_shards[0].data.size * math.prod(shape) == found.size
 
 
 @pytest.mark.parametrize('length', [LONG - 1, LONG])

@@ -281,6 +281,15 @@ def test_an_unknown_algorithm_is_refused_before_the_stages_that_do_not_need_it(
     assert not (tmp_path / 'w').exists()
 
 
+def test_rows_that_the_sequence_axis_does_not_divide_are_refused(policy_folder):
+    config = runpy.run_path(str(ROOT / 'configs' / 'pocket.py'))['get_config']('smoke')
+    config.policy, config.mesh.sequence = str(policy_folder), 4
+    check(config)
+    config.rl.pack_step = 130
+    with pytest.raises(UserError, match='multiples of 2 tokens, which mesh.sequence 4 × mesh.tens'):
+        check(config)
+
+
 @pytest.mark.parametrize(
     'arguments', [('configs/ask.py', '--workdir=somewhere'), ('configs/sft.py',)]
 )

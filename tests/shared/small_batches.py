@@ -36,7 +36,9 @@ LAYOUTS = [
 ROWS = rows_of(LAYOUTS)
 
 
-def batch_of(rows, members=3, batch=None, prompt_step=64, suffix_step=64, feature_step=64):
+def batch_of(
+    rows, members=3, batch=None, prompt_step=64, suffix_step=64, feature_step=64, pack_step=0
+):
     """Rows as a batch; one length for all by default, so that few programs are compiled."""
     return build_groups(
         rows,
@@ -49,4 +51,5 @@ def batch_of(rows, members=3, batch=None, prompt_step=64, suffix_step=64, featur
         prompt_step=prompt_step,
         suffix_step=suffix_step,
         feature_step=feature_step,
+        pack_step=pack_step,
     )

@@ -36,7 +36,7 @@ def learner_on(shape, policy=None, **options):
             clip_norm=1e3,
         )
     )
-    mesh = make_mesh(dict(zip(('data', 'fsdp', 'tensor', 'expert'), shape)))
+    mesh = make_mesh(dict(zip(('data', 'fsdp', 'tensor', 'expert', 'sequence'), shape)))
     mask = np.isin(np.arange(VOCABULARY), SUPPRESSED)
     return Learner(
         policy or POLICY,
@@ -52,28 +52,33 @@ def flat(state):
     return {'.'.join(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 
 
-def rl_batch():
+def rl_batch(**options):
     """Eight rows, of which four are empty, with targets."""
     random = np.random.default_rng(3)
-    batch = batch_of(ROWS, batch=8)
+    batch = batch_of(ROWS, batch=8, **options)
 
     def normal(*shape):
         return random.normal(size=shape).astype(np.float32)
 
     targets = PolicyTargets(
-        normal(8, 3), batch.valid[:, :, 1:].any(-1), normal(*batch.tokens[:, :, 1:].shape) - 4
+        normal(*batch.valid.shape[:2]),
+        batch.valid[:, :, 1:].any(-1),
+        normal(*batch.tokens[:, :, 1:].shape) - 4,
     )
     return batch, targets
+
+
+# Three members, which no sequence axis divides: each of their suffixes is cut. Four are divided.
+KINDS = {'rl': {}, 'rl of four': {'members': 4}, 'packed rl': {'members': 4, 'pack_step': 64}}
 
 
 def take_step(learner, kind):
     """One step: its metrics, its gradients (the first moment of the first step) and the parameters
     after it."""
-    values = (
-        learner.sft_step([batch_of(ROWS, batch=8)])
-        if kind == 'sft'
-        else learner.rl_step([rl_batch()])
-    )
+    if kind == 'sft':
+        values = learner.sft_step([batch_of(ROWS, batch=8)])
+    else:
+        values = learner.rl_step([rl_batch(**KINDS[kind])])
     moment = flat(optax.tree_utils.tree_get(learner.moments, 'mu'))
     return values, {name: value / 0.1 for name, value in moment.items()}, flat(learner.parameters)
 
@@ -122,6 +127,27 @@ def test_a_step_is_the_same_on_a_mesh_of_experts(shape, kind):
     assert_same_step(shape, kind)
 
 
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ('family', 'shape', 'kind'),
+    [
+        ('qwen2_5_vl', (1, 2, 1, 1, 4), 'sft'),
+        ('qwen2_5_vl', (1, 2, 2, 1, 2), 'packed rl'),
+        slow('qwen2_5_vl', (1, 1, 1, 1, 2), 'rl'),
+        slow('qwen2_5_vl', (1, 1, 2, 1, 4), 'rl of four'),
+        ('qwen3_vl_moe', (1, 1, 1, 2, 2), 'rl'),
+        slow('qwen3_vl_moe', (1, 2, 1, 1, 4), 'sft'),
+        slow('qwen3_vl_moe', (1, 1, 2, 1, 2), 'packed rl'),
+    ],
+    indirect=['family'],
+)
+def test_a_step_is_the_same_on_a_mesh_that_cuts_rows(family, shape, kind):
+    assert_same_step(shape, kind)
+
+
 def test_everything_is_cut_as_the_table_says():
     learner = learner_on((1, 2, 2, 2))
     kernel = learner.parameters['language']['layers']['query']['kernel'][...]
@@ -144,7 +170,7 @@ def test_everything_is_cut_as_the_table_says():
     assert names <= RULES.keys() and 'rows' in RULES
 
 
-@pytest.mark.parametrize('shape', [(1, 4, 2), (1, 1, 1)])
+@pytest.mark.parametrize('shape', [(1, 2, 2, 1, 2), (1, 1, 1)])
 def test_a_checkpoint_goes_on_on_another_mesh(shape, tmp_path):
     first, second = learner_on((2, 2, 2)), learner_on(shape)
     first.parameters = jax.tree.map(lambda x: x + 1, first.parameters)
@@ -184,7 +210,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence():
     with pytest.raises(ValueError, match='tensor axis of 8 does not divide 2 key/value heads'):
         learner_on((1, 1, 8)).sft_step([batch_of(ROWS)])
     with pytest.raises(
-        ValueError, match=r'data 1 × fsdp 3 × expert 1 × tensor 1 does not fit 8 devices'
+        ValueError, match=r'fsdp 3 × expert 1 × sequence 1 × tensor 1 does not fit 8 devices'
     ):
         make_mesh({'fsdp': 3})
     with pytest.raises(ValueError, match='mesh.model is no axis'):
@@ -195,6 +221,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence():
         'data': 1,
         'fsdp': 4,
         'expert': 1,
+        'sequence': 1,
         'tensor': 2,
     }
     assert make_mesh({'data': 2}).size == 2

@@ -177,9 +177,14 @@ def test_a_temperature_has_a_gradient():
     )
 
 
-@pytest.mark.parametrize('sizes', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 8}])
+@pytest.mark.parametrize(
+    'sizes',
+    [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 8}, {'fsdp': 2, 'sequence': 2, 'tensor': 2}],
+)
 def test_cut_over_a_mesh(sizes):
-    """Values and gradients of rows and vocabulary in parts equal those in one piece."""
+    """Values and gradients of rows and vocabulary in parts equal those in one piece; a sequence axis
+    that divides neither members nor tokens leaves them whole.
+    """
     mesh = make_mesh(sizes)
     hidden, head, targets = example(rows=(8, 3), tokens=9)
     head, targets = head[:60], targets % 60

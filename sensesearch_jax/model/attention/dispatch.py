@@ -6,13 +6,18 @@ compiled for.
 A KV cache holds keys and values that were computed before: of the prompt of a group (shared by its
 members), of a member's earlier turns, or of the tokens sampled since the host last read them. Decode
 is one query, a tool response a few, training all of them; nothing else changes.
+
+On a mesh with a sequence axis its devices divide the members of a group where it divides their number,
+else the new tokens: to a device that has later ones the earlier keys and values are one more KV cache.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sensesearch_jax.model.attention import gpu_cudnn, tpu_splash
@@ -56,20 +61,19 @@ def attend(
 
     # Rows and heads are independent. With `shard_map` the compiler need not partition a kernel, and
     # a CPU may map over the rows of its shard.
-    def spec_of(axes):
+    def spec_of(*axes):
         return lambda x: spec(axes, x.shape, mesh)
 
-    tokens, heads = ('rows', None, None), lambda name: ('rows', None, None, name, None)
-    earlier = spec_of(('rows', None, 'kv_heads', None, None))
-    scales = spec_of(('rows', None, 'kv_heads', None))
+    new = 'rows', 'members', 'sequence'
+    own = spec_of(*new, 'kv_heads', None)
+    earlier = spec_of('rows', 'members', 'kv_heads', None, None)
+    scales, seen = spec_of('rows', 'members', 'kv_heads', None), spec_of('rows', 'members', None)
     where = (
-        spec_of(heads('heads')),
-        *[spec_of(heads('kv_heads'))] * 2,
-        spec_of(tokens),
+        *(spec_of(*new, 'heads', None), own, own, spec_of(*new)),
         tuple(
-            KVCache(earlier, earlier, spec_of(tokens), scales, scales)
+            KVCache(earlier, earlier, seen, scales, scales)
             if c.key_scales is not None
-            else KVCache(earlier, earlier, spec_of(tokens))
+            else KVCache(earlier, earlier, seen)
             for c in caches
         ),
     )
@@ -79,9 +83,34 @@ def attend(
             f"The mesh's tensor axis of {mesh.shape['tensor']} does not divide {keys.shape[3]} key/value "
             'heads; choose one that does.'
         )
+    if specs[0][2] is not None:
+        implementation = functools.partial(
+            after_earlier_shards, implementation, mesh.shape['sequence']
+        )
     return jax.shard_map(implementation, in_specs=specs, out_specs=specs[0], check_vma=False)(
         *operands
     )
+
+
+def after_earlier_shards(implementation: Callable, shards: int, *operands):
+    """Attention of one shard of the new tokens, to those of earlier shards too.
+
+    Keys and values go from each device of the mesh's sequence axis to the next one, as in ring
+    attention (Liu et al., arXiv 2310.01889), but stay: with grouped-query heads they are few. The
+    gradient goes the same way back. Where there is no earlier shard zeros come in, which are not valid.
+
+    Args:
+        implementation: of `attend`.
+        shards: devices along the sequence axis.
+        operands: of `attend`, this shard's new tokens and all of the caches.
+    """
+    queries, keys, values, valid, caches = operands
+    parts, part = [], (keys, values, valid)
+    for _ in range(shards - 1):
+        part = jax.lax.ppermute(part, 'sequence', [(i, i + 1) for i in range(shards - 1)])
+        parts.append(part)
+    earlier = KVCache.of(*(jnp.concatenate(x, 2) for x in zip(*reversed(parts))))
+    return implementation(queries, keys, values, valid, (*caches, earlier))
 
 
 def choose(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> Callable:
