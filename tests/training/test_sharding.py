@@ -106,11 +106,15 @@ def assert_same_step(shape, kind):
         assert moves[clear].max(initial=0) < 1e-5 and moves.max() <= 2.1 * RATE, name
 
 
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     'family', ['qwen2_5_vl', pytest.param('qwen3_vl_moe', marks=pytest.mark.slow)], indirect=True
 )
 @pytest.mark.parametrize(
-    ('shape', 'kind'), [((8, 1, 1), 'sft'), ((1, 4, 2), 'sft'), ((2, 2, 2), 'rl')]
+    ('shape', 'kind'), [((8, 1, 1), 'sft'), slow((1, 4, 2), 'sft'), ((2, 2, 2), 'rl')]
 )
 def test_a_step_is_the_same_on_every_mesh(shape, kind):
     assert_same_step(shape, kind)
@@ -119,16 +123,9 @@ def test_a_step_is_the_same_on_every_mesh(shape, kind):
 @pytest.mark.parametrize(
     'family', [pytest.param('qwen2_5_vl', marks=pytest.mark.slow), 'qwen3_vl_moe'], indirect=True
 )
-@pytest.mark.parametrize(
-    ('shape', 'kind'),
-    [pytest.param((1, 2, 1, 4), 'sft', marks=pytest.mark.slow), ((1, 2, 2, 2), 'rl')],
-)
+@pytest.mark.parametrize(('shape', 'kind'), [slow((1, 2, 1, 4), 'sft'), ((1, 2, 2, 2), 'rl')])
 def test_a_step_is_the_same_on_a_mesh_of_experts(shape, kind):
     assert_same_step(shape, kind)
-
-
-def slow(*case):
-    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
