@@ -127,6 +127,16 @@ def split_layers(stack):
     return graph, [jax.tree.map(lambda leaf: leaf[index], state) for index in range(depth)]
 
 
+# The whole policy is compared in all geometries.
+BY_PARTS = pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if name in ('tied', 'sparse') else pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+
+
 def record(modules, forward):
     """Outputs of each PyTorch module during `forward`, and its result."""
     seen = []
@@ -140,13 +150,7 @@ def record(modules, forward):
     return [tensor.numpy() for tensor in seen], result
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(name, marks=() if name in ('tied', 'sparse') else pytest.mark.slow)
-        for name in NAMES
-    ],
-)
+@BY_PARTS
 def test_vision_tower_block_by_block(name):
     model, policy = both(name)
     talk, theirs = dialogue(), model.model.visual
@@ -190,7 +194,7 @@ def test_vision_tower_block_by_block(name):
         assert difference(part, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize('name', NAMES)
+@BY_PARTS
 def test_decoder_layer_by_layer(name):
     model, policy = both(name)
     talk, text = dialogue(), model.model.language_model

@@ -101,7 +101,8 @@ def test_a_training_step_is_compiled_for_a_small_slice(slice_of_four):
 SMALL, LARGE = 28 * 28 * 256, 8_294_400
 
 
-@pytest.mark.parametrize('max_pixels', [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('max_pixels', [SMALL, LARGE])
 def test_experts_and_deepstack_are_compiled_for_eight_chips(slice_of_four, max_pixels):
     """Ragged products over the mesh's expert axis, gradients and the sampler."""
     devices = topologies.get_topology_desc('v5e:2x4', 'tpu').devices

@@ -209,7 +209,9 @@ def test_a_minibatch_without_any_trajectory():
     assert all(np.isfinite(step).all() and not step.any() for step in moved(learner).values())
 
 
-@pytest.mark.parametrize('name', ['dots', 'attention', 'full'])
+@pytest.mark.parametrize(
+    'name', [pytest.param('dots', marks=pytest.mark.slow), 'attention', 'full']
+)
 def test_remat_changes_nothing_but_memory(name):
     batch = batch_of(ROWS)
     plain, remat = learner_of(), learner_of(remat=name)
