@@ -118,6 +118,8 @@ def started(config, folder, **fields):
     file = folder / 'toy.py'
     file.write_text(
         'from ml_collections import ConfigDict\n'
+        'from sensesearch_jax.pocket.pretraining import run\n'
+        'run.LOGGED_EVERY = 1\n'
         f'get_config = lambda: ConfigDict({config.to_dict()!r})\n'
     )
     command = [sys.executable, '-m', 'sensesearch_jax.main', f'--config={file}']
@@ -146,7 +148,7 @@ def test_a_run_ends_after_its_minutes_and_goes_on_where_it_was(tmp_path, family)
     records = [
         r for r in read_metrics(workdir / 'metrics.jsonl') if 'tokens_per_second' in r['values']
     ]
-    assert [record['step'] for record in records] == [6]
+    assert [record['step'] for record in records] == [1, 2, 3, 4, 5, 6]
     assert all(0 <= record['values']['padding_share'] < 1 for record in records)
     measured = [
         r['values'] for r in read_metrics(workdir / 'metrics.jsonl') if 'right/looks' in r['values']

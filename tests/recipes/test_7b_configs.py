@@ -92,7 +92,8 @@ def run(policy_7b, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
 
     def run(config, devices, policy=policy_7b, **fields):
-        output, workdir = folder / f'{config}.txt', folder / config
+        workdir = folder / f'{len(list(folder.iterdir()))}-{config}'  # a config may run twice
+        output = workdir.with_name(f'{workdir.name}.txt')
         chosen = {name.replace('__', '.'): value for name, value in fields.items()}
         there = toy_runs.fields_of(config, SHORT | {'data.dir': data}) | chosen
         toy_runs.finish(
@@ -163,6 +164,12 @@ def settings_of(workdir):
 
 
 @pytest.mark.slow
+def test_rl_and_sft_with_a_sequence_axis(run, demonstrations):
+    rl_of_two_steps(run, 'rl_7b', devices=8, mesh__sequence=2)
+    sft_of(run, 'sft_7b', demonstrations, mesh__sequence=2)
+
+
+@pytest.mark.slow
 def test_rl_of_mars(run, mars):
     policy, files = mars
     workdir = rl_of_two_steps(run, 'rl_mars', policy=policy, **files)
@@ -170,10 +177,10 @@ def test_rl_of_mars(run, mars):
     assert config['model_type'] == 'qwen3_vl' and config['dtype'] == 'bfloat16'
 
 
-def rl_of_two_steps(run, config, **fields):
+def rl_of_two_steps(run, config, devices=4, **fields):
     """Its workdir; all numbers are finite, and the sampler's are those of training."""
     few = {'rl__steps': 2, 'rl__questions_per_step': 2, 'rl__pack_step': 1024}
-    workdir, _ = run(config, 4, **few, **fields)
+    workdir, _ = run(config, devices, **few, **fields)
     trajectories = [
         t
         for step in range(2)
@@ -253,10 +260,10 @@ def test_sft_of_adapters(run, demonstrations, policy_7b):
     assert moved == {'kernel'}
 
 
-def sft_of(run, config, demonstrations):
+def sft_of(run, config, demonstrations, **fields):
     """Its workdir, with a policy in the 7B's layout."""
     few = {'sft__batch': 2, 'sft__micro_batch': 2, 'sft__epochs': 1}
-    workdir, _ = run(config, 4, **few, **demonstrations)
+    workdir, _ = run(config, 4, **few, **demonstrations, **fields)
     losses = [record['values']['loss'] for record in read_metrics(workdir / 'metrics.jsonl', 'sft')]
     assert losses and all(map(math.isfinite, losses))
     assert is_7b_directory(workdir / 'sft' / 'policy')

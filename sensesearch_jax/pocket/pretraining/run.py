@@ -174,7 +174,7 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
                     log.add(losses, norms, lessons)
                 bar.update(**log.shown())
                 done, now = step + 1, time.monotonic()
-                if done % LOGGED_EVERY == 0 or done == steps:
+                if done % LOGGED_EVERY == 0:
                     metrics.write(
                         'base', done, log.take() | {'learning_rate': float(trainer.schedule(step))}
                     )
