@@ -31,6 +31,7 @@ from sensesearch_jax.runtime.mesh import current, platform, spec
 
 PREFIX = 'model.visual'
 MANY = 2048  # patches per image from which all scores at once take too much memory
+TILE = 256  # queries whose scores are computed at a time; of fewer, a CPU's caches hold all
 
 
 def attend_all(
@@ -47,7 +48,7 @@ def attend_all(
         v: values.
         valid: False on padding.
     """
-    if q.shape[1] < MANY:
+    if q.shape[1] < (TILE if platform() == 'cpu' else MANY):
         return attend_all_at_once(q, k, v, valid)
     half = gpu_cudnn.cudnn_takes(q.dtype)
     implementation = {
@@ -65,9 +66,10 @@ def attend_all(
 
 
 def attend_all_in_tiles(q, k, v, valid):
-    """Tiled implementation of `attend_all`, one head and a few queries at a time.
+    """Tiled implementation of `attend_all`: one head of one row at a time, and a few of its queries.
 
-    A 4K picture has 42,000 patches, whose scores would be 113 GB.
+    A 4K picture has 42,000 patches, whose scores would be 113 GB. On a CPU the scores of a tile stay in the
+    processor's caches, and are computed again for a gradient.
 
     Args:
         q: queries [N, I, H, E] after rotation.
@@ -75,21 +77,25 @@ def attend_all_in_tiles(q, k, v, valid):
         v: values [N, I, H, E].
         valid: [N, I], False on padding.
     """
-    size = math.gcd(q.shape[1], MANY // 8)
+    n, i, h, e = q.shape
+    size = math.gcd(i, TILE)
 
     def head(x):
-        q, k, v = x  # [n, i, e]
+        q, k, v, valid = x  # [i, e], [i]
 
+        @jax.checkpoint
         def tile(q):
-            scores = jnp.einsum('nie,nje->nij', q, k, preferred_element_type=jnp.float32)
-            weights = jax.nn.softmax(jnp.where(valid[:, None, :], scores, MASKED), axis=-1)
-            return jnp.einsum('nij,nje->nie', weights.astype(v.dtype), v)
+            scores = jnp.einsum('ie,je->ij', q, k, preferred_element_type=jnp.float32)
+            weights = jax.nn.softmax(jnp.where(valid, scores, MASKED), axis=-1)
+            return jnp.einsum('ij,je->ie', weights.astype(v.dtype), v)
 
-        tiles = jnp.swapaxes(q.reshape(len(q), -1, size, q.shape[2]), 0, 1)
-        return jnp.swapaxes(jax.lax.map(tile, tiles), 0, 1).reshape(q.shape)
+        return jax.lax.map(tile, q.reshape(-1, size, e)).reshape(i, e)
 
-    by_head = tuple(jnp.moveaxis(x, 2, 0) for x in (q * q.shape[-1] ** -0.5, k, v))
-    return jnp.moveaxis(jax.lax.map(head, by_head), 0, 2)
+    def by_head(x):
+        return jnp.moveaxis(x, 2, 1).reshape(n * h, i, e)
+
+    heads = *map(by_head, (q * e**-0.5, k, v)), jnp.repeat(valid, h, axis=0)
+    return jnp.moveaxis(jax.lax.map(head, heads).reshape(n, h, i, e), 1, 2)
 
 
 def attend_all_at_once(q, k, v, valid):

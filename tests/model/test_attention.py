@@ -177,9 +177,20 @@ def test_all_ways_to_attend_to_a_whole_picture_are_equal(how):
     np.testing.assert_allclose(how(q, k, v, valid), attend_all_at_once(q, k, v, valid), atol=2e-6)
 
 
+def test_gradients_of_tiles_equal_those_at_once():
+    random = np.random.default_rng(0)
+    qkv = jnp.asarray(random.normal(size=(3, 2, 192, H, E)), jnp.float32)
+    valid = jnp.asarray(random.random((2, 192)) < 0.7)
+    found, wanted = (
+        jax.grad(lambda qkv: jnp.sum(how(*qkv, valid) ** 2))(qkv)
+        for how in (attend_all_in_tiles, attend_all_at_once)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize('shape', [(2, 1, 2), (1, 1, 1)])
 def test_a_large_picture_is_attended_to_in_pieces(shape, monkeypatch):
-    monkeypatch.setattr(vision_tower, 'MANY', 128)
+    monkeypatch.setattr(vision_tower, 'TILE', 64)
     random = np.random.default_rng(0)
     q, k, v = jnp.asarray(random.normal(size=(3, 2, 192, H, E)), jnp.float32)
     valid = jnp.asarray(random.random((2, 192)) < 0.7)
