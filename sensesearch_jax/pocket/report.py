@@ -7,7 +7,7 @@ policy in its head allows only these scripts, so that text from tools stays text
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sensesearch_jax.evaluation.page import bars, duration, flat_fields, write_p
 from sensesearch_jax.evaluation.paper_table import percent
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, viewer_data
+from sensesearch_jax.pocket.lost_answers import seen, stages
 
 _LABELS = {
     'base': 'Base', 'sft': 'SFT', 'rl': 'RL', 'search': 'Search', 'perception': 'Perception',
@@ -119,6 +120,8 @@ def write_report(
             'differences': difference_chart(summary['differences'], _label),
             'conduct': _conduct(summary, colours),
             'tools': _tools(summary, colours),
+            'stages': _by_kind(parsed, colours, stages),
+            'seen': _by_kind(parsed, colours, seen),
             'runs': [{'label': _label(name), 'colour': colours[name]} for name in runs],
             'funnel': bars(meta.funnel, str),
             'rejections': bars(dict(Counter(meta.rejections).most_common()), str),
@@ -258,6 +261,21 @@ def _conduct(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dic
         {'label': _label(category), 'rows': groups[category]}
         for category in sorted(groups, key=category_order)
     ]
+
+
+def _by_kind(
+    runs: Mapping[str, Sequence[Trajectory]],
+    colours: Mapping[str, str],
+    count: Callable[[Sequence[Trajectory]], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Counts of `lost_answers`: one row per kind of question and run."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, trajectories in runs.items():
+        for kind, row in count(trajectories).items():
+            groups.setdefault(kind, []).append(
+                {'label': _label(name), 'colour': colours[name], 'counts': row}
+            )
+    return [{'label': _label(kind), 'rows': rows} for kind, rows in groups.items()]
 
 
 def _tools(summary: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.analysis.lost_answers import BOXES, box_kind, stages
-from sensesearch_jax.agent.actions import Answer, ImageSearch, TextSearch
+from sensesearch_jax.agent.actions import Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
+from sensesearch_jax.pocket.lost_answers import BOXES, Seen, Stages, box_kind, seen, stages
 
 TARGET = (0.34, 0.44, 0.46, 0.56)
 
@@ -55,4 +55,31 @@ def test_stages_follow_one_another():
         trajectory(found, '1. Mali: Rome', 0.0),
         trajectory('1. Flag of Mali\n2. Flag of Italy', fact, 0.0),
     ]
-    assert stages(runs) == {'search': [4, 3, 2, 1]}
+    assert stages(runs) == {'search': Stages(4, 3, 2, 1)}
+
+
+def test_what_is_seen_is_told_beside_one_answer_to_all():
+    """Letters count as well as what they stand for."""
+
+    def asked(field, answer, accuracy, choices=(), cropped=False):
+        question = Question(
+            'q',
+            'Which?',
+            ('q.jpg',),
+            (answer,),
+            category='perception',
+            choices=choices,
+            truth={'field': field},
+        )
+        turns = [Turn([], [], '', ImageCrop((0, 0, 1, 1)), None, [])] * cropped
+        reward = {'accuracy': accuracy}
+        return Trajectory(question, 0, 0, turns, SampleState.OK, [], [], reward, None)
+
+    runs = [
+        asked('colour', 'red', 1.0, cropped=True),
+        asked('colour', 'Blue', 0.0),
+        asked('colour choice', 'A', 1.0, choices=('blue', 'red')),
+        asked('count', '3', 0.0),
+    ]
+    assert seen(runs) == {'colour': Seen(3, 2, 1, 2), 'count': Seen(1, 1, 0, 0)}
+    assert stages(runs) == {}
