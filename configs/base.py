@@ -67,19 +67,20 @@ def get_config(mode: str = 'whole') -> ConfigDict:
         )
     elif mode == 'details':
         config.lessons_per_step = 2
-        config.update(probe_weight=0.1, warmup=30)
+        config.update(probe_weight=0.1, warmup=60)
         config.stages = (
             {
-                'steps': 940,
-                'learning_rate': 1e-3,
+                'steps': 700,
+                'learning_rate': 8e-4,
                 'lessons': {
-                    'passages': 0.32,
-                    'near looks': 0.32,
-                    'looks': 0.1,
-                    'tools': 0.08,
-                    'namesakes': 0.05,
-                    'near pictures': 0.08,
-                    'attributes': 0.05,
+                    'tools': 0.22,
+                    'passages': 0.2,
+                    'looks': 0.16,
+                    'near looks': 0.2,
+                    'namesakes': 0.04,
+                    'near pictures': 0.06,
+                    'attributes': 0.08,
+                    'pages': 0.04,
                 },
             },
         )

@@ -49,7 +49,8 @@ def interaction() -> dict:
         # of the protocol 'released', see configs/evaluate_mars.py
         'released': {'system_file': '', 'tools_file': '', 'form': 'evaluated', 'crops': 'named'},
         'tools': ('text_search', 'image_search', 'image_crop'),
-        'max_turns': 5,
+        # room for a second crop and a second search after "No results."
+        'max_turns': 7,
         'text_results': 2,
         'image_results': 3,
         'thumbnails': True,
@@ -72,7 +73,7 @@ def sampler() -> dict:
     passes.
     """
     return {
-        'suffix_capacity': 768,
+        'suffix_capacity': 1152,
         'chunk': 16,
         'tool_threads': 4,
         # Of one pass of tool responses through the decoder; as for pictures, more at once is lost

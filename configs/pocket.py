@@ -46,7 +46,7 @@ def get_config(mode: str = 'full'):
         *pocket('train', search=250, perception=250, search_only=80),
         *pocket('train', world='invented', search=350, perception=350, search_only=120),
     ]
-    fresh = pocket('train', world='invented', search=160, perception=160, search_only=80)
+    fresh = pocket('train', world='invented', search=256, perception=256, search_only=128)
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
@@ -71,7 +71,10 @@ def get_config(mode: str = 'full'):
     full.sft.epochs = 2
     # Over so many steps less padding wins more than the programs of more lengths take to compile.
     full.sft.pack_step, full.rl.pack_step = 256, 1536
-    full.rl.update({'steps': 20, 'questions_per_step': 16, 'learning_rate': 6e-5})
+    # After a full cold start little is left to find: samples stay near the greedy answers.
+    full.rl.update(
+        {'steps': 40, 'questions_per_step': 16, 'learning_rate': 5e-5, 'temperature': 0.5}
+    )
     full.tools.config = 'configs/tools_invented.yaml'
     if mode == 'smoke':
         full.update(

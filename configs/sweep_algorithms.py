@@ -60,7 +60,7 @@ MEANS = [
         'setting': 'GSPO constant',
         'rl.algorithm': 'gspo',
         'rl.aggregation': 'constant',
-        'rl.constant_length': 480,  # five turns of 96 tokens
+        'rl.constant_length': 672,  # seven turns of 96 tokens
     },
 ]
 VARIANTS = {

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from sensesearch_jax.pocket.invented.names import LONGEST_TITLE
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues, poor_box
-from sensesearch_jax.pocket.pretraining.tool_dialogues import PASSAGE_CHARS, ToolDialogues
+from sensesearch_jax.pocket.pretraining.tool_dialogues import (
+    PASSAGE_CHARS,
+    ToolDialogues,
+    with_repetition,
+)
 from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
 from sensesearch_jax.pocket.world.colours import NAMES
 from sensesearch_jax.pocket.world.files import PocketFiles
@@ -190,3 +195,16 @@ def test_poor_boxes_stay_in_the_picture_and_on_the_grid():
     for box in made:
         assert 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
         assert all(round(v, 1) == v for v in box)
+
+
+def test_some_names_have_a_piece_twice_and_stay_short():
+    names = [
+        with_repetition(np.random.default_rng(seed), name)
+        for seed, name in enumerate(['Bora', 'Ada van Lor', 'A' * (LONGEST_TITLE - 1)] * 20)
+    ]
+    doubled = [n for n in names if re.search(r'\b(\w{2,}) \1\b', n)]
+    initials = [n for n in names if re.search(r'([A-Z]\. ){2,3}\w+$', n)]
+    assert {'Bora Bora'} < set(doubled) and initials
+    assert all(n.split()[-1] in ('Bora', 'Lor') for n in initials)
+    assert all(len(n) <= LONGEST_TITLE for n in names)
+    assert names[2::3] == ['A' * (LONGEST_TITLE - 1)] * 20

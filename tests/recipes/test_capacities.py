@@ -60,7 +60,7 @@ def test_pictures_that_would_be_left_out_are_told_before_any_work(policy_folder,
         'rollout.prompt_capacity 416' in prompts
         and f'rollout.prompt_capacity above {around + 16384}' in prompts
     )
-    assert 'a crop of max_pixels 12845056' in crops and 'rollout.suffix_capacity 768' in crops
+    assert 'a crop of max_pixels 12845056' in crops and 'rollout.suffix_capacity 1152' in crops
     # With what is advised there is nothing to say.
     check(
         config_of(

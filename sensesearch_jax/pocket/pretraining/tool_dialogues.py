@@ -11,7 +11,7 @@ import numpy as np
 
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
-from sensesearch_jax.pocket.invented.names import pick
+from sensesearch_jax.pocket.invented.names import LONGEST_TITLE, pick
 from sensesearch_jax.pocket.invented.records import Record
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
@@ -27,6 +27,8 @@ from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES,
 from tools_server.backends.snippet import snippet
 from tools_server.backends.text_analysis import splitter
 
+REPEATED = 0.15  # of the names, with a piece that comes twice
+INITIALS = 'ABCDEFGHJKLMNPRSTVWY'
 KEPT = 600  # entities that lessons come back to before others take their places
 PASSAGE_CHARS = 200  # of a result, as in configs/tools_pocket.yaml
 LIMITS = ObservationLimits(text_results=2, image_results=3, passage_chars=160)
@@ -78,6 +80,8 @@ class ToolDialogues:
             return self._entities[rng.integers(KEPT)]
         kind = ('flag', 'painting')[rng.integers(2)]
         name, artist, language = self.world.title(rng, kind)
+        if rng.random() < REPEATED:
+            name = with_repetition(rng, name)
         if artist:
             record = self.world.records.painting(rng, 'lesson', name, artist, language)
             found = kind, f'{name}, by {artist}', name, 'painting', record
@@ -175,6 +179,26 @@ class ToolDialogues:
     def cut(self, text: str, query: str) -> str:
         """A passage as the tool server shortens it."""
         return snippet(text, query, PASSAGE_CHARS, self._words_of)
+
+
+def with_repetition(rng: np.random.Generator, name: str) -> str:
+    """The name with a word twice ("Bora Bora") or with initials before its last word ("X K. H. Y"); as it is
+    where that would be too long.
+
+    A copy goes wrong where a piece has come before: what followed it there is written again.
+
+    Args:
+        rng: the only source of randomness.
+        name: of any words.
+    """
+    words = name.split(' ')
+    if rng.random() < 0.5:
+        place = int(rng.integers(len(words)))
+        words.insert(place, words[place])
+    else:
+        words[-1:-1] = [f'{pick(rng, INITIALS)}.' for _ in range(rng.integers(2, 4))]
+    longer = ' '.join(words)
+    return longer if len(longer) <= LONGEST_TITLE else name
 
 
 def _told(rng: np.random.Generator, tool: Tool) -> str:
