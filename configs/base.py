@@ -34,10 +34,9 @@ says what it has learned.
     python -m sensesearch_jax.main --config=configs/base.py:details --workdir=runs/details --config.policy=DIR
 
 go on from a policy that can read and see, for one to three hours on a core each: the first mostly with dialogues in the
-tool-call format, the second with those that ask for one detail after another. The policy that the repository ships was
-made by the first, from the one that it shipped at commit 6f5430a, whose own curriculum is this file at commit 3d37c52.
-Of the second 120 steps were tried (docs/results.md): its losses fall fast, and what was there before suffers until the
-rate has come down.
+tool-call format, the second with more of those that ask for one detail after another. The policy that the repository
+ships was made by both: by the first from the one that it shipped at commit 6f5430a, whose own curriculum is this file at
+commit 3d37c52, and by the second from the one of commit 3e44d9d (docs/results.md has what each brought).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 9 GB; 20 to 45 minutes. The first start builds the invented world (some minutes, 180 MB under
+Machine: 2 cores, 9 GB; 40 to 60 minutes. The first start builds the invented world (some minutes, 180 MB under
 ~/.cache/sensesearch_jax). Any step may be interrupted and started again with the same workdir. The cold start shows every
 kind of question in full, on real training entities and on invented ones; RL asks about invented ones. docs/results.md has
 what came out.

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from toy_policy import write_toy_policy
 
+from sensesearch_jax.agent.actions import ImageCrop
 from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.pocket.invented.build import build
 from sensesearch_jax.pocket.skills.gates import GATES, measure, table, worlds
 from sensesearch_jax.pocket.skills.reader import Reader
-from sensesearch_jax.pocket.skills.trials import Trials
+from sensesearch_jax.pocket.skills.trials import Trials, call_of
 from sensesearch_jax.rewards.crop_geometry import loose_box
 
 
@@ -91,3 +92,19 @@ def test_every_gate_has_a_line(reader, known):
     )
     lines = table(found)
     assert len(lines) == 2 + len(GATES) and all(line.count('|') == 5 for line in lines)
+
+
+@pytest.mark.parametrize(
+    'rest, call',
+    [
+        ('0.1, 0.2, 0.3, 0.4]}}', ImageCrop((0.1, 0.2, 0.3, 0.4), 1)),
+        ('0.1, 0.2, 0.3, 0.4], "image_index": 2}}', ImageCrop((0.1, 0.2, 0.3, 0.4), 2)),
+        ('0.1, 0.2, 0.3, 0.4], "frame": 2}}', ImageCrop((0.1, 0.2, 0.3, 0.4), 2)),
+        ('0.1, 0.2, 0.3, 0.4], "image_index": 3}}', None),  # there is none
+        ('0.1, 0.2, 0.3]}}', None),
+        ('0.1, "a", 0.3, 0.4]}}', None),
+        ('0.1, 0.2, 0.3, 0.4', None),
+    ],
+)
+def test_a_box_counts_whatever_the_pictures_argument_is_called(rest, call):
+    assert call_of(rest) == call
