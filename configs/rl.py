@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/rl.py --workdir=runs/rl --config.policy=runs/sft/sft/policy
 
-Machine: 2 cores; about 5 minutes in the main job, 13 on a slow machine. Writes rl/policy, report.html and every
+Machine: 2 cores; 5 to 15 minutes. Writes rl/policy, report.html and every
 trajectory of every step. The ablations of the paper are --config.rl.algorithm=grpo, gspo or bn_gspo. With
 --config.rl.validate_every=6 the questions of data.validation are asked every six steps, and the best checkpoint is kept
 (docs/validation.md).

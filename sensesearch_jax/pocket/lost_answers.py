@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from sensesearch_jax.agent.actions import ImageCrop
 from sensesearch_jax.agent.trajectory import Question, Trajectory
+from sensesearch_jax.pocket.world.question_templates import SEEN_WORDS
 from sensesearch_jax.rewards.crop_geometry import holds, loose_box
 from sensesearch_jax.rewards.evidence import fact_shown, object_named, right_texts
 
 BOXES = ('exact', 'holds it', 'shows most of it', 'shows some of it', 'beside it')
-KINDS = {'colour choice': 'colour', 'taller than wide': 'shape'}  # of perception, by field
 
 
 class Stages(NamedTuple):
@@ -52,7 +52,7 @@ def seen(trajectories: Iterable[Trajectory]) -> dict[str, Seen]:
     for t in trajectories:
         if t.question.category == 'perception':
             field = t.question.truth.get('field', 'perception')
-            kinds[KINDS.get(field, field)].append(t)
+            kinds[SEEN_WORDS.get(field, field)].append(t)
     return {
         kind: Seen(
             len(of),

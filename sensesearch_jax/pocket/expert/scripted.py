@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
-from sensesearch_jax.pocket.world.question_templates import PLACES
+from sensesearch_jax.pocket.world.question_templates import PLACES, SEEN_WORDS
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     Box,
@@ -45,9 +45,6 @@ _READ = 'The {field} is {text}.'
 # What is seen is said before the answer, which may be no more than an option's letter.
 _SEE = 'It is {text}.'
 _GIVE_UP = 'The tools do not show it, so I cannot tell.'
-
-# Names of what is seen, where the generator's would not fit a sentence.
-_SEEN_FIELDS = {'taller than wide': 'shape', 'colour choice': 'colour'}
 
 # The answer after giving up; validation rejects such a trajectory.
 UNKNOWN = 'unknown'
@@ -241,4 +238,4 @@ def _frames(turns: Sequence[Turn]) -> list[Box]:
 def _field(question: Question) -> str:
     """The fact asked for, in the expert's words."""
     name = question.truth.get('sought') or question.truth.get('field', 'fact')
-    return _SEEN_FIELDS.get(name, name)
+    return SEEN_WORDS.get(name, name)

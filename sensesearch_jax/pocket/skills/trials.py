@@ -25,6 +25,7 @@ from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, user_text
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.pocket.skills.reader import Given, Reader
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.question_templates import SEEN_WORDS
 from sensesearch_jax.pocket.world.questions import make_questions
 from sensesearch_jax.pocket.world.scenes import Renderer, SceneSpec
 from sensesearch_jax.rewards.crop_geometry import Box, absolute, loose_box
@@ -191,8 +192,7 @@ class Trials:
             self.reader.given([given.tokens, self.reader.beginning(text)], given.pictures)
             for given, text in zip(givens, begun)
         ]
-        texts = self.reader.written(whole, BOX_TOKENS, '}}')
-        return [call_of(rest) for rest in texts]
+        return [call_of(rest) for rest in self.reader.written(whole, BOX_TOKENS, '}}')]
 
     def seen(self, count: int) -> Iterator[tuple[str, Given]]:
         """('colour' | 'shape' | 'count', dialogue): what is seen is in question, of single objects
@@ -205,9 +205,8 @@ class Trials:
                 given, words = self.start(scene, self.world.whole(scene)), COUNTED
             else:
                 given, words = self.cropped(scene, loose_box(question.truth['box'])), SEE
-            kind = {'colour choice': 'colour', 'taller than wide': 'shape'}.get(kind, kind)
             turn = f'<think>{self._say(words, scene, value=value)}</think>\n<answer>'
-            yield kind, self.reader.asked(given, turn, [value])
+            yield SEEN_WORDS.get(kind, kind), self.reader.asked(given, turn, [value])
 
     def copied(self, count: int) -> Iterator[tuple[str, Given]]:
         """('copy', dialogue): a name out of an image search's titles, in a thought and in a query."""

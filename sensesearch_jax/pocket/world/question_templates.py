@@ -193,7 +193,10 @@ TALLER = Field(
     0.55,
 )
 
-# What singles an object out -> (axis, sign): the object whose centre is smallest along sign * axis.
+# The word for what is seen, where a field's name is not it.
+SEEN_WORDS = {TALLER.name: 'shape', COLOUR_CHOICE.name: 'colour'}
+
+# Words that single an object out -> (axis, sign): the object whose centre is smallest along sign * axis.
 PLACES = {
     'farthest left': (0, 1),
     'farthest right': (0, -1),
