@@ -105,8 +105,8 @@ class Adapter(nnx.Module):
 
     def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
         """The addition to the output for x."""
-        low = multiply(x, self.lora_a[...].astype(x.dtype))
-        return self.scale * multiply(low, self.lora_b[...].astype(x.dtype))
+        low = multiply(x, self.lora_a[...].astype(x.dtype), self.lora_a.axes[-2:])
+        return self.scale * multiply(low, self.lora_b[...].astype(x.dtype), self.lora_b.axes[-2:])
 
 
 def is_adapter(path: tuple[str, ...], _: Any) -> bool:

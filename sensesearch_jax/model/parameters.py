@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sensesearch_jax.runtime.mesh import platform
+from sensesearch_jax.runtime.mesh import constrain, platform, sequence_shards
 
 
 def parameter(
@@ -97,8 +98,46 @@ def _backward(kept, cotangent):
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 
 
-def multiply(x: Float[Array, '... i'], kernel: Float[Array, 'i o']) -> Float[Array, '... o']:
-    """Matrix product x @ kernel, in the form that suits the platform."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def summed_product(
+    x: Float[Array, '... i'], kernel: Float[Array, 'i o'], axes: tuple[str | None, str | None]
+) -> Float[Array, '... o']:
+    """Matrix product x @ kernel, whose kernel's gradient every device sums over its own tokens first.
+
+    Where tokens are sharded over the rows of a batch and along them, the compiler would bring the
+    activations of all devices to each, to shard the gradient as the kernel is: at 32k tokens they are
+    many times larger.
+
+    Args:
+        x: activations.
+        kernel: of a linear layer.
+        axes: logical axes of the kernel.
+    """
+    return x @ kernel
+
+
+def _summed_backward(axes, kept, cotangent):
+    x, kernel = kept
+    gradient = jnp.einsum('...i,...o->io', x, cotangent)
+    whole = tuple(None if axis == 'embed' else axis for axis in axes)
+    return cotangent @ kernel.T, constrain(gradient, whole)
+
+
+summed_product.defvjp(lambda x, kernel, axes: (x @ kernel, (x, kernel)), _summed_backward)
+
+
+def multiply(
+    x: Float[Array, '... i'], kernel: Float[Array, 'i o'], axes: tuple[str | None, str | None]
+) -> Float[Array, '... o']:
+    """Matrix product x @ kernel, in the form that suits platform and mesh.
+
+    Args:
+        x: activations.
+        kernel: of a linear layer.
+        axes: logical axes of the kernel.
+    """
+    if sequence_shards() > 1:
+        return summed_product(x, kernel, axes)
     return (product if platform() == 'cpu' else jnp.matmul)(x, kernel)
 
 
@@ -146,7 +185,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, '... i']) -> Float[Array, '... o']:
         """Linear map of the last axis."""
-        y = multiply(x, self.kernel[...].astype(x.dtype))
+        y = multiply(x, self.kernel[...].astype(x.dtype), self.kernel.axes[-2:])
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y if self.adapter is None else y + self.adapter(x)
 
