@@ -6,8 +6,7 @@ Machine: one core and 4 GB, beside other work (`nice -n 19 taskset -c 1`); up to
 Hugging Face directory, every few minutes. The same command goes on after any stop; `--config.max_minutes=60` stops it
 after an hour, with exit code 75, and may be left out or changed when it goes on.
 
-The curriculum is `stages`: so many steps at a learning rate that rises and falls, and the shares of lessons in them. A
-step is the mean gradient of `lessons_per_step` batches, each of one lesson:
+The curriculum is `stages`: so many steps at a learning rate that rises and falls, and the shares of lessons in them:
 
     short pages      lines to say again, keys to look up: copying comes of these, and of long pages alone never
     pages            numbered results in the manner of an encyclopaedia, and questions that quote them
@@ -16,12 +15,14 @@ step is the mean gradient of `lessons_per_step` batches, each of one lesson:
     namesakes        names of few words that come back in each
     tools            dialogues in Qwen's tool-call format: made-up tools, invented names, facts and passages
     passages         the same about one response, of which value after value is asked for
+    options          lettered options, of which one after another is named
     near pictures    close views of flags and paintings: where, how many, which colour, tall or wide
     pictures         whole scenes
     attributes       mostly colours and shapes, behind longer system prompts
     sentences        the same with answers within sentences
     looks            scenes in the tool-call format: boxes, a second picture as a tool's response, a better box
     near looks       the same where each dialogue crops an object and says what it looks like
+    counts           scenes whose objects are counted one by one
 
 Objects are training entities, cut and coloured anew, and invented ones (sensesearch_jax/pocket/invented). A model of the
 true size brings all that along from its instruction tuning. Which of the project's tools a question wants is for SFT.
@@ -30,68 +31,129 @@ true size brings all that along from its instruction tuning. Which of the projec
 
 says what it has learned.
 
-    python -m sensesearch_jax.main --config=configs/base.py:dialogues --workdir=runs/dialogues --config.policy=DIR
-    python -m sensesearch_jax.main --config=configs/base.py:details --workdir=runs/details --config.policy=DIR
+    python -m sensesearch_jax.main --config=configs/base.py:reading --workdir=runs/reading --config.policy=DIR
 
-go on from a policy that can read and see, for one to three hours on a core each: the first mostly with dialogues in the
-tool-call format, the second with more of those that ask for one detail after another. The policy that the repository
-ships was made by both: by the first from the one that it shipped at commit 6f5430a, whose own curriculum is this file at
-commit 3d37c52, and by the second from the one of commit 3e44d9d (docs/results.md has what each brought).
+begins with a later stage, from a policy that has gone through those before: an hour or two on a core for each of the last
+three. The policy that the repository ships went through the last three one by one, each by the file of its day, from the
+one that it shipped at commit 6f5430a, whose own curriculum is this file at commit 3d37c52 (docs/results.md has what each
+of them brought); all stages in one run have not been tried since.
 """
 
 from ml_collections import ConfigDict
 
 from sensesearch_jax.errors import UserError
 
+# One after another; a name is the config's argument. A step is the mean gradient of `lessons_per_step`
+# batches, each of one lesson. `probe_weight` is that of the dense targets at the first and at the last
+# step. Pictures cost a third under `freeze_tower`, and the tower learns nothing.
+STAGES = (
+    {
+        'name': 'pages',
+        'steps': 1200,
+        'learning_rate': 1.5e-3,
+        'lessons_per_step': 4,
+        'probe_weight': (1.0, 1.0),
+        'freeze_tower': False,
+        'lessons': {'short pages': 1.0},
+    },
+    {
+        'name': 'pictures',
+        'steps': 4000,
+        'learning_rate': 1.5e-3,
+        'lessons_per_step': 4,
+        'probe_weight': (1.0, 0.5),
+        'freeze_tower': False,
+        'lessons': {
+            'near pictures': 0.35,
+            'pictures': 0.25,
+            'attributes': 0.15,
+            'pages': 0.2,
+            'namesakes': 0.05,
+        },
+    },
+    {
+        'name': 'sentences',
+        'steps': 3500,
+        'learning_rate': 1e-3,
+        'lessons_per_step': 4,
+        'probe_weight': (0.5, 0.1),
+        'freeze_tower': False,
+        'lessons': {
+            'pictures': 0.15,
+            'attributes': 0.2,
+            'sentences': 0.1,
+            'looks': 0.2,
+            'pages': 0.05,
+            'cloze pages': 0.05,
+            'markup': 0.03,
+            'namesakes': 0.07,
+            'tools': 0.15,
+        },
+    },
+    {
+        'name': 'dialogues',
+        'steps': 940,
+        'learning_rate': 1e-3,
+        'lessons_per_step': 2,
+        # A start of this stage has new probes, which shall not shake the tower.
+        'probe_weight': (0.3, 0.03),
+        'freeze_tower': False,
+        'lessons': {
+            'tools': 0.36,
+            'looks': 0.36,
+            'namesakes': 0.07,
+            'pages': 0.04,
+            'attributes': 0.07,
+            'sentences': 0.05,
+            'near pictures': 0.05,
+        },
+    },
+    {
+        'name': 'details',
+        'steps': 700,
+        'learning_rate': 8e-4,
+        'lessons_per_step': 2,
+        'probe_weight': (0.1, 0.01),
+        'freeze_tower': False,
+        'lessons': {
+            'tools': 0.22,
+            'passages': 0.2,
+            'looks': 0.16,
+            'near looks': 0.2,
+            'namesakes': 0.04,
+            'near pictures': 0.06,
+            'attributes': 0.08,
+            'pages': 0.04,
+        },
+    },
+    {
+        'name': 'reading',
+        'steps': 800,
+        'learning_rate': 1e-3,
+        'lessons_per_step': 2,
+        'probe_weight': (0.1, 0.01),
+        'freeze_tower': True,
+        'lessons': {
+            'tools': 0.27,
+            'passages': 0.23,
+            'options': 0.07,
+            'namesakes': 0.03,
+            'pages': 0.02,
+            'counts': 0.13,
+            'looks': 0.1,
+            'near looks': 0.07,
+            'near pictures': 0.04,
+            'attributes': 0.04,
+        },
+    },
+)
 
-def get_config(mode: str = 'whole') -> ConfigDict:
-    config = whole()
-    if mode == 'dialogues':
-        config.lessons_per_step = 2
-        config.probe_weight = 0.3  # the probes start from nothing, and shall not shake the tower
-        config.stages = (
-            {
-                'steps': 940,
-                'learning_rate': 1e-3,
-                'lessons': {
-                    'tools': 0.36,
-                    'looks': 0.36,
-                    'namesakes': 0.07,
-                    'pages': 0.04,
-                    'attributes': 0.07,
-                    'sentences': 0.05,
-                    'near pictures': 0.05,
-                },
-            },
-        )
-    elif mode == 'details':
-        config.lessons_per_step = 2
-        config.update(probe_weight=0.1, warmup=60)
-        config.stages = (
-            {
-                'steps': 700,
-                'learning_rate': 8e-4,
-                'lessons': {
-                    'tools': 0.22,
-                    'passages': 0.2,
-                    'looks': 0.16,
-                    'near looks': 0.2,
-                    'namesakes': 0.04,
-                    'near pictures': 0.06,
-                    'attributes': 0.08,
-                    'pages': 0.04,
-                },
-            },
-        )
-    elif mode != 'whole':
-        raise UserError(
-            f"configs/base.py:{mode} is unknown; choose 'whole', 'dialogues' or 'details'."
-        )
-    return config
 
-
-def whole() -> ConfigDict:
-    """All stages, from nothing."""
+def get_config(first: str = 'pages') -> ConfigDict:
+    """All stages from `first` on."""
+    names = [stage['name'] for stage in STAGES]
+    if first not in names:
+        raise UserError(f'configs/base.py:{first} is unknown; choose from {", ".join(names)}.')
     return ConfigDict(
         {
             'task': 'base',
@@ -103,54 +165,11 @@ def whole() -> ConfigDict:
             'max_minutes': 0.0,  # after which a start ends, to be gone on with; 0: at the last step
             'checkpoint_minutes': 5,
             'evaluate_every': 200,  # steps
-            'lessons_per_step': 4,
-            'stages': (
-                {'steps': 1200, 'learning_rate': 1.5e-3, 'lessons': {'short pages': 1.0}},
-                {
-                    'steps': 4000,
-                    'learning_rate': 1.5e-3,
-                    'lessons': {
-                        'near pictures': 0.35,
-                        'pictures': 0.25,
-                        'attributes': 0.15,
-                        'pages': 0.2,
-                        'namesakes': 0.05,
-                    },
-                },
-                {
-                    'steps': 3500,
-                    'learning_rate': 1e-3,
-                    'lessons': {
-                        'pictures': 0.15,
-                        'attributes': 0.2,
-                        'sentences': 0.1,
-                        'looks': 0.2,
-                        'pages': 0.05,
-                        'cloze pages': 0.05,
-                        'markup': 0.03,
-                        'namesakes': 0.07,
-                        'tools': 0.15,
-                    },
-                },
-                {
-                    'steps': 4500,
-                    'learning_rate': 8e-4,
-                    'lessons': {
-                        'pictures': 0.05,
-                        'attributes': 0.1,
-                        'sentences': 0.1,
-                        'looks': 0.35,
-                        'pages': 0.05,
-                        'namesakes': 0.05,
-                        'tools': 0.3,
-                    },
-                },
-            ),
-            'warmup': 100,
+            'stages': STAGES[names.index(first) :],
+            'warmup': 60,  # steps, in each stage
             'weight_decay': 0.01,
             # so many in a row whose gradient is not finite, and which are not made, end the run
             'max_skipped_updates': 5,
-            'probe_weight': 1.0,  # of the dense targets; falls to a tenth over 70 % of the steps
             'probe_layers': (1, 2),  # decoder layers whose values are probed
             # Static shapes, in tokens. A batch of texts is packed into `tokens`; `lengths` of pages,
             # the shortest first, and the longest that a dialogue with tools may be.
@@ -169,7 +188,9 @@ def whole() -> ConfigDict:
                 'packed': 1152,
             },
             # the same; all of the dialogues have one
-            'near_looks': {'rows': 4, 'members': 5, 'prompt': 448, 'suffix': 384, 'packed': 1280},
+            'near_looks': {'rows': 4, 'members': 5, 'prompt': 448, 'suffix': 384, 'packed': 1344},
+            # the same; one of the dialogues counts
+            'counts': {'rows': 8, 'members': 3, 'prompt': 448, 'suffix': 192, 'packed': 288},
             'slots': 160,  # of a picture's tokens
             'dtype': 'bfloat16',  # of the saved weights
             'min_pixels': 3136,

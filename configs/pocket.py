@@ -2,7 +2,7 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 9 GB; 40 to 60 minutes. The first start builds the invented world (some minutes, 180 MB under
+Machine: 2 cores, 9 GB; 25 to 50 minutes. The first start builds the invented world (some minutes, 180 MB under
 ~/.cache/sensesearch_jax). Any step may be interrupted and started again with the same workdir. The cold start shows every
 kind of question in full, on real training entities and on invented ones; RL asks about invented ones. docs/results.md has
 what came out.
@@ -43,10 +43,10 @@ from sensesearch_jax.errors import UserError
 
 def get_config(mode: str = 'full'):
     train = [
-        *pocket('train', search=250, perception=250, search_only=80),
-        *pocket('train', world='invented', search=350, perception=350, search_only=120),
+        *pocket('train', search=140, perception=140, search_only=50),
+        *pocket('train', world='invented', search=200, perception=200, search_only=70),
     ]
-    fresh = pocket('train', world='invented', search=256, perception=256, search_only=128)
+    fresh = pocket('train', world='invented', search=128, perception=128, search_only=64)
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
@@ -67,13 +67,13 @@ def get_config(mode: str = 'full'):
         },
         alarms('cold_start', 'sft', 'rl', 'evaluate'),
     )
-    full.expert.questions = 1400
+    full.expert.questions = 800
     full.sft.epochs = 2
     # Over so many steps less padding wins more than the programs of more lengths take to compile.
     full.sft.pack_step, full.rl.pack_step = 256, 1536
     # After a full cold start little is left to find: samples stay near the greedy answers.
     full.rl.update(
-        {'steps': 40, 'questions_per_step': 16, 'learning_rate': 5e-5, 'temperature': 0.5}
+        {'steps': 20, 'questions_per_step': 16, 'learning_rate': 7e-5, 'temperature': 0.5}
     )
     full.tools.config = 'configs/tools_invented.yaml'
     if mode == 'smoke':

@@ -5,8 +5,9 @@
 
 On entities that no training has met: invented ones, and the real ones of the split 'validation'. A
 name out of an image search copied into a query; the asked field among two passages; colour and shape
-of a cropped object and the number of objects; the box of an object named by its place, by which the
-image search must find it; a better box after one that found nothing. Some minutes on a core.
+of a cropped object, or the letter of an option; the number of objects; the box of an object named by its
+place, by which the image search must find it; a better box after one that found nothing. Some minutes on
+a core.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from toy_runs import QUICK, ROOT
 
 from configs import base as base_config
@@ -18,6 +19,8 @@ from sensesearch_jax.model.hf_checkpoint import load_policy
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.curriculum import Curriculum
 from sensesearch_jax.pocket.pretraining.pages import Pages
+from sensesearch_jax.pocket.pretraining.run import Trainer
+from sensesearch_jax.pocket.pretraining.stages import Stages
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 from sensesearch_jax.runtime.metrics import read_metrics
@@ -29,6 +32,20 @@ FILES = PocketFiles()
 @pytest.fixture(scope='module')
 def parts():
     return load_policy(POCKET_POLICY).sizes, Pages(FILES), InventedWorld(FILES, 'train', 0)
+
+
+def stage(**changes):
+    """A stage of one lesson and step, with these changes."""
+    return {
+        'name': 'toy',
+        'steps': 1,
+        'learning_rate': 1e-3,
+        'lessons_per_step': 1,
+        'probe_weight': (1.0, 0.1),
+        'freeze_tower': False,
+        'lessons': {'short pages': 1.0},
+        **changes,
+    }
 
 
 def curriculum_of(config, parts):
@@ -85,15 +102,50 @@ def test_every_token_of_a_picture_finds_its_own_features(parts):
 def test_stages_follow_each_other_and_an_unknown_lesson_is_named(parts):
     config = base_config.get_config()
     config.stages = (
-        {'steps': 2, 'learning_rate': 1e-3, 'lessons': {'short pages': 1.0}},
-        {'steps': 3, 'learning_rate': 1e-3, 'lessons': {'tools': 1.0}},
+        stage(steps=2, lessons={'short pages': 1.0}),
+        stage(steps=3, lessons={'tools': 1.0}),
     )
-    config.lessons_per_step = 1
     made = curriculum_of(config, parts).batches(0, 1)
     assert [next(made)[0] for _ in range(3)] == ['short pages', 'tools', 'tools']
-    config.stages = ({'steps': 2, 'learning_rate': 1e-3, 'lessons': {'poems': 1.0}},)
+    config.stages = (stage(lessons={'poems': 1.0}),)
     with pytest.raises(UserError, match='poems.*choose from short pages'):
         curriculum_of(config, parts)
+
+
+def test_rates_and_weights_are_of_their_stage_and_bad_stages_are_refused():
+    stages = Stages(
+        [
+            stage(name='a', steps=4, learning_rate=1.0, probe_weight=(1.0, 0.4)),
+            stage(name='b', steps=2, learning_rate=0.5, probe_weight=(0.2, 0.1)),
+        ]
+    )
+    assert stages.steps == 6
+    assert [stages.at(step).name for step in (0, 3, 4, 5, 9)] == ['a', 'a', 'b', 'b', 'b']
+    weights = [stages.probe_weight(step) for step in range(6)]
+    np.testing.assert_allclose(weights, [1.0, 0.8, 0.6, 0.4, 0.2, 0.1])
+    rates = [float(stages.learning_rate(1)(step)) for step in range(6)]
+    assert rates[0] == rates[4] == 0 and rates[1] == 1 and rates[5] == 0.5
+    assert rates[1] > rates[2] > rates[3]
+    for wrong in ([], [stage(steps=0)], [stage(lessons_per_step=0)], [{'steps': 3}]):
+        with pytest.raises(UserError, match='stages: '):
+            Stages(wrong)
+
+
+def test_a_frozen_tower_stays_as_it_is_while_the_rest_learns(parts):
+    config = base_config.get_config('reading')
+    policy = load_policy(POCKET_POLICY)
+    trainer = Trainer(policy, config)
+    assert all(s['freeze_tower'] for s in config.stages)
+    lesson = (
+        'near pictures',
+        curriculum_of(config, parts).picture_batch(np.random.default_rng(0), 1.0),
+    )
+    before = jax.tree.map(np.asarray, nnx.state(trainer.policy()).to_pure_dict())
+    for _ in range(2):  # the first step has a rate of 0
+        trainer.step([lesson], 0.1, True)
+    after = jax.tree.map(np.asarray, nnx.state(trainer.policy()).to_pure_dict())
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
+    assert jax.tree.all(same['vision']) and not any(jax.tree.leaves(same['language']['embedding']))
 
 
 def toy(family='qwen2_5_vl'):
@@ -112,10 +164,10 @@ def toy(family='qwen2_5_vl'):
     config.texts.update(tokens=512, lengths=(64, 128), dialogue=512)
     config.looks.update(rows=1, members=2, second_pictures=1, prompt=1400, suffix=1400, packed=1600)
     config.stages = (
-        {'steps': 3, 'learning_rate': 1e-3, 'lessons': {'short pages': 1.0}},
-        {'steps': 3, 'learning_rate': 1e-3, 'lessons': {'looks': 1.0, 'short pages': 1.0}},
+        stage(steps=3, lessons={'short pages': 1.0}, lessons_per_step=2),
+        stage(steps=3, lessons={'looks': 1.0, 'short pages': 1.0}, freeze_tower=True),
     )
-    config.update(probe_layers=(1,), lessons_per_step=2, evaluate_every=3)
+    config.update(probe_layers=(1,), evaluate_every=3)
     return config
 
 

@@ -2,6 +2,8 @@
 it would write, and a right box is found by the search.
 """
 
+import re
+
 import numpy as np
 import pytest
 from toy_policy import write_toy_policy
@@ -12,6 +14,7 @@ from sensesearch_jax.pocket.invented.build import build
 from sensesearch_jax.pocket.skills.gates import GATES, measure, table, worlds
 from sensesearch_jax.pocket.skills.reader import Reader
 from sensesearch_jax.pocket.skills.trials import Trials, call_of
+from sensesearch_jax.pocket.world.colours import NAMES
 from sensesearch_jax.rewards.crop_geometry import loose_box
 
 
@@ -53,9 +56,9 @@ def test_the_name_and_the_value_are_in_question_where_they_are_said(reader, tria
 
 
 def test_trials_are_in_the_protocols_own_words(reader, trials):
-    skills = set()
-    for skill, given in trials.seen(9):
-        skills.add(skill)
+    skills = {}
+    for skill, given in trials.seen(12):
+        skills.setdefault(skill, said(reader, given, given.asked).strip())
         whole = said(reader, given, [t != reader.chat.image_pad for t in given.tokens])
         assert DEFAULT.system_prompt(TOOLS).split('\n')[0] in whole
         cropped = '"name": "image_crop"' in whole.split('assistant\n', 1)[1]
@@ -63,7 +66,10 @@ def test_trials_are_in_the_protocols_own_words(reader, trials):
         pads = sum(t == reader.chat.image_pad for t in given.tokens)
         sizes = [reader.preprocessor.merged_tokens(*p.size) for p in given.pictures]
         assert pads == sum(sizes) and len(sizes) == 1 + cropped
-    assert {'count'} < skills <= {'count', 'colour', 'shape'}
+    assert set(skills) == {'count', 'option', 'colour', 'shape'}
+    assert skills['colour'] in NAMES and skills['count'].isdigit()
+    options, letter = re.fullmatch(r'((?:\w+: [A-D];? ?){4})([A-D])\2', skills['option']).groups()
+    assert set(re.findall(r'(\w+):', options)) < set(NAMES) and f': {letter}' in options
 
 
 def test_what_the_policy_writes_is_what_reading_says_it_would_write(reader, trials):

@@ -4,6 +4,7 @@ chain of tools is learned where no plan says it.
 
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,17 +12,20 @@ from tokenizers import Tokenizer
 
 from sensesearch_jax.pocket.invented.names import LONGEST_TITLE
 from sensesearch_jax.pocket.invented.world import InventedWorld
+from sensesearch_jax.pocket.pretraining.option_dialogues import OptionDialogues
 from sensesearch_jax.pocket.pretraining.pages import Pages
-from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
+from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues, poor_box
 from sensesearch_jax.pocket.pretraining.tool_dialogues import (
     PASSAGE_CHARS,
     ToolDialogues,
     with_repetition,
+    word_pieces,
 )
 from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
 from sensesearch_jax.pocket.world.colours import NAMES
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.question_templates import choice
 from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 from sensesearch_jax.rewards.crop_geometry import absolute, holds, loose_box
 from tests.pocket.test_examples import held_out
@@ -40,8 +44,13 @@ def world():
 
 
 @pytest.fixture(scope='module')
-def dialogues(world, pages):
-    tools = ToolDialogues(world, pages)
+def tools(world, pages):
+    pieces = word_pieces(Tokenizer.from_file(str(POCKET_POLICY / 'tokenizer.json')))
+    return ToolDialogues(world, pages, pieces)
+
+
+@pytest.fixture(scope='module')
+def dialogues(tools):
     return [tools(np.random.default_rng(seed), 512) for seed in range(150)]
 
 
@@ -52,9 +61,8 @@ def looks(pages):
 
 
 @pytest.fixture(scope='module')
-def passages(world, pages):
-    pieces = word_pieces(Tokenizer.from_file(str(POCKET_POLICY / 'tokenizer.json')))
-    made = PassageDialogues(ToolDialogues(world, pages), pages, pieces)
+def passages(tools, pages):
+    made = PassageDialogues(tools, pages)
     return [made(np.random.default_rng(seed), 512) for seed in range(150)]
 
 
@@ -122,7 +130,7 @@ def test_what_no_plan_says_is_given_and_mistakes_are_never_imitated(dialogues, l
 
 
 def test_every_value_of_a_passage_is_asked_for_by_what_tells_it_from_the_others(passages):
-    answers = numbers = 0
+    answers = numbers = letters = 0
     for example in passages:
         whole, turns = said(example)
         assert not held_out(whole), whole
@@ -132,11 +140,49 @@ def test_every_value_of_a_passage_is_asked_for_by_what_tells_it_from_the_others(
         questions = [example.dialogues[0].question, *(t.after[0] for _, t in turns[1:-1])]
         for question, (_, turn) in zip(questions, turns[1:], strict=True):
             value = re.search('<answer>(.*)</answer>$', turn.text)[1]
+            if option := re.search(rf'\n{re.escape(value)}\. (.*)', question):
+                letters += 1
+                value = option[1]
             assert value in shown and value in turn.text.split('</think>')[0]
             answers += 1
             numbers += value.isdigit()
             assert told.setdefault(question, value) == value, shown
-    assert answers > 600 and 100 < numbers < answers / 2
+    assert answers > 600 and 100 < numbers < answers / 2 and 50 < letters < answers / 4
+
+
+def test_options_are_said_again_before_one_is_taken_and_the_user_names_the_others(tools, pages):
+    made = OptionDialogues(pages, PassageDialogues(tools, pages).any)
+    letters, colours = Counter(), 0
+    for seed in range(60):
+        whole, turns = said(made(np.random.default_rng(seed), 512))
+        assert not held_out(whole), whole
+        options = []
+        for before, turn in turns:
+            letter = re.search('<answer>([A-F])</answer>$', turn.text)[1]
+            asked = before.rsplit('</answer>\n')[-1]
+            thought = turn.text.split('</think>')[0].removeprefix('<think>')
+            if first := '\nA. ' in asked:
+                options = re.findall(r'\n[A-F]\. (.*)', asked)
+                assert thought == choice(options, letter) and turn.skipped
+            option = options['ABCDEF'.index(letter)]
+            assert thought.endswith(f'It is {option}: {letter}.')
+            assert first or (option in asked and not turn.skipped)
+            assert learned(turn).endswith(f'{letter}.</think>\n<answer>{letter}</answer>')
+            letters[letter] += 1
+            colours += option in NAMES
+    assert min(letters[x] for x in 'ABCD') > 60 and 150 < colours < 400
+
+
+def test_a_scene_is_counted_and_asked_about(pages):
+    made = PictureDialogues(VisualQuestions(FILES, pages, 4, None))
+    numbers = set()
+    for seed in range(12):
+        example = made.counts(np.random.default_rng(seed), 3)
+        count = len(example.boxes)
+        assert example.dialogues[0].turns[0].text.endswith(f'<answer>{count}</answer>')
+        assert held_out(example.system) is False and len(example.dialogues) == 3
+        numbers.add(count)
+    assert len(numbers) > 3
 
 
 def test_near_looks_say_what_the_crop_shows(near_looks):
@@ -153,7 +199,7 @@ def test_near_looks_say_what_the_crop_shows(near_looks):
             if learned(look).startswith('['):  # a poor box is shown, and not learned
                 assert any(holds(box, one) for one in boxes)
             seen.add(re.search('<answer>(.*)</answer>$', last.text)[1])
-    assert len(seen & set(NAMES)) > 3 and {'yes', 'no'} & seen and 15 < counts < 50
+    assert len(seen & set(NAMES)) > 3 and {'yes', 'no'} & seen and 8 < counts < 40
 
 
 def test_passages_are_as_short_as_the_tool_servers(dialogues):

@@ -160,6 +160,9 @@ def test_search_only_and_perception():
         whole = synthesise(LOOK, ScriptedExpert(random.Random(seed), poor_crops=0), environment())
         shapes.add(tuple(kinds(whole)))
         assert whole.answer == 'B' and validate(whole) == []
+        assert DEFAULT.parse(whole.turns[-1].text, TOOLS).thought.endswith(
+            'red: A; blue: B. It is blue: B.'
+        )
     assert shapes == {(Answer,), (ImageCrop, Answer)}
     count = Question(
         'n',

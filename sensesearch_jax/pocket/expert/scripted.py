@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
-from sensesearch_jax.pocket.world.question_templates import PLACES, SEEN_WORDS
+from sensesearch_jax.pocket.world.question_templates import PLACES, SEEN_WORDS, choice
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     Box,
@@ -131,11 +131,16 @@ class ScriptedExpert:
         whole = box is None or loose_box(box) == WHOLE
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
-            return self._goal(question) + self._say(_SEE, question, text=text), answer
+            return self._goal(question) + self._seen(question, text, answer), answer
         frames = _frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
-            return self._say(_SEE, question, text=text), answer
+            return self._seen(question, text, answer), answer
         return self._crop(question, turns)
+
+    def _seen(self, question: Question, text: str, answer: Answer) -> str:
+        if question.choices:
+            return choice(question.choices, answer.text)
+        return self._say(_SEE, question, text=text)
 
     def _crop(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         """The first crop, or a better one than the last."""

@@ -24,12 +24,14 @@ from sensesearch_jax.model.vision_windows import batch_images, window_slots
 from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn
+from sensesearch_jax.pocket.pretraining.option_dialogues import OptionDialogues
 from sensesearch_jax.pocket.pretraining.pages import Pages
-from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues, word_pieces
+from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues
 from sensesearch_jax.pocket.pretraining.probes import VisualTargets, visual_targets
 from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
-from sensesearch_jax.pocket.pretraining.tool_dialogues import ToolDialogues
+from sensesearch_jax.pocket.pretraining.stages import Stages
+from sensesearch_jax.pocket.pretraining.tool_dialogues import ToolDialogues, word_pieces
 from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
 from sensesearch_jax.pocket.world.files import PocketFiles
 
@@ -70,8 +72,10 @@ class Curriculum:
         self.preprocessor = Preprocessor.read(folder)
         self.chat = ChatTokenizer(folder, self.preprocessor.merged_tokens)
         self.vqa = VisualQuestions(files, pages, config.plain_pictures.members, world)
-        self.reading, self.tools = ReadingQuestions(pages), ToolDialogues(world, pages)
-        self.passages = PassageDialogues(self.tools, pages, word_pieces(self.chat.tokenizer))
+        self.reading = ReadingQuestions(pages)
+        self.tools = ToolDialogues(world, pages, word_pieces(self.chat.tokenizer))
+        self.passages = PassageDialogues(self.tools, pages)
+        self.options = OptionDialogues(pages, self.passages.any)
         self.looks = PictureDialogues(self.vqa)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
         plain = self.chat.prompt('', [''])
@@ -88,29 +92,26 @@ class Curriculum:
             ),
             'tools': lambda rng: self.text_batch(rng, config.texts.dialogue, self.tools),
             'passages': lambda rng: self.text_batch(rng, config.texts.dialogue, self.passages),
+            'options': lambda rng: self.text_batch(rng, longer[-1], self.options),
             'near pictures': partial(self.picture_batch, ease=1.0),
             'pictures': self.picture_batch,
             'attributes': partial(self.picture_batch, attribute_focus=True),
             'sentences': partial(self.picture_batch, cloze=True, attribute_focus=True),
             'looks': self.look_batch,
             'near looks': self.near_look_batch,
+            'counts': self.count_batch,
         }
-        for stage in config.stages:
-            unknown = sorted(set(stage['lessons']) - set(self.lessons))
-            if unknown or not stage['lessons']:
+        self.stages = Stages(config.stages)
+        for stage in self.stages.stages:
+            unknown = sorted(set(stage.lessons) - set(self.lessons))
+            if unknown or not stage.lessons:
                 raise UserError(
                     f'stages: {", ".join(unknown) or "no lesson"} in the lessons of a stage; '
                     f'choose from {", ".join(self.lessons)}.'
                 )
 
-    def stage(self, step: int) -> dict:
-        """The stage that a step, counted from 0, belongs to; after the last one it goes on."""
-        ends = itertools.accumulate(stage['steps'] for stage in self.config.stages)
-        found = (stage for stage, end in zip(self.config.stages, ends) if step < end)
-        return next(found, self.config.stages[-1])
-
     def batches(self, seed: int, start: int) -> Iterator[tuple[str, Batch]]:
-        """Lessons with their batches, `config.lessons_per_step` of them for each step, without end.
+        """Lessons with their batches, a stage's `lessons_per_step` for each step, without end.
 
         They depend on the seed and the step, and on which invented entities are remembered.
 
@@ -120,9 +121,10 @@ class Curriculum:
         """
         for step in itertools.count(start):
             rng = np.random.default_rng([seed, step])
-            lessons = self.stage(step)['lessons']
+            stage = self.stages.at(step)
+            lessons = stage.lessons
             weights = np.array(list(lessons.values()), float)
-            for _ in range(self.config.lessons_per_step):
+            for _ in range(stage.lessons_per_step):
                 name = list(lessons)[rng.choice(len(weights), p=weights / weights.sum())]
                 yield name, self.lessons[name](rng)
 
@@ -199,6 +201,11 @@ class Curriculum:
         """Scenes with dialogues that all have a second picture, a near view, and say what it shows."""
         shape = self.config.near_looks
         return self._pictured(lambda: self.looks.near(rng, shape.members), shape)
+
+    def count_batch(self, rng: np.random.Generator) -> Batch:
+        """Scenes whose objects are counted one by one, some of them asked for."""
+        shape = self.config.counts
+        return self._pictured(lambda: self.looks.counts(rng, shape.members), shape)
 
     def _has_slots(self, picture: Image.Image) -> bool:
         _, high, wide = self.preprocessor.grid(*picture.size)

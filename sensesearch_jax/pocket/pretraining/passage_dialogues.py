@@ -7,25 +7,24 @@ of one life begin alike, so that the last token or two do not tell how a value g
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from sensesearch_jax.agent.observations import text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
 from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.records import Record
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.option_dialogues import told, with_options
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_dialogues import LIMITS, ToolDialogues
 from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer, call
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, thing
 
 QUESTIONS = 8  # in a dialogue, at most
+OPTIONS = 0.15  # of the questions, with lettered ones to choose from
 # Sources of a passage: an invented record, a real training passage, keys with values of any tokens.
 INVENTED, REAL, ANY = range(3)
 SHARES = (0.45, 0.3, 0.25)
@@ -39,12 +38,6 @@ READ = (
 )
 FURTHER = ('And the {key}?', '{key}?', 'What is the {key}?')
 FURTHER_OF = ('Now the {key} of {name}.', 'What is the {key} of {name}?')
-
-
-def word_pieces(tokenizer: Tokenizer) -> list[str]:
-    """Texts of the tokens that are words or parts of words, with the blank before them."""
-    texts = (tokenizer.decode([i], False) for i in range(tokenizer.get_vocab_size()))
-    return [text for text in texts if re.fullmatch(r" ?[^\W_][\w'’-]*", text)]
 
 
 class Asked(NamedTuple):
@@ -62,11 +55,10 @@ class PassageDialogues:
     Args:
         tools: draws invented entities and shortens passages.
         pages: real training passages, and words.
-        pieces: texts of the tokens that values of any tokens are made of.
     """
 
-    def __init__(self, tools: ToolDialogues, pages: Pages, pieces: Sequence[str]):
-        self.tools, self.pages, self.pieces = tools, pages, pieces
+    def __init__(self, tools: ToolDialogues, pages: Pages):
+        self.tools, self.pages = tools, pages
         self.held = tools.world.records.held
 
     def __call__(self, rng: np.random.Generator, tokens: int) -> Example:
@@ -83,10 +75,21 @@ class PassageDialogues:
         looked_up = call(f'I look up {query}.', finder, query)
         turns = [Turn(looked_up, looked_up, after=(shown,), of_tool=True)]
         questions = [self._question(rng, one, one.key in several) for one in chosen]
-        for one, following in zip(chosen, [*questions[1:], '']):
+        answers = [one.value for one in chosen]
+        for i, one in enumerate(chosen):
+            if rng.random() < OPTIONS and (others := self._others(rng, one, asked)):
+                questions[i], answers[i] = with_options(rng, questions[i], one.value, others)
+        for one, said, following in zip(chosen, answers, [*questions[1:], '']):
             read = pick(rng, READ).format(key=one.key, name=one.name, value=one.value)
-            turns.append(Turn(answer(read, one.value), after=(following,) if following else ()))
+            if said != one.value:
+                read = told(questions[len(turns) - 1], said)
+            turns.append(Turn(answer(read, said), after=(following,) if following else ()))
         return Example(prompt.system(), None, '', [], dialogues=[Dialogue(questions[0], turns)])
+
+    def _others(self, rng, one: Asked, asked: list[Asked]) -> list[str]:
+        """Up to three other values of the response, as wrong options."""
+        values = {other.value for other in asked} - {one.value}
+        return rng.permutation(sorted(values))[:3].tolist()
 
     def _question(self, rng, one: Asked, of_several: bool) -> str:
         """The question that asks for it; one of several with its key is named."""
@@ -125,8 +128,9 @@ class PassageDialogues:
                 name, title, pairs = pick(rng, self.pages.fields)
                 pairs = [pairs[i] for i in rng.permutation(len(pairs))[:4]]
             else:
-                name = title = self._any(rng)
-                pairs = [(self._key(rng), self._any(rng)) for _ in range(rng.integers(2, 5))]
+                name = title = self.any(rng)
+                keys = [self._key(rng) for _ in range(rng.integers(2, 5))]
+                pairs = list(zip(keys, self._values(rng, len(keys))))
             text = '; '.join(f'{key}: {value}' for key, value in pairs)
             held = any(value.lower() in self.held.values for _, value in pairs)
             if not held and self.held.may_show({'id': '', 'title': title, 'text': text}):
@@ -158,12 +162,24 @@ class PassageDialogues:
         _, _, pairs = pick(rng, self.pages.fields)
         return pick(rng, pairs)[0]
 
-    def _any(self, rng) -> str:
+    def _values(self, rng, count: int) -> list[str]:
+        """Values of any kind, or years of one time and numbers that begin with them, all different."""
+        if rng.random() < 0.6:
+            return [self.any(rng) for _ in range(count)]
+        first, values = int(rng.integers(1400, 2000)), []
+        while len(values) < count:
+            year = str(first + rng.integers(60))
+            if rng.random() < 0.2:
+                year = f'{year}.{rng.integers(1, 400)}'
+            if not any(year in other or other in year for other in values):
+                values.append(year)
+        return values
+
+    def any(self, rng) -> str:
         """A value of a few tokens of any kind, or a number."""
         choice = rng.random()
         if choice < 0.3:
             return str(rng.integers(1400, 2025))
         if choice < 0.4:
             return '.'.join(str(rng.integers(1, 400)) for _ in range(rng.integers(2, 4)))
-        some = rng.integers(len(self.pieces), size=rng.integers(1, 6))
-        return ''.join(self.pieces[i] for i in some).strip() or '–'
+        return self.tools.loose_words(rng)

@@ -13,6 +13,7 @@ from PIL import Image
 from sensesearch_jax.agent.observations import NO_RESULTS
 from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
+from sensesearch_jax.pocket.pretraining.option_dialogues import options_of, told
 from sensesearch_jax.pocket.pretraining.tool_prompts import (
     Tool,
     ToolPrompt,
@@ -40,6 +41,7 @@ COUNTED = ('I count the {noun}s. It is {count}.', 'There are {count}.', 'It is {
 # followed by a better one.
 NEARER, SHOWN, FAILED = range(3)
 SHARES = (0.4, 0.15, 0.45)
+LEVELS = (0.1, 0.35, 0.55)  # of difficulty, where objects are counted
 NEAR_SCENES = 32  # that near looks come back to; drawing takes as long as learning
 
 
@@ -96,6 +98,25 @@ class PictureDialogues:
             dialogues,
         )
 
+    def counts(self, rng: np.random.Generator, members: int) -> Example:
+        """A scene, mostly of several objects: one dialogue counts them, the others ask for one.
+
+        Args:
+            rng: the only source of randomness.
+            members: dialogues.
+        """
+        vqa = self.vqa
+        kind, level = ('map', 'wall')[rng.random() < 0.4], int(rng.choice(3, p=LEVELS)) + 1
+        spec = vqa.scene(rng, kind, level)
+        boxes = np.array([spec.fractions(p) for p in spec.placements], np.float32)
+        prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
+        noun = SCENE_KINDS[kind]
+        asked = pick(rng, COUNT.phrasings).format(noun)
+        dialogues = [Dialogue(asked, [Turn(counted(rng, noun, len(boxes)))])]
+        dialogues += [self._at_once(rng, spec, boxes, prompt) for _ in range(members - 1)]
+        attributes = vqa.attributes(p.entity for p in spec.placements)
+        return Example(prompt.system(), vqa.draw(spec, WHOLE), '', [], boxes, attributes, dialogues)
+
     def near(self, rng: np.random.Generator, members: int) -> Example:
         """A scene of which each dialogue looks at one object and says what it looks like; some count
         the objects before.
@@ -112,13 +133,13 @@ class PictureDialogues:
         for entity, levels in pictures:
             vqa.renderer.keep(entity, levels)
         prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
-        noun, count = SCENE_KINDS[spec.kind], len(boxes)
+        noun = SCENE_KINDS[spec.kind]
         dialogues = []
         for _ in range(members):
             found = self._looking(rng, NEARER, spec, *pick(rng, places), prompt, views)
-            if rng.random() < 0.4:
+            if rng.random() < 0.25:
                 asked = pick(rng, COUNT.phrasings).format(noun)
-                said = answer(pick(rng, COUNTED).format(noun=noun, count=count), str(count))
+                said = counted(rng, noun, len(boxes))
                 found = Dialogue(asked, [Turn(said, after=(found.question,)), *found.turns])
             dialogues.append(found)
         attributes = vqa.attributes(p.entity for p in spec.placements)
@@ -147,9 +168,12 @@ class PictureDialogues:
         question, said = pick(rng, pairs)
         looker = prompt.wanted[0]
         first = question.split('\n')[0]
+        if said.isdigit():
+            return Dialogue(question, [Turn(counted(rng, SCENE_KINDS[spec.kind], len(boxes)))])
         if not said.startswith('['):
-            option = question.partition(f'\n{said}. ')[2].split('\n')[0]
-            sentence = pick(rng, IN_SENTENCES).format(seen=option or said)
+            if options_of(question):
+                return Dialogue(question, [Turn(answer(told(question, said), said))])
+            sentence = pick(rng, IN_SENTENCES).format(seen=said)
             thought = pick(rng, (sentence, sentence, f'{first} {sentence}'))
             return Dialogue(question, [Turn(answer(thought, said))])
         planned = rng.random() < 0.5
@@ -191,6 +215,8 @@ class PictureDialogues:
         turns = [Turn(look, begun, after=('Image 2:', self._view(spec, view, views)), of_tool=True)]
         if kind == NEARER:
             sentence = pick(rng, IN_SENTENCES).format(seen=asked.seen)
+            if options_of(question):
+                sentence = told(question, asked.answer)
             turns.append(Turn(answer(sentence, asked.answer)))
             return Dialogue(shown, turns)
         named = call(pick(rng, NAME_IT), namer, picture=2)
@@ -210,6 +236,18 @@ class PictureDialogues:
         else:
             turn = call(thought, looker, list(loose_box(box)))
         return Turn(turn, up_to_value(turn, looker))
+
+
+def counted(rng: np.random.Generator, noun: str, count: int) -> str:
+    """A turn that says how many objects there are.
+
+    Args:
+        rng: the only source of randomness.
+        noun: of the objects.
+        count: of them.
+    """
+    thought = pick(rng, COUNTED).format(noun=noun, count=count)
+    return answer(thought, str(count))
 
 
 def poor_box(rng: np.random.Generator, good: Box) -> Box:

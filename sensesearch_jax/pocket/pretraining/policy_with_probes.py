@@ -18,7 +18,13 @@ PAGE_WEIGHT = 0.3  # of predicting the page itself, where most of a text's repet
 
 
 class PolicyWithProbes(nnx.Module):
-    """The policy and the probes that are dropped after training."""
+    """The policy and the probes that are dropped after training.
+
+    Args:
+        policy: to train.
+        layers: of the decoder, whose values are probed.
+        seed: of the probes' first parameters.
+    """
 
     def __init__(self, policy: Policy, layers: tuple[int, ...], seed: int):
         text = policy.sizes.language
@@ -30,11 +36,22 @@ class PolicyWithProbes(nnx.Module):
             ]
         )
 
-    def loss(self, batch: Batch, probe_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Cross-entropy of the answers, the probes' loss on pictures, some of the page's own."""
+    def loss(
+        self, batch: Batch, probe_weight: float, freeze_tower: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Cross-entropy of the answers, the probes' loss on pictures, some of the page's own.
+
+        Args:
+            batch: of one lesson.
+            probe_weight: of the probes' loss.
+            freeze_tower: whether the vision tower gets no gradient.
+        """
         groups = batch.groups
         if batch.images is not None:
-            groups = groups._replace(features=self._features(batch))
+            features = self._features(batch)
+            if freeze_tower:
+                features = jax.lax.stop_gradient(features)
+            groups = groups._replace(features=features)
         hidden, prompt = group_hidden(self.policy, groups)
         learned = groups.response_mask if batch.images is not None else groups.valid
         found, _ = token_log_probs(

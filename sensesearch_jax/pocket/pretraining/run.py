@@ -25,6 +25,7 @@ from sensesearch_jax.pocket.pretraining.curriculum import Batch, Curriculum
 from sensesearch_jax.pocket.pretraining.initial_policy import write_first
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.policy_with_probes import PolicyWithProbes
+from sensesearch_jax.pocket.pretraining.stages import Stages
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.runtime import stopping
 from sensesearch_jax.runtime.metrics import MetricWriter
@@ -68,48 +69,52 @@ class Trainer:
         self.graph, parameters = nnx.split(
             PolicyWithProbes(policy, tuple(config.probe_layers), config.seed)
         )
-        self.schedule = learning_rate(config)
+        self.schedule = Stages(config.stages).learning_rate(config.warmup)
         optimizer = optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.adamw(self.schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays),
         )
         self.state = {'parameters': parameters, 'optimizer': optimizer.init(parameters)}
 
-        def gradients(parameters, batch, probe_weight, so_far):
+        def gradients(parameters, batch, probe_weight, freeze_tower, so_far):
             def value(p):
-                return nnx.merge(self.graph, p).loss(batch, probe_weight)
+                return nnx.merge(self.graph, p).loss(batch, probe_weight, freeze_tower)
 
             found, parts = jax.grad(value, has_aux=True)(parameters)
             return jax.tree.map(lambda a, b: a + b, so_far, found), parts
 
-        def update(state, gradients):
-            mean = jax.tree.map(lambda x: x / config.lessons_per_step, gradients)
+        def update(state, gradients, lessons, freeze_tower):
+            mean = jax.tree.map(lambda x: x / lessons, gradients)
             parameters, moments, norms = finite_update(
-                optimizer, state['parameters'], state['optimizer'], mean
+                sparing_tower(optimizer) if freeze_tower else optimizer,
+                state['parameters'],
+                state['optimizer'],
+                mean,
             )
             return {'parameters': parameters, 'optimizer': moments}, norms
 
-        self._gradients = jax.jit(gradients, donate_argnums=3)
-        self._update = jax.jit(update, donate_argnums=0)
+        self._gradients = jax.jit(gradients, static_argnums=3, donate_argnums=4)
+        self._update = jax.jit(update, static_argnums=3, donate_argnums=0)
         self._correct = jax.jit(lambda p, batch: nnx.merge(self.graph, p).correct(batch))
         self._zeros = jax.jit(lambda p: jax.tree.map(lambda x: 0 * x, p))
 
     def step(
-        self, lessons: list[tuple[str, Batch]], probe_weight: float
+        self, lessons: list[tuple[str, Batch]], probe_weight: float, freeze_tower: bool
     ) -> tuple[dict[str, float], dict[str, float]]:
         """One update; the losses of each lesson, and the norms.
 
         Args:
             lessons: with their names.
             probe_weight: of the dense targets.
+            freeze_tower: whether the vision tower stays as it is.
         """
         gradients, losses = self._zeros(self.state['parameters']), {}
         for name, batch in lessons:
             gradients, parts = self._gradients(
-                self.state['parameters'], batch, probe_weight, gradients
+                self.state['parameters'], batch, probe_weight, freeze_tower, gradients
             )
             losses |= {f'{part}/{name}': value for part, value in parts.items()}
-        self.state, norms = self._update(self.state, gradients)
+        self.state, norms = self._update(self.state, gradients, float(len(lessons)), freeze_tower)
         return {name: float(value) for name, value in losses.items()}, {
             name: float(value) for name, value in norms.items()
         }
@@ -132,9 +137,9 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
     """
     folder, files = workdir / 'policy', PocketFiles()
     pages, world = Pages(files), InventedWorld(files, 'train', config.seed)
-    steps = sum(stage['steps'] for stage in config.stages)
     # Before anything is written, so that a mistake in the stages leaves nothing behind.
-    learning_rate(config)
+    stages = Stages(config.stages)
+    steps = stages.steps
     policy = write_first(folder, config, pages, world)
     curriculum = Curriculum(config, folder, policy.sizes, files, pages, world)
     trainer = Trainer(policy, config)
@@ -159,10 +164,11 @@ def run(config: ml_collections.ConfigDict, workdir: Workdir) -> None:
         batches = prefetch(curriculum.batches(config.seed, start))
         with Progress('base policy', steps, initial=start) as bar:
             for step in range(start, steps):
+                stage = stages.at(step)
                 with log.waiting():
-                    lessons = [next(batches) for _ in range(config.lessons_per_step)]
-                weight = config.probe_weight * max(0.1, 1 - step / max(0.7 * steps, 1))
-                losses, norms = trainer.step(lessons, weight)
+                    lessons = [next(batches) for _ in range(stage.lessons_per_step)]
+                weight = stages.probe_weight(step)
+                losses, norms = trainer.step(lessons, weight, stage.freeze_tower)
                 skipped = 0 if np.isfinite(norms['grad_norm']) else skipped + 1
                 if skipped >= config.max_skipped_updates:
                     raise UserError(
@@ -238,23 +244,19 @@ class Log:
         return found
 
 
-def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """One cosine after another, for each stage.
+def sparing_tower(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimiser without the vision tower's updates: without a gradient it would still decay."""
 
-    Raises:
-        UserError: there is no stage, or one has no steps.
-    """
-    if not config.stages or min(stage['steps'] for stage in config.stages) < 1:
-        raise UserError('stages: give at least one, each with at least one of steps.')
-    ends = np.cumsum([stage['steps'] for stage in config.stages]).tolist()
+    def update(gradients, moments, parameters):
+        updates, moments = optimizer.update(gradients, moments, parameters)
 
-    def cycle(stage):
-        rate, steps = stage['learning_rate'], stage['steps']
-        return optax.warmup_cosine_decay_schedule(
-            0, rate, min(config.warmup, steps // 2), steps, rate * 0.02
-        )
+        def one(path, x):
+            names = [getattr(key, 'key', getattr(key, 'name', key)) for key in path]
+            return 0 * x if 'vision' in names else x
 
-    return optax.join_schedules([cycle(stage) for stage in config.stages], ends[:-1])
+        return jax.tree_util.tree_map_with_path(one, updates), moments
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def examination(
@@ -262,7 +264,7 @@ def examination(
 ) -> list[tuple[str, Batch]]:
     """Batches of every lesson of any stage, of a seed that no step draws from."""
     rng = np.random.default_rng(config.seed + 1_000_000)
-    names = sorted({name for stage in config.stages for name in stage['lessons']})
+    names = sorted({name for stage in Stages(config.stages).stages for name in stage.lessons})
     return [(name, curriculum.lessons[name](rng)) for name in names]
 
 

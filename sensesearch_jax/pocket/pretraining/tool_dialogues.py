@@ -7,7 +7,11 @@ given, so that no chain of tools is.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
+from tokenizers import Tokenizer
 
 from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
@@ -28,6 +32,8 @@ from tools_server.backends.snippet import snippet
 from tools_server.backends.text_analysis import splitter
 
 REPEATED = 0.15  # of the names, with a piece that comes twice
+LONGER = 0.1  # with a comma, brackets or quotes and more behind them
+LOOSE = 0.2  # of words and pieces of words that have nothing to do with each other
 INITIALS = 'ABCDEFGHJKLMNPRSTVWY'
 KEPT = 600  # entities that lessons come back to before others take their places
 PASSAGE_CHARS = 200  # of a result, as in configs/tools_pocket.yaml
@@ -58,7 +64,16 @@ READ = (
 )
 AGAIN = ('Nothing came. I try {words}.', 'No luck; now {words}.', 'Not found. {words}, then.')
 MENDED = ('That call was wrong. I mend it.', 'I see the mistake.', 'Once more, as it should be.')
+FURTHER_NAMES = (
+    '{0}, possibly {1}', '{0}, Later {1}', '{0}, {1}', '{0} ({1})', '{0} and {1}', '{0}: {1}', '{0} "{1}"',
+)  # fmt: skip
 NOTHING = ('No results.', 'No results.', 'Nothing found.', '0 results')
+
+
+def word_pieces(tokenizer: Tokenizer) -> list[str]:
+    """Texts of the tokens that are words or parts of words, with the blank before them."""
+    texts = (tokenizer.decode([i], False) for i in range(tokenizer.get_vocab_size()))
+    return [text for text in texts if re.fullmatch(r" ?[^\W_][\w'’-]*", text)]
 
 
 class ToolDialogues:
@@ -67,10 +82,11 @@ class ToolDialogues:
     Args:
         world: where names and facts come from.
         pages: where the words of tools come from.
+        pieces: texts of the tokens that loose words are made of.
     """
 
-    def __init__(self, world: InventedWorld, pages: Pages):
-        self.world, self.pages = world, pages
+    def __init__(self, world: InventedWorld, pages: Pages, pieces: Sequence[str]):
+        self.world, self.pages, self.pieces = world, pages, pieces
         self._entities: list[tuple[str, str, str, str, Record]] = []
         self._words_of = splitter()
 
@@ -80,8 +96,7 @@ class ToolDialogues:
             return self._entities[rng.integers(KEPT)]
         kind = ('flag', 'painting')[rng.integers(2)]
         name, artist, language = self.world.title(rng, kind)
-        if rng.random() < REPEATED:
-            name = with_repetition(rng, name)
+        name = self._varied(rng, name, language)
         if artist:
             record = self.world.records.painting(rng, 'lesson', name, artist, language)
             found = kind, f'{name}, by {artist}', name, 'painting', record
@@ -94,6 +109,26 @@ class ToolDialogues:
         else:
             self._entities[rng.integers(KEPT)] = found
         return found
+
+    def _varied(self, rng: np.random.Generator, name: str, language: str) -> str:
+        """The name or another one that is harder to copy, never a held-out one."""
+        choice = rng.random()
+        if choice < REPEATED:
+            return with_repetition(rng, name)
+        if choice < REPEATED + LONGER:
+            other = self.world.names.word(rng, language)
+            varied = pick(rng, FURTHER_NAMES).format(name, other)
+        elif choice < REPEATED + LONGER + LOOSE:
+            varied = self.loose_words(rng)
+        else:
+            return name
+        fits = len(varied) <= LONGEST_TITLE and max(map(len, varied.split())) > 3
+        return varied if fits and not self.world.names.held.shares(varied) else name
+
+    def loose_words(self, rng: np.random.Generator) -> str:
+        """One to five words and pieces of words of any kind."""
+        some = rng.integers(len(self.pieces), size=rng.integers(1, 6))
+        return ''.join(self.pieces[i] for i in some).strip() or '–'
 
     def __call__(self, rng: np.random.Generator, tokens: int) -> Example:
         """An example of one dialogue, whatever `tokens` it is to have."""

@@ -17,6 +17,7 @@ from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.augmentation import AugmentedRenderer
 from sensesearch_jax.pocket.pretraining.example import Example
+from sensesearch_jax.pocket.pretraining.option_dialogues import with_options
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.world.colours import NAMES, dominant_colour
 from sensesearch_jax.pocket.world.files import Entity, PocketFiles
@@ -252,9 +253,10 @@ class VisualQuestions:
                 'shape', pick(rng, TALLER.phrasings).format(f'the painting {place}'), answer, answer
             )
         asked = pick(rng, COLOUR.phrasings).format(f'the flag {place}'), attribute
-        return AttributeQuestion(
-            'colour', *(with_options(rng, *asked) if rng.random() < options else asked), attribute
-        )
+        if rng.random() < options:
+            others = rng.permutation([name for name in NAMES if name != attribute])[:3]
+            asked = with_options(rng, *asked, others)
+        return AttributeQuestion('colour', *asked, attribute)
 
     def pairs(
         self,
@@ -320,20 +322,6 @@ def _in_sentence(rng: np.random.Generator, question: str, answer: str) -> tuple[
     """The question, and its answer in a sentence; of options the chosen one's words."""
     option = re.search(rf'^{re.escape(answer)}\. (.*)$', question, re.MULTILINE)
     return question, pick(rng, IN_SENTENCES).format(seen=option[1] if option else answer)
-
-
-def with_options(rng: np.random.Generator, question: str, colour: str) -> tuple[str, str]:
-    """The question with four lettered colours to choose from, and the right one's letter.
-
-    Args:
-        rng: the only source of randomness.
-        question: as asked plainly.
-        colour: the right one.
-    """
-    others = [name for name in NAMES if name != colour]
-    options = rng.permutation([colour, *rng.permutation(others)[:3]])
-    lines = '\n'.join(f'{letter}. {option}' for letter, option in zip('ABCD', options))
-    return f'{question}\n{lines}', 'ABCD'[list(options).index(colour)]
 
 
 def part_of_picture(x: float, y: float) -> str:

@@ -27,6 +27,7 @@ GATES = {
     'copy': 0.97,
     'field': 0.92,
     'colour': 0.90,
+    'option': 0.95,
     'shape': 0.95,
     'count': 0.80,
     'first crop': 0.75,
