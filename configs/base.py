@@ -22,7 +22,7 @@ The curriculum is `stages`: so many steps at a learning rate that rises and fall
     sentences        the same with answers within sentences
     looks            scenes in the tool-call format: boxes, a second picture as a tool's response, a better box
     near looks       the same where each dialogue crops an object and says what it looks like
-    counts           scenes whose objects are counted one by one
+    counts           scenes, mostly of several objects, and how many they are
 
 Objects are training entities, cut and coloured anew, and invented ones (sensesearch_jax/pocket/invented). A model of the
 true size brings all that along from its instruction tuning. Which of the project's tools a question wants is for SFT.

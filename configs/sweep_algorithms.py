@@ -63,12 +63,13 @@ MEANS = [
         'rl.constant_length': 672,  # seven turns of 96 tokens
     },
 ]
+# Seed after seed, so that an unfinished sweep compares what it has.
 VARIANTS = {
-    'algorithms': [START, *product(ALGORITHMS, seeds(5))],
-    'no_sft': [START, *product(ALGORITHMS, seeds(3))],
-    'data': [START, *product(DATA, seeds(3))],
-    'price': [START, *product(PRICE, seeds(3))],
-    'means': [START, *product(MEANS, seeds(3))],
+    'algorithms': [START, *product(seeds(5), ALGORITHMS)],
+    'no_sft': [START, *product(seeds(3), ALGORITHMS)],
+    'data': [START, *product(seeds(3), DATA)],
+    'price': [START, *product(seeds(3), PRICE)],
+    'means': [START, *product(seeds(3), MEANS)],
 }
 
 
