@@ -59,11 +59,16 @@ def test_every_lesson_has_one_shape_and_little_padding(parts, monkeypatch):
     curriculum.vqa.augmented_share = 0.3  # fewer pictures to draw anew
     rng, tried, row = np.random.default_rng(0), [], curriculum._row
     monkeypatch.setattr(curriculum, '_row', lambda *parts: tried.append(parts) or row(*parts))
+    told, member = [], curriculum._member
+    monkeypatch.setattr(curriculum, '_member', lambda *parts: told.append(parts) or member(*parts))
     for name, lesson in curriculum.lessons.items():
         tried.clear()
+        told.clear()
         one, other = lesson(rng), lesson(rng)
         # What does not fit is drawn again, which must be rare: it is slow, and a choice.
         assert len(tried) <= 4 * (len(one.groups.tokens) + len(other.groups.tokens)), name
+        texts = one.groups.valid.any(-1).sum() + other.groups.valid.any(-1).sum()
+        assert tried or len(told) <= 2 * texts, name
         # which have several lengths
         if name not in ('pages', 'cloze pages', 'markup', 'namesakes'):
             assert jax.tree.map(np.shape, one) == jax.tree.map(np.shape, other), name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
-from sensesearch_jax.pocket.world.question_templates import PLACES, SEEN_WORDS, choice
+from sensesearch_jax.pocket.world.question_templates import PLACES, SEEN_WORDS
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     Box,
@@ -42,7 +42,8 @@ _NOTHING_HERE = 'This is not it. I take a better box.'
 _LOOK_UP = 'I look up {query}.'
 _ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
 _READ = 'The {field} is {text}.'
-# What is seen is said before the answer, which may be no more than an option's letter.
+# Of options the one that is seen is answered in its own words, which the judge takes as well as its
+# letter: a policy that copies looks for what stands behind a word, and a letter stands before its option.
 _SEE = 'It is {text}.'
 _GIVE_UP = 'The tools do not show it, so I cannot tell.'
 
@@ -125,22 +126,17 @@ class ScriptedExpert:
 
     def _perceive(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         text = right_texts(question)[0]
-        answer = Answer(answer_text(question, text))
+        answer = Answer(text)
         box = question.truth.get('box')
         # nothing to zoom in on, as when objects are counted
         whole = box is None or loose_box(box) == WHOLE
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
-            return self._goal(question) + self._seen(question, text, answer), answer
+            return self._goal(question) + self._say(_SEE, question, text=text), answer
         frames = _frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
-            return self._seen(question, text, answer), answer
+            return self._say(_SEE, question, text=text), answer
         return self._crop(question, turns)
-
-    def _seen(self, question: Question, text: str, answer: Answer) -> str:
-        if question.choices:
-            return choice(question.choices, answer.text)
-        return self._say(_SEE, question, text=text)
 
     def _crop(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         """The first crop, or a better one than the last."""

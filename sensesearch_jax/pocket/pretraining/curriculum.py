@@ -92,7 +92,7 @@ class Curriculum:
             ),
             'tools': lambda rng: self.text_batch(rng, config.texts.dialogue, self.tools),
             'passages': lambda rng: self.text_batch(rng, config.texts.dialogue, self.passages),
-            'options': lambda rng: self.text_batch(rng, longer[-1], self.options),
+            'options': lambda rng: self.text_batch(rng, config.texts.dialogue, self.options),
             'near pictures': partial(self.picture_batch, ease=1.0),
             'pictures': self.picture_batch,
             'attributes': partial(self.picture_batch, attribute_focus=True),
