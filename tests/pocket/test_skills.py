@@ -2,8 +2,6 @@
 it would write, and a right box is found by the search.
 """
 
-import re
-
 import numpy as np
 import pytest
 from toy_policy import write_toy_policy
@@ -68,8 +66,7 @@ def test_trials_are_in_the_protocols_own_words(reader, trials):
         assert pads == sum(sizes) and len(sizes) == 1 + cropped
     assert set(skills) == {'count', 'option', 'colour', 'shape'}
     assert skills['colour'] in NAMES and skills['count'].isdigit()
-    options, letter = re.fullmatch(r'((?:\w+: [A-D];? ?){4})([A-D])\2', skills['option']).groups()
-    assert set(re.findall(r'(\w+):', options)) < set(NAMES) and f': {letter}' in options
+    assert skills['option'] in tuple('ABCD')
 
 
 def test_what_the_policy_writes_is_what_reading_says_it_would_write(reader, trials):

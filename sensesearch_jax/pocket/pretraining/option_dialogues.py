@@ -12,8 +12,8 @@ from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer
 from sensesearch_jax.pocket.world.colours import NAMES
-from sensesearch_jax.pocket.world.question_templates import LETTERS, choice
 
+LETTERS = 'ABCDEF'
 LISTS = 3  # of options in a dialogue
 ASKED = 3  # of a list's options, at most
 FIRST = (
@@ -47,8 +47,17 @@ def lettered(question: str, options: Sequence[str]) -> str:
 
 
 def told(question: str, letter: str) -> str:
-    """A thought that says a question's options again and takes the one of a letter, see `choice`."""
-    return choice(options_of(question), letter)
+    """A thought that says a question's options again, `red: A; blue: B. It is blue: B.`, and takes one.
+
+    A policy that copies looks for what stands behind a word, and a letter stands before its option.
+
+    Args:
+        question: with its options.
+        letter: of the one that is taken.
+    """
+    options = options_of(question)
+    said = '; '.join(f'{option}: {a}' for a, option in zip(LETTERS, options))
+    return f'{said}. It is {options[LETTERS.index(letter)]}: {letter}.'
 
 
 def options_of(question: str) -> list[str]:

@@ -25,7 +25,7 @@ from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, user_text
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.pocket.skills.reader import Given, Reader
 from sensesearch_jax.pocket.world.files import PocketFiles
-from sensesearch_jax.pocket.world.question_templates import COUNT, SEEN_WORDS, choice
+from sensesearch_jax.pocket.world.question_templates import COUNT, SEEN_WORDS
 from sensesearch_jax.pocket.world.questions import make_questions
 from sensesearch_jax.pocket.world.scenes import Renderer, SceneSpec
 from sensesearch_jax.rewards.crop_geometry import Box, absolute, loose_box
@@ -196,8 +196,7 @@ class Trials:
 
     def seen(self, count: int) -> Iterator[tuple[str, Given]]:
         """('colour' | 'shape' | 'count', dialogue): what is seen is in question, of single objects
-        after a good crop. ('option', dialogue) where it is to be chosen: the options, said again with
-        their letters, and the letter of what is seen.
+        after a good crop. ('option', dialogue) where it is to be chosen: the letter of what is seen.
         """
         for scene in self.world.scenes('perception', count, self.seed):
             question = scene.question
@@ -210,11 +209,8 @@ class Trials:
             yield SEEN_WORDS.get(kind, kind), self.reader.asked(given, turn, [value])
             if question.choices:
                 letter = answer_text(question, value)
-                thought = choice(question.choices, letter)
-                turn = f'<think>{thought}</think>\n<answer>{letter}</answer>'
-                options, _, taken = thought.partition('. It is ')
-                asked = [options, taken.partition(': ')[2][0], letter]
-                yield 'option', self.reader.asked(given, turn, asked)
+                turn = f'<think>{SEE.format(value=value)}</think>\n<answer>{letter}</answer>'
+                yield 'option', self.reader.asked(given, turn, [letter])
 
     def copied(self, count: int) -> Iterator[tuple[str, Given]]:
         """('copy', dialogue): a name out of an image search's titles, in a thought and in a query."""

@@ -2,7 +2,6 @@
 each.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -196,22 +195,6 @@ TALLER = Field(
 
 # The word for what is seen, where a field's name is not it.
 SEEN_WORDS = {TALLER.name: 'shape', COLOUR_CHOICE.name: 'colour'}
-
-LETTERS = 'ABCDEF'
-
-
-def choice(options: Sequence[str], letter: str) -> str:
-    """A thought that says lettered options again, `red: A; blue: B. It is blue: B.`, and takes one.
-
-    A policy that copies looks for what stands behind a word, and a letter stands before its option.
-
-    Args:
-        options: in the order of their letters.
-        letter: of the one that is taken.
-    """
-    said = '; '.join(f'{option}: {a}' for a, option in zip(LETTERS, options))
-    return f'{said}. It is {options[LETTERS.index(letter)]}: {letter}.'
-
 
 # Words that single an object out -> (axis, sign): the object whose centre is smallest along sign * axis.
 PLACES = {
