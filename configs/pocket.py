@@ -2,15 +2,11 @@
 
     python -m sensesearch_jax.main --config=configs/pocket.py --workdir=runs/pocket
 
-Machine: 2 cores, 9 GB; 20 to 45 minutes. The first start builds the invented world (some minutes, 180 MB under
+Machine: 2 cores, 9 GB; 27 to 60 minutes. The first start builds the invented world (some minutes, 180 MB under
 ~/.cache/sensesearch_jax). Any step may be interrupted and started again with the same workdir. The cold start shows every
 kind of question in full, on real training entities and on invented ones; RL asks about invented ones. docs/results.md has
 what came out.
 Writes summary.json, metrics.jsonl, all trajectories and report.html to the workdir.
-
-    python -m sensesearch_jax.main --config=configs/pocket.py:long --workdir=runs/long
-
-has more than twice the steps of RL, at a smaller rate, and takes half as long again; and
 
     python -m sensesearch_jax.main --config=configs/pocket.py:smoke --workdir=runs/smoke
 
@@ -50,7 +46,7 @@ def get_config(mode: str = 'full'):
         *pocket('train', search=140, perception=140, search_only=50),
         *pocket('train', world='invented', search=200, perception=200, search_only=70),
     ]
-    fresh = pocket('train', world='invented', search=128, perception=128, search_only=64)
+    fresh = pocket('train', world='invented', search=308, perception=308, search_only=152)
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
@@ -77,14 +73,10 @@ def get_config(mode: str = 'full'):
     full.sft.pack_step, full.rl.pack_step = 256, 1536
     # After a full cold start little is left to find: samples stay near the greedy answers.
     full.rl.update(
-        {'steps': 20, 'questions_per_step': 16, 'learning_rate': 7e-5, 'temperature': 0.5}
+        {'steps': 48, 'questions_per_step': 16, 'learning_rate': 5.5e-5, 'temperature': 0.5}
     )
     full.tools.config = 'configs/tools_invented.yaml'
-    if mode == 'long':
-        more = pocket('train', world='invented', search=308, perception=308, search_only=152)
-        full.data.rl = [{**source, 'seed': 2} for source in more]
-        full.rl.update({'steps': 48, 'learning_rate': 5.5e-5})
-    elif mode == 'smoke':
+    if mode == 'smoke':
         full.update(
             {
                 'data': {'train': pocket_train(24), 'rl': pocket_rl(6), 'eval': pocket_test(8)},
@@ -95,5 +87,5 @@ def get_config(mode: str = 'full'):
             }
         )
     elif mode != 'full':
-        raise UserError(f"configs/pocket.py:{mode} is unknown; choose 'full', 'long' or 'smoke'.")
+        raise UserError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")
     return full
