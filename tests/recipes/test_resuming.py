@@ -11,7 +11,7 @@ from toy_policy import write_toy_policy
 
 from sensesearch_jax.config.resuming import OPERATIONAL, check_paths, may_change
 from sensesearch_jax.errors import UserError
-from sensesearch_jax.pocket.pretraining.run import learning_rate
+from sensesearch_jax.pocket.pretraining.stages import Stages
 from sensesearch_jax.runtime.metrics import read_metrics
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
@@ -111,14 +111,14 @@ def test_the_weights_of_a_base_policy_are_not_made_anew(tmp_path):
 
 def test_each_stage_of_the_base_policys_curriculum_has_a_rate_that_rises_and_falls():
     config = config_of('base')
-    config.stages = tuple(
-        {'steps': 300, 'learning_rate': rate, 'lessons': {'pages': 1.0}} for rate in (1e-3, 1e-4)
-    )
-    rate = learning_rate(config)
+
+    def stage(steps, rate):
+        return dict(config.stages[0]) | {'steps': steps, 'learning_rate': rate}
+
+    rate = Stages([stage(300, 1e-3), stage(300, 1e-4)]).learning_rate(warmup=100)
     assert 0 < rate(20) < rate(100) > rate(290) > 0 and rate(400) == pytest.approx(1e-4, rel=1e-3)
-    config.stages = ({'steps': 0, 'learning_rate': 1e-3, 'lessons': {'pages': 1.0}},)
-    with pytest.raises(UserError, match='stages: .* at least one of steps'):
-        learning_rate(config)
+    with pytest.raises(UserError, match='stages: .* one or more of steps'):
+        Stages([stage(0, 1e-3)])
 
 
 def test_addresses_of_stores_are_taken_where_they_are_fetched_or_mirrored():
