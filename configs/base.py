@@ -91,6 +91,23 @@ STAGES = (
         },
     },
     {
+        'name': 'tools',
+        'steps': 4500,
+        'learning_rate': 8e-4,
+        'lessons_per_step': 4,
+        'probe_weight': (0.1, 0.1),
+        'freeze_tower': False,
+        'lessons': {
+            'pictures': 0.05,
+            'attributes': 0.1,
+            'sentences': 0.1,
+            'looks': 0.35,
+            'pages': 0.05,
+            'namesakes': 0.05,
+            'tools': 0.3,
+        },
+    },
+    {
         'name': 'dialogues',
         'steps': 940,
         'learning_rate': 1e-3,

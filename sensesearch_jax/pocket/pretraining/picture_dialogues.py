@@ -214,9 +214,10 @@ class PictureDialogues:
         begun = look if view != good else '' if planned else up_to_value(look, looker)
         turns = [Turn(look, begun, after=('Image 2:', self._view(spec, view, views)), of_tool=True)]
         if kind == NEARER:
-            sentence = pick(rng, IN_SENTENCES).format(seen=asked.seen)
             if options_of(question):
                 sentence = told(question, asked.answer)
+            else:
+                sentence = pick(rng, IN_SENTENCES).format(seen=asked.seen)
             turns.append(Turn(answer(sentence, asked.answer)))
             return Dialogue(shown, turns)
         named = call(pick(rng, NAME_IT), namer, picture=2)
