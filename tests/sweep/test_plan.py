@@ -94,13 +94,24 @@ def test_a_config_that_is_neither_task_nor_chain_is_refused():
 
 @pytest.mark.parametrize(
     'variant, count',
-    [('algorithms', 16), ('no_sft', 10), ('data', 10), ('price', 7), ('means', 10)],
+    [
+        ('algorithms', 16),
+        ('no_sft', 10),
+        ('data', 10),
+        ('price', 7),
+        ('means', 16),
+        ('staleness', 7),
+        ('all', 44),
+    ],
 )
 def test_the_shipped_variants_are_settings_times_seeds_and_the_policy_before(variant, count):
     runs = plan(SHIPPED['get_config'](variant), SHIPPED['get_hyper'](variant))
-    assert len(runs) == count and runs[0].setting == 'start'
-    rl_runs = [run.tasks['rl'] for run in runs[1:]]
-    assert len({json.dumps(config.to_dict(), sort_keys=True) for config in rl_runs}) == count - 1
+    rl_runs = [run.tasks['rl'] for run in runs if 'rl' in run.tasks]
+    before = [run for run in runs if 'rl' not in run.tasks]
+    assert len(runs) == count and before == runs[: len(before)] and before
+    assert {run.setting for run in before} <= {'start', 'base'}
+    assert len({json.dumps(config.to_dict(), sort_keys=True) for config in rl_runs}) == len(rl_runs)
+    assert all(not run.tasks['rl'].policy for run in runs if run.setting.endswith('no SFT'))
     with pytest.raises(UserError, match='is unknown; choose from algorithms'):
         SHIPPED['get_config']('speed')
 
