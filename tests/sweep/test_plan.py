@@ -101,7 +101,7 @@ def test_a_config_that_is_neither_task_nor_chain_is_refused():
         ('price', 7),
         ('means', 16),
         ('staleness', 7),
-        ('all', 44),
+        ('all', 47),
     ],
 )
 def test_the_shipped_variants_are_settings_times_seeds_and_the_policy_before(variant, count):
