@@ -3,8 +3,8 @@
     python -m sensesearch_jax.main --config=configs/cold_start.py --workdir=runs/cold_start
 
 Machine: 2 cores; 2 to 5 minutes. Writes cold_start/kept.jsonl, which configs/sft.py trains on, and the reasons of
-every rejection. `configs/cold_start.py:search` demonstrates search alone, in the pocket world and the invented one, and leaves
-perception to be found by RL (configs/sweep_algorithms.py). With --config.expert.kind=openai, .expert.url and .expert.model any OpenAI-compatible model is the
+every rejection. `configs/cold_start.py:search` demonstrates search, in the pocket world and the invented one, and hardly
+any perception, which is left to RL (configs/sweep_algorithms.py). With --config.expert.kind=openai, .expert.url and .expert.model any OpenAI-compatible model is the
 expert; its key comes from the environment variable that .expert.key_env names.
 """
 
@@ -37,8 +37,8 @@ def get_config(kinds: str = 'all'):
     )
     if kinds == 'search':
         settings.data.train = [
-            *pocket('train', search=100, search_only=40),
-            *pocket('train', world='invented', search=150, search_only=60),
+            *pocket('train', search=100, search_only=40, perception=12),
+            *pocket('train', world='invented', search=150, search_only=60, perception=20),
         ]
         settings.tools.config = 'configs/tools_invented.yaml'
     elif kinds != 'all':

@@ -6,9 +6,9 @@
     python -m sensesearch_jax.sweep --config=configs/sweep_algorithms.py --workdir=runs/ablations \
         --config.rl.policy=runs/sft/sft/policy --cores=0 --cores=1
 
-Machine: 2 cores; the first two take 6 minutes, and each run 5 minutes of one core. That SFT policy has learned to search, and has not
-been shown how to answer questions of perception, so RL has something to find. It asks about invented entities; the evaluation
-asks 80 test questions of each kind.
+Machine: 2 cores; the first two take 6 minutes, and each run 5 minutes of one core. That SFT policy has seen few
+demonstrations, hardly any of perception, so RL has much to find. It asks about invented entities; the evaluation asks 80 test
+questions of each kind.
 
 Variants, each a list of settings times seeds (`--config=configs/sweep_algorithms.py:data`), and the policy that they start from:
 
@@ -75,7 +75,6 @@ MEANS = [
     },
 ]
 ALGORITHMS = [BN_GSPO, GSPO, GRPO]
-OTHERS = [SEARCH, PERCEPTION, PRICED, NO_SFT[0], STALE, *MEANS, *NO_SFT[1:]]
 # Seed after seed, so that an unfinished sweep compares what it has.
 VARIANTS = {
     'algorithms': [START, *product(seeds(5), ALGORITHMS)],
@@ -87,8 +86,9 @@ VARIANTS = {
     'all': [
         START,
         BASE,
-        *product(seeds(3), [*ALGORITHMS, *OTHERS]),
+        *product(seeds(3), [*ALGORITHMS, PRICED, PERCEPTION, SEARCH, NO_SFT[0], STALE]),
         *product(seeds(5)[3:], ALGORITHMS),
+        *product(seeds(3), [*MEANS, *NO_SFT[1:]]),
     ],
 }
 

@@ -105,7 +105,9 @@ def test_a_config_that_is_neither_task_nor_chain_is_refused():
     ],
 )
 def test_the_shipped_variants_are_settings_times_seeds_and_the_policy_before(variant, count):
-    runs = plan(SHIPPED['get_config'](variant), SHIPPED['get_hyper'](variant))
+    config = SHIPPED['get_config'](variant)
+    config.rl.policy = 'sft'
+    runs = plan(config, SHIPPED['get_hyper'](variant))
     rl_runs = [run.tasks['rl'] for run in runs if 'rl' in run.tasks]
     before = [run for run in runs if 'rl' not in run.tasks]
     assert len(runs) == count and before == runs[: len(before)] and before
