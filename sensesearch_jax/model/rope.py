@@ -8,6 +8,7 @@ positions do too: the positions of each segment start where those of the last on
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -123,7 +124,7 @@ def text_rotary(
     of_axis = np.eye(3, dtype=np.float32)[:, axis] * frequencies  # [3, half]
     angles = sum(p[..., None] * f for p, f in zip(positions.astype(jnp.float32), of_axis))
     angles = jnp.concatenate([angles, angles], axis=-1)
-    return jnp.cos(angles), jnp.sin(angles)
+    return _once(angles)
 
 
 def vision_rotary(
@@ -143,4 +144,9 @@ def vision_rotary(
     angles = positions.astype(jnp.float32)[..., None] * frequencies  # [*n, 2, quarter]
     angles = angles.reshape(*positions.shape[:-1], 2 * quarter)
     angles = jnp.concatenate([angles, angles], axis=-1)
-    return jnp.cos(angles), jnp.sin(angles)
+    return _once(angles)
+
+
+def _once(angles):
+    """Cosines and sines as arrays: fused into what reads them they would be computed for every head."""
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))

@@ -95,13 +95,6 @@ class KeysValues(NamedTuple):
     values: Float[Array, 'l b g s k e']
 
 
-class Unstacked(NamedTuple):
-    """Parameters and KV caches as separate arrays for each layer, for a loop over tokens."""
-
-    parameters: tuple[nnx.State, ...]
-    caches: tuple[tuple[KVCache, ...], ...]
-
-
 class DecoderLayers(nnx.Module):
     """Decoder layers, each parameter stacked along a leading layer axis."""
 
@@ -273,26 +266,21 @@ class LanguageModel(nnx.Module):
         s = self.sizes
         return text_rotary(positions, s.head_width, s.rope_theta, s.mrope_sections, s.interleaved)
 
-    def unstack(self, caches: tuple[KVCache, ...]) -> Unstacked:
-        """Parameters and caches of each layer as arrays of their own, for `run_unstacked`.
+    def unstack(self) -> tuple[nnx.State, ...]:
+        """Parameters of each layer as arrays of their own, for `run_unstacked`.
 
-        In a loop over tokens a slice of a stacked array is a copy: of all parameters and caches for
-        each token.
+        In a loop over tokens a slice of a stacked array is a copy: of all parameters for each token.
         """
         _, stacked = nnx.split(self.layers)
-        layers = range(self.sizes.layers)
-        return Unstacked(
-            tuple(jax.tree.map(lambda p: p[i], stacked) for i in layers),
-            tuple(tuple(_of_layer(c, i) for c in caches) for i in layers),
-        )
+        return tuple(jax.tree.map(lambda p, i=i: p[i], stacked) for i in range(self.sizes.layers))
 
     def run_unstacked(
         self,
         embeddings: Float[Array, 'b g s d'],
         positions: Int[Array, '3 b g s'],
         valid: Bool[Array, 'b g s'],
-        unstacked: Unstacked,
-        recent: tuple[KVCache, ...],
+        unstacked: tuple[nnx.State, ...],
+        caches: tuple[tuple[KVCache, ...], ...],
     ) -> tuple[Float[Array, 'b g s d'], tuple[KeysValues, ...]]:
         """Forward pass of text like `__call__`, over unstacked layers.
 
@@ -300,23 +288,17 @@ class LanguageModel(nnx.Module):
             embeddings: of the new tokens, which are text.
             positions: M-RoPE positions, see model/rope.py.
             valid: False on padding.
-            unstacked: parameters and caches, see `unstack`.
-            recent: a further cache for each layer, with a layer axis of 1.
+            unstacked: parameters of each layer, see `unstack`.
+            caches: keys and values of earlier tokens for each layer, without a layer axis.
 
         Returns:
             the hidden states after the last norm, and for each layer the keys and values of these
             tokens, with a layer axis of 1.
         """
         rotary, graph, x, found = self._rotary(positions), nnx.split(self.layers)[0], embeddings, []
-        for parameters, caches, more in zip(*unstacked, recent):
-            now = *caches, _of_layer(more, 0)
+        for parameters, now in zip(unstacked, caches, strict=True):
             x, kv = nnx.merge(graph, parameters)(
                 x, *rotary, lambda *qkv, now=now: attend(*qkv, valid, now)
             )
             found.append(KeysValues(*(y[None] for y in kv)))
         return self.norm(x), tuple(found)
-
-
-def _of_layer(cache: KVCache, layer: int) -> KVCache:
-    """KV cache of one layer, given that of all layers."""
-    return jax.tree.map(lambda x: x[layer], cache._replace(valid=None))._replace(valid=cache.valid)

@@ -135,14 +135,18 @@ class CacheLayout:
         length = caches.suffix_length[take]
         if grid is not None:
 
-            def shaped(x):
-                return x.reshape(grid.members.shape)
+            def taken(x, *places, shape):
+                # Flat, and shaped afterwards: over an axis of one the CPU's compiler would copy what
+                # it has gathered once more, for the order of two axes that is one and the same.
+                found = x[:, *places]
+                return found.reshape(len(x), *shape, *found.shape[2:])
 
+            rows, width = grid.members.shape
             if grid.rows is not None:
-                rows = shaped(b)[:, 0]
-                prefix = jax.tree.map(lambda x: x[:, rows], prefix)
-                prefix_length = prefix_length[rows]
-            suffix = jax.tree.map(lambda x: x[:, shaped(b), shaped(g)], suffix)
+                of_row = b.reshape(rows, width)[:, 0]
+                prefix = jax.tree.map(lambda x: taken(x[:, :, 0], of_row, shape=(rows, 1)), prefix)
+                prefix_length = prefix_length[of_row]
+            suffix = jax.tree.map(lambda x: taken(x, b, g, shape=(rows, width)), suffix)
         prefix = prefix._replace(
             valid=(jnp.arange(self.prompt_capacity) < prefix_length[:, None])[:, None]
         )
@@ -150,6 +154,26 @@ class CacheLayout:
             valid=jnp.arange(used) < length.reshape(suffix.keys.shape[1:3])[..., None]
         )
         return take, length, (prefix, suffix)
+
+    def read_by_layer(
+        self, caches: Caches, grid: LaneGrid | None, used: int
+    ) -> tuple[tuple[Array, Array], Int[Array, ' n'], tuple[tuple[KVCache, ...], ...]]:
+        """As `read`, with the contexts of each layer as arrays of their own, without a layer axis.
+
+        So the lanes' keys and values are copied once; slices of what `read` returns would copy them
+        again.
+        """
+
+        def one(layer):
+            def only(cache):
+                return jax.tree.map(lambda x: x[layer : layer + 1], cache)
+
+            parts = {'prefix': only(caches.prefix), 'suffix': only(caches.suffix)}
+            return self.read(caches._replace(**parts), grid, used)
+
+        found = [one(layer) for layer in range(self.sizes.layers)]
+        take, length, _ = found[0]
+        return take, length, tuple(tuple(c.of_layer(0) for c in of) for _, _, of in found)
 
 
 def write(

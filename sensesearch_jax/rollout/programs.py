@@ -180,10 +180,10 @@ class Programs:
             the caches with the sampled tokens, and these as a chunk of the grid's shape.
         """
         c, shape, s = self.chunk, active.shape, self.layout.sizes
-        lanes, length, contexts = self.layout.read(caches, grid, used)
+        lanes, length, contexts = self.layout.read_by_layer(caches, grid, used)
         first, start = (x[lanes].reshape(shape) for x in (caches.pending, caches.position))
         policy = nnx.merge(self.graph, parameters)
-        fixed = policy.language.unstack(contexts)
+        layers = policy.language.unstack()
         keys = jax.vmap(jax.vmap(jax.random.key))(seeds)
         stop = jnp.array(self.stop, jnp.int32)
 
@@ -199,8 +199,11 @@ class Programs:
                 tokens,
                 jnp.broadcast_to(position[None, ..., None], (3, *shape, 1)),
                 jnp.ones((*shape, 1), bool),
-                fixed,
-                tuple(layer._replace(valid=sampled) for layer in kv),
+                layers,
+                tuple(
+                    (*earlier, new._replace(valid=sampled).of_layer(0))
+                    for earlier, new in zip(contexts, kv, strict=True)
+                ),
             )
             token, log_prob = self._sample(policy.logits(hidden[..., 0, :]), keys, position)
 

@@ -61,6 +61,11 @@ class KVCache(NamedTuple):
             values *= self.value_scales[..., None].astype(dtype)
         return KVCache(keys, values, self.valid)
 
+    def of_layer(self, layer: int) -> KVCache:
+        """KV cache of one layer, given that of all layers."""
+        parts = ((name, x) for name, x in self._asdict().items() if name != 'valid')
+        return self._replace(**{name: None if x is None else x[layer] for name, x in parts})
+
     @property
     def in_order(self) -> tuple[Array, Array, Array]:
         """Keys, values and validity with tokens before heads, as `of` takes them; without scales."""
