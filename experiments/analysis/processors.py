@@ -55,12 +55,6 @@ def levels(preprocessor: Preprocessor, patches: np.ndarray) -> np.ndarray:
 
 def sentences(found: dict[str, Difference | None]) -> list[str]:
     """One line per processor."""
-    return [
-        f'patches, processor on {name}: '
-        + (
-            f'{one.share:.2%} of the pixels differ, by at most {one.most} of 255 levels'
-            if one
-            else 'not compared: torchvision is not installed'
-        )
-        for name, one in found.items()
-    ]
+    said = '{0.share:.2%} of the pixels differ, by at most {0.most} of 255 levels'
+    none = 'not compared: torchvision is not installed'
+    return [f'patches, processor on {n}: {said.format(x) if x else none}' for n, x in found.items()]

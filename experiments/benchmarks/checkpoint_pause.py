@@ -2,13 +2,12 @@
 
     python -m experiments.benchmarks.checkpoint_pause --parameters=600000000
 
-The state is random bfloat16 arrays of layers of 12 million numbers, as many as the policy has
-parameters; float32 and moments would be six times the bytes, in both cases. A step reads and replaces all
-of them, in their own buffers, as an update does. A checkpoint is saved before a step; the pause is
-the time of `save` (and of `wait`, where training waits), and whatever the steps behind it, until it
-is on disk, take longer than others. On a CPU, where the writer has no processor of its own, the two
-compete; on an accelerator training does not. Prints a table; exits with 1 if the pause is more than BAR of that of
-the synchronous save. 2 cores, 4 GB, 4 GB of disk: 2 minutes.
+The state is random bfloat16 arrays, as many numbers as the policy has parameters; float32 and moments would be six
+times the bytes. A step reads and replaces all of them, as an update does. A checkpoint is saved before a step; the
+pause is the time of `save` (and of `wait`, where training waits), and whatever the steps behind it, until it is on
+disk, take longer than others. On a CPU the writer competes with the steps; on an accelerator it does not. Prints a
+table; exits with 1 if the pause is more than BAR of that of the synchronous save. 2 cores, 4 GB, 4 GB of disk: 2
+minutes.
 """
 
 from __future__ import annotations

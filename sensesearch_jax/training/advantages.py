@@ -103,8 +103,9 @@ def batch_normalize(
     rounding give exactly 0.
 
     With complete groups of size G this is only a gain, 1 / sqrt(f (G - 1) / G) for a share f of
-    groups whose rewards differ (see `frac_reward_zero_std` and `batch_gain`); with single samples and incomplete
-    groups it also recentres.
+    groups whose rewards differ (see `frac_reward_zero_std` and `batch_gain`); with incomplete ones too, of n valid
+    members: 1 / sqrt(sum of n - 1 over those with spread / sum of n over all). A group with a single valid member
+    makes it recentre as well.
 
     Args:
       advantages: [trajectories], as `group_advantages` gives them.

@@ -128,6 +128,21 @@ def test_batch_layer_over_complete_groups_is_the_derived_gain(spreading):
     np.testing.assert_allclose(batch_normalize(group, valid), group * gain, atol=1e-5)
 
 
+def test_batch_layer_over_incomplete_groups_is_a_gain_and_recentres_single_members_alone():
+    groups = np.repeat(np.arange(3), 8)
+    rewards = np.where(np.arange(24) % 8 < 3, 1.5, 0.5).astype(np.float32)
+    rewards[16:] = 1
+    valid = np.ones(24, bool)
+    valid[[2, 6, 7, 12, 20]] = False  # 5 and 7 members with spread, 7 without
+    group = group_advantages(rewards, groups, valid)
+    gain = 1 / np.sqrt((4 + 6) / (5 + 7 + 7))
+    np.testing.assert_allclose(batch_normalize(group, valid), group * gain, atol=1e-5)
+    valid[1:8] = False  # one member alone, of which the group layer gives the reward
+    group = np.asarray(group_advantages(rewards, groups, valid))
+    found = np.asarray(batch_normalize(group, valid))
+    assert group[0] == pytest.approx(1.5, abs=1e-5) and np.all(found[16:][valid[16:]] < 0)
+
+
 def test_frac_reward_zero_std_counts_only_valid_rows():
     assert [float(x) for x in frac_reward_zero_std(REWARDS, GROUPS, ALL)] == [2, 4]
     valid = ALL.copy()
