@@ -319,9 +319,14 @@ PROTOCOLS = {protocol.name: protocol for protocol in (DEFAULT, RELEASED)}
 
 
 def user_text(question: Question) -> str:
-    """The user's words: the question, and its options on lines of their own as `A. …`, `B. …`."""
-    options = (f'{chr(ord("A") + i)}. {choice}' for i, choice in enumerate(question.choices))
-    return '\n'.join([question.text, *options])
+    """The user's words: the question, with its options if it has any."""
+    return lettered(question.text, question.choices)
+
+
+def lettered(text: str, options: Sequence[str]) -> str:
+    """A question with its options on lines of their own, as `A. …`, `B. …`."""
+    lines = (f'{chr(ord("A") + i)}. {option}' for i, option in enumerate(options))
+    return '\n'.join([text, *lines])
 
 
 def tool_of(action: Action | FormatError) -> str | None:

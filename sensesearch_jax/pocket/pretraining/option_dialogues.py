@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sensesearch_jax.agent.protocol import lettered
 from sensesearch_jax.pocket.invented.names import pick
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
 from sensesearch_jax.pocket.pretraining.pages import Pages
@@ -39,11 +40,6 @@ def with_options(
     """
     options = rng.permutation([right, *others]).tolist()
     return lettered(question, options), LETTERS[options.index(right)]
-
-
-def lettered(question: str, options: Sequence[str]) -> str:
-    """The question and its options on lines of their own."""
-    return '\n'.join([question, *(f'{a}. {option}' for a, option in zip(LETTERS, options))])
 
 
 def told(question: str, letter: str) -> str:
