@@ -61,7 +61,9 @@ PAIR = flags.DEFINE_string(
 PROTOCOL = flags.DEFINE_enum(
     'protocol', 'default', sorted(PROTOCOLS), 'Text form of the trajectories of --runs.'
 )
-STATUS = flags.DEFINE_bool('status', False, 'Prints the state of each run, and starts none.')
+STATUS = flags.DEFINE_bool(
+    'status', False, 'Prints the state of each run, compares those that are over, and starts none.'
+)
 
 PRINTED = 20  # flipped questions
 
@@ -83,6 +85,8 @@ def main(arguments: Sequence[str]) -> None:
         width = max(len(run.name) for run in runs)
         for run in runs:
             print(f'{run.name:<{width}}  {runner.state_of(run, workdir)}')
+        if plan.planned_before(workdir):
+            compare_finished(workdir, runs)
         return None
     stopping.listen()
     places = runner.parse_places(AT_ONCE.value, CORES.value, DEVICES.value)
@@ -92,15 +96,20 @@ def main(arguments: Sequence[str]) -> None:
     if count > 1:
         print(f'Job {number} of {count}: {", ".join(run.name for run in own)}.', file=sys.stderr)
     failed = runner.Sweep(workdir, places).start(own)
-    found, left = results.read_sweep(workdir)
-    agents = [config.agent for config in runs[-1].tasks.values() if 'agent' in config]
-    if found:
-        compare(workdir, found, left, protocol_of(agents[-1]) if agents else DEFAULT)
+    compare_finished(workdir, runs)
     if failed:
         said = '; '.join(f'{name}: {last_line(log)} ({log})' for name, log in failed.items())
         raise UserError(
             f'{len(failed)} of {len(own)} runs failed, and the same command tries them again: {said}'
         )
+
+
+def compare_finished(workdir: Path, runs: Sequence[plan.Run]) -> None:
+    """Compares the runs of a sweep that are over, if there are any."""
+    found, left = results.read_sweep(workdir)
+    agents = [config.agent for config in runs[-1].tasks.values() if 'agent' in config]
+    if found:
+        compare(workdir, found, left, protocol_of(agents[-1]) if agents else DEFAULT)
 
 
 def given_runs(text: str) -> list[results.Evidence]:
@@ -122,7 +131,7 @@ def given_runs(text: str) -> list[results.Evidence]:
 def compare(
     workdir: Path | None, found: Sequence[results.Evidence], left: Sequence[str], protocol: Protocol
 ) -> None:
-    """Prints the tables, and writes summary.json, sweep.md and sweep.html.
+    """Prints the tables, and writes summary.json, curves.json, sweep.md and sweep.html.
 
     Args:
         workdir: where they are written; None: they are not.
@@ -143,7 +152,7 @@ def compare(
     if not workdir:
         return
     command = f'python -m sensesearch_jax.sweep {" ".join(sys.argv[1:])}'
-    results.write_summary(summary, workdir / 'summary.json')
+    results.write_summary(summary, workdir)
     atomic_write(workdir / 'sweep.md', tables.as_markdown(workdir.name, command, summary))
     images, path = functools.partial(results.image_of, found), workdir / 'sweep.html'
     size = page.write_sweep_page(path, workdir.name, summary, pair, images, protocol, command)

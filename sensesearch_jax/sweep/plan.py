@@ -26,6 +26,8 @@ from sensesearch_jax.runtime.workdir import atomic_write
 CHAIN = {'sft': 'sft/policy', 'rl': 'rl/policy', 'evaluate': None}
 """Tasks of a chain in their order, and where in its workdir each writes its policy."""
 
+PLAN = 'sweep.json'
+
 SETTING, TASKS = 'setting', 'tasks'
 """Names among a run's overrides that are no fields: of its setting, and of the tasks it has."""
 
@@ -148,15 +150,20 @@ def write_plan(runs: Sequence[Run], workdir: Path) -> dict[str, dict[str, Any]]:
 
     So a sweep may be given more seeds and settings later.
     """
-    path = workdir / 'sweep.json'
     workdir.mkdir(parents=True, exist_ok=True)
-    there = json.loads(path.read_text()) if path.is_file() else {}
+    there = planned_before(workdir)
     of_runs = {
         run.name: {'setting': run.setting, 'seed': run.seed, 'tasks': list(run.tasks)}
         for run in runs
     }
-    atomic_write(path, json.dumps(there | of_runs, indent=1) + '\n')
+    atomic_write(workdir / PLAN, json.dumps(there | of_runs, indent=1) + '\n')
     return there | of_runs
+
+
+def planned_before(workdir: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a sweep that was started, as `write_plan` returns them; none if it was not."""
+    path = workdir / PLAN
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _tasks(config: ConfigDict) -> dict[str, ConfigDict]:

@@ -21,6 +21,7 @@ from sensesearch_jax.evaluation.summary import COUNTED, category_order, cluster
 from sensesearch_jax.recipes.session import read_trajectories
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.workdir import atomic_write
+from sensesearch_jax.sweep.plan import planned_before
 
 OVERALL = 'overall'
 LATER = 1 / 3  # of the steps, over which figures of training are means
@@ -89,9 +90,8 @@ def _trajectories(file: Path) -> list[Trajectory]:
 
 def read_sweep(workdir: Path) -> tuple[list[Evidence], list[str]]:
     """The runs of a sweep's workdir that are over, and the names of the others."""
-    planned = json.loads((workdir / 'sweep.json').read_text())
     found, left = [], []
-    for name, run in planned.items():
+    for name, run in planned_before(workdir).items():
         folder = workdir / 'runs' / name
         if all((folder / task / 'stages' / 'run.json').is_file() for task in run['tasks']):
             found.extend(read_run(folder, run['setting'], run['seed']))
@@ -326,7 +326,9 @@ def _curves(settings: Mapping[str, Sequence[Evidence]]) -> dict[str, Any]:
                 continue
             at = np.array([[s.get(step, np.nan) for step in steps] for s in present])
             blocks = np.array_split(np.arange(len(steps)), min(len(steps), POINTS))
-            thin = [np.nanmean(at[:, block], axis=1) for block in blocks]
+            # a metric that some steps do not have, such as the accuracy of a kind that was not asked
+            known = np.ma.masked_invalid(at)
+            thin = [known[:, block].mean(axis=1).filled(np.nan) for block in blocks]
             found.setdefault(stage, {}).setdefault(metric, {})[name] = {
                 'steps': [_short(np.mean([steps[i] for i in block])) for block in blocks],
                 'mean': [_short(np.nanmean(values)) for values in thin],
@@ -341,6 +343,8 @@ def _short(value: float) -> float:
     return float(f'{value:.4g}')
 
 
-def write_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """Writes the figures as JSON."""
-    atomic_write(path, json.dumps(summary, allow_nan=False) + '\n')
+def write_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """Writes the figures as summary.json, small enough to be committed, and the curves as curves.json."""
+    figures = {name: value for name, value in summary.items() if name != 'curves'}
+    for name, content in (('summary', figures), ('curves', summary['curves'])):
+        atomic_write(folder / f'{name}.json', json.dumps(content, allow_nan=False) + '\n')

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,8 +97,26 @@ def test_the_command_compares_runs_that_are_there(workdirs):
     viewer = json.loads(re.search(r'id="viewer-data">(.*?)</script>', text, re.S).group(1))
     assert viewer['runs'] == ['sft', 'rl'] and list(viewer['pictures']) == [PICTURE.sha256]
     summary = json.loads((workdirs / 'compared' / 'summary.json').read_text())
-    assert summary['differences'][0]['mean'] == pytest.approx(1 / 3)
+    assert summary['differences'][0]['mean'] == pytest.approx(1 / 3) and 'curves' not in summary
+    assert json.loads((workdirs / 'compared' / 'curves.json').read_text()) == {}
     assert '| rl − sft | +33.33' in (workdirs / 'compared' / 'sweep.md').read_text()
+
+
+def test_status_compares_what_is_over_and_starts_nothing(workdirs):
+    sweep = workdirs / 'sweep'
+    planned = {f'k-{k}': {'setting': f'k={k}', 'seed': 0, 'tasks': ['evaluate']} for k in (1, 5, 9)}
+    for name, run_before in (('k-1', 'sft'), ('k-5', 'rl')):
+        folder = sweep / 'runs' / name / 'evaluate'
+        shutil.copytree(workdirs / run_before, folder)
+        (folder / 'stages').mkdir()
+        (folder / 'stages' / 'run.json').write_text('{"result": {}}')
+    (sweep / 'sweep.json').write_text(json.dumps(planned))
+    config = '--config=configs/evaluate.py', '--vary=evaluate.top_k=1,5,9'
+    done = compared(*config, f'--workdir={sweep}', '--status')
+    assert done.returncode == 0, done.stderr
+    assert 'k=5 − k=1' in done.stdout and '+33.33' in done.stdout
+    assert json.loads((sweep / 'summary.json').read_text())['unfinished'] == ['k-9']
+    assert len(list((sweep / 'runs').iterdir())) == 2
 
 
 def test_what_cannot_be_compared_is_refused(workdirs):
