@@ -32,6 +32,7 @@ from sensesearch_jax.sweep.tables import (
 
 COLOURS = 'sft', 'rl', 'other1', 'other0', 'other2', 'base'
 SHOWN, IMAGE_BUDGET = 80, 12_000_000
+FEW = 3  # settings, of which all differences are shown at once
 
 
 def write_sweep_page(
@@ -55,6 +56,10 @@ def write_sweep_page(
         command: that made the sweep.
     """
     colours = {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(summary['settings'])}
+
+    def named(text):
+        return text if text in colours else _label(text)
+
     runs = {name: named_by_set(found) for name, found in pair.items()}
     viewer = viewer_data(runs, image_loader, protocol, shown=SHOWN, image_budget=IMAGE_BUDGET)
     viewer['colours'] = {name: colours[name] for name in runs}
@@ -80,9 +85,7 @@ def write_sweep_page(
             'resamples': summary['resamples'],
             'forest': forest(summary, colours),
             'by_seed': seed_rows(summary),
-            'differences': difference_chart(
-                summary['differences'], lambda n: n if n in colours else _label(n)
-            ),
+            'differences': [difference_chart(found, named) for found in differences(summary)],
             'conduct': conduct_rows(summary),
             'sections': [training_section(summary, stage, colours) for stage in summary['curves']],
             'pair': list(pair),
@@ -93,6 +96,16 @@ def write_sweep_page(
         scripts=('curves.js', 'trajectory.js', 'trajectory_viewer.js'),
         filters=FILTERS,
     )
+
+
+def differences(summary: Mapping[str, Any]) -> tuple[list[Mapping], list[Mapping]]:
+    """The differences that are looked for first, and the others, which the page folds: of many settings
+    those from the first one, of few all.
+    """
+    found, first = summary['differences'], next(iter(summary['settings']), None)
+    if len(summary['settings']) <= FEW:
+        return found, []
+    return [d for d in found if d['b'] == first], [d for d in found if d['b'] != first]
 
 
 def forest(summary: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
