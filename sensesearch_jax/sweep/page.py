@@ -30,7 +30,7 @@ from sensesearch_jax.sweep.tables import (
     training_rows,
 )
 
-COLOURS = 'sft', 'rl', 'other1', 'other0', 'other2', 'base'
+COLOURS = 'sft', 'rl', 'other1', 'other0', 'other2', 'base', *(f'other{i}' for i in range(3, 7))
 SHOWN, IMAGE_BUDGET = 80, 12_000_000
 FEW = 3  # settings, of which all differences are shown at once
 
