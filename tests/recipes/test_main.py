@@ -66,6 +66,10 @@ def refused(done, *words):
             ['--config=configs/pocket.py:huge'],
             ['configs/pocket.py:huge is unknown', "'full' or 'smoke'"],
         ),
+        (
+            ['--config=configs/cold_start.py:few'],
+            ['configs/cold_start.py:few is unknown', "'all' or 'search'"],
+        ),
         (['--config=configs/rl.py', 'stray'], ["'stray' is no option"]),
         (['--workdir=x'], ['There is no --config']),
         (['--confg=configs/rl.py'], ['confg']),

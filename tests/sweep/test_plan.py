@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from sensesearch_jax.config.checks import check
 from sensesearch_jax.config.fields import check_types
 from sensesearch_jax.errors import UserError
 from sensesearch_jax.sweep.plan import parse_vary, plan, product, seeds, write_config, write_plan
@@ -114,6 +115,9 @@ def test_the_shipped_variants_are_settings_times_seeds_and_the_policy_before(var
     assert {run.setting for run in before} <= {'start', 'base'}
     assert len({json.dumps(config.to_dict(), sort_keys=True) for config in rl_runs}) == len(rl_runs)
     assert all(not run.tasks['rl'].policy for run in runs if run.setting.endswith('no SFT'))
+    for task in (task for run in runs for task in run.tasks.values()):
+        task.policy = ''  # such as is there
+        check(task)
     with pytest.raises(UserError, match='is unknown; choose from algorithms'):
         SHIPPED['get_config']('speed')
 
