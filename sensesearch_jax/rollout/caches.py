@@ -162,6 +162,11 @@ class CacheLayout:
 
         So the lanes' keys and values are copied once; slices of what `read` returns would copy them
         again.
+
+        Args:
+            caches: see `read`.
+            grid: see `read`.
+            used: see `read`.
         """
 
         def one(layer):
