@@ -3,9 +3,10 @@
     python -m sensesearch_jax.main --config=configs/cold_start.py --workdir=runs/cold_start
 
 Machine: 2 cores; 2 to 5 minutes. Writes cold_start/kept.jsonl, which configs/sft.py trains on, and the reasons of
-every rejection. `configs/cold_start.py:search` demonstrates search, in the pocket world and the invented one, and hardly
-any perception, which is left to RL (configs/sweep_algorithms.py). With --config.expert.kind=openai, .expert.url and .expert.model any OpenAI-compatible model is the
-expert; its key comes from the environment variable that .expert.key_env names.
+every rejection. `configs/cold_start.py:search` demonstrates search, in the pocket world and the invented one, and
+hardly any perception, which is left to RL (configs/sweep_algorithms.py). With --config.expert.kind=openai, .expert.url
+and .expert.model any OpenAI-compatible model is the expert; its key comes from the environment variable that
+.expert.key_env names.
 """
 
 import sys

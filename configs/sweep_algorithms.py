@@ -6,7 +6,7 @@
     python -m sensesearch_jax.sweep --config=configs/sweep_algorithms.py --workdir=runs/ablations \
         --config.rl.policy=runs/sft/sft/policy --cores=0 --cores=1
 
-Machine: 2 cores; the first two take 6 minutes, and each run 5 minutes of one core. That SFT policy has seen few
+Machine: 2 cores; the first two take 5 minutes, and each run 8 minutes of one core. That SFT policy has seen few
 demonstrations, hardly any of perception, so RL has much to find. It asks about invented entities; the evaluation asks 80 test
 questions of each kind.
 
