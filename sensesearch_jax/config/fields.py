@@ -148,7 +148,9 @@ FIELDS = {
     'agent.text_results': Field(int, 'passages of a text search that are shown'),
     'agent.image_results': Field(int, 'matches of an image search that are shown'),
     'agent.thumbnails': Field(bool, 'whether an image search shows images'),
-    'agent.passage_chars': Field(int, 'characters of a passage that are shown'),
+    'agent.passage_chars': Field(
+        int, "characters of a passage that are shown; at least the tools' text_search.max_chars"
+    ),
     'rollout.groups': _operational(
         int, 'groups sampled at once by each replica of the policy; docs/7b.md'
     ),

@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 from ml_collections import ConfigDict
 
 from sensesearch_jax.config.__main__ import main
@@ -37,6 +38,15 @@ def test_each_field_of_a_shipped_config_is_declared_with_its_type(name):
         field: FIELDS[field].type for field in fields if field in FIELDS
     }
     check_types(config_of(name))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_no_shipped_config_cuts_what_its_search_chose_to_show(name):
+    config = config_of(name)
+    if 'agent' in config and config.tools.config:
+        tools = yaml.safe_load((CONFIGS.parent / config.tools.config).read_text())
+        chosen = tools['text_search'].get('max_chars', 1500)  # the default of those that are online
+        assert config.agent.passage_chars >= chosen
 
 
 def test_each_declared_field_is_in_a_shipped_config():

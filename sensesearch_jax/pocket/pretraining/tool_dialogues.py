@@ -36,8 +36,8 @@ LONGER = 0.1  # with a comma, brackets or quotes and more behind them
 LOOSE = 0.2  # of words and pieces of words that have nothing to do with each other
 INITIALS = 'ABCDEFGHJKLMNPRSTVWY'
 KEPT = 600  # entities that lessons come back to before others take their places
-PASSAGE_CHARS = 200  # of a result, as in configs/tools_pocket.yaml
-LIMITS = ObservationLimits(text_results=2, image_results=3, passage_chars=160)
+PASSAGE_CHARS = 160  # of a result, as in configs/tools_pocket.yaml
+LIMITS = ObservationLimits(text_results=2, image_results=3, passage_chars=PASSAGE_CHARS)
 
 PLANS = (
     'First {0}, then {1}.',

@@ -14,7 +14,7 @@ import tantivy
 
 from sensesearch_jax.pocket.invented.files import InventedFiles
 from sensesearch_jax.pocket.skills.reader import Reader
-from sensesearch_jax.pocket.skills.trials import Trials, World
+from sensesearch_jax.pocket.skills.trials import LIMITS, Trials, World
 from sensesearch_jax.pocket.world.files import PocketFiles
 from sensesearch_jax.runtime.progress import Progress
 from tools_server.backend_config import IndexedImages
@@ -52,7 +52,7 @@ def worlds(folder: Path) -> dict[str, World]:
     )
     vectors = np.load(folder / 'picture_index' / 'vectors.npy')
     matcher = PictureMatcher(config, ExactNeighbours(vectors))
-    texts = BM25(tantivy.Index.open(str(folder / 'text_index')), 200, 3.0)
+    texts = BM25(tantivy.Index.open(str(folder / 'text_index')), LIMITS.passage_chars, 3.0)
     return {
         name: World(files, 'validation', matcher, titles, texts)
         for name, files in (('invented', invented), ('real', PocketFiles()))
