@@ -5,7 +5,8 @@ cropped the right object, or searched for it, from the one that did not. Rewards
 a search are known from text search agents; ours counts images too.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from sensesearch_jax.agent.trajectory import Observation, Question, Trajectory, Turn
 from sensesearch_jax.rewards.crop_geometry import WHOLE, crop_regions, fits, loose_box
@@ -37,8 +38,8 @@ def content_words(title: str) -> list[str]:
     return [word for word in normalise(title).split() if len(word) > 3 and word != 'flag']
 
 
-def states(text: str, fact: str, title: str = '') -> bool:
-    """Whether a line (a result) of `text` holds `fact` and is about `title`.
+def stating(text: str, fact: str, title: str = '') -> list[str]:
+    """The lines (results) of `text` that hold `fact` and are about `title`.
 
     The fact alone would not do: many countries pay in euros.
 
@@ -48,8 +49,35 @@ def states(text: str, fact: str, title: str = '') -> bool:
         title: name of the object; any content word of it will do. '' accepts every line.
     """
     names = content_words(title)
-    lines = (line for line in text.split('\n') if contains(line, fact))
-    return any(not names or any(contains(line, name) for name in names) for line in lines)
+    return [
+        line
+        for line in text.split('\n')
+        if contains(line, fact) and (not names or any(contains(line, name) for name in names))
+    ]
+
+
+def states(text: str, fact: str, title: str = '') -> bool:
+    """Whether a line of `text` holds `fact` and is about `title`; see `stating`."""
+    return bool(stating(text, fact, title))
+
+
+def quoted(lines: Sequence[str], fact: str, field: str) -> str:
+    """The words that state a fact, from their label on: 'death year, died in: 1476'.
+
+    Args:
+        lines: results of a text search, whose labelled texts are parted by semicolons.
+        fact: as they state it.
+        field: of the question; of several places the one whose label has most of its words is taken.
+
+    Returns: the fact alone where no label stands before it.
+    """
+    quotes = []
+    for clause in '; '.join(lines).split('; '):
+        head, _, said = clause.rpartition(': ')
+        if head and (stated := re.search(rf'.*?(?<!\w){re.escape(fact)}(?!\w|[.,]\d)', said)):
+            quotes.append(f'{head.rpartition(": ")[2]}: {stated[0]}')
+    words = set(field.split())
+    return max(quotes, key=lambda quote: len(words & set(re.findall(r'\w+', quote))), default=fact)
 
 
 def asks_fact(question: Question) -> bool:

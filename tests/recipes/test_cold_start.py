@@ -35,7 +35,7 @@ from sensesearch_jax.rewards.crop_geometry import (
     loose_box,
     relative,
 )
-from sensesearch_jax.rewards.evidence import states
+from sensesearch_jax.rewards.evidence import quoted, states
 
 
 def frames(trajectory):
@@ -142,6 +142,35 @@ def test_an_expert_that_finds_nothing_says_so_and_is_rejected():
             question, ScriptedExpert(random.Random(0), poor_crops=0), environment(reach=0.0)
         )
         assert whole.answer == UNKNOWN and set(validate(whole)) == {'wrong_answer', 'unseen_answer'}
+
+
+READ = (
+    '1. Ada (1801) by B — Artist: Artist: nationality: French; birth year, born in: 1444; death year, died in: 1444; '
+    'artist biography: French, Lyon 1444–1444 Paris',
+    '2. Ada (1801) by B — Collection: Collection: year acquired, accession year: 1975; accession number: 1975.1.110',
+)
+
+
+@pytest.mark.parametrize(
+    'fact, field, quote',
+    [
+        ('French', 'artist nationality', 'nationality: French'),
+        ('1444', 'artist birth year', 'birth year, born in: 1444'),
+        ('1444', 'artist death year', 'death year, died in: 1444'),
+        ('1975', 'accession year', 'year acquired, accession year: 1975'),
+        ('1975.1.110', 'accession number', 'accession number: 1975.1.110'),
+        ('Lyon', 'place', 'artist biography: French, Lyon'),
+        ('1801', 'year', '1801'),
+    ],
+)
+def test_a_quote_begins_with_the_label_of_what_was_asked(fact, field, quote):
+    assert quoted(READ, fact, field) == quote
+
+
+def test_the_last_thought_quotes_what_was_read():
+    whole = synthesise(ONLY, ScriptedExpert(random.Random(0)), environment(reach=1.0))
+    thought = DEFAULT.parse(whole.turns[-1].text, TOOLS).thought
+    assert thought == "I read the capital: name: N'Djamena."
 
 
 def test_a_fact_about_another_object_does_not_count():

@@ -21,9 +21,11 @@ from sensesearch_jax.rewards.evidence import (
     answer_text,
     contains,
     observed_text,
+    quoted,
     right_texts,
     seen_text,
     states,
+    stating,
 )
 
 # What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. There is one way of
@@ -41,7 +43,9 @@ _NOT_FOUND = 'This is not it. I zoom in on the {thing}.'
 _NOTHING_HERE = 'This is not it. I take a better box.'
 _LOOK_UP = 'I look up {query}.'
 _ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
-_READ = 'The {field} is {text}.'
+# The passage's own words, label first: to say on what stands there is copying, whereas years of birth and
+# death, after words of one's own, are taken for each other.
+_READ = 'I read the {field}: {quote}.'
 # Of options the one that is seen is answered in its own words, which the judge takes as well as its
 # letter: a policy that copies looks for what stands behind a word, and a letter stands before its option.
 _SEE = 'It is {text}.'
@@ -211,7 +215,8 @@ class ScriptedExpert:
         found = next((text for text in right_texts(question) if states(read, text, title)), None)
         if found is None:
             return self._look_up(question, turns)
-        return self._say(_READ, question, text=found), Answer(answer_text(question, found))
+        quote = quoted(stating(read, found, title), found, _field(question))
+        return self._say(_READ, question, quote=quote), Answer(answer_text(question, found))
 
     def _give_up(self, question: Question) -> tuple[str, Action]:
         return self._say(_GIVE_UP, question), Answer(UNKNOWN)
