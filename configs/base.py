@@ -163,6 +163,25 @@ STAGES = (
             'attributes': 0.04,
         },
     },
+    {
+        'name': 'distractors',
+        'steps': 900,
+        'learning_rate': 1e-3,
+        'lessons_per_step': 2,
+        'probe_weight': (0.1, 0.01),
+        'freeze_tower': True,
+        'lessons': {
+            'tools': 0.25,
+            'passages': 0.45,
+            'namesakes': 0.03,
+            'options': 0.02,
+            'counts': 0.05,
+            'looks': 0.08,
+            'near looks': 0.06,
+            'near pictures': 0.03,
+            'attributes': 0.03,
+        },
+    },
 )
 
 

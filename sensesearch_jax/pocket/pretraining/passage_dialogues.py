@@ -2,7 +2,8 @@
 another, so that many values are read out of one response.
 
 Reading the asked field among similar ones is a matter of practice: digits are single tokens, and years
-of one life begin alike, so that the last token or two do not tell how a value goes on.
+of one life begin alike, as their labels end alike, so that the last token or two do not tell how a value
+goes on.
 """
 
 from __future__ import annotations
@@ -22,30 +23,44 @@ from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.tool_dialogues import LIMITS, ToolDialogues
 from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer, call
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, thing
+from sensesearch_jax.rewards.evidence import quoted
 
 QUESTIONS = 8  # in a dialogue, at most
 OPTIONS = 0.15  # of the questions, with lettered ones to choose from
-# Sources of a passage: an invented record, a real training passage, keys with values of any tokens.
-INVENTED, REAL, ANY = range(3)
-SHARES = (0.45, 0.3, 0.25)
+# Sources of a passage: an invented record, a real training passage, keys with values of any tokens,
+# keys that end alike with values that begin alike.
+INVENTED, REAL, ANY, ALIKE = range(4)
+SHARES = (0.35, 0.2, 0.15, 0.3)
+ENDS = (' {0}', ', {0} in', ' of {0}', ' {0} {1}', ', {0} {1}')  # of keys, with words in the gaps
 READ = (
-    'The {key} is {value}.',
     'The {key} is {value}.',
     'The {key} is {value}.',
     'It says {value}.',
     '{key}: {value}.',
     'Here the {key} of {name} is {value}.',
+    'I read the {key}: {quote}.',
+    'I read the {key}: {quote}.',
+    'It says "{quote}".',
 )
 FURTHER = ('And the {key}?', '{key}?', 'What is the {key}?')
 FURTHER_OF = ('Now the {key} of {name}.', 'What is the {key} of {name}?')
 
 
 class Asked(NamedTuple):
-    """Something that a passage says. `question`: in the words of the world; '' where there is none."""
+    """Something that a passage says.
+
+    Attributes:
+        name: of the thing that it says it of.
+        key: in words of questions: of the label what stands before a comma.
+        value: as the passage says it.
+        quote: the passage's words, from the label to the value.
+        question: in the words of the world; '' where there is none.
+    """
 
     name: str
     key: str
     value: str
+    quote: str
     question: str
 
 
@@ -80,7 +95,9 @@ class PassageDialogues:
             if rng.random() < OPTIONS and (others := self._others(rng, one, asked)):
                 questions[i], answers[i] = with_options(rng, questions[i], one.value, others)
         for one, said, following in zip(chosen, answers, [*questions[1:], '']):
-            read = pick(rng, READ).format(key=one.key, name=one.name, value=one.value)
+            read = pick(rng, READ).format(
+                key=one.key, name=one.name, value=one.value, quote=one.quote
+            )
             if said != one.value:
                 read = told(questions[len(turns) - 1], said)
             turns.append(Turn(answer(read, said), after=(following,) if following else ()))
@@ -104,7 +121,7 @@ class PassageDialogues:
         passages: list[Passage] = []
         asked, entity = [], None
         while len(passages) < LIMITS.text_results:
-            source = int(rng.choice(3, p=SHARES))
+            source = int(rng.choice(len(SHARES), p=SHARES))
             if source == INVENTED:
                 if entity is None or rng.random() < 0.4:
                     entity = self.tools.entity(rng)
@@ -122,19 +139,26 @@ class PassageDialogues:
         return passages, asked
 
     def _listed(self, rng, source: int) -> tuple[Passage, list[Asked]]:
-        """Keys with their values: those of a real passage, or of any tokens."""
+        """Keys with their values: those of a real passage, of any tokens, or such as are alike."""
         while True:
             if source == REAL:
                 name, title, pairs = pick(rng, self.pages.fields)
                 pairs = [pairs[i] for i in rng.permutation(len(pairs))[:4]]
             else:
                 name = title = self.any(rng)
-                keys = [self._key(rng) for _ in range(rng.integers(2, 5))]
-                pairs = list(zip(keys, self._values(rng, len(keys))))
+                count = int(rng.integers(2, 5))
+                if source == ANY:
+                    keys = [self._key(rng) for _ in range(count)]
+                    pairs = list(zip(keys, self._values(rng, count)))
+                else:
+                    pairs = list(zip(self._keys_alike(rng, count), self._values_alike(rng, count)))
             text = '; '.join(f'{key}: {value}' for key, value in pairs)
             held = any(value.lower() in self.held.values for _, value in pairs)
             if not held and self.held.may_show({'id': '', 'title': title, 'text': text}):
-                return Passage(title, text, 1.0), [Asked(name, *pair, '') for pair in pairs]
+                return Passage(title, text, 1.0), [
+                    Asked(name, key.split(', ')[0], value, f'{key}: {value}', '')
+                    for key, value in pairs
+                ]
 
     def _invented(
         self, rng, kind: str, title: str, name: str, noun: str, record: Record
@@ -150,6 +174,7 @@ class PassageDialogues:
                 name,
                 field.sought,
                 record.facts[field.name],
+                quoted([passage['text']], record.facts[field.name], field.sought),
                 pick(rng, field.phrasings).format(thing(kind, noun, pick(rng, tuple(PLACES)))),
             )
             for field in fields
@@ -162,10 +187,31 @@ class PassageDialogues:
         _, _, pairs = pick(rng, self.pages.fields)
         return pick(rng, pairs)[0]
 
+    def _keys_alike(self, rng, count: int) -> list[str]:
+        """Different keys that end with the same words."""
+        end = pick(rng, ENDS).format(*rng.choice(self.pages.words, 2))
+        own = rng.choice(self.pages.words, (count, 2), replace=False)
+        return [f'{" ".join(words[: rng.integers(1, 3)])}{end}' for words in own]
+
+    def _values_alike(self, rng, count: int) -> list[str]:
+        """Different values that begin with the same digits or word."""
+        if rng.random() < 0.6:
+            return self._years(rng, count)
+        begun, values = self.tools.loose_words(rng).split()[0], []
+        while len(values) < count:
+            value = f'{begun}{pick(rng, ("", " "))}{self.any(rng)}'
+            if not any(value in other or other in value for other in values):
+                values.append(value)
+        return values
+
     def _values(self, rng, count: int) -> list[str]:
         """Values of any kind, or years of one time and numbers that begin with them, all different."""
         if rng.random() < 0.6:
             return [self.any(rng) for _ in range(count)]
+        return self._years(rng, count)
+
+    def _years(self, rng, count: int) -> list[str]:
+        """Years of one time and numbers that begin with them, all different."""
         first, values = int(rng.integers(1400, 2000)), []
         while len(values) < count:
             year = str(first + rng.integers(60))

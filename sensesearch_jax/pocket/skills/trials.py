@@ -6,6 +6,7 @@ that a policy fails by the skill alone.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from sensesearch_jax.pocket.world.question_templates import COUNT, SEEN_WORDS
 from sensesearch_jax.pocket.world.questions import make_questions
 from sensesearch_jax.pocket.world.scenes import Renderer, SceneSpec
 from sensesearch_jax.rewards.crop_geometry import Box, absolute, loose_box
-from sensesearch_jax.rewards.evidence import answer_text, right_texts
+from sensesearch_jax.rewards.evidence import answer_text, quoted, right_texts, stating
 from tools_server.backends.image_matcher import PictureMatcher
 from tools_server.backends.text_bm25 import BM25
 
@@ -41,7 +42,7 @@ FIRST = 'I want the {field} of the {thing}. It is small here, so I crop it.'
 FOUND = 'The {thing} is in the crop. I search for its name.'
 BETTER = 'This is not it. I take a better box.'
 LOOK_UP = 'I look up {query}.'
-READ = 'The {field} is {value}.'
+READ = 'I read the {field}: {quote}.'
 SEE = 'It is {value}.'
 COUNTED = 'I count the {thing}s. It is {value}.'
 
@@ -227,7 +228,10 @@ class Trials:
             given = self.turn(given, self._say(FOUND, scene), ImageSearch(2), parts)
             query, name = truth['query'], entity.short_name
             turn = DEFAULT.render_action(LOOK_UP.format(query=query), TextSearch(query))
-            yield 'copy', self.reader.asked(given, turn, [name, name])
+            in_call = json.dumps(name, ensure_ascii=False)[
+                1:-1
+            ]  # quotation marks are escaped there
+            yield 'copy', self.reader.asked(given, turn, [name, in_call])
 
     def fields(self, count: int) -> Iterator[tuple[str, Given]]:
         """('field', dialogue): the value asked for among the two passages that the search gives."""
@@ -241,9 +245,10 @@ class Trials:
             given = self.turn(
                 given, LOOK_UP.format(query=truth['query']), TextSearch(truth['query']), parts
             )
-            thought = READ.format(field=truth['sought'], value=value)
+            quote = quoted(stating(parts[0], value, truth['title']), value, truth['sought'])
+            thought = READ.format(field=truth['sought'], quote=quote)
             turn = f'<think>{thought}</think>\n<answer>{value}</answer>'
-            yield 'field', self.reader.asked(given, turn, [value, value])
+            yield 'field', self.reader.asked(given, turn, [quote, value])
 
     def _say(self, template: str, scene: Scene, value: str = '') -> str:
         asked = user_text(scene.question).lower()
