@@ -319,6 +319,8 @@ def rl() -> dict:
         steps=24,
         questions_per_step=10,
         members=8,
+        # so many of them at first, and as many again while their rewards are equal; 0: all at once
+        first_members=0,
         minibatches=1,
         epochs=1,
         micro_batch=1,

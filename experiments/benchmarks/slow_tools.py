@@ -41,10 +41,10 @@ from sensesearch_jax.recipes.session import (
     rollout_limits,
 )
 from sensesearch_jax.rewards.scorer import Scorer
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.lanes import RolloutStatistics
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import Stream
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime.allocator import keep_memory
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.progress import Progress

@@ -264,6 +264,9 @@ FIELDS = {
     'rl.steps': Field(int, 'rollout batches; more of them go on where the schedule is constant'),
     'rl.questions_per_step': Field(int, 'groups of a rollout batch'),
     'rl.members': Field(int, 'trajectories of a group'),
+    'rl.first_members': Field(
+        int, 'of them at first, and as many again while their rewards are equal; 0: all at once'
+    ),
     'rl.minibatches': Field(int, 'updates of an epoch over a rollout batch'),
     'rl.epochs': Field(int, 'passes over a rollout batch'),
     'rl.averaged': Field(

@@ -9,8 +9,8 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory, Turn
 from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.recipes.capacities import room_for
 from sensesearch_jax.recipes.session import LoadedPolicy, Session
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 

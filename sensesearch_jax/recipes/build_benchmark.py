@@ -23,8 +23,8 @@ from sensesearch_jax.recipes.session import (
     load_policy_directory,
     open_session,
 )
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.journal import Journal
 from sensesearch_jax.runtime.mesh import make_mesh

@@ -46,9 +46,9 @@ from sensesearch_jax.recipes.session import (
     load_tokenizer,
     open_session,
 )
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.sampling import Sampling
 from sensesearch_jax.rollout.scheduler import RolloutLimits
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.journal import Journal

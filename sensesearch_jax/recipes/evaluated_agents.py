@@ -18,8 +18,8 @@ from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.cold_start.spending import cost
 from sensesearch_jax.evaluation.served_agent import Conditions, play_all
 from sensesearch_jax.recipes.session import LoadedPolicy, Session
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime import stopping
 from sensesearch_jax.runtime.seeds import hash_seed

@@ -43,6 +43,7 @@ from sensesearch_jax.recipes.rl_samplers import (
 )
 from sensesearch_jax.recipes.rl_update import (
     ALGORITHMS,
+    by_member,
     distinct_tokens,
     micro_batch_rows,
     rollout_advantages,
@@ -337,7 +338,7 @@ def rl_step(
     stopping.check()  # of all processes together, however many rounds each has made
     all_sampled = time.monotonic()
     groups = chosen_groups(everything, len(asked) // config.sampling_rounds)
-    usable = np.array([[is_usable(t) for t in g] for g in groups])
+    usable = by_member([[is_usable(t) for t in g] for g in groups], config.members, bool)
     advantages, values = rollout_advantages(config, groups, usable)
 
     def to_batch(part):
@@ -351,7 +352,7 @@ def rl_step(
     )
     ended = time.monotonic()
     slowest = multihost.slowest(sampled - began)  # the updates are one program of all
-    tokens = sum(map(distinct_tokens, everything))
+    tokens, trajectories = sum(map(distinct_tokens, everything)), sum(map(len, everything))
     return (
         behaviour(everything)
         | values
@@ -366,7 +367,7 @@ def rl_step(
             'feature_cache_wanted_gib': features.step_bytes / (1 << 30),
             'vision_amplification': features.images_encoded / max(features.distinct_images, 1),
             'padding_share': 1 - passes.run / max(passes.padded, 1),
-            'usable_share': float(usable.mean()),
+            'usable_share': float(usable.sum() / max(sum(map(len, groups)), 1)),
             # of the groups that were sampled, for want of spread in others
             'groups_without_use': 1 - len(groups) / max(len(everything), 1),
             'spread_share': float(np.mean([has_spread(group) for group in everything])),
@@ -374,11 +375,10 @@ def rl_step(
             'trained_share': passes.groups / max(config.epochs * len(groups), 1),
             'tool_wait_share': cost.waiting_for_tools / max(cost.seconds, 1e-9),
             'judge_wait_share': cost.waiting_for_judge / max(cost.seconds, 1e-9),
-            'rollouts_per_second': len(everything) * config.members / max(cost.seconds, 1e-9),
+            'members_mean': trajectories / max(len(everything), 1),
+            'rollouts_per_second': trajectories / max(cost.seconds, 1e-9),
             'trajectories_per_chip_hour': per_chip_hour(
-                len(everything) * config.members,
-                ended - began,
-                session.mesh.size / jax.process_count(),
+                trajectories, ended - began, session.mesh.size / jax.process_count()
             ),
             # a group's prompt counted once
             'tokens_per_second': multihost.global_sums(tokens)[0] / max(ended - began, 1e-9),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.protocol import tool_of
 from sensesearch_jax.agent.tool_client import ToolFailure
@@ -25,8 +26,8 @@ from sensesearch_jax.recipes.session import (
 )
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.sampling import Sampling
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.runtime import multihost
 from sensesearch_jax.runtime.seeds import hash_seeds
 from sensesearch_jax.training.advantages import GROUP_EPSILON, ROUNDING
@@ -50,10 +51,37 @@ def rl_engines(session: Session, loaded: LoadedPolicy, learner: Learner) -> list
         loaded,
         asked=asked * (1 + config.max_staleness),
         groups=session.config.rollout.groups,
-        members=config.members,
+        members=members_at_once(config),
         sampling=Sampling(config.temperature),
         parameters=learner.all_parameters,
     )
+
+
+def members_at_once(config: ConfigDict) -> int:
+    """Members of a group that are sampled together.
+
+    Args:
+        config: the run's `rl`.
+
+    Raises:
+        UserError: `rl.first_members` is out of range.
+    """
+    if not 0 <= config.first_members <= config.members:
+        raise UserError(
+            f'rl.first_members is {config.first_members}; give 0, or at most rl.members {config.members}.'
+        )
+    return config.first_members or config.members
+
+
+def is_whole(group: Sequence[Trajectory], config: ConfigDict) -> bool:
+    """Whether a group has all its members, or as many as gave it spread.
+
+    Args:
+        group: its first members.
+        config: the run's `rl`.
+    """
+    parts = len(group) % members_at_once(config) == 0
+    return len(group) == config.members or (parts and has_spread(group))
 
 
 def tools_down(session: Session, step: int, steps: int) -> UserError:
@@ -149,7 +177,7 @@ class StepGroups:
         self._found = {
             name: [group[g] for g in sorted(group)]
             for name, group in members.items()
-            if len(group) == session.config.rl.members
+            if is_whole([group[g] for g in sorted(group)], session.config.rl)
             and not any(t.state in ASKED_AGAIN for t in group.values())
         }
         self._asked: set[str] = set()
@@ -158,7 +186,11 @@ class StepGroups:
         """Tasks of those of the questions that are neither there nor asked already."""
         config, left = self.session.config, {*self._found, *self._asked}
         tasks = [
-            Task(q, hash_seeds(config.seed, f'rl-{self.step}-{q.id}', config.rl.members))
+            Task(
+                q,
+                hash_seeds(config.seed, f'rl-{self.step}-{q.id}', config.rl.members),
+                config.rl.first_members,
+            )
             for q in asked
             if q.id not in left
         ]

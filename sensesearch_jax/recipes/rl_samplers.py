@@ -61,7 +61,7 @@ class StepwiseSampler(contextlib.AbstractContextManager):
         """
         groups = StepGroups(self.session, step)
         stream = self.session.stream(
-            self.engines, self.loaded, self.features, to_stop=stopping.ordered
+            self.engines, self.loaded, self.features, to_stop=stopping.ordered, enough=has_spread
         )
         _, cost = stream.sample(groups.to_sample(asked), self.session.scorer(step), groups.note)
         return [] if stopping.ordered() else groups.of(asked), cost
@@ -105,7 +105,9 @@ class OverlappedSampler(contextlib.AbstractContextManager):
         self.engines = [engine.twin() for engine in engines]
         for engine in (*engines, *self.engines):
             engine.release()
-        self.stream = session.stream(self.engines, loaded, features, to_stop=stopping.ordered)
+        self.stream = session.stream(
+            self.engines, loaded, features, to_stop=stopping.ordered, enough=has_spread
+        )
         self._steps: dict[int, StepGroups] = {}
         self._changed = threading.Condition()
         self._left, self._idle, self._since = 0, 0.0, time.monotonic()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from ml_collections import ConfigDict
 
 from sensesearch_jax.agent.trajectory import Trajectory
@@ -63,6 +63,23 @@ def micro_batch_rows(config: ConfigDict) -> int:
     return multihost.rows_per_process(config.micro_batch, 'rl.micro_batch')
 
 
+def by_member(
+    values: Sequence[Sequence[float]], members: int, dtype: type
+) -> Shaped[np.ndarray, 'b g']:
+    """Values of groups of at most `members` trajectories as one array, [groups, members], with 0 in the
+    places of those that a group does not have.
+
+    Args:
+        values: by group and trajectory.
+        members: G.
+        dtype: of the array.
+    """
+    found = np.zeros((len(values), members), dtype)
+    for row, of_group in zip(found, values):
+        row[: len(of_group)] = of_group
+    return found
+
+
 def rollout_advantages(
     config: ConfigDict, groups: Sequence[Sequence[Trajectory]], usable: Bool[np.ndarray, 'b g']
 ) -> tuple[Float[np.ndarray, 'b g'], dict[str, float]]:
@@ -71,14 +88,14 @@ def rollout_advantages(
 
     Args:
         config: the run's `rl`.
-        groups: this process's, G trajectories each.
-        usable: [groups, G], whether a trajectory counts.
+        groups: this process's, at most G trajectories each.
+        usable: [groups, G], whether a trajectory is there and counts.
 
     Returns:
         ([groups, G] advantages, `frac_reward_zero_std` and `batch_gain` of all processes).
     """
     rewards = multihost.allgather(
-        np.array([[t.reward['total'] for t in g] for g in groups], np.float32)
+        by_member([[t.reward['total'] for t in g] for g in groups], config.members, np.float32)
     )
     usable = multihost.allgather(usable)
     ids = np.repeat(np.arange(len(rewards)), config.members)

@@ -134,7 +134,7 @@ class Session:
             features: of its vision tower.
             environment: the agent's by default.
             limits: the agent's by default.
-            **hooks: `on_turn`, `on_tokens` and `to_stop`, as of `Stream`.
+            **hooks: `on_turn`, `on_tokens`, `to_stop` and `enough`, as of `Stream`.
         """
         rollout = self.config.rollout
         return Stream(

@@ -22,7 +22,8 @@ from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment, indexed_images
 from sensesearch_jax.agent.trajectory import ImageRef, Observation, SampleState, Trajectory, Turn
 from sensesearch_jax.rollout.engine import Engine
-from sensesearch_jax.rollout.scoring import Group, Scoring
+from sensesearch_jax.rollout.groups import Group
+from sensesearch_jax.rollout.scoring import Scoring
 from sensesearch_jax.rollout.task_queue import TaskQueue
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
@@ -138,7 +139,7 @@ class Lanes:
         news = self.queue.news  # before a look at what it tells of
         self.queue.fetch()
         for group in self.scoring.finished():
-            group.finish()
+            self.queue.end(group)
         self._renew()
         self._open()
         self._collect()
@@ -194,8 +195,9 @@ class Lanes:
         for row, (group, task, images, prompt), position in zip(rows, taken, positions):
             self.rows[row] = group
             for g, seed in enumerate(task.seeds):
+                member, state = len(group.trajectories), SampleState.TRUNCATED
                 trajectory = Trajectory(
-                    task.question, g, seed, [], SampleState.TRUNCATED, prompt, [*images], {}, None
+                    task.question, member, seed, [], state, prompt, [*images], {}, None
                 )
                 group.trajectories.append(trajectory)
                 self.lanes[row, g] = _Lane(trajectory, position, prompt[-1], started=now)

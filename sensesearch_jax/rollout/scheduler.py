@@ -20,9 +20,10 @@ from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.trajectory import Trajectory, Turn
 from sensesearch_jax.rewards.scorer import Scorer
 from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.lanes import Lanes, RolloutLimits, RolloutStatistics, Weights
 from sensesearch_jax.rollout.scoring import Scoring
-from sensesearch_jax.rollout.task_queue import Task, TaskQueue
+from sensesearch_jax.rollout.task_queue import TaskQueue
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.threads import parallel_map
 
@@ -42,6 +43,8 @@ class Stream:
         on_turn: called with each finished turn, its observation included, one call at a time.
         on_tokens: called with the tokens so far of a turn that is being written; likewise.
         to_stop: asked all the time; once it is true, what is not finished is given up.
+        enough: whether a group needs no more members than it has; asked of tasks that are sampled
+            some members at a time.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Stream:
         on_turn: Callable[[Trajectory, Turn], None] = lambda trajectory, turn: None,
         on_tokens: Callable[[Trajectory, list[int]], None] = lambda trajectory, tokens: None,
         to_stop: Callable[[], object] = lambda: False,
+        enough: Callable[[list[Trajectory]], bool] = lambda group: True,
     ):
         engines = [engines] if isinstance(engines, Engine) else list(engines)
         pool = ThreadPoolExecutor(tool_threads, thread_name_prefix='tools')
@@ -72,6 +76,7 @@ class Stream:
             environment,
             features,
             pool,
+            enough,
         )
         self._runs = [
             Lanes(
@@ -103,7 +108,8 @@ class Stream:
         A step of `features` begins, to which the update on the trajectories belongs.
 
         Args:
-            tasks: each with as many seeds as the engines have members, or fewer.
+            tasks: each, or what is sampled of it at a time, with as many seeds as the engines have
+                members, or fewer.
             scorer: of every trajectory; None leaves them unscored.
             on_group: called with each finished and scored group, in the order in which they finish,
                 one call at a time.

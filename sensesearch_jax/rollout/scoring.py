@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
 
 from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import Trajectory
 from sensesearch_jax.rewards.scorer import Scorer
+from sensesearch_jax.rollout.groups import Group
 
 NO_ANSWER: Future = Future()
 NO_ANSWER.set_result(0.0)
-
-
-@dataclass(eq=False)
-class Group:
-    """A question's trajectories under way.
-
-    Args:
-        scorer: of them; None leaves rewards and states as they are.
-        on_finished: called with them once all have ended and are scored.
-        trajectories: by member.
-        ended: those that have, each with the verdict on its answer.
-        asked: verdicts by answer: equal ones are asked once.
-        complete: whether no more trajectories will come.
-    """
-
-    scorer: Scorer | None
-    on_finished: Callable[[list[Trajectory]], None]
-    trajectories: list[Trajectory] = field(default_factory=list)
-    ended: list[tuple[Trajectory, Future[float | ToolFailure]]] = field(default_factory=list)
-    asked: dict[str, Future[float | ToolFailure]] = field(default_factory=dict)
-    complete: bool = False
-
-    def finish(self) -> None:
-        """Hands the trajectories on."""
-        self.on_finished(self.trajectories)
 
 
 class Scoring:

@@ -12,19 +12,12 @@ from typing import NamedTuple
 from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.environment import Environment
 from sensesearch_jax.agent.tool_client import ToolFailure
-from sensesearch_jax.agent.trajectory import ImageRef, Question, SampleState, Trajectory
+from sensesearch_jax.agent.trajectory import ImageRef, SampleState, Trajectory
 from sensesearch_jax.data.images import upload_all
 from sensesearch_jax.rewards.scorer import Scorer
-from sensesearch_jax.rollout.scoring import Group, put_score
+from sensesearch_jax.rollout.groups import Group, Task
+from sensesearch_jax.rollout.scoring import put_score
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
-
-
-@dataclass(frozen=True)
-class Task:
-    """One question to sample G trajectories for; `seeds` has one seed per member."""
-
-    question: Question
-    seeds: tuple[int, ...]
 
 
 class ReadyTask(NamedTuple):
@@ -48,6 +41,7 @@ class TaskQueue:
         environment: has the system prompt and the client that uploads pictures.
         features: of the pictures.
         pool: fetches the pictures.
+        enough: whether a group of which some members have been sampled and scored needs no more.
     """
 
     ahead: int
@@ -56,6 +50,7 @@ class TaskQueue:
     environment: Environment
     features: FeatureStore
     pool: ThreadPoolExecutor
+    enough: Callable[[list[Trajectory]], bool] = lambda group: True
 
     def __post_init__(self):
         self.waiting: deque[tuple[Group, Task]] = deque()
@@ -64,6 +59,7 @@ class TaskQueue:
         self.lock = threading.Lock()
         self.news = Future()  # done, and replaced, as soon as something is new
         self.closed = self.stopped = False
+        self._may_grow = 0  # groups that have not ended and may ask for more members
 
     def add(
         self,
@@ -84,8 +80,12 @@ class TaskQueue:
         Returns:
             their groups, in the same order, which fill while they are sampled.
         """
-        added = [(Group(scorer, on_group), task) for task in tasks]
+        added = []
+        for task in tasks:
+            first, *later = task.parts()
+            added.append((Group(scorer, on_group, deque(later)), first))
         with self.lock:
+            self._may_grow += sum(bool(group.later) for group, _ in added)
             if urgent:
                 self.waiting.extendleft(reversed(added))
             else:
@@ -112,8 +112,8 @@ class TaskQueue:
 
     @property
     def open(self) -> bool:
-        """Whether more tasks may come."""
-        return not (self.closed or self.stopped)
+        """Whether more tasks may come, from outside or of a group that needs more members."""
+        return not self.stopped and (not self.closed or self._may_grow > 0)
 
     @property
     def more_to_come(self) -> bool:
@@ -129,6 +129,26 @@ class TaskQueue:
     def stop(self) -> None:
         """Ends the work of all engines soon, unfinished as it is."""
         self.stopped = True
+        self.wake()
+
+    def end(self, group: Group, failed: bool = False) -> None:
+        """Hands on a group whose trajectories have ended and are scored, or asks for more of them.
+
+        Args:
+            group: of which none is under way.
+            failed: whether its prompt cannot be had, so that more would fail as well.
+        """
+        if group.later:
+            if not failed and not self.enough(group.trajectories):
+                with self.lock:
+                    self.waiting.appendleft((group, group.next_part()))
+                    self._may_grow -= not group.later
+                self.wake()
+                return
+            with self.lock:
+                group.later.clear()
+                self._may_grow -= 1
+        group.finish()
         self.wake()
 
     def fetch(self) -> None:
@@ -148,15 +168,16 @@ class TaskQueue:
                     self.opened.append(ready)
                     continue
                 state, why = ready
-                group.trajectories += [
+                lost = [
                     Trajectory(task.question, g, seed, [], state, [], [], {}, None, why)
-                    for g, seed in enumerate(task.seeds)
+                    for g, seed in enumerate(task.seeds, len(group.trajectories))
                 ]
-                failed.append(group)
-        for group in failed:
-            for trajectory in group.trajectories:
+                group.trajectories += lost
+                failed.append((group, lost))
+        for group, lost in failed:
+            for trajectory in lost:
                 put_score(group.scorer, trajectory, 0.0)
-            group.finish()
+            self.end(group, failed=True)
 
     def take(self, least: int, most: int) -> tuple[list[ReadyTask], list[ImageRef]]:
         """At most `most` ready tasks, none if fewer than `least`; and images of the next ones."""

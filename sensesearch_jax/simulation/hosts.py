@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from sensesearch_jax.agent.trajectory import Question, Trajectory
 from sensesearch_jax.model.policy import Policy
 from sensesearch_jax.recipes.session import rollout_limits
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.lanes import Lanes
 from sensesearch_jax.rollout.scoring import Scoring
-from sensesearch_jax.rollout.task_queue import Task, TaskQueue
+from sensesearch_jax.rollout.task_queue import TaskQueue
 from sensesearch_jax.simulation.clock import Clock, Later, Segment, Threads
 from sensesearch_jax.simulation.plans import PlannedGroup
 from sensesearch_jax.simulation.stand_ins import (

@@ -23,7 +23,7 @@ from sensesearch_jax.recipes.rows import row_batch, suppressed_mask
 from sensesearch_jax.recipes.session import load_policy_directory, read_trajectories
 from sensesearch_jax.rewards.scorer import is_usable
 from sensesearch_jax.rollout import scheduler
-from sensesearch_jax.rollout.task_queue import Task
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.runtime.mesh import make_mesh
 from sensesearch_jax.runtime.metrics import read_metrics
 from sensesearch_jax.runtime.seeds import hash_seed

@@ -9,8 +9,8 @@ from sensesearch_jax.agent.chat_template import ChatTokenizer
 from sensesearch_jax.agent.trajectory import Question
 from sensesearch_jax.pocket.pretraining.train_tokenizer import train_tokenizer
 from sensesearch_jax.rollout.engine import Engine
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
-from sensesearch_jax.rollout.task_queue import Task
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 
 TEXT = 'system user assistant tool_response What is it? 1. Title 1 of query: query is number 1. Match Image: '
@@ -100,13 +100,16 @@ def run(chat, engine, store_for, questions):
         scorer=None,
         judge_threads=8,
         store=store_for,
+        at_first=0,
+        enough=lambda group: True,
         **hooks,
     ):
         features = store(client)
         if isinstance(engines, int):
             engines = [engine, *(engine.twin() for _ in range(engines - 1))]
         events = {'group': [], 'turn': []}
-        tasks = [Task(q, tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS))) for q in asked]
+        seeds = {q.id: tuple(1000 * int(q.id[1:]) + g for g in range(MEMBERS)) for q in asked}
+        tasks = [Task(q, seeds[q.id], at_first) for q in asked]
 
         def on_group(group):
             events['group'].append(group)
@@ -124,6 +127,7 @@ def run(chat, engine, store_for, questions):
             tool_threads=tool_threads,
             judge_threads=judge_threads,
             on_turn=on_turn,
+            enough=enough,
         )
         groups, cost = stream.sample(tasks, scorer, on_group)
         return groups, events, features, cost

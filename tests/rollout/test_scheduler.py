@@ -26,9 +26,10 @@ from sensesearch_jax.agent.tool_client import ToolFailure
 from sensesearch_jax.agent.trajectory import ImageRef, SampleState
 from sensesearch_jax.batching.from_trajectories import to_member, to_row
 from sensesearch_jax.batching.group_batch import build_groups
+from sensesearch_jax.rollout.groups import Task
 from sensesearch_jax.rollout.replicas import hand_over
 from sensesearch_jax.rollout.scheduler import RolloutLimits, Stream
-from sensesearch_jax.rollout.task_queue import Task, TaskQueue
+from sensesearch_jax.rollout.task_queue import TaskQueue
 from sensesearch_jax.rollout.vision_feature_cache import FeatureStore
 from sensesearch_jax.runtime.mesh import make_mesh, replica_axes, replicas, shardings
 from sensesearch_jax.training.trained_part import decoder
