@@ -2,10 +2,10 @@
 
     python -m experiments.analysis.lost_answers --run=runs/pocket --policy=sft
 
-reads the trajectories of an evaluation (workdir/evaluation/<policy>.jsonl) and prints three tables:
-of questions that need a search, how many come how far; of perception, how many of each kind are
-right, and would be by one answer to all; and of searches that begin with a crop, what the first box
-was worth. The first two are in the run's report.html as well.
+reads the trajectories of an evaluation (workdir/evaluation/<policy>.jsonl) and prints tables: of
+questions that need a search, how many come how far, by category and by fact; of perception, how many
+of each kind are right, and would be by one answer to all; and of searches that begin with a crop, what
+the first box was worth. All but the last are in the run's report.html as well.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags
 
 from experiments.benchmarks.work import markdown
-from sensesearch_jax.pocket.lost_answers import BOXES, first_boxes, seen, stages
+from sensesearch_jax.pocket.lost_answers import BOXES, first_boxes, seen, stages, stages_by_fact
 from sensesearch_jax.recipes.session import read_trajectories
 
 RUN = flags.DEFINE_string('run', 'runs/pocket', 'workdir of a run that has been evaluated')
@@ -32,11 +32,10 @@ def main(_) -> None:
         [kind, *(f'{right[kind, level]} of {boxes[kind, level]}' for level in levels)]
         for kind in BOXES
     ]
+    steps = 'asked', 'object found', 'and the fact shown', 'answered right'
     for columns, lines in (
-        (
-            ('questions', 'asked', 'object found', 'and the fact shown', 'answered right'),
-            [[category, *row] for category, row in stages(trajectories).items()],
-        ),
+        (('questions', *steps), [[name, *row] for name, row in stages(trajectories).items()]),
+        (('fact', *steps), [[name, *row] for name, row in stages_by_fact(trajectories).items()]),
         (
             ('perception', 'asked', 'right by one answer', 'looked nearer', 'answered right'),
             [[kind, *row] for kind, row in seen(trajectories).items()],

@@ -5,7 +5,7 @@ looking is worth beside one answer to everything.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sensesearch_jax.agent.actions import ImageCrop
@@ -35,15 +35,22 @@ class Seen(NamedTuple):
     right: int
 
 
-def stages(trajectories: Iterable[Trajectory]) -> dict[str, Stages]:
-    """By category, of all but perception."""
+def stages(
+    trajectories: Iterable[Trajectory], kind: Callable[[Question], str] = lambda q: q.category
+) -> dict[str, Stages]:
+    """Of all but perception, by category or another kind of question."""
     rows: dict[str, list[Stages]] = defaultdict(list)
     for t in trajectories:
         if t.question.category != 'perception':
             there = object_named(t)
             passed = 1, there, there and fact_shown(t), _right(t)
-            rows[t.question.category].append(Stages(*map(int, passed)))
-    return {category: Stages(*map(sum, zip(*of))) for category, of in sorted(rows.items())}
+            rows[kind(t.question)].append(Stages(*map(int, passed)))
+    return {name: Stages(*map(sum, zip(*of))) for name, of in sorted(rows.items())}
+
+
+def stages_by_fact(trajectories: Iterable[Trajectory]) -> dict[str, Stages]:
+    """The same by the fact that is asked for."""
+    return stages(trajectories, lambda question: question.truth.get('field', 'fact'))
 
 
 def seen(trajectories: Iterable[Trajectory]) -> dict[str, Seen]:

@@ -25,7 +25,7 @@ from sensesearch_jax.evaluation.page import bars, duration, flat_fields, write_p
 from sensesearch_jax.evaluation.paper_table import percent
 from sensesearch_jax.evaluation.summary import COUNTED, category_order
 from sensesearch_jax.evaluation.trajectory_viewer import ImageLoader, viewer_data
-from sensesearch_jax.pocket.lost_answers import seen, stages
+from sensesearch_jax.pocket.lost_answers import seen, stages, stages_by_fact
 
 _LABELS = {
     'base': 'Base', 'sft': 'SFT', 'rl': 'RL', 'search': 'Search', 'perception': 'Perception',
@@ -121,6 +121,7 @@ def write_report(
             'conduct': _conduct(summary, colours),
             'tools': _tools(summary, colours),
             'stages': _by_kind(parsed, colours, stages),
+            'facts': _by_kind(parsed, colours, stages_by_fact),
             'seen': _by_kind(parsed, colours, seen),
             'runs': [{'label': _label(name), 'colour': colours[name]} for name in runs],
             'funnel': bars(meta.funnel, str),

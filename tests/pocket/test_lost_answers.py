@@ -4,7 +4,15 @@ import pytest
 
 from sensesearch_jax.agent.actions import Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.trajectory import Observation, Question, SampleState, Trajectory, Turn
-from sensesearch_jax.pocket.lost_answers import BOXES, Seen, Stages, box_kind, seen, stages
+from sensesearch_jax.pocket.lost_answers import (
+    BOXES,
+    Seen,
+    Stages,
+    box_kind,
+    seen,
+    stages,
+    stages_by_fact,
+)
 
 TARGET = (0.34, 0.44, 0.46, 0.56)
 
@@ -31,7 +39,7 @@ def trajectory(titles, passages, accuracy):
         ('Rome',),
         category='search',
         difficulty='1',
-        truth={'title': 'Flag of Italy'},
+        truth={'title': 'Flag of Italy', 'field': 'capital'},
     )
 
     def turn(action, kind, text):
@@ -56,6 +64,7 @@ def test_stages_follow_one_another():
         trajectory('1. Flag of Mali\n2. Flag of Italy', fact, 0.0),
     ]
     assert stages(runs) == {'search': Stages(4, 3, 2, 1)}
+    assert stages_by_fact(runs) == {'capital': Stages(4, 3, 2, 1)}
 
 
 def test_what_is_seen_is_told_beside_one_answer_to_all():
