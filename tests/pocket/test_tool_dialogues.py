@@ -100,6 +100,20 @@ def test_names_and_answers_were_shown_before_and_nothing_held_out_is(dialogues):
     assert answers == len(dialogues)
 
 
+def test_some_labels_end_alike_before_values_that_begin_alike(passages):
+    """The last words do not tell which value follows; thoughts quote them with their label."""
+    alike = quotes = 0
+    for example in passages:
+        _, turns = said(example)
+        for line in turns[0][1].after[0].split('\n'):
+            fields = [clause.rsplit(': ', 1) for clause in line.split('; ')]
+            fields = [field for field in fields if len(field) == 2]
+            ends = Counter((label.split()[-1], value[:2]) for label, value in fields)
+            alike += max(ends.values(), default=0) > 1
+        quotes += sum('I read the' in turn.text for _, turn in turns)
+    assert alike > 40 and quotes > 80, (alike, quotes)
+
+
 def learned(turn):
     """The parts of a turn that are to be imitated."""
     rest = turn.text[len(turn.given) :]

@@ -26,7 +26,7 @@ from sensesearch_jax.pocket.invented.world import InventedWorld
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Parts, Turn
 from sensesearch_jax.pocket.pretraining.option_dialogues import OptionDialogues
 from sensesearch_jax.pocket.pretraining.pages import Pages
-from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues
+from sensesearch_jax.pocket.pretraining.passage_dialogues import OF_NUMBERS, PassageDialogues
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues
 from sensesearch_jax.pocket.pretraining.probes import VisualTargets, visual_targets
 from sensesearch_jax.pocket.pretraining.reading import ReadingQuestions
@@ -75,6 +75,7 @@ class Curriculum:
         self.reading = ReadingQuestions(pages)
         self.tools = ToolDialogues(world, pages, word_pieces(self.chat.tokenizer))
         self.passages = PassageDialogues(self.tools, pages)
+        self.numbers = PassageDialogues(self.tools, pages, OF_NUMBERS, years=0.9)
         self.options = OptionDialogues(pages, self.passages.any)
         self.looks = PictureDialogues(self.vqa)
         # Later turns of a dialogue: what stands between an answer's end and the next answer.
@@ -92,6 +93,7 @@ class Curriculum:
             ),
             'tools': lambda rng: self.text_batch(rng, config.texts.dialogue, self.tools),
             'passages': lambda rng: self.text_batch(rng, config.texts.dialogue, self.passages),
+            'numbers': lambda rng: self.text_batch(rng, config.texts.dialogue, self.numbers),
             'options': lambda rng: self.text_batch(rng, config.texts.dialogue, self.options),
             'near pictures': partial(self.picture_batch, ease=1.0),
             'pictures': self.picture_batch,

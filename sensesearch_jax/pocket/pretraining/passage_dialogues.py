@@ -9,6 +9,7 @@ goes on.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ OPTIONS = 0.15  # of the questions, with lettered ones to choose from
 # keys that end alike with values that begin alike.
 INVENTED, REAL, ANY, ALIKE = range(4)
 SHARES = (0.35, 0.2, 0.15, 0.3)
+OF_NUMBERS = (0.3, 0.0, 0.0, 0.7)  # for a reader of numbers alone
 ENDS = (' {0}', ', {0} in', ' of {0}', ' {0} {1}', ', {0} {1}')  # of keys, with words in the gaps
 READ = (
     'The {key} is {value}.',
@@ -70,10 +72,18 @@ class PassageDialogues:
     Args:
         tools: draws invented entities and shortens passages.
         pages: real training passages, and words.
+        shares: of the sources of a passage.
+        years: share of passages whose values are alike in which they are years and other numbers.
     """
 
-    def __init__(self, tools: ToolDialogues, pages: Pages):
-        self.tools, self.pages = tools, pages
+    def __init__(
+        self,
+        tools: ToolDialogues,
+        pages: Pages,
+        shares: Sequence[float] = SHARES,
+        years: float = 0.6,
+    ):
+        self.tools, self.pages, self.shares, self.years = tools, pages, shares, years
         self.held = tools.world.records.held
 
     def __call__(self, rng: np.random.Generator, tokens: int) -> Example:
@@ -121,7 +131,7 @@ class PassageDialogues:
         passages: list[Passage] = []
         asked, entity = [], None
         while len(passages) < LIMITS.text_results:
-            source = int(rng.choice(len(SHARES), p=SHARES))
+            source = int(rng.choice(len(self.shares), p=self.shares))
             if source == INVENTED:
                 if entity is None or rng.random() < 0.4:
                     entity = self.tools.entity(rng)
@@ -195,7 +205,7 @@ class PassageDialogues:
 
     def _values_alike(self, rng, count: int) -> list[str]:
         """Different values that begin with the same digits or word."""
-        if rng.random() < 0.6:
+        if rng.random() < self.years:
             return self._years(rng, count)
         begun, values = self.tools.loose_words(rng).split()[0], []
         while len(values) < count:
