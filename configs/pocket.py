@@ -46,7 +46,7 @@ def get_config(mode: str = 'full'):
         *pocket('train', search=140, perception=140, search_only=50),
         *pocket('train', world='invented', search=200, perception=200, search_only=70),
     ]
-    fresh = pocket('train', world='invented', search=308, perception=308, search_only=152)
+    fresh = pocket('train', world='invented', search=222, perception=204, search_only=86)
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
@@ -73,7 +73,7 @@ def get_config(mode: str = 'full'):
     full.sft.pack_step, full.rl.pack_step = 256, 1536
     # After a full cold start little is left to find: samples stay near the greedy answers.
     full.rl.update(
-        {'steps': 48, 'questions_per_step': 16, 'learning_rate': 5.5e-5, 'temperature': 0.5}
+        {'steps': 32, 'questions_per_step': 16, 'learning_rate': 6e-5, 'temperature': 0.5}
     )
     full.tools.config = 'configs/tools_invented.yaml'
     if mode == 'smoke':
