@@ -57,7 +57,11 @@ def stating(text: str, fact: str, title: str = '') -> list[str]:
 
 
 def states(text: str, fact: str, title: str = '') -> bool:
-    """Whether a line of `text` holds `fact` and is about `title`; see `stating`."""
+    """Whether a line of `text` holds `fact` and is about `title`.
+
+    Args:
+        text, fact, title: as of `stating`.
+    """
     return bool(stating(text, fact, title))
 
 
