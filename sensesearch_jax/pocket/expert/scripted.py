@@ -24,7 +24,6 @@ from sensesearch_jax.rewards.evidence import (
     quoted,
     right_texts,
     seen_text,
-    states,
     stating,
 )
 
@@ -43,8 +42,8 @@ _NOT_FOUND = 'This is not it. I zoom in on the {thing}.'
 _NOTHING_HERE = 'This is not it. I take a better box.'
 _LOOK_UP = 'I look up {query}.'
 _ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
-# The passage's own words, label first: to say on what stands there is copying, whereas years of birth and
-# death, after words of one's own, are taken for each other.
+# A quote of the passage that begins with the label: to go on with a text that has been begun is copying,
+# which a small policy does best.
 _READ = 'I read the {field}: {quote}.'
 # Of options the one that is seen is answered in its own words, which the judge takes as well as its
 # letter: a policy that copies looks for what stands behind a word, and a letter stands before its option.
@@ -212,11 +211,11 @@ class ScriptedExpert:
     def _after_text_search(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         read = seen_text(turns, ['text_search'])
         title = question.truth['title']
-        found = next((text for text in right_texts(question) if states(read, text, title)), None)
-        if found is None:
-            return self._look_up(question, turns)
-        quote = quoted(stating(read, found, title), found, _field(question))
-        return self._say(_READ, question, quote=quote), Answer(answer_text(question, found))
+        for text in right_texts(question):
+            if lines := stating(read, text, title):
+                quote = quoted(lines, text, _field(question))
+                return self._say(_READ, question, quote=quote), Answer(answer_text(question, text))
+        return self._look_up(question, turns)
 
     def _give_up(self, question: Question) -> tuple[str, Action]:
         return self._say(_GIVE_UP, question), Answer(UNKNOWN)

@@ -228,9 +228,8 @@ class Trials:
             given = self.turn(given, self._say(FOUND, scene), ImageSearch(2), parts)
             query, name = truth['query'], entity.short_name
             turn = DEFAULT.render_action(LOOK_UP.format(query=query), TextSearch(query))
-            in_call = json.dumps(name, ensure_ascii=False)[
-                1:-1
-            ]  # quotation marks are escaped there
+            # as JSON has it: quotation marks are escaped in a call
+            in_call = json.dumps(name, ensure_ascii=False)[1:-1]
             yield 'copy', self.reader.asked(given, turn, [name, in_call])
 
     def fields(self, count: int) -> Iterator[tuple[str, Given]]:
