@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from sensesearch_jax.recipes.session import Session
 from sensesearch_jax.runtime.alarm_log import AlarmLog
 from sensesearch_jax.runtime.metrics import read_metrics
@@ -23,8 +25,9 @@ def item_metrics(
     """Within it, the function that takes in an item, before the bar counts it.
 
     Each `size` items make a line of metrics.jsonl, whose step is the number of items so far, and may
-    raise alarms. The function raises the UserError of an alarm that stops the run. Each process of a
-    program has its own items, and tells of its own alarms.
+    raise alarms, but none that compares with the first items: those may be of another kind. The
+    function raises the UserError of an alarm that stops the run. Each process of a program has its
+    own items, and tells of its own alarms.
 
     Args:
         session: of the run.
@@ -36,7 +39,8 @@ def item_metrics(
     newest: list[Any] = []
     session.metrics.resume(bar.desc, before)
     lines = read_metrics(session.workdir / 'metrics.jsonl', bar.desc)
-    with AlarmLog(session.config.alarms, session.workdir, bar.desc, before, True, lines) as log:
+    alarms = ConfigDict({**session.config.alarms, 'reference': 0})
+    with AlarmLog(alarms, session.workdir, bar.desc, before, True, lines) as log:
 
         def note(item: Any) -> None:
             newest.append(item)

@@ -17,8 +17,8 @@ from sensesearch_jax.runtime.workdir import Workdir
 CONFIG = Path(__file__).parents[2] / 'configs' / 'evaluate.py'
 
 
-def play(folder, failures, before, **alarms):
-    """Items, of which some failed, as a recipe takes them in."""
+def play(folder, failures, before, metric='infra_failed', **alarms):
+    """Items, of which some failed, or count for another metric, as a recipe takes them in."""
     config = runpy.run_path(str(CONFIG))['get_config']()
     config.alarms.update(alarms)
     with Workdir.open(folder, {}) as workdir, MetricWriter(workdir / 'metrics.jsonl') as metrics:
@@ -26,13 +26,13 @@ def play(folder, failures, before, **alarms):
         bar = Progress('evaluate it', 9, initial=before, file=io.StringIO())
 
         def measure(items):
-            return {'infra_failed': sum(items) / len(items)}
+            return {metric: sum(items) / len(items)}
 
         with bar, item_metrics(session, bar, before, 2, measure) as note:
             for failed in failures:
                 note(failed)
                 bar.update()
-    return [(r['step'], r['values']['infra_failed']) for r in read_metrics(folder / 'metrics.jsonl')]  # fmt: skip
+    return [(r['step'], r['values'][metric]) for r in read_metrics(folder / 'metrics.jsonl')]
 
 
 def test_each_so_many_items_make_a_line_and_a_later_start_goes_on(tmp_path):
@@ -47,3 +47,10 @@ def test_an_alarm_stops_it_by_the_rule(tmp_path):
     with pytest.raises(UserError, match='tools_down stopped the run at step 2 of evaluate it'):
         play(tmp_path, [1, 1, 0, 0], 0, stop_on=('tools_down',))
     assert [r['step'] for r in read_metrics(tmp_path / 'metrics.jsonl')] == [2]
+
+
+def test_items_of_another_kind_than_the_first_ones_are_no_collapse(tmp_path):
+    """An evaluation asks one category after the other, of which some are well-formed more often."""
+    limits = {'format': 0.5, 'tool_use': 0.2, 'reference': 1, 'window': 1}
+    assert play(tmp_path, [1, 1, 0, 0], 0, metric='format', **limits) == [(2, 1.0), (4, 0.0)]
+    assert read_alarms(tmp_path / 'alarms.jsonl') == []
