@@ -7,9 +7,11 @@ import pytest
 import yaml
 from ml_collections import ConfigDict
 
+from sensesearch_jax.agent.observations import ObservationLimits
 from sensesearch_jax.config.__main__ import main
 from sensesearch_jax.config.fields import FIELDS, SOURCES, check_types, leaves
 from sensesearch_jax.errors import UserError
+from sensesearch_jax.pocket.world.observation_limits import LIMITS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 # base.py documents its own fields; common.py and common_7b.py hold what the others share; a sweep has the configs of
@@ -47,6 +49,12 @@ def test_no_shipped_config_cuts_what_its_search_chose_to_show(name):
         tools = yaml.safe_load((CONFIGS.parent / config.tools.config).read_text())
         chosen = tools['text_search'].get('max_chars', 1500)  # the default of those that are online
         assert config.agent.passage_chars >= chosen
+
+
+def test_lessons_and_trials_of_the_pocket_policy_show_as_much_as_its_runs():
+    agent = config_of('pocket').agent
+    shown = {name: agent[name] for name in ('text_results', 'image_results', 'passage_chars')}
+    assert ObservationLimits(**shown) == LIMITS
 
 
 def test_each_declared_field_is_in_a_shipped_config():

@@ -17,7 +17,6 @@ from sensesearch_jax.pocket.pretraining.pages import Pages
 from sensesearch_jax.pocket.pretraining.passage_dialogues import PassageDialogues
 from sensesearch_jax.pocket.pretraining.picture_dialogues import PictureDialogues, poor_box
 from sensesearch_jax.pocket.pretraining.tool_dialogues import (
-    PASSAGE_CHARS,
     ToolDialogues,
     with_repetition,
     word_pieces,
@@ -25,6 +24,7 @@ from sensesearch_jax.pocket.pretraining.tool_dialogues import (
 from sensesearch_jax.pocket.pretraining.visual_questions import VisualQuestions
 from sensesearch_jax.pocket.world.colours import NAMES
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.observation_limits import LIMITS
 from sensesearch_jax.recipes.checkpoint_policy import POCKET_POLICY
 from sensesearch_jax.rewards.crop_geometry import absolute, holds, loose_box
 from tests.pocket.test_examples import held_out
@@ -219,7 +219,7 @@ def test_near_looks_say_what_the_crop_shows(near_looks):
 def test_passages_are_as_short_as_the_tool_servers(dialogues):
     for example in dialogues:
         for line in example.dialogues[0].turns[-2].after[0].split('\n'):
-            assert len(line.split(': ', 1)[1]) <= PASSAGE_CHARS + 60
+            assert len(line.split(': ', 1)[1]) <= LIMITS.passage_chars + 60
 
 
 def test_boxes_show_their_objects_and_a_better_one_follows_a_failure(looks):

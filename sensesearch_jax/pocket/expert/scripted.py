@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sensesearch_jax.agent.actions import Action, Answer, ImageCrop, ImageSearch, TextSearch
 from sensesearch_jax.agent.protocol import Protocol
 from sensesearch_jax.agent.trajectory import ImageRef, Question, Turn
-from sensesearch_jax.pocket.world.question_templates import PLACES, SEEN_WORDS
+from sensesearch_jax.pocket.expert import phrases
+from sensesearch_jax.pocket.expert.phrases import say
 from sensesearch_jax.rewards.crop_geometry import (
     WHOLE,
     Box,
@@ -26,29 +27,6 @@ from sensesearch_jax.rewards.evidence import (
     seen_text,
     stating,
 )
-
-# What the expert says, by situation; {thing} is 'flag', 'painting' or 'object'. There is one way of
-# saying each: a small policy learns from a thousand trajectories what to do, and not also how to
-# vary its words. Its first thought says again what is asked for, and a query repeats the words of
-# the thought before it: those it can copy.
-_GOAL = 'I want the {field} of the {thing}{place}. '
-_GOAL_COUNT = 'I count the {thing}s. '
-_FIRST_CROP = 'It is small here, so I crop it.'
-_CROP_AGAIN = 'The {thing} is cut off here. I take a better box.'
-_CROP_CLOSER = 'The crop is too loose. I zoom in on the {thing}.'
-_SEARCH_CROP = 'The {thing} is in the crop. I search for its name.'
-_SEARCH_PICTURE = 'It fills the picture. I search for its name.'
-_NOT_FOUND = 'This is not it. I zoom in on the {thing}.'
-_NOTHING_HERE = 'This is not it. I take a better box.'
-_LOOK_UP = 'I look up {query}.'
-_ANOTHER_QUERY = 'That is not in these passages. I look up {query}.'
-# A quote of the passage that begins with the label: to go on with a text that has been begun is copying,
-# which a small policy does best.
-_READ = 'I read the {field}: {quote}.'
-# Of options the one that is seen is answered in its own words, which the judge takes as well as its
-# letter: a policy that copies looks for what stands behind a word, and a letter stands before its option.
-_SEE = 'It is {text}.'
-_GIVE_UP = 'The tools do not show it, so I cannot tell.'
 
 # The answer after giving up; validation rejects such a trajectory.
 UNKNOWN = 'unknown'
@@ -118,13 +96,13 @@ class ScriptedExpert:
         if question.category == 'search_only':
             if turns:
                 return self._give_up(question)
-            return self._goal(question) + self._say(_SEARCH_PICTURE, question), ImageSearch()
+            return self._goal(question) + say(phrases.SEARCH_PICTURE, question), ImageSearch()
         frames = _frames(turns)
         if _calls(turns, ImageSearch) >= self.max_crops:
             return self._give_up(question)
         looks_right = len(frames) > 1 and fits(frames[-1], question.truth['box'])
         if looks_right or (len(frames) == 2 and len(turns) == 1 and self.rng.random() < self.hasty):
-            return self._say(_SEARCH_CROP, question), ImageSearch(len(frames))
+            return say(phrases.SEARCH_CROP, question), ImageSearch(len(frames))
         return self._crop(question, turns)
 
     def _perceive(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
@@ -135,10 +113,10 @@ class ScriptedExpert:
         whole = box is None or loose_box(box) == WHOLE
         blind = whole or 'image_crop' not in self.tools
         if blind or (not turns and self.rng.random() < self.direct):
-            return self._goal(question) + self._say(_SEE, question, text=text), answer
+            return self._goal(question) + say(phrases.SEE, question, text=text), answer
         frames = _frames(turns)
         if len(frames) > 1 and fits(frames[-1], box):
-            return self._say(_SEE, question, text=text), answer
+            return say(phrases.SEE, question, text=text), answer
         return self._crop(question, turns)
 
     def _crop(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
@@ -149,19 +127,19 @@ class ScriptedExpert:
             return self._give_up(question)
         if not turns:
             poor = self.rng.random() < self.poor_crops
-            words = self._goal(question) + self._say(_FIRST_CROP, question)
+            words = self._goal(question) + say(phrases.FIRST_CROP, question)
             return words, ImageCrop(self._poor_box(good) if poor else good)
         frames = _frames(turns)
         if len(frames) > 1 and holds(frames[-1], box):
-            return self._zoom(question, frames, _CROP_CLOSER)
-        return self._say(_CROP_AGAIN, question), ImageCrop(good)
+            return self._zoom(question, frames, phrases.CROP_CLOSER)
+        return say(phrases.CROP_AGAIN, question), ImageCrop(good)
 
     def _zoom(self, question: Question, frames: Sequence[Box], words: str) -> tuple[str, Action]:
         """A crop within the last crop, which holds the object."""
         inner = loose_box(relative(question.truth['box'], frames[-1]))
         if inner == WHOLE:
             return self._give_up(question)
-        return self._say(words, question), ImageCrop(inner, len(frames))
+        return say(words, question), ImageCrop(inner, len(frames))
 
     def _poor_box(self, good: Box) -> Box:
         """A first guess: too loose on every side, or shifted by a fifth, maybe into it."""
@@ -191,12 +169,12 @@ class ScriptedExpert:
         if question.category == 'search_only' or not closer:
             return self._give_up(question)
         if holds(frames[-1], box):
-            return self._zoom(question, frames, _NOT_FOUND)
-        return self._say(_NOTHING_HERE, question), ImageCrop(loose_box(box))
+            return self._zoom(question, frames, phrases.NOT_FOUND)
+        return say(phrases.NOTHING_HERE, question), ImageCrop(loose_box(box))
 
     def _look_up(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         asked = [turn.action.query for turn in turns if isinstance(turn.action, TextSearch)]
-        title, field = question.truth['title'], _field(question)
+        title, field = question.truth['title'], phrases.field(question)
         queries = [question.truth['query'], f'the {field} of {title}', title]
         if not asked and self.rng.random() < self.poor_queries:
             queries.insert(0, f'the {field}')
@@ -204,31 +182,25 @@ class ScriptedExpert:
         if not queries or len(asked) >= self.max_queries:
             return self._give_up(question)
         query = queries[0]
-        return self._say(_ANOTHER_QUERY if asked else _LOOK_UP, question, query=query), TextSearch(
-            query
-        )
+        return say(
+            phrases.ANOTHER_QUERY if asked else phrases.LOOK_UP, question, query=query
+        ), TextSearch(query)
 
     def _after_text_search(self, question: Question, turns: Sequence[Turn]) -> tuple[str, Action]:
         read = seen_text(turns, ['text_search'])
         title = question.truth['title']
         for text in right_texts(question):
             if lines := stating(read, text, title):
-                quote = quoted(lines, text, _field(question))
-                return self._say(_READ, question, quote=quote), Answer(answer_text(question, text))
+                quote = quoted(lines, text, phrases.field(question))
+                return say(phrases.READ, question, quote=quote), Answer(answer_text(question, text))
         return self._look_up(question, turns)
 
     def _give_up(self, question: Question) -> tuple[str, Action]:
-        return self._say(_GIVE_UP, question), Answer(UNKNOWN)
+        return say(phrases.GIVE_UP, question), Answer(UNKNOWN)
 
     def _goal(self, question: Question) -> str:
-        place = next((f' {words}' for words in PLACES if words in question.text), '')
         counted = question.truth.get('field') == 'count'
-        return self._say(_GOAL_COUNT if counted else _GOAL, question, place=place)
-
-    def _say(self, template: str, question: Question, **words: str) -> str:
-        asked = question.text.lower()
-        thing = next((name for name in ('flag', 'painting') if name in asked), 'object')
-        return template.format(thing=thing, field=_field(question), **words)
+        return say(phrases.GOAL_COUNT if counted else phrases.GOAL, question)
 
 
 def _calls(turns: Sequence[Turn], kind: type) -> int:
@@ -238,9 +210,3 @@ def _calls(turns: Sequence[Turn], kind: type) -> int:
 def _frames(turns: Sequence[Turn]) -> list[Box]:
     """Sight of the object in the picture and its crops."""
     return [region.box for region in crop_regions(turns, 1)]
-
-
-def _field(question: Question) -> str:
-    """The fact asked for, in the expert's words."""
-    name = question.truth.get('sought') or question.truth.get('field', 'fact')
-    return SEEN_WORDS.get(name, name)

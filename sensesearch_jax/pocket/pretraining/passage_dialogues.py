@@ -21,8 +21,9 @@ from sensesearch_jax.pocket.invented.records import Record
 from sensesearch_jax.pocket.pretraining.example import Dialogue, Example, Turn
 from sensesearch_jax.pocket.pretraining.option_dialogues import told, with_options
 from sensesearch_jax.pocket.pretraining.pages import Pages
-from sensesearch_jax.pocket.pretraining.tool_dialogues import LIMITS, ToolDialogues
+from sensesearch_jax.pocket.pretraining.tool_dialogues import ToolDialogues
 from sensesearch_jax.pocket.pretraining.tool_prompts import ToolPrompt, answer, call
+from sensesearch_jax.pocket.world.observation_limits import LIMITS
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, thing
 from sensesearch_jax.rewards.evidence import quoted
 
@@ -179,18 +180,19 @@ class PassageDialogues:
         wanted = record.stated[stating.name] if stating else record.passages[0]['id']
         passage = next(p for p in record.passages if p['id'] == wanted)
         query = f'the {stating.sought} of {name}' if stating else name
+        text = self.tools.cut(passage['text'], query)
         asked = [
             Asked(
                 name,
                 field.sought,
                 record.facts[field.name],
-                quoted([passage['text']], record.facts[field.name], field.sought),
+                quoted([text], record.facts[field.name], field.sought),
                 pick(rng, field.phrasings).format(thing(kind, noun, pick(rng, tuple(PLACES)))),
             )
             for field in fields
             if record.stated[field.name] == wanted
         ]
-        return Passage(passage['title'], self.tools.cut(passage['text'], query), 1.0), asked
+        return Passage(passage['title'], text, 1.0), asked
 
     def _key(self, rng) -> str:
         """The key of a real passage."""

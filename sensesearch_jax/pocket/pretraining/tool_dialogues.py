@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
-from sensesearch_jax.agent.observations import ObservationLimits, text_search_parts
+from sensesearch_jax.agent.observations import text_search_parts
 from sensesearch_jax.agent.tool_client import Passage
 from sensesearch_jax.pocket.invented.names import LONGEST_TITLE, pick
 from sensesearch_jax.pocket.invented.records import Record
@@ -27,6 +27,7 @@ from sensesearch_jax.pocket.pretraining.tool_prompts import (
     call,
     up_to_value,
 )
+from sensesearch_jax.pocket.world.observation_limits import LIMITS
 from sensesearch_jax.pocket.world.question_templates import FACT_FIELDS, PLACES, shown, thing
 from tools_server.backends.snippet import snippet
 from tools_server.backends.text_analysis import splitter
@@ -36,8 +37,6 @@ LONGER = 0.1  # with a comma, brackets or quotes and more behind them
 LOOSE = 0.2  # of words and pieces of words that have nothing to do with each other
 INITIALS = 'ABCDEFGHJKLMNPRSTVWY'
 KEPT = 600  # entities that lessons come back to before others take their places
-PASSAGE_CHARS = 160  # of a result, as in configs/tools_pocket.yaml
-LIMITS = ObservationLimits(text_results=2, image_results=3, passage_chars=PASSAGE_CHARS)
 
 PLANS = (
     'First {0}, then {1}.',
@@ -213,7 +212,7 @@ class ToolDialogues:
 
     def cut(self, text: str, query: str) -> str:
         """A passage as the tool server shortens it."""
-        return snippet(text, query, PASSAGE_CHARS, self._words_of)
+        return snippet(text, query, LIMITS.passage_chars, self._words_of)
 
 
 def with_repetition(rng: np.random.Generator, name: str) -> str:

@@ -14,8 +14,9 @@ import tantivy
 
 from sensesearch_jax.pocket.invented.files import InventedFiles
 from sensesearch_jax.pocket.skills.reader import Reader
-from sensesearch_jax.pocket.skills.trials import LIMITS, Trials, World
+from sensesearch_jax.pocket.skills.trials import Trials, World
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.observation_limits import LIMITS
 from sensesearch_jax.runtime.progress import Progress
 from tools_server.backend_config import IndexedImages
 from tools_server.backends.image_matcher import PictureMatcher

@@ -16,16 +16,23 @@ import numpy as np
 from PIL import Image
 
 from sensesearch_jax.agent.actions import Action, ImageCrop, ImageSearch, TextSearch
-from sensesearch_jax.agent.observations import (
-    NO_RESULTS,
-    ObservationLimits,
-    image_crop_parts,
-    text_search_parts,
-)
-from sensesearch_jax.agent.protocol import DEFAULT, TOOLS, user_text
+from sensesearch_jax.agent.observations import NO_RESULTS, image_crop_parts, text_search_parts
+from sensesearch_jax.agent.protocol import DEFAULT, TOOLS
 from sensesearch_jax.agent.trajectory import Question
+from sensesearch_jax.pocket.expert.phrases import (
+    FIRST_CROP,
+    GOAL,
+    GOAL_COUNT,
+    LOOK_UP,
+    NOTHING_HERE,
+    READ,
+    SEARCH_CROP,
+    SEE,
+    say,
+)
 from sensesearch_jax.pocket.skills.reader import Given, Reader
 from sensesearch_jax.pocket.world.files import PocketFiles
+from sensesearch_jax.pocket.world.observation_limits import LIMITS
 from sensesearch_jax.pocket.world.question_templates import COUNT, SEEN_WORDS
 from sensesearch_jax.pocket.world.questions import make_questions
 from sensesearch_jax.pocket.world.scenes import Renderer, SceneSpec
@@ -35,16 +42,8 @@ from tools_server.backends.image_matcher import PictureMatcher
 from tools_server.backends.text_bm25 import BM25
 
 SYSTEM = DEFAULT.system_prompt(TOOLS)
-LIMITS = ObservationLimits(text_results=2, image_results=3, passage_chars=160)
 THUMBNAIL = 56  # pixels
 BOX_TOKENS = 40  # that a box and the end of its call take at most
-FIRST = 'I want the {field} of the {thing}. It is small here, so I crop it.'
-FOUND = 'The {thing} is in the crop. I search for its name.'
-BETTER = 'This is not it. I take a better box.'
-LOOK_UP = 'I look up {query}.'
-READ = 'I read the {field}: {quote}.'
-SEE = 'It is {value}.'
-COUNTED = 'I count the {thing}s. It is {value}.'
 
 
 class Scene(NamedTuple):
@@ -155,7 +154,7 @@ class Trials:
     def cropped(self, scene: Scene, box: Box) -> Given:
         """The dialogue after a first crop."""
         given = self.start(scene, self.world.whole(scene))
-        thought = self._say(FIRST, scene)
+        thought = say(GOAL + FIRST_CROP, scene.question)
         view = self.world.view(scene, box)
         return self.turn(given, thought, ImageCrop(box), image_crop_parts(2, view))
 
@@ -163,7 +162,7 @@ class Trials:
         """('first crop', found) for each question, and ('second crop', found) for those missed."""
         scenes = self.world.scenes('search', count, self.seed)
         givens = [self.start(scene, self.world.whole(scene)) for scene in scenes]
-        actions = self._calls(givens, [self._say(FIRST, scene) for scene in scenes])
+        actions = self._calls(givens, [say(GOAL + FIRST_CROP, scene.question) for scene in scenes])
         missed = []
         for scene, given, action in zip(scenes, givens, actions):
             view = self.world.view(scene, action.bbox) if action else None
@@ -171,14 +170,18 @@ class Trials:
             yield 'first crop', found
             if view is None or found:
                 continue
-            given = self.turn(given, self._say(FIRST, scene), action, image_crop_parts(2, view))
-            given = self.turn(given, self._say(FOUND, scene), ImageSearch(2), (NO_RESULTS,))
+            given = self.turn(
+                given, say(GOAL + FIRST_CROP, scene.question), action, image_crop_parts(2, view)
+            )
+            given = self.turn(
+                given, say(SEARCH_CROP, scene.question), ImageSearch(2), (NO_RESULTS,)
+            )
             missed.append((scene, given, action.bbox))
         if not missed:
             return
         scenes, givens, regions = zip(*missed)
         for scene, region, action in zip(
-            scenes, regions, self._calls(givens, [BETTER] * len(scenes))
+            scenes, regions, self._calls(givens, [NOTHING_HERE] * len(scenes))
         ):
             box = action and (
                 absolute(action.bbox, region) if action.image_index == 2 else action.bbox
@@ -203,14 +206,14 @@ class Trials:
             question = scene.question
             value, kind = right_texts(question)[0], question.truth['field']
             if kind == COUNT.name:
-                given, words = self.start(scene, self.world.whole(scene)), COUNTED
+                given, words = self.start(scene, self.world.whole(scene)), GOAL_COUNT + SEE
             else:
                 given, words = self.cropped(scene, loose_box(question.truth['box'])), SEE
-            turn = f'<think>{self._say(words, scene, value=value)}</think>\n<answer>'
+            turn = f'<think>{say(words, question, text=value)}</think>\n<answer>'
             yield SEEN_WORDS.get(kind, kind), self.reader.asked(given, turn, [value])
             if question.choices:
                 letter = answer_text(question, value)
-                turn = f'<think>{SEE.format(value=value)}</think>\n<answer>{letter}</answer>'
+                turn = f'<think>{say(SEE, question, text=value)}</think>\n<answer>{letter}</answer>'
                 yield 'option', self.reader.asked(given, turn, [letter])
 
     def copied(self, count: int) -> Iterator[tuple[str, Given]]:
@@ -225,9 +228,10 @@ class Trials:
             for i, one in enumerate(shown, 1):
                 parts += [f'{chr(10) * (i > 1)}{i}. {one.title}', self.world.thumbnail(one.id)]
             given = self.cropped(scene, loose_box(truth['box']))
-            given = self.turn(given, self._say(FOUND, scene), ImageSearch(2), parts)
+            given = self.turn(given, say(SEARCH_CROP, scene.question), ImageSearch(2), parts)
             query, name = truth['query'], entity.short_name
-            turn = DEFAULT.render_action(LOOK_UP.format(query=query), TextSearch(query))
+            thought = say(LOOK_UP, scene.question, query=query)
+            turn = DEFAULT.render_action(thought, TextSearch(query))
             # as JSON has it: quotation marks are escaped in a call
             in_call = json.dumps(name, ensure_ascii=False)[1:-1]
             yield 'copy', self.reader.asked(given, turn, [name, in_call])
@@ -241,17 +245,9 @@ class Trials:
             parts, value = text_search_parts(passages, LIMITS), question.answers[0]
             if value not in parts[0]:
                 continue  # not found, or cut away: no reading would help
-            given = self.turn(
-                given, LOOK_UP.format(query=truth['query']), TextSearch(truth['query']), parts
-            )
+            thought = say(LOOK_UP, question, query=truth['query'])
+            given = self.turn(given, thought, TextSearch(truth['query']), parts)
             quote = quoted(stating(parts[0], value, truth['title']), value, truth['sought'])
-            thought = READ.format(field=truth['sought'], quote=quote)
+            thought = say(READ, question, quote=quote)
             turn = f'<think>{thought}</think>\n<answer>{value}</answer>'
             yield 'field', self.reader.asked(given, turn, [quote, value])
-
-    def _say(self, template: str, scene: Scene, value: str = '') -> str:
-        asked = user_text(scene.question).lower()
-        thing = 'painting' if 'painting' in asked else 'flag'
-        truth = scene.question.truth
-        field = truth.get('sought') or truth['field']
-        return template.format(thing=thing, field=field, value=value)
