@@ -8,7 +8,14 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensesearch_jax.pocket.pretraining.probes import ATTRIBUTES, LINES, Probes, visual_targets
+from sensesearch_jax.pocket.pretraining.probes import (
+    ATTRIBUTES,
+    COUNTS,
+    LINES,
+    WEIGHTS,
+    Probes,
+    visual_targets,
+)
 from sensesearch_jax.rewards.crop_geometry import loose_box
 
 
@@ -67,6 +74,15 @@ def test_looks_belong_to_the_tokens_of_their_objects():
     assert (visual_targets([objects], [(4, 5)], [3], 30).attribute == -1).all()
 
 
+def test_objects_are_counted_row_by_row():
+    """Three centres in a grid of 2 rows and 3 columns: tokens 1 (two of them) and 3."""
+    objects = boxes((0.4, 0.1, 0.5, 0.2), (0.4, 0.3, 0.6, 0.4), (0.0, 0.6, 0.2, 0.8))
+    found = visual_targets([objects], [(2, 3)], [1], 9)
+    assert found.counted[0].tolist() == [0, 0, 2, 2, 3, 3, 3, 0, 0]
+    many = boxes(*[(i / 20, 0.1, i / 20 + 0.04, 0.2) for i in range(12)])
+    assert visual_targets([many], [(1, 1)], [0], 1).counted[0, 0] == COUNTS - 1
+
+
 def test_rows_without_picture_or_object():
     found = visual_targets([boxes(), boxes()], [None, (2, 2)], [0, 1], 6)
     assert not found.visual[0].any() and not found.inside.any()
@@ -101,7 +117,7 @@ def test_probes_learn_what_the_values_hold():
     )
     random = np.random.default_rng(0)
     rows, columns = 6, 7
-    width = 1 + 4 * LINES + rows + columns + ATTRIBUTES
+    width = 1 + 4 * LINES + rows + columns + ATTRIBUTES + COUNTS
     probes = Probes(width, rows, columns, nnx.Rngs(0))
     probes.read.kernel.set_value(jnp.eye(width))
     probes.read.bias.set_value(jnp.zeros(width))
@@ -116,15 +132,15 @@ def test_probes_learn_what_the_values_hold():
             one_hot(targets.row, rows),
             one_hot(targets.column, columns),
             one_hot(np.maximum(targets.attribute, 0), ATTRIBUTES),
+            one_hot(targets.counted, COUNTS),
         ],
         -1,
     ).astype(np.float32)
     loss, parts = probes(jnp.asarray(right), targets)
-    assert parts.keys() == {'objectness', 'edges', 'place', 'attribute'} and float(loss) < 1e-4
+    assert parts.keys() == WEIGHTS.keys() and float(loss) < 1e-4
     noisy = np.where(targets.visual[..., None], right, random.normal(size=right.shape) * 9)
-    noisy[..., -ATTRIBUTES:] = np.where(
-        targets.attribute[..., None] >= 0, right[..., -ATTRIBUTES:], 7.0
-    )
+    looks = slice(-ATTRIBUTES - COUNTS, -COUNTS)
+    noisy[..., looks] = np.where(targets.attribute[..., None] >= 0, right[..., looks], 7.0)
     noisy[..., 1 : 1 + 4 * LINES] = np.where(
         targets.inside[..., None], right[..., 1 : 1 + 4 * LINES], 7.0
     )
@@ -134,7 +150,7 @@ def test_probes_learn_what_the_values_hold():
     assert float(parts['objectness']) == pytest.approx(np.log(2), rel=1e-5)
     assert float(parts['place']) == pytest.approx(np.log(rows) + np.log(columns), rel=1e-5)
     assert float(blank) == pytest.approx(
-        2 * np.log(2) + np.log(LINES) + np.log(ATTRIBUTES) + 0.2 * float(parts['place']), rel=1e-5
+        2 * np.log(2) + np.log(LINES * ATTRIBUTES * COUNTS) + 0.2 * float(parts['place']), rel=1e-5
     )
     slope = jax.grad(lambda v: probes(v, targets)[0])(jnp.asarray(noisy))
     assert np.isfinite(slope).all() and not np.asarray(slope)[~targets.visual].any()

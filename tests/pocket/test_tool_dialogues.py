@@ -199,6 +199,22 @@ def test_a_scene_is_counted_and_asked_about(pages):
     assert len(numbers) > 3
 
 
+def test_a_scene_is_counted_behind_a_short_prompt(pages):
+    made, numbers = PictureDialogues(VisualQuestions(FILES, pages, 4, None)), set()
+    for seed in range(12):
+        example = made.count_alone(np.random.default_rng(seed))
+        assert '<tools>' not in example.system and len(example.system) < 200
+        ((turn,),) = [dialogue.turns for dialogue in example.dialogues]
+        number = str(len(example.boxes))
+        assert (
+            turn.text.endswith(f'<answer>{number}</answer>')
+            and number in turn.text.split('</think>')[0]
+        )
+        assert not turn.given and not held_out(example.system)
+        numbers.add(number)
+    assert len(numbers) > 3
+
+
 def test_near_looks_say_what_the_crop_shows(near_looks):
     seen, counts = set(), 0
     for example in near_looks:

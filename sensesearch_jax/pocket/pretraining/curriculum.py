@@ -102,6 +102,7 @@ class Curriculum:
             'looks': self.look_batch,
             'near looks': self.near_look_batch,
             'counts': self.count_batch,
+            'short counts': self.short_count_batch,
         }
         self.stages = Stages(config.stages)
         for stage in self.stages.stages:
@@ -208,6 +209,10 @@ class Curriculum:
         """Scenes whose objects are counted one by one, some of them asked for."""
         shape = self.config.counts
         return self._pictured(lambda: self.looks.counts(rng, shape.members), shape)
+
+    def short_count_batch(self, rng: np.random.Generator) -> Batch:
+        """Scenes behind short prompts, whose objects are counted: many pictures for the time."""
+        return self._pictured(lambda: self.looks.count_alone(rng), self.config.short_counts)
 
     def _has_slots(self, picture: Image.Image) -> bool:
         _, high, wide = self.preprocessor.grid(*picture.size)

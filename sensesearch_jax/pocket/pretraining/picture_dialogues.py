@@ -88,15 +88,7 @@ class PictureDialogues:
             self._looking(rng, int(kind), spec, *pick(rng, places), prompt, {})
             for kind in rng.choice(3, looks, p=SHARES)
         ]
-        return Example(
-            prompt.system(),
-            vqa.draw(spec, WHOLE),
-            '',
-            [],
-            boxes,
-            vqa.attributes(p.entity for p in spec.placements),
-            dialogues,
-        )
+        return self._example(prompt.system(), spec, boxes, dialogues)
 
     def counts(self, rng: np.random.Generator, members: int) -> Example:
         """A scene, mostly of several objects: one dialogue counts them, the others ask for one.
@@ -105,17 +97,32 @@ class PictureDialogues:
             rng: the only source of randomness.
             members: dialogues.
         """
-        vqa = self.vqa
+        spec, boxes, counting = self._counted(rng)
+        prompt = ToolPrompt.draw(rng, self.vqa.pages.words, ('box', 'none'), 1)
+        dialogues = [counting]
+        dialogues += [self._at_once(rng, spec, boxes, prompt) for _ in range(members - 1)]
+        return self._example(prompt.system(), spec, boxes, dialogues)
+
+    def count_alone(self, rng: np.random.Generator) -> Example:
+        """A scene, mostly of several objects, that are counted behind a short system prompt."""
+        spec, boxes, counting = self._counted(rng)
+        return self._example(self.vqa.pages.system(rng, 110, 1), spec, boxes, [counting])
+
+    def _counted(self, rng) -> tuple[SceneSpec, np.ndarray, Dialogue]:
+        """A scene, the boxes of its objects, and a dialogue that counts them."""
         kind, level = ('map', 'wall')[rng.random() < 0.4], int(rng.choice(3, p=LEVELS)) + 1
-        spec = vqa.scene(rng, kind, level)
+        spec = self.vqa.scene(rng, kind, level)
         boxes = np.array([spec.fractions(p) for p in spec.placements], np.float32)
-        prompt = ToolPrompt.draw(rng, vqa.pages.words, ('box', 'none'), 1)
         noun = SCENE_KINDS[kind]
         asked = pick(rng, COUNT.phrasings).format(noun)
-        dialogues = [Dialogue(asked, [Turn(counted(rng, noun, len(boxes)))])]
-        dialogues += [self._at_once(rng, spec, boxes, prompt) for _ in range(members - 1)]
-        attributes = vqa.attributes(p.entity for p in spec.placements)
-        return Example(prompt.system(), vqa.draw(spec, WHOLE), '', [], boxes, attributes, dialogues)
+        return spec, boxes, Dialogue(asked, [Turn(counted(rng, noun, len(boxes)))])
+
+    def _example(
+        self, system: str, spec: SceneSpec, boxes: np.ndarray, dialogues: list[Dialogue]
+    ) -> Example:
+        """Dialogues about the whole of a scene."""
+        attributes = self.vqa.attributes(p.entity for p in spec.placements)
+        return Example(system, self.vqa.draw(spec, WHOLE), '', [], boxes, attributes, dialogues)
 
     def near(self, rng: np.random.Generator, members: int) -> Example:
         """A scene of which each dialogue looks at one object and says what it looks like; some count

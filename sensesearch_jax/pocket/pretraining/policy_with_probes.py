@@ -76,7 +76,7 @@ class PolicyWithProbes(nnx.Module):
                 prompt.values[layer][:, 0].reshape(*groups.prompt.shape, -1), batch.targets
             )
             total += probe_weight * extra
-            parts |= found
+            parts |= {f'{name}_{layer}': value for name, value in found.items()}
         return total, parts
 
     def _features(self, batch: Batch) -> jax.Array:

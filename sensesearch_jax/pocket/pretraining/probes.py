@@ -5,8 +5,8 @@ A policy that is only given right boxes in words learns to see very late: one se
 and no hint where to look. So while the base policy is trained, small linear probes read, at each
 visual token of the prompt, the values that one decoder layer offers to later tokens: is an object
 here, between which lines of the grid of boxes does it lie, what colour or shape has it, in which
-row and column am I. The probes are thrown away afterwards; what they taught the policy to write
-into its values is what answers need.
+row and column am I, how many objects have there been up to here. The probes are thrown away
+afterwards; what they taught the policy to write into its values is what answers need.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from sensesearch_jax.rewards.crop_geometry import loose_box
 
 LINES = 11  # 0.0, 0.1 … 1.0
 ATTRIBUTES = 9  # colours and shapes an object may have, by number
+COUNTS = 10  # of objects: 0 … 9
+WEIGHTS = {'objectness': 2.0, 'edges': 1.0, 'place': 0.2, 'attribute': 1.0, 'counted': 1.0}
 
 
 class VisualTargets(NamedTuple):
@@ -36,6 +38,7 @@ class VisualTargets(NamedTuple):
     row: Int[np.ndarray, 'b p']
     column: Int[np.ndarray, 'b p']
     attribute: Int[np.ndarray, 'b p']  # of the object, −1 where there is none to tell
+    counted: Int[np.ndarray, 'b p']  # objects whose centre lies here or earlier, row by row
 
 
 def visual_targets(
@@ -64,6 +67,7 @@ def visual_targets(
         np.zeros((b, length), np.int32),
         np.zeros((b, length), np.int32),
         np.full((b, length), -1, np.int32),
+        np.zeros((b, length), np.int32),
     )
     for i, (objects, grid, start) in enumerate(zip(boxes, grids, starts)):
         if grid is None:
@@ -93,23 +97,26 @@ def visual_targets(
         out.inside[i, place] = score.max(1) > coverage
         lines = np.array([loose_box(box) for box in objects]) * (LINES - 1)
         out.edges[i, place] = np.rint(lines)[best]
+        out.counted[i, place] = np.minimum(np.cumsum(holds.sum(1)), COUNTS - 1)
         if attributes is not None:
             out.attribute[i, place] = np.where(out.inside[i, place], attributes[i][best], -1)
     return out
 
 
 class Probes(nnx.Module):
-    """Linear read-outs of a layer's values: objectness, loose box, row, column, attribute."""
+    """Linear read-outs of a layer's values: objectness, loose box, row, column, attribute, count."""
 
     def __init__(self, width: int, rows: int, columns: int, rngs: nnx.Rngs):
-        self.cuts = (1, 1 + 4 * LINES, 1 + 4 * LINES + rows, 1 + 4 * LINES + rows + columns)
-        self.read = nnx.Linear(width, self.cuts[-1] + ATTRIBUTES, rngs=rngs)
+        self.cuts = tuple(np.cumsum([1, 4 * LINES, rows, columns, ATTRIBUTES]).tolist())
+        self.read = nnx.Linear(width, self.cuts[-1] + COUNTS, rngs=rngs)
 
     def __call__(
         self, values: Float[Array, 'b p w'], targets: VisualTargets
     ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
         """The mean loss over visual tokens, and its parts in nats."""
-        here, lines, row, column, attribute = jnp.split(self.read(values), self.cuts, axis=-1)
+        here, lines, row, column, attribute, count = jnp.split(
+            self.read(values), self.cuts, axis=-1
+        )
         seen, inside = (
             x.astype(here.dtype) for x in (targets.visual, targets.visual & targets.inside)
         )
@@ -129,7 +136,6 @@ class Probes(nnx.Module):
                 pick(attribute, jnp.maximum(targets.attribute, 0)),
                 (targets.attribute >= 0).astype(here.dtype),
             ),
+            'counted': mean(pick(count, targets.counted), seen),
         }
-        return 2 * parts['objectness'] + parts['edges'] + 0.2 * parts['place'] + parts[
-            'attribute'
-        ], parts
+        return sum(weight * parts[name] for name, weight in WEIGHTS.items()), parts
