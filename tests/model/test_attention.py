@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from sensesearch_jax.model.attention import (
     dispatch,
     gpu_cudnn,
     gpu_decode,
+    gpu_hopper_decode,
     tpu_splash,
     xla,
 )
@@ -255,6 +257,75 @@ def test_the_decode_kernel_equals_at_once(queries, quantized, monkeypatch):
         monkeypatch.setattr(gpu_decode, 'ROWS', rows)
         found = gpu_decode.attend_few(*own, caches, interpret=True)
         assert_near(found, xla.attend_at_once(*own, caches), own[3])
+
+
+def hopper_operands(queries):
+    """Of heads and caches as Hopper's kernel takes them: a shared cache with an end of its own in each
+    row, one of each member with holes, and one of nothing."""
+    random = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(random.normal(size=shape), jnp.bfloat16)
+
+    def cache(lanes, tokens, valid):
+        valid = jnp.broadcast_to(valid, (B, lanes, tokens))
+        return KVCache.of(normal(B, lanes, tokens, K, 64), normal(B, lanes, tokens, K, 64), valid)
+
+    ends = jnp.arange(256) < jnp.asarray([[[250]], [[40]]])
+    holes = jnp.asarray(random.random((B, G, 64)) < 0.7)
+    caches = cache(1, 256, ends), cache(G, 64, holes), cache(G, 64, False)
+    own = normal(B, G, queries, K, 64), normal(B, G, queries, K, 64)
+    valid = jnp.arange(queries) < jnp.asarray(random.integers(1, queries + 1, (B, G, 1)))
+    return normal(B, G, queries, H, 64), *own, valid, caches
+
+
+@pytest.mark.parametrize('queries, programs', [(1, 128), (1, 8), (17, 8)])
+def test_hoppers_decode_kernel_equals_at_once(queries, programs, monkeypatch):
+    """Interpreted, and on a card where there is one; a block of a split and several, and more queries
+    than one product has."""
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    monkeypatch.setattr(gpu_hopper_decode, 'PROGRAMS', programs)
+    interpret = None if gpu_hopper_decode.on_hopper() else InterpretGPUParams()
+    operands = hopper_operands(queries)
+    assert gpu_hopper_decode.takes(operands[0], operands[-1])
+    found = gpu_hopper_decode.attend_few(*operands, interpret=interpret)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype != bool else x, operands)
+    valid = operands[3]
+    error = jnp.abs(found.astype(jnp.float32) - xla.attend_at_once(*exact))[valid]
+    # A bfloat16 has 8 bits: weights are rounded once, and so is the result.
+    assert error.max() < 2**-7 and error.mean() < 2**-10
+
+
+def test_hoppers_decode_kernel_lowers_for_the_7b_policy():
+    """As far as a program can be compiled without a card: layouts and shared memory are resolved."""
+    queries, key = (jnp.zeros((8, 8, 1, heads, 128), jnp.bfloat16) for heads in (28, 4))
+
+    def cache(lanes, tokens):
+        part = jnp.zeros((8, lanes, tokens, 4, 128), jnp.bfloat16)
+        return KVCache.of(part, part, jnp.ones((8, lanes, tokens), bool))
+
+    operands = queries, key, key, jnp.ones((8, 8, 1), bool), (cache(1, 1024), cache(8, 384))
+    traced = jax.jit(gpu_hopper_decode.attend_few).trace(*operands)
+    assert 'mosaic_gpu' in traced.lower(lowering_platforms=('cuda',)).as_text()
+
+
+def test_without_triton_hopper_has_a_kernel_of_its_own(monkeypatch):
+    """What jax will be once Triton is gone: another GPU, or shapes that the kernel does not take, have
+    all scores at once."""
+    queries, *_, caches = hopper_operands(1)
+    monkeypatch.setitem(sys.modules, gpu_decode.__name__, None)
+    monkeypatch.delattr('sensesearch_jax.model.attention.gpu_decode')
+    abstract = AbstractMesh(
+        (1,), ('data',), abstract_device=AbstractDevice('NVIDIA H200', 1, 'gpu')
+    )
+    with jax.sharding.use_abstract_mesh(abstract):
+        assert dispatch.choose(queries, caches) is xla.attend_at_once
+        monkeypatch.setattr(gpu_hopper_decode, 'on_hopper', lambda: True)
+        assert dispatch.choose(queries, caches) is gpu_hopper_decode.attend_few
+        rounded = tuple(cache.quantized() for cache in caches)
+        assert dispatch.choose(queries, rounded) is xla.attend_at_once
+        assert dispatch.choose(queries[..., :32], caches) is xla.attend_at_once
 
 
 def test_the_platform_chooses():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -119,13 +120,8 @@ def choose(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> C
     if here == 'gpu' and gpu_cudnn.cudnn_takes(queries.dtype):
         if not few:
             return gpu_cudnn.attend_cudnn
-        try:
-            from sensesearch_jax.model.attention import (
-                gpu_decode,  # Pallas takes long to import, and no CPU needs it
-            )
-        except ImportError:  # jax 0.11 says that a later one will have no Triton
-            return attend_at_once
-        return gpu_decode.attend_few if gpu_decode.takes(queries, caches) else attend_at_once
+        kernel = gpu_decode_kernel()
+        return kernel.attend_few if kernel and kernel.takes(queries, caches) else attend_at_once
     if here == 'tpu' and few:
         from sensesearch_jax.model.attention import tpu_decode
 
@@ -133,3 +129,15 @@ def choose(queries: Float[Array, 'b g s h e'], caches: tuple[KVCache, ...]) -> C
     if few:
         return attend_at_once
     return {'cpu': attend_by_head, 'tpu': tpu_splash.attend_splash}.get(here, attend_by_member)
+
+
+def gpu_decode_kernel() -> ModuleType | None:
+    """Module of the decode kernel on this GPU: Triton's while jax has it, else Hopper's on Hopper."""
+    # Pallas takes long to import, and no CPU needs it.
+    try:
+        from sensesearch_jax.model.attention import gpu_decode
+    except ImportError:  # jax 0.11 says that a later one will have no Triton
+        from sensesearch_jax.model.attention import gpu_hopper_decode
+
+        return gpu_hopper_decode if gpu_hopper_decode.on_hopper() else None
+    return gpu_decode
