@@ -11,6 +11,10 @@ Writes summary.json, metrics.jsonl, all trajectories and report.html to the work
     python -m sensesearch_jax.main --config=configs/pocket.py:smoke --workdir=runs/smoke
 
 goes through the same stages in a few minutes, in the pocket world alone and with too little of each to learn much.
+
+    python -m sensesearch_jax.main --config=configs/pocket.py:long --workdir=runs/long
+
+has 160 steps of RL in place of 32: two hours. docs/results.md has both, side by side.
 """
 
 import sys
@@ -46,8 +50,15 @@ def get_config(mode: str = 'full'):
         *pocket('train', search=140, perception=140, search_only=50),
         *pocket('train', world='invented', search=200, perception=200, search_only=70),
     ]
-    # Each is asked once.
-    fresh = pocket('train', world='invented', search=224, perception=208, search_only=80)
+    steps = 160 if mode == 'long' else 32
+    # 16 questions a step, each asked once
+    fresh = pocket(
+        'train',
+        world='invented',
+        search=7 * steps,
+        perception=13 * steps // 2,
+        search_only=5 * steps // 2,
+    )
     full = config(
         common('pocket'),
         {'agent': agent(), 'rollout': rl_rollout()},
@@ -74,7 +85,7 @@ def get_config(mode: str = 'full'):
     full.sft.pack_step, full.rl.pack_step = 256, 1536
     # After a full cold start little is left to find: samples stay near the greedy answers.
     full.rl.update(
-        {'steps': 32, 'questions_per_step': 16, 'learning_rate': 6e-5, 'temperature': 0.5}
+        {'steps': steps, 'questions_per_step': 16, 'learning_rate': 6e-5, 'temperature': 0.5}
     )
     full.tools.config = 'configs/tools_invented.yaml'
     if mode == 'smoke':
@@ -87,6 +98,6 @@ def get_config(mode: str = 'full'):
                 'tools': {'config': common('pocket')['tools']['config']},
             }
         )
-    elif mode != 'full':
-        raise UserError(f"configs/pocket.py:{mode} is unknown; choose 'full' or 'smoke'.")
+    elif mode not in ('full', 'long'):
+        raise UserError(f"configs/pocket.py:{mode} is unknown; choose 'full', 'long' or 'smoke'.")
     return full

@@ -64,7 +64,7 @@ def refused(done, *words):
         (['--config=configs/none.py'], ['configs/none.py names no file', 'configs/*.py']),
         (
             ['--config=configs/pocket.py:huge'],
-            ['configs/pocket.py:huge is unknown', "'full' or 'smoke'"],
+            ['configs/pocket.py:huge is unknown', "'full', 'long' or 'smoke'"],
         ),
         (
             ['--config=configs/cold_start.py:few'],
