@@ -314,6 +314,7 @@ def test_without_triton_hopper_has_a_kernel_of_its_own(monkeypatch):
     """What jax will be once Triton is gone: another GPU, or shapes that the kernel does not take, have
     all scores at once."""
     queries, *_, caches = hopper_operands(1)
+    narrow, rounded = queries[..., :32], tuple(cache.quantized() for cache in caches)
     monkeypatch.setitem(sys.modules, gpu_decode.__name__, None)
     monkeypatch.delattr('sensesearch_jax.model.attention.gpu_decode')
     abstract = AbstractMesh(
@@ -323,20 +324,15 @@ def test_without_triton_hopper_has_a_kernel_of_its_own(monkeypatch):
         assert dispatch.choose(queries, caches) is xla.attend_at_once
         monkeypatch.setattr(gpu_hopper_decode, 'on_hopper', lambda: True)
         assert dispatch.choose(queries, caches) is gpu_hopper_decode.attend_few
-        rounded = tuple(cache.quantized() for cache in caches)
         assert dispatch.choose(queries, rounded) is xla.attend_at_once
-        assert dispatch.choose(queries[..., :32], caches) is xla.attend_at_once
+        assert dispatch.choose(narrow, caches) is xla.attend_at_once
 
 
 def test_the_platform_chooses():
     """By what the mesh's devices are, not by the machine that compiles."""
     *own, caches = few(LONG)
-    exact, many, one, cache = (
-        own[0],
-        own[0].astype(jnp.bfloat16),
-        own[0][:, :, :1].astype(jnp.bfloat16),
-        caches[:1],
-    )
+    exact, many, cache = own[0], own[0].astype(jnp.bfloat16), caches[:1]
+    exact_one, one = exact[:, :, :1], many[:, :, :1]
     narrow, torn = one[..., :12], (cache[0]._replace(keys=cache[0].keys[..., :25]),)
     choose, at_once = dispatch.choose, xla.attend_at_once
     assert choose(many, cache) is dispatch.attend_by_head and choose(one, cache) is at_once
@@ -353,9 +349,7 @@ def test_the_platform_chooses():
         )
         # cuDNN takes no float32; the kernel no heads and caches whose sizes are no powers of two.
         assert choose(exact, cache) is dispatch.attend_by_member
-        assert (
-            choose(narrow, cache) is choose(one, torn) is choose(exact[:, :, :1], cache) is at_once
-        )
+        assert choose(narrow, cache) is choose(one, torn) is choose(exact_one, cache) is at_once
 
 
 @pytest.mark.parametrize('shape', [(2, 1, 2), (1, 2, 1), (1, 1, 2, 4)])

@@ -114,10 +114,10 @@ def test_heads_and_rows_may_be_cut(monkeypatch):
 
 def test_a_tpu_takes_it_for_one_query_of_wide_heads():
     queries, *_, caches = operands()
+    two, narrow = jnp.repeat(queries, 2, 2), queries[..., :64]
     topology = AbstractMesh((1,), ('data',), abstract_device=AbstractDevice('tpu', 1, 'tpu'))
     with jax.sharding.use_abstract_mesh(topology):
         assert dispatch.choose(queries, caches) is tpu_decode.attend_one
-        two, narrow = jnp.repeat(queries, 2, 2), queries[..., :64]
         for given in ((two, caches), (narrow, caches), (queries, caches[2:]), (queries, ())):
             assert dispatch.choose(*given) is xla.attend_at_once
 
