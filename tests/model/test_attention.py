@@ -311,8 +311,7 @@ def test_hoppers_decode_kernel_lowers_for_the_7b_policy():
 
 
 def test_without_triton_hopper_has_a_kernel_of_its_own(monkeypatch):
-    """What jax will be once Triton is gone: another GPU, or shapes that the kernel does not take, have
-    all scores at once."""
+    """In a jax to come. Another GPU, and shapes that the kernel does not take, have all scores at once."""
     queries, *_, caches = hopper_operands(1)
     narrow, rounded = queries[..., :32], tuple(cache.quantized() for cache in caches)
     monkeypatch.setitem(sys.modules, gpu_decode.__name__, None)
